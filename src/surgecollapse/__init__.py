@@ -1,0 +1,1 @@
+"""Surge-Collapse training with entropy dynamics for PyTorch."""

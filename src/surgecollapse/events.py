@@ -1,0 +1,207 @@
+"""The records that flow through the loop observe → decide → act → record.
+
+Frozen dataclasses of host numbers and strings: no tensors, no behaviour beyond (de)serialisation, and nothing but
+the standard library. ``to_dict`` and ``from_dict`` are the one wire format (run store, checkpoints, pages).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, get_type_hints
+
+EVENT_VERSION = 1
+"""Version of the wire format; written beside every event."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a policy is told once, when it is attached."""
+
+    sparsity: float
+    """Target share of the prunable weights that are zero at the end, in [0, 1)."""
+    total_steps: int | None
+    """Optimizer steps of the whole run; ``None`` when unknown (scheduled policies refuse that)."""
+    every: int
+    """Steps between two readings that decide anything."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerReading:
+    """What one reading saw at one site (the activations that follow a prunable layer)."""
+
+    layer: str
+    """Canonical module name of the site."""
+    entropy: float | None
+    """Activation entropy in [0, 1]; ``None`` where it is not defined (one unit) or not finite."""
+    on_off: float
+    """Mean over units of the binary entropy of the share of rows above zero, in bits, in [0, 1]."""
+    energy: float
+    """Mean squared activation over rows and units."""
+    dead: float
+    """Share of units that are constant over the rows, in [0, 1]."""
+    units: int
+    rows: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """The state of training at one step, as a policy sees it."""
+
+    step: int
+    """Completed optimizer steps."""
+    layers: tuple[LayerReading, ...] = ()
+    entropy: float | None = None
+    """Mean activation entropy over the layers that have one, in [0, 1]."""
+    on_off: float | None = None
+    """Lowest on/off unit entropy over the layers, in bits."""
+    target_entropy: float | None = None
+    """Shannon entropy of the labels of the batch over ln K, in [0, 1]; only where labels were noted."""
+    loss: float | None = None
+    """Training loss, only where it was noted."""
+    grad_norm: float | None = None
+    """Euclidean norm of all gradients that the optimizer saw, before masking."""
+    sparsity: float = 0.0
+    """Share of the prunable weights that the mask holds at zero."""
+    finite: bool = True
+    """Whether the gradients (and the loss, where noted) were finite."""
+    source: str = "batch"
+    """``"batch"``: hooks on the training batch; ``"probe"``: an eager pass of the probe batch; ``"none"``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What a policy wants done now, and why. Carried out in the order collapse → surge → pump → freeze."""
+
+    phase: str
+    """The state that training is in after this decision: ``dense | sparse | open | pump | hold | frozen``."""
+    reason: str
+    """Why, in words that a person understands without the code."""
+    depth: float | tuple[float, float] | None = None
+    """Sparsity to collapse to; ``(least, most)`` lets the controller go as deep as ``floor`` allows."""
+    floor: float | None = None
+    """Lowest value of ``measure`` on the probe batch that a deeper collapse may leave."""
+    measure: str = "on_off"
+    """Attribute of :class:`Reading` that ``floor`` bounds."""
+    distribution: str | None = None
+    """How zeros spread over layers: ``global | layer | erk``; ``None`` takes the controller's."""
+    scope: str = "prunable"
+    """``prunable``, or ``all``: every floating-point parameter, biases and norms too (the classic rule)."""
+    held: bool = True
+    """Whether the zeros are kept by a mask; ``False`` only writes zeros once (the classic rule)."""
+    surge: float | None = None
+    """Share of the closed weights to reopen, in [0, 1]."""
+    reopen: str = "pruned"
+    """Out of which: ``pruned`` (all masked), ``collapsed`` (what this very decision pruned), ``zeros`` (every
+    exact zero in ``scope``, the classic rule)."""
+    growth: str | None = None
+    """Criterion by which weights are reopened: ``random | gradient | ema_gradient | momentum``; ``None`` takes
+    the controller's."""
+    initial: str | None = None
+    """First value of a reopened weight: ``zero | noise | last``; ``None`` takes the controller's."""
+    rho: float | None = None
+    """Bound on injected over live energy; ``None`` takes the controller's."""
+    sigma: float | None = None
+    """Absolute standard deviation of the noise, not bounded by ``rho`` (the classic rule's recovery factor)."""
+    pump: float | None = None
+    """Standard deviation of the input noise from now on; ``None`` leaves it, ``0.0`` stops it."""
+    freeze: bool = False
+    """Whether the mask is final from now on."""
+
+    @property
+    def acts(self) -> bool:
+        """Whether anything is to be done at all."""
+        return self.depth is not None or self.surge is not None or self.pump is not None or self.freeze
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerChange:
+    """What one intervention did to one parameter."""
+
+    name: str
+    size: int
+    live: int
+    """Weights that the mask leaves open afterwards."""
+    energy_before: float
+    """Squared Euclidean norm of the parameter before."""
+    energy_after: float
+    energy_injected: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intervention:
+    """What was done, when and why, with its energy ledger."""
+
+    step: int
+    kind: str
+    """``collapse | surge | pump | freeze | skip | join | finalize``."""
+    phase: str
+    reason: str
+    sparsity_before: float
+    sparsity_after: float
+    pruned: int = 0
+    grown: int = 0
+    energy_before: float = 0.0
+    energy_after: float = 0.0
+    energy_injected: float = 0.0
+    layers: tuple[LayerChange, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """Further numbers by name: ``depth``, ``tries``, ``floor``, ``measured``, ``sigma``, ``rho`` …"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """One number that a monitor or the training loop took."""
+
+    step: int
+    name: str
+    """Slash-separated, as in ``loss/train`` or ``accuracy/validation``."""
+    value: float
+    layer: str | None = None
+
+
+Event = Reading | Decision | Intervention | Measurement
+_KINDS: dict[str, type] = {
+    cls.__name__: cls for cls in (Plan, LayerReading, Reading, Decision, LayerChange, Intervention, Measurement)
+}
+_NESTED = {("Reading", "layers"): LayerReading, ("Intervention", "layers"): LayerChange}
+
+
+def to_dict(event: Any) -> dict[str, Any]:
+    """Turn an event into plain JSON-ready values, with its kind and version.
+
+    >>> to_dict(Measurement(step=3, name="loss/train", value=0.5))["kind"]
+    'Measurement'
+    """
+    body = asdict(event)
+    return {"kind": type(event).__name__, "version": EVENT_VERSION, "event": body}
+
+
+def from_dict(data: Mapping[str, Any]) -> Any:
+    """Rebuild the event that :func:`to_dict` wrote.
+
+    Fields that this version does not know are dropped, so that an older reader can open a newer record.
+
+    Raises:
+        ValueError: if the kind is unknown or the version is newer than this library's.
+
+    >>> event = Measurement(step=3, name="loss/train", value=0.5)
+    >>> from_dict(to_dict(event)) == event
+    True
+    """
+    kind, version = data.get("kind"), data.get("version", 0)
+    if kind not in _KINDS:
+        raise ValueError(f"unknown event kind {kind!r}: expected one of {', '.join(_KINDS)}")
+    if version > EVENT_VERSION:
+        raise ValueError(f"event version {version} is newer than {EVENT_VERSION}: update surgecollapse to read it")
+    cls = _KINDS[kind]
+    known = {f.name for f in fields(cls)}
+    body = {key: value for key, value in data["event"].items() if key in known}
+    for (owner, name), part in _NESTED.items():
+        if owner == kind and name in body:
+            body[name] = tuple(part(**item) for item in body[name])
+    hints = get_type_hints(cls)
+    for key, value in body.items():
+        if isinstance(value, list) and "tuple" in str(hints[key]):
+            body[key] = tuple(value)
+    return cls(**body)

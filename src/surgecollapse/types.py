@@ -1,0 +1,70 @@
+"""The protocols by which parts are exchanged. No behaviour: any object of the right shape will do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from surgecollapse.events import Decision, Event, Plan, Reading
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """Anything whose state goes into a checkpoint (``weights_only``-loadable values)."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a bitwise resume needs."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned."""
+        ...
+
+
+@runtime_checkable
+class Policy(Stateful, Protocol):
+    """Decides when to collapse, surge or pump, and how deep. Host numbers only; never sees a tensor.
+
+    Policies are *level-triggered*: :meth:`decide` compares the state that the schedule wants at ``reading.step``
+    with the state it has, so that a decision skipped on a non-finite step is made at the next one.
+    """
+
+    def start(self, plan: Plan) -> None:
+        """Learn the plan, once, before the first step. Raises ``ValueError`` if it cannot be followed."""
+        ...
+
+    def due(self, step: int) -> bool:
+        """Whether a decision is to be made after optimizer step ``step`` (1-based). Pure and cheap."""
+        ...
+
+    def decide(self, reading: Reading) -> Decision:
+        """Say what to do now, with the reason in words."""
+        ...
+
+
+class Criterion(Protocol):
+    """Scores every entry of one parameter; the lowest are pruned (saliency), the highest reopened (growth)."""
+
+    def __call__(self, weight: Tensor, signal: Tensor | None) -> Tensor:
+        """Return non-negative scores of the shape of ``weight``; ``signal`` is the criterion's dense gradient."""
+        ...
+
+
+@runtime_checkable
+class GradientTransform(Stateful, Protocol):
+    """Changes final gradients in place, once per optimizer step, before masking (Grokfast, OrthoGrad …)."""
+
+    def __call__(self, params: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
+        """Transform ``grads`` in place; the two sequences correspond."""
+        ...
+
+
+class Recorder(Protocol):
+    """Writes events somewhere. Training with a recorder is bitwise the training without it."""
+
+    def record(self, event: Event) -> None:
+        """Take one event; must not block and must not touch tensors."""
+        ...
