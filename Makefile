@@ -1,0 +1,47 @@
+# Two commands from nothing: `make demo` and `make test`. Each sets up its own .venv first (scripts/bootstrap.sh).
+SHELL := /bin/bash
+VENV ?= .venv
+BIN := $(VENV)/bin
+# One thread per worker: two workers with a pool each would fight over the cores.
+export OMP_NUM_THREADS ?= 1
+export VENV PYTHON TORCH_ARGS
+WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types docs serve-docs ci clean
+
+help:  ## This list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo:  ## Train on handwritten digits, plain and with surge-collapse, and write the report
+	@scripts/bootstrap.sh demo
+	$(BIN)/surgecollapse demo $(ARGS)
+
+test:  ## The test suite
+	@scripts/bootstrap.sh test
+	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+lint:  ## Style, format and the import contract
+	@scripts/bootstrap.sh test lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types:  ## Both type checkers
+	@scripts/bootstrap.sh test lint
+	$(BIN)/pyrefly check
+	$(BIN)/mypy --strict src
+
+docs:  ## Build the documentation in site/; a broken link fails
+	@scripts/bootstrap.sh docs
+	$(BIN)/mkdocs build --strict --quiet
+
+serve-docs:  ## The documentation in the browser, rebuilt as it is edited
+	@scripts/bootstrap.sh docs
+	$(BIN)/mkdocs serve
+
+ci:  ## All that CI checks
+	.ci/run
+
+clean:  ## Remove what the targets above made, .venv too; runs/ stays
+	rm -rf $(VENV) site build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
