@@ -1,0 +1,12 @@
+"""Where the events of a run go: into a list (:class:`MemoryRecorder`) or into one SQLite file
+(:class:`RunStore`).
+
+Never imports torch: pages and tools that only read a run stay light.
+"""
+
+from __future__ import annotations
+
+from surgecollapse.record.memory import MemoryRecorder
+from surgecollapse.record.store import RunStore, RunStoreError, Series
+
+__all__ = ["MemoryRecorder", "RunStore", "RunStoreError", "Series"]

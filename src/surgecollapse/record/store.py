@@ -1,0 +1,362 @@
+"""One run in one SQLite file, written while it trains and readable meanwhile by other processes.
+
+Tables (schema version in ``PRAGMA user_version``, this library's mark in ``PRAGMA application_id``):
+
+- ``meta(key, value)``: run-level JSON: configuration, environment, status, summary.
+- ``series(id, name, layer)`` and ``measurements(series, step, value)``: one number per series and step.
+  ``NULL`` stands for NaN.
+- ``events(id, step, kind, version, body)``: readings, decisions and interventions as the JSON of
+  :func:`surgecollapse.events.to_dict`; Python's ``NaN`` and ``Infinity`` may occur in it. A decision carries
+  no step of its own and takes that of the reading before it.
+- ``arrays(step, name, dtype, shape, data)``: small arrays, C order, little-endian.
+
+The file is in write-ahead-log mode (a rollback journal on network file systems): readers never block the
+writer, and a process that is killed leaves a readable store that lacks at most the last tenth of a second.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+
+from surgecollapse.events import Decision, Intervention, Measurement, Reading, from_dict, to_dict
+from surgecollapse.record.filesystem import is_network
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+
+    from numpy.typing import NDArray
+
+    from surgecollapse.events import Event
+
+SCHEMA_VERSION = 1
+"""Version of the tables."""
+APPLICATION_ID = 0x53436F6C
+"""SQLite application id that marks a run store (the letters ``SCol``)."""
+_COMMIT_SECONDS = 0.1
+_COMMIT_ROWS = 2_000
+_NO_LAYER = ""
+_SCHEMA = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE series (id INTEGER PRIMARY KEY, name TEXT NOT NULL, layer TEXT NOT NULL, UNIQUE (name, layer));
+CREATE TABLE measurements (series INTEGER NOT NULL REFERENCES series (id), step INTEGER NOT NULL, value REAL,
+    PRIMARY KEY (series, step)) WITHOUT ROWID;
+CREATE TABLE events (id INTEGER PRIMARY KEY, step INTEGER NOT NULL, kind TEXT NOT NULL,
+    version INTEGER NOT NULL, body TEXT NOT NULL);
+CREATE INDEX events_by_kind ON events (kind, step);
+CREATE TABLE arrays (step INTEGER NOT NULL, name TEXT NOT NULL, dtype TEXT NOT NULL, shape TEXT NOT NULL,
+    data BLOB NOT NULL, PRIMARY KEY (name, step)) WITHOUT ROWID;
+"""
+
+
+class RunStoreError(OSError):
+    """The run store cannot be opened or written, with what to do about it."""
+
+
+class Series(NamedTuple):
+    """One measured quantity over the run."""
+
+    steps: NDArray[np.int64]
+    values: NDArray[np.float64]
+
+
+class RunStore:
+    """The record of one run in one SQLite file; a :class:`~surgecollapse.types.Recorder`.
+
+    Writing is buffered: rows are committed at most about ten times a second, and at :meth:`flush`,
+    :meth:`set` and :meth:`close`. Reading from the object that writes flushes first, so that it always sees
+    all it wrote. One object belongs to one thread; other threads and processes open the file themselves with
+    ``mode="r"``.
+
+    Args:
+        path: the file, by convention ``run.db`` in the run directory.
+        mode: ``"r"`` reads, ``"w"`` makes a new file and never replaces one, ``"a"`` continues an existing
+            one.
+
+    Raises:
+        FileExistsError: for ``"w"``, if the file is there.
+        FileNotFoundError: for ``"r"`` and ``"a"``, if it is not.
+        RunStoreError: if the place cannot be read or written.
+        ValueError: if the file is no run store, or is written by a newer version.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "run.db"
+    >>> with RunStore(path, mode="w") as store:
+    ...     store.record(Measurement(step=1, name="loss/train", value=0.25))
+    >>> with RunStore(path) as store:
+    ...     store.measurements("loss/train").values.tolist()
+    [0.25]
+    """
+
+    def __init__(self, path: str | Path, *, mode: Literal["r", "w", "a"] = "r") -> None:
+        if mode not in ("r", "w", "a"):
+            raise ValueError(f"mode must be 'r', 'w' or 'a', got {mode!r}")
+        self.path = Path(path)
+        self.mode = mode
+        self._series: dict[tuple[str, str], int] = {}
+        self._pending: list[tuple[str, tuple[Any, ...]]] = []
+        self._last_commit = time.monotonic()
+        self._last_step = 0
+        self._connection: sqlite3.Connection | None = None
+        if mode == "w" and self.path.exists():
+            raise FileExistsError(f"{self.path} already holds a run: choose another place, or resume it")
+        if mode != "w" and not self.path.is_file():
+            raise FileNotFoundError(f"no run store at {self.path}: expected a file that a run wrote (run.db)")
+        try:
+            self._connection = _connect(self.path, mode)
+            if mode == "w":
+                self._create(self._connection)
+            self._check(self._connection)
+        except sqlite3.Error as error:
+            self._abandon()
+            raise _explain(error, self.path) from error
+        except ValueError:
+            self._abandon()
+            raise
+
+    def __enter__(self) -> RunStore:
+        """Open already; returns itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Write what is buffered and close."""
+        self.close()
+
+    # writing
+
+    def record(self, event: Event) -> None:
+        """Take one event; a decision is filed under the step of the last event that had one."""
+        if isinstance(event, Measurement):
+            self._put_measurement(event)
+        else:
+            if not isinstance(event, Decision):
+                self._last_step = event.step
+            wire = to_dict(event)
+            row = (
+                self._last_step,
+                wire["kind"],
+                wire["version"],
+                json.dumps(wire["event"], separators=(",", ":")),
+            )
+            self._queue("INSERT INTO events (step, kind, version, body) VALUES (?, ?, ?, ?)", row)
+
+    def measure(self, step: int, name: str, value: float, layer: str | None = None) -> None:
+        """Record one number; short for ``record(Measurement(...))``."""
+        self.record(Measurement(step=step, name=name, value=value, layer=layer))
+
+    def put_array(self, step: int, name: str, array: NDArray[Any]) -> None:
+        """Keep a copy of a small array under a step and a name; the same step and name replace it.
+
+        Raises:
+            ValueError: for an array of objects, which has no portable bytes.
+        """
+        array = np.asarray(array)
+        if array.dtype.hasobject:
+            raise ValueError(f"array {name!r} holds objects: expected a numeric dtype, got {array.dtype}")
+        portable = array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
+        row = (step, name, portable.dtype.str, json.dumps(array.shape), portable.tobytes(order="C"))
+        self._queue(
+            "INSERT OR REPLACE INTO arrays (step, name, dtype, shape, data) VALUES (?, ?, ?, ?, ?)", row
+        )
+
+    def set(self, key: str, value: Any) -> None:
+        """Write one run-level value (anything that JSON can hold) at once."""
+        self._queue("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, json.dumps(value)))
+        self.flush()
+
+    def truncate_after(self, step: int) -> None:
+        """Drop all measurements, events and arrays after ``step``: what a resumed run will pass again."""
+        self.flush()
+        for table in ("measurements", "events", "arrays"):
+            self._queue(f"DELETE FROM {table} WHERE step > ?", (step,))
+        self._last_step = min(self._last_step, step)
+        self.flush()
+
+    def flush(self) -> None:
+        """Commit what is buffered.
+
+        Raises:
+            RunStoreError: if it cannot be written, for instance on a full disk. What was committed before
+                stays.
+        """
+        if not self._pending:
+            return
+        connection = self._open()
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            for statement, row in self._pending:
+                connection.execute(statement, row)
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise _explain(error, self.path) from error
+        self._pending.clear()
+        self._last_commit = time.monotonic()
+
+    def close(self) -> None:
+        """Commit and close; closing twice is allowed. The connection is closed even if the commit fails."""
+        if self._connection is None:
+            return
+        try:
+            self.flush()
+        finally:
+            self._abandon()
+
+    # reading
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The run-level value under ``key``, or ``default``."""
+        rows = self._select("SELECT value FROM meta WHERE key = ?", (key,))
+        return json.loads(rows[0][0]) if rows else default
+
+    def names(self) -> list[tuple[str, str | None]]:
+        """Every measured series as (name, layer), sorted."""
+        rows = self._select("SELECT name, layer FROM series ORDER BY name, layer")
+        return [(name, layer or None) for name, layer in rows]
+
+    def measurements(self, name: str, layer: str | None = None) -> Series:
+        """Steps and values of one series, in the order of the steps; empty if it was never measured."""
+        rows = self._select(
+            "SELECT step, value FROM measurements JOIN series ON series.id = measurements.series "
+            "WHERE name = ? AND layer = ? ORDER BY step",
+            (name, layer or _NO_LAYER),
+        )
+        steps = np.array([step for step, _ in rows], dtype=np.int64)
+        values = np.array([np.nan if value is None else value for _, value in rows], dtype=np.float64)
+        return Series(steps, values)
+
+    def readings(self) -> list[Reading]:
+        """All readings, in the order in which they came."""
+        return [event for _, event in self._events("Reading")]
+
+    def decisions(self) -> list[tuple[int, Decision]]:
+        """All recorded decisions with the step of the reading that each followed."""
+        return list(self._events("Decision"))
+
+    def interventions(self) -> list[Intervention]:
+        """All interventions, in the order in which they came."""
+        return [event for _, event in self._events("Intervention")]
+
+    def arrays(self, name: str) -> list[tuple[int, NDArray[Any]]]:
+        """All arrays of one name with their steps, in the order of the steps; each a new, writable copy."""
+        rows = self._select(
+            "SELECT step, dtype, shape, data FROM arrays WHERE name = ? ORDER BY step", (name,)
+        )
+        return [
+            (step, np.frombuffer(data, dtype=np.dtype(dtype)).reshape(json.loads(shape)).copy())
+            for step, dtype, shape, data in rows
+        ]
+
+    # inside
+
+    def _events(self, kind: str) -> Iterator[tuple[int, Any]]:
+        rows = self._select("SELECT step, version, body FROM events WHERE kind = ? ORDER BY id", (kind,))
+        for step, version, body in rows:
+            yield step, from_dict({"kind": kind, "version": version, "event": json.loads(body)})
+
+    def _put_measurement(self, event: Measurement) -> None:
+        key = (event.name, event.layer or _NO_LAYER)
+        series = self._series.get(key)
+        if series is None:
+            rows = self._select("SELECT id FROM series WHERE name = ? AND layer = ?", key)
+            series = rows[0][0] if rows else self._select("SELECT coalesce(max(id), 0) + 1 FROM series")[0][0]
+            if not rows:
+                self._queue("INSERT INTO series (id, name, layer) VALUES (?, ?, ?)", (series, *key))
+            self._series[key] = series
+        self._queue(
+            "INSERT OR REPLACE INTO measurements VALUES (?, ?, ?)", (series, event.step, float(event.value))
+        )
+
+    def _queue(self, statement: str, row: tuple[Any, ...]) -> None:
+        if self.mode == "r":
+            raise RunStoreError(f"{self.path} was opened to read: open it with mode 'a' to write")
+        self._open()
+        self._pending.append((statement, row))
+        if len(self._pending) >= _COMMIT_ROWS or time.monotonic() - self._last_commit >= _COMMIT_SECONDS:
+            self.flush()
+
+    def _select(self, statement: str, row: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+        self.flush()
+        try:
+            return self._open().execute(statement, row).fetchall()
+        except sqlite3.Error as error:
+            raise _explain(error, self.path) from error
+
+    def _open(self) -> sqlite3.Connection:
+        if self._connection is None:
+            raise RunStoreError(f"the run store {self.path} is closed: open it again")
+        return self._connection
+
+    def _abandon(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    @staticmethod
+    def _create(connection: sqlite3.Connection) -> None:
+        marks = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"
+        connection.executescript(f"BEGIN; {marks} {_SCHEMA} COMMIT;")
+
+    def _check(self, connection: sqlite3.Connection) -> None:
+        mark = connection.execute("PRAGMA application_id").fetchone()[0]
+        if mark != APPLICATION_ID:
+            raise ValueError(
+                f"{self.path} is no surgecollapse run store: expected the run.db of a run directory"
+            )
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version > SCHEMA_VERSION:
+            raise ValueError(
+                f"{self.path} has schema version {version}, this library reads up to {SCHEMA_VERSION}: "
+                "update surgecollapse to read it"
+            )
+
+
+def _connect(path: Path, mode: str) -> sqlite3.Connection:
+    """Open with autocommit (transactions are explicit) and the journal that the place allows."""
+    flags = {"r": "mode=ro", "a": "mode=rw", "w": "mode=rwc"}[mode]
+    uri = f"{path.resolve().as_uri()}?{flags}"
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=10.0)
+    try:
+        if mode == "r":
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        else:
+            # NORMAL: commits survive a killed process; only a power cut can lose the newest.
+            connection.execute(f"PRAGMA journal_mode = {'DELETE' if is_network(path) else 'WAL'}")
+            connection.execute("PRAGMA synchronous = NORMAL")
+    except sqlite3.OperationalError:
+        connection.close()
+        if mode != "r":
+            raise
+        # A read-only folder has no room for the log's index; nobody can be writing there either.
+        connection = sqlite3.connect(f"{uri}&immutable=1", uri=True, isolation_level=None)
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
+def _explain(error: sqlite3.Error, path: Path) -> Exception:
+    """Say in one line what SQLite's error means for the user."""
+    text = str(error)
+    if "not a database" in text or "malformed" in text:
+        return ValueError(f"{path} is no readable run store ({text}): expected the run.db of a run directory")
+    if "full" in text or "I/O" in text:
+        return RunStoreError(
+            f"cannot write {path} ({text}): free disk space or choose another place, then resume"
+        )
+    if "locked" in text:
+        return RunStoreError(
+            f"cannot write {path} ({text}): another process writes this run; wait or stop it"
+        )
+    if "readonly" in text or "unable to open" in text:
+        return RunStoreError(f"cannot write {path} ({text}): choose a folder that you may write to")
+    return RunStoreError(f"run store {path}: {text}")
