@@ -1,0 +1,258 @@
+"""Masks: how many weights of each layer stay live, which ones, and a packed form for checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from math import ceil, floor, prod
+
+import torch
+from torch import Tensor
+
+from surgecollapse.functional.selection import kept, lowest
+
+DISTRIBUTIONS = ("global", "layer", "erk")
+"""How zeros spread: one ranking of all weights, the same share in every layer, or Erdős–Rényi-kernel."""
+
+
+def allocate(
+    sizes: Mapping[str, int | Sequence[int]],
+    sparsity: float,
+    distribution: str = "layer",
+    minimum_density: float = 0.005,
+) -> dict[str, int]:
+    """Share the live weights of a target sparsity among layers, exactly.
+
+    ``layer`` keeps the same density everywhere. ``erk`` keeps a density proportional to Σdims/Πdims, the
+    Erdős–Rényi-kernel rule of Evci et al. 2020 (arXiv 1911.11134, §3): small layers stay denser. Densities
+    are capped at 1 from above and at ``minimum_density`` from below, and what the capped layers give or
+    take is redistributed among the others. Fractions are settled by largest remainder, ties by the order of
+    ``sizes``.
+
+    Args:
+        sizes: number of weights, or shape, of each layer; ``erk`` needs shapes.
+        sparsity: share of all these weights that is zero, in [0, 1).
+        distribution: ``layer`` or ``erk``.
+        minimum_density: least share of live weights in each layer, in [0, 1].
+
+    Returns:
+        Live count by layer; the counts sum to exactly ``kept(N, sparsity)``.
+
+    Raises:
+        ValueError: if an argument is out of range, or the minima together exceed the live count.
+
+    >>> allocate({"a": (10, 10), "b": (300,)}, 0.9)
+    {'a': 10, 'b': 30}
+    >>> allocate({"wide": (90, 10), "narrow": (10, 10)}, 0.8, "erk")  # dims sum to 100 and 20
+    {'wide': 167, 'narrow': 33}
+    """
+    if not 0.0 <= sparsity < 1.0:
+        raise ValueError(
+            f"sparsity must lie in [0, 1), got {sparsity}: give the share of weights that are zero"
+        )
+    total = sum(_size(value) for value in sizes.values())
+    return _share(sizes, kept(total, sparsity), distribution, minimum_density)
+
+
+def collapse_masks(
+    scores: Mapping[str, Tensor],
+    live: int,
+    *,
+    distribution: str = "global",
+    minimum_density: float = 0.005,
+) -> dict[str, Tensor]:
+    """Choose which weights stay live: those of highest score, exactly ``live`` of them in all.
+
+    ``global`` ranks all layers together; a layer that would fall under the minimum keeps exactly its
+    minimum of its own best, and the others are ranked again for the rest until no layer falls short. That
+    is the choice of highest total score under the minima. ``layer`` and ``erk`` rank within each layer, to
+    the counts of :func:`allocate`. Ties are pruned lowest position first (see
+    :func:`~surgecollapse.functional.lowest`).
+
+    Args:
+        scores: absolute scores by layer name, floating point, any shapes and strides, on one device.
+        live: number of weights that stay live, in [0, total size].
+        distribution: ``global``, ``layer`` or ``erk``.
+        minimum_density: least share of live weights in each layer, in [0, 1].
+
+    Returns:
+        Bool masks by name, True where the weight is live; new tensors.
+
+    Raises:
+        ValueError: if an argument is out of range, or the minima together exceed ``live`` (the layers are
+        named).
+
+    >>> scores = {"a": torch.tensor([1.0, 2.0, 3.0]), "b": torch.tensor([0.1, 0.2])}
+    >>> collapse_masks(scores, 3)
+    {'a': tensor([False,  True,  True]), 'b': tensor([False,  True])}
+    >>> collapse_masks(scores, 3, minimum_density=0.0)
+    {'a': tensor([True, True, True]), 'b': tensor([False, False])}
+    """
+    if distribution not in DISTRIBUTIONS:
+        raise ValueError(f"unknown distribution {distribution!r}: expected one of {', '.join(DISTRIBUTIONS)}")
+    shapes = {name: tuple(score.shape) for name, score in scores.items()}
+    if distribution == "global":
+        return _collapse_globally(scores, live, _minima(shapes, live, minimum_density))
+    counts = _share(shapes, live, distribution, minimum_density)
+    return {name: _keep([score], counts[name])[0] for name, score in scores.items()}
+
+
+def pack(mask: Tensor) -> Tensor:
+    """Pack a bool mask into bytes, eight entries each, first entry in the lowest bit.
+
+    Args:
+        mask: bool tensor of any shape; read in logical order.
+
+    Returns:
+        uint8 tensor of ``ceil(mask.numel() / 8)`` bytes; the spare bits of the last one are zero.
+
+    Raises:
+        TypeError: if ``mask`` is not bool.
+
+    >>> pack(torch.tensor([[True, False], [True, True]]))
+    tensor([13], dtype=torch.uint8)
+    """
+    if mask.dtype != torch.bool:
+        raise TypeError(f"pack expects a bool mask, got {mask.dtype}: compare it with zero first")
+    flat = mask.reshape(-1).view(torch.uint8)
+    packed = flat.new_zeros((flat.numel() + 7) // 8)
+    for bit in range(8):
+        part = flat[bit::8]
+        packed[: part.numel()] |= part << bit
+    return packed
+
+
+def unpack(packed: Tensor, shape: Sequence[int]) -> Tensor:
+    """Restore the bool mask that :func:`pack` packed.
+
+    Args:
+        packed: uint8 tensor of one dimension.
+        shape: shape of the mask.
+
+    Returns:
+        New bool tensor of that shape.
+
+    Raises:
+        TypeError: if ``packed`` is not uint8.
+        ValueError: if its length does not fit ``shape``.
+
+    >>> unpack(torch.tensor([13], dtype=torch.uint8), (2, 2))
+    tensor([[ True, False],
+            [ True,  True]])
+    """
+    if packed.dtype != torch.uint8:
+        raise TypeError(f"unpack expects uint8 bytes, got {packed.dtype}: pass what pack returned")
+    size = prod(shape)
+    if packed.shape != ((size + 7) // 8,):
+        raise ValueError(
+            f"a mask of shape {tuple(shape)} takes {(size + 7) // 8} bytes, got a tensor of shape "
+            f"{tuple(packed.shape)}: the mask belongs to another parameter"
+        )
+    flat = torch.empty(size, dtype=torch.bool, device=packed.device)
+    for bit in range(8):
+        part = flat[bit::8]
+        part.copy_((packed[: part.numel()] >> bit) & 1)
+    return flat.view(tuple(shape))
+
+
+def _size(value: int | Sequence[int]) -> int:
+    return value if isinstance(value, int) else prod(value)
+
+
+def _keep(scores: Sequence[Tensor], live: int) -> list[Tensor]:
+    """Mark all but the lowest; inverted in place, so that only one set of masks is held."""
+    masks = lowest(scores, sum(score.numel() for score in scores) - live)
+    return [mask.logical_not_() for mask in masks]
+
+
+def _collapse_globally(
+    scores: Mapping[str, Tensor], live: int, minima: Mapping[str, int]
+) -> dict[str, Tensor]:
+    masks: dict[str, Tensor] = {}
+    free, remaining = list(scores), live
+    while free:
+        found = dict(zip(free, _keep([scores[name] for name in free], remaining), strict=True))
+        # A kept count at or above the minimum needs no look; one read-back serves all layers.
+        counts = torch.stack([mask.count_nonzero() for mask in found.values()]).tolist()
+        short = [name for name, count in zip(free, counts, strict=True) if count < minima[name]]
+        for name in short:
+            masks[name] = _keep([scores[name]], minima[name])[0]
+            remaining -= minima[name]
+        if not short:
+            masks.update(found)
+            break
+        free = [name for name in free if name not in masks]
+    return {name: masks[name] for name in scores}
+
+
+def _minima(sizes: Mapping[str, int | Sequence[int]], live: int, minimum_density: float) -> dict[str, int]:
+    """Least live count of each layer, checked against the live count of all."""
+    if not 0.0 <= minimum_density <= 1.0:
+        raise ValueError(f"minimum_density must lie in [0, 1], got {minimum_density}")
+    total = sum(_size(value) for value in sizes.values())
+    if not 0 <= live <= total:
+        raise ValueError(f"live must lie in [0, {total}], the number of weights, got {live}")
+    # The decimal as printed: ceil of the binary product would ask for one weight too many.
+    share = Fraction(repr(float(minimum_density)))
+    minima = {name: ceil(share * _size(value)) for name, value in sizes.items()}
+    if sum(minima.values()) > live:
+        wanted = ", ".join(f"{name} ({count})" for name, count in minima.items() if count)
+        raise ValueError(
+            f"a minimum density of {minimum_density} needs {sum(minima.values())} live weights, but only "
+            f"{live} may stay live: {wanted}. Lower minimum_density or the sparsity, or exclude layers"
+        )
+    return minima
+
+
+def _share(
+    sizes: Mapping[str, int | Sequence[int]], live: int, distribution: str, minimum_density: float
+) -> dict[str, int]:
+    minima = _minima(sizes, live, minimum_density)
+    weights = {name: _weight(name, value, distribution) for name, value in sizes.items()}
+    upper = {name: _size(value) for name, value in sizes.items()}
+    shares = _fill(weights, minima, upper, live)
+    counts = {name: floor(share) for name, share in shares.items()}
+    # Stable sort: equal remainders go to the layer that comes first.
+    by_remainder = sorted(sizes, key=lambda name: counts[name] - shares[name])
+    for name in by_remainder[: live - sum(counts.values())]:
+        counts[name] += 1
+    return counts
+
+
+def _weight(name: str, value: int | Sequence[int], distribution: str) -> int:
+    """What a layer's uncapped live count is proportional to: its size, or the sum of its dimensions."""
+    if distribution == "layer" or _size(value) == 0:
+        return _size(value)
+    if distribution != "erk":
+        raise ValueError(f"unknown distribution {distribution!r}: expected one of layer, erk")
+    if isinstance(value, int):
+        raise ValueError(f"erk needs the shape of {name!r}, got only its size {value}: pass a tuple")
+    return sum(value)
+
+
+def _fill(
+    weights: Mapping[str, int], lower: Mapping[str, int], upper: Mapping[str, int], total: int
+) -> dict[str, Fraction]:
+    """Solve Σ clamp(ε·weight, lower, upper) = total for ε, in exact fractions.
+
+    The sum grows with ε and bends only where a layer reaches a bound, so ε lies between two bends.
+    """
+    bends = {Fraction(bound, w) for name, w in weights.items() if w for bound in (lower[name], upper[name])}
+    below, above = Fraction(0), max(bends, default=Fraction(0))
+
+    def clamped(scale: Fraction) -> dict[str, Fraction]:
+        return {
+            name: min(max(scale * weight, Fraction(lower[name])), Fraction(upper[name]))
+            for name, weight in weights.items()
+        }
+
+    for bend in sorted(bends):
+        if sum(clamped(bend).values()) <= total:
+            below = bend
+        else:
+            above = bend
+            break
+    at_below, at_above = sum(clamped(below).values()), sum(clamped(above).values())
+    if at_above == at_below:
+        return clamped(below)
+    return clamped(below + (above - below) * (total - at_below) / (at_above - at_below))

@@ -1,0 +1,349 @@
+"""Exact selection of the k smallest or largest entries of many tensors at once, of any total size.
+
+Non-negative floats order like the integers of their bits, so every score becomes one integer key (|score|,
+with one common key for every NaN) and all comparisons are exact. On the host the threshold is bracketed by
+a strided sample; one pass counts what lies under the bracket and keeps what lies inside it, and the order
+statistic among those few is exact. Heavy ties (pruned weights are exact zeros) sit on an end of the bracket
+and are only counted. Where the sample misleads, a radix histogram of 16 bits a pass gives the same answer.
+On an accelerator the keys are bisected bit by bit without a host sync. Ties go to the lowest position:
+order of the tensors, then flat logical index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from math import isqrt
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_CHUNK = 1 << 18  # keys of one chunk stay in a core's second-level cache
+_DEVICE_CHUNK = 1 << 27  # bounds temporaries on an accelerator, below the 32-bit index limit
+_SAMPLE = 1 << 16
+_DIGIT = 16  # bits of one radix pass
+
+
+def kept(size: int, sparsity: float) -> int:
+    """Number of live weights at a sparsity: ``floor((1 − sparsity)·size + ½)``.
+
+    The sparsity is taken as the decimal it prints as, so that 0.9 means nine tenths, not the binary float
+    near it.
+
+    Args:
+        size: number of weights N, at least 0.
+        sparsity: share of zeros, in [0, 1].
+
+    Returns:
+        The live count, in [0, N].
+
+    Raises:
+        ValueError: if ``size`` is negative or ``sparsity`` lies outside [0, 1].
+
+    >>> kept(10, 0.9), kept(5, 0.9), kept(7, 0.0)
+    (1, 1, 7)
+    """
+    if size < 0:
+        raise ValueError(f"size must be at least 0, got {size}")
+    if not 0.0 <= sparsity <= 1.0:
+        raise ValueError(
+            f"sparsity must lie in [0, 1], got {sparsity}: give the share of weights that are zero"
+        )
+    return int((1 - Fraction(repr(float(sparsity)))) * size + Fraction(1, 2))
+
+
+def lowest(scores: Sequence[Tensor], k: int, *, eligible: Sequence[Tensor] | None = None) -> list[Tensor]:
+    """Mark exactly the ``k`` entries of lowest absolute score over all tensors together.
+
+    Ties are broken by position (order of the tensors, then flat logical index, whatever the strides); NaN
+    ranks above infinity. Scores are compared as float32, or as float64 if any tensor is float64. Temporary
+    memory on the host is bounded by a chunk and by a sixteenth of the entries; on an accelerator it is one
+    key per entry.
+
+    Args:
+        scores: floating-point tensors of any shapes, strides and dtypes, all on one device. They are not
+            changed.
+        k: number of entries to mark, in [0, number of eligible entries].
+        eligible: bool tensors of the same shapes; only entries that are True take part. All by default.
+
+    Returns:
+        New contiguous bool tensors of the shapes of ``scores``, with exactly ``k`` True entries in all.
+
+    Raises:
+        TypeError: if a score is not of floating-point type or ``eligible`` is not bool.
+        ValueError: if ``k`` is out of range, the shapes differ, or the tensors lie on several devices.
+
+    >>> lowest([torch.tensor([3.0, -1.0]), torch.tensor([1.0, 0.5])], 2)
+    [tensor([False,  True]), tensor([False,  True])]
+    """
+    return _select(scores, k, eligible, descending=False)
+
+
+def highest(scores: Sequence[Tensor], k: int, *, eligible: Sequence[Tensor] | None = None) -> list[Tensor]:
+    """Mark exactly the ``k`` entries of highest absolute score over all tensors together.
+
+    As :func:`lowest`, from the other end: ties still go to the lowest position, and NaN counts as highest.
+
+    Args:
+        scores: floating-point tensors of any shapes, strides and dtypes, all on one device. They are not
+            changed.
+        k: number of entries to mark, in [0, number of eligible entries].
+        eligible: bool tensors of the same shapes; only entries that are True take part. All by default.
+
+    Returns:
+        New contiguous bool tensors of the shapes of ``scores``, with exactly ``k`` True entries in all.
+
+    Raises:
+        TypeError: if a score is not of floating-point type or ``eligible`` is not bool.
+        ValueError: if ``k`` is out of range, the shapes differ, or the tensors lie on several devices.
+
+    >>> highest([torch.tensor([3.0, -1.0]), torch.tensor([1.0, 0.5])], 2)
+    [tensor([True, True]), tensor([False, False])]
+    """
+    return _select(scores, k, eligible, descending=True)
+
+
+@dataclass(frozen=True)
+class _Keys:
+    """Scores seen as integer keys, so that lower means "selected first" and ineligible entries come last."""
+
+    scores: list[Tensor]
+    eligible: list[Tensor] | None
+    descending: bool
+    count: int
+    """Eligible entries."""
+
+    @property
+    def wide(self) -> bool:
+        return any(score.dtype == torch.float64 for score in self.scores)
+
+    @property
+    def compared(self) -> torch.dtype:
+        return torch.float64 if self.wide else torch.float32
+
+    @property
+    def stored(self) -> torch.dtype:
+        return torch.int64 if self.wide else torch.int32
+
+    @property
+    def sign_free(self) -> int:
+        return (1 << (63 if self.wide else 31)) - 1
+
+    @property
+    def nan(self) -> int:
+        return (0x7FF0_0000_0000_0000 if self.wide else 0x7F80_0000) + 1
+
+    @property
+    def barred(self) -> int:
+        """Key of an entry that takes no part; above every other."""
+        return self.nan + 1
+
+    def write(self, score: Tensor, eligible: Tensor | None, out: Tensor) -> Tensor:
+        """Write the keys of one flat piece into the head of ``out`` and return that head."""
+        keys = out[: score.numel()]
+        if score.dtype == self.compared:
+            torch.bitwise_and(score.view(self.stored), self.sign_free, out=keys)
+        else:
+            keys.view(self.compared).copy_(score)
+            keys.bitwise_and_(self.sign_free)
+        keys.clamp_(max=self.nan)
+        if self.descending:
+            keys.neg_().add_(self.nan)
+        if eligible is not None:
+            keys.masked_fill_(~eligible, self.barred)
+        return keys
+
+    def pieces(self, chunk: int) -> Iterator[tuple[int, int, Tensor]]:
+        """Yield (tensor, flat offset, keys) in order of position. Every yield reuses one buffer."""
+        buffer = torch.empty(0, dtype=self.stored, device=self.scores[0].device if self.scores else None)
+        for number, score in enumerate(self.scores):
+            allowed = None if self.eligible is None else self.eligible[number]
+            offset = 0
+            for part, permitted in zip(_parts(score, chunk), _parts(allowed, chunk, score), strict=True):
+                assert part is not None
+                if part.numel() > buffer.numel():
+                    buffer = buffer.new_empty(part.numel())
+                yield number, offset, self.write(part, permitted, buffer)
+                offset += part.numel()
+
+
+def _parts(tensor: Tensor | None, chunk: int, like: Tensor | None = None) -> Iterator[Tensor | None]:
+    """Flat contiguous pieces in logical order; strided tensors are copied a few rows at a time."""
+    shape = tensor if like is None else like
+    assert shape is not None
+    if shape.numel() == 0:
+        return
+    flat = shape.ndim == 0 or shape.is_contiguous()
+    length = shape.numel() if flat else shape.shape[0]
+    step = chunk if flat else max(1, chunk // (shape.numel() // length))
+    source = tensor if tensor is None or not flat else tensor.reshape(-1)
+    for start in range(0, length, step):
+        yield None if source is None else source[start : start + step].reshape(-1)
+
+
+def _select(
+    scores: Sequence[Tensor], k: int, eligible: Sequence[Tensor] | None, *, descending: bool
+) -> list[Tensor]:
+    keys = _checked(scores, k, eligible, descending=descending)
+    if k == 0:
+        return [_blank(score).zero_() for score in keys.scores]
+    if k == keys.count:
+        if keys.eligible is None:
+            return [_blank(score).fill_(True) for score in keys.scores]
+        return [mask.clone(memory_format=torch.contiguous_format) for mask in keys.eligible]
+    if keys.scores[0].device.type == "cpu":
+        return _select_on_host(keys, k)
+    return _select_on_device(keys, k)
+
+
+def _checked(
+    scores: Sequence[Tensor], k: int, eligible: Sequence[Tensor] | None, *, descending: bool
+) -> _Keys:
+    found = [score.detach() for score in scores]
+    masks = None if eligible is None else [mask.detach() for mask in eligible]
+    for score in found:
+        if not score.is_floating_point():
+            raise TypeError(f"scores must be floating-point tensors, got {score.dtype}: convert them first")
+    devices = {tensor.device for tensor in [*found, *(masks or [])]}
+    if len(devices) > 1:
+        names = ", ".join(sorted(map(str, devices)))
+        raise ValueError(f"scores and eligible must lie on one device, got {names}: move them first")
+    count = sum(score.numel() for score in found)
+    if masks is not None:
+        if [mask.shape for mask in masks] != [score.shape for score in found]:
+            raise ValueError("eligible must give one tensor of the same shape for each score")
+        if any(mask.dtype != torch.bool for mask in masks):
+            raise TypeError("eligible must be bool tensors: compare them with zero first")
+        count = int(torch.stack([mask.count_nonzero() for mask in masks]).sum()) if masks else 0
+    if not 0 <= k <= count:
+        raise ValueError(f"k must lie in [0, {count}], the number of eligible entries, got {k}")
+    return _Keys(found, masks, descending, count)
+
+
+def _blank(score: Tensor) -> Tensor:
+    return torch.empty(score.shape, dtype=torch.bool, device=score.device)
+
+
+def _select_on_host(keys: _Keys, k: int) -> list[Tensor]:
+    """Find the key of rank k−1, then write everything below it and, in order, as many ties as are missing."""
+    threshold, below, equal = _order_statistic(keys, k - 1)
+    quota = k - below
+    masks = [_blank(score) for score in keys.scores]
+    # NumPy compares and counts one core's chunk several times faster than the torch kernels do.
+    written = [mask.reshape(-1).numpy() for mask in masks]
+    compare = np.less_equal if quota == equal else np.less
+    quota = 0 if quota == equal else quota
+    for number, offset, chunk in keys.pieces(_CHUNK):
+        values = chunk.numpy()
+        out = written[number][offset : offset + len(values)]
+        compare(values, threshold, out=out)
+        if quota:
+            ties = np.flatnonzero(values == threshold)[:quota]
+            out[ties] = True
+            quota -= len(ties)
+    return masks
+
+
+def _order_statistic(keys: _Keys, rank: int) -> tuple[int, int, int]:
+    """Return (key of that 0-based rank, how many keys are lower, how many are equal)."""
+    stride = max(1, sum(score.numel() for score in keys.scores) // _SAMPLE) | 1
+    sample = _sample(keys, stride)
+    middle = rank * len(sample) // keys.count
+    # Four standard deviations of a random sample's rank; a regular pattern may still mislead it.
+    margin = 2 * isqrt(len(sample)) + 1
+    low = int(sample[middle - margin]) if middle >= margin else -1
+    high = int(sample[middle + margin]) if middle + margin < len(sample) else keys.barred
+    if low == high:
+        high += 1  # only the ties themselves are between the two
+    return _inside(keys, rank, low, high) or _radix(keys, rank)
+
+
+def _sample(keys: _Keys, stride: int) -> np.ndarray:
+    """Every ``stride``-th eligible key, sorted."""
+    taken, position = [], 0
+    for _, _, chunk in keys.pieces(_CHUNK):
+        taken.append(chunk.numpy()[-position % stride :: stride].copy())
+        position += chunk.numel()
+    sample = np.concatenate(taken)
+    return np.sort(sample[sample < keys.barred])
+
+
+def _inside(keys: _Keys, rank: int, low: int, high: int) -> tuple[int, int, int] | None:
+    """The order statistic, if the bracket (low, high) or one of its ends holds it; else None."""
+    limit = max(_SAMPLE, keys.count // 16)
+    at_most_low, held, candidates = 0, 0, []
+    for _, _, chunk in keys.pieces(_CHUNK):
+        values = chunk.numpy()
+        under = values <= low
+        between = (values < high) ^ under
+        at_most_low += int(np.count_nonzero(under))
+        candidates.append(values[between])
+        held += len(candidates[-1])
+        if held > limit:
+            return None
+    if rank < at_most_low:
+        below = _count_below(keys, low)
+        return (low, below, at_most_low - below) if rank >= below else None
+    if rank >= at_most_low + held:
+        equal = _count_below(keys, high + 1) - at_most_low - held
+        return (high, at_most_low + held, equal) if rank < at_most_low + held + equal else None
+    few = np.concatenate(candidates)
+    value = int(np.partition(few, rank - at_most_low)[rank - at_most_low])
+    return value, at_most_low + int(np.count_nonzero(few < value)), int(np.count_nonzero(few == value))
+
+
+def _count_below(keys: _Keys, bound: int) -> int:
+    if bound <= 0:
+        return 0
+    return sum(int(np.count_nonzero(chunk.numpy() < bound)) for _, _, chunk in keys.pieces(_CHUNK))
+
+
+def _radix(keys: _Keys, rank: int) -> tuple[int, int, int]:
+    """The order statistic from histograms of 16 bits a pass, from the top: exact for any pattern."""
+    prefix, below, equal = 0, 0, 0
+    for shift in range(64 - _DIGIT if keys.wide else 32 - _DIGIT, -1, -_DIGIT):
+        bins = np.zeros(1 << _DIGIT, dtype=np.int64)
+        for _, _, chunk in keys.pieces(_CHUNK):
+            digits = chunk.numpy() >> shift
+            digits = digits[(digits >> _DIGIT) == prefix] & ((1 << _DIGIT) - 1)
+            bins += np.bincount(digits, minlength=len(bins))
+        cumulative = np.cumsum(bins)
+        digit = int(np.searchsorted(cumulative, rank - below, side="right"))
+        below += int(cumulative[digit] - bins[digit])
+        equal = int(bins[digit])
+        prefix = prefix << _DIGIT | digit
+    return prefix, below, equal
+
+
+def _select_on_device(keys: _Keys, k: int) -> list[Tensor]:
+    """Bisect the bits of the threshold over all keys at once; nothing is read back to the host."""
+    device = keys.scores[0].device
+    total = sum(score.numel() for score in keys.scores)
+    joined = torch.empty(total, dtype=keys.stored, device=device)
+    start = 0
+    for _, _, piece in keys.pieces(_DEVICE_CHUNK):
+        joined[start : start + piece.numel()] = piece
+        start += piece.numel()
+    chunks = torch.split(joined, _DEVICE_CHUNK)
+    low = torch.zeros((), dtype=torch.int64, device=device)
+    high = torch.full_like(low, keys.barred)
+    for _ in range(63 if keys.wide else 31):
+        middle = low + ((high - low) >> 1)
+        enough = torch.stack([(chunk <= middle).sum() for chunk in chunks]).sum() >= k
+        high = torch.where(enough, middle, high)
+        low = torch.where(enough, low, middle + 1)
+    quota = k - torch.stack([(chunk < high).sum() for chunk in chunks]).sum()
+    flat = torch.empty(total, dtype=torch.bool, device=device)
+    for chunk, out in zip(chunks, torch.split(flat, _DEVICE_CHUNK), strict=True):
+        tied = chunk == high
+        place = tied.cumsum(0)
+        torch.logical_or(chunk < high, tied & (place <= quota), out=out)
+        quota = quota - place[-1]
+    sizes = [score.numel() for score in keys.scores]
+    # Separate copies: masks that share memory would be saved, and changed, together.
+    return [
+        part.clone().view(score.shape)
+        for part, score in zip(torch.split(flat, sizes), keys.scores, strict=True)
+    ]
