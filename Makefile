@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 # One thread per worker: two workers with a pool each would fight over the cores.
 export OMP_NUM_THREADS ?= 1
 export VENV PYTHON TORCH_ARGS
+# mkdocs-material announces its end of life on every build.
+export NO_MKDOCS_2_WARNING := 1
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
