@@ -1,0 +1,273 @@
+"""Everything that decides how a run goes, as one frozen, flat, checked value.
+
+The same keys serve as TOML keys, command line flags and Python arguments. Never imports torch, so that help
+and error messages come at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from surgecollapse.lab.presets import DEFAULT_TASK_PRESET, MODEL_PRESETS, TASK_PRESETS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Self
+
+TaskName = Literal["digits", "mnist5k", "mnist", "fashion-mnist", "modular", "parity", "dummy"]
+ModelName = Literal["mlp", "cnn", "transformer", "autoregressive"]
+PolicyName = Literal["none", "hold", "classic", "rules", "cycles", "entropy"]
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used, in one line: which key, what was expected, what came."""
+
+
+class RunConfig(BaseModel):
+    """One training run.
+
+    Keys that are not given take the preset of the task (and of the model, where it is not the task's own).
+
+    Raises:
+        ConfigError: through :func:`make_config` and :func:`read_config`; the constructor itself raises
+            pydantic's ``ValidationError``.
+
+    >>> config = RunConfig(task="digits", sparsity=0.8)
+    >>> config.model, config.widths, config.policy
+    ('mlp', (256, 256), 'entropy')
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    task: TaskName = Field(description="What is learned.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of everything that is random.")
+
+    data_dir: Path | None = Field(None, description="Folder with the data files of mnist and fashion-mnist.")
+    train_samples: int | None = Field(
+        None, ge=1, description="Use only that many training samples, drawn at random."
+    )
+    label_noise: float = Field(
+        0.0, ge=0, le=1, description="Share of training labels replaced by another class."
+    )
+    operation: Literal["add", "sub", "mul"] = Field("add", description="Modular arithmetic: which operation.")
+    modulus: int = Field(97, ge=2, le=10_000, description="Modular arithmetic: the modulus.")
+    train_fraction: float = Field(
+        0.5,
+        gt=0,
+        lt=1,
+        description="Share of the samples for training in modular and parity; the rest is halved.",
+    )
+    parity_bits: int = Field(3, ge=1, description="Sparse parity: relevant bits.")
+    noise_bits: int = Field(40, ge=0, description="Sparse parity: irrelevant bits.")
+    noise: float = Field(2.5, ge=0, description="Dummy data: standard deviation of the noise on the inputs.")
+
+    model: ModelName = Field(description="Architecture.")
+    widths: tuple[int, ...] = Field(
+        description="Hidden widths; channels of the cnn; model and MLP width of the transformer."
+    )
+    activation: Literal["relu", "gelu"] = Field("relu", description="Activation function.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout rate after each hidden activation.")
+
+    policy: PolicyName = Field(
+        "entropy",
+        description="none: plain training; hold: plain training with readings; "
+        "classic: the published fixed intervals; "
+        "rules: high, low and plateau entropy; cycles: AC/DC; entropy: entropy-bounded cycles.",
+    )
+    policy_options: dict[str, Any] = Field(
+        default_factory=dict, description="Further arguments of the policy, as a table or as JSON."
+    )
+    sparsity: float = Field(
+        0.9, ge=0, lt=1, description="Target share of the prunable weights that are zero."
+    )
+    every: int = Field(50, ge=1, description="Steps between two readings.")
+    moments: Literal["reset", "keep", "warmup"] = Field(
+        "reset", description="What becomes of optimizer moments where the mask changes."
+    )
+    entropy: str = Field("renyi2", description="Form of the activation entropy.")
+    saliency: str = Field("magnitude", description="Criterion by which weights are pruned.")
+    growth: str = Field("ema_gradient", description="Criterion by which weights are reopened.")
+    initial: Literal["zero", "noise", "last"] = Field("zero", description="First value of a reopened weight.")
+    rho: float = Field(0.1, ge=0, description="Most energy that a surge may inject, over the live energy.")
+    distribution: Literal["global", "layer", "erk"] = Field(
+        "global", description="How zeros spread over layers."
+    )
+    minimum_density: float = Field(
+        0.005, ge=0, le=1, description="Least share of live weights in each layer."
+    )
+
+    steps: int | None = Field(None, ge=1, description="Optimizer steps; or give epochs.")
+    epochs: float | None = Field(None, gt=0, description="Passes over the training data; or give steps.")
+    batch_size: int = Field(64, ge=0, description="Samples in a batch; 0 takes all of them.")
+    optimizer: Literal["adamw", "adam", "sgd", "rmsprop"] = Field("adamw", description="Optimizer.")
+    lr: float = Field(1e-3, gt=0, description="Peak learning rate.")
+    weight_decay: float = Field(0.0, ge=0, description="Weight decay (decoupled in adamw, else L2).")
+    momentum: float = Field(
+        0.9, ge=0, lt=1, description="Momentum of sgd and rmsprop; first beta of adam and adamw."
+    )
+    beta2: float = Field(0.999, ge=0, lt=1, description="Second beta of adam(w); smoothing of rmsprop.")
+    schedule: Literal["constant", "cosine", "linear"] = Field(
+        "constant", description="Learning rate after the warm-up: constant, or down to zero."
+    )
+    warmup: int = Field(0, ge=0, description="Steps of linear warm-up.")
+    clip: float | None = Field(None, gt=0, description="Clip the gradient norm to this.")
+    loss: Literal["cross_entropy", "mse"] = Field(
+        "cross_entropy", description="Loss; mse is on one-hot targets."
+    )
+    class_weights: Literal["none", "balanced"] = Field(
+        "none", description="Weigh classes in the loss by their inverse frequency."
+    )
+    early_stopping: int = Field(
+        0,
+        ge=0,
+        description="Stop after that many evaluations without improvement, once the mask is final; 0: never.",
+    )
+
+    evaluate_every: int = Field(100, ge=1, description="Steps between two evaluations.")
+    checkpoint_every: int = Field(500, ge=1, description="Steps between two checkpoints.")
+    threads: int = Field(
+        1, ge=1, description="Threads of torch; results are reproducible for a fixed number only."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_presets(cls, given: Any) -> Any:
+        """Fill what was not given from the presets of the task and the model."""
+        if not isinstance(given, dict):
+            return given
+        merged = {**DEFAULT_TASK_PRESET, **TASK_PRESETS.get(str(given.get("task")), {})}
+        model = given.get("model")
+        if model is not None and model != merged["model"]:
+            merged.update(MODEL_PRESETS.get(str(model), {}))
+        if given.get("epochs") is not None:
+            merged.pop("steps", None)
+        return {**merged, **given}
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give either steps or epochs, and only one of them")
+        if not self.widths and self.model != "mlp":
+            raise ValueError(f"widths must name at least one width for model {self.model!r}")
+        if any(width < 1 for width in self.widths):
+            raise ValueError(f"widths must be positive, got {list(self.widths)}")
+        return self
+
+    def total_steps(self, train_size: int) -> int:
+        """Optimizer steps of the whole run, given the number of training samples.
+
+        >>> RunConfig(task="digits", epochs=2, batch_size=64).total_steps(100)
+        4
+        """
+        if self.steps is not None:
+            return self.steps
+        batch = min(self.batch_size or train_size, train_size)
+        return max(1, round((self.epochs or 0) * math.ceil(train_size / batch)))
+
+
+def make_config(**values: Any) -> RunConfig:
+    """Build a configuration; every mistake is one line.
+
+    Raises:
+        ConfigError: for an unknown key or a value that the key does not take.
+
+    >>> make_config(task="digits", sparcity=0.5)
+    Traceback (most recent call last):
+    surgecollapse.lab.config.ConfigError: unknown key 'sparcity': did you mean 'sparsity'? Valid keys: ...
+    """
+    unknown = [key for key in values if key not in RunConfig.model_fields]
+    if unknown:
+        raise ConfigError(_unknown(unknown[0], list(RunConfig.model_fields), what="key"))
+    if "task" not in values:
+        raise ConfigError(f"no task given: choose one of {', '.join(TASK_PRESETS)}")
+    try:
+        return RunConfig(**values)
+    except ValidationError as error:
+        raise ConfigError(_one_line(error)) from error
+
+
+def read_config(path: str | Path, **overrides: Any) -> RunConfig:
+    """Read a TOML file of :class:`RunConfig` keys; ``overrides`` win over the file.
+
+    Raises:
+        ConfigError: if the file cannot be read, is no TOML, or holds an unknown key or a bad value.
+    """
+    try:
+        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise ConfigError(f"cannot read the configuration {path}: {reason}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is no TOML file: {error}") from error
+    try:
+        return make_config(**{**values, **overrides})
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def write_config(config: RunConfig, path: Path) -> None:
+    """Write the resolved configuration as TOML that :func:`read_config` reads back equal."""
+    lines = [
+        f"{key} = {_toml(value)}"
+        for key, value in config.model_dump(mode="json").items()
+        if value is not None
+    ]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def nearest(word: str, valid: list[str]) -> str:
+    """Say which valid word is nearest, as the middle of a sentence; empty if none is near.
+
+    >>> nearest("digit", ["digits", "mnist"])
+    " did you mean 'digits'?"
+    """
+    close = difflib.get_close_matches(word.lower(), valid, n=1, cutoff=0.5)
+    return f" did you mean {close[0]!r}?" if close else ""
+
+
+def _unknown(word: str, valid: list[str], *, what: str) -> str:
+    return f"unknown {what} {word!r}:{nearest(word, valid)} Valid {what}s: {', '.join(valid)}"
+
+
+def _one_line(error: ValidationError) -> str:
+    """The first mistake that pydantic found, in one line."""
+    first = error.errors()[0]
+    key = str(first["loc"][0]) if first["loc"] else ""
+    if first["type"] == "literal_error":
+        valid = list(RunConfig.model_fields[key].annotation.__args__)  # type: ignore[union-attr]
+        plural = "policies" if key == "policy" else f"{key} values" if key.endswith("s") else f"{key}s"
+        hint = nearest(str(first["input"]), valid)
+        return f"unknown {key} {first['input']!r}:{hint} Valid {plural}: {', '.join(valid)}"
+    message = first["msg"].removeprefix("Value error, ")
+    if not key:
+        return message
+    return f"{key} = {first['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _toml(value: Any) -> str:
+    """One value in TOML; basic strings of JSON and TOML are written alike."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, dict):
+        return (
+            "{ " + ", ".join(f"{json.dumps(k)} = {_toml(v)}" for k, v in value.items()) + " }"
+            if value
+            else "{}"
+        )
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return repr(value)
+
+
+def as_mapping(config: RunConfig) -> Mapping[str, Any]:
+    """The configuration as JSON-ready values, by key."""
+    return config.model_dump(mode="json")

@@ -1,0 +1,91 @@
+"""Loss, optimizer and learning rate of a configuration."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from surgecollapse.lab.config import RunConfig
+    from surgecollapse.lab.data import Data
+
+
+def balanced_weights(labels: Tensor, num_classes: int) -> Tensor:
+    """Weights n/(K·n_k), so that every class weighs the same in sum; 0 for a class without samples.
+
+    Args:
+        labels: int64 classes (n,).
+        num_classes: K counts the classes that occur.
+
+    Returns:
+        float32 weights (num_classes,), with mean 1 over the samples.
+
+    >>> balanced_weights(torch.tensor([0, 0, 0, 1]), 3).tolist()
+    [0.6666666865348816, 2.0, 0.0]
+    """
+    counts = torch.bincount(labels, minlength=num_classes).float()
+    present = (counts > 0).sum()
+    return torch.where(counts > 0, len(labels) / (present * counts.clamp(min=1)), torch.zeros_like(counts))
+
+
+def make_loss(config: RunConfig, data: Data) -> Callable[[Tensor, Tensor], Tensor]:
+    """The loss of logits (n, K) and labels (n,), a mean over samples; ``mse`` compares with one-hots."""
+    weights = balanced_weights(data.y_train, data.num_classes) if config.class_weights == "balanced" else None
+    if config.loss == "cross_entropy":
+        return nn.CrossEntropyLoss(weight=weights)
+
+    def squared(logits: Tensor, labels: Tensor) -> Tensor:
+        one_hot = nn.functional.one_hot(labels, logits.shape[1]).to(logits.dtype)
+        errors = (logits - one_hot).square().mean(dim=1)
+        if weights is None:
+            return errors.mean()
+        return (weights[labels] * errors).sum() / weights[labels].sum()
+
+    return squared
+
+
+def make_optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer of a configuration over all parameters of the model."""
+    parameters = list(model.parameters())
+    rate, decay, betas = config.lr, config.weight_decay, (config.momentum, config.beta2)
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay, betas=betas)
+    if config.optimizer == "adam":
+        return torch.optim.Adam(parameters, lr=rate, weight_decay=decay, betas=betas)
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(
+            parameters, lr=rate, weight_decay=decay, momentum=config.momentum, nesterov=config.momentum > 0
+        )
+    return torch.optim.RMSprop(
+        parameters, lr=rate, weight_decay=decay, momentum=config.momentum, alpha=config.beta2
+    )
+
+
+def rate_factor(step: int, total: int, *, schedule: str, warmup: int) -> float:
+    """Learning rate of one step over its peak: linear warm-up, then constant, or down to 0 at ``total``.
+
+    A function of the step alone, so that there is nothing to save.
+
+    Args:
+        step: steps completed before this one, from 0.
+        total: steps of the whole run.
+        schedule: ``constant``, ``cosine`` or ``linear``.
+        warmup: steps of warm-up; the first of them has factor 1/warmup.
+
+    Returns:
+        A factor in [0, 1].
+
+    >>> [rate_factor(step, 10, schedule="linear", warmup=2) for step in (0, 1, 2, 6)]
+    [0.5, 1.0, 1.0, 0.5]
+    """
+    if step < warmup:
+        return (step + 1) / warmup
+    if schedule == "constant":
+        return 1.0
+    progress = (step - warmup) / max(1, total - warmup)
+    return 1 - progress if schedule == "linear" else 0.5 * (1 + math.cos(math.pi * progress))

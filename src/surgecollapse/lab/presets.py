@@ -1,0 +1,49 @@
+"""Settings that make each task just work, on one thread of a small machine in a minute or so.
+
+A preset is data: the keys of :class:`surgecollapse.lab.config.RunConfig` that differ from its defaults.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+Preset = dict[str, Any]
+
+DEFAULT_TASK_PRESET: Preset = {"model": "mlp", "widths": (256, 256), "steps": 2_000}
+"""What holds for every task that says nothing else."""
+
+_IMAGES: Preset = {"dropout": 0.1, "lr": 1e-3, "weight_decay": 0.05, "schedule": "cosine", "warmup": 50}
+
+TASK_PRESETS: dict[str, Preset] = {
+    "digits": {**_IMAGES, "steps": 2_000, "evaluate_every": 50, "checkpoint_every": 500},
+    "mnist5k": {**_IMAGES, "steps": 3_000},
+    "mnist": {**_IMAGES, "steps": 5_000, "batch_size": 128, "widths": (300, 100)},
+    "fashion-mnist": {**_IMAGES, "steps": 5_000, "batch_size": 128, "widths": (300, 100)},
+    "modular": {
+        "model": "transformer",
+        "widths": (128, 512),
+        "steps": 3_000,
+        "batch_size": 512,
+        "weight_decay": 1.0,
+        "beta2": 0.98,
+        "warmup": 10,
+        "evaluate_every": 50,
+    },
+    "parity": {
+        "widths": (200, 200),
+        "steps": 2_000,
+        "batch_size": 128,
+        "weight_decay": 0.5,
+        "evaluate_every": 50,
+    },
+    "dummy": {"steps": 2_000, "schedule": "cosine", "weight_decay": 0.05, "warmup": 50},
+}
+"""By task name, in the order in which they are listed to users."""
+
+MODEL_PRESETS: dict[str, Preset] = {
+    "mlp": {"widths": (256, 256)},
+    "cnn": {"widths": (16, 32)},
+    "transformer": {"widths": (128, 512)},
+    "autoregressive": {"widths": (256,)},
+}
+"""Widths for a model that is not the task's own."""
