@@ -1,0 +1,75 @@
+"""When to collapse, surge or pump, and how deep: policies of host floats. Never imports torch."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import fields
+from typing import Any
+
+from surgecollapse.decide.cycles import Cycles
+from surgecollapse.decide.entropy_bounded import EntropyBoundedCycles
+from surgecollapse.decide.entropy_rules import EntropyRules
+from surgecollapse.decide.hold import Hold
+from surgecollapse.decide.intervals import Intervals
+from surgecollapse.types import Policy
+
+__all__ = ["POLICIES", "Cycles", "EntropyBoundedCycles", "EntropyRules", "Hold", "Intervals", "make_policy"]
+
+POLICIES: dict[str, type[Intervals | EntropyRules | Cycles | EntropyBoundedCycles | Hold]] = {
+    "classic": Intervals,
+    "rules": EntropyRules,
+    "cycles": Cycles,
+    "entropy": EntropyBoundedCycles,
+    "hold": Hold,
+}
+"""The policies that have a name, on the command line and in ``attach(policy=...)``."""
+
+
+def make_policy(policy: str | Policy, **options: Any) -> Policy:
+    """Turn a name with options, or a policy object, into a policy.
+
+    Args:
+        policy: a key of :data:`POLICIES`, or any object of the protocol, which is returned as it is.
+        **options: constructor options of the named policy.
+
+    Returns:
+        A policy that has not been started.
+
+    Raises:
+        ValueError: if the name or an option is unknown, or options come with an object.
+        TypeError: if it is neither a name nor a policy.
+
+    >>> make_policy("cycles", surge=0.5)
+    Cycles(dense_until=0.1, cycles_until=0.75, freeze_at=0.85, phase=0.05, surge=0.5)
+    >>> make_policy("clasic")
+    Traceback (most recent call last):
+    ...
+    ValueError: unknown policy 'clasic': expected one of classic, rules, ... Did you mean 'classic'?
+    """
+    if isinstance(policy, str):
+        if policy not in POLICIES:
+            raise ValueError(_unknown("policy", policy, list(POLICIES)))
+        kind = POLICIES[policy]
+        valid = [option.name for option in fields(kind) if option.init]
+        for name in options:
+            if name not in valid:
+                raise ValueError(_unknown(f"option of policy '{policy}'", name, valid))
+        return kind(**options)
+    if isinstance(policy, type) or not isinstance(policy, Policy):
+        raise TypeError(
+            f"policy must be a name ({', '.join(POLICIES)}) or an object with start, due, decide, "
+            f"state_dict and load_state_dict, got {policy!r}"
+        )
+    if options:
+        raise ValueError(
+            f"options ({', '.join(options)}) go with a policy's name; give them to the constructor of "
+            f"{type(policy).__name__} instead"
+        )
+    return policy
+
+
+def _unknown(what: str, given: str, valid: list[str]) -> str:
+    """Say that a word is unknown, list the valid ones, and suggest the nearest."""
+    near = difflib.get_close_matches(given, valid, n=1)
+    hint = f". Did you mean {near[0]!r}?" if near else ""
+    return f"unknown {what} {given!r}: expected one of {', '.join(valid) or '(it has none)'}{hint}"
