@@ -1,15 +1,51 @@
 """Pure maths: tensors in, new tensors out; no state, no hooks, no randomness of its own."""
 
+from surgecollapse.functional.energy import (
+    activation_energy,
+    bounded_noise_scale,
+    energy_lost_gaussian,
+    energy_lost_laplace,
+    energy_lost_uniform,
+    excess_loss,
+    weight_energy,
+)
+from surgecollapse.functional.entropy import (
+    ENTROPY,
+    dead_units,
+    histogram_entropy,
+    on_off_entropy,
+    predictive_entropy,
+    sign_covariance_entropy,
+    spectral_entropy,
+    target_entropy,
+    unit_energy_entropy,
+)
 from surgecollapse.functional.masks import DISTRIBUTIONS, allocate, collapse_masks, pack, unpack
 from surgecollapse.functional.selection import highest, kept, lowest
 
 __all__ = [
     "DISTRIBUTIONS",
+    "ENTROPY",
+    "activation_energy",
     "allocate",
+    "bounded_noise_scale",
     "collapse_masks",
+    "dead_units",
+    "energy_lost_gaussian",
+    "energy_lost_laplace",
+    "energy_lost_uniform",
+    "excess_loss",
     "highest",
+    "histogram_entropy",
     "kept",
     "lowest",
+    "on_off_entropy",
     "pack",
+    "predictive_entropy",
+    "sign_covariance_entropy",
+    "spectral_entropy",
+    "target_entropy",
+    "unit_energy_entropy",
     "unpack",
+    "weight_energy",
 ]

@@ -47,9 +47,7 @@ def allocate(
     {'wide': 167, 'narrow': 33}
     """
     if not 0.0 <= sparsity < 1.0:
-        raise ValueError(
-            f"sparsity must lie in [0, 1), got {sparsity}: give the share of weights that are zero"
-        )
+        raise ValueError(f"sparsity must lie in [0, 1), got {sparsity}: give the share of weights that are zero")
     total = sum(_size(value) for value in sizes.values())
     return _share(sizes, kept(total, sparsity), distribution, minimum_density)
 
@@ -165,9 +163,7 @@ def _keep(scores: Sequence[Tensor], live: int) -> list[Tensor]:
     return [mask.logical_not_() for mask in masks]
 
 
-def _collapse_globally(
-    scores: Mapping[str, Tensor], live: int, minima: Mapping[str, int]
-) -> dict[str, Tensor]:
+def _collapse_globally(scores: Mapping[str, Tensor], live: int, minima: Mapping[str, int]) -> dict[str, Tensor]:
     masks: dict[str, Tensor] = {}
     free, remaining = list(scores), live
     while free:

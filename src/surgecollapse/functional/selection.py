@@ -48,9 +48,7 @@ def kept(size: int, sparsity: float) -> int:
     if size < 0:
         raise ValueError(f"size must be at least 0, got {size}")
     if not 0.0 <= sparsity <= 1.0:
-        raise ValueError(
-            f"sparsity must lie in [0, 1], got {sparsity}: give the share of weights that are zero"
-        )
+        raise ValueError(f"sparsity must lie in [0, 1], got {sparsity}: give the share of weights that are zero")
     return int((1 - Fraction(repr(float(sparsity)))) * size + Fraction(1, 2))
 
 
@@ -183,9 +181,7 @@ def _parts(tensor: Tensor | None, chunk: int, like: Tensor | None = None) -> Ite
         yield None if source is None else source[start : start + step].reshape(-1)
 
 
-def _select(
-    scores: Sequence[Tensor], k: int, eligible: Sequence[Tensor] | None, *, descending: bool
-) -> list[Tensor]:
+def _select(scores: Sequence[Tensor], k: int, eligible: Sequence[Tensor] | None, *, descending: bool) -> list[Tensor]:
     keys = _checked(scores, k, eligible, descending=descending)
     if k == 0:
         return [_blank(score).zero_() for score in keys.scores]
@@ -198,9 +194,7 @@ def _select(
     return _select_on_device(keys, k)
 
 
-def _checked(
-    scores: Sequence[Tensor], k: int, eligible: Sequence[Tensor] | None, *, descending: bool
-) -> _Keys:
+def _checked(scores: Sequence[Tensor], k: int, eligible: Sequence[Tensor] | None, *, descending: bool) -> _Keys:
     found = [score.detach() for score in scores]
     masks = None if eligible is None else [mask.detach() for mask in eligible]
     for score in found:
@@ -343,7 +337,4 @@ def _select_on_device(keys: _Keys, k: int) -> list[Tensor]:
         quota = quota - place[-1]
     sizes = [score.numel() for score in keys.scores]
     # Separate copies: masks that share memory would be saved, and changed, together.
-    return [
-        part.clone().view(score.shape)
-        for part, score in zip(torch.split(flat, sizes), keys.scores, strict=True)
-    ]
+    return [part.clone().view(score.shape) for part, score in zip(torch.split(flat, sizes), keys.scores, strict=True)]
