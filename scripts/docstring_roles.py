@@ -1,4 +1,4 @@
-"""Shows docstrings as they are meant: turns Sphinx roles and RST tables into Markdown while the docs are built."""
+"""Shows docstrings as they are meant: Sphinx roles, RST tables and doctests become Markdown as the docs are built."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from griffe import Extension, Object
 _ROLE = re.compile(r":(?:class|func|meth|data|attr|mod|obj|exc|math):`([^`]+)`")
 _EQUATION = re.compile(r"^( *)\.\. math:: (.+)$", re.MULTILINE)
 _TABLE = re.compile(r"^ *=+(?: +=+)+\n(?:.+\n)+? *=+(?: +=+)+\n(?:.+\n)+? *=+(?: +=+)+$", re.MULTILINE)
+_DOCTEST = re.compile(r"^( *)>>> .*(?:\n *\S.*)*", re.MULTILINE)
 
 
 def to_markdown(text: str) -> str:
-    """Rewrite roles and equations as code, tables as preformatted text.
+    """Rewrite roles and equations as code, doctests and tables as preformatted text.
 
     >>> to_markdown("See :func:`~pkg.masks.pack`, where ``x > 0``.")
     'See `pack`, where `x > 0`.'
@@ -26,7 +27,11 @@ def to_markdown(text: str) -> str:
     def table(match: re.Match[str]) -> str:
         return f"```text\n{match[0]}\n```"
 
-    return _TABLE.sub(table, _EQUATION.sub(r"\1`\2`", _ROLE.sub(role, text)).replace("``", "`"))
+    def doctest(match: re.Match[str]) -> str:
+        return f"{match[1]}```pycon\n{match[0]}\n{match[1]}```"
+
+    text = _EQUATION.sub(r"\1`\2`", _ROLE.sub(role, text)).replace("``", "`")
+    return _TABLE.sub(table, _DOCTEST.sub(doctest, text))
 
 
 class Roles(Extension):
