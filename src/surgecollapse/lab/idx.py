@@ -46,21 +46,15 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise ValueError(f"{path} is a damaged gzip file ({error}): fetch it again") from error
     if len(content) < 4 or content[:2] != b"\x00\x00":
-        raise ValueError(
-            f"{path} is no IDX file: expected two zero bytes first, got {content[:4].hex() or 'nothing'}"
-        )
+        raise ValueError(f"{path} is no IDX file: expected two zero bytes first, got {content[:4].hex() or 'nothing'}")
     kind, rank = content[2], content[3]
     if kind != _UNSIGNED_BYTE:
         raise ValueError(f"{path} holds IDX type 0x{kind:02x}: expected 0x08 (unsigned bytes)")
     start = 4 + 4 * rank
-    shape = (
-        tuple(int(n) for n in np.frombuffer(content[4:start], dtype=">u4")) if len(content) >= start else ()
-    )
+    shape = tuple(int(n) for n in np.frombuffer(content[4:start], dtype=">u4")) if len(content) >= start else ()
     expected = start + math.prod(shape)
     if rank == 0 or len(shape) != rank or len(content) != expected:
-        raise ValueError(
-            f"{path} states shape {shape}: expected {expected} bytes, got {len(content)}; fetch it again"
-        )
+        raise ValueError(f"{path} states shape {shape}: expected {expected} bytes, got {len(content)}; fetch it again")
     return np.frombuffer(content, dtype=np.uint8, offset=start).reshape(shape).copy()
 
 
@@ -91,9 +85,7 @@ def read_four(folders: Sequence[Path], *, what: str, how: str) -> list[NDArray[n
             return arrays
         best = min(best, missing, key=len)
     places = ", ".join(str(folder) for folder in folders) or "nowhere: no --data-dir given"
-    raise MissingDataError(
-        f"{what} needs {', '.join(f'{part}-ubyte' for part in best)}; looked in {places}. {how}"
-    )
+    raise MissingDataError(f"{what} needs {', '.join(f'{part}-ubyte' for part in best)}; looked in {places}. {how}")
 
 
 def _spellings(folder: Path, part: str) -> list[Path]:

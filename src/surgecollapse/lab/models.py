@@ -77,9 +77,7 @@ class SmallCNN(nn.Module):
     ) -> None:
         super().__init__()
         if min(shape[1:]) < 2 ** len(channels):
-            raise ConfigError(
-                f"{len(channels)} layers of the cnn need sides ≥ {2 ** len(channels)}, got {shape[1:]}"
-            )
+            raise ConfigError(f"{len(channels)} layers of the cnn need sides ≥ {2 ** len(channels)}, got {shape[1:]}")
         layers: list[nn.Module] = []
         width = shape[0]
         for out in channels:
@@ -216,18 +214,14 @@ def _construct(config: RunConfig, data: Data) -> nn.Module:
         return MLP(size, config.widths, data.num_classes, config.activation, config.dropout)
     if config.model == "cnn" and data.kind == "image":
         channels, height, width = data.input_shape
-        return SmallCNN(
-            (channels, height, width), config.widths, data.num_classes, config.activation, config.dropout
-        )
+        return SmallCNN((channels, height, width), config.widths, data.num_classes, config.activation, config.dropout)
     if config.model == "transformer" and data.kind == "tokens":
         width, hidden = (*config.widths, 4 * config.widths[0])[:2]
         return OneLayerTransformer(
             data.vocabulary, data.input_shape[0], data.num_classes, width=width, hidden=hidden, **style
         )
     if config.model == "autoregressive":
-        return AutoregressiveMLP(
-            size, data.num_classes, hidden=config.widths[0], vocabulary=data.vocabulary, **style
-        )
+        return AutoregressiveMLP(size, data.num_classes, hidden=config.widths[0], vocabulary=data.vocabulary, **style)
     reads = {"mlp": "vectors, images and pairs", "cnn": "images", "transformer": "tokens"}[config.model]
     raise ConfigError(f"model {config.model!r} reads {reads}, but task {data.name!r} gives {data.kind}")
 

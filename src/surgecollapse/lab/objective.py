@@ -61,9 +61,7 @@ def make_optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer
         return torch.optim.SGD(
             parameters, lr=rate, weight_decay=decay, momentum=config.momentum, nesterov=config.momentum > 0
         )
-    return torch.optim.RMSprop(
-        parameters, lr=rate, weight_decay=decay, momentum=config.momentum, alpha=config.beta2
-    )
+    return torch.optim.RMSprop(parameters, lr=rate, weight_decay=decay, momentum=config.momentum, alpha=config.beta2)
 
 
 def rate_factor(step: int, total: int, *, schedule: str, warmup: int) -> float:

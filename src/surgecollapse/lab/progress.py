@@ -1,0 +1,162 @@
+"""What a person sees while a run trains: a bar on a terminal, plain lines elsewhere, or nothing."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, TextIO
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichBar
+    from rich.progress import TaskID
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """Where a run is."""
+
+    step: int
+    phase: str
+    sparsity: float
+    entropy: float | None
+    loss: float
+    accuracy: float | None
+    """Validation accuracy at the last evaluation, in [0, 1]."""
+
+
+class Progress(Protocol):
+    """Shows a run to somebody."""
+
+    def start(self, title: str, total: int, done: int) -> None:
+        """A run begins, or goes on after ``done`` of ``total`` steps."""
+        ...
+
+    def update(self, snapshot: Snapshot) -> None:
+        """The run went on."""
+        ...
+
+    def note(self, line: str) -> None:
+        """Something that the person should know."""
+        ...
+
+    def stop(self) -> None:
+        """The run is over; allowed without a start, and twice."""
+        ...
+
+
+class Silent:
+    """Shows nothing."""
+
+    def start(self, title: str, total: int, done: int) -> None:
+        """Ignore it."""
+
+    def update(self, snapshot: Snapshot) -> None:
+        """Ignore it."""
+
+    def note(self, line: str) -> None:
+        """Ignore it."""
+
+    def stop(self) -> None:
+        """Ignore it."""
+
+
+class Lines:
+    """One plain line every few seconds, for logs and pipes.
+
+    Args:
+        stream: where to; standard error by default.
+        seconds: least time between two lines.
+    """
+
+    def __init__(self, stream: TextIO | None = None, seconds: float = 5.0) -> None:
+        self._stream = stream or sys.stderr
+        self._seconds = seconds
+        self._last = 0.0
+        self._total = 0
+
+    def start(self, title: str, total: int, done: int) -> None:
+        """Say what begins."""
+        self._total = total
+        self._last = time.monotonic()
+        self.note(f"{title}: {total} steps" + (f", going on after {done}" if done else ""))
+
+    def update(self, snapshot: Snapshot) -> None:
+        """Write a line if it is time, or the run is over."""
+        now = time.monotonic()
+        if now - self._last >= self._seconds or snapshot.step == self._total:
+            self._last = now
+            self.note(f"step {snapshot.step}/{self._total}  {describe(snapshot)}")
+
+    def note(self, line: str) -> None:
+        """Write the line."""
+        self._stream.write(line + "\n")
+        self._stream.flush()
+
+    def stop(self) -> None:
+        """Nothing to clear away."""
+
+
+class Bar:
+    """A live bar on standard error: phase, sparsity, entropy, loss, validation accuracy, time left."""
+
+    def __init__(self) -> None:
+        self._bar: RichBar | None = None
+        self._task: TaskID | None = None
+
+    def start(self, title: str, total: int, done: int) -> None:
+        """Open the bar."""
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        self.stop()
+        self._bar = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=18),
+            TextColumn("{task.completed}/{task.total}"),
+            TextColumn("{task.fields[state]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+        self._bar.start()
+        self._task = self._bar.add_task(title, total=total, completed=done, state="")
+
+    def update(self, snapshot: Snapshot) -> None:
+        """Move the bar."""
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=snapshot.step, state=describe(snapshot))
+
+    def note(self, line: str) -> None:
+        """Write the line above the bar."""
+        if self._bar is None:
+            sys.stderr.write(line + "\n")
+        else:
+            self._bar.console.print(line, markup=False, highlight=False)
+
+    def stop(self) -> None:
+        """Close the bar; its last state stays on the screen."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def describe(snapshot: Snapshot) -> str:
+    """The state in a few words.
+
+    >>> describe(Snapshot(step=1, phase="sparse", sparsity=0.9, entropy=0.5, loss=0.25, accuracy=None))
+    'sparse  sparsity 90.0%  entropy 0.500  loss 0.250'
+    """
+    parts = [snapshot.phase, f"sparsity {snapshot.sparsity:.1%}"]
+    if snapshot.entropy is not None:
+        parts.append(f"entropy {snapshot.entropy:.3f}")
+    parts.append(f"loss {snapshot.loss:.3f}")
+    if snapshot.accuracy is not None:
+        parts.append(f"accuracy {snapshot.accuracy:.1%}")
+    return "  ".join(parts)
+
+
+def for_terminal() -> Progress:
+    """A bar if standard error is a terminal, else plain lines."""
+    return Bar() if sys.stderr.isatty() else Lines()

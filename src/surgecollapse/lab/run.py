@@ -1,0 +1,179 @@
+"""One training run: from a configuration to a run directory, and on from its checkpoints, bit for bit."""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from surgecollapse.lab.checkpoint import CheckpointError, latest_checkpoint
+from surgecollapse.lab.config import ConfigError, as_mapping, read_config, write_config
+from surgecollapse.lab.environment import environment
+from surgecollapse.lab.interrupt import Interrupt
+from surgecollapse.lab.progress import Progress, Silent
+from surgecollapse.lab.training import Training
+from surgecollapse.record import RunStore, RunStoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from surgecollapse.lab.config import RunConfig
+
+_OURS = ("run.db", "config.toml", "env.json", "checkpoints")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """How a run ended."""
+
+    directory: Path
+    status: str
+    """``complete`` or ``interrupted``."""
+    step: int
+    summary: dict[str, Any]
+    """Final numbers; empty unless the run is complete."""
+
+
+def train(
+    config: RunConfig | None, out: str | Path, *, resume: bool = False, progress: Progress | None = None
+) -> RunResult:
+    """Train, recording everything in the directory ``out``.
+
+    The run is a function of the configuration alone: it has its own generators and leaves the global random
+    state and the number of threads as they were. Ctrl-C or SIGTERM ends it cleanly after the step; a resumed
+    run is bitwise the uninterrupted one.
+
+    Args:
+        config: the run; with ``resume``, ``None``, since the directory has it.
+        out: the run directory; made if need be, and never one that holds a run already.
+        resume: go on from the newest good checkpoint in ``out``.
+        progress: who is shown how it goes; nobody by default.
+
+    Returns:
+        How it ended.
+
+    Raises:
+        FileExistsError: if ``out`` holds a run and ``resume`` is not set.
+        FileNotFoundError: if there is nothing to resume, or data files are missing.
+        ValueError: if the configuration cannot be used, or checkpoints are damaged.
+        RunStoreError: if the directory cannot be written.
+    """
+    folder, progress = Path(out), progress or Silent()
+    if resume:
+        config = _config_to_resume(folder)
+    else:
+        _refuse_occupied(folder)
+    if config is None:
+        raise ConfigError("no configuration given: pass one, or resume a directory that holds a run")
+    with _isolated(config):
+        try:
+            return _train(config, folder, resume, progress)
+        finally:
+            progress.stop()
+
+
+def _train(config: RunConfig, folder: Path, resume: bool, progress: Progress) -> RunResult:
+    training = Training(config, folder / "checkpoints", progress)
+    store = _reopen(folder) if resume else _make(folder, config, training)
+    with store, training.recorded(store):
+        if resume and store.get("status") == "complete":
+            progress.note(f"{folder} is complete already")
+            return RunResult(directory=folder, status="complete", step=training.total, summary=store.get("summary"))
+        if resume:
+            _restore(training, store, folder, progress)
+        store.set("status", "running")
+        status = "failed"
+        try:
+            with Interrupt() as interrupt:
+                status = _loop(training, interrupt, config, progress)
+        except OSError as error:
+            raise _unwritable(folder, error) from error
+        finally:
+            store.set("status", status)
+        return RunResult(directory=folder, status=status, step=training.step, summary=store.get("summary", {}))
+
+
+def _loop(training: Training, interrupt: Interrupt, config: RunConfig, progress: Progress) -> str:
+    progress.start(f"{config.task} {config.policy}", training.total, training.step)
+    while training.step < training.total and not training.stopped_early:
+        training.advance()
+        if interrupt.requested:
+            training.checkpoint()
+            return "interrupted"
+    training.finish()
+    return "complete"
+
+
+def _refuse_occupied(folder: Path) -> None:
+    if any((folder / name).exists() for name in _OURS):
+        raise FileExistsError(
+            f"{folder} already holds a run: choose another --out, or continue it with --resume {folder}"
+        )
+
+
+def _make(folder: Path, config: RunConfig, training: Training) -> RunStore:
+    """Make the run directory, once everything else is known to be in order."""
+    try:
+        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+        write_config(config, folder / "config.toml")
+        facts = environment()
+        (folder / "env.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    store = RunStore(folder / "run.db", mode="w")
+    store.set("config", as_mapping(config))
+    store.set("environment", facts)
+    store.set("data", training.describe_data())
+    return store
+
+
+def _config_to_resume(folder: Path) -> RunConfig:
+    if not (folder / "run.db").is_file():
+        raise FileNotFoundError(f"{folder} holds no run to resume: expected a directory made by --out")
+    return read_config(folder / "config.toml")
+
+
+def _reopen(folder: Path) -> RunStore:
+    return RunStore(folder / "run.db", mode="a")
+
+
+def _restore(training: Training, store: RunStore, folder: Path, progress: Progress) -> None:
+    """Go back to the newest good checkpoint, or to the start if none was written."""
+    state = latest_checkpoint(folder / "checkpoints", progress.note)
+    if state is None:
+        progress.note("no checkpoint was written yet: starting again from the first step")
+        store.truncate_after(-1)
+        return
+    now = as_mapping(training.config)
+    changed = [key for key in now if key != "data_dir" and now[key] != state["config"].get(key)]
+    if changed:
+        raise CheckpointError(
+            f"{folder / 'config.toml'} was changed since the run began ({', '.join(changed)}): "
+            "undo that, or start a new run with another --out"
+        )
+    training.load_state_dict(state)
+    store.truncate_after(training.step)
+
+
+def _unwritable(folder: Path, error: OSError) -> OSError:
+    """Say what to do where writing failed; errors that say it already pass through."""
+    if isinstance(error, RunStoreError):
+        return error
+    return RunStoreError(f"cannot write {folder} ({error.strerror or error}): free space or choose another --out")
+
+
+@contextmanager
+def _isolated(config: RunConfig) -> Iterator[None]:
+    """Pin threads and the global random state (dropout draws from it) to the run, and give both back."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(config.threads)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed((config.seed + 0x5C0FFEE) % 2**63)
+            yield
+    finally:
+        torch.set_num_threads(threads)

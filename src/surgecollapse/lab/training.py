@@ -1,0 +1,309 @@
+"""The state of one run between two steps, and what one step does to it."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from surgecollapse.lab.batches import Batches
+from surgecollapse.lab.checkpoint import drop_old_checkpoints, load_checkpoint, save_checkpoint
+from surgecollapse.lab.config import as_mapping
+from surgecollapse.lab.data import load_data
+from surgecollapse.lab.evaluate import predict
+from surgecollapse.lab.models import build_model
+from surgecollapse.lab.objective import make_loss, make_optimizer, rate_factor
+from surgecollapse.lab.progress import Snapshot
+from surgecollapse.lab.sketch import CountSketch
+from surgecollapse.lab.summary import weight_summary
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from surgecollapse.controller import Controller
+    from surgecollapse.events import Event
+    from surgecollapse.lab.config import RunConfig
+    from surgecollapse.lab.progress import Progress
+    from surgecollapse.record import RunStore
+
+_SKETCHES = 60
+_LOSSES = 1_000
+_TRAIN_ROWS = 2_000
+
+
+class Training:
+    """Everything that a run consists of; :meth:`state_dict` is its checkpoint.
+
+    Args:
+        config: the run.
+        checkpoints: folder of its checkpoints.
+        progress: who is shown how it goes.
+    """
+
+    def __init__(self, config: RunConfig, checkpoints: Path, progress: Progress) -> None:
+        self.config = config
+        self.data = load_data(config)
+        self.model = build_model(config, self.data)
+        self.optimizer = make_optimizer(config, self.model)
+        self.total = config.total_steps(len(self.data.x_train))
+        self.step = 0
+        self.stopped_early = False
+        self.controller = self._attach()
+        self._store: RunStore | None = None
+        self._checkpoints = checkpoints
+        self._progress = progress
+        self._loss = make_loss(config, self.data)
+        self._batches = Batches(len(self.data.x_train), config.batch_size, (config.seed + 0xBA7C4) % 2**63)
+        self._sketch = CountSketch(list(self.model.parameters()))
+        self._best: list[float] | None = None
+        self._best_step = 0
+        self._worse = 0
+        self._accuracy: float | None = None
+        self._seconds = 0.0
+        self._seconds_then, self._step_then = 0.0, 0
+
+    @property
+    def store(self) -> RunStore:
+        """The record, inside :meth:`recorded`."""
+        if self._store is None:
+            raise RuntimeError("no store: use `with training.recorded(store)`")
+        return self._store
+
+    @property
+    def mask_is_final(self) -> bool:
+        """Whether a good evaluation counts: from the freeze on, or always where nothing is pruned."""
+        return self.controller is None or self.config.policy == "hold" or self.controller.frozen
+
+    @contextmanager
+    def recorded(self, store: RunStore) -> Iterator[None]:
+        """Record into ``store`` for the length of a block; after it the controller is detached."""
+        self._store = store
+        try:
+            yield
+        finally:
+            if self.controller is not None:
+                self.controller.detach()
+            self._store = None
+
+    def _attach(self) -> Controller | None:
+        config = self.config
+        if config.policy == "none":
+            return None
+        from surgecollapse.controller import attach
+        from surgecollapse.decide import make_policy
+
+        return attach(
+            self.model,
+            self.optimizer,
+            # The null control prunes nothing, at the end neither.
+            sparsity=0.0 if config.policy == "hold" else config.sparsity,
+            total_steps=self.total,
+            policy=make_policy(config.policy, **config.policy_options),
+            every=config.every,
+            seed=config.seed,
+            moments=config.moments,
+            entropy=config.entropy,
+            saliency=config.saliency,
+            growth=config.growth,
+            initial=config.initial,
+            rho=config.rho,
+            distribution=config.distribution,
+            minimum_density=config.minimum_density,
+            recorders=(self,),
+        )
+
+    def record(self, event: Event) -> None:
+        """Pass an event of the controller on to the store, which is made after everything else is in order."""
+        self.store.record(event)
+
+    # one step
+
+    def advance(self) -> None:
+        """Train one step, and do what is due after it: record, evaluate, checkpoint, show."""
+        began = time.perf_counter()
+        loss = self._train_step()
+        self._seconds += time.perf_counter() - began
+        last = self.step == self.total
+        if last or self.step % max(1, self.total // _LOSSES) == 0:
+            self.store.measure(self.step, "loss/train", loss.item())
+        if last or self.step % max(1, self.total // _SKETCHES) == 0:
+            self.store.put_array(self.step, "sketch/weights", self._sketch())
+        evaluated = last or self.step % self.config.evaluate_every == 0
+        if evaluated:
+            self._evaluate()
+        if evaluated or self.step % max(1, self.total // 200) == 0:
+            self._show(loss.item())
+        # The last state is saved by `finish`, when it is final.
+        if self.step % self.config.checkpoint_every == 0 and not last:
+            self.checkpoint()
+
+    def _train_step(self) -> Tensor:
+        if self.step == 0:
+            self.store.put_array(0, "sketch/weights", self._sketch())
+        config, rows = self.config, next(self._batches)
+        rate = config.lr * rate_factor(self.step, self.total, schedule=config.schedule, warmup=config.warmup)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.model.train()
+        self.optimizer.zero_grad()
+        labels = self.data.y_train[rows]
+        loss = self._loss(self.model(self.data.x_train[rows]), labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if config.clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
+        if self.controller is not None:
+            self.controller.note(loss=loss, targets=labels)
+        self.optimizer.step()
+        self.step += 1
+        return loss.detach()
+
+    # looking at it
+
+    def _evaluate(self) -> None:
+        data, store, step = self.data, self.store, self.step
+        accuracy, loss = self._score(data.x_validation, data.y_validation)
+        store.measure(step, "accuracy/validation", accuracy)
+        store.measure(step, "loss/validation", loss)
+        train, _ = self._score(data.x_train[:_TRAIN_ROWS], data.y_train[:_TRAIN_ROWS])
+        store.measure(step, "accuracy/train", train)
+        store.measure(step, "learning_rate", self.optimizer.param_groups[0]["lr"])
+        store.measure(step, "sparsity", 0.0 if self.controller is None else self.controller.sparsity)
+        weights = [parameter.detach() for parameter in self.model.parameters()]
+        store.measure(step, "energy/weights", _squared_norm(weights))
+        gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+        store.measure(step, "gradient_norm", _squared_norm(gradients) ** 0.5)
+        if step > self._step_then:
+            seconds = (self._seconds - self._seconds_then) / (step - self._step_then)
+            store.measure(step, "time/step", seconds)
+        self._seconds_then, self._step_then = self._seconds, step
+        self._accuracy = accuracy
+        self._keep_best(accuracy, loss)
+
+    def _keep_best(self, accuracy: float, loss: float) -> None:
+        """Keep the best checkpoint and count evaluations without improvement, once the mask is final."""
+        if not self.mask_is_final:
+            return
+        score = [accuracy, -loss]
+        if self._best is None or score > self._best:
+            self._best, self._best_step, self._worse = score, self.step, 0
+            save_checkpoint(self._checkpoints / "best.pt", self.state_dict())
+            return
+        self._worse += 1
+        patience = self.config.early_stopping
+        self.stopped_early = bool(patience) and self._worse >= patience
+
+    def _score(self, x: Tensor, y: Tensor) -> tuple[float, float]:
+        """Accuracy in [0, 1] and loss."""
+        logits = predict(self.model, x)
+        accuracy = (logits.argmax(dim=1) == y).double().mean().item()
+        return accuracy, self._loss(logits, y).item()
+
+    def _show(self, loss: float) -> None:
+        controller = self.controller
+        readings = controller.readings if controller is not None else ()
+        snapshot = Snapshot(
+            step=self.step,
+            phase="plain" if controller is None else controller.phase,
+            sparsity=0.0 if controller is None else controller.sparsity,
+            entropy=readings[-1].entropy if readings else None,
+            loss=loss,
+            accuracy=self._accuracy,
+        )
+        self._progress.update(snapshot)
+
+    # the end
+
+    def finish(self) -> None:
+        """Make the mask exact, test once, write the summary and the last checkpoint."""
+        if self.stopped_early and self._best is not None:
+            self.model.load_state_dict(load_checkpoint(self._checkpoints / "best.pt")["model"])
+        if self.controller is not None:
+            self.controller.finalize()
+        step, store = self.step, self.store
+        validation, _ = self._score(self.data.x_validation, self.data.y_validation)
+        accuracy, loss = self._score(self.data.x_test, self.data.y_test)
+        store.measure(step, "accuracy/test", accuracy)
+        store.measure(step, "loss/test", loss)
+        store.put_array(step, "sketch/weights", self._sketch())
+        interventions = [event.kind for event in store.interventions() if event.kind != "skip"]
+        summary = {
+            "task": self.config.task,
+            "policy": self.config.policy,
+            "seed": self.config.seed,
+            "steps": step,
+            "stopped_early": self.stopped_early,
+            "accuracy": accuracy,
+            "loss": loss,
+            "accuracy_validation": validation,
+            "best_validation": None if self._best is None else self._best[0],
+            "best_step": None if self._best is None else self._best_step,
+            "seconds": self._seconds,
+            "interventions": len(interventions),
+            "interventions_by_kind": {kind: interventions.count(kind) for kind in sorted(set(interventions))},
+            **weight_summary(self.model, self.controller),
+        }
+        store.set("summary", summary)
+        self.checkpoint()
+
+    def checkpoint(self) -> None:
+        """Write ``step-N.pt`` and drop the old ones; the record is on the disk before it."""
+        self.store.flush()
+        save_checkpoint(self._checkpoints / f"step-{self.step}.pt", self.state_dict())
+        drop_old_checkpoints(self._checkpoints)
+
+    def describe_data(self) -> dict[str, Any]:
+        """What the run learns from, for its record."""
+        data = self.data
+        return {
+            "name": data.name,
+            "kind": data.kind,
+            "description": data.description,
+            "source": data.source,
+            "num_classes": data.num_classes,
+            "input_shape": list(data.input_shape),
+            "samples": {
+                "train": len(data.y_train),
+                "validation": len(data.y_validation),
+                "test": len(data.y_test),
+            },
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a bitwise resume needs."""
+        return {
+            "step": self.step,
+            "config": dict(as_mapping(self.config)),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "controller": None if self.controller is None else self.controller.state_dict(),
+            "batches": self._batches.state_dict(),
+            "torch_rng": torch.get_rng_state(),
+            "best": self._best,
+            "best_step": self._best_step,
+            "worse": self._worse,
+            "accuracy": self._accuracy,
+            "stopped_early": self.stopped_early,
+            "seconds": self._seconds,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go back to a saved state."""
+        self.step = self._step_then = state["step"]
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.controller is not None:
+            self.controller.load_state_dict(state["controller"])
+        self._batches.load_state_dict(state["batches"])
+        torch.set_rng_state(state["torch_rng"])
+        self._best, self._best_step, self._worse = state["best"], state["best_step"], state["worse"]
+        self._accuracy, self.stopped_early = state["accuracy"], state["stopped_early"]
+        self._seconds = self._seconds_then = state["seconds"]
+
+
+def _squared_norm(tensors: list[Tensor]) -> float:
+    return float(sum(tensor.double().square().sum().item() for tensor in tensors))
