@@ -66,8 +66,8 @@ class EntropyBoundedCycles:
         initial: their first value: ``zero | noise | last``.
         pump: σ of the input noise, ≥ 0; 0 for none.
         plateau: |change| of the entropy's moving average per 10 readings below which it is flat.
-        high: quantile of the last ``window`` readings above which entropy is high.
-        window: readings over which that quantile rolls.
+        high: quantile of the readings outside sparse phases; a phase whose mean entropy is above it is high.
+        window: such readings over which that quantile rolls.
         periodic: decide exactly as ``Cycles`` does: nominal phases, depth at the target, all pruned reopened,
             no noise.
 
@@ -204,7 +204,7 @@ class EntropyBoundedCycles:
         step, schedule = reading.step, self._schedule
         if run.phase == "frozen":
             return Decision(phase="frozen", reason=f"frozen: the mask is final since step {schedule.freeze}")
-        signals = run.signals.read(reading)
+        signals = run.signals.read(reading, sparse=run.phase == "sparse")
         if step >= schedule.freeze:
             return self._freeze(step)
         if step >= schedule.cycles_end:
