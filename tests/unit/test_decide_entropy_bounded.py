@@ -136,9 +136,13 @@ def test_an_open_phase_ends_early_on_high_entropy_but_not_before_its_shortest() 
 
 
 def test_the_lift_of_a_surge_alone_does_not_count_as_high() -> None:
-    # Sparse readings are far lower; the open ones fall back to where the dense start was.
-    made = run(in_open_phase(), 900, entropy=lambda step: 0.5 - 1e-4 * (step - 600), on_off=0.8, start=601)
-    assert changes(made)[0] == (600 + NOMINAL, "sparse")
+    policy, reasons = started(total_steps=40_000), []
+    for step in range(50, 40_001, 50):
+        # Sparse phases lie far lower; open ones come back to the same level, wavering a little around it.
+        sparse = policy.state_dict()["phase"] == "sparse"
+        entropy = (0.3 if sparse else 0.5) + (0.01 if step // 50 % 2 else -0.01)
+        reasons.append(policy.decide(Reading(step=step, entropy=entropy, on_off=0.8)).reason)
+    assert not [reason for reason in reasons if "high entropy" in reason]
 
 
 @pytest.mark.parametrize("seed", range(5))
