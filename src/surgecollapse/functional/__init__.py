@@ -20,12 +20,16 @@ from surgecollapse.functional.entropy import (
     target_entropy,
     unit_energy_entropy,
 )
+from surgecollapse.functional.growth import GROWTH, share_by_momentum
 from surgecollapse.functional.masks import DISTRIBUTIONS, allocate, collapse_masks, pack, unpack
+from surgecollapse.functional.saliency import SALIENCY, magnitude, taylor
 from surgecollapse.functional.selection import highest, kept, lowest
 
 __all__ = [
     "DISTRIBUTIONS",
     "ENTROPY",
+    "GROWTH",
+    "SALIENCY",
     "activation_energy",
     "allocate",
     "bounded_noise_scale",
@@ -39,12 +43,15 @@ __all__ = [
     "histogram_entropy",
     "kept",
     "lowest",
+    "magnitude",
     "on_off_entropy",
     "pack",
     "predictive_entropy",
+    "share_by_momentum",
     "sign_covariance_entropy",
     "spectral_entropy",
     "target_entropy",
+    "taylor",
     "unit_energy_entropy",
     "unpack",
     "weight_energy",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from math import ceil, floor, prod
+from math import ceil, prod
 
 import torch
 from torch import Tensor
 
+from surgecollapse.functional.apportion import apportion
 from surgecollapse.functional.selection import kept, lowest
 
 DISTRIBUTIONS = ("global", "layer", "erk")
@@ -206,13 +207,7 @@ def _share(
     minima = _minima(sizes, live, minimum_density)
     weights = {name: _weight(name, value, distribution) for name, value in sizes.items()}
     upper = {name: _size(value) for name, value in sizes.items()}
-    shares = _fill(weights, minima, upper, live)
-    counts = {name: floor(share) for name, share in shares.items()}
-    # Stable sort: equal remainders go to the layer that comes first.
-    by_remainder = sorted(sizes, key=lambda name: counts[name] - shares[name])
-    for name in by_remainder[: live - sum(counts.values())]:
-        counts[name] += 1
-    return counts
+    return apportion(weights, minima, upper, live)
 
 
 def _weight(name: str, value: int | Sequence[int], distribution: str) -> int:
@@ -224,31 +219,3 @@ def _weight(name: str, value: int | Sequence[int], distribution: str) -> int:
     if isinstance(value, int):
         raise ValueError(f"erk needs the shape of {name!r}, got only its size {value}: pass a tuple")
     return sum(value)
-
-
-def _fill(
-    weights: Mapping[str, int], lower: Mapping[str, int], upper: Mapping[str, int], total: int
-) -> dict[str, Fraction]:
-    """Solve Σ clamp(ε·weight, lower, upper) = total for ε, in exact fractions.
-
-    The sum grows with ε and bends only where a layer reaches a bound, so ε lies between two bends.
-    """
-    bends = {Fraction(bound, w) for name, w in weights.items() if w for bound in (lower[name], upper[name])}
-    below, above = Fraction(0), max(bends, default=Fraction(0))
-
-    def clamped(scale: Fraction) -> dict[str, Fraction]:
-        return {
-            name: min(max(scale * weight, Fraction(lower[name])), Fraction(upper[name]))
-            for name, weight in weights.items()
-        }
-
-    for bend in sorted(bends):
-        if sum(clamped(bend).values()) <= total:
-            below = bend
-        else:
-            above = bend
-            break
-    at_below, at_above = sum(clamped(below).values()), sum(clamped(above).values())
-    if at_above == at_below:
-        return clamped(below)
-    return clamped(below + (above - below) * (total - at_below) / (at_above - at_below))

@@ -1,0 +1,102 @@
+"""Growth: which closed weights to reopen, and how many in each layer. The highest scores are reopened."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from math import isfinite
+
+import torch
+from torch import Tensor
+
+from surgecollapse.functional.apportion import apportion
+
+GROWTH = ("random", "gradient", "ema_gradient", "momentum")
+"""Names of the growth criteria. ``random`` is scored by :func:`random`; the others by :func:`gradient` and differ in
+the signal it is given: the dense gradient of this step, its exponential moving average, the optimizer's first moment.
+"""
+
+
+def random(shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    """Score at random, uniformly on [0, 1): SET regrows so (Mocanu et al. 2018, arXiv 1707.04780).
+
+    Args:
+        shape: of the parameter.
+        generator: the only source of randomness; its state moves on. The scores are made on its device.
+
+    Returns:
+        float32 tensor of that shape.
+
+    >>> random((2, 3), torch.Generator().manual_seed(0)).shape
+    torch.Size([2, 3])
+    """
+    return torch.rand(tuple(shape), generator=generator, device=generator.device, dtype=torch.float32)
+
+
+def gradient(weight: Tensor, signal: Tensor | None) -> Tensor:
+    """Score by the absolute signal |g|: a closed weight of large gradient lowers the loss fastest.
+
+    With the dense gradient of one step this is RigL's criterion (Evci et al. 2020, arXiv 1911.11134); with its moving
+    average or the optimizer's first moment, that of sparse momentum (Dettmers and Zettlemoyer 2019, arXiv 1907.04840).
+
+    Args:
+        weight: parameter of any shape; only its shape is used.
+        signal: dense gradient, its average or momentum, of that shape.
+
+    Returns:
+        New tensor of that shape and the dtype of ``signal``, at least 0.
+
+    Raises:
+        ValueError: if ``signal`` is missing or of another shape.
+
+    >>> gradient(torch.zeros(2), torch.tensor([-3.0, 1.0]))
+    tensor([3., 1.])
+    """
+    if signal is None:
+        raise ValueError("growth by gradient needs a dense gradient, got none: call backward first, or grow 'random'")
+    if signal.shape != weight.shape:
+        raise ValueError(f"the signal must have the weight's shape {tuple(weight.shape)}, got {tuple(signal.shape)}")
+    return signal.detach().abs()
+
+
+def share_by_momentum(momentum: Mapping[str, Tensor], live: Mapping[str, Tensor], count: int) -> dict[str, int]:
+    """Share regrowth among layers by the mean momentum of their live weights.
+
+    Layer i gets the share mᵢ/Σm of ``count``, mᵢ = mean |momentum| over the live weights of i: where the weights that
+    are there still move fast, more are wanted (Dettmers and Zettlemoyer 2019, arXiv 1907.04840, §3). A layer takes no
+    more than it has closed; the excess goes to the others in proportion. Where no layer moves, the room decides.
+    Unlike the paper's code, the shares are settled by largest remainder and sum to exactly ``count``.
+
+    Args:
+        momentum: the optimizer's first moment by layer name.
+        live: bool masks of the same names and shapes, True where the weight is live.
+        count: number of weights to reopen, between 0 and the number of closed ones.
+
+    Returns:
+        Number of weights to reopen in each layer; reads back from the device once.
+
+    Raises:
+        ValueError: if the names differ, ``count`` is out of range, or a momentum is not finite.
+
+    >>> live = {"a": torch.tensor([True, False, False, False]), "b": torch.tensor([True, False, False, False])}
+    >>> share_by_momentum({"a": torch.full((4,), 2.0), "b": torch.full((4,), -1.0)}, live, 3)
+    {'a': 2, 'b': 1}
+    """
+    if momentum.keys() != live.keys():
+        raise ValueError(f"momentum has the layers {', '.join(momentum)}, live has {', '.join(live)}: give the same")
+    if not momentum:
+        counts, sums = [], []
+    else:
+        dtype = torch.float64 if any(m.dtype == torch.float64 for m in momentum.values()) else torch.float32
+        moved = [torch.where(live[name], value.detach().abs(), 0).sum(dtype=dtype) for name, value in momentum.items()]
+        counts = torch.stack([live[name].count_nonzero() for name in momentum]).tolist()
+        sums = torch.stack(moved).tolist()
+    for name, total in zip(momentum, sums, strict=True):
+        if not isfinite(total):
+            raise ValueError(f"the momentum of {name!r} is not finite: skip this decision")
+    opened = dict(zip(momentum, counts, strict=True))
+    closed = {name: live[name].numel() - opened[name] for name in momentum}
+    if not 0 <= count <= sum(closed.values()):
+        raise ValueError(f"count must lie in [0, {sum(closed.values())}], the number of closed weights, got {count}")
+    means = {n: Fraction(s) / opened[n] if opened[n] else Fraction(0) for n, s in zip(momentum, sums, strict=True)}
+    return apportion(means, dict.fromkeys(momentum, 0), closed, count)
