@@ -190,7 +190,7 @@ def test_a_newer_checkpoint_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint_module, "CHECKPOINT_VERSION", 99)
     checkpoint_module.save_checkpoint(tmp_path / "step-1.pt", {"step": 1})
     monkeypatch.undo()
-    with pytest.raises(CheckpointError, match="version 99.*update"):
+    with pytest.raises(CheckpointError, match=r"version 99.*update"):
         load_checkpoint(tmp_path / "step-1.pt")
 
 
@@ -220,7 +220,7 @@ def test_a_disk_that_fills_up_is_one_clear_error_and_the_run_is_resumable(uninte
         real(number)
 
     monkeypatch.setattr(checkpoint_module.os, "fsync", fills_up)
-    with pytest.raises(RunStoreError, match="No space left.*free space") as caught:
+    with pytest.raises(RunStoreError, match=r"No space left.*free space") as caught:
         train(configuration("none", evaluate_every=3), out)
     assert "\n" not in str(caught.value)
     monkeypatch.undo()
