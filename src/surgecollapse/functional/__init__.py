@@ -23,6 +23,7 @@ from surgecollapse.functional.entropy import (
 from surgecollapse.functional.growth import GROWTH, share_by_momentum
 from surgecollapse.functional.masks import DISTRIBUTIONS, allocate, collapse_masks, pack, unpack
 from surgecollapse.functional.saliency import SALIENCY, magnitude, taylor
+from surgecollapse.functional.schedules import SCHEDULES
 from surgecollapse.functional.selection import highest, kept, lowest
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "ENTROPY",
     "GROWTH",
     "SALIENCY",
+    "SCHEDULES",
     "activation_energy",
     "allocate",
     "bounded_noise_scale",
