@@ -180,7 +180,7 @@ def make_config(**values: Any) -> RunConfig:
     try:
         return RunConfig(**values)
     except ValidationError as error:
-        raise ConfigError(_one_line(error)) from error
+        raise ConfigError(explain(error)) from error
 
 
 def read_config(path: str | Path, **overrides: Any) -> RunConfig:
@@ -222,7 +222,7 @@ def _unknown(word: str, valid: list[str], *, what: str) -> str:
     return f"unknown {what} {word!r}:{nearest(word, valid)} Valid {what}s: {', '.join(valid)}"
 
 
-def _one_line(error: ValidationError) -> str:
+def explain(error: ValidationError) -> str:
     """The first mistake that pydantic found, in one line."""
     first = error.errors()[0]
     key = str(first["loc"][0]) if first["loc"] else ""

@@ -1,0 +1,280 @@
+"""The command line: ``surgecollapse run | report | demo | doctor``.
+
+Whatever is slow to import (torch, plots) is imported by the command that needs it, so that help comes at once.
+Every mistake of a user is one line on standard error and exit code 2; an interrupted run exits with 130.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import pydantic
+from cyclopts import App, CycloptsError, Group, Parameter
+
+from surgecollapse.lab.config import ConfigError, RunConfig, explain, make_config, read_config
+from surgecollapse.lab.presets import DEFAULT_TASK_PRESET, TASK_PRESETS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from surgecollapse.lab.run import RunResult
+
+INTERRUPTED = 130
+"""Exit code of a run that was stopped by Ctrl-C or SIGTERM, as shells have it."""
+MISTAKE = 2
+"""Exit code of anything that the user can put right."""
+
+app = App(
+    name="surgecollapse",
+    help="Train sparse nets with Surge-Collapse: a control loop driven by activation entropy.",
+    result_action="return_value",
+    suppress_keyboard_interrupt=False,
+)
+
+_GROUPS = {
+    "Data": "data_dir train_samples label_noise operation modulus train_fraction parity_bits noise_bits noise",
+    "Model": "model widths activation dropout",
+    "Method": "policy policy_options sparsity every moments entropy saliency growth initial rho distribution "
+    "minimum_density",
+    "Training": "seed steps epochs batch_size optimizer lr weight_decay momentum beta2 schedule warmup clip loss "
+    "class_weights early_stopping evaluate_every checkpoint_every threads",
+}
+
+
+def _flags() -> type[pydantic.BaseModel]:
+    """One optional flag per configuration key; what is not given is left to the file and the presets."""
+    varied = {key for preset in (DEFAULT_TASK_PRESET, *TASK_PRESETS.values()) for key in preset}
+    fields: dict[str, Any] = {}
+    for number, (title, names) in enumerate(_GROUPS.items()):
+        group = Group(title, sort_key=number + 1)
+        for name in names.split():
+            field = RunConfig.model_fields[name]
+            kind: Any = str if name in ("widths", "policy_options") else field.annotation
+            text = str(field.description)
+            if name == "widths":
+                text += " Comma-separated: 256,256."
+            if name in varied:
+                text += " Default: the task's."
+            elif field.default is not None and name != "policy_options":
+                text += f" Default: {field.default}."
+            fields[name] = (Annotated[kind | None, Parameter(group=group)], pydantic.Field(None, description=text))
+    return pydantic.create_model("Flags", **fields)
+
+
+# Made from the configuration, so that flags and TOML keys cannot drift apart; a type checker needs a plain name.
+if TYPE_CHECKING:
+    Flags = pydantic.BaseModel
+else:
+    Flags = _flags()
+_FIRST = Group("Run", sort_key=0)
+
+
+@app.command
+def run(
+    task: str | None = None,
+    /,
+    *,
+    config: Annotated[Path | None, Parameter(group=_FIRST)] = None,
+    out: Annotated[Path | None, Parameter(group=_FIRST)] = None,
+    resume: Annotated[Path | None, Parameter(group=_FIRST)] = None,
+    flags: Annotated[Flags | None, Parameter(name="*")] = None,
+) -> int:
+    """Train one net and record everything in a run directory.
+
+    The same keys may stand in a TOML file (with underscores) and as flags; flags win.
+
+    Args:
+        task: What to learn: digits, mnist5k, mnist, fashion-mnist, modular, parity or dummy.
+        config: TOML file with any of the keys below, and `task`.
+        out: Run directory, new or empty. Default: runs/TASK-POLICY-sSEED, numbered if that is taken.
+        resume: Go on with the run in this directory, bit for bit as if it had never stopped. Takes no other flags.
+        flags: Keys of the configuration.
+    """
+    from surgecollapse.lab.progress import for_terminal
+    from surgecollapse.lab.run import train
+
+    values = _given(flags)
+    if resume is not None:
+        others = [*values, *(["task"] if task else []), *(["config"] if config else []), *(["out"] if out else [])]
+        if others:
+            raise ConfigError(f"--resume takes the run as it was begun: drop {', '.join(others)}")
+        result = train(None, resume, resume=True, progress=for_terminal())
+    else:
+        if task is not None:
+            values["task"] = task
+        settled = read_config(config, **values) if config is not None else make_config(**values)
+        folder = out or _free(Path("runs") / f"{settled.task}-{settled.policy}-s{settled.seed}")
+        result = train(settled, folder, progress=for_terminal())
+    return _tell(result)
+
+
+@app.command
+def report(*runs: Path, out: Path | None = None) -> int:
+    """Write the report of one run, or of several to compare, as one HTML page and PNGs.
+
+    Args:
+        runs: Run directories.
+        out: Folder of the report. Default: report/ in the run, or beside the runs if there are several.
+    """
+    from surgecollapse.lab.report import write_report
+
+    if not runs:
+        raise ConfigError(
+            "no run given: name one or more run directories, as in `surgecollapse report runs/demo/plain`"
+        )
+    for folder in runs:
+        if not (folder / "run.db").is_file():
+            raise ConfigError(f"{folder} holds no run: expected a directory made by `surgecollapse run`")
+    place = out or (runs[0] / "report" if len(runs) == 1 else runs[0].parent / "report")
+    _say(f"report: {write_report(runs, place)}")
+    return 0
+
+
+@app.command
+def demo(*, out: Path | None = None, seed: int = 0, sparsity: float = 0.9) -> int:
+    """Train a digit classifier twice on the same seed, plain and with surge-collapse, and write a report.
+
+    About a minute on one core.
+
+    Args:
+        out: Folder of both runs and the report. Default: runs/demo, numbered if that is taken.
+        seed: Seed of both runs.
+        sparsity: Share of the prunable weights that end at zero.
+    """
+    from surgecollapse.lab.progress import for_terminal
+    from surgecollapse.lab.run import train
+
+    folder = out or _free(Path("runs") / "demo")
+    # `hold` is bitwise plain training, with readings, so that both entropies can be compared.
+    plans = {
+        "plain": make_config(task="digits", policy="hold", seed=seed),
+        "surge-collapse": make_config(task="digits", policy="entropy", seed=seed, sparsity=sparsity),
+    }
+    results: dict[str, RunResult] = {}
+    for name, plan in plans.items():
+        results[name] = train(plan, folder / name, progress=for_terminal())
+        if results[name].status == "interrupted":
+            return _tell(results[name])
+    from surgecollapse.lab.report import write_report
+
+    page = write_report([folder / name for name in plans], folder / "report")
+    _table(results)
+    _say(f"report: {page}")
+    return 0
+
+
+@app.command
+def doctor() -> int:
+    """Check torch, threads, optimizer hooks and exact masks, and measure what a controller costs here."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from surgecollapse.lab.doctor import examine
+
+    table = Table("check", "result", "", box=None)
+    checks = examine()
+    for check in checks:
+        mark = {True: "[green]ok", False: "[red]not as expected", None: ""}[check.good]
+        table.add_row(check.name, check.value, mark)
+    Console().print(table)
+    return 0 if all(check.good is not False for check in checks) else 1
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line and return its exit code.
+
+    Args:
+        argv: the words after the program's name; by default those of the process.
+    """
+    try:
+        outcome = app(argv, exit_on_error=False, print_error=False)
+    except KeyboardInterrupt:
+        return _fail("interrupted", INTERRUPTED)
+    except (CycloptsError, ValueError, OSError, ImportError) as error:
+        if os.environ.get("SURGECOLLAPSE_TRACEBACK"):
+            raise
+        return _fail(_one_line(error), MISTAKE)
+    return int(outcome or 0)
+
+
+def _given(flags: Any) -> dict[str, Any]:
+    """The flags that were given, as configuration values."""
+    values = {} if flags is None else {k: v for k, v in flags.model_dump().items() if v is not None}
+    if "widths" in values:
+        try:
+            values["widths"] = tuple(int(width) for width in values["widths"].split(",") if width.strip())
+        except ValueError as error:
+            raise ConfigError(f"widths = {values['widths']!r}: expected whole numbers like 256,256") from error
+    if "policy_options" in values:
+        try:
+            values["policy_options"] = json.loads(values["policy_options"])
+        except json.JSONDecodeError as error:
+            raise ConfigError(f'policy_options is no JSON ({error}): expected {{"name": value}}') from error
+    return values
+
+
+def _free(folder: Path) -> Path:
+    """The folder itself if it is not there yet, else the first free one of its numbered names."""
+    number = 2
+    candidate = folder
+    while candidate.exists():
+        candidate = folder.with_name(f"{folder.name}-{number}")
+        number += 1
+    return candidate
+
+
+def _tell(result: RunResult) -> int:
+    if result.status == "interrupted":
+        _say(f"stopped after step {result.step}, nothing is lost; go on with:")
+        _say(f"  surgecollapse run --resume {result.directory}")
+        return INTERRUPTED
+    _table({result.directory.name: result})
+    _say(f"run: {result.directory}")
+    _say(f"for the report: surgecollapse report {result.directory}")
+    return 0
+
+
+def _table(results: dict[str, RunResult]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("run", *(["test accuracy", "sparsity", "of all", "size", "seconds", "interventions"]))
+    for name, result in results.items():
+        facts = result.summary
+        table.add_row(
+            name,
+            f"{facts['accuracy']:.2%}",
+            f"{facts['sparsity']:.1%}",
+            f"{facts['sparsity_total']:.1%}",
+            f"{facts['bytes_sparse'] / 1024:.0f} KiB",
+            f"{facts['seconds']:.1f}",
+            str(facts["interventions"]),
+        )
+    Console().print(table)
+
+
+def _one_line(error: Exception) -> str:
+    """What went wrong, in one line."""
+    if isinstance(error.__cause__, pydantic.ValidationError):
+        return explain(error.__cause__)
+    if isinstance(error, ModuleNotFoundError):
+        return f"{error.name} is not installed: pip install 'surgecollapse[plots]'"
+    text = " ".join(str(error).split())
+    return text or type(error).__name__
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+
+
+def _fail(line: str, code: int) -> int:
+    sys.stderr.write(f"surgecollapse: {line}\n")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
