@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from surgecollapse.functional.apportion import apportion
-from surgecollapse.functional.selection import kept, lowest
+from surgecollapse.functional.selection import count_true, kept, lowest
 
 DISTRIBUTIONS = ("global", "layer", "erk")
 """How zeros spread: one ranking of all weights, the same share in every layer, or Erdős–Rényi-kernel."""
@@ -170,7 +170,7 @@ def _collapse_globally(scores: Mapping[str, Tensor], live: int, minima: Mapping[
     while free:
         found = dict(zip(free, _keep([scores[name] for name in free], remaining), strict=True))
         # A kept count at or above the minimum needs no look; one read-back serves all layers.
-        counts = torch.stack([mask.count_nonzero() for mask in found.values()]).tolist()
+        counts = count_true(list(found.values()))
         short = [name for name, count in zip(free, counts, strict=True) if count < minima[name]]
         for name in short:
             masks[name] = _keep([scores[name]], minima[name])[0]

@@ -2,7 +2,7 @@
 
 Non-negative floats order like the integers of their bits, so every score becomes one integer key (|score|,
 with one common key for every NaN) and all comparisons are exact. On the host the threshold is bracketed by
-a strided sample; one pass counts what lies under the bracket and keeps what lies inside it, and the order
+a scattered sample; one pass counts what lies under the bracket and keeps what lies inside it, and the order
 statistic among those few is exact. Heavy ties (pruned weights are exact zeros) sit on an end of the bracket
 and are only counted. Where the sample misleads, a radix histogram of 16 bits a pass gives the same answer.
 On an accelerator the keys are bisected bit by bit without a host sync. Ties go to the lowest position:
@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from math import isqrt
 
 import numpy as np
@@ -103,6 +104,24 @@ def highest(scores: Sequence[Tensor], k: int, *, eligible: Sequence[Tensor] | No
     return _select(scores, k, eligible, descending=True)
 
 
+def count_true(masks: Sequence[Tensor]) -> list[int]:
+    """Count the True entries of each mask, with one read-back for all.
+
+    Args:
+        masks: bool tensors on one device.
+
+    Returns:
+        The counts, as host integers.
+
+    >>> count_true([torch.tensor([True, False]), torch.tensor([[True], [True]])])
+    [1, 2]
+    """
+    if all(mask.device.type == "cpu" for mask in masks):
+        return [int(np.count_nonzero(mask.numpy())) for mask in masks]
+    counts: list[int] = torch.stack([mask.count_nonzero() for mask in masks]).tolist()
+    return counts
+
+
 @dataclass(frozen=True)
 class _Keys:
     """Scores seen as integer keys, so that lower means "selected first" and ineligible entries come last."""
@@ -113,7 +132,7 @@ class _Keys:
     count: int
     """Eligible entries."""
 
-    @property
+    @cached_property
     def wide(self) -> bool:
         return any(score.dtype == torch.float64 for score in self.scores)
 
@@ -153,18 +172,25 @@ class _Keys:
             keys.masked_fill_(~eligible, self.barred)
         return keys
 
-    def pieces(self, chunk: int) -> Iterator[tuple[int, int, Tensor]]:
-        """Yield (tensor, flat offset, keys) in order of position. Every yield reuses one buffer."""
-        buffer = torch.empty(0, dtype=self.stored, device=self.scores[0].device if self.scores else None)
+    def pieces(self, chunk: int, only: np.ndarray | None = None) -> Iterator[tuple[int, int, Tensor]]:
+        """Yield (tensor, flat offset, keys) in order of position, all in one buffer; ``only`` takes few positions."""
+        buffer = torch.empty(0, dtype=self.stored, device=self.scores[0].device)
+        position = 0
         for number, score in enumerate(self.scores):
             allowed = None if self.eligible is None else self.eligible[number]
             offset = 0
             for part, permitted in zip(_parts(score, chunk), _parts(allowed, chunk, score), strict=True):
                 assert part is not None
+                size = part.numel()
+                if only is not None:
+                    first, last = np.searchsorted(only, (position, position + size))
+                    places = torch.from_numpy(only[first:last] - position)
+                    part, permitted = part[places], permitted if permitted is None else permitted[places]
                 if part.numel() > buffer.numel():
                     buffer = buffer.new_empty(part.numel())
                 yield number, offset, self.write(part, permitted, buffer)
-                offset += part.numel()
+                offset += size
+                position += size
 
 
 def _parts(tensor: Tensor | None, chunk: int, like: Tensor | None = None) -> Iterator[Tensor | None]:
@@ -210,7 +236,7 @@ def _checked(scores: Sequence[Tensor], k: int, eligible: Sequence[Tensor] | None
             raise ValueError("eligible must give one tensor of the same shape for each score")
         if any(mask.dtype != torch.bool for mask in masks):
             raise TypeError("eligible must be bool tensors: compare them with zero first")
-        count = int(torch.stack([mask.count_nonzero() for mask in masks]).sum()) if masks else 0
+        count = sum(count_true(masks))
     if not 0 <= k <= count:
         raise ValueError(f"k must lie in [0, {count}], the number of eligible entries, got {k}")
     return _Keys(found, masks, descending, count)
@@ -234,16 +260,18 @@ def _select_on_host(keys: _Keys, k: int) -> list[Tensor]:
         out = written[number][offset : offset + len(values)]
         compare(values, threshold, out=out)
         if quota:
-            ties = np.flatnonzero(values == threshold)[:quota]
-            out[ties] = True
-            quota -= len(ties)
+            tied = values == threshold
+            count = int(np.count_nonzero(tied))
+            if count > quota:
+                tied[np.flatnonzero(tied)[quota:]] = False
+            out |= tied
+            quota -= min(count, quota)
     return masks
 
 
 def _order_statistic(keys: _Keys, rank: int) -> tuple[int, int, int]:
     """Return (key of that 0-based rank, how many keys are lower, how many are equal)."""
-    stride = max(1, sum(score.numel() for score in keys.scores) // _SAMPLE) | 1
-    sample = _sample(keys, stride)
+    sample = _sample(keys)
     middle = rank * len(sample) // keys.count
     # Four standard deviations of a random sample's rank; a regular pattern may still mislead it.
     margin = 2 * isqrt(len(sample)) + 1
@@ -254,24 +282,34 @@ def _order_statistic(keys: _Keys, rank: int) -> tuple[int, int, int]:
     return _inside(keys, rank, low, high) or _radix(keys, rank)
 
 
-def _sample(keys: _Keys, stride: int) -> np.ndarray:
-    """Every ``stride``-th eligible key, sorted."""
-    taken, position = [], 0
-    for _, _, chunk in keys.pieces(_CHUNK):
-        taken.append(chunk.numpy()[-position % stride :: stride].copy())
-        position += chunk.numel()
-    sample = np.concatenate(taken)
+def _sample(keys: _Keys) -> np.ndarray:
+    """The eligible keys at the sampled positions, sorted."""
+    only = _sample_positions(sum(score.numel() for score in keys.scores))
+    sample = np.concatenate([chunk.numpy().copy() for _, _, chunk in keys.pieces(_CHUNK, only)])
     return np.sort(sample[sample < keys.barred])
+
+
+def _sample_positions(size: int) -> np.ndarray:
+    """One scattered position in each of about 64k equal strides: no regular pattern of weights can follow them."""
+    stride = max(1, size // _SAMPLE)
+    block = np.arange(size // stride, dtype=np.uint64)
+    # Multiplicative hashing (Knuth) of the block's number; the same positions on every machine.
+    scattered = (block * np.uint64(0x9E37_79B9_7F4A_7C15)) >> np.uint64(32)
+    return (block * np.uint64(stride) + scattered % np.uint64(stride)).astype(np.int64)
 
 
 def _inside(keys: _Keys, rank: int, low: int, high: int) -> tuple[int, int, int] | None:
     """The order statistic, if the bracket (low, high) or one of its ends holds it; else None."""
     limit = max(_SAMPLE, keys.count // 16)
     at_most_low, held, candidates = 0, 0, []
+    first, second = np.empty((2, _CHUNK), dtype=bool)
     for _, _, chunk in keys.pieces(_CHUNK):
         values = chunk.numpy()
-        under = values <= low
-        between = (values < high) ^ under
+        if len(values) > len(first):  # a single row of a strided tensor may exceed the chunk
+            first, second = np.empty((2, len(values)), dtype=bool)
+        under = np.less_equal(values, low, out=first[: len(values)])
+        between = np.less(values, high, out=second[: len(values)])
+        between ^= under
         at_most_low += int(np.count_nonzero(under))
         candidates.append(values[between])
         held += len(candidates[-1])
