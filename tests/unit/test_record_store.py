@@ -107,6 +107,24 @@ def test_arrays_alias_neither_the_callers_memory_nor_each_other(path):
         assert store.arrays("a")[0][1].tolist() == [0.0, 0.0, 0.0]
 
 
+def test_a_closed_store_is_one_file_and_stays_one_when_it_is_read(path):
+    with RunStore(path, mode="w") as store:
+        store.measure(1, "x", 1.0)
+    with RunStore(path) as store:
+        assert store.measurements("x").steps.tolist() == [1]
+    assert [entry.name for entry in path.parent.iterdir()] == ["run.db"]
+
+
+def test_a_writer_may_close_while_a_reader_is_there(path):
+    writer = RunStore(path, mode="w")
+    writer.measure(1, "x", 1.0)
+    writer.flush()
+    with RunStore(path) as reader:
+        assert reader.measurements("x").steps.tolist() == [1]
+        writer.close()
+        assert reader.measurements("x").steps.tolist() == [1]
+
+
 def test_an_array_of_objects_is_refused(path):
     with RunStore(path, mode="w") as store, pytest.raises(ValueError, match="numeric"):
         store.put_array(0, "a", np.array([object()]))
@@ -255,9 +273,7 @@ def test_another_process_reads_while_this_one_writes(path):
         for step in range(100):
             store.measure(step, "x", step)
         store.flush()
-        run = subprocess.run(
-            [sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True
-        )
+        run = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True)
         store.measure(100, "x", 1.0)
         store.flush()
         assert run.stdout.split() == ["100", "running"]

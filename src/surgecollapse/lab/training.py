@@ -222,7 +222,7 @@ class Training:
         """Make the mask exact, test once, write the summary and the last checkpoint."""
         if self.stopped_early and self._best is not None:
             self.model.load_state_dict(load_checkpoint(self._checkpoints / "best.pt")["model"])
-        if self.controller is not None:
+        if self.controller is not None and self.config.policy != "hold":
             self.controller.finalize()
         step, store = self.step, self.store
         validation, _ = self._score(self.data.x_validation, self.data.y_validation)

@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -163,9 +164,7 @@ class RunStore:
             raise ValueError(f"array {name!r} holds objects: expected a numeric dtype, got {array.dtype}")
         portable = array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
         row = (step, name, portable.dtype.str, json.dumps(array.shape), portable.tobytes(order="C"))
-        self._queue(
-            "INSERT OR REPLACE INTO arrays (step, name, dtype, shape, data) VALUES (?, ?, ?, ?, ?)", row
-        )
+        self._queue("INSERT OR REPLACE INTO arrays (step, name, dtype, shape, data) VALUES (?, ?, ?, ?, ?)", row)
 
     def set(self, key: str, value: Any) -> None:
         """Write one run-level value (anything that JSON can hold) at once."""
@@ -208,6 +207,11 @@ class RunStore:
             return
         try:
             self.flush()
+            if self.mode != "r":
+                # Without a log, a finished run is one file, and can be read from a read-only place. With a
+                # reader still there the log stays, which is harmless.
+                with suppress(sqlite3.OperationalError):
+                    self._connection.execute("PRAGMA journal_mode = DELETE")
         finally:
             self._abandon()
 
@@ -248,9 +252,7 @@ class RunStore:
 
     def arrays(self, name: str) -> list[tuple[int, NDArray[Any]]]:
         """All arrays of one name with their steps, in the order of the steps; each a new, writable copy."""
-        rows = self._select(
-            "SELECT step, dtype, shape, data FROM arrays WHERE name = ? ORDER BY step", (name,)
-        )
+        rows = self._select("SELECT step, dtype, shape, data FROM arrays WHERE name = ? ORDER BY step", (name,))
         return [
             (step, np.frombuffer(data, dtype=np.dtype(dtype)).reshape(json.loads(shape)).copy())
             for step, dtype, shape, data in rows
@@ -272,9 +274,7 @@ class RunStore:
             if not rows:
                 self._queue("INSERT INTO series (id, name, layer) VALUES (?, ?, ?)", (series, *key))
             self._series[key] = series
-        self._queue(
-            "INSERT OR REPLACE INTO measurements VALUES (?, ?, ?)", (series, event.step, float(event.value))
-        )
+        self._queue("INSERT OR REPLACE INTO measurements VALUES (?, ?, ?)", (series, event.step, float(event.value)))
 
     def _queue(self, statement: str, row: tuple[Any, ...]) -> None:
         if self.mode == "r":
@@ -309,9 +309,7 @@ class RunStore:
     def _check(self, connection: sqlite3.Connection) -> None:
         mark = connection.execute("PRAGMA application_id").fetchone()[0]
         if mark != APPLICATION_ID:
-            raise ValueError(
-                f"{self.path} is no surgecollapse run store: expected the run.db of a run directory"
-            )
+            raise ValueError(f"{self.path} is no surgecollapse run store: expected the run.db of a run directory")
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if version > SCHEMA_VERSION:
             raise ValueError(
@@ -350,13 +348,9 @@ def _explain(error: sqlite3.Error, path: Path) -> Exception:
     if "not a database" in text or "malformed" in text:
         return ValueError(f"{path} is no readable run store ({text}): expected the run.db of a run directory")
     if "full" in text or "I/O" in text:
-        return RunStoreError(
-            f"cannot write {path} ({text}): free disk space or choose another place, then resume"
-        )
+        return RunStoreError(f"cannot write {path} ({text}): free disk space or choose another place, then resume")
     if "locked" in text:
-        return RunStoreError(
-            f"cannot write {path} ({text}): another process writes this run; wait or stop it"
-        )
+        return RunStoreError(f"cannot write {path} ({text}): another process writes this run; wait or stop it")
     if "readonly" in text or "unable to open" in text:
         return RunStoreError(f"cannot write {path} ({text}): choose a folder that you may write to")
     return RunStoreError(f"run store {path}: {text}")

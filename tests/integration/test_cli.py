@@ -1,0 +1,179 @@
+"""The command line as a person meets it: short runs end in a table, every mistake is one line and a non-zero exit."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from surgecollapse.cli import INTERRUPTED, MISTAKE, Flags, main
+from surgecollapse.lab.config import RunConfig, read_config
+from surgecollapse.record import RunStore
+
+SHORT = ["--steps", "30", "--widths", "8,8", "--evaluate-every", "10", "--every", "5", "--minimum-density", "0"]
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def fails(capsys, *argv: str) -> str:
+    """Run a command that must fail; return its one line."""
+    assert main(argv) == MISTAKE
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1, captured.err
+    assert captured.err.startswith("surgecollapse: ")
+    assert captured.out == ""
+    return captured.err
+
+
+@pytest.mark.parametrize(
+    "argv", [["--help"], ["run", "--help"], ["demo", "--help"], ["report", "-h"], ["doctor", "-h"]]
+)
+def test_help_explains(argv, capsys):
+    assert main(argv) == 0
+    assert "Usage: surgecollapse" in capsys.readouterr().out
+
+
+def test_help_of_run_names_every_key_with_its_description(capsys):
+    main(["run", "--help"])
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for name, field in RunConfig.model_fields.items():
+        if name != "task":
+            assert f"--{name.replace('_', '-')} " in text, name
+            assert str(field.description).split(".")[0][:40] in text, name
+
+
+def test_flags_are_exactly_the_configuration_keys():
+    assert set(Flags.model_fields) == set(RunConfig.model_fields) - {"task"}
+
+
+def test_help_is_quick_because_it_imports_no_torch():
+    code = "import sys; from surgecollapse.cli import main; main(['--help']); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize("policy", ["none", "entropy"])
+def test_a_short_run_ends_in_a_table_and_a_run_directory(policy, tmp_path, capsys):
+    assert main(["run", "digits", "--policy", policy, "--out", "there", *SHORT]) == 0
+    captured = capsys.readouterr()
+    assert "test accuracy" in captured.out
+    assert "surgecollapse report there" in captured.out
+    assert "step 30/30" in captured.err
+    config = read_config(tmp_path / "there" / "config.toml")
+    assert (config.policy, config.steps, config.widths) == (policy, 30, (8, 8))
+    with RunStore(tmp_path / "there" / "run.db") as store:
+        assert store.get("status") == "complete"
+
+
+def test_a_file_gives_the_keys_and_flags_win(tmp_path):
+    (tmp_path / "my.toml").write_text('task = "digits"\npolicy = "none"\nsteps = 5\nlr = 0.5\nwidths = [8]\n')
+    assert main(["run", "--config", "my.toml", "--lr", "0.25", "--out", "there"]) == 0
+    config = read_config(tmp_path / "there" / "config.toml")
+    assert (config.lr, config.steps) == (0.25, 5)
+
+
+def test_default_directories_are_numbered_and_never_reused(tmp_path):
+    for _ in range(2):
+        assert main(["run", "digits", "--policy", "none", "--steps", "2"]) == 0
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["digits-none-s0", "digits-none-s0-2"]
+
+
+def test_policy_options_are_json(tmp_path):
+    argv = ["run", "digits", "--policy", "entropy", "--policy-options", '{"floor": 0.3}', "--out", "there", *SHORT]
+    assert main(argv) == 0
+    assert read_config(tmp_path / "there" / "config.toml").policy_options == {"floor": 0.3}
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["rn"], 'Did you mean "run"'),
+        (["run"], "no task given: choose one of digits"),
+        (["run", "digit"], "unknown task 'digit': did you mean 'digits'?"),
+        (["run", "digits", "--polcy", "none"], "Did you mean --policy?"),
+        (
+            ["run", "digits", "--policy", "entropie"],
+            "unknown policy 'entropie': did you mean 'entropy'? Valid policies",
+        ),
+        (["run", "digits", "--model", "mlpp"], "unknown model 'mlpp': did you mean 'mlp'?"),
+        (["run", "digits", "--model", "transformer"], "reads tokens, but task 'digits' gives image"),
+        (["run", "digits", "--sparsity", "1"], "sparsity = 1.0: input should be less than 1"),
+        (["run", "digits", "--sparsity", "-1"], "sparsity = -1.0: input should be greater than or equal to 0"),
+        (["run", "digits", "--seed", "x"], "seed = 'x'"),
+        (["run", "digits", "--seed"], "requires an argument"),
+        (["run", "digits", "--widths", "a,b"], "expected whole numbers like 256,256"),
+        (["run", "digits", "--policy-options", "{"], "no JSON"),
+        (["run", "digits", "--policy-options", '{"flor": 1}', "--steps", "9"], "'flor'"),
+        (["run", "digits", "--steps", "1", "--epochs", "1"], "either steps or epochs"),
+        (["run", "digits", "--config", "nope.toml"], "cannot read the configuration nope.toml"),
+        (["run", "mnist"], "no --data-dir given"),
+        (["run", "--resume", "nowhere"], "nowhere holds no run to resume"),
+        (["run", "digits", "--resume", "nowhere", "--lr", "1"], "drop lr, task"),
+        (["report"], "name one or more run directories"),
+        (["report", "nowhere"], "nowhere holds no run"),
+        (["demo", "--sparsity", "2"], "sparsity = 2.0"),
+    ],
+)
+def test_every_mistake_is_one_line(argv, words, capsys, tmp_path):
+    assert words in fails(capsys, *argv)
+    assert not list(tmp_path.iterdir()), "a mistake must leave nothing behind"
+
+
+def test_a_bad_key_in_a_file_is_named_with_the_valid_ones(capsys, tmp_path):
+    (tmp_path / "my.toml").write_text('task = "digits"\nsparcity = 0.5\n')
+    line = fails(capsys, "run", "--config", "my.toml")
+    assert "my.toml: unknown key 'sparcity': did you mean 'sparsity'? Valid keys: task, seed" in line
+
+
+def test_a_directory_that_holds_a_run_is_refused(capsys):
+    assert main(["run", "digits", "--policy", "none", "--steps", "2", "--out", "there"]) == 0
+    capsys.readouterr()
+    assert "--resume there" in fails(capsys, "run", "digits", "--policy", "none", "--out", "there")
+
+
+def test_an_unwritable_directory_is_one_line(capsys, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "choose another --out" in fails(capsys, "run", "digits", "--policy", "none", "--out", "file/run")
+
+
+def test_a_damaged_checkpoint_is_one_line(capsys, tmp_path):
+    main(["run", "digits", "--policy", "none", "--out", "there", *SHORT])
+    with RunStore(tmp_path / "there" / "run.db", mode="a") as store:
+        store.set("status", "running")
+    for path in (tmp_path / "there" / "checkpoints").iterdir():
+        path.write_bytes(b"damaged")
+    capsys.readouterr()
+    assert main(["run", "--resume", "there"]) == MISTAKE
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "damaged or no checkpoint" in last
+    assert "start again" in last
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_says_how_to_go_on_and_goes_on(number, tmp_path):
+    argv = ["run", "digits", "--policy", "none", "--steps", "100000", "--out", "there", "--evaluate-every", "50"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "surgecollapse.cli", *argv],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "there" / "checkpoints" / "best.pt").exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == INTERRUPTED
+    assert "surgecollapse run --resume there" in out
+    assert "Traceback" not in err
+    with RunStore(tmp_path / "there" / "run.db") as store:
+        assert store.get("status") == "interrupted"
