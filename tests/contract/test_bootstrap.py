@@ -34,9 +34,7 @@ class Checkout:
 
     def bootstrap(self, *extras: str, **variables: str) -> subprocess.CompletedProcess[str]:
         path = f"{self.programs}{os.pathsep}{os.environ['PATH']}"
-        kept = {
-            key: value for key, value in os.environ.items() if key not in {"VENV", "PYTHON", "TORCH_ARGS"}
-        }
+        kept = {key: value for key, value in os.environ.items() if key not in {"VENV", "PYTHON", "TORCH_ARGS"}}
         return subprocess.run(
             ["bash", self.folder / "scripts/bootstrap.sh", *extras],
             env={**kept, "PATH": path, **variables},

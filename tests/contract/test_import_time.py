@@ -13,12 +13,8 @@ HEAVY = ("pydantic", "cyclopts", "rich", "matplotlib", "sklearn", "pandas", "sci
 
 def loaded_after(code: str) -> set[str]:
     """Top-level modules in a fresh interpreter after it ran ``code``."""
-    program = (
-        f"{code}\nimport sys, json\nprint(json.dumps(sorted({{m.partition('.')[0] for m in sys.modules}})))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120
-    )
+    program = f"{code}\nimport sys, json\nprint(json.dumps(sorted({{m.partition('.')[0] for m in sys.modules}})))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
