@@ -42,7 +42,7 @@ def patterns(size=300_000):
     normal = torch.randn(size, generator=generator)
     index = torch.arange(size)
     sampled = torch.zeros(size, dtype=torch.bool)
-    sampled[torch.from_numpy(selection._sample_positions(size))] = True
+    sampled[torch.from_numpy(selection._sample_positions(size, 0))] = True
     return {
         "normal": normal,
         "nine tenths exact zeros": torch.where(torch.rand(size, generator=generator) < 0.9, 0.0, normal),
@@ -84,21 +84,24 @@ def test_the_radix_finds_what_the_bracket_finds():
             assert selection._radix(keys, rank) == selection._order_statistic(keys, rank)
 
 
-def test_a_misleading_sample_falls_back_to_the_radix(monkeypatch):
+def test_where_every_sample_misleads_the_radix_decides(monkeypatch):
     calls = []
     radix = selection._radix
     monkeypatch.setattr(selection, "_radix", lambda *args: calls.append(1) or radix(*args))
+    first = selection._sample_positions
+    monkeypatch.setattr(selection, "_sample_positions", lambda size, salt: first(size, 0))
     scores = [patterns()["only the sampled entries are large"]]
     assert_same(lowest(scores, 150_000), by_sorting(scores, 150_000))
     assert calls
 
 
-def test_pruned_weights_need_no_fallback(monkeypatch):
+@pytest.mark.parametrize("name", ["nine tenths exact zeros", "all equal", "only the sampled entries are large"])
+def test_common_patterns_need_no_radix(name, monkeypatch):
     def refuse(*args):
         raise AssertionError("the radix ran")
 
     monkeypatch.setattr(selection, "_radix", refuse)
-    scores = [patterns()["nine tenths exact zeros"]]
+    scores = [patterns()[name]]
     for k in (1, 150_000, 269_000, 285_000):
         assert_same(lowest(scores, k), by_sorting(scores, k))
 

@@ -4,7 +4,7 @@ Non-negative floats order like the integers of their bits, so every score become
 with one common key for every NaN) and all comparisons are exact. On the host the threshold is bracketed by
 a scattered sample; one pass counts what lies under the bracket and keeps what lies inside it, and the order
 statistic among those few is exact. Heavy ties (pruned weights are exact zeros) sit on an end of the bracket
-and are only counted. Where the sample misleads, a radix histogram of 16 bits a pass gives the same answer.
+and are only counted. Where two samples mislead, a radix histogram of 16 bits a pass gives the same answer.
 On an accelerator the keys are bisected bit by bit without a host sync. Ties go to the lowest position:
 order of the tensors, then flat logical index.
 """
@@ -24,6 +24,7 @@ from torch import Tensor
 _CHUNK = 1 << 18  # keys of one chunk stay in a core's second-level cache
 _DEVICE_CHUNK = 1 << 27  # bounds temporaries on an accelerator, below the 32-bit index limit
 _SAMPLE = 1 << 16
+_MULTIPLIERS = (0x9E37_79B9_7F4A_7C15, 0xBF58_476D_1CE4_E5B9)  # odd, of well-spread bits: one for each sample
 _DIGIT = 16  # bits of one radix pass
 
 
@@ -271,31 +272,43 @@ def _select_on_host(keys: _Keys, k: int) -> list[Tensor]:
 
 def _order_statistic(keys: _Keys, rank: int) -> tuple[int, int, int]:
     """Return (key of that 0-based rank, how many keys are lower, how many are equal)."""
-    sample = _sample(keys)
-    middle = rank * len(sample) // keys.count
-    # Four standard deviations of a random sample's rank; a regular pattern may still mislead it.
-    margin = 2 * isqrt(len(sample)) + 1
-    low = int(sample[middle - margin]) if middle >= margin else -1
-    high = int(sample[middle + margin]) if middle + margin < len(sample) else keys.barred
-    if low == high:
-        high += 1  # only the ties themselves are between the two
-    return _inside(keys, rank, low, high) or _radix(keys, rank)
+    for salt in range(len(_MULTIPLIERS)):  # what misleads one sample seldom misleads another
+        sample = _sample(keys, salt)
+        middle = rank * len(sample) // keys.count
+        # Four standard deviations of a random sample's rank.
+        margin = 2 * isqrt(len(sample)) + 1
+        low = int(sample[middle - margin]) if middle >= margin else -1
+        high = int(sample[middle + margin]) if middle + margin < len(sample) else keys.barred
+        found = _inside(keys, rank, low, high) if low < high else _at(keys, rank, low)
+        if found:
+            return found
+    return _radix(keys, rank)
 
 
-def _sample(keys: _Keys) -> np.ndarray:
+def _sample(keys: _Keys, salt: int) -> np.ndarray:
     """The eligible keys at the sampled positions, sorted."""
-    only = _sample_positions(sum(score.numel() for score in keys.scores))
+    only = _sample_positions(sum(score.numel() for score in keys.scores), salt)
     sample = np.concatenate([chunk.numpy().copy() for _, _, chunk in keys.pieces(_CHUNK, only)])
     return np.sort(sample[sample < keys.barred])
 
 
-def _sample_positions(size: int) -> np.ndarray:
+def _sample_positions(size: int, salt: int) -> np.ndarray:
     """One scattered position in each of about 64k equal strides: no regular pattern of weights can follow them."""
     stride = max(1, size // _SAMPLE)
     block = np.arange(size // stride, dtype=np.uint64)
-    # Multiplicative hashing (Knuth) of the block's number; the same positions on every machine.
-    scattered = (block * np.uint64(0x9E37_79B9_7F4A_7C15)) >> np.uint64(32)
+    # Multiplicative hashing (Knuth) of the block's number: the same positions on every machine.
+    scattered = (block * np.uint64(_MULTIPLIERS[salt])) >> np.uint64(32)
     return (block * np.uint64(stride) + scattered % np.uint64(stride)).astype(np.int64)
+
+
+def _at(keys: _Keys, rank: int, value: int) -> tuple[int, int, int] | None:
+    """The order statistic, if it is ``value``; else None."""
+    below = at_most = 0
+    for _, _, chunk in keys.pieces(_CHUNK):
+        values = chunk.numpy()
+        below += int(np.count_nonzero(values < value))
+        at_most += int(np.count_nonzero(values <= value))
+    return (value, below, at_most - below) if below <= rank < at_most else None
 
 
 def _inside(keys: _Keys, rank: int, low: int, high: int) -> tuple[int, int, int] | None:
