@@ -1,1 +1,75 @@
-"""Surge-Collapse training with entropy dynamics for PyTorch."""
+"""Surge-Collapse training with entropy dynamics for PyTorch.
+
+Importing the package imports nothing else: names are loaded on first use.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from surgecollapse.controller import Controller, attach
+    from surgecollapse.decide import (
+        Cycles,
+        EntropyBoundedCycles,
+        EntropyRules,
+        Hold,
+        Intervals,
+        make_policy,
+    )
+    from surgecollapse.events import Decision, Intervention, LayerReading, Measurement, Plan, Reading
+    from surgecollapse.record.memory import MemoryRecorder
+    from surgecollapse.record.store import RunStore
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "attach": "controller",
+    "Controller": "controller",
+    "Cycles": "decide",
+    "EntropyBoundedCycles": "decide",
+    "EntropyRules": "decide",
+    "Hold": "decide",
+    "Intervals": "decide",
+    "make_policy": "decide",
+    "Decision": "events",
+    "Intervention": "events",
+    "LayerReading": "events",
+    "Measurement": "events",
+    "Plan": "events",
+    "Reading": "events",
+    "MemoryRecorder": "record.memory",
+    "RunStore": "record.store",
+}
+
+__all__ = [
+    "Controller",
+    "Cycles",
+    "Decision",
+    "EntropyBoundedCycles",
+    "EntropyRules",
+    "Hold",
+    "Intervals",
+    "Intervention",
+    "LayerReading",
+    "Measurement",
+    "MemoryRecorder",
+    "Plan",
+    "Reading",
+    "RunStore",
+    "attach",
+    "make_policy",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'surgecollapse' has no attribute {name!r}")
+    value = getattr(import_module(f"surgecollapse.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

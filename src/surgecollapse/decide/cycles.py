@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from surgecollapse.decide import guards
 from surgecollapse.decide.schedule import Boundary, CycleSchedule
@@ -57,6 +57,8 @@ class Cycles:
     freeze_at: float = 0.85
     phase: float = 0.05
     surge: float = 1.0
+    growth: ClassVar[str] = "random"
+    """What the controller need not track: no dense gradient is ever asked for."""
     _run: _Run = field(default_factory=_Run, init=False, repr=False)
 
     def __post_init__(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from surgecollapse.decide import guards
 from surgecollapse.events import Decision, Plan, Reading
@@ -29,6 +29,8 @@ class Hold:
     (True, False, False)
     """
 
+    growth: ClassVar[str] = "random"
+    """What the controller need not track: no dense gradient is ever asked for."""
     _run: _Run = field(default_factory=_Run, init=False, repr=False)
 
     def start(self, plan: Plan) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from surgecollapse.decide import guards
 from surgecollapse.events import Decision, Plan, Reading
@@ -54,6 +54,8 @@ class Intervals:
     surge_every: int = 200
     sparsity: float = 0.5
     recovery: float = 0.1
+    growth: ClassVar[str] = "random"
+    """What the controller need not track: no dense gradient is ever asked for."""
     _run: _Run = field(default_factory=_Run, init=False, repr=False)
 
     def __post_init__(self) -> None:

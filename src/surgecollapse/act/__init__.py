@@ -1,0 +1,1 @@
+"""The only code that writes weights, optimizer state or inputs."""

@@ -1,0 +1,153 @@
+"""Carries out decisions: collapse → surge → pump → freeze, each one logged with its energy."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from surgecollapse.act.collapse import zero_lowest
+from surgecollapse.act.ledger import Ledger
+from surgecollapse.act.prunable import named_weights
+from surgecollapse.act.pump import EntropyPump
+from surgecollapse.act.rewiring import Rewiring
+from surgecollapse.act.surge import refill_zeros
+from surgecollapse.events import Decision, Intervention
+from surgecollapse.functional import kept
+
+logger = logging.getLogger(__name__)
+
+FindDepth = Callable[[Decision, float, float], dict[str, Any]]
+"""Searches the depth of a collapse: (decision, least, most) → details, ``depth`` among them."""
+
+
+class Actor:
+    """Turns a :class:`~surgecollapse.events.Decision` into changed weights and a list of interventions.
+
+    Args:
+        model: the unwrapped model.
+        rewiring: opens and closes weights.
+        pump: the input noise.
+        find_depth: searches the depth where a decision bounds it by a floor.
+        overrides: ``growth``, ``initial`` and ``rho`` where the user's choice comes before the decision's.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        rewiring: Rewiring,
+        pump: EntropyPump,
+        find_depth: FindDepth,
+        overrides: Mapping[str, Any],
+    ) -> None:
+        self._model, self.rewiring, self.pump, self._find_depth = model, rewiring, pump, find_depth
+        self._overrides = overrides
+        self.frozen = False
+        self._done: list[Intervention] = []
+
+    def carry_out(self, decision: Decision, step: int, signals: Mapping[str, Tensor]) -> list[Intervention]:
+        """Do what the decision says.
+
+        Raises:
+            ValueError: if it asks for something impossible (a depth outside [0, 1), an unknown criterion …).
+        """
+        self._done, self._step, self._signals = [], step, signals
+        closed: dict[str, Tensor] | None = None
+        if decision.depth is not None:
+            closed = self._collapse(decision)
+        if decision.surge is not None:
+            self._surge(decision, closed)
+        if decision.pump is not None and decision.pump != self.pump.sigma:
+            self.pump.set(decision.pump)
+            self.log("pump", decision, sigma=decision.pump)
+        if decision.freeze and not self.frozen:
+            self.frozen = True
+            self.log("freeze", decision)
+        return self._done
+
+    def _collapse(self, decision: Decision) -> dict[str, Tensor]:
+        least, most = decision.depth if isinstance(decision.depth, tuple) else (decision.depth, decision.depth)
+        if least is None or most is None or not 0.0 <= least <= most < 1.0:
+            raise ValueError(f"depth must be a sparsity in [0, 1), or (least, most) of two, got {decision.depth}")
+        before, weights = self.rewiring.weights.sparsity, self.rewiring.weights
+        if not decision.held:
+            ledger = zero_lowest(self._scope(decision.scope), least)
+            self.log("collapse", decision, ledger, before, depth=least)
+            return {}
+        missing = kept(weights.size, least) - weights.live
+        if missing > 0:  # sparser than the target already: reopen exactly what is missing
+            self._reopen(decision, missing, None)
+            return {}
+        searched = least < most and decision.floor is not None
+        details = self._find_depth(decision, least, most) if searched else {"depth": most}
+        remember = "last" in (decision.initial, self._overrides.get("initial"))
+        masks = self.rewiring.plan(details["depth"], self._signals, decision.distribution)
+        ledger, closed = self.rewiring.collapse(masks, remember=remember)
+        self.log("collapse", decision, ledger, before, **details)
+        return closed
+
+    def _surge(self, decision: Decision, closed: Mapping[str, Tensor] | None) -> None:
+        assert decision.surge is not None
+        weights = self.rewiring.weights
+        if decision.reopen == "zeros":
+            sigma = decision.sigma or 0.0
+            ledger = refill_zeros(self._scope(decision.scope), sigma, self.rewiring.generators)
+            weights.apply()
+            self.log("surge", decision, ledger, sigma=sigma)
+            return
+        if decision.reopen == "collapsed":
+            available = sum(int(chosen.sum()) for chosen in (closed or {}).values())
+        else:
+            closed, available = None, weights.size - weights.live
+        self._reopen(decision, int(decision.surge * available + 0.5), closed)
+
+    def _reopen(self, decision: Decision, count: int, closed: Mapping[str, Tensor] | None) -> None:
+        if not count:
+            return
+        weights = self.rewiring.weights
+        before = weights.sparsity
+        if closed is None:
+            closed = {name: ~weights.mask(name) for name in weights.params}
+        choice = {"growth": decision.growth, "initial": decision.initial, "rho": decision.rho}
+        choice |= {key: value for key, value in self._overrides.items() if value is not None}
+        ledger = self.rewiring.surge(closed, count, signals=self._signals, sigma=decision.sigma, **choice)
+        live = sum(ledger.before.values())
+        share = sum(ledger.injected.values()) / live if live else 0.0
+        self.log("surge", decision, ledger, before, rho=share)
+
+    def _scope(self, scope: str) -> Mapping[str, nn.Parameter]:
+        if scope == "prunable":
+            return self.rewiring.weights.params
+        return {n: p for n, p in named_weights(self._model).items() if p.is_floating_point() and p.requires_grad}
+
+    def log(
+        self,
+        kind: str,
+        decision: Decision,
+        ledger: Ledger | None = None,
+        sparsity_before: float | None = None,
+        **details: Any,
+    ) -> None:
+        """Add one intervention to those of this decision."""
+        weights, ledger = self.rewiring.weights, ledger or Ledger({})
+        sizes = {name: p.numel() for name, p in named_weights(self._model).items()}
+        live = {n: weights.live_in(n) if n in weights.params else sizes[n] for n in ledger.before}
+        event = Intervention(
+            step=self._step,
+            kind=kind,
+            phase=decision.phase,
+            reason=decision.reason,
+            sparsity_before=weights.sparsity if sparsity_before is None else sparsity_before,
+            sparsity_after=weights.sparsity,
+            pruned=ledger.pruned,
+            grown=ledger.grown,
+            energy_before=sum(ledger.before.values()),
+            energy_after=sum(ledger.after.values()),
+            energy_injected=sum(ledger.injected.values()),
+            layers=ledger.layers(sizes, live),
+            details=details,
+        )
+        logger.info("step %d: %s: %s", event.step, kind, event.reason)
+        self._done.append(event)

@@ -1,0 +1,64 @@
+"""Collapse: close the weights of lowest saliency, exactly as many as the sparsity asks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from surgecollapse.act.ledger import Ledger, energies
+from surgecollapse.act.masked_weights import MaskedWeights
+from surgecollapse.functional import collapse_masks, kept, lowest
+from surgecollapse.types import Criterion
+
+
+@torch.no_grad()
+def plan_collapse(
+    weights: MaskedWeights,
+    sparsity: float,
+    *,
+    saliency: Criterion | None,
+    signals: Mapping[str, Tensor],
+    distribution: str,
+    minimum_density: float,
+) -> dict[str, Tensor]:
+    """Choose the masks of a collapse to ``sparsity``; nothing is written.
+
+    A weight that is closed already stays closed: among zeros, open ones (reopened, not yet moved) go last.
+
+    Args:
+        weights: the prunable weights and their masks.
+        sparsity: share of zeros to reach, at least the present one.
+        saliency: criterion whose lowest scores are closed; ``None`` is the magnitude.
+        signals: dense gradients by name, for criteria that use them.
+        distribution: ``global | layer | erk``.
+        minimum_density: least share of a parameter that stays open.
+
+    Returns:
+        Name → boolean mask, true where open; exactly ``kept(N, sparsity)`` true in all.
+    """
+    scores: dict[str, Tensor] = {}
+    for name, p in weights.params.items():
+        score = p.detach() if saliency is None else saliency(p.detach(), signals.get(name))
+        held = weights.held(name)
+        if held is not None:
+            score = score.abs() if saliency is None else score.clone()
+            score.clamp_(min=torch.finfo(score.dtype).tiny).mul_(held)
+        scores[name] = score
+    return collapse_masks(
+        scores, kept(weights.size, sparsity), distribution=distribution, minimum_density=minimum_density
+    )
+
+
+@torch.no_grad()
+def zero_lowest(params: Mapping[str, Tensor], share: float) -> Ledger:
+    """Write zeros into the ``share`` of each parameter that is lowest in magnitude; no mask is kept (classic rule)."""
+    ledger = Ledger(before=energies(params))
+    for p in params.values():
+        flat = p.detach()
+        (chosen,) = lowest([flat], p.numel() - kept(p.numel(), share))
+        ledger.pruned += int((chosen & (flat != 0)).sum())
+        p.masked_fill_(chosen, 0)
+    ledger.after = energies(params)
+    return ledger

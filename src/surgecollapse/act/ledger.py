@@ -1,0 +1,52 @@
+"""The energy ledger: what an act did to ‖W‖² of each parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from surgecollapse.events import LayerChange
+
+
+@torch.no_grad()
+def energies(params: Mapping[str, Tensor]) -> dict[str, float]:
+    """Squared Euclidean norm of each parameter, with one host sync."""
+    if not params:
+        return {}
+    norms = torch._foreach_norm([p.detach() for p in params.values()], 2, dtype=torch.float32)
+    values = torch.stack([n.to(norms[0].device, torch.float64) for n in norms]).square().tolist()
+    return dict(zip(params, values, strict=True))
+
+
+@dataclass
+class Ledger:
+    """Counts and energies of one act, parameter by parameter."""
+
+    before: dict[str, float]
+    after: dict[str, float] = field(default_factory=dict)
+    injected: dict[str, float] = field(default_factory=dict)
+    """Energy that was put in as noise or restored values."""
+    pruned: int = 0
+    grown: int = 0
+
+    @property
+    def changed(self) -> bool:
+        """Whether any weight was closed, opened or filled."""
+        return bool(self.pruned or self.grown)
+
+    def layers(self, sizes: Mapping[str, int], live: Mapping[str, int]) -> tuple[LayerChange, ...]:
+        """One record a parameter."""
+        return tuple(
+            LayerChange(
+                name=name,
+                size=sizes[name],
+                live=live[name],
+                energy_before=self.before[name],
+                energy_after=self.after[name],
+                energy_injected=self.injected.get(name, 0.0),
+            )
+            for name in self.before
+        )

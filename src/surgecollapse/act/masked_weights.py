@@ -1,0 +1,141 @@
+"""The masks: the one invariant is ``weight == weight * mask`` after every optimizer step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from surgecollapse.functional import pack, unpack
+
+
+class MaskedWeights:
+    """Prunable parameters and their masks, keyed by canonical name.
+
+    Parameters keep their identity and their state-dict keys; masks live here. A mask has the dtype and the strides of
+    its weight, since a float multiply is several times faster than a boolean one; a parameter that is fully open has no
+    mask and costs nothing.
+
+    Args:
+        params: canonical name → parameter, in a fixed order.
+    """
+
+    def __init__(self, params: Mapping[str, nn.Parameter]) -> None:
+        self.params: dict[str, nn.Parameter] = dict(params)
+        self._masks: dict[str, Tensor] = {}
+        self._live: dict[str, int] = {name: p.numel() for name, p in self.params.items()}
+
+    @property
+    def size(self) -> int:
+        """Number of prunable weights."""
+        return sum(p.numel() for p in self.params.values())
+
+    @property
+    def live(self) -> int:
+        """Number of prunable weights that the masks leave open; exact, on the host."""
+        return sum(self._live.values())
+
+    @property
+    def sparsity(self) -> float:
+        """Share of the prunable weights that are held at zero."""
+        return 1.0 - self.live / self.size
+
+    @property
+    def dense(self) -> bool:
+        """Whether no weight is held at zero."""
+        return not self._masks
+
+    def live_in(self, name: str) -> int:
+        """Open weights of one parameter."""
+        return self._live[name]
+
+    def mask(self, name: str) -> Tensor:
+        """Boolean copy of one mask (all true where the parameter is fully open)."""
+        held = self._masks.get(name)
+        p = self.params[name]
+        return torch.ones_like(p, dtype=torch.bool) if held is None else held.bool()
+
+    def held(self, name: str) -> Tensor | None:
+        """The mask itself, in the weight's dtype; ``None`` where the parameter is fully open. Not to be changed."""
+        return self._masks.get(name)
+
+    @torch.no_grad()
+    def set(self, masks: Mapping[str, Tensor], live: Mapping[str, int]) -> None:
+        """Replace masks (true: open) and restore the invariant; ``live`` says how many are open in each.
+
+        Raises:
+            ValueError: if a shape differs from its weight's.
+        """
+        for name, mask in masks.items():
+            p = self.params[name]
+            if mask.shape != p.shape:
+                raise ValueError(f"mask of {name} has shape {tuple(mask.shape)}, expected {tuple(p.shape)}")
+            self._live[name] = live[name]
+            if live[name] == p.numel():
+                self._masks.pop(name, None)
+            else:
+                self._masks[name] = torch.empty_like(p, requires_grad=False).copy_(mask)
+        self.apply()
+
+    def add(self, name: str, param: nn.Parameter) -> None:
+        """Take in a parameter that joined later, fully open."""
+        self.params[name] = param
+        self._live[name] = param.numel()
+
+    @torch.no_grad()
+    def apply(self, names: Iterable[str] | None = None) -> None:
+        """Write ``weight *= mask`` on the parameters that have one."""
+        chosen = [name for name in (self._masks if names is None else names) if name in self._masks]
+        if chosen:
+            weights: list[Tensor] = [self.params[name] for name in chosen]
+            torch._foreach_mul_(weights, [self._masks[name] for name in chosen])
+
+    @torch.no_grad()
+    def mask_gradients(self, names: Iterable[str] | None = None) -> None:
+        """Write ``grad *= mask`` in place, so that no optimizer state of a pruned weight moves."""
+        grads: list[Tensor] = []
+        masks: list[Tensor] = []
+        for name in self._masks if names is None else names:
+            mask, grad = self._masks.get(name), self.params[name].grad
+            if mask is not None and grad is not None:
+                grads.append(grad)
+                masks.append(mask)
+        if grads:
+            torch._foreach_mul_(grads, masks)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Packed masks (one bit a weight) and shapes."""
+        return {
+            "shapes": {name: list(p.shape) for name, p in self.params.items()},
+            "live": dict(self._live),
+            "masks": {name: pack(mask.bool()).cpu() for name, mask in self._masks.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore masks and apply them.
+
+        Raises:
+            ValueError: if names or shapes differ from this model's, naming the difference.
+        """
+        shapes = {name: list(p.shape) for name, p in self.params.items()}
+        if state["shapes"] != shapes:
+            wrong = sorted(
+                name for name in {*shapes, *state["shapes"]} if shapes.get(name) != state["shapes"].get(name)
+            )
+            raise ValueError(
+                "this checkpoint belongs to another model or another choice of prunable weights; they differ at "
+                + ", ".join(f"{n} ({state['shapes'].get(n)} saved, {shapes.get(n)} here)" for n in wrong[:5])
+            )
+        self._masks.clear()
+        masks = {
+            name: unpack(state["masks"][name], p.shape).to(p.device)
+            if name in state["masks"]
+            else torch.ones_like(p, dtype=torch.bool)
+            for name, p in self.params.items()
+        }
+        counted = {name: int(mask.sum()) for name, mask in masks.items()}
+        if counted != state["live"]:
+            raise ValueError("the masks in this checkpoint do not hold the number of weights it states: it is corrupt")
+        self.set(masks, counted)

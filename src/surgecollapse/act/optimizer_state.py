@@ -1,0 +1,99 @@
+"""What the optimizer remembers of weights that were pruned or reopened."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+MOMENTS = ("reset", "keep", "warmup")
+_SECOND_MOMENTS = frozenset({"exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum", "exp_inf"})
+_STEP_SIZES = frozenset({"step_size"})
+
+
+def check_moments(mode: str) -> str:
+    """Return ``mode``.
+
+    Raises:
+        ValueError: if it is none of :data:`MOMENTS`.
+    """
+    if mode not in MOMENTS:
+        raise ValueError(f"unknown moments {mode!r}: expected one of {', '.join(MOMENTS)}")
+    return mode
+
+
+def moment_tensors(optimizer: Optimizer, param: Tensor) -> dict[str, Tensor]:
+    """Find the per-weight tensors in the optimizer's state of ``param``, by shape.
+
+    Scalars and numbers (step counts) are passed over.
+
+    Raises:
+        ValueError: if the state holds a tensor of any other shape (factored or packed moments): which entries belong
+            to which weight is then unknown, and guessing would misalign them.
+    """
+    found: dict[str, Tensor] = {}
+    for key, value in optimizer.state.get(param, {}).items():
+        if isinstance(value, Tensor) and value.shape == param.shape:
+            found[key] = value
+        elif (isinstance(value, Tensor) and value.numel() > 1) or isinstance(value, list | tuple | dict):
+            shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(
+                f"{type(optimizer).__name__} keeps {key!r} of shape {shape} for a weight of shape "
+                f"{tuple(param.shape)}: its moments cannot be reset weight by weight. Use moments='keep', or an "
+                "optimizer whose state has the weights' shape (SGD, Adam, AdamW, RMSprop, Adagrad, Lion …)"
+            )
+    return found
+
+
+@torch.no_grad()
+def forget(optimizer: Optimizer, param: Tensor, flipped: Tensor, live: Tensor, mode: str = "reset") -> None:
+    r"""Forget the optimizer's moments where the mask of ``param`` flipped.
+
+    * ``reset``: zero. Once bias correction has worn off, Adam's first step from zero moments moves a weight by
+      :math:`(1-\beta_1)/\sqrt{1-\beta_2}` learning rates (3.2 at β = .9, .999).
+    * ``warmup``: as ``reset``, but second moments start at the mean over the weights of the same parameter that stayed
+      open, so that the first step is an ordinary one.
+    * ``keep``: nothing is touched.
+
+    Args:
+        optimizer: the optimizer that owns ``param``.
+        param: the parameter.
+        flipped: boolean, true where a weight was pruned or reopened.
+        live: boolean, true where a weight is open now.
+        mode: one of :data:`MOMENTS`.
+
+    Raises:
+        ValueError: for a state layout that cannot be matched to weights (see :func:`moment_tensors`).
+    """
+    if mode == "keep":
+        return
+    for key, tensor in moment_tensors(optimizer, param).items():
+        if key in _STEP_SIZES:  # Rprop: a zero step size would hold the weight for ever
+            tensor.masked_fill_(flipped, _learning_rate(optimizer, param))
+            continue
+        tensor.masked_fill_(flipped, 0)
+        if mode == "warmup" and key in _SECOND_MOMENTS:
+            stayed = live & ~flipped
+            mean = tensor.mul(stayed).sum() / stayed.sum().clamp(min=1)
+            tensor.copy_(torch.where(flipped & live, mean.to(tensor.dtype), tensor))
+
+
+def momentum_of(optimizer: Optimizer, param: Tensor, default: float = 0.9) -> float:
+    """Return the momentum coefficient that the optimizer uses for ``param`` (``betas[0]`` or ``momentum``)."""
+    group = _group_of(optimizer, param)
+    betas = group.get("betas")
+    value = betas[0] if betas else group.get("momentum", default)
+    return float(value) if 0.0 < float(value) < 1.0 else default
+
+
+def _learning_rate(optimizer: Optimizer, param: Tensor) -> float:
+    return float(_group_of(optimizer, param)["lr"])
+
+
+def _group_of(optimizer: Optimizer, param: Tensor) -> dict[str, Any]:
+    for group in optimizer.param_groups:
+        if any(p is param for p in group["params"]):
+            return group
+    raise KeyError("the optimizer does not own this parameter")

@@ -1,0 +1,183 @@
+"""Opening and closing of weights, with the optimizer's moments and the energy ledger kept in order."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from surgecollapse.act.collapse import plan_collapse
+from surgecollapse.act.ledger import Ledger, energies
+from surgecollapse.act.masked_weights import MaskedWeights
+from surgecollapse.act.optimizer_state import check_moments, forget
+from surgecollapse.act.randomness import Generators
+from surgecollapse.act.surge import INITIAL, choose_reopened, fill_reopened
+from surgecollapse.functional import DISTRIBUTIONS, GROWTH, SALIENCY
+from surgecollapse.types import Criterion
+
+
+def one_of(option: str, value: str, valid: tuple[str, ...]) -> str:
+    """Return ``value``.
+
+    Raises:
+        ValueError: if it is not among ``valid``, listing them and the nearest.
+    """
+    if value not in valid:
+        near = difflib.get_close_matches(value, valid, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise ValueError(f"unknown {option} {value!r}{hint}: expected one of {', '.join(valid)}")
+    return value
+
+
+class Rewiring:
+    """Writes masks, first values and optimizer moments.
+
+    Args:
+        weights: the prunable weights.
+        owner: gives the optimizer that steps a parameter, by name.
+        generators: for random growth and noise.
+        saliency: what is closed first: ``magnitude``, ``taylor``, or a criterion.
+        growth: what is reopened first, see :func:`~surgecollapse.act.surge.choose_reopened`.
+        initial: ``zero | noise | last``.
+        rho: bound on injected over live energy.
+        distribution: ``global | layer | erk``.
+        minimum_density: least open share of every parameter.
+        moments: ``reset | keep | warmup``.
+    """
+
+    def __init__(
+        self,
+        weights: MaskedWeights,
+        owner: Callable[[str], Optimizer],
+        generators: Generators,
+        *,
+        saliency: str | Criterion,
+        growth: str | Criterion,
+        initial: str,
+        rho: float,
+        distribution: str,
+        minimum_density: float,
+        moments: str,
+    ) -> None:
+        if isinstance(saliency, str):
+            one_of("saliency", saliency, tuple(SALIENCY))
+        if isinstance(growth, str):
+            one_of("growth", growth, GROWTH)
+        if not rho >= 0.0:
+            raise ValueError(f"rho must be at least 0, got {rho}")
+        if not 0.0 <= minimum_density < 1.0:
+            raise ValueError(f"minimum_density must be in [0, 1), got {minimum_density}")
+        self.weights, self._owner = weights, owner
+        self.generators = generators
+        self._saliency: Criterion | None = (
+            None if saliency == "magnitude" else SALIENCY[saliency] if isinstance(saliency, str) else saliency
+        )
+        self.growth = growth
+        self.initial = one_of("initial", initial, INITIAL)
+        self.rho, self.minimum_density = rho, minimum_density
+        self.distribution = one_of("distribution", distribution, DISTRIBUTIONS)
+        self.moments = check_moments(moments)
+        self._last: dict[str, Tensor] = {}
+
+    def plan(self, sparsity: float, signals: Mapping[str, Tensor], distribution: str | None) -> dict[str, Tensor]:
+        """Masks of a collapse to ``sparsity``; nothing is written."""
+        return plan_collapse(
+            self.weights,
+            sparsity,
+            saliency=self._saliency,
+            signals=signals,
+            distribution=one_of("distribution", distribution or self.distribution, DISTRIBUTIONS),
+            minimum_density=self.minimum_density,
+        )
+
+    @contextmanager
+    def trial(self, masks: Mapping[str, Tensor]) -> Iterator[None]:
+        """Wear ``masks`` for as long as the context lasts; afterwards every weight is bitwise what it was."""
+        with torch.no_grad():
+            saved = {name: p.detach().clone() for name, p in self.weights.params.items()}
+            try:
+                for name, p in self.weights.params.items():
+                    p.mul_(masks[name])
+                yield
+            finally:
+                for name, p in self.weights.params.items():
+                    p.copy_(saved[name])
+
+    @torch.no_grad()
+    def collapse(self, masks: Mapping[str, Tensor], *, remember: bool = False) -> tuple[Ledger, dict[str, Tensor]]:
+        """Close weights for good; ``remember`` keeps their last values for a later surge.
+
+        Returns:
+            The ledger, and name → boolean of what was closed just now.
+        """
+        params = self.weights.params
+        ledger = Ledger(before=energies(params))
+        closed = {name: self.weights.mask(name) & ~masks[name] for name in params}
+        if remember:
+            for name, chosen in closed.items():
+                value = params[name].detach()
+                self._last[name] = torch.where(chosen, value, self._last.get(name, torch.zeros_like(value)))
+        self._flip(masks, closed)
+        ledger.pruned = sum(int(chosen.sum()) for chosen in closed.values())
+        ledger.after = energies(params)
+        return ledger, closed
+
+    @torch.no_grad()
+    def surge(
+        self,
+        closed: Mapping[str, Tensor],
+        count: int,
+        *,
+        signals: Mapping[str, Tensor],
+        growth: str | Criterion | None = None,
+        initial: str | None = None,
+        rho: float | None = None,
+        sigma: float | None = None,
+    ) -> Ledger:
+        """Reopen ``count`` of the ``closed`` weights and fill them."""
+        params = self.weights.params
+        ledger = Ledger(before=energies(params))
+        opened = choose_reopened(
+            self.weights,
+            closed,
+            count,
+            growth=one_of("growth", growth, GROWTH) if isinstance(growth, str) else growth or self.growth,
+            signals=signals,
+            generators=self.generators,
+            distribution=self.distribution,
+        )
+        masks = {name: self.weights.mask(name) | opened[name] for name in params}
+        self._flip(masks, opened)
+        ledger.injected = fill_reopened(
+            params,
+            opened,
+            initial=one_of("initial", initial or self.initial, INITIAL),
+            live_energy=sum(ledger.before.values()),
+            rho=self.rho if rho is None else rho,
+            generators=self.generators,
+            last=self._last,
+            sigma=sigma,
+        )
+        ledger.grown = count
+        ledger.after = energies(params)
+        return ledger
+
+    def _flip(self, masks: Mapping[str, Tensor], flipped: Mapping[str, Tensor]) -> None:
+        for name, p in self.weights.params.items():
+            forget(self._owner(name), p, flipped[name], masks[name], self.moments)
+        self.weights.set(masks, {name: int(mask.sum()) for name, mask in masks.items()})
+
+    def state_dict(self) -> dict[str, Any]:
+        """Remembered values, where there are any."""
+        return {"last": dict(self._last)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore them."""
+        self._last = {
+            name: value.to(self.weights.params[name].device, copy=True) for name, value in state["last"].items()
+        }

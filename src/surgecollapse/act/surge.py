@@ -1,0 +1,124 @@
+"""Surge: reopen closed weights, and give them their first value within the energy budget."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from surgecollapse.act.ledger import Ledger, energies
+from surgecollapse.act.masked_weights import MaskedWeights
+from surgecollapse.act.randomness import Generators
+from surgecollapse.functional import bounded_noise_scale, highest, share_by_momentum
+from surgecollapse.functional.apportion import apportion
+from surgecollapse.functional.growth import random
+from surgecollapse.types import Criterion
+
+INITIAL = ("zero", "noise", "last")
+
+
+@torch.no_grad()
+def choose_reopened(
+    weights: MaskedWeights,
+    closed: Mapping[str, Tensor],
+    count: int,
+    *,
+    growth: str | Criterion,
+    signals: Mapping[str, Tensor],
+    generators: Generators,
+    distribution: str,
+) -> dict[str, Tensor]:
+    """Choose ``count`` of the ``closed`` weights to reopen.
+
+    Args:
+        weights: the prunable weights.
+        closed: name → boolean, true where a weight may be reopened.
+        count: how many, in all.
+        growth: ``random``; ``gradient`` and ``ema_gradient``: highest magnitude of the signal; ``momentum``: each
+            parameter's share follows the mean signal of its open weights (sparse momentum, Dettmers & Zettlemoyer,
+            arXiv 1907.04840), within it the highest magnitude; or a criterion of one's own.
+        signals: the dense gradient that belongs to ``growth``, by name. A parameter without one is drawn at random,
+            behind every parameter that has one.
+        generators: the library's own generators.
+        distribution: ``global`` lets parameters compete; otherwise each reopens the same share.
+
+    Returns:
+        Name → boolean, true where a weight is to be reopened.
+    """
+    names = list(closed)
+    scores = {n: _score(growth, weights.params[n].detach(), signals.get(n), generators) for n in names}
+    if distribution == "global" and growth != "momentum":
+        return dict(zip(names, highest(list(scores.values()), count, eligible=list(closed.values())), strict=True))
+    if growth == "momentum" and signals.keys() >= closed.keys():
+        counts = share_by_momentum({n: signals[n] for n in names}, {n: ~closed[n] for n in names}, count)
+    else:
+        room = {n: int(closed[n].sum()) for n in names}
+        counts = apportion(room, dict.fromkeys(names, 0), room, count)
+    return {n: highest([scores[n]], counts[n], eligible=[closed[n]])[0] for n in names}
+
+
+def _score(growth: str | Criterion, weight: Tensor, signal: Tensor | None, generators: Generators) -> Tensor:
+    if callable(growth):
+        return growth(weight, signal)
+    if growth != "random" and signal is not None:
+        return signal
+    scores = random(weight.shape, generators.on(weight.device))
+    return scores if growth == "random" else scores * torch.finfo(torch.float32).tiny
+
+
+@torch.no_grad()
+def fill_reopened(
+    params: Mapping[str, Tensor],
+    opened: Mapping[str, Tensor],
+    *,
+    initial: str,
+    live_energy: float,
+    rho: float,
+    generators: Generators,
+    last: Mapping[str, Tensor],
+    sigma: float | None = None,
+) -> dict[str, float]:
+    r"""Write the first values of reopened weights, in place.
+
+    ``zero`` leaves them at zero. ``noise`` draws :math:`N(0, \sigma^2)` with
+    :math:`\sigma^2 = \rho\,E_\mathrm{live} / n` over the *n* reopened weights and scales the draw down where chance
+    took it over the budget :math:`\rho\,E_\mathrm{live}`; an explicit ``sigma`` is used as it is, unbounded. ``last``
+    restores the values that the weights had when they were closed.
+
+    Returns:
+        Energy injected, by name.
+    """
+    count = sum(int(chosen.sum()) for chosen in opened.values())
+    if initial == "zero" or not count:
+        return dict.fromkeys(opened, 0.0)
+    if initial == "last":
+        values = {
+            n: last[n].to(params[n].dtype) * c if n in last else torch.zeros_like(params[n]) for n, c in opened.items()
+        }
+        scale = 1.0
+    else:
+        scale = bounded_noise_scale(live_energy, count, rho) if sigma is None else sigma
+        values = {
+            n: torch.randn(c.shape, device=c.device, generator=generators.on(c.device)) * c for n, c in opened.items()
+        }
+    drawn = energies(values)
+    total = sum(drawn.values()) * scale**2
+    if initial == "noise" and sigma is None and total > rho * live_energy:
+        scale *= (rho * live_energy / total) ** 0.5
+    for n, chosen in opened.items():
+        params[n].copy_(torch.where(chosen, (values[n] * scale).to(params[n].dtype), params[n]))
+    return {n: energy * scale**2 for n, energy in drawn.items()}
+
+
+@torch.no_grad()
+def refill_zeros(params: Mapping[str, Tensor], sigma: float, generators: Generators) -> Ledger:
+    """Fill every exact zero with N(0, σ²), whatever it costs (the classic rule's recovery)."""
+    ledger = Ledger(before=energies(params))
+    zeros = {name: p.detach() == 0 for name, p in params.items()}
+    ledger.grown = sum(int(z.sum()) for z in zeros.values())
+    ledger.injected = fill_reopened(
+        params, zeros, initial="noise", live_energy=0.0, rho=0.0, generators=generators, last={}, sigma=sigma
+    )
+    ledger.after = energies(params)
+    return ledger

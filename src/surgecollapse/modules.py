@@ -1,0 +1,163 @@
+"""What the engine needs to know of ``torch.nn`` modules: names, kinds, hooks that copy safely, undisturbed passes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+_WRAPPER_SEGMENTS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+_ACTIVATION_WORDS = ("relu", "gelu", "silu", "swish", "mish", "tanh", "sigmoid", "activation", "elu", "softplus")
+
+
+def unwrap_model(model: nn.Module) -> nn.Module:
+    """Return the module inside ``DistributedDataParallel``, ``DataParallel`` and ``torch.compile`` wrappers."""
+    while True:
+        if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+            model = model.module
+        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+            model = inner
+        else:
+            return model
+
+
+def canonical_name(name: str) -> str:
+    """Strip the segments that wrappers put into parameter and module names.
+
+    >>> canonical_name("_orig_mod.layers.0._checkpoint_wrapped_module.weight")
+    'layers.0.weight'
+    """
+    return ".".join(part for part in name.split(".") if part not in _WRAPPER_SEGMENTS)
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether ``module`` normalises: its scale is no connection and is never pruned by default."""
+    return "norm" in type(module).__name__.lower()
+
+
+def is_embedding(module: nn.Module) -> bool:
+    """Whether ``module`` looks up rows by index; a head tied to it counts as an embedding too."""
+    return isinstance(module, nn.Embedding | nn.EmbeddingBag) or "embedding" in type(module).__name__.lower()
+
+
+def is_activation(module: nn.Module) -> bool:
+    """Whether ``module`` is an elementwise nonlinearity without prunable weights."""
+    if isinstance(module, nn.MultiheadAttention) or next(module.children(), None) is not None:
+        return False
+    name = type(module).__name__.lower()
+    return "soft" not in name.replace("softplus", "") and any(word in name for word in _ACTIVATION_WORDS)
+
+
+def has_channels_first(module: nn.Module) -> bool:
+    """Whether the output of ``module`` has its units on axis 1 (convolutions)."""
+    return isinstance(module, nn.modules.conv._ConvNd)
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Yield every tensor inside nested tuples, lists and mappings (a model's inputs or outputs), in order."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict) or hasattr(value, "values"):
+        for item in value.values():
+            yield from tensors_in(item)
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from tensors_in(item)
+
+
+def _inert(*_: Any) -> None:
+    """Stand in for a hook in a copied or unpickled module."""
+
+
+def _make_inert() -> Callable[..., None]:
+    return _inert
+
+
+class ModuleHook:
+    """A module hook that does not follow the module into copies.
+
+    ``deepcopy`` and pickling replace it by a function that does nothing: a copied or saved model never drags the
+    controller, the optimizer or a recorder along. Inside a graph that ``torch.compile`` traces it does nothing either.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+
+    def __call__(self, *args: Any) -> Any:
+        """Call the function, unless a compiler is tracing."""
+        if torch.compiler.is_compiling():
+            return None
+        return self._function(*args)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., None]:
+        return _inert
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[()]]:
+        return _make_inert, ()
+
+
+class Hooks:
+    """A set of module hooks that are removed together; copies and pickles of it are empty."""
+
+    def __init__(self) -> None:
+        self._handles: list[RemovableHandle] = []
+
+    def __len__(self) -> int:
+        return len(self._handles)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Hooks:
+        return Hooks()
+
+    def __reduce__(self) -> tuple[type[Hooks], tuple[()]]:
+        return Hooks, ()
+
+    def before(self, module: nn.Module, function: Callable[..., Any]) -> None:
+        """Call ``function(module, args, kwargs)`` before each forward of ``module``."""
+        self._handles.append(module.register_forward_pre_hook(ModuleHook(function), with_kwargs=True))
+
+    def after(self, module: nn.Module, function: Callable[..., Any]) -> None:
+        """Call ``function(module, args, output)`` after each forward of ``module``."""
+        self._handles.append(module.register_forward_hook(ModuleHook(function)))
+
+    def remove(self) -> None:
+        """Remove all of them."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Run passes in eval mode, without gradient and eagerly; leave no trace.
+
+    The training flag of every module, every buffer and the global random state of the CPU and of the devices that
+    the model lives on are exactly what they were before.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
+    fastpath = torch.backends.mha.get_fastpath_enabled()
+    compiled = any(module._compiled_call_impl is not None for module in model.modules())
+    for module, _ in modes:
+        module.training = False
+    # The fused path of nn.MultiheadAttention skips submodules, and with them the hooks that a reading needs.
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.random.fork_rng(devices=devices), torch.no_grad():
+            if compiled:
+                with torch.compiler.set_stance("force_eager"):
+                    yield
+            else:
+                yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fastpath)
+        for module, mode in modes:
+            module.training = mode
+        with torch.no_grad():
+            for buffer, before in buffers:
+                if not torch.equal(buffer, before):
+                    buffer.copy_(before)

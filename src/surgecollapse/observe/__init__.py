@@ -1,0 +1,1 @@
+"""What is happening: activations, gradients and the probe batch, reduced to a few numbers."""

@@ -1,0 +1,215 @@
+"""Activation readings: a few rows per site, reduced on the device, read by the host in one go.
+
+*Sites* are the layers that own prunable weights. What is read is the output of the activation module that follows the
+layer before the next such layer runs; of the layer itself where the activation is functional; and of the whole module
+for attention (hooks on ``MultiheadAttention.out_proj`` never fire).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from surgecollapse.events import LayerReading
+from surgecollapse.functional import ENTROPY, activation_energy, dead_units, on_off_entropy
+from surgecollapse.modules import Hooks, canonical_name, has_channels_first, is_activation, tensors_in
+
+
+def find_sites(
+    model: nn.Module, prunable: Collection[str], patterns: Sequence[str] | None = None
+) -> dict[str, nn.Module]:
+    """Map site names to modules: the owners of prunable parameters, or the modules that match ``patterns``.
+
+    Args:
+        model: the unwrapped model.
+        prunable: canonical names of prunable parameters.
+        patterns: shell patterns on module names that replace the default; their outputs are read as they are.
+
+    Raises:
+        ValueError: if a pattern matches no module.
+    """
+    modules = {canonical_name(name): module for name, module in model.named_modules()}
+    if patterns is not None:
+        sites: dict[str, nn.Module] = {}
+        for pattern in patterns:
+            hits = {name: module for name, module in modules.items() if name and fnmatchcase(name, pattern)}
+            if not hits:
+                raise ValueError(
+                    f"sites: {pattern!r} matches no module; the model has {', '.join(filter(None, modules))}"
+                )
+            sites.update(hits)
+        return sites
+    owners: dict[str, nn.Module] = {}
+    for name in prunable:
+        owner = name.rpartition(".")[0]
+        attention = [
+            prefix
+            for prefix, module in modules.items()
+            if isinstance(module, nn.MultiheadAttention) and (owner == prefix or owner.startswith(prefix + "."))
+        ]
+        owner = attention[0] if attention else owner
+        owners[owner] = modules[owner]
+    return owners
+
+
+def sample_rows(x: Tensor, *, rows: int, channels_first: bool, batch: int | None, generator: torch.Generator) -> Tensor:
+    """Draw ``(n, units)`` with one row per sample: one random position of each image or sequence.
+
+    Args:
+        x: activations: ``(N, units)``; ``(N, units, *space)`` where ``channels_first``; ``(N, T, units)`` or, where the
+            batch is found on axis 1, ``(T, N, units)``; ``(N * T, units)`` where the batch size divides it.
+        rows: most rows to draw.
+        channels_first: whether units are on axis 1.
+        batch: number of samples in the model's input, where known.
+        generator: CPU generator that chooses samples and positions.
+    """
+    x = x.detach()
+    if x.ndim < 2:
+        return x.reshape(-1, 1)[:rows]
+    if channels_first:
+        flat = x.flatten(2).movedim(1, -1) if x.ndim > 2 else x.unsqueeze(1)
+    elif x.ndim == 2:
+        samples = batch if batch and x.shape[0] % batch == 0 else x.shape[0]
+        flat = x.reshape(samples, -1, x.shape[-1])
+    else:
+        if x.ndim == 3 and x.shape[0] != batch and x.shape[1] == batch:
+            x = x.transpose(0, 1)
+        flat = x.flatten(1, -2)
+    samples, positions, _ = flat.shape
+    chosen = torch.randperm(samples, generator=generator)[:rows]
+    if positions <= 1:
+        return flat[chosen.to(x.device), 0] if positions else flat.reshape(0, flat.shape[-1])
+    where = torch.randint(positions, (len(chosen),), generator=generator)
+    return flat[chosen.to(x.device), where.to(x.device)]
+
+
+class ActivationReader:
+    """Reads the sites of a model: armed for one forward pass, reduced on the device, disarmed.
+
+    Args:
+        model: the unwrapped model.
+        sites: name → module.
+        entropy: name of the entropy form, or a function ``(rows, units) → 0-dim tensor``.
+        rows: samples per reading.
+        follow: whether to read the activation module that follows a site instead of the site.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        sites: Mapping[str, nn.Module],
+        *,
+        entropy: str | Callable[[Tensor], Tensor] = "renyi2",
+        rows: int = 128,
+        follow: bool = True,
+    ) -> None:
+        self._model, self._sites, self._rows, self._follow = model, dict(sites), rows, follow
+        self._entropy = entropy_form(entropy)
+        self._hooks = Hooks()
+        self._samples: dict[str, Tensor] = {}
+        self._pending: tuple[str, torch.Size, bool] | None = None
+        self._batch: int | None = None
+        self._generator: torch.Generator | None = None
+
+    @property
+    def armed(self) -> bool:
+        """Whether the next forward pass will be read."""
+        return len(self._hooks) > 0
+
+    @property
+    def captured(self) -> bool:
+        """Whether a forward pass has been read since arming."""
+        return bool(self._samples)
+
+    def arm(self, generator: torch.Generator) -> None:
+        """Read every forward pass from now on; a later pass replaces an earlier one (gradient accumulation)."""
+        if self.armed:
+            return
+        self._generator = generator
+        self._hooks.before(self._model, self._begin)
+        for name, module in self._sites.items():
+            self._hooks.after(module, lambda m, _a, out, name=name: self._on_site(name, m, out))
+        if self._follow:
+            for module in self._model.modules():
+                if is_activation(module):
+                    self._hooks.after(module, lambda _m, _a, out: self._on_activation(out))
+
+    def disarm(self) -> None:
+        """Remove all hooks and forget what was read."""
+        self._hooks.remove()
+        self._samples.clear()
+        self._pending = None
+
+    def _begin(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        first = next(tensors_in([*args, kwargs]), None)
+        self._batch = first.shape[0] if first is not None and first.ndim else None
+        self._pending = None
+
+    def _on_site(self, name: str, module: nn.Module, output: Any) -> None:
+        x = next(tensors_in(output), None)
+        if x is None or not x.is_floating_point():
+            return
+        attention = isinstance(module, nn.MultiheadAttention)
+        if attention and not module.batch_first and x.ndim == 3:
+            x = x.transpose(0, 1)
+        first = has_channels_first(module)
+        self._take(name, x, first)
+        self._pending = None if attention else (name, x.shape, first)
+
+    def _on_activation(self, output: Any) -> None:
+        x = next(tensors_in(output), None)
+        if self._pending is None or x is None or x.shape != self._pending[1]:
+            return
+        name, _, first = self._pending
+        self._take(name, x, first)
+        self._pending = None
+
+    def _take(self, name: str, x: Tensor, channels_first: bool) -> None:
+        assert self._generator is not None
+        if x.numel():
+            self._samples[name] = sample_rows(
+                x, rows=self._rows, channels_first=channels_first, batch=self._batch, generator=self._generator
+            ).clone()
+
+    def reduce(self) -> list[Tensor]:
+        """Reduce what was read to four numbers a site, still on the device, in the order of :meth:`layers`."""
+        numbers: list[Tensor] = []
+        for x in self._samples.values():
+            numbers += [self._entropy(x), on_off_entropy(x), activation_energy(x), dead_units(x)]
+        return numbers
+
+    def layers(self, numbers: Sequence[float]) -> tuple[LayerReading, ...]:
+        """Name the numbers that :meth:`reduce` gave, once the host has them."""
+        found = []
+        for i, (name, x) in enumerate(self._samples.items()):
+            entropy, on_off, energy, dead = numbers[4 * i : 4 * i + 4]
+            found.append(
+                LayerReading(
+                    layer=name,
+                    entropy=entropy if entropy == entropy else None,  # NaN: undefined (a single unit)
+                    on_off=on_off,
+                    energy=energy,
+                    dead=dead,
+                    units=x.shape[1],
+                    rows=x.shape[0],
+                )
+            )
+        order = {name: i for i, name in enumerate(self._sites)}
+        return tuple(sorted(found, key=lambda layer: order[layer.layer]))
+
+
+def entropy_form(entropy: str | Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Look up an entropy form by name.
+
+    Raises:
+        ValueError: for an unknown name, listing the valid ones.
+    """
+    if callable(entropy):
+        return entropy
+    if entropy not in ENTROPY:
+        raise ValueError(f"unknown entropy form {entropy!r}: expected one of {', '.join(ENTROPY)}, or a function")
+    return ENTROPY[entropy]

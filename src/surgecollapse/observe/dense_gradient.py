@@ -1,0 +1,57 @@
+"""The dense gradient of prunable weights, masked ones too: the signal by which pruned weights are reopened."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class DenseGradient:
+    r"""Exponential moving average of the dense gradient, taken before masking.
+
+    .. math:: m_t = \beta m_{t-1} + (1 - \beta) g_t, \qquad m_0 = 0
+
+    There is no bias correction: only the order of the magnitudes matters, and all entries share the factor. Entries
+    that are not finite count as zero, so that a single inf never poisons the average. State is lazy per parameter (one
+    that has no gradient yet has no average) and kept in float32 for low-precision weights.
+
+    Args:
+        decay: β in [0, 1); 0 keeps the last gradient alone.
+    """
+
+    def __init__(self, decay: float = 0.9) -> None:
+        if not 0.0 <= decay < 1.0:
+            raise ValueError(f"decay must be in [0, 1), got {decay}")
+        self.decay = decay
+        self.values: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def update(self, params: Mapping[str, nn.Parameter]) -> None:
+        """Take the gradients that the parameters hold now; never keeps a reference to one."""
+        for name, p in params.items():
+            if p.grad is None:
+                continue
+            grad = torch.nan_to_num(p.grad, nan=0.0, posinf=0.0, neginf=0.0)
+            if grad.dtype in (torch.float16, torch.bfloat16):
+                grad = grad.float()
+            if name in self.values:
+                self.values[name].lerp_(grad, 1.0 - self.decay)
+            else:
+                self.values[name] = grad.mul_(1.0 - self.decay)
+
+    def clear(self) -> None:
+        """Forget everything (the mask is final, or all weights are open)."""
+        self.values.clear()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The averages."""
+        return {"values": dict(self.values)}
+
+    def load_state_dict(self, state: Mapping[str, Any], params: Mapping[str, nn.Parameter]) -> None:
+        """Restore the averages on the devices of ``params``."""
+        self.values = {
+            name: v.to(params[name].device, copy=True) for name, v in state["values"].items() if name in params
+        }

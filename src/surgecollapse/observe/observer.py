@@ -1,0 +1,121 @@
+"""Takes readings: arms the sites when one is due, and reads everything back to the host in one go."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from surgecollapse.events import LayerReading, Reading
+from surgecollapse.functional import target_entropy
+from surgecollapse.observe.activations import ActivationReader
+from surgecollapse.observe.probe import Probe
+
+
+class Observer:
+    """Assembles one :class:`~surgecollapse.events.Reading` from the sites, the gradients and what was noted.
+
+    Args:
+        model: the unwrapped model.
+        reader: the sites.
+        probe: the probe batch.
+        generator: CPU generator that draws rows.
+    """
+
+    def __init__(self, model: nn.Module, reader: ActivationReader, probe: Probe, generator: torch.Generator) -> None:
+        self._model, self._reader, self._probe, self._generator = model, reader, probe, generator
+        self._loss: Tensor | float | None = None
+        self._targets: Tensor | None = None
+        self._norms: list[Tensor] = []
+
+    def note(self, loss: Tensor | float | None, targets: Tensor | None) -> None:
+        """Keep this step's loss and labels until the step is over."""
+        if loss is not None:
+            self._loss = loss.detach() if isinstance(loss, Tensor) else float(loss)
+        if targets is not None:
+            self._targets = targets.detach()
+
+    def arm(self) -> None:
+        """Read the forward passes of the next step."""
+        self._reader.arm(self._generator)
+
+    def disarm(self) -> None:
+        """Remove every hook."""
+        self._reader.disarm()
+
+    def end_step(self) -> None:
+        """Forget what belonged to this step."""
+        self._loss = self._targets = None
+        self._norms = []
+
+    def see_gradients(self, grads: Sequence[Tensor]) -> None:
+        """Take the norms of these gradients into the reading, in float32, without a host sync."""
+        dense = [grad.coalesce().values() if grad.is_sparse else grad for grad in grads]
+        if dense:
+            self._norms += torch._foreach_norm(dense, 2, dtype=torch.float32)
+
+    def read(self, step: int, sparsity: float) -> Reading:
+        """Reduce on the device, read back once, and disarm."""
+        source = "batch"
+        if not self._reader.captured:  # a compiled forward runs no hooks that were added later
+            source = "probe" if self._pass_probe() else "none"
+        sites = self._reader.reduce()
+        extra: dict[str, Tensor] = {}
+        if self._norms:
+            extra["grad_norm"] = torch.stack([n.to(self._norms[0].device) for n in self._norms]).norm()
+        if isinstance(self._loss, Tensor):
+            extra["loss"] = self._loss.float().mean()
+        if self._targets is not None:
+            extra["target_entropy"] = target_entropy(self._targets)
+        numbers = _to_host([*sites, *extra.values()])
+        layers = self._reader.layers(numbers[: len(sites)])
+        values = dict(zip(extra, numbers[len(sites) :], strict=True))
+        if isinstance(self._loss, float):
+            values["loss"] = self._loss
+        self._reader.disarm()
+        return _assemble(step, sparsity, layers, values, source)
+
+    def measure(self, name: str) -> float:
+        """Take one measure of the net as it is now, on the probe batch; infinite where it is not defined."""
+        self._pass_probe()
+        layers = self._reader.layers(_to_host(self._reader.reduce()))
+        self._reader.disarm()
+        value = getattr(_assemble(0, 0.0, layers, {}, "probe"), name)
+        return math.inf if value is None else float(value)
+
+    def _pass_probe(self) -> bool:
+        """Read an eager pass of the probe batch; rows and positions are drawn alike every time."""
+        self._reader.disarm()
+        if not self._probe.known:
+            return False
+        self._reader.arm(torch.Generator().manual_seed(0))
+        self._probe.forward(self._model)
+        return self._reader.captured
+
+
+def _to_host(tensors: Sequence[Tensor]) -> list[float]:
+    if not tensors:
+        return []
+    device = tensors[0].device
+    numbers: list[float] = torch.stack([t.to(device, torch.float32) for t in tensors]).tolist()
+    return numbers
+
+
+def _assemble(
+    step: int, sparsity: float, layers: tuple[LayerReading, ...], values: Mapping[str, float], source: str
+) -> Reading:
+    entropies = [layer.entropy for layer in layers if layer.entropy is not None]
+    known: dict[str, Any] = {key: value if math.isfinite(value) else None for key, value in values.items()}
+    return Reading(
+        step=step,
+        layers=layers,
+        entropy=sum(entropies) / len(entropies) if entropies else None,
+        on_off=min((layer.on_off for layer in layers), default=None),
+        sparsity=sparsity,
+        finite=all(math.isfinite(values[key]) for key in ("grad_norm", "loss") if key in values),
+        source=source,
+        **known,
+    )

@@ -1,0 +1,125 @@
+"""How the engine attaches to an optimizer's step: hooks, closures, wrappers and gradient scaling.
+
+Each case below was tested against torch; the conformance suite (``tests/contract``) holds one test a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import LBFGS, Optimizer
+from torch.utils.hooks import RemovableHandle
+
+_INNER_NAMES = ("optimizer", "base_optimizer", "inner_optimizer", "_optimizer", "optim")
+
+
+class StepHooks:
+    """Calls ``before`` and ``after`` around each step of one optimizer.
+
+    * Plain, ``foreach`` and fused steps: pre-hook, update, post-hook.
+    * ``step(closure)``: the closure is wrapped, so that ``before`` runs after its backward pass.
+    * Wrappers (Lookahead, Accelerate …): ``before`` on the innermost optimizer, ``after`` on the outermost that takes
+      hooks, since wrappers write weights after the inner step.
+    * LBFGS evaluates its closure many times within a step: refused.
+    """
+
+    def __init__(self, optimizer: Any, before: Callable[[], None], after: Callable[[], None]) -> None:
+        chain = self.chain(optimizer)
+        # Under torch.compile(optimizer.step) the hooks run between graphs, not inside one.
+        self._before, self._after = torch.compiler.disable(before), torch.compiler.disable(after)
+        self._handles: list[RemovableHandle] = [chain[-1].register_step_pre_hook(self._pre)]
+        self._handles.append(self._register_post(chain))
+
+    @staticmethod
+    def chain(optimizer: Any) -> list[Any]:
+        """Return ``optimizer`` and the optimizers that it wraps, outermost first.
+
+        Raises:
+            TypeError: if the innermost is no ``torch.optim.Optimizer``.
+            ValueError: if one of them is LBFGS.
+        """
+        chain = [optimizer]
+        while True:
+            attributes = getattr(chain[-1], "__dict__", {})
+            inner = next((attributes[n] for n in _INNER_NAMES if isinstance(attributes.get(n), Optimizer)), None)
+            if inner is None or inner in chain:
+                break
+            chain.append(inner)
+        if not isinstance(chain[-1], Optimizer):
+            raise TypeError(
+                f"optimizer must be a torch.optim.Optimizer or wrap one, got {type(optimizer).__name__}: "
+                "pass the optimizer whose step() changes the weights"
+            )
+        if any(isinstance(item, LBFGS) for item in chain):
+            raise ValueError(
+                "LBFGS calls its closure many times within one step, so weights cannot be masked in between: "
+                "use a first-order optimizer (SGD, Adam, AdamW, RMSprop, Adagrad, Lion …)"
+            )
+        return chain
+
+    def _register_post(self, chain: list[Any]) -> RemovableHandle:
+        for item in chain:
+            try:
+                handle: RemovableHandle = item.register_step_post_hook(self._post)
+            except AttributeError:  # a wrapper that never ran Optimizer.__init__ (Accelerate) takes no hooks
+                continue
+            return handle
+        raise TypeError(f"no optimizer inside {type(chain[0]).__name__} takes step hooks")
+
+    def _pre(self, _: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        if closure is None:
+            self._before()
+            return None
+
+        def closure_then_before() -> Any:
+            loss = closure()
+            self._before()
+            return loss
+
+        if len(args) > 1:
+            return (args[0], closure_then_before, *args[2:]), kwargs
+        return args, {**kwargs, "closure": closure_then_before}
+
+    def _post(self, *_: Any) -> None:
+        self._after()
+
+    def remove(self) -> None:
+        """Remove both hooks."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+
+def parameters_of(optimizer: Optimizer) -> Iterator[Tensor]:
+    """Yield the parameters of all groups, in order."""
+    for group in optimizer.param_groups:
+        yield from group["params"]
+
+
+def overflowed(optimizer: Optimizer) -> bool:
+    """Whether a fused optimizer under ``GradScaler`` is about to skip this step because of an inf gradient.
+
+    Costs a host sync, and only where ``GradScaler`` left its mark.
+    """
+    found = getattr(optimizer, "found_inf", None)
+    return found is not None and bool(found.item())
+
+
+def unscale(optimizer: Optimizer) -> None:
+    """Divide gradients that ``GradScaler`` left scaled for a fused kernel, and tell the kernel so.
+
+    A fused optimizer gets scaled gradients and divides by ``optimizer.grad_scale`` itself; whoever needs true
+    gradients in a pre-hook must divide first *and* clear the mark, else the kernel divides again.
+    """
+    scale = getattr(optimizer, "grad_scale", None)
+    if scale is None:
+        return
+    grads = [p.grad for p in parameters_of(optimizer) if p.grad is not None]
+    inverse = torch.as_tensor(scale).double().reciprocal().float()
+    for grad in grads:
+        grad.mul_(inverse.to(grad.device))
+    optimizer.grad_scale = None  # type: ignore[attr-defined]
