@@ -12,10 +12,7 @@ SHAPES = {"embed": (784, 300), "hidden": (300, 100), "out": (100, 10)}
 
 def scores_of(shapes, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    return {
-        name: torch.randn(shape, generator=generator) * (1 + i)
-        for i, (name, shape) in enumerate(shapes.items())
-    }
+    return {name: torch.randn(shape, generator=generator) * (1 + i) for i, (name, shape) in enumerate(shapes.items())}
 
 
 def live_counts(masks):

@@ -11,15 +11,15 @@ order of the tensors, then flat logical index.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from fractions import Fraction
-from functools import cached_property
 from math import isqrt
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from surgecollapse.functional.keys import Keys
 
 _CHUNK = 1 << 18  # keys of one chunk stay in a core's second-level cache
 _DEVICE_CHUNK = 1 << 27  # bounds temporaries on an accelerator, below the 32-bit index limit
@@ -123,91 +123,6 @@ def count_true(masks: Sequence[Tensor]) -> list[int]:
     return counts
 
 
-@dataclass(frozen=True)
-class _Keys:
-    """Scores seen as integer keys, so that lower means "selected first" and ineligible entries come last."""
-
-    scores: list[Tensor]
-    eligible: list[Tensor] | None
-    descending: bool
-    count: int
-    """Eligible entries."""
-
-    @cached_property
-    def wide(self) -> bool:
-        return any(score.dtype == torch.float64 for score in self.scores)
-
-    @property
-    def compared(self) -> torch.dtype:
-        return torch.float64 if self.wide else torch.float32
-
-    @property
-    def stored(self) -> torch.dtype:
-        return torch.int64 if self.wide else torch.int32
-
-    @property
-    def sign_free(self) -> int:
-        return (1 << (63 if self.wide else 31)) - 1
-
-    @property
-    def nan(self) -> int:
-        return (0x7FF0_0000_0000_0000 if self.wide else 0x7F80_0000) + 1
-
-    @property
-    def barred(self) -> int:
-        """Key of an entry that takes no part; above every other."""
-        return self.nan + 1
-
-    def write(self, score: Tensor, eligible: Tensor | None, out: Tensor) -> Tensor:
-        """Write the keys of one flat piece into the head of ``out`` and return that head."""
-        keys = out[: score.numel()]
-        if score.dtype == self.compared:
-            torch.bitwise_and(score.view(self.stored), self.sign_free, out=keys)
-        else:
-            keys.view(self.compared).copy_(score)
-            keys.bitwise_and_(self.sign_free)
-        keys.clamp_(max=self.nan)
-        if self.descending:
-            keys.neg_().add_(self.nan)
-        if eligible is not None:
-            keys.masked_fill_(~eligible, self.barred)
-        return keys
-
-    def pieces(self, chunk: int, only: np.ndarray | None = None) -> Iterator[tuple[int, int, Tensor]]:
-        """Yield (tensor, flat offset, keys) in order of position, all in one buffer; ``only`` takes few positions."""
-        buffer = torch.empty(0, dtype=self.stored, device=self.scores[0].device)
-        position = 0
-        for number, score in enumerate(self.scores):
-            allowed = None if self.eligible is None else self.eligible[number]
-            offset = 0
-            for part, permitted in zip(_parts(score, chunk), _parts(allowed, chunk, score), strict=True):
-                assert part is not None
-                size = part.numel()
-                if only is not None:
-                    first, last = np.searchsorted(only, (position, position + size))
-                    places = torch.from_numpy(only[first:last] - position)
-                    part, permitted = part[places], permitted if permitted is None else permitted[places]
-                if part.numel() > buffer.numel():
-                    buffer = buffer.new_empty(part.numel())
-                yield number, offset, self.write(part, permitted, buffer)
-                offset += size
-                position += size
-
-
-def _parts(tensor: Tensor | None, chunk: int, like: Tensor | None = None) -> Iterator[Tensor | None]:
-    """Flat contiguous pieces in logical order; strided tensors are copied a few rows at a time."""
-    shape = tensor if like is None else like
-    assert shape is not None
-    if shape.numel() == 0:
-        return
-    flat = shape.ndim == 0 or shape.is_contiguous()
-    length = shape.numel() if flat else shape.shape[0]
-    step = chunk if flat else max(1, chunk // (shape.numel() // length))
-    source = tensor if tensor is None or not flat else tensor.reshape(-1)
-    for start in range(0, length, step):
-        yield None if source is None else source[start : start + step].reshape(-1)
-
-
 def _select(scores: Sequence[Tensor], k: int, eligible: Sequence[Tensor] | None, *, descending: bool) -> list[Tensor]:
     keys = _checked(scores, k, eligible, descending=descending)
     if k == 0:
@@ -221,7 +136,7 @@ def _select(scores: Sequence[Tensor], k: int, eligible: Sequence[Tensor] | None,
     return _select_on_device(keys, k)
 
 
-def _checked(scores: Sequence[Tensor], k: int, eligible: Sequence[Tensor] | None, *, descending: bool) -> _Keys:
+def _checked(scores: Sequence[Tensor], k: int, eligible: Sequence[Tensor] | None, *, descending: bool) -> Keys:
     found = [score.detach() for score in scores]
     masks = None if eligible is None else [mask.detach() for mask in eligible]
     for score in found:
@@ -240,14 +155,14 @@ def _checked(scores: Sequence[Tensor], k: int, eligible: Sequence[Tensor] | None
         count = sum(count_true(masks))
     if not 0 <= k <= count:
         raise ValueError(f"k must lie in [0, {count}], the number of eligible entries, got {k}")
-    return _Keys(found, masks, descending, count)
+    return Keys(found, masks, descending, count)
 
 
 def _blank(score: Tensor) -> Tensor:
     return torch.empty(score.shape, dtype=torch.bool, device=score.device)
 
 
-def _select_on_host(keys: _Keys, k: int) -> list[Tensor]:
+def _select_on_host(keys: Keys, k: int) -> list[Tensor]:
     """Find the key of rank k−1, then write everything below it and, in order, as many ties as are missing."""
     threshold, below, equal = _order_statistic(keys, k - 1)
     quota = k - below
@@ -270,7 +185,7 @@ def _select_on_host(keys: _Keys, k: int) -> list[Tensor]:
     return masks
 
 
-def _order_statistic(keys: _Keys, rank: int) -> tuple[int, int, int]:
+def _order_statistic(keys: Keys, rank: int) -> tuple[int, int, int]:
     """Return (key of that 0-based rank, how many keys are lower, how many are equal)."""
     for salt in range(len(_MULTIPLIERS)):  # what misleads one sample seldom misleads another
         sample = _sample(keys, salt)
@@ -285,7 +200,7 @@ def _order_statistic(keys: _Keys, rank: int) -> tuple[int, int, int]:
     return _radix(keys, rank)
 
 
-def _sample(keys: _Keys, salt: int) -> np.ndarray:
+def _sample(keys: Keys, salt: int) -> np.ndarray:
     """The eligible keys at the sampled positions, sorted."""
     only = _sample_positions(sum(score.numel() for score in keys.scores), salt)
     sample = np.concatenate([chunk.numpy().copy() for _, _, chunk in keys.pieces(_CHUNK, only)])
@@ -301,7 +216,7 @@ def _sample_positions(size: int, salt: int) -> np.ndarray:
     return (block * np.uint64(stride) + scattered % np.uint64(stride)).astype(np.int64)
 
 
-def _at(keys: _Keys, rank: int, value: int) -> tuple[int, int, int] | None:
+def _at(keys: Keys, rank: int, value: int) -> tuple[int, int, int] | None:
     """The order statistic, if it is ``value``; else None."""
     below = at_most = 0
     for _, _, chunk in keys.pieces(_CHUNK):
@@ -311,7 +226,7 @@ def _at(keys: _Keys, rank: int, value: int) -> tuple[int, int, int] | None:
     return (value, below, at_most - below) if below <= rank < at_most else None
 
 
-def _inside(keys: _Keys, rank: int, low: int, high: int) -> tuple[int, int, int] | None:
+def _inside(keys: Keys, rank: int, low: int, high: int) -> tuple[int, int, int] | None:
     """The order statistic, if the bracket (low, high) or one of its ends holds it; else None."""
     limit = max(_SAMPLE, keys.count // 16)
     at_most_low, held, candidates = 0, 0, []
@@ -339,13 +254,13 @@ def _inside(keys: _Keys, rank: int, low: int, high: int) -> tuple[int, int, int]
     return value, at_most_low + int(np.count_nonzero(few < value)), int(np.count_nonzero(few == value))
 
 
-def _count_below(keys: _Keys, bound: int) -> int:
+def _count_below(keys: Keys, bound: int) -> int:
     if bound <= 0:
         return 0
     return sum(int(np.count_nonzero(chunk.numpy() < bound)) for _, _, chunk in keys.pieces(_CHUNK))
 
 
-def _radix(keys: _Keys, rank: int) -> tuple[int, int, int]:
+def _radix(keys: Keys, rank: int) -> tuple[int, int, int]:
     """The order statistic from histograms of 16 bits a pass, from the top: exact for any pattern."""
     prefix, below, equal = 0, 0, 0
     for shift in range(64 - _DIGIT if keys.wide else 32 - _DIGIT, -1, -_DIGIT):
@@ -362,7 +277,7 @@ def _radix(keys: _Keys, rank: int) -> tuple[int, int, int]:
     return prefix, below, equal
 
 
-def _select_on_device(keys: _Keys, k: int) -> list[Tensor]:
+def _select_on_device(keys: Keys, k: int) -> list[Tensor]:
     """Bisect the bits of the threshold over all keys at once; nothing is read back to the host."""
     device = keys.scores[0].device
     total = sum(score.numel() for score in keys.scores)
