@@ -138,7 +138,7 @@ def report(*runs: Path, out: Path | None = None) -> int:
 def demo(*, out: Path | None = None, seed: int = 0, sparsity: float = 0.9) -> int:
     """Train a digit classifier twice on the same seed, plain and with surge-collapse, and write a report.
 
-    About a minute on one core.
+    Half a minute of one core.
 
     Args:
         out: Folder of both runs and the report. Default: runs/demo, numbered if that is taken.
@@ -242,16 +242,15 @@ def _table(results: dict[str, RunResult]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("run", *(["test accuracy", "sparsity", "of all", "size", "seconds", "interventions"]))
+    table = Table("run", "test accuracy", "sparsity", "size", "time", "interventions")
     for name, result in results.items():
         facts = result.summary
         table.add_row(
             name,
             f"{facts['accuracy']:.2%}",
             f"{facts['sparsity']:.1%}",
-            f"{facts['sparsity_total']:.1%}",
             f"{facts['bytes_sparse'] / 1024:.0f} KiB",
-            f"{facts['seconds']:.1f}",
+            f"{facts['seconds']:.1f} s",
             str(facts["interventions"]),
         )
     Console().print(table)
