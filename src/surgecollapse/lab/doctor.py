@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from surgecollapse.controller import attach
+from surgecollapse import attach
 from surgecollapse.lab.environment import environment
 from surgecollapse.lab.models import OneLayerTransformer
 

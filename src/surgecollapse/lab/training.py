@@ -94,7 +94,7 @@ class Training:
         config = self.config
         if config.policy == "none":
             return None
-        from surgecollapse.controller import attach
+        from surgecollapse import attach
         from surgecollapse.decide import make_policy
 
         return attach(
@@ -149,7 +149,8 @@ class Training:
         rate = config.lr * rate_factor(self.step, self.total, schedule=config.schedule, warmup=config.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.model.train()
+        if not self.model.training:
+            self.model.train()
         self.optimizer.zero_grad()
         labels = self.data.y_train[rows]
         loss = self._loss(self.model(self.data.x_train[rows]), labels)

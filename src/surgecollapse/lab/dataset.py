@@ -1,0 +1,59 @@
+"""What a task is: three disjoint sets of samples, and how they are cut."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Kind = Literal["vector", "image", "tokens", "pairs"]
+_PURPOSES = ("split", "bits", "dummy", "label noise", "subset")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """One task, ready to train on. Inputs have one row per sample, labels are int64 classes."""
+
+    name: str
+    kind: Kind
+    """``vector`` (n, d), ``image`` (n, channels, h, w), ``tokens`` (n, length), ``pairs`` (n, 2·modulus)."""
+    x_train: Tensor
+    y_train: Tensor
+    x_validation: Tensor
+    y_validation: Tensor
+    x_test: Tensor
+    y_test: Tensor
+    num_classes: int
+    vocabulary: int = 0
+    """Number of different tokens; 0 unless ``kind`` is ``tokens``."""
+    description: str
+    source: str
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one sample."""
+        return tuple(self.x_train.shape[1:])
+
+
+def in_three(parts: Sequence[Tensor], inputs: Tensor, labels: Tensor, **facts: Any) -> Data:
+    """Take training, validation and test set by their indices; ``facts`` are the other fields of :class:`Data`."""
+    train, validation, test = parts
+    return Data(
+        x_train=inputs[train],
+        y_train=labels[train],
+        x_validation=inputs[validation],
+        y_validation=labels[validation],
+        x_test=inputs[test],
+        y_test=labels[test],
+        **facts,
+    )
+
+
+def generator(seed: int, purpose: str) -> torch.Generator:
+    """A generator per purpose, so that turning one option on leaves the other draws alone."""
+    return torch.Generator().manual_seed((seed * len(_PURPOSES) + _PURPOSES.index(purpose)) % 2**63)
