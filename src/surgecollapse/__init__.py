@@ -9,7 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from surgecollapse.controller import Controller, attach
+    from surgecollapse.attaching import attach
+    from surgecollapse.controller import Controller
     from surgecollapse.decide import (
         Cycles,
         EntropyBoundedCycles,
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    "attach": "controller",
+    "attach": "attaching",
     "Controller": "controller",
     "Cycles": "decide",
     "EntropyBoundedCycles": "decide",

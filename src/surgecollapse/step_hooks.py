@@ -29,7 +29,8 @@ class StepHooks:
     def __init__(self, optimizer: Any, before: Callable[[], None], after: Callable[[], None]) -> None:
         chain = self.chain(optimizer)
         # Under torch.compile(optimizer.step) the hooks run between graphs, not inside one.
-        self._before, self._after = torch.compiler.disable(before), torch.compiler.disable(after)
+        disable: Any = torch.compiler.disable
+        self._before, self._after = disable(before), disable(after)
         self._handles: list[RemovableHandle] = [chain[-1].register_step_pre_hook(self._pre)]
         self._handles.append(self._register_post(chain))
 

@@ -59,7 +59,7 @@ def backward(model: nn.Module, optimizer: Optimizer, *, set_to_none: bool = True
 
 
 def assert_masked(controller: surgecollapse.Controller, model: nn.Module, share: float = 0.5) -> None:
-    named = dict(surgecollapse.controller.named_weights(surgecollapse.controller.unwrap_model(model)))
+    named = dict(model.named_parameters())
     closed = total = 0
     for name, mask in controller.masks.items():
         assert torch.equal(named[name], named[name] * mask), name
@@ -174,7 +174,7 @@ def test_an_overflow_under_grad_scaler_is_no_step(fused):
         scaler.update()
     assert controller.step == 3
     assert [event.kind for event in controller.events] == ["collapse"]
-    assert all(torch.isfinite(v).all() for v in controller.state_dict()["signal"]["values"].values())
+    assert all(torch.isfinite(v).all() for v in controller.state_dict()["engine"]["signal"]["values"].values())
     assert_masked(controller, model)
 
 

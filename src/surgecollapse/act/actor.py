@@ -110,7 +110,7 @@ class Actor:
         before = weights.sparsity
         if closed is None:
             closed = {name: ~weights.mask(name) for name in weights.params}
-        choice = {"growth": decision.growth, "initial": decision.initial, "rho": decision.rho}
+        choice: dict[str, Any] = {"growth": decision.growth, "initial": decision.initial, "rho": decision.rho}
         choice |= {key: value for key, value in self._overrides.items() if value is not None}
         ledger = self.rewiring.surge(closed, count, signals=self._signals, sigma=decision.sigma, **choice)
         live = sum(ledger.before.values())

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from surgecollapse.act.ledger import Ledger, energies
 from surgecollapse.act.masked_weights import MaskedWeights
-from surgecollapse.functional import collapse_masks, kept, lowest
+from surgecollapse.functional import collapse_masks, kept, lowest, magnitude
 from surgecollapse.types import Criterion
 
 
@@ -18,7 +18,7 @@ def plan_collapse(
     weights: MaskedWeights,
     sparsity: float,
     *,
-    saliency: Criterion | None,
+    saliency: Criterion,
     signals: Mapping[str, Tensor],
     distribution: str,
     minimum_density: float,
@@ -30,7 +30,7 @@ def plan_collapse(
     Args:
         weights: the prunable weights and their masks.
         sparsity: share of zeros to reach, at least the present one.
-        saliency: criterion whose lowest scores are closed; ``None`` is the magnitude.
+        saliency: criterion whose lowest scores are closed.
         signals: dense gradients by name, for criteria that use them.
         distribution: ``global | layer | erk``.
         minimum_density: least share of a parameter that stays open.
@@ -40,12 +40,12 @@ def plan_collapse(
     """
     scores: dict[str, Tensor] = {}
     for name, p in weights.params.items():
-        score = p.detach() if saliency is None else saliency(p.detach(), signals.get(name))
         held = weights.held(name)
-        if held is not None:
-            score = score.abs() if saliency is None else score.clone()
-            score.clamp_(min=torch.finfo(score.dtype).tiny).mul_(held)
-        scores[name] = score
+        if saliency is magnitude and held is None:
+            scores[name] = p.detach()  # the selection takes magnitudes itself: no copy is needed
+            continue
+        score = saliency(p.detach(), signals.get(name))
+        scores[name] = score if held is None else score.clamp(min=torch.finfo(score.dtype).tiny).mul_(held)
     return collapse_masks(
         scores, kept(weights.size, sparsity), distribution=distribution, minimum_density=minimum_density
     )

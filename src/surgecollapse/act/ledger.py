@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from surgecollapse.events import LayerChange
+from surgecollapse.functional import weight_energy
 
 
 @torch.no_grad()
@@ -16,8 +17,8 @@ def energies(params: Mapping[str, Tensor]) -> dict[str, float]:
     """Squared Euclidean norm of each parameter, with one host sync."""
     if not params:
         return {}
-    norms = torch._foreach_norm([p.detach() for p in params.values()], 2, dtype=torch.float32)
-    values = torch.stack([n.to(norms[0].device, torch.float64) for n in norms]).square().tolist()
+    squares = [weight_energy(p) for p in params.values()]
+    values = torch.stack([s.to(squares[0].device, torch.float64) for s in squares]).tolist()
     return dict(zip(params, values, strict=True))
 
 

@@ -74,9 +74,7 @@ class Rewiring:
             raise ValueError(f"minimum_density must be in [0, 1), got {minimum_density}")
         self.weights, self._owner = weights, owner
         self.generators = generators
-        self._saliency: Criterion | None = (
-            None if saliency == "magnitude" else SALIENCY[saliency] if isinstance(saliency, str) else saliency
-        )
+        self._saliency = SALIENCY[saliency] if isinstance(saliency, str) else saliency
         self.growth = growth
         self.initial = one_of("initial", initial, INITIAL)
         self.rho, self.minimum_density = rho, minimum_density

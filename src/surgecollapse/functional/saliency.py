@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
+
+from surgecollapse.types import Criterion
 
 
 def magnitude(weight: Tensor, signal: Tensor | None = None) -> Tensor:
@@ -52,5 +52,5 @@ def taylor(weight: Tensor, signal: Tensor | None) -> Tensor:
     return (weight.detach().to(dtype) * signal.detach()).abs()
 
 
-SALIENCY: dict[str, Callable[[Tensor, Tensor | None], Tensor]] = {"magnitude": magnitude, "taylor": taylor}
+SALIENCY: dict[str, Criterion] = {"magnitude": magnitude, "taylor": taylor}
 """Saliency criteria by name; ``magnitude`` is the default."""

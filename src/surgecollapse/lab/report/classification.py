@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, LogNorm
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from sklearn.metrics import (  # type: ignore[import-untyped]
     accuracy_score,
     auc,
@@ -21,6 +21,7 @@ from surgecollapse.lab.report.rundata import Array, Predictions, RunData
 from surgecollapse.lab.report.style import (
     BLUE,
     FAINT,
+    INK,
     LINES,
     RUNS,
     Picture,
@@ -133,7 +134,7 @@ def draw_confusion(ax: Axes, predictions: Predictions) -> None:
     """Draw the confusion matrix with counts (many classes: shades only)."""
     count = len(predictions.names)
     matrix = confusion_matrix(predictions.labels, predictions.predicted, labels=list(range(count)))
-    shades = LinearSegmentedColormap.from_list("blues", ["#f4f8fb", BLUE])
+    shades = LinearSegmentedColormap.from_list("blues", [BLUE + "26", BLUE])
     shown = np.ma.masked_equal(matrix, 0)
     image = ax.imshow(shown, cmap=shades, norm=LogNorm(vmin=1, vmax=max(2, int(matrix.max()))))
     ax.grid(visible=False)
@@ -141,9 +142,9 @@ def draw_confusion(ax: Axes, predictions: Predictions) -> None:
     if count <= MANY_CLASSES:
         for i, j in zip(*np.nonzero(matrix), strict=True):
             dark = matrix[i, j] ** 2 > matrix.max()
-            # Not the themed colours: a cell keeps its shade in the dark page, so must its number.
+            # White on the full blue of either theme; pale cells let the page through, and so take its ink.
             ax.text(j, i, str(matrix[i, j]), ha="center", va="center", fontsize=9.5,
-                    color="#ffffff" if dark else "#101418")  # fmt: skip
+                    color="#ffffff" if dark else INK)  # fmt: skip
         names = [shorten(name, 10) for name in predictions.names]
         long = max(map(len, names)) > 2
         ax.set_xticks(range(count), names, rotation=90 if long else 0)
@@ -248,6 +249,7 @@ def per_class(runs: Sequence[RunData]) -> Picture | None:
     low = min(float(v[order].min()) for score in scores for v in (score.precision, score.recall, score.f1))
     low = max(0.0, low - 0.1 * (1.02 - low) - 0.01)
     panels[0].set_xlim(low, 1 + 0.02 * (1 - low))
+    panels[0].xaxis.set_major_locator(MaxNLocator(4))
     panels[0].set_yticks(range(len(order)), [shorten(first.names[k], 12) for k in order])
     panels[0].set_ylim(len(order) - 0.4, -0.6)
     panels[0].set_ylabel("class")

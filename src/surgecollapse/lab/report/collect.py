@@ -114,9 +114,11 @@ def _gather(loaded: LoadedRun, directory: Path) -> RunData:
 
 
 def _phases(decisions: Sequence[tuple[int, Decision]]) -> tuple[tuple[int, str], ...]:
-    """Phases by the step that they begin at; what precedes the first decision is dense."""
+    """Phases by the step that they begin at; what precedes the first decision is dense, or holding all along."""
     found = [(step, decision.phase) for step, decision in decisions]
-    return ((0, "dense"), *found) if found and found[0][0] > 0 else tuple(found)
+    if not found or found[0][0] == 0:
+        return tuple(found)
+    return ((0, "hold" if found[0][1] == "hold" else "dense"), *found)
 
 
 def _measurements(store: RunStore) -> dict[str, Curve]:

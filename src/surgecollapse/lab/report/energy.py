@@ -136,7 +136,10 @@ def ledger(run: RunData, name: str) -> Picture | None:
         "Above: energy of the parameters that an intervention may touch, before (open circle) and after it (mark of "
         "its kind), and of all parameters in between (line). Below: what each intervention took out (downwards)"
     )
-    caption += (
-        " and put in (upwards, dashed)." if any(injected) else "; none put any in, as reopened weights start at zero."
-    )
+    if any(injected):
+        caption += " and put in (upwards, dashed)."
+    elif any(event.kind == "surge" for event in events):
+        caption += "; nothing was put in, as reopened weights started at zero."
+    else:
+        caption += "; nothing was put in."
     return Picture(name, f"Energy ledger: {run.name}", caption, figure, wide=True)

@@ -32,8 +32,7 @@ figure{margin:0;background:var(--paper);border:1px solid var(--line);border-radi
 figure.wide{grid-column:1/-1}
 figure h3{margin:0 0 .5rem;font-size:1rem}
 .scroll{overflow-x:auto}
-.picture{display:block;width:100%;height:auto}
-.half .picture{max-width:560px;margin:0 auto}
+.picture{display:block;width:100%;height:auto;margin:0 auto}
 .wide .picture{min-width:760px}
 figcaption{font-size:.87rem;color:var(--faint);margin-top:.6rem}
 .note{background:var(--shade);border-radius:8px;padding:.7rem 1rem}

@@ -139,7 +139,7 @@ def _summary(runs: Sequence[RunData]) -> Section:
 
 HEADS = {
     "precision": "precision (macro)", "recall": "recall (macro)", "F1": "F1 (macro)", "AUC": "AUC (one-vs-rest, macro)",
-    "sparsity": "sparsity of prunable weights", "of all": "sparsity of all parameters",
+    "time": "training time", "sparsity": "sparsity of prunable weights", "of all": "sparsity of all parameters",
 }  # fmt: skip
 
 

@@ -188,7 +188,9 @@ def to_svg(figure: Figure, identifier: str) -> str:
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
-    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', rf'\1 class="picture" id="{identifier}"', text, count=1)
+    # No larger than its text wants: a little over the size that it was drawn for (96 pixels an inch).
+    most = f'style="max-width:{figure.get_figwidth() * 96 * 1.15:.0f}px"'
+    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', rf'\1 class="picture" {most} id="{identifier}"', text, count=1)
     # matplotlib numbers groups anew in each picture; what is referred to has a salted hash instead.
     text = re.sub(r' id="[A-Za-z0-9.]+_\d+"', "", text)
     text = text.replace("'DejaVu Sans'", "var(--sans), sans-serif").replace("DejaVu Sans,", "")

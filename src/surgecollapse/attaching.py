@@ -1,0 +1,92 @@
+"""The one line that adds surge-collapse to a training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from surgecollapse.act.prunable import Patterns
+from surgecollapse.controller import Controller
+from surgecollapse.types import Criterion, GradientTransform, Policy, Recorder
+
+
+def attach(
+    model: nn.Module,
+    optimizer: Any,
+    *,
+    sparsity: float,
+    total_steps: int | None = None,
+    policy: str | Policy = "entropy",
+    transforms: Sequence[GradientTransform] = (),
+    include: Patterns = None,
+    exclude: Patterns = None,
+    every: int = 50,
+    probe: Any = None,
+    seed: int = 0,
+    moments: str = "reset",
+    entropy: str | Callable[[Tensor], Tensor] = "renyi2",
+    saliency: str | Criterion = "magnitude",
+    growth: str | Criterion | None = None,
+    initial: str | None = None,
+    rho: float | None = None,
+    distribution: str = "global",
+    minimum_density: float = 0.005,
+    rows: int = 128,
+    sites: Sequence[str] | None = None,
+    recorders: Sequence[Recorder] = (),
+    hooks: bool = True,
+) -> Controller:
+    """Attach surge-collapse to a model and the optimizer that trains it: one line in any loop.
+
+    Args:
+        model: the module that the loop calls; ``torch.compile`` and DDP wrappers are looked through.
+        optimizer: the optimizer whose ``step()`` the loop calls, or a list of them, stepped in that order.
+        sparsity: share of the prunable weights that end at exactly zero, in [0, 1).
+        total_steps: optimizer steps of the whole run; scheduled policies (the default one) need it.
+        policy: ``entropy`` (entropy-bounded cycles), ``cycles`` (AC/DC), ``rules`` (entropy rules), ``classic`` (the
+            published fixed intervals), ``hold`` (never acts), or a policy object.
+        transforms: gradient transforms, applied in order once a step, after unscaling and clipping, before masking.
+        include: patterns on parameter or module names, or parameters, to prune instead of the default choice (all
+            trainable weights with ``ndim >= 2`` but embeddings, norms and the layer that produces the output).
+        exclude: likewise, never to prune.
+        every: steps between readings.
+        probe: a batch as the model is called (tensor, tuple of arguments, dict of keyword arguments) for looking at the
+            net undisturbed; default: the first 64 rows of the first training batch.
+        seed: of the library's own generators.
+        moments: what the optimizer remembers of pruned and reopened weights: ``reset | keep | warmup``.
+        entropy: form of the activation entropy, see :data:`surgecollapse.functional.ENTROPY`.
+        saliency: what is pruned first: ``magnitude | taylor`` (lowest), or a criterion.
+        growth: what is reopened first: ``ema_gradient | gradient | momentum | random``, or a criterion; default: the
+            policy's choice, else ``ema_gradient``.
+        initial: first value of reopened weights: ``zero | noise | last``; default: the policy's choice, else ``zero``.
+        rho: bound on injected over live energy; default: the policy's choice, else 0.1.
+        distribution: how zeros spread over layers: ``global | layer | erk``.
+        minimum_density: least share of each parameter that stays open.
+        rows: samples per reading.
+        sites: patterns on module names to read instead of the activations that follow prunable layers.
+        recorders: objects with ``record(event)``.
+        hooks: ``False``: the loop calls :meth:`Controller.before_step` and :meth:`Controller.after_step` itself.
+
+    Returns:
+        The controller; a context manager that detaches on exit.
+
+    Raises:
+        ValueError: for options out of range, a model with nothing to prune, LBFGS, or a second attach.
+
+    >>> import torch, surgecollapse
+    >>> model = torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.ReLU(), torch.nn.Linear(32, 2))
+    >>> optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    >>> controller = surgecollapse.attach(model, optimizer, sparsity=0.75, total_steps=200, every=5)
+    >>> x = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
+    >>> for _ in range(200):
+    ...     optimizer.zero_grad()
+    ...     torch.nn.functional.cross_entropy(model(x), (x[:, 0] > 0).long()).backward()
+    ...     optimizer.step()
+    >>> controller.finalize()
+    >>> int((model[0].weight != 0).sum()), controller.frozen
+    (64, True)
+    """
+    options = dict(locals())
+    return Controller(options.pop("model"), options.pop("optimizer"), **options)

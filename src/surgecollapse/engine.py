@@ -1,0 +1,174 @@
+"""The parts of the loop that depend on which weights are prunable, put together once that is known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from surgecollapse.act.actor import Actor
+from surgecollapse.act.masked_weights import MaskedWeights
+from surgecollapse.act.optimizer_state import momentum_of
+from surgecollapse.act.prunable import prunable_parameters
+from surgecollapse.act.pump import EntropyPump
+from surgecollapse.act.randomness import Generators
+from surgecollapse.act.rewiring import Rewiring
+from surgecollapse.decide.depth import deepest
+from surgecollapse.events import Decision
+from surgecollapse.observe.activations import ActivationReader, find_sites
+from surgecollapse.observe.dense_gradient import DenseGradient
+from surgecollapse.observe.observer import Observer
+from surgecollapse.observe.probe import Probe
+from surgecollapse.step_hooks import parameters_of
+
+Signals = Mapping[str, Tensor]
+
+
+class Engine:
+    """Masked weights, the growth signal, what observes them and what acts on them.
+
+    Which layer produces the model's output, and so is not prunable by default, only a forward pass can tell: the
+    controller builds a provisional engine first and a new one when the probe batch is known.
+
+    Args:
+        model: the unwrapped model.
+        optimizers: innermost optimizers, in the order in which they step.
+        options: the arguments of :func:`surgecollapse.attach`.
+        heads: canonical names of the layers that produce the output.
+        growth: name of the growth criterion whose signal is tracked.
+        probe: the probe batch.
+        pump: the input noise.
+        random: generators by role: ``rows`` and ``growth``.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizers: Sequence[Optimizer],
+        options: Mapping[str, Any],
+        *,
+        heads: Sequence[str],
+        growth: str,
+        probe: Probe,
+        pump: EntropyPump,
+        random: Mapping[str, Generators],
+    ) -> None:
+        self.heads = tuple(heads)
+        self._model, self._optimizers, self._options, self._probe = model, optimizers, options, probe
+        self.weights = MaskedWeights(self._choose())
+        self._regroup()
+        self._growth = growth
+        self.signal = DenseGradient(self._signal_decay())
+        rewiring = Rewiring(
+            self.weights,
+            self._owner,
+            random["growth"],
+            saliency=options["saliency"],
+            growth=options["growth"] or "ema_gradient",
+            initial=options["initial"] or "zero",
+            rho=0.1 if options["rho"] is None else options["rho"],
+            distribution=options["distribution"],
+            minimum_density=options["minimum_density"],
+            moments=options["moments"],
+        )
+        overrides = {key: options[key] for key in ("growth", "initial", "rho")}
+        self.actor = Actor(model, rewiring, pump, self._find_depth, overrides)
+        patterns = options["sites"]
+        sites = find_sites(model, self.weights.params, patterns)
+        reader = ActivationReader(
+            model, sites, entropy=options["entropy"], rows=options["rows"], follow=patterns is None
+        )
+        self.observer = Observer(model, reader, probe, random["rows"].on())
+
+    def _choose(self) -> dict[str, nn.Parameter]:
+        owned = {id(p) for optimizer in self._optimizers for p in parameters_of(optimizer)}
+        include, exclude = self._options["include"], self._options["exclude"]
+        return prunable_parameters(self._model, owned=owned, heads=self.heads, include=include, exclude=exclude)
+
+    def _regroup(self) -> None:
+        """Note which optimizer steps which prunable weights, and how many parameters they have in all."""
+        ids = [{id(p) for p in parameters_of(optimizer)} for optimizer in self._optimizers]
+        self.groups = [[name for name, p in self.weights.params.items() if id(p) in own] for own in ids]
+        self._owned = sum(map(len, ids))
+
+    def _owner(self, name: str) -> Optimizer:
+        return next(o for o, names in zip(self._optimizers, self.groups, strict=True) if name in names)
+
+    def _signal_decay(self) -> float:
+        if self._growth == "momentum":
+            name, p = next(iter(self.weights.params.items()))
+            return momentum_of(self._owner(name), p)
+        return 0.0 if self._growth == "gradient" else 0.9
+
+    @property
+    def primary(self) -> int:
+        """Index of the last optimizer that steps prunable weights: after it, a step is complete."""
+        return max(i for i, names in enumerate(self.groups) if names)
+
+    def tracked(self, index: int, *, due: bool) -> dict[str, nn.Parameter]:
+        """Weights of one optimizer whose dense gradient is needed on this step."""
+        if self.actor.frozen or self._growth == "random" or (self._growth == "gradient" and not due):
+            return {}
+        if self.weights.dense and self._options["saliency"] == "magnitude":
+            return {}
+        return {name: self.weights.params[name] for name in self.groups[index]}
+
+    def forget_signal(self) -> None:
+        """Drop the growth signal where nothing can be reopened any more, or everything is open."""
+        if self.actor.frozen or self.weights.dense:
+            self.signal.clear()
+
+    def join(self) -> list[str] | None:
+        """Take in prunable parameters that joined an optimizer; ``None`` if no parameter joined at all."""
+        if sum(len(group["params"]) for o in self._optimizers for group in o.param_groups) == self._owned:
+            return None
+        if self._probe.known:
+            self.heads = self._probe.output_layers(self._model)
+        new = {name: p for name, p in self._choose().items() if name not in self.weights.params}
+        for name, p in new.items():
+            self.weights.add(name, p)
+        self._regroup()
+        return list(new)
+
+    def _find_depth(self, decision: Decision, least: float, most: float) -> dict[str, Any]:
+        """Search the deepest collapse whose measure on the probe batch stays over the decision's floor."""
+        assert decision.floor is not None
+        rewiring = self.actor.rewiring
+
+        def measure(sparsity: float) -> float:
+            with rewiring.trial(rewiring.plan(sparsity, self.signal.values, decision.distribution)):
+                return self.observer.measure(decision.measure)
+
+        found = deepest(measure, least, most, decision.floor)
+        return {
+            "depth": found.sparsity,
+            "measured": found.measured,
+            "tries": found.tries,
+            "floor": decision.floor,
+            "measure": decision.measure,
+            "least": least,
+            "most": most,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Masks, signal, remembered values and whether the mask is final."""
+        return {
+            "heads": list(self.heads),
+            "weights": self.weights.state_dict(),
+            "signal": self.signal.state_dict(),
+            "rewiring": self.actor.rewiring.state_dict(),
+            "frozen": self.actor.frozen,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned; ``heads`` are for the caller to build with.
+
+        Raises:
+            ValueError: if the state belongs to other weights.
+        """
+        self.weights.load_state_dict(state["weights"])
+        self.signal.load_state_dict(state["signal"], self.weights.params)
+        self.actor.rewiring.load_state_dict(state["rewiring"])
+        self.actor.frozen = state["frozen"]
