@@ -10,8 +10,10 @@ import time
 
 import pytest
 
+from surgecollapse import cli
 from surgecollapse.cli import INTERRUPTED, MISTAKE, Flags, main
 from surgecollapse.lab.config import RunConfig, read_config
+from surgecollapse.lab.doctor import examine
 from surgecollapse.record import RunStore
 
 SHORT = ["--steps", "30", "--widths", "8,8", "--evaluate-every", "10", "--every", "5", "--minimum-density", "0"]
@@ -177,3 +179,30 @@ def test_an_interrupted_run_says_how_to_go_on_and_goes_on(number, tmp_path):
     assert "Traceback" not in err
     with RunStore(tmp_path / "there" / "run.db") as store:
         assert store.get("status") == "interrupted"
+
+
+def test_the_demo_compares_two_runs_of_one_seed_and_writes_a_report(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("matplotlib")
+    real = cli.make_config
+    short = {"steps": 60, "widths": (16, 16), "every": 5, "evaluate_every": 10, "minimum_density": 0.0}
+    monkeypatch.setattr(cli, "make_config", lambda **values: real(**{**short, **values}))
+    assert main(["demo", "--out", "demo", "--seed", "3"]) == 0
+    out = capsys.readouterr().out
+    assert "plain" in out
+    assert "surge-collapse" in out
+    assert (tmp_path / "demo" / "report" / "index.html").stat().st_size > 10_000
+    summaries = {}
+    for name in ("plain", "surge-collapse"):
+        with RunStore(tmp_path / "demo" / name / "run.db") as store:
+            summaries[name] = store.get("summary")
+    assert summaries["plain"]["seed"] == summaries["surge-collapse"]["seed"] == 3
+    assert summaries["plain"]["interventions"] == 0
+    assert summaries["plain"]["nonzeros"] == summaries["plain"]["parameters"]
+    assert summaries["surge-collapse"]["sparsity"] == pytest.approx(0.9, abs=1e-3)
+
+
+def test_the_doctor_finds_hooks_and_exact_masks_in_order():
+    checks = {check.name: check for check in examine(blocks=2, every=4, rows=8)}
+    assert checks["optimizer step hooks"].good
+    assert checks["exact mask"].good
+    assert sum("overhead" in name for name in checks) == 1

@@ -1,4 +1,4 @@
-"""Settings that make each task just work, on one thread of a small machine in a minute or so.
+"""Settings that make each task just work, on one thread of a small machine in a minute or two.
 
 A preset is data: the keys of :class:`surgecollapse.lab.config.RunConfig` that differ from its defaults.
 """
@@ -22,8 +22,9 @@ TASK_PRESETS: dict[str, Preset] = {
     "modular": {
         "model": "transformer",
         "widths": (128, 512),
-        "steps": 3_000,
+        "steps": 2_000,
         "batch_size": 512,
+        "lr": 3e-3,
         "weight_decay": 1.0,
         "beta2": 0.98,
         "warmup": 10,
