@@ -49,7 +49,8 @@ class Connection:
         parameters = list(self._model.parameters())
         if any(self._holder(p) not in (None, self) for p in parameters):
             raise ValueError("these parameters already have a controller: call its detach() first")
-        _holders.update({id(p): (weakref.ref(p), weakref.ref(self)) for p in parameters})
+        for p in parameters:
+            _holders[id(p)] = (weakref.ref(p), weakref.ref(self))
 
     def hook_steps(self, before: Callable[[int], None], after: Callable[[int], None]) -> None:
         """Call ``before(i)`` and ``after(i)`` around each step of optimizer i."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Mapping
+from itertools import count
 from typing import Any
 
 import torch
@@ -72,7 +73,8 @@ class Controller:
         self.decision: Decision | None = None
         self.events: list[Intervention] = []
         self.readings: deque[Reading] = deque(maxlen=1000)
-        self._due = self._skipped = False
+        self._next_due = 0
+        self._skipped = False
         self._probe = Probe(options["probe"])
         self._random = {role: Generators(options["seed"] + i) for i, role in enumerate(_ROLES)}
         self._pump = EntropyPump(model, self._random["noise"])
@@ -165,7 +167,7 @@ class Controller:
         self._skipped = overflowed(optimizer)
         if self._skipped:
             return
-        tracked = engine.tracked(index, due=self._due)
+        tracked = engine.tracked(index, self._next_due - (self.step + 1))
         transforms = self._options["transforms"]
         if transforms or tracked or self._due:
             unscale(optimizer)
@@ -186,7 +188,7 @@ class Controller:
             return
         self.step += 1
         self._connection.first_step_done()
-        if self._due:
+        if self._next_due == self.step:
             self._observe_decide_act()
         engine.observer.end_step()
         self._arm()
@@ -205,11 +207,17 @@ class Controller:
         self._resolved = True
 
     def _arm(self) -> None:
-        """Arm the reader if the next step is due for a reading; on other steps no hook exists."""
+        """Find the next reading, and arm the reader if it falls on the next step; on others no hook exists."""
         step = self.step + 1
-        self._due = step % self.plan.every == 0 or self.policy.due(step)
+        if self._next_due < step:
+            self._next_due = next(s for s in count(step) if s % self.plan.every == 0 or self.policy.due(s))
         if self._due:
             self._engine.observer.arm()
+
+    @property
+    def _due(self) -> bool:
+        """Whether the step under way is due for a reading."""
+        return self._next_due == self.step + 1
 
     def _observe_decide_act(self) -> None:
         reading = self._engine.observer.read(self.step, self.sparsity)
@@ -337,6 +345,7 @@ class Controller:
         for transform, saved in zip(self._options["transforms"], state["transforms"], strict=True):
             transform.load_state_dict(saved)
         self.step, self.phase, self.finalized = state["step"], state["phase"], state["finalized"]
+        self._next_due = 0
         self.events = [from_dict(event) for event in state["events"]]
         self._pump.sigma = state["pump"]
         if self.attached:

@@ -107,11 +107,11 @@ class Engine:
         """Index of the last optimizer that steps prunable weights: after it, a step is complete."""
         return max(i for i, names in enumerate(self.groups) if names)
 
-    def tracked(self, index: int, *, due: bool) -> dict[str, nn.Parameter]:
-        """Weights of one optimizer whose dense gradient is needed on this step."""
-        if self.actor.frozen or self._growth == "random" or (self._growth == "gradient" and not due):
-            return {}
-        if self.weights.dense and self._options["saliency"] == "magnitude":
+    def tracked(self, index: int, until_due: int) -> dict[str, nn.Parameter]:
+        """Weights of one optimizer whose dense gradient is needed ``until_due`` steps before the next reading."""
+        for_growth = self._growth != "random" and not self.weights.dense
+        for_saliency = self._options["saliency"] != "magnitude"
+        if self.actor.frozen or until_due >= self.signal.window or not (for_growth or for_saliency):
             return {}
         return {name: self.weights.params[name] for name in self.groups[index]}
 

@@ -302,10 +302,14 @@ def test_a_copied_optimizer_that_steps_instead_is_noticed():
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     other = torch.optim.SGD(model.parameters(), lr=0.1)
     surgecollapse.attach(model, optimizer, sparsity=0.5, policy=Once())
-    with pytest.raises(RuntimeError, match=r"never steps.*attach"):
+
+    def train() -> None:
         for _ in range(5):
             backward(model, other)
             other.step()
+
+    with pytest.raises(RuntimeError, match=r"never steps.*attach"):
+        train()
 
 
 def test_explicit_calls_equal_hooks_bitwise():
@@ -357,9 +361,10 @@ def test_gradient_accumulation_reads_the_last_micro_batch():
 def test_a_second_attach_is_refused_until_the_first_detaches():
     model = make_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with surgecollapse.attach(model, optimizer, sparsity=0.5, policy=Once()):
-        with pytest.raises(ValueError, match=r"already have a controller.*detach"):
-            surgecollapse.attach(model, optimizer, sparsity=0.5, policy=Once())
+    first = surgecollapse.attach(model, optimizer, sparsity=0.5, policy=Once())
+    with pytest.raises(ValueError, match=r"already have a controller.*detach"):
+        surgecollapse.attach(model, optimizer, sparsity=0.5, policy=Once())
+    first.detach()
     surgecollapse.attach(model, optimizer, sparsity=0.5, policy=Once()).detach()
 
 

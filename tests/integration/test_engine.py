@@ -159,6 +159,13 @@ def test_every_policy_ends_exactly_at_the_target(policy, sparsity):
     assert run.controller.sparsity_total == pytest.approx(closed / (total + 24 + 24 + 75))
 
 
+@pytest.mark.parametrize("policy", ["cycles", "entropy"])
+def test_taylor_saliency_has_its_gradient_under_every_policy(policy):
+    run = Run(policy, saliency="taylor").train(TOTAL)
+    run.controller.finalize()
+    assert run.controller.sparsity == pytest.approx(0.8, abs=1e-3)
+
+
 def test_stopping_early_collapses_to_the_target_and_says_so():
     run = Run().train(70)
     run.controller.finalize()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,6 +27,8 @@ class DenseGradient:
         if not 0.0 <= decay < 1.0:
             raise ValueError(f"decay must be in [0, 1), got {decay}")
         self.decay = decay
+        self.window = math.ceil(math.log(0.1) / math.log(decay)) if decay else 1
+        """Steps that carry nine tenths of the average: only so many before a decision need be taken in."""
         self.values: dict[str, Tensor] = {}
 
     @torch.no_grad()
