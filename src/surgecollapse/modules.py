@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -61,12 +61,30 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
     """Yield every tensor inside nested tuples, lists and mappings (a model's inputs or outputs), in order."""
     if isinstance(value, Tensor):
         yield value
-    elif isinstance(value, dict) or hasattr(value, "values"):
+    elif isinstance(value, Mapping):
         for item in value.values():
             yield from tensors_in(item)
     elif isinstance(value, tuple | list):
         for item in value:
             yield from tensors_in(item)
+
+
+def map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """Rebuild nested tuples, lists and mappings with every tensor replaced by what ``function`` makes of it.
+
+    >>> map_tensors({"x": (torch.ones(2), "label")}, lambda tensor: 2 * tensor)
+    {'x': (tensor([2., 2.]), 'label')}
+    """
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, Mapping):
+        return {key: map_tensors(item, function) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        items = [map_tensors(item, function) for item in value]
+        if isinstance(value, list):
+            return items
+        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+    return value
 
 
 def _inert(*_: Any) -> None:
@@ -138,7 +156,11 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     the model lives on are exactly what they were before.
     """
     modes = [(module, module.training) for module in model.modules()]
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    buffers = [
+        (module, name, buffer, buffer.clone())
+        for module in model.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
     fastpath = torch.backends.mha.get_fastpath_enabled()
     compiled = any(module._compiled_call_impl is not None for module in model.modules())
@@ -158,6 +180,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         for module, mode in modes:
             module.training = mode
         with torch.no_grad():
-            for buffer, before in buffers:
+            for module, name, buffer, before in buffers:
+                module._buffers[name] = buffer  # a forward pass may have put another tensor there
                 if not torch.equal(buffer, before):
                     buffer.copy_(before)

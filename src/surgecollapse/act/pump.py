@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from surgecollapse.act.randomness import Generators
-from surgecollapse.modules import Hooks, tensors_in
+from surgecollapse.modules import Hooks, map_tensors, tensors_in
 
 
 class EntropyPump:
@@ -47,7 +46,7 @@ class EntropyPump:
         elif not len(self._hooks):
             self._hooks.before(self._model, self._on_input)
             for module in self._model.modules():
-                if isinstance(module, nn.Embedding):
+                if isinstance(module, nn.Embedding | nn.EmbeddingBag):
                     self._hooks.after(module, self._on_embedding)
 
     def suspend(self) -> None:
@@ -63,7 +62,7 @@ class EntropyPump:
             self._tokens = True
             return None
         noisy = first + self.sigma * self._noise(first)
-        return _replace(args, first, noisy), _replace(kwargs, first, noisy)
+        return map_tensors((args, kwargs), lambda tensor: noisy if tensor is first else tensor)
 
     def _on_embedding(self, _module: nn.Module, _args: tuple[Any, ...], output: Tensor) -> Tensor | None:
         if not self._tokens:
@@ -75,16 +74,3 @@ class EntropyPump:
     def _noise(self, like: Tensor) -> Tensor:
         generator = self._generators.on(like.device)
         return torch.randn(like.shape, dtype=like.dtype, device=like.device, generator=generator)
-
-
-def _replace(value: Any, old: Tensor, new: Tensor) -> Any:
-    """Rebuild nested inputs with ``new`` in the place of ``old``."""
-    if value is old:
-        return new
-    if isinstance(value, Mapping):
-        return {key: _replace(item, old, new) for key, item in value.items()}
-    if isinstance(value, tuple) and not hasattr(value, "_fields"):
-        return tuple(_replace(item, old, new) for item in value)
-    if isinstance(value, list):
-        return [_replace(item, old, new) for item in value]
-    return value
