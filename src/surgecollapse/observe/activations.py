@@ -46,6 +46,8 @@ def find_sites(
     owners: dict[str, nn.Module] = {}
     for name in prunable:
         owner = name.rpartition(".")[0]
+        if ".parametrizations." in f".{owner}":  # the weight is computed from this one: the site is its user
+            owner = f".{owner}".rpartition(".parametrizations.")[0].removeprefix(".")
         attention = [
             prefix
             for prefix, module in modules.items()
@@ -114,6 +116,7 @@ class ActivationReader:
         self._pending: tuple[str, torch.Size, bool] | None = None
         self._batch: int | None = None
         self._generator: torch.Generator | None = None
+        self._training = self._reading = True
 
     @property
     def armed(self) -> bool:
@@ -125,11 +128,17 @@ class ActivationReader:
         """Whether a forward pass has been read since arming."""
         return bool(self._samples)
 
-    def arm(self, generator: torch.Generator) -> None:
-        """Read every forward pass from now on; a later pass replaces an earlier one (gradient accumulation)."""
+    def arm(self, generator: torch.Generator, *, training: bool = True) -> None:
+        """Read every forward pass from now on; a later pass replaces an earlier one (gradient accumulation).
+
+        Args:
+            generator: CPU generator that chooses rows.
+            training: read training passes alone, so that whoever evaluates in between changes no reading; otherwise
+                read any pass.
+        """
         if self.armed:
             return
-        self._generator = generator
+        self._generator, self._training = generator, training
         self._hooks.before(self._model, self._begin)
         for name, module in self._sites.items():
             self._hooks.after(module, lambda m, _a, out, name=name: self._on_site(name, m, out))
@@ -144,21 +153,24 @@ class ActivationReader:
         self._samples.clear()
         self._pending = None
 
-    def _begin(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._reading = not self._training or (model.training and torch.is_grad_enabled())
         first = next(tensors_in([*args, kwargs]), None)
         self._batch = first.shape[0] if first is not None and first.ndim else None
         self._pending = None
 
     def _on_site(self, name: str, module: nn.Module, output: Any) -> None:
         x = next(tensors_in(output), None)
-        if x is None or not x.is_floating_point():
+        if x is None or not x.is_floating_point() or not self._reading:
             return
-        attention = isinstance(module, nn.MultiheadAttention)
-        if attention and not module.batch_first and x.ndim == 3:
-            x = x.transpose(0, 1)
+        follows = None if isinstance(module, nn.MultiheadAttention) else x.shape
+        batch_first = getattr(module, "batch_first", None)
+        if isinstance(batch_first, bool) and x.ndim == 3:  # attention or recurrent: it knows which axis is the batch
+            x = x if batch_first else x.transpose(0, 1)
+            self._batch = x.shape[0]
         first = has_channels_first(module)
         self._take(name, x, first)
-        self._pending = None if attention else (name, x.shape, first)
+        self._pending = None if follows is None else (name, follows, first)
 
     def _on_activation(self, output: Any) -> None:
         x = next(tensors_in(output), None)

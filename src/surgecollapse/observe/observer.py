@@ -52,10 +52,13 @@ class Observer:
         self._norms = []
 
     def see_gradients(self, grads: Sequence[Tensor]) -> None:
-        """Take the norms of these gradients into the reading, in float32, without a host sync."""
+        """Take the norms of these gradients into the reading, at least in float32, without a host sync."""
         dense = [grad.coalesce().values() if grad.is_sparse else grad for grad in grads]
-        if dense:
-            self._norms += torch._foreach_norm(dense, 2, dtype=torch.float32)
+        real = [torch.view_as_real(grad) if grad.is_complex() else grad for grad in dense]
+        for dtype in (torch.float32, torch.float64):
+            group = [grad for grad in real if torch.promote_types(grad.dtype, torch.float32) == dtype]
+            if group:
+                self._norms += torch._foreach_norm(group, 2, dtype=dtype)
 
     def read(self, step: int, sparsity: float) -> Reading:
         """Reduce on the device, read back once, and disarm."""
@@ -65,7 +68,7 @@ class Observer:
         sites = self._reader.reduce()
         extra: dict[str, Tensor] = {}
         if self._norms:
-            extra["grad_norm"] = torch.stack([n.to(self._norms[0].device) for n in self._norms]).norm()
+            extra["grad_norm"] = torch.stack([n.to(self._norms[0].device, torch.float32) for n in self._norms]).norm()
         if isinstance(self._loss, Tensor):
             extra["loss"] = self._loss.float().mean()
         if self._targets is not None:
@@ -91,7 +94,7 @@ class Observer:
         self._reader.disarm()
         if not self._probe.known:
             return False
-        self._reader.arm(torch.Generator().manual_seed(0))
+        self._reader.arm(torch.Generator().manual_seed(0), training=False)
         self._probe.forward(self._model)
         return self._reader.captured
 
