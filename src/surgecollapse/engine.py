@@ -61,6 +61,12 @@ class Engine:
         self._regroup()
         self._growth = growth
         self.signal = DenseGradient(self._signal_decay())
+        patterns = options["sites"]
+        sites = find_sites(model, self.weights.params, patterns)
+        reader = ActivationReader(
+            model, sites, entropy=options["entropy"], rows=options["rows"], follow=patterns is None
+        )
+        self.observer = Observer(model, reader, probe, random["rows"].on())
         rewiring = Rewiring(
             self.weights,
             self._owner,
@@ -74,13 +80,7 @@ class Engine:
             moments=options["moments"],
         )
         overrides = {key: options[key] for key in ("growth", "initial", "rho")}
-        self.actor = Actor(model, rewiring, pump, self._find_depth, overrides)
-        patterns = options["sites"]
-        sites = find_sites(model, self.weights.params, patterns)
-        reader = ActivationReader(
-            model, sites, entropy=options["entropy"], rows=options["rows"], follow=patterns is None
-        )
-        self.observer = Observer(model, reader, probe, random["rows"].on())
+        self.actor = Actor(model, rewiring, pump, self._find_depth, self.observer.activation_energy, overrides)
 
     def _choose(self) -> dict[str, nn.Parameter]:
         owned = {id(p) for optimizer in self._optimizers for p in parameters_of(optimizer)}

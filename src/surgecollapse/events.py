@@ -146,7 +146,8 @@ class Intervention:
     energy_injected: float = 0.0
     layers: tuple[LayerChange, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
-    """Further numbers by name: ``depth``, ``tries``, ``floor``, ``measured``, ``sigma``, ``rho`` …"""
+    """Further numbers by name: ``depth``, ``tries``, ``floor``, ``measured``, ``sigma``, ``rho`` …;
+    ``activation_energy``: site → [before, after], mean squared activation on the probe batch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

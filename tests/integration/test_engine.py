@@ -216,6 +216,11 @@ def test_events_say_when_what_and_why():
         if event.kind == "collapse" and event.details.get("floor") is not None:
             assert event.details["least"] <= event.details["depth"] <= event.details["most"]
             assert event.details["tries"] <= 5
+        if event.pruned or event.grown:
+            sites = event.details["activation_energy"]
+            assert set(sites) == {"0", "3"}
+            assert all(len(pair) == 2 and min(pair) >= 0 for pair in sites.values())
+            assert (event.kind == "surge") == all(before == after for before, after in sites.values())
         if event.layers:
             assert sum(layer.energy_after for layer in event.layers) == pytest.approx(event.energy_after)
 

@@ -19,6 +19,8 @@ from surgecollapse.functional import kept
 
 logger = logging.getLogger(__name__)
 
+ActivationEnergy = Callable[[], dict[str, float]]
+"""Mean squared activation of every site on the probe batch, with the weights as they are now."""
 FindDepth = Callable[[Decision, float, float], dict[str, Any]]
 """Searches the depth of a collapse: (decision, least, most) → details, ``depth`` among them."""
 
@@ -31,6 +33,7 @@ class Actor:
         rewiring: opens and closes weights.
         pump: the input noise.
         find_depth: searches the depth where a decision bounds it by a floor.
+        activation_energy: measures the net before and after each act on its weights.
         overrides: ``growth``, ``initial`` and ``rho`` where the user's choice comes before the decision's.
     """
 
@@ -40,12 +43,14 @@ class Actor:
         rewiring: Rewiring,
         pump: EntropyPump,
         find_depth: FindDepth,
+        activation_energy: ActivationEnergy,
         overrides: Mapping[str, Any],
     ) -> None:
         self._model, self.rewiring, self.pump, self._find_depth = model, rewiring, pump, find_depth
-        self._overrides = overrides
+        self._activation_energy, self._overrides = activation_energy, overrides
         self.frozen = False
         self._done: list[Intervention] = []
+        self._activations: dict[str, float] = {}
 
     def carry_out(self, decision: Decision, step: int, signals: Mapping[str, Tensor]) -> list[Intervention]:
         """Do what the decision says.
@@ -54,6 +59,8 @@ class Actor:
             ValueError: if it asks for something impossible (a depth outside [0, 1), an unknown criterion …).
         """
         self._done, self._step, self._signals = [], step, signals
+        if decision.depth is not None or decision.surge is not None:
+            self._activations = self._activation_energy()
         closed: dict[str, Tensor] | None = None
         if decision.depth is not None:
             closed = self._collapse(decision)
@@ -132,6 +139,9 @@ class Actor:
     ) -> None:
         """Add one intervention to those of this decision."""
         weights, ledger = self.rewiring.weights, ledger or Ledger({})
+        if ledger.changed:
+            before, self._activations = self._activations, self._activation_energy()
+            details["activation_energy"] = {site: [before[site], after] for site, after in self._activations.items()}
         sizes = {name: p.numel() for name, p in named_weights(self._model).items()}
         live = {n: weights.live_in(n) if n in weights.params else sizes[n] for n in ledger.before}
         event = Intervention(

@@ -83,11 +83,18 @@ class Observer:
 
     def measure(self, name: str) -> float:
         """Take one measure of the net as it is now, on the probe batch; infinite where it is not defined."""
+        value = getattr(_assemble(0, 0.0, self._probe_layers(), {}, "probe"), name)
+        return math.inf if value is None else float(value)
+
+    def activation_energy(self) -> dict[str, float]:
+        """Mean squared activation of each site on the probe batch; empty while no probe is known."""
+        return {layer.layer: layer.energy for layer in self._probe_layers()}
+
+    def _probe_layers(self) -> tuple[LayerReading, ...]:
         self._pass_probe()
         layers = self._reader.layers(_to_host(self._reader.reduce()))
         self._reader.disarm()
-        value = getattr(_assemble(0, 0.0, layers, {}, "probe"), name)
-        return math.inf if value is None else float(value)
+        return layers
 
     def _pass_probe(self) -> bool:
         """Read an eager pass of the probe batch; rows and positions are drawn alike every time."""

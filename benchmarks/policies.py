@@ -1,0 +1,122 @@
+"""The policies side by side on real digits: test accuracy at 90% sparsity, paired seeds, untuned.
+
+    python benchmarks/policies.py --task mnist5k --seeds 5
+
+Every run has the task's own settings (``surgecollapse.lab.presets``), and nothing is tuned for any policy: this says
+whether they work, not which is best. ``none`` is plain dense training. ``classic`` and ``rules`` are the published
+rule and its adaptive form; ``cycles`` is AC/DC; ``entropy`` is the default. A run that is there already is not
+repeated, so an interrupted benchmark goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shlex
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import Progress
+
+from surgecollapse.lab.config import make_config
+from surgecollapse.lab.evaluate import load_run
+from surgecollapse.lab.run import train
+
+POLICIES = ("none", "cycles", "entropy", "rules", "classic")
+STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
+"""Two-sided 95% quantiles of Student's t, by number of seeds."""
+
+
+def measure(task: str, policy: str, seed: int, sparsity: float, work: Path) -> dict[str, float]:
+    """Train, unless it is done; return test accuracy in percent and mean training density."""
+    folder = work / f"{task}-{policy}-{seed}"
+    if not (folder / "run.db").is_file():
+        train(make_config(task=task, policy=policy, seed=seed, sparsity=sparsity), folder)
+    run = load_run(folder)
+    with run.store as store:
+        final, events = store.get("summary"), store.interventions()
+    density = mean_density([(event.step, event.sparsity_after) for event in events], run.step)
+    return {"accuracy": 100 * final["accuracy"], "density": density, "sparsity": final["sparsity"]}
+
+
+def mean_density(changes: list[tuple[int, float]], steps: int) -> float:
+    """Mean over the steps of a run of the share of prunable weights that are open; ``changes`` are (step, sparsity)."""
+    density, since, open_share = 0.0, 0, 1.0
+    for step, sparsity in [*changes, (steps, 0.0)]:
+        density += (step - since) * open_share
+        since, open_share = step, 1.0 - sparsity
+    return density / steps
+
+
+def interval(values: list[float]) -> str:
+    """Mean and 95% interval."""
+    half = STUDENT[len(values)] * statistics.stdev(values) / len(values) ** 0.5
+    return f"{statistics.mean(values):.2f} ± {half:.2f}"
+
+
+def table(found: dict[str, list[dict[str, float]]], record: dict[str, Any]) -> str:
+    """The results as Markdown."""
+    plain = [row["accuracy"] for row in found["none"]]
+    lines = [
+        f"# Policies on {record['task']} at {record['sparsity']:.0%} sparsity",
+        "",
+        f"`{record['command']}`",
+        "",
+        f"{record['cores']} cores, 1 thread a run; python {record['python']}, torch {record['torch']}. Test accuracy",
+        f"in percent, mean and 95% interval over {record['seeds']} seeds; the difference to plain training is paired.",
+        "Nothing is tuned for any policy.",
+        "",
+        "| policy | accuracy | minus plain | mean density | final sparsity | seeds |",
+        "|---|---|---|---|---|---|",
+    ]
+    for policy, rows in found.items():
+        accuracy = [row["accuracy"] for row in rows]
+        difference = "–" if policy == "none" else interval([a - b for a, b in zip(accuracy, plain, strict=True)])
+        density = statistics.mean(row["density"] for row in rows)
+        each = ", ".join(f"{a:.1f}" for a in accuracy)
+        sparsity = rows[0]["sparsity"]
+        lines.append(f"| {policy} | {interval(accuracy)} | {difference} | {density:.2f} | {sparsity:.1%} | {each} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Run what is missing, print and write ``benchmarks/results/policies-TASK.{json,md}``."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--task", default="mnist5k")
+    parser.add_argument("--seeds", type=int, default=5, choices=sorted(STUDENT))
+    parser.add_argument("--sparsity", type=float, default=0.9)
+    parser.add_argument("--work", type=Path, default=Path("runs/policies"), help="where the runs go")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    options = parser.parse_args()
+    found: dict[str, list[dict[str, float]]] = {policy: [] for policy in POLICIES}
+    with Progress() as progress:
+        bar = progress.add_task("policies", total=options.seeds * len(POLICIES))
+        for seed in range(options.seeds):
+            for policy in POLICIES:
+                progress.update(bar, description=f"{policy}, seed {seed}")
+                found[policy].append(measure(options.task, policy, seed, options.sparsity, options.work))
+                progress.advance(bar)
+    record = {
+        "command": shlex.join(["python", *sys.argv]),
+        "task": options.task,
+        "sparsity": options.sparsity,
+        "seeds": options.seeds,
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "runs": found,
+    }
+    text = table(found, record)
+    print(text)
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / f"policies-{options.task}.json").write_text(json.dumps(record, indent=1) + "\n")
+    (options.out / f"policies-{options.task}.md").write_text(text)
+
+
+if __name__ == "__main__":
+    main()
