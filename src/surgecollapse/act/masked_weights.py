@@ -128,7 +128,6 @@ class MaskedWeights:
                 "this checkpoint belongs to another model or another choice of prunable weights; they differ at "
                 + ", ".join(f"{n} ({state['shapes'].get(n)} saved, {shapes.get(n)} here)" for n in wrong[:5])
             )
-        self._masks.clear()
         masks = {
             name: unpack(state["masks"][name], p.shape).to(p.device)
             if name in state["masks"]
@@ -138,4 +137,5 @@ class MaskedWeights:
         counted = {name: int(mask.sum()) for name, mask in masks.items()}
         if counted != state["live"]:
             raise ValueError("the masks in this checkpoint do not hold the number of weights it states: it is corrupt")
+        self._masks.clear()
         self.set(masks, counted)

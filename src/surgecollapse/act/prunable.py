@@ -58,7 +58,7 @@ def prunable_parameters(
             for name, p in named.items()
             if p.ndim >= 2 and p.is_floating_point() and p.requires_grad and id(p) not in off_limits
         }
-        chosen = {name: p for name, p in chosen.items() if not _looks_like_embedding(name)}
+        chosen = {name: p for name, p in chosen.items() if not (_looks_like_embedding(name) or _is_gain(name, p))}
     else:
         chosen = _matching(named, include, "include")
         lost = [name for name, p in chosen.items() if id(p) not in owned]
@@ -84,8 +84,19 @@ def _off_limits(model: nn.Module, heads: set[str]) -> set[int]:
     found: set[int] = set()
     for name, module in model.named_modules(remove_duplicate=False):
         if is_embedding(module) or is_norm(module) or canonical_name(name) in heads:
-            found.update(id(p) for p in module.parameters(recurse=False))
+            found.update(id(p) for key, p in module.named_parameters() if _is_own(key))
     return found
+
+
+def _is_own(key: str) -> bool:
+    """Whether a parameter belongs to its module itself: directly, or as the original of a parametrized one."""
+    return "." not in key or key.startswith("parametrizations.")
+
+
+def _is_gain(name: str, p: Tensor) -> bool:
+    """Whether the parameter is the length that ``weight_norm`` splits off each unit's weights."""
+    own = name.rpartition(".")[2]
+    return (own.endswith("_g") or own == "original0") and p.numel() == p.shape[0]
 
 
 def _looks_like_embedding(name: str) -> bool:
