@@ -40,12 +40,16 @@ def plan_collapse(
     """
     scores: dict[str, Tensor] = {}
     for name, p in weights.params.items():
-        held = weights.held(name)
-        if saliency is magnitude and held is None:
+        if saliency is magnitude and weights.dense:
             scores[name] = p.detach()  # the selection takes magnitudes itself: no copy is needed
             continue
         score = saliency(p.detach(), signals.get(name))
-        scores[name] = score if held is None else score.clamp(min=torch.finfo(score.dtype).tiny).mul_(held)
+        if not weights.dense:  # then an open zero must outrank a closed one, in another parameter too
+            wide = score.to(torch.promote_types(score.dtype, torch.float32))
+            score = wide.clamp(min=torch.finfo(wide.dtype).tiny)
+            held = weights.held(name)
+            score = score if held is None else score.mul_(held)
+        scores[name] = score
     return collapse_masks(
         scores, kept(weights.size, sparsity), distribution=distribution, minimum_density=minimum_density
     )

@@ -68,8 +68,8 @@ class Rewiring:
             one_of("saliency", saliency, tuple(SALIENCY))
         if isinstance(growth, str):
             one_of("growth", growth, GROWTH)
-        if not rho >= 0.0:
-            raise ValueError(f"rho must be at least 0, got {rho}")
+        if not 0.0 <= rho < float("inf"):
+            raise ValueError(f"rho must be finite and at least 0, got {rho}")
         if not 0.0 <= minimum_density < 1.0:
             raise ValueError(f"minimum_density must be in [0, 1), got {minimum_density}")
         self.weights, self._owner = weights, owner

@@ -102,13 +102,15 @@ def fill_reopened(
         values = {
             n: torch.randn(c.shape, device=c.device, generator=generators.on(c.device)) * c for n, c in opened.items()
         }
-    drawn = energies(values)
-    total = sum(drawn.values()) * scale**2
-    if initial == "noise" and sigma is None and total > rho * live_energy:
-        scale *= (rho * live_energy / total) ** 0.5
+    if initial == "noise" and sigma is None:
+        rounding = max(torch.finfo(params[n].dtype).eps for n in opened)  # of the values that will be written
+        budget, total = rho * live_energy * (1 - 2 * rounding), sum(energies(values).values()) * scale**2
+        if total > budget:
+            scale *= (budget / total) ** 0.5
+    written = {n: (value * scale).to(params[n].dtype) for n, value in values.items()}
     for n, chosen in opened.items():
-        params[n].copy_(torch.where(chosen, (values[n] * scale).to(params[n].dtype), params[n]))
-    return {n: energy * scale**2 for n, energy in drawn.items()}
+        params[n].copy_(torch.where(chosen, written[n], params[n]))
+    return energies(written)
 
 
 @torch.no_grad()
