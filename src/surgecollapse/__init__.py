@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from surgecollapse.attaching import attach
+    from surgecollapse.attaching import attach, transform_gradients
     from surgecollapse.controller import Controller
     from surgecollapse.decide import (
         Cycles,
@@ -27,6 +27,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "attach": "attaching",
+    "transform_gradients": "attaching",
     "Controller": "controller",
     "Cycles": "decide",
     "EntropyBoundedCycles": "decide",
@@ -61,6 +62,7 @@ __all__ = [
     "RunStore",
     "attach",
     "make_policy",
+    "transform_gradients",
 ]
 
 

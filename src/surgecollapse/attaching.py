@@ -1,4 +1,4 @@
-"""The one line that adds surge-collapse to a training loop."""
+"""The one line that adds surge-collapse, or gradient transforms alone, to a training loop."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from surgecollapse.act.prunable import Patterns
+from surgecollapse.connection import Connection
 from surgecollapse.controller import Controller
+from surgecollapse.gradients.chain import TransformChain
+from surgecollapse.step_hooks import StepHooks, parameters_of
 from surgecollapse.types import Criterion, GradientTransform, Policy, Recorder
 
 
@@ -90,3 +93,67 @@ def attach(
     """
     options = dict(locals())
     return Controller(options.pop("model"), options.pop("optimizer"), **options)
+
+
+class TransformedGradients:
+    """Handle of :func:`transform_gradients`: its state belongs into the checkpoint; a context manager."""
+
+    def __init__(self, optimizer: Any, transforms: Sequence[GradientTransform]) -> None:
+        self._optimizer = StepHooks.chain(optimizer)[-1]
+        if any(Connection.holder(p) is not None for p in parameters_of(self._optimizer)):
+            raise ValueError(
+                "a controller masks these parameters already, and masking comes after every transform: pass the "
+                "transforms to attach(..., transforms=[...]), or call transform_gradients before attach"
+            )
+        self._chain = TransformChain(transforms)
+        self._hooks = StepHooks(optimizer, lambda: self._chain.before_step(self._optimizer), lambda: None)
+
+    def remove(self) -> None:
+        """Take the transforms off again; the optimizer is what it was."""
+        self._hooks.remove()
+
+    def __enter__(self) -> TransformedGradients:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.remove()
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of all transforms, by position of the parameters in the optimizer; ``weights_only``-loadable."""
+        return {"transforms": self._chain.state_dict(list(parameters_of(self._optimizer)))}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned.
+
+        Raises:
+            ValueError: if the number of transforms or of parameters differs.
+        """
+        self._chain.load_state_dict(state["transforms"], list(parameters_of(self._optimizer)))
+
+
+def transform_gradients(optimizer: Any, transforms: Sequence[GradientTransform]) -> TransformedGradients:
+    """Transform the final gradients of any optimizer before each of its steps.
+
+    The optimizer's groups, schedulers, betas, closures and state dict stay what they were. Under ``GradScaler`` the
+    transforms see unscaled gradients, and nothing at all on a step that overflows; with gradient accumulation they run
+    once per step.
+
+    Args:
+        optimizer: the optimizer whose ``step()`` the loop calls; wrappers are looked through.
+        transforms: in the declared order filter → project → clip.
+
+    Returns:
+        A handle with ``state_dict``, ``load_state_dict`` and ``remove``.
+
+    Raises:
+        TypeError: if something is no optimizer or no transform.
+        ValueError: for LBFGS, a wrong order, or parameters that a controller masks already.
+
+    >>> import torch, surgecollapse
+    >>> model = torch.nn.Linear(2, 2)
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    >>> with surgecollapse.transform_gradients(optimizer, []) as handle:
+    ...     handle.state_dict()
+    {'transforms': []}
+    """
+    return TransformedGradients(optimizer, transforms)

@@ -33,10 +33,11 @@ class Connection:
     @property
     def open(self) -> bool:
         """Whether this connection holds the parameters."""
-        return self._holder(next(iter(self._model.parameters()))) is self
+        return self.holder(next(iter(self._model.parameters()))) is self
 
     @staticmethod
-    def _holder(p: Tensor) -> Connection | None:
+    def holder(p: Tensor) -> Connection | None:
+        """The connection that holds a parameter, if any."""
         entry = _holders.get(id(p))
         return entry[1]() if entry is not None and entry[0]() is p else None
 
@@ -47,7 +48,7 @@ class Connection:
             ValueError: if another controller holds one of them.
         """
         parameters = list(self._model.parameters())
-        if any(self._holder(p) not in (None, self) for p in parameters):
+        if any(self.holder(p) not in (None, self) for p in parameters):
             raise ValueError("these parameters already have a controller: call its detach() first")
         for p in parameters:
             _holders[id(p)] = (weakref.ref(p), weakref.ref(self))

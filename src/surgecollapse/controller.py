@@ -18,6 +18,7 @@ from surgecollapse.connection import Connection
 from surgecollapse.decide import make_policy
 from surgecollapse.engine import Engine
 from surgecollapse.events import Decision, Event, Intervention, Plan, Reading, from_dict, to_dict
+from surgecollapse.gradients.chain import TransformChain
 from surgecollapse.modules import unwrap_model
 from surgecollapse.observe.probe import Probe
 from surgecollapse.step_hooks import StepHooks, overflowed, parameters_of, unscale
@@ -79,6 +80,7 @@ class Controller:
         self._random = {role: Generators(options["seed"] + i) for i, role in enumerate(_ROLES)}
         self._pump = EntropyPump(model, self._random["noise"])
         self._connection = Connection(model, self._given)
+        self._transforms = TransformChain(options["transforms"])
         self._resolved = self._probe.known
         self._build(self._probe.output_layers(self.model) if self._resolved else ())
 
@@ -168,15 +170,11 @@ class Controller:
         if self._skipped:
             return
         tracked = engine.tracked(index, self._next_due - (self.step + 1))
-        transforms = self._options["transforms"]
-        if transforms or tracked or self._due:
+        if len(self._transforms) or tracked or self._due:
             unscale(optimizer)
-            params = [p for p in parameters_of(optimizer) if p.grad is not None]
-            grads = [p.grad for p in params if p.grad is not None]
-            for transform in transforms:
-                transform(params, grads)
+            self._transforms.apply(optimizer)
             if self._due:
-                engine.observer.see_gradients(grads)
+                engine.observer.see_gradients([p.grad for p in parameters_of(optimizer) if p.grad is not None])
             engine.signal.update(tracked)
         engine.weights.mask_gradients(engine.groups[index])
 
@@ -323,9 +321,12 @@ class Controller:
             "probe": self._probe.state_dict(),
             "random": {role: generators.state_dict() for role, generators in self._random.items()},
             "pump": self._pump.sigma,
-            "transforms": [transform.state_dict() for transform in self._options["transforms"]],
+            "transforms": self._transforms.state_dict(self._all_parameters()),
             "events": [to_dict(event) for event in self.events],
         }
+
+    def _all_parameters(self) -> list[Tensor]:
+        return [p for optimizer in self.optimizers for p in parameters_of(optimizer)]
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where :meth:`state_dict` was taken. Load the model and the optimizer first.
@@ -342,8 +343,7 @@ class Controller:
         for role, generators in self._random.items():
             generators.load_state_dict(state["random"][role])
         self.policy.load_state_dict(state["policy"]["state"])
-        for transform, saved in zip(self._options["transforms"], state["transforms"], strict=True):
-            transform.load_state_dict(saved)
+        self._transforms.load_state_dict(state["transforms"], self._all_parameters())
         self.step, self.phase, self.finalized = state["step"], state["phase"], state["finalized"]
         self._next_due = 0
         self.events = [from_dict(event) for event in state["events"]]
@@ -362,6 +362,3 @@ class Controller:
             raise ValueError(f"this state belongs to the policy {state['policy']['name']}, but {name} is attached")
         if (plan := from_dict(state["plan"])) != self.plan:
             raise ValueError(f"this state was saved under {plan}, but this controller was attached with {self.plan}")
-        saved, here = len(state["transforms"]), len(self._options["transforms"])
-        if saved != here:
-            raise ValueError(f"this state has {saved} gradient transforms, this controller {here}: attach the same")

@@ -53,12 +53,24 @@ class Criterion(Protocol):
         ...
 
 
-@runtime_checkable
-class GradientTransform(Stateful, Protocol):
+class GradientTransform(Protocol):
     """Changes final gradients in place, once per optimizer step, before masking (Grokfast, OrthoGrad …)."""
 
+    @property
+    def stage(self) -> str:
+        """``filter``, ``project`` or ``clip``: where it stands in the declared order."""
+        ...
+
     def __call__(self, params: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
-        """Transform ``grads`` in place; the two sequences correspond."""
+        """Transform ``grads`` in place; the two sequences correspond, and may leave parameters out."""
+        ...
+
+    def state_dict(self, params: Sequence[Tensor]) -> dict[str, Any]:
+        """State in lists that correspond to ``params``, ``None`` where a parameter has none."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any], params: Sequence[Tensor]) -> None:
+        """Restore what :meth:`state_dict` returned."""
         ...
 
 

@@ -117,13 +117,15 @@ def test_transforms_see_the_clipped_dense_gradient():
     seen = []
 
     class Spy:
+        stage = "filter"
+
         def __call__(self, params, grads):
             seen.append((len(params), torch.stack([g.norm() for g in grads]).norm().item()))
 
-        def state_dict(self):
+        def state_dict(self, params):
             return {}
 
-        def load_state_dict(self, state):
+        def load_state_dict(self, state, params):
             pass
 
     model = make_model()

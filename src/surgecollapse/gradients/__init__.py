@@ -1,0 +1,1 @@
+"""Transforms of final gradients, in a declared order: Grokfast, OrthoGrad, a final clip."""

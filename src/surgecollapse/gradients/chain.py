@@ -1,0 +1,90 @@
+"""The declared order of gradient transforms: filter → project → clip, once per optimizer step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from surgecollapse.step_hooks import overflowed, parameters_of, unscale
+from surgecollapse.types import GradientTransform
+
+STAGES = ("filter", "project", "clip")
+"""The order in which transforms may follow each other. A user's own clipping comes before all of them."""
+
+
+class TransformChain:
+    """Applies transforms in their order to the final gradients of an optimizer.
+
+    The order of the whole step is: all-reduce → unscale → the user's clipping → filters (Grokfast) → projections
+    (OrthoGrad) → an optional final clip → mask → update. Each happens once per optimizer step, never per micro-batch.
+
+    Args:
+        transforms: in the order in which they are applied.
+
+    Raises:
+        TypeError: if an item is no transform.
+        ValueError: if a stage is unknown, or the order is not the declared one.
+
+    >>> TransformChain([])
+    TransformChain([])
+    """
+
+    def __init__(self, transforms: Sequence[GradientTransform]) -> None:
+        self._transforms = list(transforms)
+        stages = []
+        for item in self._transforms:
+            if not callable(item) or not hasattr(item, "stage"):
+                raise TypeError(
+                    "a gradient transform needs stage, __call__(params, grads), state_dict(params) and "
+                    f"load_state_dict(state, params); got {item!r}"
+                )
+            if item.stage not in STAGES:
+                raise ValueError(f"{type(item).__name__} has the stage {item.stage!r}: expected {', '.join(STAGES)}")
+            stages.append(STAGES.index(item.stage))
+        if stages != sorted(stages):
+            given = ", ".join(f"{type(item).__name__} ({item.stage})" for item in self._transforms)
+            raise ValueError(f"transforms must come in the order {' → '.join(STAGES)}, got {given}: reorder them")
+
+    def __len__(self) -> int:
+        return len(self._transforms)
+
+    def __repr__(self) -> str:
+        return f"TransformChain({self._transforms!r})"
+
+    @torch.no_grad()
+    def apply(self, optimizer: Optimizer) -> None:
+        """Transform the optimizer's gradients in place; they must be unscaled."""
+        if not self._transforms:
+            return
+        params = [p for p in parameters_of(optimizer) if p.grad is not None]
+        grads = [p.grad for p in params if p.grad is not None]
+        for transform in self._transforms:
+            transform(params, grads)
+
+    def before_step(self, optimizer: Optimizer) -> None:
+        """Do all that belongs before a step: nothing at all if the step is about to be skipped for an overflow."""
+        if self._transforms and not overflowed(optimizer):
+            unscale(optimizer)
+            self.apply(optimizer)
+
+    def state_dict(self, params: Sequence[Tensor]) -> list[dict[str, Any]]:
+        """State of every transform, with one entry for each of ``params``."""
+        return [transform.state_dict(params) for transform in self._transforms]
+
+    def load_state_dict(self, state: Sequence[dict[str, Any]], params: Sequence[Tensor]) -> None:
+        """Restore what :meth:`state_dict` returned, for the same parameters in the same order.
+
+        Raises:
+            ValueError: if the number of transforms differs.
+        """
+        if len(state) != len(self._transforms):
+            raise ValueError(
+                f"this state has {len(state)} gradient transforms, here there are {len(self._transforms)}: "
+                "attach the same ones"
+            )
+        for transform, saved in zip(self._transforms, state, strict=True):
+            transform.load_state_dict(saved, params)
