@@ -306,6 +306,19 @@ def test_moments_are_forgotten_exactly_where_the_mask_flipped(moments):
     assert buffer.tolist() == [zero] * 2 + [5.0] * 6
 
 
+def test_a_collapse_to_another_distribution_says_what_it_had_to_open():
+    """All zeros in one layer, then the same number spread evenly: half of them must be opened again, at zero."""
+    rewiring = rewire({"a": torch.arange(1.0, 9), "b": torch.arange(10.0, 18)}, moments="keep")
+    collapse(rewiring, 0.5)
+    assert not rewiring.weights.mask("a").any()
+    ledger, closed = rewiring.collapse(rewiring.plan(0.5, {}, "layer"))
+    assert (ledger.pruned, ledger.grown) == (4, 4)
+    assert [rewiring.weights.live_in(n) for n in "ab"] == [4, 4]
+    assert [int(closed[n].sum()) for n in "ab"] == [0, 4]
+    assert not rewiring.weights.params["a"].any()
+    assert rewiring.weights.params["b"].tolist() == [0.0, 0, 0, 0, 14, 15, 16, 17]
+
+
 @pytest.mark.parametrize("q", [0.1, 0.5, 0.9])
 def test_the_energy_that_a_collapse_of_gaussian_weights_takes_is_the_closed_form(q):
     rewiring = rewire({"p": torch.randn(2000, 500, generator=torch.Generator().manual_seed(2)) * 0.02})

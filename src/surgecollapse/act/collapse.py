@@ -25,7 +25,9 @@ def plan_collapse(
 ) -> dict[str, Tensor]:
     """Choose the masks of a collapse to ``sparsity``; nothing is written.
 
-    A weight that is closed already stays closed: among zeros, open ones (reopened, not yet moved) go last.
+    A weight that is closed already stays closed: among zeros, open ones (reopened, not yet moved) go last. Only where
+    ``layer`` or ``erk`` give a parameter more than it has open (the masks came from another distribution) are some of
+    its closed weights opened, at zero.
 
     Args:
         weights: the prunable weights and their masks.

@@ -115,13 +115,15 @@ class Rewiring:
         """
         params = self.weights.params
         ledger = Ledger(before=energies(params))
-        closed = {name: self.weights.mask(name) & ~masks[name] for name in params}
+        flipped = {name: self.weights.mask(name) ^ masks[name] for name in params}
+        closed = {name: chosen & ~masks[name] for name, chosen in flipped.items()}
         if remember:
             for name, chosen in closed.items():
                 value = params[name].detach()
                 self._last[name] = torch.where(chosen, value, self._last.get(name, torch.zeros_like(value)))
-        self._flip(masks, closed)
+        self._flip(masks, flipped)
         ledger.pruned = sum(int(chosen.sum()) for chosen in closed.values())
+        ledger.grown = sum(int(chosen.sum()) for chosen in flipped.values()) - ledger.pruned
         ledger.after = energies(params)
         return ledger, closed
 
