@@ -415,3 +415,14 @@ def test_an_impossible_depth_is_refused(depth):
 def test_options_out_of_range_are_refused(option, value, message):
     with pytest.raises(ValueError, match=message):
         rewire(two(), **{option: value})
+
+
+def test_a_refill_of_zeros_leaves_those_that_a_mask_holds():
+    act, rewiring = actor(two())
+    act.carry_out(Decision(phase="sparse", reason="held", depth=0.5), 1, {})
+    with torch.no_grad():
+        rewiring.weights.params["b"].zero_()  # exact zeros, of which some are open
+    act.carry_out(Decision(phase="open", reason="refill", surge=1.0, reopen="zeros", sigma=0.1), 2, {})
+    assert rewiring.weights.live == 115
+    for n, p in rewiring.weights.params.items():
+        assert torch.equal(p != 0, rewiring.weights.mask(n)), n
