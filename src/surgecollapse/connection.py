@@ -29,11 +29,12 @@ class Connection:
         self._steps: list[StepHooks] = []
         self._first_batch = Hooks()
         self._versions: set[int] = set()
+        self._held: list[int] = []
 
     @property
     def open(self) -> bool:
         """Whether this connection holds the parameters."""
-        return self.holder(next(iter(self._model.parameters()))) is self
+        return bool(self._held)
 
     @staticmethod
     def holder(p: Tensor) -> Connection | None:
@@ -52,6 +53,7 @@ class Connection:
             raise ValueError("these parameters already have a controller: call its detach() first")
         for p in parameters:
             _holders[id(p)] = (weakref.ref(p), weakref.ref(self))
+        self._held = [id(p) for p in parameters]
 
     def hook_steps(self, before: Callable[[int], None], after: Callable[[int], None]) -> None:
         """Call ``before(i)`` and ``after(i)`` around each step of optimizer i."""
@@ -88,6 +90,8 @@ class Connection:
             hook.remove()
         self._steps.clear()
         self._first_batch.remove()
-        if self.open:
-            for p in self._model.parameters():
-                _holders.pop(id(p), None)
+        # By what was claimed, not by what the model holds now: layers may have been replaced since.
+        for key in self._held:
+            if key in _holders and _holders[key][1]() is self:
+                del _holders[key]
+        self._held.clear()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Mapping
-from itertools import count
 from typing import Any
 
 import torch
@@ -64,6 +63,11 @@ class Controller:
             )
         if every < 1 or rows < 2:
             raise ValueError(f"every must be at least 1 and rows at least 2, got {every} and {rows}")
+        if 1.0 - sparsity < options["minimum_density"] <= 1.0:
+            raise ValueError(
+                f"sparsity {sparsity:g} leaves less than minimum_density={options['minimum_density']:g} of the "
+                "weights: lower one of them"
+            )
         self._options, self._outer, self.model = options, model, unwrap_model(model)
         self._given = list(optimizer) if isinstance(optimizer, list | tuple) else [optimizer]
         self.optimizers: list[Optimizer] = [StepHooks.chain(item)[-1] for item in self._given]
@@ -74,8 +78,8 @@ class Controller:
         self.decision: Decision | None = None
         self.events: list[Intervention] = []
         self.readings: deque[Reading] = deque(maxlen=1000)
-        self._next_due = 0
-        self._skipped = False
+        self._next_due = self._searched = 0
+        self._skipped: set[int] = set()
         self._probe = Probe(options["probe"])
         self._random = {role: Generators(options["seed"] + i) for i, role in enumerate(_ROLES)}
         self._pump = EntropyPump(model, self._random["noise"])
@@ -83,8 +87,10 @@ class Controller:
         self._transforms = TransformChain(options["transforms"])
         self._resolved = self._probe.known
         self._build(self._probe.output_layers(self.model) if self._resolved else ())
+        if self._resolved:
+            self._engine.check_target()
 
-    def _build(self, heads: tuple[str, ...]) -> None:
+    def _build(self, heads: tuple[str, ...], saved: Mapping[str, Any] | None = None) -> None:
         growth = self._options["growth"] or getattr(self.policy, "growth", "ema_gradient")
         self._engine = Engine(
             self.model,
@@ -95,6 +101,7 @@ class Controller:
             probe=self._probe,
             pump=self._pump,
             random=self._random,
+            saved=saved,
         )
 
     # ---- attaching --------------------------------------------------------------------------------------------
@@ -165,15 +172,18 @@ class Controller:
     @torch.no_grad()
     def _before(self, index: int) -> None:
         self._resolve()
+        self._connection.first_step_done()
         engine, optimizer = self._engine, self.optimizers[index]
-        self._skipped = overflowed(optimizer)
-        if self._skipped:
+        self._skipped.discard(index)
+        if overflowed(optimizer):
+            self._skipped.add(index)
             return
         tracked = engine.tracked(index, self._next_due - (self.step + 1))
-        if len(self._transforms) or tracked or self._due:
+        due = self._due and index <= engine.primary  # an optimizer behind it still ends the step that was read
+        if len(self._transforms) or tracked or due:
             unscale(optimizer)
             self._transforms.apply(optimizer)
-            if self._due:
+            if due:
                 engine.observer.see_gradients([p.grad for p in parameters_of(optimizer) if p.grad is not None])
             engine.signal.update(tracked)
         engine.weights.mask_gradients(engine.groups[index])
@@ -182,10 +192,9 @@ class Controller:
     def _after(self, index: int) -> None:
         engine = self._engine
         engine.weights.apply(engine.groups[index])
-        if index != engine.primary or self._skipped:
+        if index != engine.primary or index in self._skipped:
             return
         self.step += 1
-        self._connection.first_step_done()
         if self._next_due == self.step:
             self._observe_decide_act()
         engine.observer.end_step()
@@ -202,13 +211,19 @@ class Controller:
             )
         self._engine.observer.disarm()
         self._build(self._probe.output_layers(self.model))
+        self._engine.check_target()
         self._resolved = True
 
     def _arm(self) -> None:
-        """Find the next reading, and arm the reader if it falls on the next step; on others no hook exists."""
+        """Arm the reader if a reading falls on the next step; on others no hook exists.
+
+        The next reading is looked for only as far ahead as the growth signal must know of it.
+        """
         step = self.step + 1
-        if self._next_due < step:
-            self._next_due = next(s for s in count(step) if s % self.plan.every == 0 or self.policy.due(s))
+        while self._next_due < step and self._searched < step + self._engine.signal.window:
+            self._searched += 1
+            if self._searched % self.plan.every == 0 or self.policy.due(self._searched):
+                self._next_due = self._searched
         if self._due:
             self._engine.observer.arm()
 
@@ -338,14 +353,14 @@ class Controller:
         self._probe.load_state_dict(state["probe"])
         self._resolved = state["resolved"]
         self._engine.observer.disarm()
-        self._build(tuple(state["engine"]["heads"]))
+        self._build(tuple(state["engine"]["heads"]), saved=state["engine"])
         self._engine.load_state_dict(state["engine"])
         for role, generators in self._random.items():
             generators.load_state_dict(state["random"][role])
         self.policy.load_state_dict(state["policy"]["state"])
         self._transforms.load_state_dict(state["transforms"], self._all_parameters())
         self.step, self.phase, self.finalized = state["step"], state["phase"], state["finalized"]
-        self._next_due = 0
+        self._next_due, self._searched = 0, self.step
         self.events = [from_dict(event) for event in state["events"]]
         self._pump.sigma = state["pump"]
         if self.attached:

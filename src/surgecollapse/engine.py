@@ -11,12 +11,13 @@ from torch.optim import Optimizer
 from surgecollapse.act.actor import Actor
 from surgecollapse.act.masked_weights import MaskedWeights
 from surgecollapse.act.optimizer_state import momentum_of
-from surgecollapse.act.prunable import prunable_parameters
+from surgecollapse.act.prunable import named_weights, prunable_parameters
 from surgecollapse.act.pump import EntropyPump
 from surgecollapse.act.randomness import Generators
 from surgecollapse.act.rewiring import Rewiring
 from surgecollapse.decide.depth import deepest
 from surgecollapse.events import Decision
+from surgecollapse.functional import kept, minimum_live
 from surgecollapse.observe.activations import ActivationReader, find_sites
 from surgecollapse.observe.dense_gradient import DenseGradient
 from surgecollapse.observe.observer import Observer
@@ -41,6 +42,7 @@ class Engine:
         probe: the probe batch.
         pump: the input noise.
         random: generators by role: ``rows`` and ``growth``.
+        saved: a state whose weights are taken up again, whatever has been frozen, unfrozen or joined since.
     """
 
     def __init__(
@@ -54,19 +56,17 @@ class Engine:
         probe: Probe,
         pump: EntropyPump,
         random: Mapping[str, Generators],
+        saved: Mapping[str, Any] | None = None,
     ) -> None:
         self.heads = tuple(heads)
         self._model, self._optimizers, self._options, self._probe = model, optimizers, options, probe
-        self.weights = MaskedWeights(self._choose())
+        self._rows = random["rows"].on()
+        chosen = self._choose()
+        self.weights = MaskedWeights(chosen if saved is None else self._as_saved(chosen, saved))
         self._regroup()
         self._growth = growth
         self.signal = DenseGradient(self._signal_decay())
-        patterns = options["sites"]
-        sites = find_sites(model, self.weights.params, patterns)
-        reader = ActivationReader(
-            model, sites, entropy=options["entropy"], rows=options["rows"], follow=patterns is None
-        )
-        self.observer = Observer(model, reader, probe, random["rows"].on())
+        self.observer = self._new_observer()
         rewiring = Rewiring(
             self.weights,
             self._owner,
@@ -80,18 +80,44 @@ class Engine:
             moments=options["moments"],
         )
         overrides = {key: options[key] for key in ("growth", "initial", "rho")}
-        self.actor = Actor(model, rewiring, pump, self._find_depth, self.observer.activation_energy, overrides)
+        self.actor = Actor(model, rewiring, pump, self._find_depth, self._activation_energy, overrides)
+
+    def _new_observer(self) -> Observer:
+        """Observe the sites of the present weights."""
+        options, patterns = self._options, self._options["sites"]
+        sites = find_sites(self._model, self.weights.params, patterns)
+        reader = ActivationReader(
+            self._model, sites, entropy=options["entropy"], rows=options["rows"], follow=patterns is None
+        )
+        return Observer(self._model, reader, self._probe, self._rows)
+
+    def _activation_energy(self) -> dict[str, float]:
+        return self.observer.activation_energy()
 
     def _choose(self) -> dict[str, nn.Parameter]:
         owned = {id(p) for optimizer in self._optimizers for p in parameters_of(optimizer)}
         include, exclude = self._options["include"], self._options["exclude"]
         return prunable_parameters(self._model, owned=owned, heads=self.heads, include=include, exclude=exclude)
 
+    def _as_saved(self, chosen: Mapping[str, nn.Parameter], saved: Mapping[str, Any]) -> dict[str, nn.Parameter]:
+        """Choose as the saved run had: without what joins only at its next reading, with what is frozen by now."""
+        names, candidates = saved["weights"]["shapes"], saved["candidates"]
+        return {
+            name: p
+            for name, p in named_weights(self._model).items()
+            if (name in names and (name in chosen or not p.requires_grad))
+            or (name in chosen and name in candidates and not saved["frozen"])
+        }
+
     def _regroup(self) -> None:
-        """Note which optimizer steps which prunable weights, and how many parameters they have in all."""
+        """Note which optimizer steps which prunable weights, and all trainable weights that any of them steps."""
         ids = [{id(p) for p in parameters_of(optimizer)} for optimizer in self._optimizers]
         self.groups = [[name for name, p in self.weights.params.items() if id(p) in own] for own in ids]
-        self._owned = sum(map(len, ids))
+        self._candidates = self._trained()
+
+    def _trained(self) -> list[str]:
+        owned = {id(p) for optimizer in self._optimizers for p in parameters_of(optimizer)}
+        return [name for name, p in named_weights(self._model).items() if id(p) in owned and p.requires_grad]
 
     def _owner(self, name: str) -> Optimizer:
         return next(o for o, names in zip(self._optimizers, self.groups, strict=True) if name in names)
@@ -108,10 +134,13 @@ class Engine:
         return max(i for i, names in enumerate(self.groups) if names)
 
     def tracked(self, index: int, until_due: int) -> dict[str, nn.Parameter]:
-        """Weights of one optimizer whose dense gradient is needed ``until_due`` steps before the next reading."""
+        """Weights of one optimizer whose dense gradient is needed ``until_due`` steps before the next reading.
+
+        A negative number stands for a reading that is too far ahead to be known.
+        """
         for_growth = self._growth != "random" and not self.weights.dense
         for_saliency = self._options["saliency"] != "magnitude"
-        if self.actor.frozen or until_due >= self.signal.window or not (for_growth or for_saliency):
+        if self.actor.frozen or not 0 <= until_due < self.signal.window or not (for_growth or for_saliency):
             return {}
         return {name: self.weights.params[name] for name in self.groups[index]}
 
@@ -121,21 +150,52 @@ class Engine:
             self.signal.clear()
 
     def join(self) -> list[str] | None:
-        """Take in prunable parameters that joined an optimizer; ``None`` if no parameter joined at all."""
-        if sum(len(group["params"]) for o in self._optimizers for group in o.param_groups) == self._owned:
+        """Take in prunable parameters that joined an optimizer or were unfrozen; ``None`` if none did.
+
+        Once the mask is final they stay dense, and the sparsity exact.
+        """
+        joined = set(self._trained()) - set(self._candidates)
+        if not joined:
             return None
         if self._probe.known:
             self.heads = self._probe.output_layers(self._model)
-        new = {name: p for name, p in self._choose().items() if name not in self.weights.params}
+        new = {} if self.actor.frozen else {n: p for n, p in self._choose().items() if n not in self.weights.params}
         for name, p in new.items():
             self.weights.add(name, p)
+        # In the model's order, in which a resumed run finds them: ties and random draws follow it.
+        order = list(named_weights(self._model))
+        self.weights.params = {n: self.weights.params[n] for n in sorted(self.weights.params, key=order.index)}
         self._regroup()
+        self.observer = self._new_observer()
         return list(new)
 
+    def check_target(self) -> None:
+        """Check that the target leaves every parameter its minimum density.
+
+        Raises:
+            ValueError: if it does not, naming the parameters.
+        """
+        weights, density, target = self.weights, self._options["minimum_density"], self._options["sparsity"]
+        minima, live = self._minima(), kept(weights.size, target)
+        if sum(minima.values()) > live:
+            raise ValueError(
+                f"sparsity {target:g} leaves {live} of {weights.size} weights, but a minimum density of {density:g} "
+                f"needs {sum(minima.values())}: {', '.join(f'{name} ({n})' for name, n in minima.items())}. Lower "
+                "minimum_density or the sparsity, or exclude layers"
+            )
+
+    def _minima(self) -> dict[str, int]:
+        sizes = {name: p.numel() for name, p in self.weights.params.items()}
+        return minimum_live(sizes, self._options["minimum_density"])
+
     def _find_depth(self, decision: Decision, least: float, most: float) -> dict[str, Any]:
-        """Search the deepest collapse whose measure on the probe batch stays over the decision's floor."""
+        """Search the deepest collapse whose measure on the probe batch stays over the decision's floor.
+
+        Never deeper than the minimum density of every parameter allows.
+        """
         assert decision.floor is not None
         rewiring = self.actor.rewiring
+        most = max(least, min(most, 1.0 - sum(self._minima().values()) / self.weights.size))
 
         def measure(sparsity: float) -> float:
             with rewiring.trial(rewiring.plan(sparsity, self.signal.values, decision.distribution)):
@@ -156,6 +216,7 @@ class Engine:
         """Masks, signal, remembered values and whether the mask is final."""
         return {
             "heads": list(self.heads),
+            "candidates": list(self._candidates),
             "weights": self.weights.state_dict(),
             "signal": self.signal.state_dict(),
             "rewiring": self.actor.rewiring.state_dict(),
@@ -163,12 +224,13 @@ class Engine:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned; ``heads`` are for the caller to build with.
+        """Restore what :meth:`state_dict` returned, in an engine that was built with its ``heads`` and as ``saved``.
 
         Raises:
             ValueError: if the state belongs to other weights.
         """
         self.weights.load_state_dict(state["weights"])
+        self._candidates = list(state["candidates"])
         self.signal.load_state_dict(state["signal"], self.weights.params)
         self.actor.rewiring.load_state_dict(state["rewiring"])
         self.actor.frozen = state["frozen"]

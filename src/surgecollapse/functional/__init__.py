@@ -21,7 +21,7 @@ from surgecollapse.functional.entropy import (
     unit_energy_entropy,
 )
 from surgecollapse.functional.growth import GROWTH, share_by_momentum
-from surgecollapse.functional.masks import DISTRIBUTIONS, allocate, collapse_masks, pack, unpack
+from surgecollapse.functional.masks import DISTRIBUTIONS, allocate, collapse_masks, minimum_live, pack, unpack
 from surgecollapse.functional.saliency import SALIENCY, magnitude, taylor
 from surgecollapse.functional.schedules import SCHEDULES
 from surgecollapse.functional.selection import highest, kept, lowest
@@ -46,6 +46,7 @@ __all__ = [
     "kept",
     "lowest",
     "magnitude",
+    "minimum_live",
     "on_off_entropy",
     "pack",
     "predictive_entropy",

@@ -96,6 +96,29 @@ def collapse_masks(
     return {name: _keep([score], counts[name])[0] for name, score in scores.items()}
 
 
+def minimum_live(sizes: Mapping[str, int | Sequence[int]], minimum_density: float) -> dict[str, int]:
+    """Count the weights that each layer keeps at least: its size times the minimum density, rounded up.
+
+    Args:
+        sizes: number of weights, or shape, of each layer.
+        minimum_density: least share of live weights in each layer, in [0, 1].
+
+    Returns:
+        Least live count by layer.
+
+    Raises:
+        ValueError: if ``minimum_density`` is out of range.
+
+    >>> minimum_live({"a": 1000, "b": (3, 10)}, 0.005)
+    {'a': 5, 'b': 1}
+    """
+    if not 0.0 <= minimum_density <= 1.0:
+        raise ValueError(f"minimum_density must lie in [0, 1], got {minimum_density}")
+    # The decimal as printed: ceil of the binary product would ask for one weight too many.
+    share = Fraction(repr(float(minimum_density)))
+    return {name: ceil(share * _size(value)) for name, value in sizes.items()}
+
+
 def pack(mask: Tensor) -> Tensor:
     """Pack a bool mask into bytes, eight entries each, first entry in the lowest bit.
 
@@ -184,14 +207,10 @@ def _collapse_globally(scores: Mapping[str, Tensor], live: int, minima: Mapping[
 
 def _minima(sizes: Mapping[str, int | Sequence[int]], live: int, minimum_density: float) -> dict[str, int]:
     """Least live count of each layer, checked against the live count of all."""
-    if not 0.0 <= minimum_density <= 1.0:
-        raise ValueError(f"minimum_density must lie in [0, 1], got {minimum_density}")
+    minima = minimum_live(sizes, minimum_density)
     total = sum(_size(value) for value in sizes.values())
     if not 0 <= live <= total:
         raise ValueError(f"live must lie in [0, {total}], the number of weights, got {live}")
-    # The decimal as printed: ceil of the binary product would ask for one weight too many.
-    share = Fraction(repr(float(minimum_density)))
-    minima = {name: ceil(share * _size(value)) for name, value in sizes.items()}
     if sum(minima.values()) > live:
         wanted = ", ".join(f"{name} ({count})" for name, count in minima.items() if count)
         raise ValueError(

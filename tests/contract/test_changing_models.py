@@ -1,0 +1,177 @@
+"""Models that change, or are trained in unusual ways, while a controller is attached."""
+
+from __future__ import annotations
+
+import io
+import time
+
+import pytest
+import torch
+from torch import nn
+
+import surgecollapse
+
+X = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
+Y = (X[:, 0] > 0).long()
+
+
+def make_model(width: int = 32, seed: int = 0) -> nn.Sequential:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Linear(8, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 2))
+
+
+def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
+    for _ in range(steps):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(X), Y).backward()
+        optimizer.step()
+
+
+def attach(model, optimizer, **options):
+    defaults = {"sparsity": 0.5, "total_steps": 200, "every": 5}
+    return surgecollapse.attach(model, optimizer, **{**defaults, **options})
+
+
+class Growing:
+    """A run whose middle layer starts to train at step 21, in one of two ways."""
+
+    def __init__(self, how: str) -> None:
+        self.how, self.model = how, make_model()
+        self.middle = list(self.model[2].parameters())
+        if how == "unfrozen":
+            self.middle[0].requires_grad_(False)
+        first = [p for p in self.model.parameters() if how == "unfrozen" or not any(p is q for q in self.middle)]
+        self.optimizer = torch.optim.SGD(first, lr=0.1, momentum=0.9)
+
+    def let_it_train(self) -> None:
+        if self.how == "unfrozen":
+            self.middle[0].requires_grad_(True)
+        else:
+            self.optimizer.add_param_group({"params": self.middle})
+
+
+@pytest.mark.parametrize("how", ["unfrozen", "added"])
+@pytest.mark.parametrize("at", [22, 47, 90])
+def test_a_run_in_which_weights_join_is_resumed_bitwise(how, at):
+    """Also from a checkpoint between the step at which they join the optimizer and the next reading."""
+    whole = Growing(how)
+    controller = attach(whole.model, whole.optimizer, growth="random", initial="noise")
+    train(whole.model, whole.optimizer, 21)
+    whole.let_it_train()
+    train(whole.model, whole.optimizer, at - 21)
+    saved = [whole.model.state_dict(), whole.optimizer.state_dict(), controller.state_dict()]
+    again = Growing(how)
+    again.let_it_train()
+    its_controller = attach(again.model, again.optimizer, growth="random", initial="noise")
+    again.model.load_state_dict(saved[0])
+    again.optimizer.load_state_dict(torch.load(_through_a_file(saved[1]), weights_only=True))
+    its_controller.load_state_dict(torch.load(_through_a_file(saved[2]), weights_only=True))
+    for run in (whole, again):
+        train(run.model, run.optimizer, 120 - at)
+    joins = [event.step for event in controller.events if event.kind == "join"]
+    assert joins == [25]
+    assert controller.events == its_controller.events
+    assert {layer.layer for layer in controller.readings[-1].layers} == {"0", "2"}
+    assert controller.readings[-1] == its_controller.readings[-1]
+    for p, q in zip(whole.model.parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+def _through_a_file(state):
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    buffer.seek(0)
+    return buffer
+
+
+def test_what_is_frozen_after_attaching_stays_masked_and_resumes():
+    model = make_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    controller = attach(model, optimizer)
+    train(model, optimizer, 30)
+    model[2].weight.requires_grad_(False)
+    train(model, optimizer, 10)
+    state = controller.state_dict()
+    controller.detach()
+    again = attach(model, optimizer)
+    again.load_state_dict(state)
+    assert set(again.masks) == {"0.weight", "2.weight"}
+    assert again.sparsity == controller.sparsity > 0
+
+
+def test_weights_that_join_after_the_mask_is_final_stay_dense_and_the_sparsity_exact():
+    run = Growing("added")
+    controller = attach(run.model, run.optimizer, total_steps=40)
+    train(run.model, run.optimizer, 38)
+    assert controller.frozen
+    run.let_it_train()
+    train(run.model, run.optimizer, 10)
+    controller.finalize()
+    assert controller.sparsity == 0.5
+    assert list(controller.masks) == ["0.weight"]
+    assert "no new weights" in controller.events[-1].reason
+
+
+def test_the_first_optimizer_may_step_often_before_the_last_one_does():
+    class Pair(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.critic, self.generator = make_model(seed=0), make_model(seed=1)
+
+        def forward(self, x, which):
+            return getattr(self, which)(x)
+
+    model = Pair()
+    optimizers = [torch.optim.SGD(getattr(model, part).parameters(), lr=0.1) for part in ("critic", "generator")]
+    controller = attach(model, optimizers, total_steps=100)
+    for _ in range(12):
+        for part, optimizer, times in zip(("critic", "generator"), optimizers, (5, 1), strict=True):
+            for _ in range(times):
+                optimizer.zero_grad()
+                nn.functional.cross_entropy(model(X, part), Y).backward()
+                optimizer.step()
+    assert controller.step == 12
+    assert controller.sparsity > 0
+
+
+def test_a_very_long_cadence_costs_nothing():
+    model = make_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    began = time.perf_counter()
+    controller = attach(model, optimizer, policy="hold", total_steps=None, every=10**12)
+    train(model, optimizer, 3)
+    assert time.perf_counter() - began < 5
+    assert not controller.readings
+
+
+def test_depth_is_bounded_by_the_minimum_density():
+    """The deepest collapse at this target, 99.65%, would leave less than .5% of the weights."""
+    model = make_model(width=128)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    policy = surgecollapse.EntropyBoundedCycles(floor=0.0)
+    controller = attach(model, optimizer, sparsity=0.993, policy=policy)
+    train(model, optimizer, 200)
+    depths = [event.details["depth"] for event in controller.events if event.kind == "collapse"]
+    assert max(depths) > 0.9945
+    assert controller.frozen
+    assert sum(int(mask.sum()) for mask in controller.masks.values()) == round(0.007 * 128 * 136)
+
+
+def test_a_target_under_the_minimum_density_is_refused_at_once():
+    model = make_model(width=128)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match=r"sparsity 0\.999 leaves less than minimum_density=0\.005"):
+        attach(model, optimizer, sparsity=0.999)
+    narrow = nn.Sequential(*[nn.Sequential(nn.Linear(2, 2), nn.ReLU()) for _ in range(4)], nn.Linear(2, 2))
+    with pytest.raises(ValueError, match=r"sparsity 0\.9 leaves 2 of 16 weights.*needs 4: 0\.0\.weight \(1\)"):
+        attach(narrow, torch.optim.SGD(narrow.parameters(), lr=0.1), sparsity=0.9, probe=torch.ones(4, 2))
+
+
+def test_detaching_lets_go_of_a_model_whose_first_layer_was_replaced():
+    model = make_model()
+    controller = attach(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    model[0] = nn.Linear(8, 32)
+    assert controller.attached
+    controller.detach()
+    assert attach(model, torch.optim.SGD(model.parameters(), lr=0.1)).attached
