@@ -98,7 +98,8 @@ class Decision:
     """Criterion by which weights are reopened: ``random | gradient | ema_gradient | momentum``; ``None`` takes
     the controller's."""
     initial: str | None = None
-    """First value of a reopened weight: ``zero | noise | last``; ``None`` takes the controller's."""
+    """First value of a reopened weight: ``zero | noise | last``; ``None`` takes the controller's. For ``last`` the
+    collapse must say so too, since only then are the values kept."""
     rho: float | None = None
     """Bound on injected over live energy; ``None`` takes the controller's."""
     sigma: float | None = None

@@ -166,6 +166,40 @@ def test_taylor_saliency_has_its_gradient_under_every_policy(policy):
     assert run.controller.sparsity == pytest.approx(0.8, abs=1e-3)
 
 
+def test_last_values_come_back_where_only_the_policy_asks_for_them():
+    from surgecollapse import EntropyBoundedCycles
+
+    run = Run(EntropyBoundedCycles(initial="last")).train(TOTAL)
+    surges = [event for event in run.controller.events if event.kind == "surge"]
+    assert surges
+    assert all(event.energy_injected > 0 for event in surges)
+
+
+def test_a_reading_with_labels_is_still_one_host_sync(monkeypatch):
+    run = Run("hold").train(4)
+    calls = []
+    for name in ("tolist", "item", "__bool__", "__int__", "__float__"):
+        original = getattr(torch.Tensor, name)
+
+        def counted(self, *args, _name=name, _original=original):
+            calls.append(_name)
+            return _original(self, *args)
+
+        monkeypatch.setattr(torch.Tensor, name, counted)
+    observer = run.controller._engine.observer
+    original_read = observer.read
+
+    def read(*args):
+        calls.clear()
+        reading = original_read(*args)
+        assert calls == ["tolist"]
+        return reading
+
+    monkeypatch.setattr(observer, "read", read)
+    run.train(1)
+    assert run.controller.readings[-1].target_entropy is not None
+
+
 def test_stopping_early_collapses_to_the_target_and_says_so():
     run = Run().train(70)
     run.controller.finalize()

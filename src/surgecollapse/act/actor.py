@@ -100,8 +100,7 @@ class Actor:
         weights = self.rewiring.weights
         if decision.reopen == "zeros":
             sigma = decision.sigma or 0.0
-            ledger = refill_zeros(self._scope(decision.scope), sigma, self.rewiring.generators)
-            weights.apply()
+            ledger = refill_zeros(self._scope(decision.scope), sigma, self.rewiring.generators, weights)
             self.log("surge", decision, ledger, sigma=sigma)
             return
         if decision.reopen == "collapsed":

@@ -114,10 +114,12 @@ def fill_reopened(
 
 
 @torch.no_grad()
-def refill_zeros(params: Mapping[str, Tensor], sigma: float, generators: Generators) -> Ledger:
-    """Fill every exact zero with N(0, σ²), whatever it costs (the classic rule's recovery)."""
+def refill_zeros(params: Mapping[str, Tensor], sigma: float, generators: Generators, weights: MaskedWeights) -> Ledger:
+    """Fill every exact zero that no mask holds with N(0, σ²), whatever it costs (the classic rule's recovery)."""
     ledger = Ledger(before=energies(params))
     zeros = {name: p.detach() == 0 for name, p in params.items()}
+    for name in zeros.keys() & weights.params.keys():
+        zeros[name] &= weights.mask(name)
     ledger.grown = sum(int(z.sum()) for z in zeros.values())
     ledger.injected = fill_reopened(
         params, zeros, initial="noise", live_energy=0.0, rho=0.0, generators=generators, last={}, sigma=sigma

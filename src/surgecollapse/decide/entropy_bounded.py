@@ -261,7 +261,13 @@ class EntropyBoundedCycles:
         self._run.pumping = False
         self._enter("sparse", step)
         return Decision(
-            phase="sparse", reason=why, depth=(least, most), floor=self.floor, measure=self.measure, pump=pump
+            phase="sparse",
+            reason=why,
+            depth=(least, most),
+            floor=self.floor,
+            measure=self.measure,
+            initial=self.initial,
+            pump=pump,
         )
 
     def _surge(self, step: int, why: str, signals: Signals) -> Decision:

@@ -200,8 +200,7 @@ def target_entropy(labels: Tensor, num_classes: int | None = None) -> Tensor:
     Args:
         labels: class indices of any shape, negative ones (ignored positions) left out; or a floating-point
             ``(rows, K)`` of class probabilities, of which the mean over rows is taken.
-        num_classes: K. Without it, indices give K = 1 + the largest label, which reads one number back from
-            the device.
+        num_classes: K. Without it, indices give K = 1 + the largest label of the batch.
 
     Returns:
         Entropy in [0, 1]; NaN for one class, no labels, or a label that is not below ``num_classes``.
@@ -219,12 +218,24 @@ def target_entropy(labels: Tensor, num_classes: int | None = None) -> Tensor:
         return _shannon(labels.mean(0), labels.shape[1], empty=nan)
     flat = labels.reshape(-1).long()
     if num_classes is None:
-        num_classes = max(1, int(flat.max()) + 1) if flat.numel() else 1
+        return _entropy_of_indices(flat)
     known = (flat >= 0) & (flat < num_classes)
     counts = torch.zeros(num_classes, device=flat.device)
     counts.scatter_add_(0, flat.clamp(0, num_classes - 1), known.float())
     entropy = _shannon(counts, num_classes, empty=nan)
     return torch.where((flat >= num_classes).any(), nan, entropy)
+
+
+def _entropy_of_indices(flat: Tensor) -> Tensor:
+    """Entropy over ln(1 + largest), with nothing read back: −mean ln(share of the entries equal to this one)."""
+    if not flat.numel():
+        return torch.full((), nan, device=flat.device)
+    ordered = flat.sort().values
+    known = ordered >= 0
+    equal = torch.searchsorted(ordered, ordered, right=True) - torch.searchsorted(ordered, ordered)
+    surprise = torch.where(known, known.sum().log() - equal.float().log(), 0.0)
+    entropy = surprise.sum() / known.sum() / (1 + ordered[-1]).float().log()
+    return torch.where(ordered[-1] >= 1, entropy.clamp(0.0, 1.0), nan)
 
 
 def dead_units(x: Tensor) -> Tensor:
