@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from surgecollapse.modules import Hooks
+from surgecollapse.modules import Hooks, is_transformed
 from surgecollapse.step_hooks import StepHooks
 
 _holders: dict[int, tuple[weakref.ref[Tensor], weakref.ref[Connection]]] = {}
@@ -68,7 +68,7 @@ class Connection:
         """
 
         def on_batch(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if not module.training or not torch.is_grad_enabled():
+            if not module.training or not torch.is_grad_enabled() or is_transformed():
                 return
             capture(args, kwargs)
             self._versions.add(sum(p._version for p in module.parameters()))

@@ -206,11 +206,13 @@ class Controller:
             return
         if not self._probe.known:
             raise RuntimeError(
-                "no training forward of the model was seen, so its output layer is unknown (a model compiled in place "
-                "hides its forward): pass probe=<a batch, as the model is called>"
+                "no forward of the model in training mode was seen, so its output layer is unknown (a model that is "
+                "compiled in place, or trained in eval mode, shows none): pass probe=<a batch, as the model is called>"
             )
+        noted = self._engine.observer.noted
         self._engine.observer.disarm()
         self._build(self._probe.output_layers(self.model))
+        self._engine.observer.note(*noted)
         self._engine.check_target()
         self._resolved = True
 
@@ -336,6 +338,7 @@ class Controller:
             "probe": self._probe.state_dict(),
             "random": {role: generators.state_dict() for role, generators in self._random.items()},
             "pump": self._pump.sigma,
+            "decision": None if self.decision is None else to_dict(self.decision),
             "transforms": self._transforms.state_dict(self._all_parameters()),
             "events": [to_dict(event) for event in self.events],
         }
@@ -361,6 +364,7 @@ class Controller:
         self._transforms.load_state_dict(state["transforms"], self._all_parameters())
         self.step, self.phase, self.finalized = state["step"], state["phase"], state["finalized"]
         self._next_due, self._searched = 0, self.step
+        self.decision = None if state["decision"] is None else from_dict(state["decision"])
         self.events = [from_dict(event) for event in state["events"]]
         self._pump.sigma = state["pump"]
         if self.attached:
@@ -372,6 +376,9 @@ class Controller:
             raise ValueError("this is not the state of a surgecollapse controller: pass what state_dict() returned")
         if state["version"] != STATE_VERSION:
             raise ValueError(f"controller state has version {state['version']}, this library reads {STATE_VERSION}")
+        here = {**self.state_dict(), **self._engine.state_dict()}
+        if missing := sorted(set(here) - {*state, *state["engine"]}):
+            raise ValueError(f"this controller state lacks {', '.join(missing)}: the checkpoint is damaged")
         name = type(self.policy).__name__
         if state["policy"]["name"] != name:
             raise ValueError(f"this state belongs to the policy {state['policy']['name']}, but {name} is attached")

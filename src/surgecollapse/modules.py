@@ -57,6 +57,11 @@ def has_channels_first(module: nn.Module) -> bool:
     return isinstance(module, nn.modules.conv._ConvNd)
 
 
+def is_transformed() -> bool:
+    """Whether ``torch.func`` (``vmap``, ``grad`` …) runs the present pass: nothing may be drawn or kept inside it."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
 def tensors_in(value: Any) -> Iterator[Tensor]:
     """Yield every tensor inside nested tuples, lists and mappings (a model's inputs or outputs), in order."""
     if isinstance(value, Tensor):
@@ -148,6 +153,15 @@ class Hooks:
         self._handles.clear()
 
 
+def _changed(pairs: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+    """The pairs of tensors that differ (NaN does from itself), with one host sync."""
+    if not pairs:
+        return []
+    home = pairs[0][0].device
+    flags: list[bool] = torch.stack([(now != before).any().to(home) for now, before in pairs]).tolist()
+    return [pair for pair, flag in zip(pairs, flags, strict=True) if flag]
+
+
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """Run passes in eval mode, without gradient and eagerly; leave no trace.
@@ -180,7 +194,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         for module, mode in modes:
             module.training = mode
         with torch.no_grad():
-            for module, name, buffer, before in buffers:
+            for module, name, buffer, _ in buffers:
                 module._buffers[name] = buffer  # a forward pass may have put another tensor there
-                if not torch.equal(buffer, before):
-                    buffer.copy_(before)
+            for buffer, before in _changed([(buffer, before) for _, _, buffer, before in buffers]):
+                buffer.copy_(before)

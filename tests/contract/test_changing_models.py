@@ -175,3 +175,107 @@ def test_detaching_lets_go_of_a_model_whose_first_layer_was_replaced():
     assert controller.attached
     controller.detach()
     assert attach(model, torch.optim.SGD(model.parameters(), lr=0.1)).attached
+
+
+def test_a_loss_noted_before_the_first_step_is_not_lost():
+    model = make_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    controller = attach(model, optimizer, policy="hold", every=1)
+    loss = nn.functional.cross_entropy(model(X), Y)
+    loss.backward()
+    controller.note(loss=loss, targets=Y)
+    optimizer.step()
+    assert controller.readings[0].loss == pytest.approx(loss.item())
+    assert controller.readings[0].target_entropy is not None
+
+
+def test_a_part_of_the_model_that_is_evaluated_by_itself_is_not_read():
+    class Parts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = make_model()
+
+        def forward(self, x):
+            return self.net(x)
+
+    model = Parts()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    controller = attach(model, optimizer, policy="hold", every=1, probe=X)
+    for _ in range(2):
+        nn.functional.cross_entropy(model.net(X), Y).backward()
+        model.eval()
+        model.net(X[:5])
+        model.train()
+        with torch.no_grad():
+            model.net(X[:6])
+        optimizer.step()
+    assert [(reading.source, reading.layers[0].rows) for reading in controller.readings] == [("batch", 64)] * 2
+
+
+def test_gradients_by_vmap_are_no_obstacle_to_a_reading():
+    model = make_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    controller = attach(model, optimizer, policy="hold", every=1, probe=X)
+
+    def loss(parameters, x, y):
+        return nn.functional.cross_entropy(torch.func.functional_call(model, parameters, (x[None],)), y[None])
+
+    held = {name: p.detach() for name, p in model.named_parameters()}
+    each = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0))(held, X, Y)
+    for name, p in model.named_parameters():
+        p.grad = each[name].mean(0)
+    optimizer.step()
+    assert controller.readings[0].source == "probe"
+    assert [layer.layer for layer in controller.readings[0].layers] == ["0", "2"]
+
+
+def test_a_net_that_routes_its_inputs_may_run_other_layers_after_a_collapse():
+    class Routed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.router = nn.Linear(8, 2, bias=False)
+            self.experts = nn.ModuleList(nn.Sequential(nn.Linear(8, 16), nn.ReLU()) for _ in range(2))
+            self.head = nn.Linear(16, 2)
+            with torch.no_grad():  # the smallest weights of all choose, and are closed
+                self.router.weight.copy_(torch.tensor([[0.0], [1e-6]]).expand(2, 8))
+
+        def forward(self, x):
+            choice = int(self.router(x.abs()).sum(0).argmax())
+            if self.training:
+                return self.head(sum(expert(x) for expert in self.experts))
+            return self.head(self.experts[choice](x))
+
+    model = Routed()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    controller = attach(model, optimizer, total_steps=40, policy="cycles", minimum_density=0.0)
+    train(model, optimizer, 40)
+    collapse = next(event for event in controller.events if event.kind == "collapse")
+    assert set(collapse.details["activation_energy"]) == {"router"}
+    assert controller.frozen
+
+
+def test_injected_energy_of_a_double_model_is_within_its_budget():
+    model = make_model().double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    controller = attach(model, optimizer, initial="noise", rho=0.1)
+    for _ in range(200):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(X.double()), Y).backward()
+        optimizer.step()
+    surges = [event for event in controller.events if event.kind == "surge"]
+    assert surges
+    assert all(0 < event.energy_injected <= 0.1 * event.energy_before for event in surges)
+
+
+def test_the_last_decision_survives_a_resume_and_a_damaged_state_is_named():
+    model = make_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    controller = attach(model, optimizer)
+    train(model, optimizer, 30)
+    state, decision = controller.state_dict(), controller.decision
+    controller.detach()
+    again = attach(model, optimizer)
+    again.load_state_dict(state)
+    assert again.decision == decision is not None
+    with pytest.raises(ValueError, match="lacks events: the checkpoint is damaged"):
+        again.load_state_dict({key: value for key, value in state.items() if key != "events"})

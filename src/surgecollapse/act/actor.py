@@ -140,7 +140,10 @@ class Actor:
         weights, ledger = self.rewiring.weights, ledger or Ledger({})
         if ledger.changed:
             before, self._activations = self._activations, self._activation_energy()
-            details["activation_energy"] = {site: [before[site], after] for site, after in self._activations.items()}
+            # A net that routes its inputs may have run other layers before.
+            details["activation_energy"] = {
+                site: [before[site], after] for site, after in self._activations.items() if site in before
+            }
         sizes = {name: p.numel() for name, p in named_weights(self._model).items()}
         live = {n: weights.live_in(n) if n in weights.params else sizes[n] for n in ledger.before}
         event = Intervention(

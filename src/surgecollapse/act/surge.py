@@ -79,12 +79,11 @@ def fill_reopened(
     last: Mapping[str, Tensor],
     sigma: float | None = None,
 ) -> dict[str, float]:
-    r"""Write the first values of reopened weights, in place.
+    """Write the first values of reopened weights, in place.
 
-    ``zero`` leaves them at zero. ``noise`` draws :math:`N(0, \sigma^2)` with
-    :math:`\sigma^2 = \rho\,E_\mathrm{live} / n` over the *n* reopened weights and scales the draw down where chance
-    took it over the budget :math:`\rho\,E_\mathrm{live}`; an explicit ``sigma`` is used as it is, unbounded. ``last``
-    restores the values that the weights had when they were closed.
+    ``zero`` leaves them at zero. ``noise`` draws N(0, σ²) with σ² = ρ·E/n over the n reopened weights, E the energy of
+    the live ones, and scales the draw down where chance took it over the budget ρ·E; an explicit ``sigma`` is used as
+    it is, unbounded. ``last`` restores the values that the weights had when they were closed.
 
     Returns:
         Energy injected, by name.
@@ -103,7 +102,8 @@ def fill_reopened(
             n: torch.randn(c.shape, device=c.device, generator=generators.on(c.device)) * c for n, c in opened.items()
         }
     if initial == "noise" and sigma is None:
-        rounding = max(torch.finfo(params[n].dtype).eps for n in opened)  # of the values that will be written
+        # Of the values that will be written, and of the draw itself.
+        rounding = max(torch.finfo(torch.float32).eps, *(torch.finfo(params[n].dtype).eps for n in opened))
         budget, total = rho * live_energy * (1 - 2 * rounding), sum(energies(values).values()) * scale**2
         if total > budget:
             scale *= (budget / total) ** 0.5

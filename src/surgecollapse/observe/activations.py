@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from surgecollapse.events import LayerReading
 from surgecollapse.functional import ENTROPY, activation_energy, dead_units, on_off_entropy
-from surgecollapse.modules import Hooks, canonical_name, has_channels_first, is_activation, tensors_in
+from surgecollapse.modules import Hooks, canonical_name, has_channels_first, is_activation, is_transformed, tensors_in
 
 
 def find_sites(
@@ -116,7 +116,8 @@ class ActivationReader:
         self._pending: tuple[str, torch.Size, bool] | None = None
         self._batch: int | None = None
         self._generator: torch.Generator | None = None
-        self._training = self._reading = True
+        self._training = True
+        self._reading: bool | None = None
 
     @property
     def armed(self) -> bool:
@@ -140,6 +141,7 @@ class ActivationReader:
             return
         self._generator, self._training = generator, training
         self._hooks.before(self._model, self._begin)
+        self._hooks.after(self._model, lambda _m, _a, _out: self._end())
         for name, module in self._sites.items():
             self._hooks.after(module, lambda m, _a, out, name=name: self._on_site(name, m, out))
         if self._follow:
@@ -151,7 +153,7 @@ class ActivationReader:
         """Remove all hooks and forget what was read."""
         self._hooks.remove()
         self._samples.clear()
-        self._pending = None
+        self._end()
 
     def _begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._reading = not self._training or (model.training and torch.is_grad_enabled())
@@ -159,9 +161,15 @@ class ActivationReader:
         self._batch = first.shape[0] if first is not None and first.ndim else None
         self._pending = None
 
+    def _end(self) -> None:
+        self._reading, self._pending = None, None
+
     def _on_site(self, name: str, module: nn.Module, output: Any) -> None:
         x = next(tensors_in(output), None)
-        if x is None or not x.is_floating_point() or not self._reading:
+        reading = self._reading
+        if reading is None:  # a part of the model was called by itself, or is run again in the backward pass
+            reading = not self._training or (module.training and torch.is_grad_enabled())
+        if x is None or not x.is_floating_point() or not reading or is_transformed():
             return
         follows = None if isinstance(module, nn.MultiheadAttention) else x.shape
         batch_first = getattr(module, "batch_first", None)

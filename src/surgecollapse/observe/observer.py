@@ -38,6 +38,11 @@ class Observer:
         if targets is not None:
             self._targets = targets.detach()
 
+    @property
+    def noted(self) -> tuple[Tensor | float | None, Tensor | None]:
+        """The loss and the labels that :meth:`note` was given in this step."""
+        return self._loss, self._targets
+
     def arm(self) -> None:
         """Read the forward passes of the next step."""
         self._reader.arm(self._generator)
