@@ -49,10 +49,10 @@ def moment_tensors(optimizer: Optimizer, param: Tensor) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def forget(optimizer: Optimizer, param: Tensor, flipped: Tensor, live: Tensor, mode: str = "reset") -> None:
-    r"""Forget the optimizer's moments where the mask of ``param`` flipped.
+    """Forget the optimizer's moments where the mask of ``param`` flipped.
 
     * ``reset``: zero. Once bias correction has worn off, Adam's first step from zero moments moves a weight by
-      :math:`(1-\beta_1)/\sqrt{1-\beta_2}` learning rates (3.2 at β = .9, .999).
+      (1 − β₁)/√(1 − β₂) learning rates (3.2 at β = .9, .999).
     * ``warmup``: as ``reset``, but second moments start at the mean over the weights of the same parameter that stayed
       open, so that the first step is an ordinary one.
     * ``keep``: nothing is touched.

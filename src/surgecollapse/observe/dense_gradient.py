@@ -11,13 +11,12 @@ from torch import Tensor, nn
 
 
 class DenseGradient:
-    r"""Exponential moving average of the dense gradient, taken before masking.
+    """Exponential moving average of the dense gradient, taken before masking.
 
-    .. math:: m_t = \beta m_{t-1} + (1 - \beta) g_t, \qquad m_0 = 0
-
-    There is no bias correction: only the order of the magnitudes matters, and all entries share the factor. Entries
-    that are not finite count as zero, so that a single inf never poisons the average. State is lazy per parameter (one
-    that has no gradient yet has no average) and kept in float32 for low-precision weights.
+    mₜ = β·mₜ₋₁ + (1 − β)·gₜ with m₀ = 0. There is no bias correction: only the order of the magnitudes matters, and all
+    entries share the factor. Entries that are not finite count as zero, so that a single inf never poisons the average.
+    State is lazy per parameter (one that has no gradient yet has no average) and kept in float32 for low-precision
+    weights.
 
     Args:
         decay: β in [0, 1); 0 keeps the last gradient alone.
