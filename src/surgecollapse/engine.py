@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from surgecollapse.act.actor import Actor
@@ -23,8 +23,6 @@ from surgecollapse.observe.dense_gradient import DenseGradient
 from surgecollapse.observe.observer import Observer
 from surgecollapse.observe.probe import Probe
 from surgecollapse.step_hooks import parameters_of
-
-Signals = Mapping[str, Tensor]
 
 
 class Engine:

@@ -279,3 +279,43 @@ def test_the_last_decision_survives_a_resume_and_a_damaged_state_is_named():
     assert again.decision == decision is not None
     with pytest.raises(ValueError, match="lacks events: the checkpoint is damaged"):
         again.load_state_dict({key: value for key, value in state.items() if key != "events"})
+
+
+def test_a_weight_without_a_gradient_has_no_taylor_saliency():
+    class Unused(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net, self.unused = make_model(), nn.Linear(16, 16)
+
+        def forward(self, x):
+            return self.net(x)
+
+    model = Unused()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    controller = attach(model, optimizer, saliency="taylor")
+    train(model, optimizer, 200)
+    assert controller.frozen
+    assert int(controller.masks["unused.weight"].sum()) == 2  # its minimum density alone: .5% of 256, rounded up
+
+
+def test_packed_sequences_are_a_probe_too():
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm, self.head = nn.LSTM(8, 16, batch_first=True), nn.Linear(16, 2)
+
+        def forward(self, packed):
+            return self.head(self.lstm(packed)[1][0][-1])
+
+    model = Recurrent()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    controller = attach(model, optimizer, total_steps=40, policy="cycles")
+    sequences = X.repeat(2, 1).unsqueeze(1).expand(-1, 5, -1)
+    lengths = torch.arange(len(sequences)) % 5 + 1
+    packed = nn.utils.rnn.pack_padded_sequence(sequences, lengths, batch_first=True, enforce_sorted=False)
+    for _ in range(40):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(packed), Y.repeat(2)).backward()
+        optimizer.step()
+    assert controller.frozen
+    assert list(controller.masks) == ["lstm.weight_ih_l0", "lstm.weight_hh_l0"]

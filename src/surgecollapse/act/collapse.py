@@ -45,7 +45,10 @@ def plan_collapse(
         if saliency is magnitude and weights.dense:
             scores[name] = p.detach()  # the selection takes magnitudes itself: no copy is needed
             continue
-        score = saliency(p.detach(), signals.get(name))
+        signal = signals.get(name)
+        if signal is None and signals:  # others have a gradient: this one took no part in the loss
+            signal = torch.zeros_like(p)
+        score = saliency(p.detach(), signal)
         if not weights.dense:  # then an open zero must outrank a closed one, in another parameter too
             wide = score.to(torch.promote_types(score.dtype, torch.float32))
             score = wide.clamp(min=torch.finfo(wide.dtype).tiny)

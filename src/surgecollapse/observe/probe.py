@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from surgecollapse.modules import Hooks, canonical_name, is_embedding, is_norm, map_tensors, tensors_in, undisturbed
 
@@ -62,7 +63,9 @@ class Probe:
         self._autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
         if self.known:
             return
-        batch = first.shape[0] if first is not None and first.ndim else 0
+        # Of packed sequences no rows can be cut off: all are kept.
+        packed = any(isinstance(value, PackedSequence) for value in [*args, *kwargs.values()])
+        batch = first.shape[0] if first is not None and first.ndim and not packed else 0
         self._args = _first_rows(list(args), batch, PROBE_ROWS)
         self._kwargs = _first_rows(dict(kwargs), batch, PROBE_ROWS)
         self.known = True
