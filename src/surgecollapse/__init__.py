@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         make_policy,
     )
     from surgecollapse.events import Decision, Intervention, LayerReading, Measurement, Plan, Reading
+    from surgecollapse.gradients.grokfast import Grokfast, GrokfastMA
     from surgecollapse.record.memory import MemoryRecorder
     from surgecollapse.record.store import RunStore
 
@@ -41,6 +42,8 @@ _HOME = {
     "Measurement": "events",
     "Plan": "events",
     "Reading": "events",
+    "Grokfast": "gradients.grokfast",
+    "GrokfastMA": "gradients.grokfast",
     "MemoryRecorder": "record.memory",
     "RunStore": "record.store",
 }
@@ -51,6 +54,8 @@ __all__ = [
     "Decision",
     "EntropyBoundedCycles",
     "EntropyRules",
+    "Grokfast",
+    "GrokfastMA",
     "Hold",
     "Intervals",
     "Intervention",

@@ -20,6 +20,14 @@ from surgecollapse.functional.entropy import (
     target_entropy,
     unit_energy_entropy,
 )
+from surgecollapse.functional.filters import (
+    ema_coefficients,
+    frequency_response,
+    grokfast,
+    grokfast_ma,
+    linear_filter,
+    ma_coefficients,
+)
 from surgecollapse.functional.growth import GROWTH, share_by_momentum
 from surgecollapse.functional.masks import DISTRIBUTIONS, allocate, collapse_masks, minimum_live, pack, unpack
 from surgecollapse.functional.saliency import SALIENCY, magnitude, taylor
@@ -37,14 +45,20 @@ __all__ = [
     "bounded_noise_scale",
     "collapse_masks",
     "dead_units",
+    "ema_coefficients",
     "energy_lost_gaussian",
     "energy_lost_laplace",
     "energy_lost_uniform",
     "excess_loss",
+    "frequency_response",
+    "grokfast",
+    "grokfast_ma",
     "highest",
     "histogram_entropy",
     "kept",
+    "linear_filter",
     "lowest",
+    "ma_coefficients",
     "magnitude",
     "minimum_live",
     "on_off_entropy",

@@ -1,0 +1,249 @@
+"""Grokfast (Lee et al. 2024, arXiv 2405.20233): amplify the slow part of each parameter's gradient.
+
+Both filters add to the gradient what a low-pass filter over past steps leaves of it:
+ĝ_t = g_t + λ·(f ∗ g)_t, with f an exponential (:class:`Grokfast`) or a windowed mean (:class:`GrokfastMA`).
+
+What they share:
+
+* State is made for a parameter when its first gradient comes, and holds copies only: gradients zeroed in place
+  (``zero_grad(set_to_none=False)``) and gradients made anew give the same results.
+* A gradient with a non-finite entry leaves its parameter's state as it is, and is left as it is. On the CPU such
+  parameters are left out; elsewhere a flag on the device selects, and the host does not wait for it.
+* With ``lamb=0`` gradients are not touched at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from surgecollapse.gradients.blocks import BLOCK, blocks
+from surgecollapse.gradients.slow_gradients import SlowGradients, State, copy_of, state_dtype
+
+
+class Grokfast(SlowGradients):
+    """Grokfast-EMA: amplify the exponential mean of each gradient, h ← α h + (1 − α) g, ĝ = g + λ h.
+
+    On a constant gradient g the result is (1 + λ) g from the first step on; with ``start="zero"`` it is
+    (1 + λ(1 − αᵗ)) g at step t. The mean is kept in float32 for half precision, else in the gradient's precision.
+
+    The paper's listing and its code differ: the listing starts h at θ₀, the weights, which is no gradient; the code
+    starts it at the first gradient. The default follows the code.
+
+    Args:
+        alpha: decay α of the mean, in [0, 1); about 1/(1 − α) steps are averaged.
+        lamb: amplification λ of the mean; 0 leaves every gradient as it is.
+        start: ``gradient``: h₀ = g₁, as the published code does; ``zero``: h₀ = 0, the unbiased reading of the paper.
+        parameters: filter these parameters only, so that groups can have settings of their own; default: all.
+
+    Raises:
+        ValueError: for options out of range.
+
+    >>> import torch
+    >>> param, gradient = torch.zeros(1), torch.ones(1)
+    >>> grokfast = Grokfast(alpha=0.5, lamb=2.0, start="zero")
+    >>> for _ in range(2):
+    ...     given = gradient.clone()
+    ...     grokfast([param], [given])
+    ...     print(given.item())
+    2.0
+    2.5
+
+    Reference: Lee, Kang, Kim, Lee 2024, arXiv 2405.20233, Grokfast-EMA.
+    """
+
+    _fields = ("average", "started")
+
+    def __init__(
+        self,
+        alpha: float = 0.98,
+        lamb: float = 2.0,
+        *,
+        start: str = "gradient",
+        parameters: Iterable[Tensor] | None = None,
+    ) -> None:
+        if not 0.0 <= alpha < 1.0:
+            raise ValueError(f"alpha must lie in [0, 1), got {alpha}")
+        if start not in ("gradient", "zero"):
+            raise ValueError(f"start must be 'gradient' or 'zero', got {start!r}")
+        super().__init__(lamb, parameters)
+        self.alpha, self.start = float(alpha), start
+
+    def __repr__(self) -> str:
+        return f"Grokfast(alpha={self.alpha}, lamb={self.lamb}, start={self.start!r})"
+
+    def _new_state(self, grad: Tensor) -> State:
+        average = torch.zeros_like(grad, dtype=state_dtype(grad))
+        return {"average": average, "started": torch.tensor(self.start == "zero", device=grad.device)}
+
+    def _filter_finite(self, items: list[tuple[State, Tensor]]) -> None:
+        for state, grad in items:
+            if not state["started"]:
+                state["average"].copy_(grad)
+                state["started"].fill_(True)
+        for alike in (True, False):
+            chosen = [(s["average"], g) for s, g in items if (s["average"].dtype == g.dtype) is alike]
+            for averages, grads in blocks(chosen):
+                if alike:
+                    torch._foreach_lerp_(averages, grads, 1.0 - self.alpha)
+                else:  # lerp takes no mixed precision
+                    torch._foreach_mul_(averages, self.alpha)
+                    torch._foreach_add_(averages, grads, alpha=1.0 - self.alpha)
+                if self.lamb:
+                    torch._foreach_add_(grads, averages, alpha=self.lamb)
+
+    def _filter_flagged(self, state: State, grad: Tensor, finite: Tensor) -> None:
+        average, started = state["average"], state["started"]
+        precise = grad.to(average.dtype)
+        moved = torch.lerp(torch.where(started, average, precise), precise, 1.0 - self.alpha)
+        average.copy_(torch.where(finite, moved, average))
+        started.logical_or_(finite)
+        if self.lamb:
+            grad.copy_(torch.where(finite, grad.add(average, alpha=self.lamb), grad))
+
+    def _restored(self, saved: State, param: Tensor) -> State:
+        if saved["average"].shape != param.shape:
+            found = tuple(saved["average"].shape)
+            raise ValueError(f"the saved mean has the shape {found}, the parameter {tuple(param.shape)}")
+        return {name: copy_of(value, param.device) for name, value in saved.items()}
+
+
+class GrokfastMA(SlowGradients):
+    """Grokfast-MA: amplify the mean (or sum) of the last w gradients, the present one included, at O(1) a step.
+
+    ĝ_t = g_t + λ · mean(g_{t−w+1} … g_t). On a constant gradient g that is (1 + λ) g, with ``filter="sum"``
+    (1 + λw) g, from step w on. The code waits for a full window, the paper filters at once: ``warmup`` chooses.
+
+    **Cost.** A step adds the new gradient to a running sum, takes off the one that leaves, and sums one w-th of the
+    entries afresh over their whole window: w · N/w = N reads. Nothing depends on w but the memory of w gradients.
+
+    **Drift.** Each entry's sum is formed afresh every w steps, so it carries the rounding of at most w steps, however
+    long the training: with u the unit roundoff of the sum, |error| ≤ (3w + 1)·u·S (to first order), where S bounds
+    Σ|g| over any window of the last w steps: w − 1 additions afresh, then two a step. A plain running sum has no such
+    bound, since 2u·S may be added at each step for ever. The sum is that of the *stored* entries: with
+    ``buffer_dtype=torch.bfloat16`` what is added is what will be taken off.
+
+    Args:
+        window: number w of gradients, ≥ 1.
+        lamb: amplification λ of the mean or sum; 0 leaves every gradient as it is.
+        warmup: act only when the window is full (published code); ``False``: at once, on what is there (paper).
+        filter: ``mean`` or ``sum``.
+        buffer_dtype: precision of the stored gradients; default: their own. ``torch.bfloat16`` halves the memory.
+        parameters: filter these parameters only, so that groups can have settings of their own; default: all.
+
+    Raises:
+        ValueError: for options out of range.
+
+    >>> import torch
+    >>> grokfast, param = GrokfastMA(window=2, lamb=1.0), torch.zeros(1)
+    >>> for value in (1.0, 3.0, 5.0):
+    ...     gradient = torch.tensor([value])
+    ...     grokfast([param], [gradient])
+    ...     print(gradient.item())  # 1, then 3 + (1 + 3)/2, then 5 + (3 + 5)/2
+    1.0
+    5.0
+    9.0
+
+    Reference: Lee, Kang, Kim, Lee 2024, arXiv 2405.20233, Grokfast-MA.
+    """
+
+    _fields = ("gradients", "total", "seen", "turn")
+
+    def __init__(
+        self,
+        window: int = 100,
+        lamb: float = 5.0,
+        *,
+        warmup: bool = True,
+        filter: str = "mean",
+        buffer_dtype: torch.dtype | None = None,
+        parameters: Iterable[Tensor] | None = None,
+    ) -> None:
+        if not isinstance(window, int) or window < 1:
+            raise ValueError(f"window must be a whole number of gradients, at least 1, got {window!r}")
+        if filter not in ("mean", "sum"):
+            raise ValueError(f"filter must be 'mean' or 'sum', got {filter!r}")
+        if buffer_dtype not in (None, torch.bfloat16, torch.float32, torch.float64):
+            raise ValueError(f"buffer_dtype must be bfloat16, float32, float64 or None, got {buffer_dtype}")
+        super().__init__(lamb, parameters)
+        self.window, self.warmup, self.filter, self.buffer_dtype = window, bool(warmup), filter, buffer_dtype
+
+    def __repr__(self) -> str:
+        return f"GrokfastMA(window={self.window}, lamb={self.lamb}, warmup={self.warmup}, filter={self.filter!r})"
+
+    def _new_state(self, grad: Tensor) -> State:
+        total = torch.zeros_like(grad, dtype=state_dtype(grad))
+        seen = torch.zeros((), dtype=torch.long, device=grad.device)
+        slots = _slots(self.window, total, self.buffer_dtype or grad.dtype)
+        return {"gradients": slots, "total": total, "seen": seen, "turn": 0}
+
+    def _filter_finite(self, items: list[tuple[State, Tensor]]) -> None:
+        by_scale: dict[float, list[tuple[Tensor, Tensor, Tensor]]] = {}
+        for state, grad in items:
+            seen = int(state["seen"])
+            scale = self._scale(seen + 1)
+            leaving = state["gradients"][seen % self.window]
+            by_scale.setdefault(scale, []).append((grad, state["total"], leaving))
+        for scale, chosen in by_scale.items():
+            for grads, totals, slots in blocks(chosen):
+                torch._foreach_sub_(totals, slots)
+                torch._foreach_copy_(slots, grads)
+                torch._foreach_add_(totals, slots)
+                if scale:
+                    torch._foreach_add_(grads, totals, alpha=scale)
+        for state, _ in items:
+            state["seen"].add_(1)
+            self._sum_afresh(state)
+
+    def _scale(self, seen: int) -> float:
+        if self.warmup and seen < self.window:
+            return 0.0
+        return self.lamb / min(seen, self.window) if self.filter == "mean" else self.lamb
+
+    def _filter_flagged(self, state: State, grad: Tensor, finite: Tensor) -> None:
+        slots, total, seen = state["gradients"], state["total"], state["seen"]
+        position = (seen % self.window).reshape(1)
+        leaving = slots.index_select(0, position)[0]
+        coming = torch.where(finite, grad.to(slots.dtype), leaving)
+        total.copy_(torch.where(finite, total - leaving + coming, total))
+        slots.index_copy_(0, position, coming[None])
+        seen.add_(finite)
+        if self.lamb:
+            ready = finite & (seen >= self.window) if self.warmup else finite
+            divisor = seen.clamp(1, self.window) if self.filter == "mean" else 1
+            grad.copy_(torch.where(ready, grad + total * (self.lamb / divisor), grad))
+        self._sum_afresh(state)
+
+    def _sum_afresh(self, state: State) -> None:
+        """Replace the running sum of one slice of the entries by the direct sum; all have had it after w calls."""
+        total = state["total"]
+        count = total.numel()
+        # Slices of a thousand entries at least: a smaller tensor is summed whole, now and then, not bit by bit.
+        length = max(-(-count // self.window), 1024)
+        first, state["turn"] = state["turn"] * length, (state["turn"] + 1) % self.window
+        if first >= count:
+            return
+        columns = state["gradients"].as_strided((self.window, count), (count, 1))[:, first : first + length]
+        sums = total.as_strided((count,), (1,))[first : first + length]
+        size = max(BLOCK // self.window, 1) if total.device.type == "cpu" else length
+        for piece, part in zip(columns.split(size, 1), sums.split(size), strict=True):
+            torch.sum(piece, 0, dtype=total.dtype, out=part)
+
+    def _restored(self, saved: State, param: Tensor) -> State:
+        wanted = (self.window, *param.shape)
+        if saved["gradients"].shape != wanted:
+            found = tuple(saved["gradients"].shape)
+            raise ValueError(f"the saved window has the shape {found}, expected {wanted}: keep window= as it was")
+        state = {name: copy_of(value, param.device) for name, value in saved.items() if name != "gradients"}
+        state["gradients"] = _slots(self.window, state["total"], saved["gradients"].dtype)
+        state["gradients"].copy_(saved["gradients"])
+        return state
+
+
+def _slots(window: int, total: Tensor, dtype: torch.dtype) -> Tensor:
+    """Zeros for ``window`` gradients, each of which lies in memory as the sum does, whatever the memory format."""
+    count = total.numel()
+    stored = torch.zeros(window * count, dtype=dtype, device=total.device)
+    return stored.as_strided((window, *total.shape), (count, *total.stride()))

@@ -1,0 +1,123 @@
+"""What the filters share: which parameters they act on, which gradients are healthy, where the state is."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+State = dict[str, Any]
+"""What is kept for one parameter, by name."""
+
+
+class SlowGradients(ABC):
+    """A filter with state of its own for each parameter; subclasses say what the state is and how it moves.
+
+    Args:
+        lamb: amplification of the slow part.
+        parameters: those to act on; ``None``: all.
+
+    Raises:
+        ValueError: if ``lamb`` is not finite.
+    """
+
+    stage = "filter"
+    _fields: ClassVar[tuple[str, ...]]
+
+    def __init__(self, lamb: float, parameters: Iterable[Tensor] | None) -> None:
+        if not math.isfinite(lamb):
+            raise ValueError(f"lamb must be finite, got {lamb}")
+        self.lamb = float(lamb)
+        self._only = None if parameters is None else dict.fromkeys(parameters)
+        self._state: dict[Tensor, State] = {}
+
+    @torch.no_grad()
+    def __call__(self, params: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
+        """Filter ``grads`` in place, once per optimizer step; the two sequences correspond.
+
+        Raises:
+            TypeError: if a gradient is sparse.
+        """
+        on_host = []
+        for param, grad in zip(params, grads, strict=True):
+            if self._only is not None and param not in self._only:
+                continue
+            if grad.layout is not torch.strided:
+                raise TypeError(
+                    f"{type(self).__name__} needs dense gradients, got {grad.layout} of shape {tuple(grad.shape)}: "
+                    "build the embedding with sparse=False, or name the other parameters in parameters="
+                )
+            if self._waits_for(grad):
+                if _is_finite(grad):
+                    on_host.append((self._state_of(param, grad), grad))
+            else:
+                self._filter_flagged(self._state_of(param, grad), grad, torch.isfinite(grad).all())
+        if on_host:
+            self._filter_finite(on_host)
+
+    @staticmethod
+    def _waits_for(grad: Tensor) -> bool:
+        # Looking at a number costs nothing on the CPU; on an accelerator the host would wait for all work under way.
+        return grad.device.type == "cpu"
+
+    def _state_of(self, param: Tensor, grad: Tensor) -> State:
+        if param not in self._state:
+            self._state[param] = self._new_state(grad)
+        return self._state[param]
+
+    @abstractmethod
+    def _new_state(self, grad: Tensor) -> State: ...
+
+    @abstractmethod
+    def _filter_finite(self, items: list[tuple[State, Tensor]]) -> None: ...
+
+    @abstractmethod
+    def _filter_flagged(self, state: State, grad: Tensor, finite: Tensor) -> None: ...
+
+    @abstractmethod
+    def _restored(self, saved: State, param: Tensor) -> State: ...
+
+    def state_dict(self, params: Sequence[Tensor]) -> dict[str, Any]:
+        """Copies of the state, in lists that correspond to ``params``; ``None`` where a parameter has none."""
+        states = [self._state.get(param) for param in params]
+        return {name: [None if s is None else copy_of(s[name]) for s in states] for name in self._fields}
+
+    def load_state_dict(self, state: dict[str, Any], params: Sequence[Tensor]) -> None:
+        """Restore what :meth:`state_dict` returned, on each parameter's device. Settings are not part of it.
+
+        Raises:
+            ValueError: if the state is another transform's, or does not fit the parameters.
+        """
+        if set(state) != set(self._fields) or any(len(column) != len(params) for column in state.values()):
+            found = ", ".join(f"{name} ({len(column)})" for name, column in state.items())
+            raise ValueError(
+                f"{type(self).__name__} needs {', '.join(self._fields)} for {len(params)} parameters, got {found}: "
+                "load the state of the same transform on the same parameters"
+            )
+        restored: dict[Tensor, State] = {}
+        for i, param in enumerate(params):
+            saved = {name: state[name][i] for name in self._fields}
+            if saved[self._fields[0]] is not None:
+                restored[param] = self._restored(saved, param)
+        given = set(params)
+        self._state = {param: kept for param, kept in self._state.items() if param not in given} | restored
+
+
+def state_dtype(grad: Tensor) -> torch.dtype:
+    """Precision of the state: float32 for half precision, else the gradient's own."""
+    return torch.promote_types(grad.dtype, torch.float32)
+
+
+def copy_of(value: Any, device: torch.device | None = None) -> Any:
+    """A copy of a tensor, on another device if one is given; other values as they are."""
+    return value.detach().to(device or value.device, copy=True) if isinstance(value, Tensor) else value
+
+
+def _is_finite(grad: Tensor) -> bool:
+    # A finite sum has finite terms, and is found in one pass. Large terms may overflow together: then look at each.
+    total = grad.sum().item()
+    return total - total == 0 or bool(torch.isfinite(grad).all())
