@@ -26,6 +26,8 @@ from surgecollapse.types import Policy
 logger = logging.getLogger(__name__)
 STATE_VERSION = 1
 _ROLES = ("rows", "noise", "growth")
+_APART = 1_000_003
+"""Between the seeds of two roles: neighbouring seeds of a study must not share a stream."""
 
 
 class Controller:
@@ -81,7 +83,7 @@ class Controller:
         self._next_due = self._searched = 0
         self._skipped: set[int] = set()
         self._probe = Probe(options["probe"])
-        self._random = {role: Generators(options["seed"] + i) for i, role in enumerate(_ROLES)}
+        self._random = {role: Generators(options["seed"] + _APART * i) for i, role in enumerate(_ROLES)}
         self._pump = EntropyPump(model, self._random["noise"])
         self._connection = Connection(model, self._given)
         self._transforms = TransformChain(options["transforms"])
@@ -244,7 +246,11 @@ class Controller:
         if self.finalized:
             return
         if not reading.finite:
-            self._log("skip", f"the gradient or the loss was not finite at step {self.step}: no decision was made")
+            self._engine.actor.rewiring.restore_zeros()
+            self._log(
+                "skip",
+                f"a gradient, an activation or the loss was not finite at step {self.step}: no decision was made",
+            )
             return
         decision = self.policy.decide(reading)
         if decision.acts or decision.phase != self.phase:

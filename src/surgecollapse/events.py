@@ -64,7 +64,7 @@ class Reading:
     sparsity: float = 0.0
     """Share of the prunable weights that the mask holds at zero."""
     finite: bool = True
-    """Whether the gradients (and the loss, where noted) were finite."""
+    """Whether the gradients, the activations and the loss (where noted) were finite."""
     source: str = "batch"
     """``"batch"``: hooks on the training batch; ``"probe"``: an eager pass of the probe batch; ``"none"``."""
 

@@ -238,6 +238,30 @@ def test_a_non_finite_gradient_on_a_decision_step_skips_the_decision(policy):
     assert all(torch.isfinite(p).all() for p in run.model.parameters())
 
 
+def test_an_inf_gradient_at_a_closed_weight_does_not_outlive_the_reading():
+    run = Run("cycles").train(24)
+    name, mask = next((n, m) for n, m in run.controller.masks.items() if not m.all())
+    weight = dict(run.model.named_parameters())[name]
+    saved = copy.deepcopy(run.model.state_dict())
+    run.train(1, poison=0)  # inf everywhere: inf · 0 is NaN
+    assert torch.equal(weight[~mask], torch.zeros_like(weight[~mask]))
+    moments = [v for v in run.optimizer.state[weight].values() if v.shape == weight.shape]
+    assert moments
+    assert all(not m[~mask].any() for m in moments)
+    run.model.load_state_dict(saved)
+
+
+def test_activations_that_are_not_finite_skip_the_decision():
+    run = Run("rules").train(4)
+    with torch.no_grad():
+        run.model[0].bias[0] = math.inf
+    run.train(1)
+    reading = run.controller.readings[-1]
+    assert not reading.finite
+    assert run.controller.events[-1].kind == "skip"
+    assert all(math.isfinite(layer.energy) for layer in reading.layers)
+
+
 def test_events_say_when_what_and_why():
     run = Run().train(TOTAL)
     run.controller.finalize()

@@ -109,14 +109,16 @@ MODELS = {
     "untied head": (lambda: Language(tied=False), (torch.zeros(3, 5, dtype=torch.long),), ["mixing", "block.weight"]),
     "heads in a dict": (lambda: Heads("dict"), (X,), ["trunk.weight"]),
     "heads in a tuple": (lambda: Heads("tuple"), (X,), ["trunk.weight"]),
-    "weight norm": (
+    "weight norm beside a plain layer": (
         lambda: nn.Sequential(
             nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)),
             nn.ReLU(),
-            nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)),
+            nn.Linear(4, 4),
+            nn.ReLU(),
+            nn.Linear(4, 2),
         ),
         (X,),
-        ["0.parametrizations.weight.original1"],
+        ["2.weight"],
     ),
 }
 

@@ -16,6 +16,7 @@ from surgecollapse.act.rewiring import Rewiring
 from surgecollapse.act.surge import refill_zeros
 from surgecollapse.events import Decision, Intervention
 from surgecollapse.functional import kept
+from surgecollapse.functional.selection import count_true
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +93,7 @@ class Actor:
         remember = "last" in (decision.initial, self._overrides.get("initial"))
         masks = self.rewiring.plan(details["depth"], self._signals, decision.distribution)
         ledger, closed = self.rewiring.collapse(masks, remember=remember)
+        assert weights.live == kept(weights.size, details["depth"]), "a collapse must leave exactly k weights open"
         self.log("collapse", decision, ledger, before, **details)
         return closed
 
@@ -104,7 +106,7 @@ class Actor:
             self.log("surge", decision, ledger, sigma=sigma)
             return
         if decision.reopen == "collapsed":
-            available = sum(int(chosen.sum()) for chosen in (closed or {}).values())
+            available = sum(count_true(list((closed or {}).values())))
         else:
             closed, available = None, weights.size - weights.live
         self._reopen(decision, int(decision.surge * available + 0.5), closed)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.utils.weight_norm import WeightNorm
 
 from surgecollapse.modules import canonical_name, is_embedding, is_norm
 
@@ -58,7 +59,7 @@ def prunable_parameters(
             for name, p in named.items()
             if p.ndim >= 2 and p.is_floating_point() and p.requires_grad and id(p) not in off_limits
         }
-        chosen = {name: p for name, p in chosen.items() if not (_looks_like_embedding(name) or _is_gain(name, p))}
+        chosen = {name: p for name, p in chosen.items() if not _looks_like_embedding(name)}
     else:
         chosen = _matching(named, include, "include")
         lost = [name for name, p in chosen.items() if id(p) not in owned]
@@ -85,6 +86,7 @@ def _off_limits(model: nn.Module, heads: set[str]) -> set[int]:
     for name, module in model.named_modules(remove_duplicate=False):
         if is_embedding(module) or is_norm(module) or canonical_name(name) in heads:
             found.update(id(p) for key, p in module.named_parameters() if _is_own(key))
+        found.update(id(p) for p in _computed_from(module))
     return found
 
 
@@ -93,10 +95,18 @@ def _is_own(key: str) -> bool:
     return "." not in key or key.startswith("parametrizations.")
 
 
-def _is_gain(name: str, p: Tensor) -> bool:
-    """Whether the parameter is the length that ``weight_norm`` splits off each unit's weights."""
-    own = name.rpartition(".")[2]
-    return (own.endswith("_g") or own == "original0") and p.numel() == p.shape[0]
+def _computed_from(module: nn.Module) -> Iterator[nn.Parameter]:
+    """The parameters from which a weight is computed in a way that zeros do not survive.
+
+    ``weight_norm`` divides each unit's weights by their length, which is NaN for a unit without any; ``orthogonal``
+    mixes all entries. Spectral normalisation only scales, and is no obstacle.
+    """
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, WeightNorm):
+            yield from (getattr(module, f"{hook.name}_{part}") for part in ("g", "v"))
+    for steps in getattr(module, "parametrizations", {}).values():
+        if any(type(step).__name__ != "_SpectralNorm" for step in steps):
+            yield from steps.parameters()
 
 
 def _looks_like_embedding(name: str) -> bool:

@@ -18,6 +18,7 @@ from surgecollapse.act.optimizer_state import check_moments, forget
 from surgecollapse.act.randomness import Generators
 from surgecollapse.act.surge import INITIAL, choose_reopened, fill_reopened
 from surgecollapse.functional import DISTRIBUTIONS, GROWTH, SALIENCY
+from surgecollapse.functional.selection import count_true
 from surgecollapse.types import Criterion
 
 
@@ -122,8 +123,8 @@ class Rewiring:
                 value = params[name].detach()
                 self._last[name] = torch.where(chosen, value, self._last.get(name, torch.zeros_like(value)))
         self._flip(masks, flipped)
-        ledger.pruned = sum(int(chosen.sum()) for chosen in closed.values())
-        ledger.grown = sum(int(chosen.sum()) for chosen in flipped.values()) - ledger.pruned
+        ledger.pruned = sum(count_true(list(closed.values())))
+        ledger.grown = sum(count_true(list(flipped.values()))) - ledger.pruned
         ledger.after = energies(params)
         return ledger, closed
 
@@ -170,7 +171,16 @@ class Rewiring:
     def _flip(self, masks: Mapping[str, Tensor], flipped: Mapping[str, Tensor]) -> None:
         for name, p in self.weights.params.items():
             forget(self._owner(name), p, flipped[name], masks[name], self.moments)
-        self.weights.set(masks, {name: int(mask.sum()) for name, mask in masks.items()})
+        self.weights.set(masks, dict(zip(masks, count_true(list(masks.values())), strict=True)))
+
+    @torch.no_grad()
+    def restore_zeros(self) -> None:
+        """Put closed weights and their moments back to zero where a non-finite gradient reached them (inf · 0)."""
+        for name, p in self.weights.params.items():
+            if self.weights.held(name) is not None:
+                live = self.weights.mask(name)
+                p.masked_fill_(~live, 0)
+                forget(self._owner(name), p, ~live, live, self.moments)
 
     def state_dict(self) -> dict[str, Any]:
         """Remembered values, where there are any."""

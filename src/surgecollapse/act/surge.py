@@ -13,6 +13,7 @@ from surgecollapse.act.randomness import Generators
 from surgecollapse.functional import bounded_noise_scale, highest, share_by_momentum
 from surgecollapse.functional.apportion import apportion
 from surgecollapse.functional.growth import random
+from surgecollapse.functional.selection import count_true
 from surgecollapse.types import Criterion
 
 INITIAL = ("zero", "noise", "last")
@@ -53,7 +54,7 @@ def choose_reopened(
     if growth == "momentum" and signals.keys() >= closed.keys():
         counts = share_by_momentum({n: signals[n] for n in names}, {n: ~closed[n] for n in names}, count)
     else:
-        room = {n: int(closed[n].sum()) for n in names}
+        room = dict(zip(names, count_true([closed[n] for n in names]), strict=True))
         counts = apportion(room, dict.fromkeys(names, 0), room, count)
     return {n: highest([scores[n]], counts[n], eligible=[closed[n]])[0] for n in names}
 
@@ -88,7 +89,7 @@ def fill_reopened(
     Returns:
         Energy injected, by name.
     """
-    count = sum(int(chosen.sum()) for chosen in opened.values())
+    count = sum(count_true(list(opened.values())))
     if initial == "zero" or not count:
         return dict.fromkeys(opened, 0.0)
     if initial == "last":
@@ -120,7 +121,7 @@ def refill_zeros(params: Mapping[str, Tensor], sigma: float, generators: Generat
     zeros = {name: p.detach() == 0 for name, p in params.items()}
     for name in zeros.keys() & weights.params.keys():
         zeros[name] &= weights.mask(name)
-    ledger.grown = sum(int(z.sum()) for z in zeros.values())
+    ledger.grown = sum(count_true(list(zeros.values())))
     ledger.injected = fill_reopened(
         params, zeros, initial="noise", live_energy=0.0, rho=0.0, generators=generators, last={}, sigma=sigma
     )

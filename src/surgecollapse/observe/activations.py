@@ -7,6 +7,7 @@ for attention (hooks on ``MultiheadAttention.out_proj`` never fire).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
@@ -203,10 +204,12 @@ class ActivationReader:
         return numbers
 
     def layers(self, numbers: Sequence[float]) -> tuple[LayerReading, ...]:
-        """Name the numbers that :meth:`reduce` gave, once the host has them."""
+        """Name the numbers that :meth:`reduce` gave, once the host has them; a site that is not finite is left out."""
         found = []
         for i, (name, x) in enumerate(self._samples.items()):
             entropy, on_off, energy, dead = numbers[4 * i : 4 * i + 4]
+            if not (math.isfinite(on_off) and math.isfinite(energy)):
+                continue  # NaN or inf activations have no entropy; the reading as a whole says that it is not finite
             found.append(
                 LayerReading(
                     layer=name,

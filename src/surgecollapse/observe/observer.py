@@ -84,12 +84,16 @@ class Observer:
         if isinstance(self._loss, float):
             values["loss"] = self._loss
         self._reader.disarm()
-        return _assemble(step, sparsity, layers, values, source)
+        finite = 4 * len(layers) == len(sites)
+        return _assemble(step, sparsity, layers, values, source, finite=finite)
 
     def measure(self, name: str) -> float:
-        """Take one measure of the net as it is now, on the probe batch; infinite where it is not defined."""
+        """Take one measure of the net as it is now, on the probe batch; −∞ where it is not defined.
+
+        A floor that cannot be measured is never met: a collapse then goes no deeper than its target.
+        """
         value = getattr(_assemble(0, 0.0, self._probe_layers(), {}, "probe"), name)
-        return math.inf if value is None else float(value)
+        return -math.inf if value is None else float(value)
 
     def activation_energy(self) -> dict[str, float]:
         """Mean squared activation of each site on the probe batch; empty while no probe is known."""
@@ -120,7 +124,13 @@ def _to_host(tensors: Sequence[Tensor]) -> list[float]:
 
 
 def _assemble(
-    step: int, sparsity: float, layers: tuple[LayerReading, ...], values: Mapping[str, float], source: str
+    step: int,
+    sparsity: float,
+    layers: tuple[LayerReading, ...],
+    values: Mapping[str, float],
+    source: str,
+    *,
+    finite: bool = True,
 ) -> Reading:
     entropies = [layer.entropy for layer in layers if layer.entropy is not None]
     known: dict[str, Any] = {key: value if math.isfinite(value) else None for key, value in values.items()}
@@ -130,7 +140,7 @@ def _assemble(
         entropy=sum(entropies) / len(entropies) if entropies else None,
         on_off=min((layer.on_off for layer in layers), default=None),
         sparsity=sparsity,
-        finite=all(math.isfinite(values[key]) for key in ("grad_norm", "loss") if key in values),
+        finite=finite and all(math.isfinite(values[key]) for key in ("grad_norm", "loss") if key in values),
         source=source,
         **known,
     )
