@@ -266,7 +266,10 @@ def test_many_tensors_of_all_sizes_are_filtered_as_each_alone():
             together(params, grads)
             for transform, param, grad, other in zip(alone, params, grads, copies, strict=True):
                 transform([param], [other])
-                assert torch.equal(grad, other)
+                if isinstance(transform, Grokfast):
+                    assert torch.equal(grad, other)
+                else:  # when a sum is formed afresh depends on the parameters before it
+                    assert torch.allclose(grad, other, rtol=1e-6, atol=1e-5)
 
 
 def test_blocks_cover_every_entry_once():

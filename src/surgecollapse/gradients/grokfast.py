@@ -177,7 +177,8 @@ class GrokfastMA(SlowGradients):
         total = torch.zeros_like(grad, dtype=state_dtype(grad))
         seen = torch.zeros((), dtype=torch.long, device=grad.device)
         slots = _slots(self.window, total, self.buffer_dtype or grad.dtype)
-        return {"gradients": slots, "total": total, "seen": seen, "turn": 0}
+        # Parameters begin their turns apart, so that their fresh sums do not all fall on the same steps.
+        return {"gradients": slots, "total": total, "seen": seen, "turn": 7919 * len(self._state) % self.window}
 
     def _filter_finite(self, items: list[tuple[State, Tensor]]) -> None:
         by_scale: dict[float, list[tuple[Tensor, Tensor, Tensor]]] = {}
@@ -218,18 +219,25 @@ class GrokfastMA(SlowGradients):
 
     def _sum_afresh(self, state: State) -> None:
         """Replace the running sum of one slice of the entries by the direct sum; all have had it after w calls."""
-        total = state["total"]
+        total, turn = state["total"], state["turn"]
+        state["turn"] = (turn + 1) % self.window
         count = total.numel()
         # Slices of a thousand entries at least: a smaller tensor is summed whole, now and then, not bit by bit.
         length = max(-(-count // self.window), 1024)
-        first, state["turn"] = state["turn"] * length, (state["turn"] + 1) % self.window
-        if first >= count:
+        pause = self.window // max(-(-count // length), 1)
+        first = turn // pause * length
+        if turn % pause or first >= count:
             return
         columns = state["gradients"].as_strided((self.window, count), (count, 1))[:, first : first + length]
         sums = total.as_strided((count,), (1,))[first : first + length]
-        size = max(BLOCK // self.window, 1) if total.device.type == "cpu" else length
-        for piece, part in zip(columns.split(size, 1), sums.split(size), strict=True):
-            torch.sum(piece, 0, dtype=total.dtype, out=part)
+        if columns.dtype == sums.dtype or total.device.type != "cpu":
+            torch.sum(columns, 0, dtype=sums.dtype, out=sums)
+            return
+        # The CPU casts before it sums: block by block, or the cast would be as large as the parameter.
+        for piece, part in zip(columns.split(BLOCK // 16, 1), sums.split(BLOCK // 16), strict=True):
+            part.zero_()
+            for rows in piece.split(16):
+                part.add_(rows.sum(0, dtype=part.dtype))
 
     def _restored(self, saved: State, param: Tensor) -> State:
         wanted = (self.window, *param.shape)
