@@ -20,7 +20,10 @@ if TYPE_CHECKING:
         make_policy,
     )
     from surgecollapse.events import Decision, Intervention, LayerReading, Measurement, Plan, Reading
+    from surgecollapse.gradients.clip import ClipNorm
     from surgecollapse.gradients.grokfast import Grokfast, GrokfastMA
+    from surgecollapse.gradients.orthograd import OrthoGrad
+    from surgecollapse.losses import StableMaxCrossEntropy, stablemax_cross_entropy
     from surgecollapse.record.memory import MemoryRecorder
     from surgecollapse.record.store import RunStore
 
@@ -42,13 +45,18 @@ _HOME = {
     "Measurement": "events",
     "Plan": "events",
     "Reading": "events",
+    "ClipNorm": "gradients.clip",
     "Grokfast": "gradients.grokfast",
     "GrokfastMA": "gradients.grokfast",
+    "OrthoGrad": "gradients.orthograd",
+    "StableMaxCrossEntropy": "losses",
+    "stablemax_cross_entropy": "losses",
     "MemoryRecorder": "record.memory",
     "RunStore": "record.store",
 }
 
 __all__ = [
+    "ClipNorm",
     "Controller",
     "Cycles",
     "Decision",
@@ -62,11 +70,14 @@ __all__ = [
     "LayerReading",
     "Measurement",
     "MemoryRecorder",
+    "OrthoGrad",
     "Plan",
     "Reading",
     "RunStore",
+    "StableMaxCrossEntropy",
     "attach",
     "make_policy",
+    "stablemax_cross_entropy",
     "transform_gradients",
 ]
 

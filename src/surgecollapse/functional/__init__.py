@@ -30,9 +30,23 @@ from surgecollapse.functional.filters import (
 )
 from surgecollapse.functional.growth import GROWTH, share_by_momentum
 from surgecollapse.functional.masks import DISTRIBUTIONS, allocate, collapse_masks, minimum_live, pack, unpack
+from surgecollapse.functional.projections import gram, inner_product, orthogonal_gradient
 from surgecollapse.functional.saliency import SALIENCY, magnitude, taylor
 from surgecollapse.functional.schedules import SCHEDULES
 from surgecollapse.functional.selection import highest, kept, lowest
+from surgecollapse.functional.stablemax import (
+    log_stablemax,
+    softmax_cross_entropy_float64,
+    stablemax,
+    stablemax_cross_entropy,
+    temperature_cross_entropy,
+)
+from surgecollapse.functional.stagnation import (
+    Alignment,
+    naive_loss_minimisation,
+    softmax_collapse,
+    zero_loss_share,
+)
 
 __all__ = [
     "DISTRIBUTIONS",
@@ -40,6 +54,7 @@ __all__ = [
     "GROWTH",
     "SALIENCY",
     "SCHEDULES",
+    "Alignment",
     "activation_energy",
     "allocate",
     "bounded_noise_scale",
@@ -51,25 +66,36 @@ __all__ = [
     "energy_lost_uniform",
     "excess_loss",
     "frequency_response",
+    "gram",
     "grokfast",
     "grokfast_ma",
     "highest",
     "histogram_entropy",
+    "inner_product",
     "kept",
     "linear_filter",
+    "log_stablemax",
     "lowest",
     "ma_coefficients",
     "magnitude",
     "minimum_live",
+    "naive_loss_minimisation",
     "on_off_entropy",
+    "orthogonal_gradient",
     "pack",
     "predictive_entropy",
     "share_by_momentum",
     "sign_covariance_entropy",
+    "softmax_collapse",
+    "softmax_cross_entropy_float64",
     "spectral_entropy",
+    "stablemax",
+    "stablemax_cross_entropy",
     "target_entropy",
     "taylor",
+    "temperature_cross_entropy",
     "unit_energy_entropy",
     "unpack",
     "weight_energy",
+    "zero_loss_share",
 ]

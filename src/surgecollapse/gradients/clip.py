@@ -1,0 +1,77 @@
+"""The optional final clip: after filters and projections, before masking."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from surgecollapse.functional.projections import inner_product
+
+
+class ClipNorm:
+    """Clip the norm over all gradients together: g ← g · min(1, max_norm/‖g‖).
+
+    Clip raw gradients in the loop, as always; this clip comes after the transforms, which may have made them larger.
+    The norm is computed in float64 (float32 on devices without), and the host does not wait for it. Gradients with a
+    non-finite entry among them are all left as they are.
+
+    Args:
+        max_norm: largest norm, positive and finite.
+
+    Raises:
+        ValueError: if ``max_norm`` is not.
+
+    >>> import torch
+    >>> gradient = torch.tensor([3.0, 4.0])
+    >>> ClipNorm(1.0)([torch.zeros(2)], [gradient])
+    >>> gradient.tolist()
+    [0.60..., 0.80...]
+    """
+
+    stage = "clip"
+
+    def __init__(self, max_norm: float) -> None:
+        if not (math.isfinite(max_norm) and max_norm > 0):
+            raise ValueError(f"max_norm must be positive and finite, got {max_norm}")
+        self.max_norm = float(max_norm)
+
+    def __repr__(self) -> str:
+        return f"ClipNorm({self.max_norm})"
+
+    @torch.no_grad()
+    def __call__(self, params: Sequence[Tensor], grads: Sequence[Tensor]) -> None:  # noqa: ARG002
+        """Clip ``grads`` in place, once per optimizer step.
+
+        Raises:
+            TypeError: if a gradient is sparse, or a shard of a distributed tensor.
+        """
+        by_device: dict[torch.device, list[Tensor]] = {}
+        for grad in grads:
+            if grad.layout is not torch.strided or hasattr(grad, "to_local"):
+                raise TypeError(f"ClipNorm needs dense, whole gradients, got {type(grad).__name__} in {grad.layout}")
+            by_device.setdefault(grad.device, []).append(grad)
+        if not by_device:
+            return
+        home = next(iter(by_device))
+        energies = [torch.stack([inner_product(g, g) for g in own]).sum().to(home) for own in by_device.values()]
+        norm = torch.stack(energies).sum().sqrt()
+        factor = torch.where(norm.isfinite() & (norm > self.max_norm), self.max_norm / norm, torch.ones_like(norm))
+        for device, own in by_device.items():
+            torch._foreach_mul_(own, factor.to(device))
+
+    def state_dict(self, params: Sequence[Tensor]) -> dict[str, Any]:  # noqa: ARG002
+        """Nothing: a clip remembers nothing."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any], params: Sequence[Tensor]) -> None:  # noqa: ARG002
+        """Accept what :meth:`state_dict` returned.
+
+        Raises:
+            ValueError: if it is another transform's.
+        """
+        if state:
+            raise ValueError(f"ClipNorm has no state, got {', '.join(state)}: attach the same transforms")
