@@ -202,7 +202,8 @@ def test_idx_files_are_found_in_every_usual_layout(gz, spelling, layout, write_s
     assert torch.equal(greys.argsort().argsort() % 2, labels)
 
 
-def test_missing_files_are_named_with_the_way_to_get_them(tmp_path, write_set):
+def test_missing_files_are_named_with_the_way_to_get_them(tmp_path, write_set, monkeypatch):
+    monkeypatch.setattr("surgecollapse.lab.images._FASHION_SYSTEM", tmp_path / "not-installed")
     with pytest.raises(MissingDataError, match=r"no --data-dir given.*mnist5k"):
         load_task("mnist", seed=0)
     write_set(tmp_path)
