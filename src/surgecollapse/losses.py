@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from surgecollapse.functional.stablemax import stablemax_cross_entropy as stablemax_cross_entropy
+from surgecollapse.functional.cross_entropies import stablemax_cross_entropy as stablemax_cross_entropy
 
 
 class StableMaxCrossEntropy(nn.CrossEntropyLoss):

@@ -219,14 +219,55 @@ def test_autocast_gives_the_dtype_that_cross_entropy_gives():
     assert torch.autograd.grad(ours, x)[0].dtype == torch.bfloat16
 
 
-def test_compiled_without_a_graph_break_it_is_the_same():
+@pytest.fixture
+def compiled():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        compiled = torch.compile(stablemax_cross_entropy, backend="aot_eager", fullgraph=True)
-        x, target = logits(6, 4), torch.tensor([0, 1, 2, 3, 0, 1])
-        (found,) = torch.autograd.grad(compiled(x, target), x)
-    (wanted,) = torch.autograd.grad(stablemax_cross_entropy(x, target), x)
-    assert torch.allclose(found, wanted)
+        torch._dynamo.reset()
+        yield torch.compile(stablemax_cross_entropy, backend="aot_eager", fullgraph=True)
+        torch._dynamo.reset()
+
+
+CASES = {
+    "classes": (torch.tensor([0, 1, 2, 3, 0, 1]), {}),
+    "ignored": (torch.tensor([0, 1, 2, 3, 0, 1]), {"ignore_index": 0}),
+    "summed": (torch.tensor([0, 1, 2, 3, 0, 1]), {"reduction": "sum"}),
+    "smoothed": (torch.tensor([0, 1, 2, 3, 0, 1]), {"label_smoothing": 0.1}),
+    "probabilities": (torch.full((6, 4), 0.25, dtype=torch.float64), {}),
+    "weighted": (torch.tensor([0, 1, 2, 3, 0, 1]), {"weight": torch.arange(1.0, 5.0).double()}),
+}
+
+
+@pytest.mark.parametrize(("target", "options"), CASES.values(), ids=CASES)
+def test_compiled_without_a_graph_break_it_is_the_same(target, options, compiled):
+    x = logits(6, 4)
+    with torch.no_grad():
+        x[0, 0], x[1, 1], x[2, 2], x[3] = 0.0, 1.0, -1.0, 0.0
+    loss, wanted = compiled(x, target, **options), stablemax_cross_entropy(x, target, **options)
+    assert torch.allclose(loss, wanted, rtol=1e-12)
+    assert torch.allclose(*(torch.autograd.grad(value, x)[0] for value in (loss, wanted)), rtol=1e-10)
+
+
+def test_compiled_for_logits_of_any_shape(compiled):
+    for shape, target in (((4,), torch.tensor(2)), ((2, 4, 3), torch.tensor([[0, 1, 2], [3, 2, 1]]))):
+        x = logits(*shape)
+        assert torch.allclose(compiled(x, target), stablemax_cross_entropy(x, target), rtol=1e-12)
+
+
+@every_dtype
+def test_compiled_it_is_finite_at_the_extremes(dtype, compiled):
+    values = extremes(dtype)
+    x = torch.tensor([[a, b, 1.0] for a in values for b in values] + [[-3e4] * 3], dtype=dtype, requires_grad=True)
+    target = torch.arange(len(x)) % 3
+    loss = compiled(x, target, reduction="none")
+    (grad,) = torch.autograd.grad(loss.double().sum(), x)
+    assert loss.dtype == grad.dtype == dtype
+    assert torch.isfinite(grad).all()
+    wanted = stablemax_cross_entropy(x, target, reduction="none")
+    eps = torch.finfo(dtype).eps
+    assert torch.allclose(loss.double(), wanted.double(), rtol=8 * eps, atol=1e3 * torch.finfo(torch.float32).eps)
+    (right,) = torch.autograd.grad(wanted.double().sum(), x)
+    assert torch.allclose(grad.double(), right.double(), rtol=8 * eps, atol=1e-5)
 
 
 def test_whole_numbers_are_refused():

@@ -1,5 +1,12 @@
 """Pure maths: tensors in, new tensors out; no state, no hooks, no randomness of its own."""
 
+from surgecollapse.functional.cross_entropies import (
+    log_stablemax,
+    softmax_cross_entropy_float64,
+    stablemax,
+    stablemax_cross_entropy,
+    temperature_cross_entropy,
+)
 from surgecollapse.functional.energy import (
     activation_energy,
     bounded_noise_scale,
@@ -34,13 +41,6 @@ from surgecollapse.functional.projections import gram, inner_product, orthogonal
 from surgecollapse.functional.saliency import SALIENCY, magnitude, taylor
 from surgecollapse.functional.schedules import SCHEDULES
 from surgecollapse.functional.selection import highest, kept, lowest
-from surgecollapse.functional.stablemax import (
-    log_stablemax,
-    softmax_cross_entropy_float64,
-    stablemax,
-    stablemax_cross_entropy,
-    temperature_cross_entropy,
-)
 from surgecollapse.functional.stagnation import (
     Alignment,
     naive_loss_minimisation,

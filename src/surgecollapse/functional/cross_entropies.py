@@ -1,4 +1,4 @@
-"""StableMax and its cross-entropy, and the two cross-entropies of the softmax that it is compared with.
+"""Cross-entropy of StableMax, and the cross-entropies of the softmax that it is compared with.
 
 Softmax cross-entropy stops learning in floating point when the largest logit absorbs all others (softmax collapse, see
 :func:`surgecollapse.functional.softmax_collapse`). StableMax grows like x where the softmax grows like eˣ, so that
@@ -130,9 +130,30 @@ def stablemax_cross_entropy(
     0.5108...
     """
     given = None if weight is None else _precise(weight)
-    options = {"ignore_index": ignore_index, "reduction": reduction, "label_smoothing": label_smoothing}
-    loss = F.cross_entropy(_signed_log(input), _precise(target), given, **options)  # type: ignore[arg-type]
+    if torch.compiler.is_compiling() and not target.is_floating_point() and not label_smoothing:
+        logs = _log_of_ratios(input)
+        loss = F.nll_loss(logs, target, given, ignore_index=ignore_index, reduction=reduction)
+    else:
+        options = {"ignore_index": ignore_index, "reduction": reduction, "label_smoothing": label_smoothing}
+        loss = F.cross_entropy(_signed_log(input), _precise(target), given, **options)  # type: ignore[arg-type]
     return loss if torch.is_autocast_enabled(input.device.type) else loss.to(input.dtype)
+
+
+def _log_of_ratios(logits: Tensor) -> Tensor:
+    """Log-probabilities by the sum of s itself, for the compiler, which takes logarithms where they are read alone.
+
+    So a compiled loss of classes needs no exponential and no logarithm but those of one entry a sample.
+    """
+    dim = 0 if logits.ndim == 1 else 1
+    x = _precise(logits)  # once: the two parts of the gradient nearly cancel, and must meet before they are rounded
+    top = x.detach().amax(dim, keepdim=True)  # cancels, so that no gradient goes through it
+    ratios = _growth(x) / _growth(top)
+    return _signed_log(x) - _signed_log(top) - ratios.sum(dim, keepdim=True).log()
+
+
+def _growth(x: Tensor) -> Tensor:
+    """The paper's s(x), with the gradient of the branch that is taken alone."""
+    return torch.where(x >= 0, x.clamp(min=0) + 1, 1 / ((-x).clamp(min=0) + 1))
 
 
 def softmax_cross_entropy_float64(
