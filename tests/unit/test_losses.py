@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from surgecollapse import StableMaxCrossEntropy, stablemax_cross_entropy
+from surgecollapse.cli import main
 from surgecollapse.functional import (
     naive_loss_minimisation,
     orthogonal_gradient,
@@ -19,6 +20,10 @@ from surgecollapse.functional import (
     temperature_cross_entropy,
     zero_loss_share,
 )
+from surgecollapse.lab.config import make_config
+from surgecollapse.lab.data import load_data
+from surgecollapse.lab.objective import balanced_weights, make_loss
+from surgecollapse.record import RunStore
 
 
 def test_the_module_is_the_function_with_all_its_arguments():
@@ -40,6 +45,28 @@ def test_the_module_refuses_what_it_does_not_know():
         StableMaxCrossEntropy(reduction="avg")
     with pytest.raises(ValueError, match=r"label_smoothing must lie in \[0, 1\], got 2"):
         StableMaxCrossEntropy(label_smoothing=2)
+
+
+@pytest.mark.parametrize("name", ["stablemax", "cross_entropy_float64"])
+def test_a_run_trains_on_the_loss_that_its_configuration_names(name, tmp_path):
+    out = tmp_path / "run"
+    options = ["--loss", name, "--steps", "20", "--modulus", "7", "--policy", "none"]
+    assert main(["run", "modular", *options, "--out", str(out)]) == 0
+    with RunStore(out / "run.db") as store:
+        losses = store.measurements("loss/train").values.tolist()
+    assert losses
+    assert all(math.isfinite(value) for value in losses)
+
+
+@pytest.mark.parametrize("weights", ["none", "balanced"])
+def test_the_configured_loss_is_the_function_of_that_name(weights):
+    functions = {"stablemax": stablemax_cross_entropy, "cross_entropy_float64": softmax_cross_entropy_float64}
+    for name, function in functions.items():
+        config = make_config(task="parity", loss=name, class_weights=weights)
+        data = load_data(config)
+        x = torch.randn(10, 2, generator=torch.Generator().manual_seed(0))
+        given = balanced_weights(data.y_train, 2) if weights == "balanced" else None
+        assert torch.equal(make_loss(config, data)(x, data.y_train[:10]), function(x, data.y_train[:10], given))
 
 
 def test_float64_softmax_sees_what_float32_has_absorbed():

@@ -112,7 +112,10 @@ class RunConfig(BaseModel):
     )
     warmup: int = Field(0, ge=0, description="Steps of linear warm-up.")
     clip: float | None = Field(None, gt=0, description="Clip the gradient norm to this.")
-    loss: Literal["cross_entropy", "mse"] = Field("cross_entropy", description="Loss; mse is on one-hot targets.")
+    loss: Literal["cross_entropy", "cross_entropy_float64", "stablemax", "mse"] = Field(
+        "cross_entropy",
+        description="Loss; cross_entropy_float64 and stablemax resist softmax collapse, mse is on one-hot targets.",
+    )
     class_weights: Literal["none", "balanced"] = Field(
         "none", description="Weigh classes in the loss by their inverse frequency."
     )

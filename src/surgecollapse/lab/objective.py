@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+
+from surgecollapse.functional import softmax_cross_entropy_float64
+from surgecollapse.losses import StableMaxCrossEntropy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,6 +42,10 @@ def make_loss(config: RunConfig, data: Data) -> Callable[[Tensor, Tensor], Tenso
     weights = balanced_weights(data.y_train, data.num_classes) if config.class_weights == "balanced" else None
     if config.loss == "cross_entropy":
         return nn.CrossEntropyLoss(weight=weights)
+    if config.loss == "stablemax":
+        return StableMaxCrossEntropy(weights)
+    if config.loss == "cross_entropy_float64":
+        return partial(softmax_cross_entropy_float64, weight=weights)
 
     def squared(logits: Tensor, labels: Tensor) -> Tensor:
         one_hot = nn.functional.one_hot(labels, logits.shape[1]).to(logits.dtype)
