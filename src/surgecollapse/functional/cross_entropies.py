@@ -40,12 +40,12 @@ class _SignedLog(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:  # pyrefly: ignore[bad-override]
         (x,) = ctx.saved_tensors
-        return torch.div(gradient, x.abs().add(1))
+        return torch.div(gradient, x.abs().add_(1))
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor) -> Tensor:  # pyrefly: ignore[bad-override]
         (x,) = ctx.saved_tensors
-        return torch.div(tangent, x.abs().add(1))
+        return torch.div(tangent, x.abs().add_(1))
 
 
 def _signed_log(logits: Tensor) -> Tensor:
