@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 import surgecollapse
 from surgecollapse import ClipNorm, OrthoGrad
@@ -342,3 +343,28 @@ def test_large_tensors_are_taken_in_pieces_of_the_same_result(monkeypatch):
     wanted = project(weight, gradient)
     monkeypatch.setattr(projections_module, "_CHUNK", 7)
     assert torch.allclose(project(weight, gradient), wanted, rtol=1e-6)
+
+
+class NoCrossing(TorchFunctionMode):
+    """Refuses to make tensors of host numbers on a device: the copy waits for all work under way there."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func in (torch.tensor, torch.as_tensor) and kwargs.get("device") not in (None, torch.device("cpu")):
+            raise AssertionError(f"{func.__name__} copies a number from the host to {kwargs['device']}")
+        return func(*args, **kwargs)
+
+
+def test_the_guard_sees_a_number_that_crosses():
+    with pytest.raises(AssertionError, match="as_tensor copies a number"), NoCrossing():
+        torch.as_tensor(0.1, device=torch.device("meta"))
+
+
+@both_forms
+@every_dtype
+def test_off_the_cpu_no_number_crosses_between_host_and_device(dtype, rescale):
+    # A tensor without storage cannot be read by the host at all: item() and tolist() raise.
+    weight, gradient = (torch.empty(6, 5, device="meta", dtype=dtype) for _ in range(2))
+    with NoCrossing():
+        OrthoGrad(rescale)([weight], [gradient])
+    assert gradient.dtype == dtype

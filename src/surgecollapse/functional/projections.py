@@ -105,7 +105,7 @@ def projection_factors(
         left = (gradient - both * along).clamp(min=0)
     share = (left / gradient).sqrt()
     sound = torch.isfinite(along) & torch.isfinite(share)
-    factor = 1 / torch.maximum(share, torch.as_tensor(floor, dtype=share.dtype, device=share.device))
+    factor = 1 / share.clamp(min=floor)
     return torch.where(sound, along, torch.zeros_like(along)), torch.where(sound, factor, torch.ones_like(factor))
 
 
