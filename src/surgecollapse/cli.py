@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import pydantic
-from cyclopts import App, CycloptsError, Group, Parameter
+from cyclopts import App, CycloptsError, Group, Parameter, UnusedCliTokensError
 
 from surgecollapse.lab.config import ConfigError, RunConfig, explain, make_config, read_config
 from surgecollapse.lab.presets import DEFAULT_TASK_PRESET, TASK_PRESETS
@@ -90,7 +90,7 @@ def run(
     Args:
         task: What to learn: digits, mnist5k, mnist, fashion-mnist, modular, parity or dummy.
         config: TOML file with any of the keys below, and `task`.
-        out: Run directory, new or empty. Default: runs/TASK-POLICY-sSEED, numbered if that is taken.
+        out: Run directory, one that holds no run yet. Default: runs/TASK-POLICY-sSEED, numbered if that is taken.
         resume: Go on with the run in this directory, bit for bit as if it had never stopped. Takes no other flags.
         flags: Keys of the configuration.
     """
@@ -161,6 +161,7 @@ def demo(*, out: Path | None = None, seed: int = 0, sparsity: float = 0.9) -> in
             return _tell(results[name])
     from surgecollapse.lab.report import write_report
 
+    sys.stderr.write("writing the report\n")
     page = write_report([folder / name for name in plans], folder / "report")
     _table(results)
     _say(f"report: {page}")
@@ -242,6 +243,8 @@ def _table(results: dict[str, RunResult]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from surgecollapse.lab.report.summary import readable_bytes
+
     table = Table("run", "test accuracy", "sparsity", "size", "time", "interventions")
     for name, result in results.items():
         facts = result.summary
@@ -249,7 +252,7 @@ def _table(results: dict[str, RunResult]) -> None:
             name,
             f"{facts['accuracy']:.2%}",
             f"{facts['sparsity']:.1%}",
-            f"{facts['bytes_sparse'] / 1024:.0f} KiB",
+            readable_bytes(facts["bytes_sparse"]),
             f"{facts['seconds']:.1f} s",
             str(facts["interventions"]),
         )
@@ -262,6 +265,8 @@ def _one_line(error: Exception) -> str:
         return explain(error.__cause__)
     if isinstance(error, ModuleNotFoundError):
         return f"{error.name} is not installed: pip install 'surgecollapse[plots]'"
+    if isinstance(error, UnusedCliTokensError):
+        return f"nothing is known to do with {' '.join(error.unused_tokens or [])}: see --help"
     text = " ".join(str(error).split())
     return text or type(error).__name__
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -112,6 +113,12 @@ def test_policy_options_are_json(tmp_path):
         (["run", "digits", "--widths", "a,b"], "expected whole numbers like 256,256"),
         (["run", "digits", "--policy-options", "{"], "no JSON"),
         (["run", "digits", "--policy-options", '{"flor": 1}', "--steps", "9"], "'flor'"),
+        (
+            ["run", "digits", "--policy-options", '{"floor": "x"}'],
+            "policy_options of 'entropy' have a value of the wrong",
+        ),
+        (["run", "digits", "--widths", ""], "nothing to prune"),
+        (["run", "digits", "more"], "nothing is known to do with more"),
         (["run", "digits", "--steps", "1", "--epochs", "1"], "either steps or epochs"),
         (["run", "digits", "--config", "nope.toml"], "cannot read the configuration nope.toml"),
         (["run", "mnist"], "no --data-dir given"),
@@ -190,7 +197,10 @@ def test_the_demo_compares_two_runs_of_one_seed_and_writes_a_report(tmp_path, mo
     out = capsys.readouterr().out
     assert "plain" in out
     assert "surge-collapse" in out
-    assert (tmp_path / "demo" / "report" / "index.html").stat().st_size > 10_000
+    page = (tmp_path / "demo" / "report" / "index.html").read_text()
+    sizes = re.findall(r"[\d.]+ kB", out)
+    assert len(sizes) == 2
+    assert all(size in page for size in sizes), "table and report give the same size in the same unit"
     summaries = {}
     for name in ("plain", "surge-collapse"):
         with RunStore(tmp_path / "demo" / name / "run.db") as store:
@@ -206,3 +216,12 @@ def test_the_doctor_finds_hooks_and_exact_masks_in_order():
     assert checks["optimizer step hooks"].good
     assert checks["exact mask"].good
     assert sum("overhead" in name for name in checks) == 1
+
+
+def test_a_report_that_cannot_be_written_is_one_line(capsys, tmp_path):
+    pytest.importorskip("matplotlib")
+    assert main(["run", "digits", "--policy", "none", "--out", "there", *SHORT]) == 0
+    (tmp_path / "file").write_text("")
+    capsys.readouterr()
+    line = fails(capsys, "report", "there", "--out", "file/report")
+    assert "cannot write the report in file/report (Not a directory): free space or choose another --out" in line

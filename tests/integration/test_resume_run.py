@@ -227,6 +227,96 @@ def test_a_disk_that_fills_up_is_one_clear_error_and_the_run_is_resumable(uninte
     assert train(None, out, resume=True).status == "complete"
 
 
+def test_only_an_older_checkpoint_that_is_used_is_worth_a_warning(tmp_path):
+    for name in ("step-1.pt", "step-2.pt"):
+        (tmp_path / name).write_bytes(b"damaged")
+    notes = []
+    with pytest.raises(CheckpointError, match=r"step-2\.pt is damaged"):
+        checkpoint_module.latest_checkpoint(tmp_path, notes.append)
+    assert notes == []
+
+
+def _forget_the_optimizer(state):
+    del state["optimizer"]
+
+
+def _cut_the_weights(state):
+    state["model"] = {name: value[:1] for name, value in state["model"].items()}
+
+
+def _forget_the_configuration(state):
+    state["config"] = None
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (_forget_the_optimizer, "no 'optimizer' in it"),
+        (_cut_the_weights, "does not fit the run .*size mismatch"),
+        (_forget_the_configuration, "holds no configuration"),
+    ],
+)
+def test_a_whole_checkpoint_that_is_of_no_such_run_is_one_clear_error(spoil, words, tmp_path):
+    out = tmp_path / "run"
+    train(configuration("none"), out, progress=InterruptAt(10))
+    path = step_checkpoints(out / "checkpoints")[0]
+    state = load_checkpoint(path)
+    spoil(state)
+    checkpoint_module.save_checkpoint(path, state)
+    with pytest.raises(CheckpointError, match=words) as caught:
+        train(None, out, resume=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_report_refuses_weights_of_another_net_in_one_line(uninterrupted, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(uninterrupted("none"), out)
+    path = step_checkpoints(out / "checkpoints")[0]
+    state = load_checkpoint(path)
+    _cut_the_weights(state)
+    checkpoint_module.save_checkpoint(path, state)
+    with pytest.raises(CheckpointError, match="does not fit the run") as caught:
+        load_run(out)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_run_that_fails_before_its_first_step_leaves_nothing_behind(tmp_path):
+    with pytest.raises(ValueError, match="nothing to prune"):
+        train(configuration("entropy", widths=()), tmp_path / "runs" / "linear")
+    assert list(tmp_path.iterdir()) == []
+    # What was there before stays.
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("kept")
+    with pytest.raises(ValueError, match="nothing to prune"):
+        train(configuration("entropy", widths=()), tmp_path / "mine")
+    assert [entry.name for entry in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+
+
+def test_a_disk_that_is_full_at_the_start_leaves_the_place_free_for_another_try(tmp_path, monkeypatch):
+    def full(store, key, value):
+        raise RunStoreError("cannot write run.db (database or disk is full): free disk space")
+
+    monkeypatch.setattr(RunStore, "set", full)
+    with pytest.raises(RunStoreError, match="disk is full"):
+        train(configuration("none"), tmp_path / "run")
+    monkeypatch.undo()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_loss_that_is_not_finite_is_said_once(tmp_path):
+    notes = Notes()
+    result = train(configuration("entropy", lr=1e30, steps=20), tmp_path / "run", progress=notes)
+    assert result.status == "complete"
+    assert [line for line in notes.lines if "training loss is nan" in line] == notes.lines[:1]
+    assert "lower --lr or set --clip" in notes.lines[0]
+
+
+def test_a_net_that_does_not_fit_in_memory_is_one_clear_error(tmp_path):
+    with pytest.raises(ConfigError, match="not enough memory"):
+        train(configuration("none", widths=(1_000_000, 1_000_000)), tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_checkpoints_load_with_weights_only_and_old_ones_are_dropped(uninterrupted):
     folder = uninterrupted("entropy") / "checkpoints"
     assert [path.name for path in step_checkpoints(folder)] == ["step-60.pt", "step-50.pt"]
@@ -297,7 +387,7 @@ def test_a_changed_configuration_is_refused_on_resume(tmp_path):
     train(configuration("none"), out, progress=InterruptAt(17))
     text = (out / "config.toml").read_text()
     (out / "config.toml").write_text(text.replace("lr = 0.001", "lr = 0.002"))
-    with pytest.raises(CheckpointError, match=r"config\.toml was changed.*lr"):
+    with pytest.raises(CheckpointError, match=r"config\.toml differs.*lr"):
         train(None, out, resume=True)
 
 

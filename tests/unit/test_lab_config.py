@@ -10,6 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from surgecollapse.functional.entropy import ENTROPY
+from surgecollapse.functional.growth import GROWTH
+from surgecollapse.functional.saliency import SALIENCY
 from surgecollapse.lab.config import ConfigError, RunConfig, make_config, read_config, write_config
 from surgecollapse.lab.presets import TASK_PRESETS
 
@@ -59,7 +62,12 @@ def test_a_configuration_cannot_be_changed():
         ({"task": "digits", "sparsity": -0.1}, "sparsity = -0.1: input should be greater than or equal to 0"),
         ({"task": "digits", "seed": "one"}, "seed = 'one'"),
         ({"task": "digits", "steps": 1, "epochs": 1}, "either steps or epochs"),
-        ({"task": "digits", "widths": (0,)}, "positive"),
+        ({"task": "digits", "widths": (0,)}, "widths must be from 1 to 1000000, got [0]"),
+        ({"task": "digits", "widths": (10**20,)}, "widths must be from 1 to 1000000"),
+        ({"task": "digits", "lr": float("inf")}, "lr = inf: input should be a finite number"),
+        ({"task": "digits", "epochs": float("inf")}, "epochs = inf"),
+        ({"task": "digits", "threads": 100_000}, "threads = 100000: input should be less than or equal to 1024"),
+        ({"task": "digits", "policy": "none", "policy_options": {"floor": 0.3}}, "takes no policy_options, got floor"),
         ({"task": "digits", "model": "cnn", "widths": ()}, "at least one width"),
         ({}, "no task given: choose one of digits, "),
     ],
@@ -135,3 +143,9 @@ def test_every_key_says_what_it_is():
 def test_configuration_imports_no_torch():
     code = "import sys, surgecollapse.lab.config, surgecollapse.cli; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(("key", "names"), [("entropy", ENTROPY), ("saliency", SALIENCY), ("growth", GROWTH)])
+def test_descriptions_list_every_name_that_a_key_takes(key, names):
+    text = str(RunConfig.model_fields[key].description)
+    assert [name for name in names if name not in text] == []

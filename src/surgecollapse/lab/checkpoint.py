@@ -11,18 +11,22 @@ import os
 import pickle
 import re
 import zipfile
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 CHECKPOINT_VERSION = 1
 """Version of the layout of a checkpoint."""
 _KIND = "surgecollapse.checkpoint"
 _NAME = re.compile(r"step-(\d+)\.pt")
+
+
+_WAY_OUT = "resume from an earlier checkpoint, or start again with another --out"
 
 
 class CheckpointError(ValueError):
@@ -57,18 +61,17 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: if it is damaged, no checkpoint of this library, or of a newer version.
     """
-    way_out = "resume from an earlier checkpoint, or start again with another --out"
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
         if damaged is not None:
-            raise CheckpointError(f"{path} is damaged (in {damaged}): {way_out}")
+            raise CheckpointError(f"{path} is damaged (in {damaged}): {_WAY_OUT}")
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (zipfile.BadZipFile, pickle.UnpicklingError, EOFError, RuntimeError, OSError) as error:
         reason = (str(error).splitlines() or ["unreadable"])[0]
-        raise CheckpointError(f"{path} is damaged or no checkpoint ({reason}): {way_out}") from error
+        raise CheckpointError(f"{path} is damaged or no checkpoint ({reason}): {_WAY_OUT}") from error
     if not isinstance(state, dict) or state.get("kind") != _KIND:
-        raise CheckpointError(f"{path} is no surgecollapse checkpoint: {way_out}")
+        raise CheckpointError(f"{path} is no surgecollapse checkpoint: {_WAY_OUT}")
     if state["version"] > CHECKPOINT_VERSION:
         raise CheckpointError(
             f"{path} has version {state['version']}, this library reads up to {CHECKPOINT_VERSION}: "
@@ -90,21 +93,43 @@ def latest_checkpoint(folder: Path, warn: Callable[[str], None]) -> dict[str, An
 
     Args:
         folder: the ``checkpoints`` folder of a run.
-        warn: called with one line for every damaged file that is passed over.
+        warn: called with one line for every damaged file that is passed over for an older one.
 
     Raises:
         CheckpointError: if there are checkpoints but none can be read.
     """
-    first: CheckpointError | None = None
+    failed: list[CheckpointError] = []
     for path in step_checkpoints(folder):
         try:
-            return load_checkpoint(path)
+            state = load_checkpoint(path)
         except CheckpointError as error:
-            first = first or error
-            warn(f"warning: passed over {path.name}: {error}")
-    if first is not None:
-        raise first
+            failed.append(error)
+            continue
+        for unusable in failed:
+            warn(f"warning: took {path.name}, as {unusable}")
+        return state
+    if failed:
+        raise failed[0]
     return None
+
+
+@contextmanager
+def must_fit(folder: Path) -> Iterator[None]:
+    """Turn what goes wrong while a checkpoint of ``folder`` is taken over into one line.
+
+    Raises:
+        CheckpointError: instead of the errors of torch and of missing keys: the file is whole, but of another run.
+    """
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        reason = f"no {lines[0]} in it" if isinstance(error, KeyError) else " ".join(lines[:2])
+        raise CheckpointError(
+            f"the newest checkpoint in {folder} does not fit the run ({reason}): {_WAY_OUT}"
+        ) from error
 
 
 def drop_old_checkpoints(folder: Path, *, keep: int = 2) -> None:

@@ -25,6 +25,11 @@ TaskName = Literal["digits", "mnist5k", "mnist", "fashion-mnist", "modular", "pa
 ModelName = Literal["mlp", "cnn", "transformer", "autoregressive"]
 PolicyName = Literal["none", "hold", "classic", "rules", "cycles", "entropy"]
 
+MOST_THREADS = 1_024
+"""More threads than any machine has cores; torch crashes on numbers far above that."""
+MOST_WIDTH = 1_000_000
+"""Of one hidden layer."""
+
 
 class ConfigError(ValueError):
     """A configuration that cannot be used, in one line: which key, what was expected, what came."""
@@ -62,7 +67,9 @@ class RunConfig(BaseModel):
     )
     parity_bits: int = Field(3, ge=1, description="Sparse parity: relevant bits.")
     noise_bits: int = Field(40, ge=0, description="Sparse parity: irrelevant bits.")
-    noise: float = Field(2.5, ge=0, description="Dummy data: standard deviation of the noise on the inputs.")
+    noise: float = Field(
+        2.5, ge=0, allow_inf_nan=False, description="Dummy data: standard deviation of the noise on the inputs."
+    )
 
     model: ModelName = Field(description="Architecture.")
     widths: tuple[int, ...] = Field(
@@ -85,33 +92,43 @@ class RunConfig(BaseModel):
     moments: Literal["reset", "keep", "warmup"] = Field(
         "reset", description="What becomes of optimizer moments where the mask changes."
     )
-    entropy: str = Field("renyi2", description="Form of the activation entropy.")
-    saliency: str = Field("magnitude", description="Criterion by which weights are pruned.")
+    entropy: str = Field(
+        "renyi2",
+        description="Form of the activation entropy: renyi2, on_off, unit_energy, spectral, predictive or histogram.",
+    )
+    saliency: str = Field("magnitude", description="Criterion by which weights are pruned: magnitude or taylor.")
     growth: str | None = Field(
-        None, description="Criterion by which weights are reopened; by default the policy's own."
+        None,
+        description="Criterion by which weights are reopened: random, gradient, ema_gradient or momentum; "
+        "by default the policy's own.",
     )
     initial: Literal["zero", "noise", "last"] | None = Field(
         None, description="First value of a reopened weight; by default the policy's own."
     )
     rho: float | None = Field(
-        None, ge=0, description="Most energy that a surge may inject over the live energy; default 0.1."
+        None,
+        ge=0,
+        allow_inf_nan=False,
+        description="Most energy that a surge may inject over the live energy; default 0.1.",
     )
     distribution: Literal["global", "layer", "erk"] = Field("global", description="How zeros spread over layers.")
     minimum_density: float = Field(0.005, ge=0, le=1, description="Least share of live weights in each layer.")
 
-    steps: int | None = Field(None, ge=1, description="Optimizer steps; or give epochs.")
-    epochs: float | None = Field(None, gt=0, description="Passes over the training data; or give steps.")
+    steps: int | None = Field(None, ge=1, le=10**12, description="Optimizer steps; or give epochs.")
+    epochs: float | None = Field(None, gt=0, le=1e9, description="Passes over the training data; or give steps.")
     batch_size: int = Field(64, ge=0, description="Samples in a batch; 0 takes all of them.")
     optimizer: Literal["adamw", "adam", "sgd", "rmsprop"] = Field("adamw", description="Optimizer.")
-    lr: float = Field(1e-3, gt=0, description="Peak learning rate.")
-    weight_decay: float = Field(0.0, ge=0, description="Weight decay (decoupled in adamw, else L2).")
+    lr: float = Field(1e-3, gt=0, allow_inf_nan=False, description="Peak learning rate.")
+    weight_decay: float = Field(
+        0.0, ge=0, allow_inf_nan=False, description="Weight decay (decoupled in adamw, else L2)."
+    )
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of sgd and rmsprop; first beta of adam and adamw.")
     beta2: float = Field(0.999, ge=0, lt=1, description="Second beta of adam(w); smoothing of rmsprop.")
     schedule: Literal["constant", "cosine", "linear"] = Field(
         "constant", description="Learning rate after the warm-up: constant, or down to zero."
     )
     warmup: int = Field(0, ge=0, description="Steps of linear warm-up.")
-    clip: float | None = Field(None, gt=0, description="Clip the gradient norm to this.")
+    clip: float | None = Field(None, gt=0, allow_inf_nan=False, description="Clip the gradient norm to this.")
     loss: Literal["cross_entropy", "cross_entropy_float64", "stablemax", "mse"] = Field(
         "cross_entropy",
         description="Loss; cross_entropy_float64 and stablemax resist softmax collapse, mse is on one-hot targets.",
@@ -127,7 +144,9 @@ class RunConfig(BaseModel):
 
     evaluate_every: int = Field(100, ge=1, description="Steps between two evaluations.")
     checkpoint_every: int = Field(500, ge=1, description="Steps between two checkpoints.")
-    threads: int = Field(1, ge=1, description="Threads of torch; results are reproducible for a fixed number only.")
+    threads: int = Field(
+        1, ge=1, le=MOST_THREADS, description="Threads of torch; results are reproducible for a fixed number only."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -149,8 +168,13 @@ class RunConfig(BaseModel):
             raise ValueError("give either steps or epochs, and only one of them")
         if not self.widths and self.model != "mlp":
             raise ValueError(f"widths must name at least one width for model {self.model!r}")
-        if any(width < 1 for width in self.widths):
-            raise ValueError(f"widths must be positive, got {list(self.widths)}")
+        if any(not 1 <= width <= MOST_WIDTH for width in self.widths):
+            raise ValueError(f"widths must be from 1 to {MOST_WIDTH}, got {list(self.widths)}")
+        if self.policy in ("none", "hold") and self.policy_options:
+            given = ", ".join(self.policy_options)
+            raise ValueError(
+                f"policy {self.policy!r} takes no policy_options, got {given}: choose a policy, or drop them"
+            )
         return self
 
     def total_steps(self, train_size: int) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from surgecollapse.lab.checkpoint import CheckpointError, latest_checkpoint
+from surgecollapse.lab.checkpoint import CheckpointError, latest_checkpoint, must_fit
 from surgecollapse.lab.config import ConfigError, read_config
 from surgecollapse.lab.data import load_data
 from surgecollapse.lab.models import build_model
@@ -67,7 +67,8 @@ def load_run(directory: str | Path, *, warn: Callable[[str], None] | None = None
         raise CheckpointError(f"{folder} has no checkpoint yet: let it run, or resume it")
     data = load_data(config)
     model = build_model(config, data)
-    model.load_state_dict(state["model"])
+    with must_fit(folder / "checkpoints"):
+        model.load_state_dict(state["model"])
     store = RunStore(folder / "run.db")
     return LoadedRun(
         directory=folder,

@@ -74,15 +74,19 @@ class Lines:
         self._seconds = seconds
         self._last = 0.0
         self._total = 0
+        self._title = ""
 
     def start(self, title: str, total: int, done: int) -> None:
-        """Say what begins."""
+        """Say what begins, once it has made a step: a run that cannot begin ends in one line, its error."""
         self._total = total
         self._last = time.monotonic()
-        self.note(f"{title}: {total} steps" + (f", going on after {done}" if done else ""))
+        self._title = f"{title}: {total} steps" + (f", going on after {done}" if done else "")
 
     def update(self, snapshot: Snapshot) -> None:
         """Write a line if it is time, or the run is over."""
+        if self._title:
+            title, self._title = self._title, ""
+            self.note(title)
         now = time.monotonic()
         if now - self._last >= self._seconds or snapshot.step == self._total:
             self._last = now

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from contextlib import contextmanager
+import shutil
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from surgecollapse.lab.checkpoint import CheckpointError, latest_checkpoint
+from surgecollapse.lab.checkpoint import CheckpointError, latest_checkpoint, must_fit
 from surgecollapse.lab.config import ConfigError, as_mapping, read_config, write_config
 from surgecollapse.lab.environment import environment
 from surgecollapse.lab.interrupt import Interrupt
@@ -71,25 +72,55 @@ def train(
         raise ConfigError("no configuration given: pass one, or resume a directory that holds a run")
     with _isolated(config):
         try:
-            return _train(config, folder, resume, progress)
+            return _resume(config, folder, progress) if resume else _begin(config, folder, progress)
+        except (RuntimeError, MemoryError) as error:
+            if isinstance(error, RuntimeError) and "allocate memory" not in str(error):
+                raise
+            raise ConfigError("not enough memory for this run: make widths, batch_size or the data smaller") from error
         finally:
             progress.stop()
 
 
-def _train(config: RunConfig, folder: Path, resume: bool, progress: Progress) -> RunResult:
+def _begin(config: RunConfig, folder: Path, progress: Progress) -> RunResult:
+    """Start a run; one that fails before its first step leaves nothing behind."""
     training = Training(config, folder / "checkpoints", progress)
-    store = _reopen(folder) if resume else _make(folder, config, training)
-    with store, training.recorded(store):
-        if resume and store.get("status") == "complete":
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        with _make(folder, config, training) as store:
+            return _go_on(training, store, folder, progress)
+    finally:
+        if training.step == 0:
+            _discard(folder, missing)
+
+
+def _resume(config: RunConfig, folder: Path, progress: Progress) -> RunResult:
+    """Go on from the newest good checkpoint, or from the start if none was written."""
+    with RunStore(folder / "run.db", mode="a") as store:
+        if store.get("status") == "complete":
             progress.note(f"{folder} is complete already")
-            return RunResult(directory=folder, status="complete", step=training.total, summary=store.get("summary"))
-        if resume:
-            _restore(training, store, folder, progress)
+            summary = store.get("summary", {})
+            return RunResult(directory=folder, status="complete", step=summary.get("steps", 0), summary=summary)
+        state = latest_checkpoint(folder / "checkpoints", progress.note)
+        if state is not None:
+            _refuse_changed(config, state, folder)
+        training = Training(config, folder / "checkpoints", progress)
+        if state is None:
+            progress.note("no checkpoint was written yet: starting again from the first step")
+            store.truncate_after(-1)
+        else:
+            with must_fit(folder / "checkpoints"):
+                training.load_state_dict(state)
+            store.truncate_after(training.step)
+        return _go_on(training, store, folder, progress)
+
+
+def _go_on(training: Training, store: RunStore, folder: Path, progress: Progress) -> RunResult:
+    with training.recorded(store):
         store.set("status", "running")
         status = "failed"
         try:
             with Interrupt() as interrupt:
-                status = _loop(training, interrupt, config, progress)
+                status = _loop(training, interrupt, progress)
         except OSError as error:
             raise _unwritable(folder, error) from error
         finally:
@@ -97,8 +128,8 @@ def _train(config: RunConfig, folder: Path, resume: bool, progress: Progress) ->
         return RunResult(directory=folder, status=status, step=training.step, summary=store.get("summary", {}))
 
 
-def _loop(training: Training, interrupt: Interrupt, config: RunConfig, progress: Progress) -> str:
-    progress.start(f"{config.task} {config.policy}", training.total, training.step)
+def _loop(training: Training, interrupt: Interrupt, progress: Progress) -> str:
+    progress.start(f"{training.config.task} {training.config.policy}", training.total, training.step)
     while training.step < training.total and not training.stopped_early:
         training.advance()
         if interrupt.requested:
@@ -137,26 +168,29 @@ def _config_to_resume(folder: Path) -> RunConfig:
     return read_config(folder / "config.toml")
 
 
-def _reopen(folder: Path) -> RunStore:
-    return RunStore(folder / "run.db", mode="a")
-
-
-def _restore(training: Training, store: RunStore, folder: Path, progress: Progress) -> None:
-    """Go back to the newest good checkpoint, or to the start if none was written."""
-    state = latest_checkpoint(folder / "checkpoints", progress.note)
-    if state is None:
-        progress.note("no checkpoint was written yet: starting again from the first step")
-        store.truncate_after(-1)
-        return
-    now = as_mapping(training.config)
-    changed = [key for key in now if key != "data_dir" and now[key] != state["config"].get(key)]
+def _refuse_changed(config: RunConfig, state: dict[str, Any], folder: Path) -> None:
+    now, then = as_mapping(config), state.get("config")
+    if not isinstance(then, dict):
+        raise CheckpointError(f"the newest checkpoint of {folder} holds no configuration: start a new run")
+    changed = [key for key in now if key != "data_dir" and now[key] != then.get(key)]
     if changed:
         raise CheckpointError(
-            f"{folder / 'config.toml'} was changed since the run began ({', '.join(changed)}): "
+            f"{folder / 'config.toml'} differs from the run that the checkpoint is of ({', '.join(changed)}): "
             "undo that, or start a new run with another --out"
         )
-    training.load_state_dict(state)
-    store.truncate_after(training.step)
+
+
+def _discard(folder: Path, made: list[Path]) -> None:
+    """Remove what :func:`_make` wrote, and the folders that were not there before."""
+    for name in (*_OURS, "run.db-wal", "run.db-shm", "run.db-journal"):
+        if (folder / name).is_dir():
+            shutil.rmtree(folder / name, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                (folder / name).unlink()
+    for place in made:
+        with suppress(OSError):
+            place.rmdir()
 
 
 def _unwritable(folder: Path, error: OSError) -> OSError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ import torch
 
 from surgecollapse.lab.batches import Batches
 from surgecollapse.lab.checkpoint import drop_old_checkpoints, load_checkpoint, save_checkpoint
-from surgecollapse.lab.config import as_mapping
+from surgecollapse.lab.config import ConfigError, as_mapping
 from surgecollapse.lab.data import load_data
 from surgecollapse.lab.evaluate import predict
 from surgecollapse.lab.models import build_model
@@ -64,6 +65,7 @@ class Training:
         self._best_step = 0
         self._worse = 0
         self._accuracy: float | None = None
+        self._diverged = False
         self._seconds = 0.0
         self._seconds_then, self._step_then = 0.0, 0
 
@@ -97,13 +99,17 @@ class Training:
         from surgecollapse import attach
         from surgecollapse.decide import make_policy
 
+        try:
+            policy = make_policy(config.policy, **config.policy_options)
+        except TypeError as error:
+            raise ConfigError(f"policy_options of {config.policy!r} have a value of the wrong type: {error}") from error
         return attach(
             self.model,
             self.optimizer,
             # The null control prunes nothing, at the end neither.
             sparsity=0.0 if config.policy == "hold" else config.sparsity,
             total_steps=self.total,
-            policy=make_policy(config.policy, **config.policy_options),
+            policy=policy,
             every=config.every,
             seed=config.seed,
             moments=config.moments,
@@ -130,7 +136,7 @@ class Training:
         self._seconds += time.perf_counter() - began
         last = self.step == self.total
         if last or self.step % max(1, self.total // _LOSSES) == 0:
-            self.store.measure(self.step, "loss/train", loss.item())
+            self._record_loss(loss.item())
         if last or self.step % max(1, self.total // _SKETCHES) == 0:
             self.store.put_array(self.step, "sketch/weights", self._sketch())
         evaluated = last or self.step % self.config.evaluate_every == 0
@@ -141,6 +147,12 @@ class Training:
         # The last state is saved by `finish`, when it is final.
         if self.step % self.config.checkpoint_every == 0 and not last:
             self.checkpoint()
+
+    def _record_loss(self, loss: float) -> None:
+        self.store.measure(self.step, "loss/train", loss)
+        if not math.isfinite(loss) and not self._diverged:
+            self._diverged = True
+            self._progress.note(f"warning: the training loss is {loss} at step {self.step}: lower --lr or set --clip")
 
     def _train_step(self) -> Tensor:
         if self.step == 0:

@@ -346,7 +346,7 @@ def _explain(error: sqlite3.Error, path: Path) -> Exception:
     """Say in one line what SQLite's error means for the user."""
     text = str(error)
     if "not a database" in text or "malformed" in text:
-        return ValueError(f"{path} is no readable run store ({text}): expected the run.db of a run directory")
+        return ValueError(f"{path} is damaged or no run store ({text}): expected the run.db of a run directory")
     if "full" in text or "I/O" in text:
         return RunStoreError(f"cannot write {path} ({text}): free disk space or choose another place, then resume")
     if "locked" in text:

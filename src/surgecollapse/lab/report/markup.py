@@ -47,7 +47,8 @@ details{margin:1rem 0}
 summary{cursor:pointer;padding:.3rem 0;font-weight:600}
 footer{color:var(--faint);font-size:.87rem;padding-top:2rem;padding-bottom:3rem}
 code{font-size:.92em;overflow-wrap:anywhere}
-@media (max-width:600px){main,header,footer{padding-left:12px;padding-right:12px}figure{padding:10px}}
+@media (max-width:600px){main,header,footer{padding-left:12px;padding-right:12px}figure{padding:10px}
+th,td{padding:.42rem .4rem}table.few{font-size:.8rem}.few td.number,.few th{white-space:normal;overflow-wrap:anywhere}}
 @media print{.tablebox{max-height:none}figure{break-inside:avoid}}
 """
 
@@ -105,8 +106,9 @@ def html_table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, left: Seq
             tag = 'th scope="row"' if i == 0 else "td"
             cells.append(f"<{tag}{kind}>{escape(cell)}</{tag.split()[0]}>")
         body.append(f"<tr>{''.join(cells)}</tr>")
+    few = ' class="few"' if len(heads) <= 3 else ""
     return (
-        f'<div class="tablebox" tabindex="0" role="region" aria-label="{escape(label, quote=True)}"><table>'
+        f'<div class="tablebox" tabindex="0" role="region" aria-label="{escape(label, quote=True)}"><table{few}>'
         f"<thead><tr>{top}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
     )
 

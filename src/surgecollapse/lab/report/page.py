@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,17 +46,22 @@ def write_report(runs: Sequence[Path | RunData], out: Path) -> Path:
 
     data = collect_all(runs)
     parts = sections(data)
-    out.mkdir(parents=True, exist_ok=True)
-    for part in parts:
-        for picture in part.pictures:
-            save_png(picture.figure, out / f"{picture.name}.png")
     tasks = ", ".join(dict.fromkeys(run.task for run in data if run.task)) or "a run"
     title = f"surgecollapse: {tasks}"
     text = page_html(title, _lead(data), parts, _foot(data))
-    page = out / "index.html"
-    draft = out / "index.html.part"
-    draft.write_text(text, encoding="utf-8")
-    os.replace(draft, page)
+    page, draft = out / "index.html", out / "index.html.part"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        # The page before its pictures: it needs none of them, and on a full disk it is what matters.
+        draft.write_text(text, encoding="utf-8")
+        os.replace(draft, page)
+        for picture in (picture for part in parts for picture in part.pictures):
+            save_png(picture.figure, out / f"{picture.name}.png")
+    except OSError as error:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+        reason = error.strerror or error
+        raise OSError(f"cannot write the report in {out} ({reason}): free space or choose another --out") from error
     return page
 
 

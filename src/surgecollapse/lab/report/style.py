@@ -124,12 +124,12 @@ def thousands(value: float) -> str:
 def power(value: float, _position: int | None = None) -> str:
     """A tick of a decimal logarithmic axis, in plain Unicode.
 
-    >>> power(0.001), power(100.0), power(1.0), power(20.0)
-    ('10⁻³', '100', '1', '20')
+    >>> power(0.001), power(0.0001), power(100.0), power(1.0), power(20.0)
+    ('0.001', '10⁻⁴', '100', '1', '20')
     """
     if value <= 0:
         return "0"
-    if 1e-2 <= value < 1e4:
+    if 1e-3 <= value < 1e4:
         return f"{value:g}"
     mantissa, exponent = f"{value:.0e}".split("e")
     raised = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
