@@ -14,7 +14,7 @@ from matplotlib.text import Text
 from surgecollapse.lab.report import write_report
 from surgecollapse.lab.report.compare import overview
 from surgecollapse.lab.report.markup import page_html
-from surgecollapse.lab.report.page import sections
+from surgecollapse.lab.report.page import PARTS, sections
 from surgecollapse.lab.report.rundata import RunData
 from surgecollapse.lab.report.style import MARKS, settle
 
@@ -140,26 +140,37 @@ def test_what_a_run_lacks_is_said_and_nothing_fails(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "without",
+    ("without", "anchors"),
     [
-        {"predictions": None},
-        {"interventions": (), "phases": (), "floors": ()},
-        {"readings": ()},
-        {"sketch": None},
-        {"parameters": {}, "gradients": {}, "prunable": frozenset()},
-        {"measurements": {}},
-        {"steps": 0, "finished": False},
+        ({"predictions": None}, ("summary", "classification")),
+        ({"interventions": (), "phases": (), "floors": ()}, ("summary", "entropy", "energy", "trajectory")),
+        ({"readings": ()}, ("summary", "entropy")),
+        ({"sketch": None}, ("trajectory",)),
+        ({"parameters": {}, "gradients": {}, "prunable": frozenset()}, ("summary", "weights", "fourier")),
+        ({"measurements": {}}, ("summary", "learning", "energy")),
+        ({"steps": 0, "finished": False}, ("summary", "learning", "entropy")),
     ],
 )
-def test_any_part_may_be_missing(make, without):
+def test_any_part_may_be_missing(make, without, anchors):
     parts = sections([replace(make(), **without)])
+    assert [part.anchor for part in parts] == list(PARTS)
     for part in parts:
-        for picture in part.pictures:
+        for picture in part.pictures if part.anchor in anchors else ():
             settle(picture.figure)
     checker = Checker()
     checker.feed(page_html("title", "lead", [replace(part, pictures=[]) for part in parts], "foot"))
     assert checker.tags.count("section") == 8
     assert not checker.open
+
+
+def test_a_page_that_cannot_be_written_says_where_and_why(make, tmp_path, monkeypatch):
+    def full(figure, path):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("surgecollapse.lab.report.style.save_png", full)
+    with pytest.raises(OSError, match=r"cannot write the report in .* \(No space left on device\): free space"):
+        write_report([RunData("bare", Path())], tmp_path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["index.html"], "the page itself needs no picture"
 
 
 def test_more_than_two_runs_are_compared(make):

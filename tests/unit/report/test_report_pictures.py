@@ -52,26 +52,35 @@ def long_names(run):
     return replace(run, predictions=replace(run.predictions, names=names))
 
 
+# What is done to the run, and the parts of the page that can look different for it; none named is all.
 CASES = {
-    "as usual": lambda run: run,
-    "many events": many_events,
-    "many layers": many_layers,
-    "many classes": many_classes,
-    "long names": long_names,
-    "a loss of one value": lambda run: replace(run, measurements={"loss/train": Curve(np.array([1]), np.array([0.5]))}),
-    "not finite": lambda run: replace(
-        run,
-        measurements={"loss/train": Curve(np.arange(3), np.array([1.0, np.nan, np.inf]))},
-        parameters={"w": np.full((8, 8), np.nan)},
-        sketch=(np.arange(3), np.full((3, 4), np.nan)),
+    "as usual": (lambda run: run, ()),
+    "many events": (many_events, ("summary", "entropy", "energy", "trajectory")),
+    "many layers": (many_layers, ("entropy", "weights", "fourier")),
+    "many classes": (many_classes, ("classification",)),
+    "long names": (long_names, ("classification",)),
+    "a loss of one value": (
+        lambda run: replace(run, measurements={"loss/train": Curve(np.array([1]), np.array([0.5]))}),
+        ("summary", "learning", "energy"),
+    ),
+    "not finite": (
+        lambda run: replace(
+            run,
+            measurements={"loss/train": Curve(np.arange(3), np.array([1.0, np.nan, np.inf]))},
+            parameters={"w": np.full((8, 8), np.nan)},
+            sketch=(np.arange(3), np.full((3, 4), np.nan)),
+        ),
+        ("summary", "learning", "weights", "trajectory", "fourier"),
     ),
 }
 
 
 @pytest.fixture(params=CASES, scope="module")
 def pictures(request, make):
-    runs = [make("plain", "none", 1, sparse=False), CASES[request.param](make())]
-    found = [picture for part in sections(runs) for picture in part.pictures]
+    change, anchors = CASES[request.param]
+    runs = [make("plain", "none", 1, sparse=False), change(make())]
+    found = [picture for part in sections(runs, anchors) for picture in part.pictures]
+    assert found
     for picture in found:
         settle(picture.figure)
     return found

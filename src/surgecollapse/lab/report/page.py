@@ -103,18 +103,14 @@ def stem(base: str, index: int, runs: Sequence[RunData]) -> str:
     return base if len(runs) == 1 else f"{base}-{index + 1}"
 
 
-def sections(runs: Sequence[RunData]) -> list[Section]:
-    """All parts of the page, in order; parts that have nothing to show say so."""
-    return [
-        _summary(runs),
-        _learning(runs),
-        _entropy(runs),
-        _energy(runs),
-        _classification(runs),
-        _weights(runs),
-        _trajectory(runs),
-        _fourier(runs),
-    ]
+def sections(runs: Sequence[RunData], anchors: Sequence[str] = ()) -> list[Section]:
+    """The parts of the page, in order; parts that have nothing to show say so.
+
+    Args:
+        runs: what they show.
+        anchors: only these of :data:`PARTS`; by default all.
+    """
+    return [part(runs) for anchor, part in PARTS.items() if not anchors or anchor in anchors]
 
 
 def _summary(runs: Sequence[RunData]) -> Section:
@@ -280,3 +276,16 @@ def _fourier(runs: Sequence[RunData]) -> Section:
     part = Section("fourier", "Fourier components")
     part.add(fourier(runs), "No weight has an axis to transform.")
     return part
+
+
+PARTS: dict[str, Callable[[Sequence[RunData]], Section]] = {
+    "summary": _summary,
+    "learning": _learning,
+    "entropy": _entropy,
+    "energy": _energy,
+    "classification": _classification,
+    "weights": _weights,
+    "trajectory": _trajectory,
+    "fourier": _fourier,
+}
+"""The parts of the page by their anchors, in order."""
