@@ -18,7 +18,7 @@ from surgecollapse.events import Intervention
 from surgecollapse.lab.report import classification, compare, curves, energy, fourier, timeline, trajectory, weights
 from surgecollapse.lab.report.page import sections
 from surgecollapse.lab.report.rundata import Curve, Predictions, RunData
-from surgecollapse.lab.report.style import LINES, MARKS, RUNS, settle, to_svg
+from surgecollapse.lab.report.style import LINES, MARKS, RUNS, save_png, settle, to_svg
 
 
 def many_events(run, count=300):
@@ -139,6 +139,16 @@ def test_settings_of_matplotlib_are_as_before(pair):
     for picture in (compare.overview(pair), classification.confusion(pair[0], "x")):
         assert to_svg(picture.figure, "x").startswith("<svg")
     assert dict(matplotlib.rcParams) == before
+
+
+def test_a_picture_is_laid_out_once_for_all_its_forms(pair, tmp_path, monkeypatch):
+    figure = curves.loss(pair).figure
+    draws = []
+    real = type(figure).draw
+    monkeypatch.setattr(type(figure), "draw", lambda self, renderer: (draws.append(1), real(self, renderer)))
+    save_png(figure, tmp_path / "loss.png")
+    to_svg(figure, "p-loss")
+    assert len(draws) == 3, "one to lay it out, one for each form"
 
 
 def test_neither_pyplot_nor_anything_heavy_is_imported_before_it_is_needed():

@@ -57,6 +57,7 @@ STYLE: dict[Any, Any] = {
     "lines.markersize": 5, "hatch.linewidth": 0.5, "axes.titlelocation": "left", "axes.titleweight": "bold",
     "svg.fonttype": "none", "axes.formatter.useoffset": False, "figure.constrained_layout.w_pad": 0.06,
     "figure.constrained_layout.h_pad": 0.06, "axes.formatter.use_mathtext": False,
+    "figure.autolayout": False, "figure.constrained_layout.use": False,
 }  # fmt: skip
 
 
@@ -162,7 +163,8 @@ def settle(figure: Figure) -> None:
     """Lay the figure out once and keep that, so that all its forms look alike and cost one layout."""
     if figure.get_layout_engine() is not None:
         figure.draw_without_rendering()
-        figure.set_layout_engine("none")
+        # Gone, not "none": whatever stands in its place is laid out again, twice for each form.
+        figure.set_layout_engine(None)
 
 
 def save_png(figure: Figure, path: Path, dpi: int = 130) -> None:
