@@ -241,11 +241,11 @@ def _tell(result: RunResult) -> int:
 
 def _table(results: dict[str, RunResult]) -> None:
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from surgecollapse.lab.report.summary import readable_bytes
 
-    table = Table("run", "test accuracy", "sparsity", "size", "time", "interventions")
+    table = Table(Column("run", overflow="fold"), "test accuracy", "sparsity", "size", "time", "interventions")
     for name, result in results.items():
         facts = result.summary
         table.add_row(

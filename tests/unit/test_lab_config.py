@@ -35,6 +35,15 @@ def test_another_model_brings_its_own_widths():
     assert make_config(task="digits", model="cnn", widths=(4,)).widths == (4,)
 
 
+def test_another_optimizer_brings_its_own_rate_and_weight_decay():
+    assert (
+        make_config(task="modular").weight_decay == make_config(task="modular", optimizer="adamw").weight_decay == 1.0
+    )
+    assert make_config(task="modular", optimizer="adam").weight_decay == 0.0
+    assert make_config(task="digits", optimizer="sgd").lr == 0.05
+    assert make_config(task="digits", optimizer="sgd", lr=0.5).lr == 0.5
+
+
 def test_epochs_take_the_place_of_the_presets_steps():
     config = make_config(task="digits", epochs=2.5, batch_size=30)
     assert config.steps is None

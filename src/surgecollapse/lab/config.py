@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from surgecollapse.lab.presets import DEFAULT_TASK_PRESET, MODEL_PRESETS, TASK_PRESETS
+from surgecollapse.lab.presets import DEFAULT_TASK_PRESET, MODEL_PRESETS, OPTIMIZER_PRESETS, TASK_PRESETS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,7 +38,8 @@ class ConfigError(ValueError):
 class RunConfig(BaseModel):
     """One training run.
 
-    Keys that are not given take the preset of the task (and of the model, where it is not the task's own).
+    Keys that are not given take the preset of the task (and of the model and the optimizer, where they are not the
+    task's own).
 
     Raises:
         ConfigError: through :func:`make_config` and :func:`read_config`; the constructor itself raises
@@ -151,13 +152,14 @@ class RunConfig(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _fill_presets(cls, given: Any) -> Any:
-        """Fill what was not given from the presets of the task and the model."""
+        """Fill what was not given from the presets of the task, the model and the optimizer."""
         if not isinstance(given, dict):
             return given
         merged = {**DEFAULT_TASK_PRESET, **TASK_PRESETS.get(str(given.get("task")), {})}
         model = given.get("model")
         if model is not None and model != merged["model"]:
             merged.update(MODEL_PRESETS.get(str(model), {}))
+        merged.update(OPTIMIZER_PRESETS.get(str(given.get("optimizer")), {}))
         if given.get("epochs") is not None:
             merged.pop("steps", None)
         return {**merged, **given}

@@ -48,3 +48,12 @@ MODEL_PRESETS: dict[str, Preset] = {
     "autoregressive": {"widths": (256,)},
 }
 """Widths for a model that is not the task's own."""
+
+OPTIMIZER_PRESETS: dict[str, Preset] = {
+    "adamw": {},
+    "adam": {"weight_decay": 0.0},
+    "rmsprop": {"weight_decay": 0.0},
+    "sgd": {"lr": 0.05, "weight_decay": 5e-4},
+}
+"""The tasks' settings are for adamw. Its decoupled weight decay would drown the loss where it is an L2 term (chance on
+digits), and its rates are far too small for plain gradients."""
