@@ -240,12 +240,15 @@ def _tell(result: RunResult) -> int:
 
 
 def _table(results: dict[str, RunResult]) -> None:
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Column, Table
 
     from surgecollapse.lab.report.summary import readable_bytes
 
-    table = Table(Column("run", overflow="fold"), "test accuracy", "sparsity", "size", "time", "interventions")
+    # Without vertical lines it fits 80 columns.
+    headings = ("test accuracy", "sparsity", "size", "time", "interventions")
+    table = Table(Column("run", overflow="fold"), *headings, box=SIMPLE_HEAD, pad_edge=False)
     for name, result in results.items():
         facts = result.summary
         table.add_row(

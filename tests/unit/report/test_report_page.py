@@ -177,6 +177,7 @@ def test_more_than_two_runs_are_compared(make):
     runs = [make(f"run {i}", seed=i) for i in range(4)]
     labels = [text.get_text() for text in overview(runs).figure.findobj(Text)]
     assert all(run.name in labels for run in runs)
+    assert (overview(runs).title, overview(runs[:1]).title) == ("Side by side", "At a glance")
 
 
 def test_no_run_is_refused(tmp_path):

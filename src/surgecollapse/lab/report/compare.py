@@ -65,4 +65,5 @@ def overview(runs: Sequence[RunData]) -> Picture:
                                              grid[0, 1].get_legend_handles_labels(), strict=True))  # fmt: skip
     figure.legend(handles, labels, loc="outside upper left", ncols=min(7, len(labels)), fontsize=10.5)
     task = f" on {runs[0].task}" if runs[0].task else ""
-    return Picture("overview", "Side by side", f"All runs{task} on common axes.", figure, wide=True)
+    title, caption = ("At a glance", "") if len(runs) == 1 else ("Side by side", f"All runs{task} on common axes.")
+    return Picture("overview", title, caption, figure, wide=True)
