@@ -220,7 +220,7 @@ def test_a_disk_that_fills_up_is_one_clear_error_and_the_run_is_resumable(uninte
         real(number)
 
     monkeypatch.setattr(checkpoint_module.os, "fsync", fills_up)
-    with pytest.raises(RunStoreError, match=r"No space left.*free space") as caught:
+    with pytest.raises(RunStoreError, match=r"No space left.*free space, then go on with --resume") as caught:
         train(configuration("none", evaluate_every=3), out)
     assert "\n" not in str(caught.value)
     monkeypatch.undo()

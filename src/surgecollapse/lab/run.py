@@ -122,7 +122,7 @@ def _go_on(training: Training, store: RunStore, folder: Path, progress: Progress
             with Interrupt() as interrupt:
                 status = _loop(training, interrupt, progress)
         except OSError as error:
-            raise _unwritable(folder, error) from error
+            raise _unwritable(folder, error, way_out=f"free space, then go on with --resume {folder}") from error
         finally:
             store.set("status", status)
         return RunResult(directory=folder, status=status, step=training.step, summary=store.get("summary", {}))
@@ -193,11 +193,11 @@ def _discard(folder: Path, made: list[Path]) -> None:
             place.rmdir()
 
 
-def _unwritable(folder: Path, error: OSError) -> OSError:
+def _unwritable(folder: Path, error: OSError, way_out: str = "free space or choose another --out") -> OSError:
     """Say what to do where writing failed; errors that say it already pass through."""
     if isinstance(error, RunStoreError):
         return error
-    return RunStoreError(f"cannot write {folder} ({error.strerror or error}): free space or choose another --out")
+    return RunStoreError(f"cannot write {folder} ({error.strerror or error}): {way_out}")
 
 
 @contextmanager
