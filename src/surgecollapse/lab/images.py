@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,7 +27,7 @@ def digits(seed: int) -> Data:
         from sklearn.datasets import load_digits  # type: ignore[import-untyped]
     except ImportError as error:
         raise MissingDataError("digits needs scikit-learn: pip install 'surgecollapse[plots]'") from error
-    bunch = load_digits()
+    bunch: Any = load_digits()
     images = torch.from_numpy(np.asarray(bunch.images, dtype=np.float32)).unsqueeze(1)
     labels = torch.from_numpy(np.asarray(bunch.target, dtype=np.int64))
     data = _stratified(images, labels, seed, name="digits", source="scikit-learn load_digits", what="8×8 digits")

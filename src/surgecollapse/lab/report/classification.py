@@ -113,7 +113,7 @@ def evaluate(predictions: Predictions) -> Scores:
     """
     every = list(range(predictions.scores.shape[1]))
     precision, recall, f1, support = precision_recall_fscore_support(
-        predictions.labels, predictions.predicted, labels=every, zero_division=0.0
+        predictions.labels, predictions.predicted, labels=every, zero_division=0
     )
     present = np.asarray(support) > 0
     means = tuple(float(np.mean(np.asarray(v)[present])) for v in (precision, recall, f1))
