@@ -215,6 +215,8 @@ def _given(flags: Any) -> dict[str, Any]:
             values["policy_options"] = json.loads(values["policy_options"])
         except json.JSONDecodeError as error:
             raise ConfigError(f'policy_options is no JSON ({error}): expected {{"name": value}}') from error
+        except RecursionError as error:
+            raise ConfigError('policy_options are nested too deeply: expected {"name": value}') from error
     return values
 
 

@@ -112,6 +112,8 @@ def test_policy_options_are_json(tmp_path):
         (["run", "digits", "--seed"], "requires an argument"),
         (["run", "digits", "--widths", "a,b"], "expected whole numbers like 256,256"),
         (["run", "digits", "--policy-options", "{"], "no JSON"),
+        (["run", "digits", "--policy-options", "[" * 100_000], "nested too deeply"),
+        (["run", "digits", "--initial", "last-value"], "unknown initial 'last-value': did you mean 'last'?"),
         (["run", "digits", "--policy-options", '{"flor": 1}', "--steps", "9"], "'flor'"),
         (
             ["run", "digits", "--policy-options", '{"floor": "x"}'],

@@ -69,7 +69,15 @@ def test_a_configuration_cannot_be_changed():
         ({"task": "digits", "model": "resnet"}, "Valid models: mlp, cnn, transformer, autoregressive"),
         ({"task": "digits", "sparsity": 1.0}, "sparsity = 1.0: input should be less than 1"),
         ({"task": "digits", "sparsity": -0.1}, "sparsity = -0.1: input should be greater than or equal to 0"),
-        ({"task": "digits", "seed": "one"}, "seed = 'one'"),
+        ({"task": "digits", "seed": "one"}, "seed = 'one': expected a number, got a str"),
+        ({"task": "digits", "sparsity": "0.5"}, "sparsity = '0.5': expected a number, got a str"),
+        ({"task": "digits", "seed": True}, "seed = true: expected a number, got a bool"),
+        ({"task": "digits", "clip": True}, "clip = true: expected a number"),
+        ({"task": "digits", "widths": [8, True]}, "widths = true: expected a number"),
+        (
+            {"task": "digits", "initial": "zeros"},
+            "unknown initial 'zeros': did you mean 'zero'? Valid initials: zero, ",
+        ),
         ({"task": "digits", "steps": 1, "epochs": 1}, "either steps or epochs"),
         ({"task": "digits", "widths": (0,)}, "widths must be from 1 to 1000000, got [0]"),
         ({"task": "digits", "widths": (10**20,)}, "widths must be from 1 to 1000000"),
@@ -101,6 +109,7 @@ def test_a_file_and_overrides(tmp_path):
         ("task = ", "is no TOML file"),
         ('task = "digits"\nlearning_rate = 1\n', "unknown key 'learning_rate'"),
         ('[digits]\ntask = "digits"\n', "unknown key 'digits'"),
+        ("widths = " + "[" * 5_000, "nested too deeply"),
     ],
 )
 def test_a_bad_file_is_named_in_one_line(text, words, tmp_path):

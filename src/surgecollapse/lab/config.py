@@ -11,7 +11,7 @@ import json
 import math
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -164,6 +164,19 @@ class RunConfig(BaseModel):
             merged.pop("steps", None)
         return {**merged, **given}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_lookalikes(cls, given: Any) -> Any:
+        """Pydantic would read ``true`` as 1 and ``"5"`` as 5: in a file, both are slips that should be seen."""
+        for key, value in given.items() if isinstance(given, dict) else ():
+            annotation = cls.model_fields[key].annotation if key in cls.model_fields else None
+            if {int, float} & {annotation, *get_args(annotation)}:
+                for item in value if isinstance(value, list | tuple) else (value,):
+                    if isinstance(item, bool | str):
+                        shown = str(item).lower() if isinstance(item, bool) else repr(item)
+                        raise ValueError(f"{key} = {shown}: expected a number, got a {type(item).__name__}")
+        return given
+
     @model_validator(mode="after")
     def _check_together(self) -> Self:
         if (self.steps is None) == (self.epochs is None):
@@ -225,6 +238,8 @@ def read_config(path: str | Path, **overrides: Any) -> RunConfig:
         raise ConfigError(f"cannot read the configuration {path}: {reason}") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is no TOML file: {error}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path} is nested too deeply: expected flat keys") from error
     try:
         return make_config(**{**values, **overrides})
     except ConfigError as error:
@@ -256,7 +271,7 @@ def explain(error: ValidationError) -> str:
     first = error.errors()[0]
     key = str(first["loc"][0]) if first["loc"] else ""
     if first["type"] == "literal_error":
-        valid = list(RunConfig.model_fields[key].annotation.__args__)  # type: ignore[union-attr]
+        valid = _choices(RunConfig.model_fields[key].annotation)
         plural = "policies" if key == "policy" else f"{key} values" if key.endswith("s") else f"{key}s"
         hint = nearest(str(first["input"]), valid)
         return f"unknown {key} {first['input']!r}:{hint} Valid {plural}: {', '.join(valid)}"
@@ -264,6 +279,13 @@ def explain(error: ValidationError) -> str:
     if not key:
         return message
     return f"{key} = {first['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _choices(annotation: Any) -> list[str]:
+    """The words of a ``Literal``, or of the one inside ``Literal | None``."""
+    if get_origin(annotation) is Literal:
+        return list(get_args(annotation))
+    return [word for part in get_args(annotation) for word in _choices(part)]
 
 
 def _toml(value: Any) -> str:
