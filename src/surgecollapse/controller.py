@@ -174,6 +174,7 @@ class Controller:
     @torch.no_grad()
     def _before(self, index: int) -> None:
         self._resolve()
+        self._begin()
         self._connection.first_step_done()
         engine, optimizer = self._engine, self.optimizers[index]
         self._skipped.discard(index)
@@ -217,6 +218,13 @@ class Controller:
         self._engine.observer.note(*noted)
         self._engine.check_target()
         self._resolved = True
+
+    def _begin(self) -> None:
+        """Carry out what the policy decides before the first optimizer step."""
+        if self.step == 0 and self.decision is None and getattr(self.policy, "from_start", False):
+            decision = self.policy.decide(Reading(step=0, source="none"))
+            self._record(decision)
+            self._carry_out(decision)
 
     def _arm(self) -> None:
         """Arm the reader if a reading falls on the next step; on others no hook exists.

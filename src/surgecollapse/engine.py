@@ -137,7 +137,7 @@ class Engine:
         A negative number stands for a reading that is too far ahead to be known.
         """
         for_growth = self._growth != "random" and not self.weights.dense
-        for_saliency = self._options["saliency"] != "magnitude"
+        for_saliency = self._options["saliency"] not in ("magnitude", "random")
         if self.actor.frozen or not 0 <= until_due < self.signal.window or not (for_growth or for_saliency):
             return {}
         return {name: self.weights.params[name] for name in self.groups[index]}
@@ -196,7 +196,8 @@ class Engine:
         most = max(least, min(most, 1.0 - sum(self._minima().values()) / self.weights.size))
 
         def measure(sparsity: float) -> float:
-            with rewiring.trial(rewiring.plan(sparsity, self.signal.values, decision.distribution)):
+            masks = rewiring.plan(sparsity, self.signal.values, decision.distribution, decision.saliency)
+            with rewiring.trial(masks):
                 return self.observer.measure(decision.measure)
 
         found = deepest(measure, least, most, decision.floor)

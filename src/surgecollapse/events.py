@@ -71,7 +71,7 @@ class Reading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """What a policy wants done now, and why. Carried out in the order collapse → surge → pump → freeze."""
+    """What a policy wants done now, and why. Carried out in the order collapse → rewire → surge → pump → freeze."""
 
     phase: str
     """The state that training is in after this decision: ``dense | sparse | open | pump | hold | frozen``."""
@@ -89,6 +89,11 @@ class Decision:
     """``prunable``, or ``all``: every floating-point parameter, biases and norms too (the classic rule)."""
     held: bool = True
     """Whether the zeros are kept by a mask; ``False`` only writes zeros once (the classic rule)."""
+    saliency: str | None = None
+    """Criterion by which weights are closed: ``magnitude | taylor | random``; ``None`` takes the controller's."""
+    rewire: float | None = None
+    """Share of each parameter's open weights, in [0, 1], that is exchanged: the least salient are closed and as many
+    others reopened by ``growth``, so that the density of every parameter stays exactly what it is."""
     surge: float | None = None
     """Share of the closed weights to reopen, in [0, 1]."""
     reopen: str = "pruned"
@@ -112,7 +117,8 @@ class Decision:
     @property
     def acts(self) -> bool:
         """Whether anything is to be done at all."""
-        return self.depth is not None or self.surge is not None or self.pump is not None or self.freeze
+        wanted = (self.depth, self.rewire, self.surge, self.pump)
+        return self.freeze or any(part is not None for part in wanted)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +141,7 @@ class Intervention:
 
     step: int
     kind: str
-    """``collapse | surge | pump | freeze | skip | join | finalize``."""
+    """``collapse | rewire | surge | pump | freeze | skip | join``."""
     phase: str
     reason: str
     sparsity_before: float

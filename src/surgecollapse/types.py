@@ -30,6 +30,9 @@ class Policy(Stateful, Protocol):
 
     Policies are *level-triggered*: :meth:`decide` compares the state that the schedule wants at ``reading.step``
     with the state it has, so that a decision skipped on a non-finite step is made at the next one.
+
+    A policy with an attribute ``from_start = True`` is asked once more, before the first optimizer step, with a reading
+    of step 0 that has seen nothing yet (static masks, RigL).
     """
 
     def start(self, plan: Plan) -> None:

@@ -133,10 +133,10 @@ def test_a_decision_skipped_on_a_non_finite_step_is_made_at_the_next(name: str) 
         assert "not finite" in skipped.reason
         assert late.state_dict() == state
         made = late.decide(sequence[index + 1])
-        # More may fall due meanwhile (the classic rule's surge), never less.
+        # More may fall due meanwhile (the classic rule's surge, a gradual schedule's next depth), never less.
         for name_of_part in ("depth", "surge", "pump"):
             part = getattr(wanted, name_of_part)
-            assert part is None or getattr(made, name_of_part) == part
+            assert part is None or getattr(made, name_of_part) >= part
         return
     pytest.fail("the policy never acted")
 

@@ -65,6 +65,8 @@ decisions = st.builds(
     depth=st.none() | depths | st.tuples(depths, depths).map(lambda pair: tuple(sorted(pair))),
     floor=st.none() | st.floats(0.0, 1.0),
     distribution=st.sampled_from([None, "global", "layer", "erk"]),
+    saliency=st.sampled_from([None, "magnitude", "random"]),
+    rewire=st.none() | st.sampled_from([0.0, 0.1, 1.0]),
     surge=st.none() | st.sampled_from([0.0, 0.01, 0.5, 1.0]),
     reopen=st.sampled_from(["pruned", "collapsed"]),
     growth=st.sampled_from([None, "random", "gradient", "ema_gradient", "momentum"]),
@@ -124,6 +126,9 @@ def check_ledger(event, *, ranked):
         tolerance = 1e-5 * event.energy_after
         assert event.energy_after == pytest.approx(event.energy_before + event.energy_injected, abs=tolerance)
         assert event.pruned == 0
+    if event.kind == "rewire":
+        assert event.grown == event.pruned
+        assert event.sparsity_after == event.sparsity_before
     if event.kind == "collapse":
         assert event.energy_after <= event.energy_before * (1 + 1e-6)
         assert event.grown == 0 or not ranked, "a closed weight was revived"

@@ -426,3 +426,60 @@ def test_a_refill_of_zeros_leaves_those_that_a_mask_holds():
     assert rewiring.weights.live == 115
     for n, p in rewiring.weights.params.items():
         assert torch.equal(p != 0, rewiring.weights.mask(n)), n
+
+
+# ---- exchange -----------------------------------------------------------------------------------------------------
+
+
+def test_an_exchange_closes_the_weakest_and_opens_the_largest_gradients_in_each_parameter():
+    # By hand: of the four open weights of a, half (two) go: .1 and .2; the largest gradients behind closed ones open.
+    a = torch.tensor([4.0, 0.1, 3.0, 0.2, 9.0, 9.0, 9.0, 9.0])
+    b = torch.tensor([1.0, 2.0, 0.0, 0.0])
+    rewiring = rewire({"a": a, "b": b})
+    masks = {"a": torch.tensor([1, 1, 1, 1, 0, 0, 0, 0]).bool(), "b": torch.tensor([1, 1, 0, 0]).bool()}
+    rewiring.collapse(masks)
+    signals = {
+        "a": torch.tensor([7.0, 0.0, 7.0, 0.0, 0.1, -3.0, 0.2, 2.0]),
+        "b": torch.tensor([0.0, 0.0, 0.5, 0.4]),
+    }
+    ledger = rewiring.rewire(0.5, signals=signals, growth="gradient", initial="zero")
+    assert rewiring.weights.mask("a").int().tolist() == [1, 0, 1, 0, 0, 1, 0, 1]
+    assert rewiring.weights.mask("b").int().tolist() == [0, 1, 1, 0]
+    assert rewiring.weights.params["a"].tolist() == [4.0, 0, 3.0, 0, 0, 0, 0, 0]
+    assert (ledger.pruned, ledger.grown) == (3, 3)
+    assert ledger.before["a"] - ledger.after["a"] == pytest.approx(0.1**2 + 0.2**2, rel=1e-4)
+
+
+def test_a_weight_that_is_dropped_and_grown_at_once_stays_with_its_value_and_moments():
+    p = nn.Parameter(torch.tensor([4.0, 0.1, 3.0, 0.0]))
+    rewiring = rewire({"a": p})
+    optimizer = rewiring._owner("a")
+    rewiring.collapse({"a": torch.tensor([1, 1, 1, 0]).bool()})
+    optimizer.state[p]["momentum_buffer"] = torch.tensor([1.0, 2.0, 3.0, 0.0])
+    signals = {"a": torch.tensor([0.0, 9.0, 0.0, 0.1])}
+    ledger = rewiring.rewire(1 / 3, signals=signals, growth="gradient")
+    assert rewiring.weights.mask("a").tolist() == [True, True, True, False]
+    assert torch.equal(p.detach(), torch.tensor([4.0, 0.1, 3.0, 0.0]))
+    assert optimizer.state[p]["momentum_buffer"].tolist() == [1.0, 2.0, 3.0, 0.0]
+    assert (ledger.pruned, ledger.grown) == (0, 0)
+
+
+@pytest.mark.parametrize("growth", ["random", "gradient", "momentum"])
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_an_exchange_keeps_the_density_of_every_parameter(growth, share):
+    rewiring = rewire(two())
+    collapse(rewiring, 0.8)
+    before = {n: rewiring.weights.live_in(n) for n in "ab"}
+    signals = {n: torch.randn_like(p) for n, p in rewiring.weights.params.items()} if growth != "random" else {}
+    rewiring.rewire(share, signals=signals, growth=growth)
+    assert {n: int(rewiring.weights.mask(n).sum()) for n in "ab"} == before
+
+
+def test_random_saliency_closes_a_different_half_for_each_seed_and_the_same_for_one():
+    def chosen(seed):
+        rewiring = rewire({"a": torch.ones(400)}, seed=seed)
+        return rewiring.plan(0.5, {}, None, "random")["a"]
+
+    assert torch.equal(chosen(0), chosen(0))
+    assert int(chosen(0).sum()) == 200
+    assert 60 < int((chosen(0) & chosen(1)).sum()) < 140  # 100 expected; 8 standard deviations

@@ -1,4 +1,4 @@
-"""Carries out decisions: collapse → surge → pump → freeze, each one logged with its energy."""
+"""Carries out decisions: collapse → rewire → surge → pump → freeze, each one logged with its energy."""
 
 from __future__ import annotations
 
@@ -60,11 +60,13 @@ class Actor:
             ValueError: if it asks for something impossible (a depth outside [0, 1), an unknown criterion …).
         """
         self._done, self._step, self._signals = [], step, signals
-        if decision.depth is not None or decision.surge is not None:
+        if any(part is not None for part in (decision.depth, decision.rewire, decision.surge)):
             self._activations = self._activation_energy()
         closed: dict[str, Tensor] | None = None
         if decision.depth is not None:
             closed = self._collapse(decision)
+        if decision.rewire is not None:
+            self._rewire(decision)
         if decision.surge is not None:
             self._surge(decision, closed)
         if decision.pump is not None and decision.pump != self.pump.sigma:
@@ -91,11 +93,26 @@ class Actor:
         searched = least < most and decision.floor is not None
         details = self._find_depth(decision, least, most) if searched else {"depth": most}
         remember = "last" in (decision.initial, self._overrides.get("initial"))
-        masks = self.rewiring.plan(details["depth"], self._signals, decision.distribution)
+        masks = self.rewiring.plan(details["depth"], self._signals, decision.distribution, decision.saliency)
         ledger, closed = self.rewiring.collapse(masks, remember=remember)
         assert weights.live == kept(weights.size, details["depth"]), "a collapse must leave exactly k weights open"
         self.log("collapse", decision, ledger, before, **details)
         return closed
+
+    def _rewire(self, decision: Decision) -> None:
+        assert decision.rewire is not None
+        if not 0.0 <= decision.rewire <= 1.0:
+            raise ValueError(f"rewire must be a share of the open weights in [0, 1], got {decision.rewire}")
+        before = self.rewiring.weights.sparsity
+        ledger = self.rewiring.rewire(
+            decision.rewire, signals=self._signals, saliency=decision.saliency, **self._choice(decision)
+        )
+        self.log("rewire", decision, ledger, before, share=decision.rewire, rho=ledger.rho)
+
+    def _choice(self, decision: Decision) -> dict[str, Any]:
+        """How weights are reopened: the user's choice comes before the decision's."""
+        choice: dict[str, Any] = {"growth": decision.growth, "initial": decision.initial, "rho": decision.rho}
+        return choice | {key: value for key, value in self._overrides.items() if value is not None}
 
     def _surge(self, decision: Decision, closed: Mapping[str, Tensor] | None) -> None:
         assert decision.surge is not None
@@ -106,7 +123,9 @@ class Actor:
             self.log("surge", decision, ledger, sigma=sigma)
             return
         if decision.reopen == "collapsed":
-            available = sum(count_true(list((closed or {}).values())))
+            # Some of them an exchange may have reopened since.
+            closed = {name: chosen & ~weights.mask(name) for name, chosen in (closed or {}).items()}
+            available = sum(count_true(list(closed.values())))
         else:
             closed, available = None, weights.size - weights.live
         self._reopen(decision, int(decision.surge * available + 0.5), closed)
@@ -118,12 +137,9 @@ class Actor:
         before = weights.sparsity
         if closed is None:
             closed = {name: ~weights.mask(name) for name in weights.params}
-        choice: dict[str, Any] = {"growth": decision.growth, "initial": decision.initial, "rho": decision.rho}
-        choice |= {key: value for key, value in self._overrides.items() if value is not None}
+        choice = self._choice(decision)
         ledger = self.rewiring.surge(closed, count, signals=self._signals, sigma=decision.sigma, **choice)
-        live = sum(ledger.before.values())
-        share = sum(ledger.injected.values()) / live if live else 0.0
-        self.log("surge", decision, ledger, before, rho=share)
+        self.log("surge", decision, ledger, before, rho=ledger.rho)
 
     def _scope(self, scope: str) -> Mapping[str, nn.Parameter]:
         if scope == "prunable":

@@ -38,6 +38,12 @@ class Ledger:
         """Whether any weight was closed, opened or filled."""
         return bool(self.pruned or self.grown)
 
+    @property
+    def rho(self) -> float:
+        """Injected over live energy."""
+        live = sum(self.before.values())
+        return sum(self.injected.values()) / live if live else 0.0
+
     def layers(self, sizes: Mapping[str, int], live: Mapping[str, int]) -> tuple[LayerChange, ...]:
         """One record a parameter."""
         return tuple(

@@ -17,7 +17,8 @@ from surgecollapse.act.masked_weights import MaskedWeights
 from surgecollapse.act.optimizer_state import check_moments, forget
 from surgecollapse.act.randomness import Generators
 from surgecollapse.act.surge import INITIAL, choose_reopened, fill_reopened
-from surgecollapse.functional import DISTRIBUTIONS, GROWTH, SALIENCY
+from surgecollapse.functional import DISTRIBUTIONS, GROWTH, SALIENCY, lowest
+from surgecollapse.functional.growth import random
 from surgecollapse.functional.selection import count_true
 from surgecollapse.types import Criterion
 
@@ -66,7 +67,7 @@ class Rewiring:
         moments: str,
     ) -> None:
         if isinstance(saliency, str):
-            one_of("saliency", saliency, tuple(SALIENCY))
+            one_of("saliency", saliency, (*SALIENCY, "random"))
         if isinstance(growth, str):
             one_of("growth", growth, GROWTH)
         if not 0.0 <= rho < float("inf"):
@@ -75,7 +76,7 @@ class Rewiring:
             raise ValueError(f"minimum_density must be in [0, 1), got {minimum_density}")
         self.weights, self._owner = weights, owner
         self.generators = generators
-        self._saliency = SALIENCY[saliency] if isinstance(saliency, str) else saliency
+        self._saliency = saliency
         self.growth = growth
         self.initial = one_of("initial", initial, INITIAL)
         self.rho, self.minimum_density = rho, minimum_density
@@ -83,12 +84,27 @@ class Rewiring:
         self.moments = check_moments(moments)
         self._last: dict[str, Tensor] = {}
 
-    def plan(self, sparsity: float, signals: Mapping[str, Tensor], distribution: str | None) -> dict[str, Tensor]:
+    def _criterion(self, saliency: str | Criterion | None) -> Criterion:
+        """The function behind a saliency; ``random`` draws from the library's own generators."""
+        chosen = self._saliency if saliency is None else saliency
+        if not isinstance(chosen, str):
+            return chosen
+        if one_of("saliency", chosen, (*SALIENCY, "random")) == "random":
+            return lambda weight, signal: random(weight.shape, self.generators.on(weight.device))  # noqa: ARG005
+        return SALIENCY[chosen]
+
+    def plan(
+        self,
+        sparsity: float,
+        signals: Mapping[str, Tensor],
+        distribution: str | None,
+        saliency: str | None = None,
+    ) -> dict[str, Tensor]:
         """Masks of a collapse to ``sparsity``; nothing is written."""
         return plan_collapse(
             self.weights,
             sparsity,
-            saliency=self._saliency,
+            saliency=self._criterion(saliency),
             signals=signals,
             distribution=one_of("distribution", distribution or self.distribution, DISTRIBUTIONS),
             minimum_density=self.minimum_density,
@@ -119,14 +135,18 @@ class Rewiring:
         flipped = {name: self.weights.mask(name) ^ masks[name] for name in params}
         closed = {name: chosen & ~masks[name] for name, chosen in flipped.items()}
         if remember:
-            for name, chosen in closed.items():
-                value = params[name].detach()
-                self._last[name] = torch.where(chosen, value, self._last.get(name, torch.zeros_like(value)))
+            self._remember(closed)
         self._flip(masks, flipped)
         ledger.pruned = sum(count_true(list(closed.values())))
         ledger.grown = sum(count_true(list(flipped.values()))) - ledger.pruned
         ledger.after = energies(params)
         return ledger, closed
+
+    def _remember(self, closed: Mapping[str, Tensor]) -> None:
+        """Keep the values of weights that are about to be closed."""
+        for name, chosen in closed.items():
+            value = self.weights.params[name].detach()
+            self._last[name] = torch.where(chosen, value, self._last.get(name, torch.zeros_like(value)))
 
     @torch.no_grad()
     def surge(
@@ -143,7 +163,57 @@ class Rewiring:
         """Reopen ``count`` of the ``closed`` weights and fill them."""
         params = self.weights.params
         ledger = Ledger(before=energies(params))
-        opened = choose_reopened(
+        opened = self._choose(closed, count, growth, signals)
+        masks = {name: self.weights.mask(name) | opened[name] for name in params}
+        self._flip(masks, opened)
+        ledger.injected = self._fill(opened, sum(ledger.before.values()), initial, rho, sigma)
+        ledger.grown = count
+        ledger.after = energies(params)
+        return ledger
+
+    @torch.no_grad()
+    def rewire(
+        self,
+        share: float,
+        *,
+        signals: Mapping[str, Tensor],
+        saliency: str | None = None,
+        growth: str | Criterion | None = None,
+        initial: str | None = None,
+        rho: float | None = None,
+    ) -> Ledger:
+        """Exchange ``share`` of the open weights of each parameter for as many others; its density stays exact.
+
+        As in RigL's published code, a weight may be reopened by the very exchange that would have closed it: it then
+        simply stays, value and moments included.
+        """
+        params, criterion = self.weights.params, self._criterion(saliency)
+        ledger = Ledger(before=energies(params))
+        masks: dict[str, Tensor] = {}
+        for name, p in params.items():
+            mask = self.weights.mask(name)
+            count = int(share * self.weights.live_in(name) + 0.5)
+            (dropped,) = lowest([criterion(p.detach(), signals.get(name))], count, eligible=[mask])
+            stays = mask & ~dropped
+            masks[name] = stays | self._choose({name: ~stays}, count, growth, signals)[name]
+        flipped = {name: self.weights.mask(name) ^ masks[name] for name in params}
+        opened = {name: flipped[name] & masks[name] for name in params}
+        if (initial or self.initial) == "last":
+            self._remember({name: flipped[name] & ~masks[name] for name in params})
+        self._flip(masks, flipped)
+        ledger.grown = ledger.pruned = sum(count_true(list(opened.values())))
+        ledger.injected = self._fill(opened, sum(ledger.before.values()), initial, rho)
+        ledger.after = energies(params)
+        return ledger
+
+    def _choose(
+        self,
+        closed: Mapping[str, Tensor],
+        count: int,
+        growth: str | Criterion | None,
+        signals: Mapping[str, Tensor],
+    ) -> dict[str, Tensor]:
+        return choose_reopened(
             self.weights,
             closed,
             count,
@@ -152,21 +222,25 @@ class Rewiring:
             generators=self.generators,
             distribution=self.distribution,
         )
-        masks = {name: self.weights.mask(name) | opened[name] for name in params}
-        self._flip(masks, opened)
-        ledger.injected = fill_reopened(
-            params,
+
+    def _fill(
+        self,
+        opened: Mapping[str, Tensor],
+        live_energy: float,
+        initial: str | None,
+        rho: float | None,
+        sigma: float | None = None,
+    ) -> dict[str, float]:
+        return fill_reopened(
+            self.weights.params,
             opened,
             initial=one_of("initial", initial or self.initial, INITIAL),
-            live_energy=sum(ledger.before.values()),
+            live_energy=live_energy,
             rho=self.rho if rho is None else rho,
             generators=self.generators,
             last=self._last,
             sigma=sigma,
         )
-        ledger.grown = count
-        ledger.after = energies(params)
-        return ledger
 
     def _flip(self, masks: Mapping[str, Tensor], flipped: Mapping[str, Tensor]) -> None:
         for name, p in self.weights.params.items():

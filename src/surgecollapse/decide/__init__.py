@@ -9,18 +9,45 @@ from typing import Any
 from surgecollapse.decide.cycles import Cycles
 from surgecollapse.decide.entropy_bounded import EntropyBoundedCycles
 from surgecollapse.decide.entropy_rules import EntropyRules
+from surgecollapse.decide.exchange import Static
+from surgecollapse.decide.frame import Scheduled
+from surgecollapse.decide.gradual import GradualPruning
+from surgecollapse.decide.granet import GraNet
 from surgecollapse.decide.hold import Hold
 from surgecollapse.decide.intervals import Intervals
+from surgecollapse.decide.one_shot import OneShot
+from surgecollapse.decide.rigl import RigL
+from surgecollapse.decide.set import SET
 from surgecollapse.types import Policy
 
-__all__ = ["POLICIES", "Cycles", "EntropyBoundedCycles", "EntropyRules", "Hold", "Intervals", "make_policy"]
+__all__ = [
+    "POLICIES",
+    "SET",
+    "Cycles",
+    "EntropyBoundedCycles",
+    "EntropyRules",
+    "GraNet",
+    "GradualPruning",
+    "Hold",
+    "Intervals",
+    "OneShot",
+    "RigL",
+    "Static",
+    "make_policy",
+]
 
-POLICIES: dict[str, type[Intervals | EntropyRules | Cycles | EntropyBoundedCycles | Hold]] = {
+POLICIES: dict[str, type[Intervals | EntropyRules | Cycles | EntropyBoundedCycles | Hold | Scheduled]] = {
     "classic": Intervals,
     "rules": EntropyRules,
     "cycles": Cycles,
     "entropy": EntropyBoundedCycles,
     "hold": Hold,
+    "one-shot": OneShot,
+    "gmp": GradualPruning,
+    "granet": GraNet,
+    "static": Static,
+    "set": SET,
+    "rigl": RigL,
 }
 """The policies that have a name, on the command line and in ``attach(policy=...)``."""
 

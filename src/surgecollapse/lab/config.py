@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 TaskName = Literal["digits", "mnist5k", "mnist", "fashion-mnist", "modular", "parity", "dummy"]
 ModelName = Literal["mlp", "cnn", "transformer", "autoregressive"]
-PolicyName = Literal["none", "hold", "classic", "rules", "cycles", "entropy"]
+PolicyName = Literal[
+    "none", "hold", "classic", "rules", "cycles", "entropy", "one-shot", "gmp", "granet", "static", "set", "rigl"
+]
 
 MOST_THREADS = 1_024
 """More threads than any machine has cores; torch crashes on numbers far above that."""
@@ -83,7 +85,8 @@ class RunConfig(BaseModel):
         "entropy",
         description="none: plain training; hold: plain training with readings; "
         "classic: the published fixed intervals; "
-        "rules: high, low and plateau entropy; cycles: AC/DC; entropy: entropy-bounded cycles.",
+        "rules: high, low and plateau entropy; cycles: AC/DC; entropy: entropy-bounded cycles; one-shot: prune once "
+        "and fine-tune; gmp: gradual magnitude pruning; granet, static, set, rigl: as published.",
     )
     policy_options: dict[str, Any] = Field(
         default_factory=dict, description="Further arguments of the policy, as a table or as JSON."
@@ -97,7 +100,9 @@ class RunConfig(BaseModel):
         "renyi2",
         description="Form of the activation entropy: renyi2, on_off, unit_energy, spectral, predictive or histogram.",
     )
-    saliency: str = Field("magnitude", description="Criterion by which weights are pruned: magnitude or taylor.")
+    saliency: str = Field(
+        "magnitude", description="Criterion by which weights are pruned: magnitude, taylor or random."
+    )
     growth: str | None = Field(
         None,
         description="Criterion by which weights are reopened: random, gradient, ema_gradient or momentum; "
