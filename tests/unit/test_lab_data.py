@@ -265,3 +265,34 @@ def test_the_model_chooses_the_representation(model, kind):
 @pytest.mark.parametrize("name", [name for name in TASK_PRESETS if "mnist" not in name])
 def test_every_task_that_needs_no_files_loads_with_its_preset(name):
     assert load_data(make_config(task=name)).name == name
+
+
+def test_mnist1d_is_the_published_generator_and_disturbs_no_global_generator():
+    pytest.importorskip("mnist1d")
+    from surgecollapse.lab.mnist1d import mnist1d
+
+    mnist1d.cache_clear()
+    numpy_then, torch_then = np.random.get_state()[1].copy(), torch.get_rng_state()
+    data = load_task("mnist1d", seed=0)
+    assert np.array_equal(np.random.get_state()[1], numpy_then)
+    assert torch.equal(torch.get_rng_state(), torch_then)
+    assert [len(y) for _, y in all_sets(data)] == [4_000, 2_000, 8_000]
+    assert data.input_shape == (1, 40)
+    assert sorted(set(data.y_test.tolist())) == list(range(10))
+    everything = torch.cat([x for x, _ in all_sets(data)])
+    assert everything.mean().item() == pytest.approx(0, abs=1e-4)
+    assert everything.std().item() == pytest.approx(1, abs=1e-3)
+    # One set for all seeds: what differs between seeds is the net and the order of the batches.
+    assert torch.equal(load_task("mnist1d", seed=5).x_test, data.x_test)
+    assert len(load_task("mnist1d", seed=0, train_samples=100).y_train) == 100
+
+
+def test_a_series_is_read_by_an_mlp_and_by_convolutions():
+    from surgecollapse.lab.models import SeriesCNN, build_model
+
+    for model in ("mlp", "cnn"):
+        config = make_config(task="mnist1d", model=model, widths=(8, 8, 8))
+        data = load_data(config)
+        assert build_model(config, data)(data.x_train[:5]).shape == (5, 10)
+    with pytest.raises(ConfigError, match="length ≥ 32, got 20"):
+        SeriesCNN((1, 20), (4, 4, 4), 10)

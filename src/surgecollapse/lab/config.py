@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Self
 
-TaskName = Literal["digits", "mnist5k", "mnist", "fashion-mnist", "modular", "parity", "dummy"]
+TaskName = Literal["digits", "mnist1d", "mnist5k", "mnist", "fashion-mnist", "modular", "parity", "dummy"]
 ModelName = Literal["mlp", "cnn", "transformer", "autoregressive"]
 PolicyName = Literal[
     "none", "hold", "classic", "rules", "cycles", "entropy", "one-shot", "gmp", "granet", "static", "set", "rigl"

@@ -15,6 +15,7 @@ from surgecollapse.lab.config import ConfigError, nearest
 from surgecollapse.lab.dataset import Data, generator
 from surgecollapse.lab.generated import dummy, modular, parity
 from surgecollapse.lab.images import digits, from_idx, mnist5k
+from surgecollapse.lab.mnist1d import mnist1d
 from surgecollapse.lab.presets import TASK_PRESETS
 
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ def load_task(
         data = digits(seed)
     elif name == "mnist5k":
         data = mnist5k(seed)
+    elif name == "mnist1d":
+        data = mnist1d()
     elif name in ("mnist", "fashion-mnist"):
         data = from_idx(name, data_dir, seed)
     elif name == "modular":

@@ -11,7 +11,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-Kind = Literal["vector", "image", "tokens", "pairs"]
+Kind = Literal["vector", "series", "image", "tokens", "pairs"]
 _PURPOSES = ("split", "bits", "dummy", "label noise", "subset")
 
 
@@ -21,7 +21,8 @@ class Data:
 
     name: str
     kind: Kind
-    """``vector`` (n, d), ``image`` (n, channels, h, w), ``tokens`` (n, length), ``pairs`` (n, 2·modulus)."""
+    """``vector`` (n, d), ``series`` (n, channels, length), ``image`` (n, channels, h, w), ``tokens`` (n, length),
+    ``pairs`` (n, 2·modulus)."""
     x_train: Tensor
     y_train: Tensor
     x_validation: Tensor

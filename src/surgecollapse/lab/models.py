@@ -92,6 +92,54 @@ class SmallCNN(nn.Module):
         return self.head(self.body(x))  # type: ignore[no-any-return]
 
 
+class SeriesCNN(nn.Module):
+    """Convolutions of length 5, then 3, all with stride 2, each with an activation; a linear head reads all places.
+
+    The frame of the convolutional net that came with MNIST-1D (Greydanus and Kobak, arXiv 2011.14439), whose three
+    layers have 25 channels.
+
+    Args:
+        shape: channels and length of a series; the length at least 4 times 2 to the number of layers.
+        channels: output channels of each convolution.
+        classes: outputs.
+        activation: ``relu`` or ``gelu``.
+        dropout: rate after each activation.
+
+    >>> SeriesCNN((1, 40), (25, 25, 25), 10)(torch.zeros(2, 1, 40)).shape
+    torch.Size([2, 10])
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int],
+        channels: Sequence[int],
+        classes: int,
+        activation: str = "relu",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        width, length = shape
+        if length < 4 * 2 ** len(channels):
+            raise ConfigError(
+                f"{len(channels)} layers of the cnn need a length ≥ {4 * 2 ** len(channels)}, got {length}"
+            )
+        layers: list[nn.Module] = []
+        for i, out in enumerate(channels):
+            kernel = 3 if i else 5
+            layers += [
+                nn.Conv1d(width, out, kernel, stride=2, padding=1),
+                _ACTIVATIONS[activation](),
+                *_dropout(dropout),
+            ]
+            width, length = out, (length + 2 - kernel) // 2 + 1
+        self.body = nn.Sequential(*layers, nn.Flatten())
+        self.head = nn.Linear(width * length, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (n, classes) of series (n, channels, length)."""
+        return self.head(self.body(x))  # type: ignore[no-any-return]
+
+
 class OneLayerTransformer(nn.Module):
     """One causal block without LayerNorm: h = e + attention(e), h + MLP(h), linear head on the last position.
 
@@ -215,6 +263,9 @@ def _construct(config: RunConfig, data: Data) -> nn.Module:
     if config.model == "cnn" and data.kind == "image":
         channels, height, width = data.input_shape
         return SmallCNN((channels, height, width), config.widths, data.num_classes, config.activation, config.dropout)
+    if config.model == "cnn" and data.kind == "series":
+        channels, length = data.input_shape
+        return SeriesCNN((channels, length), config.widths, data.num_classes, config.activation, config.dropout)
     if config.model == "transformer" and data.kind == "tokens":
         width, hidden = (*config.widths, 4 * config.widths[0])[:2]
         return OneLayerTransformer(
@@ -222,7 +273,9 @@ def _construct(config: RunConfig, data: Data) -> nn.Module:
         )
     if config.model == "autoregressive":
         return AutoregressiveMLP(size, data.num_classes, hidden=config.widths[0], vocabulary=data.vocabulary, **style)
-    reads = {"mlp": "vectors, images and pairs", "cnn": "images", "transformer": "tokens"}[config.model]
+    reads = {"mlp": "vectors, series, images and pairs", "cnn": "images and series", "transformer": "tokens"}[
+        config.model
+    ]
     raise ConfigError(f"model {config.model!r} reads {reads}, but task {data.name!r} gives {data.kind}")
 
 

@@ -16,6 +16,13 @@ _IMAGES: Preset = {"dropout": 0.1, "lr": 1e-3, "weight_decay": 0.05, "schedule":
 
 TASK_PRESETS: dict[str, Preset] = {
     "digits": {**_IMAGES, "steps": 2_000, "evaluate_every": 50, "checkpoint_every": 500},
+    "mnist1d": {
+        "steps": 4_000,
+        "batch_size": 100,
+        "lr": 3e-3,
+        "weight_decay": 0.1,
+        "schedule": "cosine",
+    },
     "mnist5k": {**_IMAGES, "steps": 3_000},
     "mnist": {**_IMAGES, "steps": 5_000, "batch_size": 128, "widths": (300, 100)},
     "fashion-mnist": {**_IMAGES, "steps": 5_000, "batch_size": 128, "widths": (300, 100)},
