@@ -73,7 +73,7 @@ class Controller:
         self._options, self._outer, self.model = options, model, unwrap_model(model)
         self._given = list(optimizer) if isinstance(optimizer, list | tuple) else [optimizer]
         self.optimizers: list[Optimizer] = [StepHooks.chain(item)[-1] for item in self._given]
-        self.plan = Plan(sparsity=sparsity, total_steps=options["total_steps"], every=every)
+        self.plan = Plan(sparsity=sparsity, total_steps=options["total_steps"], every=every, seed=options["seed"])
         self.policy: Policy = make_policy(options["policy"])
         self.policy.start(self.plan)
         self.step, self.phase, self.finalized = 0, "dense", False

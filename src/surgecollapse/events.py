@@ -24,6 +24,8 @@ class Plan:
     """Optimizer steps of the whole run; ``None`` when unknown (scheduled policies refuse that)."""
     every: int
     """Steps between two readings that decide anything."""
+    seed: int = 0
+    """Of the run, for policies that draw."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

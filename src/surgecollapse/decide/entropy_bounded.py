@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from surgecollapse.decide import guards
+from surgecollapse.decide.clock import PhaseClock
 from surgecollapse.decide.cycles import Cycles
 from surgecollapse.decide.schedule import CycleSchedule, to_step
 from surgecollapse.decide.signals import EntropySignals, Signals
@@ -68,6 +69,10 @@ class EntropyBoundedCycles:
         plateau: |change| of the entropy's moving average per 10 readings below which it is flat.
         high: quantile of the readings outside sparse phases; a phase whose mean entropy is above it is high.
         window: such readings over which that quantile rolls.
+        timing: what ends a phase: ``entropy``, or as its ablations ``random`` (lengths drawn uniformly from
+            [shortest, longest]) and ``fixed`` (the nominal length).
+        full_depth_at: fraction of the run from which collapses go to their full depth; sooner ones are scaled by
+            the cubic 1 − (1 − t/(full_depth_at·T))³ of gradual pruning (arXiv 1710.01878). 0: always full.
         periodic: decide exactly as ``Cycles`` does: nominal phases, depth at the target, all pruned reopened,
             no noise.
 
@@ -101,6 +106,9 @@ class EntropyBoundedCycles:
     high: float = 0.8
     window: int = 50
     periodic: bool = False
+    timing: str = "entropy"
+    full_depth_at: float = 0.0
+    _clock: PhaseClock = field(init=False, repr=False)
     _fixed: Cycles = field(init=False, repr=False)
     """The same frame with fixed times: gives the schedule, and the decisions where ``periodic``."""
     _run: _Run = field(init=False, repr=False)
@@ -113,12 +121,8 @@ class EntropyBoundedCycles:
             freeze_at=self.freeze_at,
             phase=self.phase,
         )
-        guards.fraction("shortest", self.shortest, zero=False)
-        guards.fraction("longest", self.longest, zero=False)
-        if not self.shortest <= self.phase <= self.longest:
-            raise ValueError(
-                f"expected shortest <= phase <= longest, got {self.shortest!r}, {self.phase!r}, {self.longest!r}"
-            )
+        clock = PhaseClock(shortest=self.shortest, nominal=self.phase, longest=self.longest, timing=self.timing)
+        guards.fraction("full_depth_at", self.full_depth_at, one=False)
         if self.deepest is not None:
             guards.fraction("deepest", self.deepest, one=False)
         guards.fraction("surge", self.surge, zero=False)
@@ -126,6 +130,7 @@ class EntropyBoundedCycles:
         guards.one_of("initial", self.initial, ("zero", "noise", "last"))
         guards.not_negative("pump", self.pump)
         object.__setattr__(self, "_fixed", fixed)
+        object.__setattr__(self, "_clock", clock)
         object.__setattr__(self, "_run", self._fresh())
 
     def _fresh(self) -> _Run:
@@ -175,12 +180,7 @@ class EntropyBoundedCycles:
     @property
     def _shortest_steps(self) -> int:
         """Least length of a phase, in whole steps."""
-        return max(1, to_step(self.shortest * (self._plan.total_steps or 0)))
-
-    @property
-    def _nominal_steps(self) -> int:
-        """Nominal length of a phase, in whole steps."""
-        return to_step(self.phase * (self._plan.total_steps or 0))
+        return self._clock.shortest_steps(self._plan.total_steps or 0)
 
     def due(self, step: int) -> bool:
         """Whether ``step`` is a multiple of the plan's ``every`` or a nominal boundary.
@@ -221,31 +221,15 @@ class EntropyBoundedCycles:
             return self._stay(f"{why}, but {late}", signals)
         return self._collapse(step, why)
 
-    def _reached(self, length: float, step: int) -> bool:
-        """Whether the phase has lasted ``length`` of the run, rounded as the schedule's boundaries are."""
-        return step >= to_step(self._run.since + length * (self._plan.total_steps or 0))
-
     def _ends(self, step: int, signals: Signals) -> tuple[bool, str]:
         """Whether the phase ends at this step, and why or why not."""
-        phase = self._run.phase
-        if phase == "dense":
-            start = self._schedule.dense_end
-            if step < start:
-                return False, f"dense until step {start}, at step {step}"
-            return True, f"the dense start is over: first collapse at step {step} (due from {start})"
-        lasted = step - to_step(self._run.since)
-        if self._reached(self.longest, step):
-            return True, f"{phase} phase reached its longest after {lasted} steps"
-        low = f"low entropy: {signals.low}" if signals.low is not None else None
-        early = low if phase == "sparse" else signals.high or signals.plateau
-        if early is not None and self._reached(self.shortest, step):
-            return True, f"{early} after {lasted} steps of the {phase} phase"
-        if not self._reached(self.phase, step):
-            return False, f"{phase} phase goes on: {lasted} steps of nominally {self._nominal_steps}"
-        late = signals.rising if phase == "sparse" else signals.low
-        if late is not None:
-            return False, f"{phase} phase goes on past its nominal {self._nominal_steps} steps: {late}"
-        return True, f"{phase} phase reached its nominal {self._nominal_steps} steps"
+        run, plan = self._run, self._plan
+        if run.phase != "dense":
+            return self._clock.ends(run.phase, run.since, step, plan.total_steps or 0, signals, seed=plan.seed)
+        start = self._schedule.dense_end
+        if step < start:
+            return False, f"dense until step {start}, at step {step}"
+        return True, f"the dense start is over: first collapse at step {step} (due from {start})"
 
     def _enter(self, phase: str, step: int) -> None:
         """Note that a phase begins."""
@@ -257,6 +241,9 @@ class EntropyBoundedCycles:
         """Begin a sparse phase."""
         least = self._plan.sparsity
         most = 1.0 - (1.0 - least) / 2.0 if self.deepest is None else self.deepest
+        if (full := to_step(self.full_depth_at * (self._plan.total_steps or 0))) > step:
+            share = 1.0 - (1.0 - step / full) ** 3
+            least, most = share * least, share * most
         pump = 0.0 if self._run.pumping else None
         self._run.pumping = False
         self._enter("sparse", step)

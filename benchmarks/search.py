@@ -1,0 +1,217 @@
+"""The search for the form of surge-collapse: one change at a time, on data that no report uses.
+
+    python benchmarks/search.py --list
+    python benchmarks/search.py --variants base,surge-0.25 --seeds 4 --jobs 2
+
+The nets and settings are those of the suite ``quick`` (MNIST-1D), but the samples come from another seed of the
+generator: 4,000 for training, 10,000 to score. So what is chosen here has never seen the report's validation or test
+set. Rows go to ``benchmarks/results/search.jsonl``; what is there already is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import lru_cache
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+DATA_SEED = 43
+FIRST_SEED = 20_000
+RESULTS = Path(__file__).parent / "results" / "search.jsonl"
+
+
+def _options(**values: Any) -> dict[str, Any]:
+    return {"policy_options": values}
+
+
+BASE: dict[str, Any] = {"policy": "entropy", "dropout": 0.1}
+"""What every variant changes one thing of."""
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "dense": {"policy": "none", "dropout": 0.0},
+    "dropout-0.2": {"policy": "none", "dropout": 0.2},
+    "dropout-0.3": {"policy": "none", "dropout": 0.3},
+    "acdc": {"policy": "cycles"},
+    "gmp": {"policy": "gmp"},
+    "rigl": {"policy": "rigl"},
+    "base": {},
+    "nodrop": {"dropout": 0.0},
+    "drop-0.05": {"dropout": 0.05},
+    "drop-0.15": {"dropout": 0.15},
+    "surge-0.25": _options(surge=0.25),
+    "surge-0.75": _options(surge=0.75),
+    "surge-1": _options(surge=1.0),
+    "floor-0": _options(floor=0.0),
+    "floor-0.5": _options(floor=0.5),
+    "floor-0.6": _options(floor=0.6),
+    "nopump": _options(pump=0.0),
+    "pump-0.2": _options(pump=0.2),
+    "at-target": _options(deepest=0.9),
+    "deepest-0.97": _options(deepest=0.97, floor=0.0),
+    "deepest-0.95": _options(deepest=0.95, floor=0.0),
+    "fixed": _options(shortest=0.05, longest=0.05, floor=0.0, pump=0.0),
+    "fixed-0.1": _options(shortest=0.1, longest=0.1, phase=0.1, floor=0.0, pump=0.0),
+    "fixed-0.025": _options(shortest=0.025, longest=0.025, phase=0.025, floor=0.0, pump=0.0),
+    "growth-random": _options(growth="random"),
+    "growth-gradient": _options(growth="gradient"),
+    "growth-momentum": _options(growth="momentum"),
+    "initial-noise": _options(initial="noise"),
+    "initial-last": _options(initial="last"),
+    "moments-keep": {"moments": "keep"},
+    "moments-warmup": {"moments": "warmup"},
+    "erk": {"distribution": "erk"},
+    "layer": {"distribution": "layer"},
+    "min-0.02": {"minimum_density": 0.02},
+    "min-0.05": {"minimum_density": 0.05},
+    "taylor": {"saliency": "taylor"},
+    "freeze-0.78": _options(freeze_at=0.78),
+    "freeze-0.92": _options(freeze_at=0.92),
+    "until-0.65": _options(cycles_until=0.65, freeze_at=0.75),
+    "until-0.85": _options(cycles_until=0.85, freeze_at=0.92),
+    "dense-0.25": _options(dense_until=0.25),
+    "dense-0.4": _options(dense_until=0.4),
+    "every-20": {"every": 20},
+}
+
+
+@lru_cache(maxsize=1)
+def data() -> Any:
+    """The set of the search: the published generator with another seed."""
+    import numpy as np
+    import torch
+    from mnist1d.data import get_dataset_args, make_dataset
+
+    settings = get_dataset_args()
+    settings.num_samples, settings.train_split, settings.seed = 14_000, 1.0, DATA_SEED
+    made = make_dataset(settings)
+    x = torch.from_numpy(np.asarray(made["x"], dtype=np.float32)).unsqueeze(1)
+    y = torch.from_numpy(np.asarray(made["y"], dtype=np.int64))
+    return x[:4_000], y[:4_000], x[4_000:], y[4_000:]
+
+
+def run(name: str, changes: dict[str, Any], model: str, sparsity: float, seed: int) -> dict[str, Any]:
+    """Train one net; accuracy in percent on the 10,000 samples."""
+    import torch
+
+    from surgecollapse import attach
+    from surgecollapse.decide import make_policy
+    from surgecollapse.lab.batches import Batches
+    from surgecollapse.lab.config import make_config
+    from surgecollapse.lab.data import load_data
+    from surgecollapse.lab.evaluate import predict
+    from surgecollapse.lab.models import build_model
+    from surgecollapse.lab.objective import make_optimizer, rate_factor
+
+    torch.set_num_threads(1)
+    began = time.perf_counter()
+    widths = {"mlp": (256, 256), "cnn": (64, 64, 64)}[model]
+    config = make_config(
+        task="mnist1d", model=model, widths=widths, sparsity=sparsity, seed=seed, **{**BASE, **changes}
+    )
+    x, y, x_test, y_test = data()
+    torch.manual_seed(seed)
+    net = build_model(config, load_data(config))
+    optimizer, steps = make_optimizer(config, net), 4_000
+    controller = None
+    if config.policy != "none":
+        controller = attach(
+            net,
+            optimizer,
+            sparsity=sparsity,
+            total_steps=steps,
+            policy=make_policy(config.policy, **config.policy_options),
+            every=config.every,
+            seed=seed,
+            moments=config.moments,
+            saliency=config.saliency,
+            distribution=config.distribution,
+            minimum_density=config.minimum_density,
+        )
+    batches, density = Batches(len(y), config.batch_size, seed), 0.0
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = config.lr * rate_factor(step, steps, schedule=config.schedule, warmup=config.warmup)
+        rows = next(batches)
+        net.train()
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(net(x[rows]), y[rows]).backward()
+        optimizer.step()
+        density += 1.0 - (controller.sparsity if controller is not None else 0.0)
+    kinds: list[str] = []
+    if controller is not None:
+        controller.finalize()
+        kinds = [event.kind for event in controller.events]
+        controller.detach()
+    net.eval()
+    return {
+        "variant": name,
+        "model": model,
+        "sparsity": sparsity,
+        "seed": seed,
+        "accuracy": 100 * (predict(net, x_test).argmax(1) == y_test).double().mean().item(),
+        "train": 100 * (predict(net, x).argmax(1) == y).double().mean().item(),
+        "density": density / steps,
+        "collapses": kinds.count("collapse"),
+        "surges": kinds.count("surge"),
+        "seconds": time.perf_counter() - began,
+        "settings": {**BASE, **changes},
+    }
+
+
+def main() -> None:
+    """Run what is missing and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--variants", default=",".join(VARIANTS))
+    parser.add_argument("--model", default="mlp", choices=["mlp", "cnn"])
+    parser.add_argument("--sparsity", type=float, default=0.9)
+    parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--list", action="store_true", help="print the table of what is there, and run nothing")
+    given = parser.parse_args()
+    names = given.variants.split(",")
+    rows = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.is_file() else []
+    there = {(row["variant"], row["model"], row["sparsity"], row["seed"]) for row in rows}
+    wanted = [
+        (name, VARIANTS[name], given.model, given.sparsity, FIRST_SEED + i) for i in range(given.seeds) for name in names
+    ]
+    missing = [] if given.list else [job for job in wanted if (job[0], *job[2:]) not in there]
+    os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
+    with ProcessPoolExecutor(given.jobs, mp_context=get_context("spawn")) as pool, RESULTS.open("a") as file:
+        for done in as_completed([pool.submit(run, *job) for job in missing]):
+            rows.append(done.result())
+            file.write(json.dumps(rows[-1]) + "\n")
+            file.flush()
+            print(f"{len(rows)} rows: {rows[-1]['variant']} {rows[-1]['seed']}: {rows[-1]['accuracy']:.2f}", flush=True)
+    found: dict[str, dict[int, dict[str, Any]]] = {}
+    for row in rows:
+        if row["model"] == given.model and row["sparsity"] == given.sparsity:
+            found.setdefault(row["variant"], {})[row["seed"]] = row
+    print(table(found))
+
+
+def table(found: dict[str, dict[int, dict[str, Any]]]) -> str:
+    """Markdown, best first; differences to ``base`` are paired, ± one standard error."""
+    base = found.get("base", {})
+    lines = ["| variant | accuracy | minus base | density | collapses | train | seeds |", "|---|---|---|---|---|---|---|"]
+    ranked = sorted(found.items(), key=lambda item: -statistics.mean(row["accuracy"] for row in item[1].values()))
+    for name, runs in ranked:
+        mean = {key: statistics.mean(row[key] for row in runs.values()) for key in ("accuracy", "density", "train")}
+        paired = [row["accuracy"] - base[seed]["accuracy"] for seed, row in runs.items() if seed in base]
+        error = statistics.stdev(paired) / len(paired) ** 0.5 if len(paired) > 1 else float("nan")
+        difference = f"{statistics.mean(paired):+.2f} ± {error:.2f}" if paired else "–"
+        collapses = statistics.mean(row["collapses"] for row in runs.values())
+        lines.append(
+            f"| {name} | {mean['accuracy']:.2f} | {difference} | {mean['density']:.3f} | {collapses:.1f} | "
+            f"{mean['train']:.1f} | {len(runs)} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
