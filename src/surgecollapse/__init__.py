@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     )
     from surgecollapse.events import Decision, Intervention, LayerReading, Measurement, Plan, Reading
     from surgecollapse.gradients.clip import ClipNorm
+    from surgecollapse.gradients.gradient_filter import GradientFilter
     from surgecollapse.gradients.grokfast import Grokfast, GrokfastMA
     from surgecollapse.gradients.orthograd import OrthoGrad
     from surgecollapse.losses import StableMaxCrossEntropy, stablemax_cross_entropy
@@ -46,6 +47,7 @@ _HOME = {
     "Plan": "events",
     "Reading": "events",
     "ClipNorm": "gradients.clip",
+    "GradientFilter": "gradients.gradient_filter",
     "Grokfast": "gradients.grokfast",
     "GrokfastMA": "gradients.grokfast",
     "OrthoGrad": "gradients.orthograd",
@@ -62,6 +64,7 @@ __all__ = [
     "Decision",
     "EntropyBoundedCycles",
     "EntropyRules",
+    "GradientFilter",
     "Grokfast",
     "GrokfastMA",
     "Hold",

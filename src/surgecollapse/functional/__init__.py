@@ -28,10 +28,13 @@ from surgecollapse.functional.entropy import (
     unit_energy_entropy,
 )
 from surgecollapse.functional.filters import (
+    cutoff_frequency,
     ema_coefficients,
     frequency_response,
     grokfast,
     grokfast_ma,
+    is_stable,
+    largest_pole,
     linear_filter,
     ma_coefficients,
 )
@@ -59,6 +62,7 @@ __all__ = [
     "allocate",
     "bounded_noise_scale",
     "collapse_masks",
+    "cutoff_frequency",
     "dead_units",
     "ema_coefficients",
     "energy_lost_gaussian",
@@ -72,7 +76,9 @@ __all__ = [
     "highest",
     "histogram_entropy",
     "inner_product",
+    "is_stable",
     "kept",
+    "largest_pole",
     "linear_filter",
     "log_stablemax",
     "lowest",

@@ -9,6 +9,7 @@ Histories are whole recordings, the first dimension being time. During training 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -88,6 +89,93 @@ def frequency_response(b: Sequence[float], a: Sequence[float], frequencies: Tens
         return torch.complex((weights * angles.cos()).sum(-1), -(weights * angles.sin()).sum(-1))
 
     return polynomial(b) / polynomial(a)
+
+
+def is_stable(a: Sequence[float]) -> bool:
+    """Whether a filter's memory fades: all roots of Σ_k a_k z^{−k} lie inside the unit circle.
+
+    Decided without computing roots, by the Schur–Cohn recursion: the polynomial is stepped down a degree at a time, and
+    each time its last coefficient must be smaller than its first.
+
+    Args:
+        a: denominator coefficients.
+
+    Raises:
+        ValueError: if there are none, or the first is zero.
+
+    >>> is_stable([1.0, -0.98]), is_stable([1.0, -1.0]), is_stable([1.0, -1.8, 0.81])  # the last: 0.9 twice
+    (True, False, True)
+    """
+    _check([1.0], a)
+    rest = [value / a[0] for value in a]
+    while len(rest) > 1:
+        last = rest[-1]
+        if not abs(last) < 1.0:
+            return False
+        rest = [(x - last * y) / (1.0 - last * last) for x, y in zip(rest[:-1], rest[:0:-1], strict=True)]
+    return True
+
+
+def largest_pole(a: Sequence[float]) -> float:
+    """Largest magnitude of the roots of Σ_k a_k z^{−k}, computed; 0 if there are none.
+
+    >>> largest_pole([1.0, -0.98]), largest_pole([1.0])
+    (0.98, 0.0)
+    """
+    _check([1.0], a)
+    order = len(a) - 1
+    if order == 0:
+        return 0.0
+    companion = torch.zeros(order, order, dtype=torch.float64)
+    companion[0] = -torch.tensor(list(a[1:]), dtype=torch.float64) / a[0]
+    companion[1:].fill_diagonal_(1.0)
+    return float(torch.linalg.eigvals(companion).abs().max())
+
+
+def cutoff_frequency(b: Sequence[float], a: Sequence[float] = (1.0,)) -> float:
+    """Where a low-pass filter's power falls to half (−3 dB): the least f with |H(f)|² = ½ |H(0)|².
+
+    Below it a component counts as slow, above as fast.
+
+    Args:
+        b: numerator coefficients.
+        a: denominator coefficients.
+
+    Returns:
+        Frequency in cycles per step, to 1e-9; ½ (the highest that steps can show) if the filter never falls so far.
+
+    Raises:
+        ValueError: if the filter passes no constant, or its coefficients are missing.
+
+    >>> exact = math.acos(1 - 0.02**2 / (2 * 0.98)) / (2 * math.pi)  # of the exponential mean, α = .98
+    >>> abs(cutoff_frequency(*ema_coefficients(0.98)) - exact) < 1e-8
+    True
+    """
+    if sum(b) == 0:
+        raise ValueError(f"a low-pass filter passes constants, this one does not: b={list(b)} sums to zero")
+
+    half = frequency_response(b, a, torch.zeros(())).abs() * 0.5**0.5
+
+    def falls_short(frequencies: Tensor) -> Tensor:
+        return torch.le(frequency_response(b, a, frequencies).abs(), half)
+
+    # A filter of n coefficients has features no finer than about 1/n; its poles may be much closer to zero.
+    fine = torch.linspace(0.0, 0.5, 16 * (len(b) + len(a)) + 1, dtype=torch.float64)[1:]
+    grid = torch.cat([torch.logspace(-9, math.log10(float(fine[0])), 512, dtype=torch.float64)[:-1], fine])
+    low = 0.0
+    for part in torch.split(grid, 128):  # long filters need not be looked at everywhere at once
+        below = torch.nonzero(falls_short(part)).flatten()
+        if len(below):
+            break
+        low = float(part[-1])
+    else:
+        return 0.5
+    first = int(below[0])
+    low, high = float(part[first - 1]) if first else low, float(part[first])
+    while high - low > 1e-10:
+        middle = (low + high) / 2
+        low, high = (low, middle) if bool(falls_short(torch.tensor(middle, dtype=torch.float64))) else (middle, high)
+    return high
 
 
 def linear_filter(history: Tensor, b: Sequence[float], a: Sequence[float] = (1.0,)) -> Tensor:

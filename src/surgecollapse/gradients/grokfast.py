@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from surgecollapse.gradients.blocks import BLOCK, blocks
-from surgecollapse.gradients.slow_gradients import SlowGradients, State, copy_of, state_dtype
+from surgecollapse.gradients.slow_gradients import SlowGradients, State, copy_of, slots_like, state_dtype
 
 
 class Grokfast(SlowGradients):
@@ -176,7 +176,7 @@ class GrokfastMA(SlowGradients):
     def _new_state(self, grad: Tensor) -> State:
         total = torch.zeros_like(grad, dtype=state_dtype(grad))
         seen = torch.zeros((), dtype=torch.long, device=grad.device)
-        slots = _slots(self.window, total, self.buffer_dtype or grad.dtype)
+        slots = slots_like(self.window, total, self.buffer_dtype or grad.dtype)
         # Parameters begin their turns apart, so that their fresh sums do not all fall on the same steps.
         return {"gradients": slots, "total": total, "seen": seen, "turn": 7919 * len(self._state) % self.window}
 
@@ -245,13 +245,6 @@ class GrokfastMA(SlowGradients):
             found = tuple(saved["gradients"].shape)
             raise ValueError(f"the saved window has the shape {found}, expected {wanted}: keep window= as it was")
         state = {name: copy_of(value, param.device) for name, value in saved.items() if name != "gradients"}
-        state["gradients"] = _slots(self.window, state["total"], saved["gradients"].dtype)
+        state["gradients"] = slots_like(self.window, state["total"], saved["gradients"].dtype)
         state["gradients"].copy_(saved["gradients"])
         return state
-
-
-def _slots(window: int, total: Tensor, dtype: torch.dtype) -> Tensor:
-    """Zeros for ``window`` gradients, each of which lies in memory as the sum does, whatever the memory format."""
-    count = total.numel()
-    stored = torch.zeros(window * count, dtype=dtype, device=total.device)
-    return stored.as_strided((window, *total.shape), (count, *total.stride()))

@@ -112,6 +112,13 @@ def state_dtype(grad: Tensor) -> torch.dtype:
     return torch.promote_types(grad.dtype, torch.float32)
 
 
+def slots_like(count: int, like: Tensor, dtype: torch.dtype) -> Tensor:
+    """Zeros (count, …) for that many tensors, each lying in memory as ``like`` does, whatever the memory format."""
+    entries = like.numel()
+    stored = torch.zeros(count * entries, dtype=dtype, device=like.device)
+    return stored.as_strided((count, *like.shape), (entries, *like.stride()))
+
+
 def copy_of(value: Any, device: torch.device | None = None) -> Any:
     """A copy of a tensor, on another device if one is given; other values as they are."""
     return value.detach().to(device or value.device, copy=True) if isinstance(value, Tensor) else value
