@@ -33,6 +33,12 @@ def _options(**values: Any) -> dict[str, Any]:
 BASE: dict[str, Any] = {"policy": "entropy", "dropout": 0.1}
 """What every variant changes one thing of."""
 
+LAYER: dict[str, Any] = {"distribution": "layer"}
+
+SETTLE: dict[str, Any] = {
+    "anneal": True, "full_depth_at": 0.6, "deepest": 0.9, "cycles_until": 0.7, "freeze_at": 0.72, "floor": 0.0
+}  # fmt: skip
+
 VARIANTS: dict[str, dict[str, Any]] = {
     "dense": {"policy": "none", "dropout": 0.0},
     "dropout-0.2": {"policy": "none", "dropout": 0.2},
@@ -77,6 +83,42 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "dense-0.25": _options(dense_until=0.25),
     "dense-0.4": _options(dense_until=0.4),
     "every-20": {"every": 20},
+    # Second round: zeros spread evenly over layers, and what goes with that. Rivals may have it too.
+    "layer-acdc": {"policy": "cycles", **LAYER},
+    "layer-acdc-nodrop": {"policy": "cycles", "dropout": 0.0, **LAYER},
+    "layer-gmp": {"policy": "gmp", **LAYER},
+    "layer-granet": {"policy": "granet", **LAYER},
+    "layer-nodrop": {"dropout": 0.0, **LAYER},
+    "layer-drop-0.05": {"dropout": 0.05, **LAYER},
+    "layer-drop-0.15": {"dropout": 0.15, **LAYER},
+    "layer-fixed": {**_options(timing="fixed"), **LAYER},
+    "layer-fixed-0.1": {**_options(timing="fixed", phase=0.1), **LAYER},
+    "layer-until-0.65": {**_options(cycles_until=0.65, freeze_at=0.75), **LAYER},
+    "layer-until-0.5": {**_options(cycles_until=0.5, freeze_at=0.6), **LAYER},
+    "layer-fixed-0.1-until-0.65": {**_options(timing="fixed", phase=0.1, cycles_until=0.6, freeze_at=0.7), **LAYER},
+    "layer-random": {**_options(timing="random"), **LAYER},
+    "layer-growth-random": {**_options(growth="random"), **LAYER},
+    "layer-surge-1": {**_options(surge=1.0), **LAYER},
+    "layer-surge-0.75": {**_options(surge=0.75), **LAYER},
+    "layer-at-target": {**_options(deepest=0.9), **LAYER},
+    "layer-deepest-0.97": {**_options(deepest=0.97, floor=0.0), **LAYER},
+    "layer-ramp-0.5": {**_options(full_depth_at=0.5), **LAYER},
+    "layer-ramp-0.7": {**_options(full_depth_at=0.7), **LAYER},
+    "ramp-0.5": _options(full_depth_at=0.5),
+    # Third round, after the convolutions: gradual pruning beats every cycle there, so make the cycles settle.
+    "gmp-nodrop": {"policy": "gmp", "dropout": 0.0},
+    "ramp-0.7": _options(full_depth_at=0.7),
+    "ramp-at-target": _options(full_depth_at=0.7, deepest=0.9),
+    "anneal": _options(anneal=True),
+    "anneal-ramp": _options(anneal=True, full_depth_at=0.7),
+    "settle": _options(**SETTLE),
+    "settle-layer": {**_options(**SETTLE), **LAYER},
+    "settle-1": _options(**{**SETTLE, "surge": 1.0}),
+    "settle-0.25": _options(**{**SETTLE, "surge": 0.25}),
+    "settle-short": _options(**{**SETTLE, "phase": 0.025, "longest": 0.05}),
+    "settle-long": _options(**{**SETTLE, "phase": 0.1}),
+    "settle-deep": _options(**{**SETTLE, "deepest": 0.95}),
+    "settle-nodrop": {**_options(**SETTLE), "dropout": 0.0},
 }
 
 
@@ -178,7 +220,9 @@ def main() -> None:
     rows = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.is_file() else []
     there = {(row["variant"], row["model"], row["sparsity"], row["seed"]) for row in rows}
     wanted = [
-        (name, VARIANTS[name], given.model, given.sparsity, FIRST_SEED + i) for i in range(given.seeds) for name in names
+        (name, VARIANTS[name], given.model, given.sparsity, FIRST_SEED + i)
+        for i in range(given.seeds)
+        for name in names
     ]
     missing = [] if given.list else [job for job in wanted if (job[0], *job[2:]) not in there]
     os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
@@ -198,7 +242,10 @@ def main() -> None:
 def table(found: dict[str, dict[int, dict[str, Any]]]) -> str:
     """Markdown, best first; differences to ``base`` are paired, ± one standard error."""
     base = found.get("base", {})
-    lines = ["| variant | accuracy | minus base | density | collapses | train | seeds |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| variant | accuracy | minus base | density | collapses | train | seeds |",
+        "|---|---|---|---|---|---|---|",
+    ]
     ranked = sorted(found.items(), key=lambda item: -statistics.mean(row["accuracy"] for row in item[1].values()))
     for name, runs in ranked:
         mean = {key: statistics.mean(row[key] for row in runs.values()) for key in ("accuracy", "density", "train")}

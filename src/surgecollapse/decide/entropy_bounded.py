@@ -9,6 +9,7 @@ from typing import Any
 from surgecollapse.decide import guards
 from surgecollapse.decide.clock import PhaseClock
 from surgecollapse.decide.cycles import Cycles
+from surgecollapse.decide.exchange import cosine_decay
 from surgecollapse.decide.schedule import CycleSchedule, to_step
 from surgecollapse.decide.signals import EntropySignals, Signals
 from surgecollapse.events import Decision, Plan, Reading
@@ -73,6 +74,9 @@ class EntropyBoundedCycles:
             [shortest, longest]) and ``fixed`` (the nominal length).
         full_depth_at: fraction of the run from which collapses go to their full depth; sooner ones are scaled by
             the cubic 1 − (1 − t/(full_depth_at·T))³ of gradual pruning (arXiv 1710.01878). 0: always full.
+        anneal: whether surges shrink: the share at step t is surge/2·(1 + cos(πt/t_c)), with t_c the step of
+            ``cycles_until`` (the decay of RigL's exchanges, arXiv 1911.11134), so that the mask settles; the last
+            collapse of the cycles is then not reopened.
         periodic: decide exactly as ``Cycles`` does: nominal phases, depth at the target, all pruned reopened,
             no noise.
 
@@ -108,6 +112,7 @@ class EntropyBoundedCycles:
     periodic: bool = False
     timing: str = "entropy"
     full_depth_at: float = 0.0
+    anneal: bool = False
     _clock: PhaseClock = field(init=False, repr=False)
     _fixed: Cycles = field(init=False, repr=False)
     """The same frame with fixed times: gives the schedule, and the decisions where ``periodic``."""
@@ -208,7 +213,7 @@ class EntropyBoundedCycles:
         if step >= schedule.freeze:
             return self._freeze(step)
         if step >= schedule.cycles_end:
-            if run.phase == "sparse":
+            if run.phase == "sparse" and not self.anneal:
                 return self._surge(step, f"last surge: the cycles end at step {schedule.cycles_end}", signals)
             return self._stay(f"{run.phase} until the final mask at step {schedule.freeze}", signals)
         ends, why = self._ends(step, signals)
@@ -265,7 +270,7 @@ class EntropyBoundedCycles:
         return Decision(
             phase="open",
             reason=why,
-            surge=self.surge,
+            surge=cosine_decay(self.surge, step, self._schedule.cycles_end) if self.anneal else self.surge,
             growth=self.growth,
             initial=self.initial,
             pump=self.pump if pumped else None,
