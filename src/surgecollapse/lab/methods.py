@@ -1,9 +1,9 @@
 """The methods of a comparison, as data: what each one is, and the eight settings that its tuning may choose from.
 
 A method is a configuration of the one training loop and the one mask engine, never a second trainer. Every method has
-eight trials on the validation set, no more and no less. For the sparse ones these are four dropout rates, with the zeros
-spread over the layers as the method's paper has it or evenly: the two settings that moved accuracy most (about 2 points
-each) in ``docs/explanation/search.md``; everything else is as published.
+eight trials on the validation set, no more and no less. For the sparse ones these are four dropout rates, with the
+zeros spread over the layers as the method's paper has it or evenly: the two settings that moved accuracy most (about 2
+points each) in ``docs/explanation/search.md``; everything else is as published.
 """
 
 from __future__ import annotations
