@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import shutil
 
 import pytest
 import torch
@@ -13,7 +14,9 @@ from torch import nn
 import surgecollapse
 from surgecollapse import Grokfast, GrokfastMA
 from surgecollapse.functional import filters
+from surgecollapse.gradients import single_pass, slow_gradients
 from surgecollapse.gradients.blocks import BLOCK, blocks
+from surgecollapse.gradients.single_pass import ema_pass, ma_pass
 
 FILTERS = {
     "ema": lambda **kw: Grokfast(alpha=0.9, lamb=2.0, **kw),
@@ -449,3 +452,85 @@ def test_a_step_allocates_next_to_nothing(make, dtype):
         assert sum(taken) / 8 < 10_000
     else:  # mixed precision goes through casts of a block, one at a time
         assert max(taken) <= 4 * BLOCK
+
+
+# compiled passes
+
+
+@pytest.fixture
+def eager(monkeypatch):
+    """Run the passes themselves, without a compiler: what they compute is their own affair."""
+    monkeypatch.setattr(single_pass, "_compiled", lambda function: function)
+    monkeypatch.setattr(slow_gradients, "SMALLEST", 16)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@every_filter
+def test_single_passes_compute_what_plain_operations_do(make, dtype, eager, monkeypatch):
+    calls = []
+    real = single_pass._compiled
+    monkeypatch.setattr(single_pass, "_compiled", lambda function: calls.append(function) or real(function))
+    history = noise(25, 64, dtype=dtype)
+    plain, passed = run(make(), history), run(make(compile=True), history)
+    assert calls
+    assert torch.allclose(passed.double(), plain.double(), rtol=2 * torch.finfo(dtype).eps, atol=1e-5)
+
+
+@every_filter
+def test_single_passes_keep_values_that_are_not_finite_out_entry_by_entry(make, eager):
+    history = noise(40, 64)
+    broken = history.clone()
+    broken[20, 3], broken[20, 7] = float("nan"), -float("inf")
+    plain, passed = run(make(compile=True), history), run(make(compile=True), broken)
+    healthy = [entry for entry in range(64) if entry not in (3, 7)]
+    assert torch.equal(passed[:, healthy], plain[:, healthy])
+    assert torch.equal(passed[20, [3, 7]].isfinite(), torch.tensor([False, False]))
+    assert passed[21:].isfinite().all()
+
+
+@every_filter
+def test_single_passes_without_amplification_touch_nothing(make, eager):
+    transform = make(compile=True)
+    transform.lamb = 0.0
+    history = noise(12, 64)
+    history[:, 0] = -0.0
+    assert run(transform, history).view(torch.int32).equal(history.view(torch.int32))
+
+
+def test_without_a_compiler_there_is_one_warning_and_the_same_result(monkeypatch):
+    def missing(function):
+        raise RuntimeError("InvalidCxxCompiler: No working C++ compiler found\nand more")
+
+    monkeypatch.setattr(single_pass, "_compiled", missing)
+    monkeypatch.setattr(slow_gradients, "SMALLEST", 16)
+    monkeypatch.setattr(single_pass, "_proven", set())
+    monkeypatch.setattr(single_pass, "_refused", set())
+    history = noise(6, 64)
+    with pytest.warns(RuntimeWarning, match=r"compile=True could not.*No working C\+\+ compiler found\): install"):
+        got = run(Grokfast(0.9, 2.0, compile=True), history)
+    assert torch.equal(got, run(Grokfast(0.9, 2.0), history))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_compiled_training_is_the_plain_one_and_resumes_bitwise():
+    def trained(stop=None):
+        param = nn.Parameter(torch.zeros(2, single_pass.SMALLEST).T)
+        optimizer, transform = torch.optim.SGD([param], lr=0.1), GrokfastMA(3, 2.0, compile=True)
+        handle = surgecollapse.transform_gradients(optimizer, [Grokfast(0.9, compile=True), transform])
+        for step in range(12):
+            if step == stop:
+                saved = handle.state_dict()
+                handle.remove()
+                chain = [Grokfast(0.9, compile=True), GrokfastMA(3, 2.0, compile=True)]
+                handle = surgecollapse.transform_gradients(optimizer, chain)
+                handle.load_state_dict(saved)
+            param.grad = noise(*param.shape, seed=step)
+            optimizer.step()
+        return param.detach()
+
+    whole = trained()
+    assert {ema_pass, ma_pass} <= single_pass._proven
+    assert torch.equal(trained(stop=7), whole)
+    assert torch._dynamo.utils.counters["frames"]["ok"] > 0

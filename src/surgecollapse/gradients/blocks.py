@@ -32,7 +32,7 @@ def blocks(items: Iterable[Sequence[Tensor]], size: int = BLOCK) -> Iterator[tup
     gathered: list[tuple[Tensor, ...]] = []
     entries = 0
     for item in items:
-        flat = _flat(item)
+        flat = flattened(item)
         for piece in [tuple(item)] if flat is None else _split(flat, size):
             if gathered and entries + piece[0].numel() > size:
                 yield tuple(map(list, zip(*gathered, strict=True)))
@@ -49,8 +49,8 @@ def _split(flat: list[Tensor], size: int) -> Iterable[tuple[Tensor, ...]]:
     return zip(*(view.split(size) for view in flat), strict=True)  # type: ignore[no-untyped-call]
 
 
-def _flat(item: Sequence[Tensor]) -> list[Tensor] | None:
-    """Views of the tensors in memory order, where all lie densely in the same order; else None."""
+def flattened(item: Sequence[Tensor]) -> list[Tensor] | None:
+    """One-dimensional views of the tensors in memory order, where all lie densely in the same order; else ``None``."""
     first = item[0]
     if all(tensor.is_contiguous() for tensor in item):
         return [tensor.view(-1) for tensor in item]

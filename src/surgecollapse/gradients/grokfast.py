@@ -10,6 +10,11 @@ What they share:
 * A gradient with a non-finite entry leaves its parameter's state as it is, and is left as it is. On the CPU such
   parameters are left out; elsewhere a flag on the device selects, and the host does not wait for it.
 * With ``lamb=0`` gradients are not touched at all.
+* With ``compile=True`` large tensors are filtered in one compiled pass each (:mod:`torch.compile`; the first steps take
+  seconds), which is what memory asks for and no more. Results differ by float rounding, and non-finite values are dealt
+  with entry by entry: such an entry passes as it is and leaves its own state alone, while its neighbours are filtered,
+  since looking at all of them first would be another pass. Without a compiler there is one warning, and plain
+  operations do the work.
 """
 
 from __future__ import annotations
@@ -19,7 +24,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from surgecollapse.gradients.blocks import BLOCK, blocks
+from surgecollapse.gradients.blocks import BLOCK, blocks, flattened
+from surgecollapse.gradients.single_pass import ema_pass, in_one_pass, ma_pass
 from surgecollapse.gradients.slow_gradients import SlowGradients, State, copy_of, slots_like, state_dtype
 
 
@@ -36,6 +42,7 @@ class Grokfast(SlowGradients):
         alpha: decay α of the mean, in [0, 1); about 1/(1 − α) steps are averaged.
         lamb: amplification λ of the mean; 0 leaves every gradient as it is.
         start: ``gradient``: h₀ = g₁, as the published code does; ``zero``: h₀ = 0, the unbiased reading of the paper.
+        compile: filter large tensors in one compiled pass each, see above.
         parameters: filter these parameters only, so that groups can have settings of their own; default: all.
 
     Raises:
@@ -62,6 +69,7 @@ class Grokfast(SlowGradients):
         lamb: float = 2.0,
         *,
         start: str = "gradient",
+        compile: bool = False,
         parameters: Iterable[Tensor] | None = None,
     ) -> None:
         if not 0.0 <= alpha < 1.0:
@@ -69,7 +77,7 @@ class Grokfast(SlowGradients):
         if start not in ("gradient", "zero"):
             raise ValueError(f"start must be 'gradient' or 'zero', got {start!r}")
         super().__init__(lamb, parameters)
-        self.alpha, self.start = float(alpha), start
+        self.alpha, self.start, self.compile = float(alpha), start, bool(compile)
 
     def __repr__(self) -> str:
         return f"Grokfast(alpha={self.alpha}, lamb={self.lamb}, start={self.start!r})"
@@ -93,6 +101,15 @@ class Grokfast(SlowGradients):
                     torch._foreach_add_(averages, grads, alpha=1.0 - self.alpha)
                 if self.lamb:
                     torch._foreach_add_(grads, averages, alpha=self.lamb)
+
+    def _filter_once(self, state: State, grad: Tensor) -> bool:
+        flat = flattened((state["average"], grad))
+        if flat is None or not in_one_pass(
+            ema_pass, *flat, state["started"], _number(1.0 - self.alpha), _number(self.lamb)
+        ):
+            return False
+        state["started"].fill_(True)
+        return True
 
     def _filter_flagged(self, state: State, grad: Tensor, finite: Tensor) -> None:
         average, started = state["average"], state["started"]
@@ -131,6 +148,7 @@ class GrokfastMA(SlowGradients):
         warmup: act only when the window is full (published code); ``False``: at once, on what is there (paper).
         filter: ``mean`` or ``sum``.
         buffer_dtype: precision of the stored gradients; default: their own. ``torch.bfloat16`` halves the memory.
+        compile: filter large tensors in one compiled pass each, see above.
         parameters: filter these parameters only, so that groups can have settings of their own; default: all.
 
     Raises:
@@ -159,6 +177,7 @@ class GrokfastMA(SlowGradients):
         warmup: bool = True,
         filter: str = "mean",
         buffer_dtype: torch.dtype | None = None,
+        compile: bool = False,
         parameters: Iterable[Tensor] | None = None,
     ) -> None:
         if not isinstance(window, int) or window < 1:
@@ -169,6 +188,7 @@ class GrokfastMA(SlowGradients):
             raise ValueError(f"buffer_dtype must be bfloat16, float32, float64 or None, got {buffer_dtype}")
         super().__init__(lamb, parameters)
         self.window, self.warmup, self.filter, self.buffer_dtype = window, bool(warmup), filter, buffer_dtype
+        self.compile = bool(compile)
 
     def __repr__(self) -> str:
         return f"GrokfastMA(window={self.window}, lamb={self.lamb}, warmup={self.warmup}, filter={self.filter!r})"
@@ -197,6 +217,18 @@ class GrokfastMA(SlowGradients):
         for state, _ in items:
             state["seen"].add_(1)
             self._sum_afresh(state)
+
+    def _filter_once(self, state: State, grad: Tensor) -> bool:
+        if grad.device.type != "cpu":
+            return False  # the host would have to wait for the number of gradients seen
+        seen = int(state["seen"])
+        scale = self._scale(seen + 1)
+        flat = flattened((state["total"], state["gradients"][seen % self.window], grad))
+        if not scale or flat is None or not in_one_pass(ma_pass, *flat, _number(scale)):
+            return False
+        state["seen"].add_(1)
+        self._sum_afresh(state)
+        return True
 
     def _scale(self, seen: int) -> float:
         if self.warmup and seen < self.window:
@@ -248,3 +280,8 @@ class GrokfastMA(SlowGradients):
         state["gradients"] = slots_like(self.window, state["total"], saved["gradients"].dtype)
         state["gradients"].copy_(saved["gradients"])
         return state
+
+
+def _number(value: float) -> Tensor:
+    # A tensor, so that another value does not compile again; without dimensions, it changes no precision.
+    return torch.tensor(value, dtype=torch.float64)

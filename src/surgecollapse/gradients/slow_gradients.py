@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from surgecollapse.gradients.single_pass import SMALLEST
+
 State = dict[str, Any]
 """What is kept for one parameter, by name."""
 
@@ -26,6 +28,7 @@ class SlowGradients(ABC):
     """
 
     stage = "filter"
+    compile = False
     _fields: ClassVar[tuple[str, ...]]
 
     def __init__(self, lamb: float, parameters: Iterable[Tensor] | None) -> None:
@@ -51,6 +54,8 @@ class SlowGradients(ABC):
                     f"{type(self).__name__} needs dense gradients, got {grad.layout} of shape {tuple(grad.shape)}: "
                     "build the embedding with sparse=False, or name the other parameters in parameters="
                 )
+            if self.compile and self._passes_once(param, grad):
+                continue
             if self._waits_for(grad):
                 if _is_finite(grad):
                     on_host.append((self._state_of(param, grad), grad))
@@ -63,6 +68,15 @@ class SlowGradients(ABC):
     def _waits_for(grad: Tensor) -> bool:
         # Looking at a number costs nothing on the CPU; on an accelerator the host would wait for all work under way.
         return grad.device.type == "cpu"
+
+    def _passes_once(self, param: Tensor, grad: Tensor) -> bool:
+        """Filter a large gradient in one compiled pass, where there is state and a compiler; else do nothing."""
+        if grad.numel() < SMALLEST or param not in self._state or not self.lamb:
+            return False
+        return self._filter_once(self._state[param], grad)
+
+    def _filter_once(self, state: State, grad: Tensor) -> bool:  # noqa: ARG002
+        return False
 
     def _state_of(self, param: Tensor, grad: Tensor) -> State:
         if param not in self._state:
