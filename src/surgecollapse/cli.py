@@ -1,4 +1,4 @@
-"""The command line: ``surgecollapse run | report | demo | doctor``.
+"""The command line: ``surgecollapse run | report | compare | demo | doctor``.
 
 Whatever is slow to import (torch, plots) is imported by the command that needs it, so that help comes at once.
 Every mistake of a user is one line on standard error and exit code 2; an interrupted run exits with 130.
@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pydantic
 from cyclopts import App, CycloptsError, Group, Parameter, UnusedCliTokensError
@@ -21,6 +22,7 @@ from surgecollapse.lab.presets import DEFAULT_TASK_PRESET, TASK_PRESETS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from surgecollapse.lab.compare import Comparison, Outcome
     from surgecollapse.lab.run import RunResult
 
 INTERRUPTED = 130
@@ -37,11 +39,12 @@ app = App(
 
 _GROUPS = {
     "Data": "data_dir train_samples label_noise operation modulus train_fraction parity_bits noise_bits noise",
-    "Model": "model widths activation dropout",
+    "Model": "model widths activation dropout bias init_scale precision",
     "Method": "policy policy_options sparsity every moments entropy saliency growth initial rho distribution "
     "minimum_density",
-    "Training": "seed steps epochs batch_size optimizer lr weight_decay momentum beta2 schedule warmup clip loss "
-    "class_weights early_stopping evaluate_every checkpoint_every threads",
+    "Training": "seed steps epochs batch_size optimizer lr weight_decay momentum beta2 schedule warmup clip "
+    "grokfast grokfast_alpha grokfast_window grokfast_lamb orthograd loss "
+    "class_weights early_stopping stop_at_accuracy evaluate_every checkpoint_every threads",
 }
 
 
@@ -71,6 +74,8 @@ if TYPE_CHECKING:
 else:
     Flags = _flags()
 _FIRST = Group("Run", sort_key=0)
+_command: list[str] = []
+"""The words of the command line, for records of how something was run."""
 
 
 @app.command
@@ -135,6 +140,65 @@ def report(*runs: Path, out: Path | None = None) -> int:
 
 
 @app.command
+def compare(
+    suite: str,
+    /,
+    *,
+    methods: str | None = None,
+    sparsities: str | None = None,
+    seeds: int = 10,
+    budget: Literal["equal", "none"] = "equal",
+    jobs: int | None = None,
+    reference: str | None = None,
+    out: Path | None = None,
+    work: Path | None = None,
+    data_dir: Path | None = None,
+    dry_run: bool = False,
+) -> int:
+    """Train many methods on the same tasks with paired seeds, and write tables and plots.
+
+    What is finished is kept: the same command goes on where it stopped, on any machine that has the folder.
+
+    Args:
+        suite: What to train: smoke, quick, quick-mlp, quick-cnn, noise or full.
+        methods: Comma-separated; default: all (dense, weight-decay, dropout, one-shot, gmp, static, set, rigl, granet,
+            dsd, acdc, surge-collapse).
+        sparsities: Comma-separated, as in .9,.95; default: those of the suite.
+        seeds: Seeds 0, 1, … of every method; no claim is made under 10.
+        budget: equal: every method is tuned over as many trials, on validation data only; none: untuned.
+        jobs: Processes of one thread each; default: the cores that may be used.
+        reference: The method that the others are compared with; default: surge-collapse, or else the first.
+        out: Folder of rows, tables and plots. Default: runs/compare-SUITE.
+        work: Folder for temporary files; default: the system's.
+        data_dir: Folder with the folders mnist and fashion-mnist, which hold their data files.
+        dry_run: Only say how many runs are to do, and how long they will take.
+    """
+    from surgecollapse.lab.compare import SUITES, Comparison
+    from surgecollapse.lab.compare.display import for_terminal
+    from surgecollapse.lab.compare.plan import Plan, choose
+    from surgecollapse.lab.methods import METHODS
+
+    comparison = Comparison(
+        Plan(
+            suite=choose([suite], SUITES, what="suite")[0],
+            methods=tuple(choose(_words(methods) or list(METHODS), METHODS, what="method")),
+            sparsities=_shares(sparsities),
+            seeds=seeds,
+            budget=budget,
+            data_dir=data_dir,
+        ),
+        out or Path("runs") / f"compare-{suite}",
+        work=work,
+        jobs=jobs,
+        reference=reference,
+        command=shlex.join(["surgecollapse", *_command]),
+    )
+    if dry_run:
+        return _tell_plan(comparison)
+    return _tell_outcome(comparison, comparison.run(for_terminal()))
+
+
+@app.command
 def demo(*, out: Path | None = None, seed: int = 0, sparsity: float = 0.9) -> int:
     """Train a digit classifier twice on the same seed, plain and with surge-collapse, and write a report.
 
@@ -191,6 +255,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: the words after the program's name; by default those of the process.
     """
+    _command[:] = sys.argv[1:] if argv is None else argv
     try:
         outcome = app(argv, exit_on_error=False, print_error=False)
     except KeyboardInterrupt:
@@ -220,6 +285,22 @@ def _given(flags: Any) -> dict[str, Any]:
     return values
 
 
+def _words(text: str | None) -> list[str]:
+    """Comma-separated words."""
+    return [word.strip() for word in (text or "").split(",") if word.strip()]
+
+
+def _shares(text: str | None) -> tuple[float, ...] | None:
+    """Comma-separated sparsities; ``None`` if none are given."""
+    try:
+        shares = tuple(float(word) for word in _words(text))
+    except ValueError as error:
+        raise ConfigError(f"sparsities = {text!r}: expected numbers like .9,.95") from error
+    if any(not 0 < share < 1 for share in shares) or len(set(shares)) < len(shares):
+        raise ConfigError(f"sparsities = {text!r}: expected different numbers between 0 and 1, like .9,.95")
+    return shares or None
+
+
 def _free(folder: Path) -> Path:
     """The folder itself if it is not there yet, else the first free one of its numbered names."""
     number = 2
@@ -239,6 +320,29 @@ def _tell(result: RunResult) -> int:
     _say(f"run: {result.directory}")
     _say(f"for the report: surgecollapse report {result.directory}")
     return 0
+
+
+def _tell_plan(comparison: Comparison) -> int:
+    from surgecollapse.lab.compare.display import duration
+
+    counts = comparison.counts()
+    for name, what in (("tuning", "to tune"), ("final", "to report")):
+        _say(f"{counts[name]} runs {what}, {counts[name] - counts[f'{name}_missing']} of them done")
+    seconds = comparison.estimate()
+    known = "unknown until a run is done" if seconds is None else f"about {duration(seconds)}"
+    _say(f"time with {comparison.jobs} jobs: {known}")
+    return 0
+
+
+def _tell_outcome(comparison: Comparison, outcome: Outcome) -> int:
+    _say(f"{outcome.done} of {outcome.total} runs done: {comparison.out / 'table.md'}")
+    if outcome.status == "interrupted":
+        _say("stopped, what is finished is kept; go on with the same command")
+        return INTERRUPTED
+    for error in sorted(set(outcome.failures.values())):
+        names = [name for name, its in outcome.failures.items() if its == error]
+        sys.stderr.write(f"surgecollapse: {len(names)} failed ({'; '.join(names)}): {error}\n")
+    return 1 if outcome.failures else 0
 
 
 def _table(results: dict[str, RunResult]) -> None:

@@ -12,6 +12,7 @@ import torch
 from surgecollapse.lab.batches import Batches
 from surgecollapse.lab.checkpoint import drop_old_checkpoints, load_checkpoint, save_checkpoint
 from surgecollapse.lab.config import ConfigError, as_mapping
+from surgecollapse.lab.costs import cost_summary
 from surgecollapse.lab.data import load_data
 from surgecollapse.lab.evaluate import predict
 from surgecollapse.lab.models import build_model
@@ -259,6 +260,7 @@ class Training:
             "interventions": len(interventions),
             "interventions_by_kind": {kind: interventions.count(kind) for kind in sorted(set(interventions))},
             **weight_summary(self.model, self.controller),
+            **cost_summary(self.config, self.model, self.data.x_test, self.controller, store, step),
         }
         store.set("summary", summary)
         self.checkpoint()

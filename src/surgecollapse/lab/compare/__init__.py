@@ -1,0 +1,11 @@
+"""Methods side by side: paired seeds, equal tuning budgets, tables that grow while the runs go on.
+
+Nothing here imports torch but the workers, which pin their threads first.
+"""
+
+from __future__ import annotations
+
+from surgecollapse.lab.compare.comparison import Comparison, Outcome
+from surgecollapse.lab.compare.suites import SUITES, Entry, Suite
+
+__all__ = ["SUITES", "Comparison", "Entry", "Outcome", "Suite"]

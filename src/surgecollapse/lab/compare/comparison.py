@@ -1,0 +1,312 @@
+"""The whole comparison: tune, train what is missing, write what is there."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from surgecollapse.lab.compare.display import Display, Quiet
+from surgecollapse.lab.compare.plan import Cell, Plan, identity, make_cell, version
+from surgecollapse.lab.compare.pool import Pool, cores
+from surgecollapse.lab.compare.results import Panel, Tuned, choose_trial, panels
+from surgecollapse.lab.compare.rows import Rows
+from surgecollapse.lab.compare.table import as_csv, markdown
+from surgecollapse.lab.config import ConfigError, as_mapping
+from surgecollapse.lab.interrupt import Interrupt
+
+if TYPE_CHECKING:
+    from surgecollapse.lab.compare.pool import Done
+
+REFERENCE = "surge-collapse"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a comparison ended."""
+
+    status: str
+    """``complete``, ``failed`` (some runs did) or ``interrupted``."""
+    done: int
+    total: int
+    failures: Mapping[str, str] = field(default_factory=dict)
+    """Error in one line, by the name of the run."""
+    panels: Sequence[Panel] = ()
+
+
+class Comparison:
+    """A comparison in a folder; what is finished there is never run again.
+
+    Args:
+        plan: what is compared.
+        out: folder of ``rows.jsonl``, tables, plots and configuration.
+        work: folder for temporary run directories; the system's by default.
+        jobs: processes; by default one for each core that may be used.
+        reference: name of the method that others are compared with; by default ``surge-collapse`` if it is among them,
+            else the first.
+        command: the command line, for the record.
+
+    Raises:
+        ConfigError: if the plan cannot be run.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        out: Path,
+        *,
+        work: Path | None = None,
+        jobs: int | None = None,
+        reference: str | None = None,
+        command: str = "",
+    ) -> None:
+        names = [method.name for method in plan.methods]
+        if not names:
+            raise ConfigError("no method given: name at least one")
+        if reference is not None and reference not in names:
+            raise ConfigError(f"reference {reference!r} is not among the methods: {', '.join(names)}")
+        if plan.seeds < 1 or (jobs is not None and jobs < 1):
+            raise ConfigError(f"seeds and jobs must be at least 1, got {plan.seeds} and {jobs}")
+        self.plan, self.out, self._work, self._command = plan, out, work, command
+        self.reference = reference or (REFERENCE if REFERENCE in names else names[0])
+        self.jobs = jobs or cores()
+        self.rows = Rows(out)
+        self.tuned: dict[tuple[str, str], Tuned] = {}
+        self.failures: dict[str, str] = {}
+        self._tuning = list(plan.trials())
+        # Every cell's configuration is checked here, before anything is trained.
+        self._expected = plan.untuned()
+
+    # ---- counting ---------------------------------------------------------------------------------------------
+
+    def counts(self) -> dict[str, int]:
+        """Number of tuning and of final runs, and how many of them are missing."""
+        trials = _unique(cell for _, _, cells in self._tuning for cell in cells)
+        self._choose()
+        known = self.plan.final(self._choices())
+        missing = len(self._expected) - sum(cell.key in self.rows for cell in known)
+        return {
+            "tuning": len(trials),
+            "tuning_missing": sum(cell.key not in self.rows for cell in trials),
+            "final": len(self._expected),
+            "final_missing": max(0, missing),
+        }
+
+    def remaining_seconds(self, cells: Sequence[Cell]) -> float | None:
+        """Estimate from the runs that are there, of the same entry and method or else of the same entry."""
+        same: dict[tuple[str, str], list[float]] = {}
+        entry: dict[str, list[float]] = {}
+        for row in self.rows:
+            same.setdefault((row["entry"], row["method"]), []).append(row["wall"])
+            entry.setdefault(row["entry"], []).append(row["wall"])
+        total = 0.0
+        for cell in cells:
+            times = same.get((cell.entry, cell.method)) or entry.get(cell.entry)
+            times = times or [second for seconds in entry.values() for second in seconds]
+            if not times:
+                return None
+            total += statistics.fmean(times)
+        return total / self.jobs
+
+    def estimate(self) -> float | None:
+        """Seconds that :meth:`run` will take, if any run is there to tell from."""
+        trials = _unique(cell for _, _, cells in self._tuning for cell in cells)
+        return self.remaining_seconds([cell for cell in [*trials, *self._expected] if cell.key not in self.rows])
+
+    # ---- running ----------------------------------------------------------------------------------------------
+
+    def run(self, display: Display | None = None) -> Outcome:
+        """Run what is missing; interrupted by Ctrl-C or SIGTERM it keeps what is finished.
+
+        Raises:
+            OSError: if the folder cannot be written.
+        """
+        display = display or Quiet()
+        self.out.mkdir(parents=True, exist_ok=True)
+        self._record_session()
+        trials = _unique(cell for _, _, cells in self._tuning for cell in cells)
+        total = len({cell.key for cell in [*trials, *self._expected]})
+        try:
+            with Interrupt() as interrupt, Pool(self.jobs, self._work) as pool:
+
+                def stop() -> bool:
+                    return interrupt.requested
+
+                self._train(trials, self._expected, pool, stop, display)
+                self._choose()
+                final = self.plan.final(self._choices())
+                if not stop():
+                    self._train(final, [], pool, stop, display)
+                self._report_untuned()
+                interrupted = interrupt.requested
+        finally:
+            display.stop()
+        found = self.write()
+        done = sum(cell.key in self.rows for cell in _unique([*trials, *final]))
+        status = "interrupted" if interrupted else "failed" if self.failures else "complete"
+        return Outcome(status=status, done=done, total=total, failures=dict(self.failures), panels=found)
+
+    def _train(
+        self, cells: Sequence[Cell], later: Sequence[Cell], pool: Pool, stop: Callable[[], bool], display: Display
+    ) -> None:
+        """Train what is missing of ``cells``; ``later`` come after them, for the estimate of time."""
+        missing = {cell.key: cell for cell in cells if cell.key not in self.rows}
+        ahead = [cell for cell in later if cell.key not in self.rows]
+        total = len(cells) + len(later)
+        began: dict[str, float] = {}
+
+        def look() -> None:
+            running = list(pool.running.values())
+            for cell in running:
+                began.setdefault(cell.key, time.monotonic())
+            left = self.remaining_seconds([*missing.values(), *ahead])
+            display.update(total - len(missing) - len(ahead), total, left, [cell.name for cell in running])
+
+        for done in pool.run(list(missing.values()), stop, look):
+            del missing[done.cell.key]
+            self._keep(done, time.monotonic() - began.get(done.cell.key, time.monotonic()), display)
+            if done.cell.trial is None and not any(cell.seed == done.cell.seed for cell in missing.values()):
+                self.write()
+
+    def _keep(self, done: Done, wall: float, display: Display) -> None:
+        cell = done.cell
+        facts: dict[str, Any] = {
+            "key": cell.key,
+            "entry": cell.entry,
+            "method": cell.method,
+            "sparsity": cell.sparsity,
+            "seed": cell.seed,
+            "trial": cell.trial,
+            "version": version(),
+        }
+        if done.row is None:
+            self.failures[cell.name] = str(done.error)
+            display.note(f"failed: {cell.name}: {done.error}")
+            self.rows.append({**facts, "error": done.error})
+            return
+        config = identity(as_mapping(cell.config))
+        self.rows.append({**facts, **done.row, "wall": round(wall, 3), "config": config})
+
+    def _choose(self) -> None:
+        """Choose settings for every method all of whose trials have ended."""
+        for entry, method, cells in self._tuning:
+            ended = all(cell.key in self.rows or cell.name in self.failures for cell in cells)
+            tuned = choose_trial(method, cells, self.rows) if ended else None
+            if tuned is not None:
+                self.tuned[entry.label, method.name] = tuned
+
+    def _choices(self) -> dict[tuple[str, str], Mapping[str, Any]]:
+        return {pair: tuned.settings for pair, tuned in self.tuned.items()}
+
+    def _report_untuned(self) -> None:
+        """Name the methods none of whose trials succeeded."""
+        for entry, method, cells in self._tuning:
+            if all(cell.name in self.failures for cell in cells):
+                self.failures[f"{entry.label} {method.name}"] = "not one of its trials could be trained"
+
+    # ---- writing ----------------------------------------------------------------------------------------------
+
+    def write(self) -> list[Panel]:
+        """Write tables, plots and the tuned settings from the rows that are there.
+
+        Returns:
+            What was written.
+        """
+        found = panels(self.plan, self.tuned, self.rows, self.reference)
+        if self.plan.budget != "none":
+            record: dict[str, dict[str, Any]] = {}
+            for (entry, method), tuned in self.tuned.items():
+                record.setdefault(entry, {})[method] = tuned.record
+            _write(self.out / "tuned.json", json.dumps(record, indent=1) + "\n")
+        title = f"Comparison: {self.plan.suite.name}"
+        _write(self.out / "table.md", markdown(found, title, self._facts()))
+        _write(self.out / "table.csv", as_csv(found))
+        return found
+
+    def _facts(self) -> list[str]:
+        if self.plan.budget == "none":
+            budget = "Nothing is tuned for any method."
+        else:
+            trials = sorted({len(method.trials) for method in self.plan.methods})
+            budget = (
+                f"Each method is tuned over {' or '.join(map(str, trials))} trials on the validation set with one seed "
+                "that is not reported, at one sparsity; the choice holds for all."
+            )
+        machine = _machine()
+        versions = f"surgecollapse {machine['surgecollapse']}, torch {machine['torch']}, python {machine['python']}"
+        return [f"`{self._command}`"] * bool(self._command) + [f"{versions}. {budget}"]
+
+    def _record_session(self) -> None:
+        """Write how this comparison is run; what earlier sessions wrote of themselves stays."""
+        path = self.out / "config.json"
+        sessions: list[Any] = []
+        if path.is_file():
+            try:
+                sessions = list(json.loads(path.read_text(encoding="utf-8")).get("sessions", []))
+            except (ValueError, AttributeError, TypeError) as error:
+                raise ConfigError(f"{path} is damaged ({error}): remove it") from error
+        sessions.append({"command": self._command, "jobs": self.jobs, "began": _now(), **_machine()})
+        methods = {
+            entry.label: {
+                method.name: {
+                    "config": identity(
+                        as_mapping(make_cell(entry, method, entry.tuned_at, 0, {}, data_dir=self.plan.data_dir).config)
+                    ),
+                    "trials": list(method.trials),
+                }
+                for method in self.plan.methods
+            }
+            for entry in self.plan.suite.entries
+        }
+        plan = {
+            "suite": self.plan.suite.name,
+            "sparsities": {entry.label: self.plan.sparsities_of(entry) for entry in self.plan.suite.entries},
+            "seeds": self.plan.seeds,
+            "budget": self.plan.budget,
+            "reference": self.reference,
+        }
+        _write(path, json.dumps({**plan, "sessions": sessions, "methods": methods}, indent=1) + "\n")
+
+
+def _unique(cells: Iterable[Cell]) -> list[Cell]:
+    return list({cell.key: cell for cell in cells}.values())
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _machine() -> dict[str, Any]:
+    """Versions and hardware, without importing torch."""
+    return {
+        "surgecollapse": metadata.version("surgecollapse"),
+        "torch": metadata.version("torch"),
+        "numpy": metadata.version("numpy"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "cores_usable": cores(),
+    }
+
+
+def _processor() -> str:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())

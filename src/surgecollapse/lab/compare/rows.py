@@ -1,0 +1,105 @@
+"""The file of finished runs: one line each, on the disk before the next is begun."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from surgecollapse.lab.compare.plan import key_of, version
+from surgecollapse.lab.config import ConfigError
+
+Row = Mapping[str, Any]
+NAME = "rows.jsonl"
+
+
+class Rows:
+    """All finished runs of a folder, by key.
+
+    The key is computed anew from the configuration that stands in the row, so that rows survive new options of the
+    library (which have their default in old rows) but not a change of what they were run with. Rows of failures and of
+    another major or minor version stay in the file and are not used.
+
+    Args:
+        folder: where ``rows.jsonl`` is, or will be.
+
+    Raises:
+        ConfigError: if a line of it is damaged, other than a last one that was cut off.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / NAME
+        self._rows: dict[str, Row] = {}
+        for row in self._read():
+            key = _key(row)
+            if key is not None:
+                self._rows[key] = row
+
+    def _read(self) -> Iterator[Row]:
+        if not self.path.is_file():
+            return
+        lines = self.path.read_bytes().split(b"\n")
+        for number, line in enumerate(lines):
+            # What follows the last line feed was cut off while it was written.
+            if line.strip() and number < len(lines) - 1:
+                try:
+                    row = json.loads(line)
+                except ValueError as error:
+                    raise ConfigError(f"{self.path}: line {number + 1} is damaged ({error}): remove it") from error
+                if not isinstance(row, dict):
+                    raise ConfigError(f"{self.path}: line {number + 1} is no row but {line[:40]!r}: remove it")
+                yield row
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def get(self, key: str) -> Row | None:
+        """The row of a key, if it is there."""
+        return self._rows.get(key)
+
+    def __iter__(self) -> Iterator[Row]:
+        """All rows that are used."""
+        return iter(self._rows.values())
+
+    def append(self, row: Row) -> None:
+        """Write one row, and return when the disk has it.
+
+        Raises:
+            OSError: if it cannot be written.
+        """
+        line = json.dumps(row, allow_nan=False) + "\n"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("ab+") as file:
+            _drop_cut_off(file)
+            file.write(line.encode())
+            file.flush()
+            os.fsync(file.fileno())
+        key = _key(row)
+        if key is not None:
+            self._rows[key] = row
+
+
+def _key(row: Row) -> str | None:
+    """The key of a finished run of this version; ``None`` for all else."""
+    if "error" in row or row.get("version") != version() or not isinstance(row.get("config"), dict):
+        return None
+    try:
+        return key_of(row["config"])
+    except (ValueError, TypeError, KeyError):
+        return None  # of a policy or an option that is no more
+
+
+def _drop_cut_off(file: Any) -> None:
+    """Cut what follows the last line feed: a line that an interruption left unfinished."""
+    size = file.seek(0, os.SEEK_END)
+    start = max(0, size - (1 << 16))
+    file.seek(start)
+    tail = file.read()
+    if tail and not tail.endswith(b"\n"):
+        file.truncate(start + tail.rfind(b"\n") + 1)
+    file.seek(0, os.SEEK_END)

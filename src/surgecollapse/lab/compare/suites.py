@@ -1,0 +1,127 @@
+"""The suites, as data: which nets are trained on what, and at which sparsities."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One net on one task."""
+
+    label: str
+    """Names it in tables and files; unique in its suite."""
+    title: str
+    settings: Mapping[str, Any]
+    """Keys of :class:`~surgecollapse.lab.config.RunConfig`, ``task`` among them."""
+    sparsities: tuple[float, ...]
+
+    @property
+    def tuned_at(self) -> float:
+        """The sparsity at which methods are tuned: .9, or the nearest that the entry has (the lower of two).
+
+        >>> Entry(label="a", title="a", settings={}, sparsities=(0.8, 0.95)).tuned_at
+        0.95
+        """
+        return min(self.sparsities, key=lambda sparsity: (round(abs(sparsity - 0.9), 9), sparsity))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """What a comparison is run on."""
+
+    name: str
+    description: str
+    entries: tuple[Entry, ...]
+
+
+_MNIST1D: dict[str, Any] = {
+    "task": "mnist1d",
+    "optimizer": "adamw",
+    "lr": 3e-3,
+    "schedule": "cosine",
+    "warmup": 0,
+    "weight_decay": 0.1,
+    "steps": 4_000,
+    "batch_size": 100,
+    "dropout": 0.0,
+}
+_MLP = Entry(
+    label="mnist1d-mlp",
+    title="MNIST-1D, MLP 40-256-256-10",
+    settings={**_MNIST1D, "model": "mlp", "widths": (256, 256)},
+    sparsities=(0.8, 0.9, 0.95, 0.98),
+)
+_CNN = Entry(
+    label="mnist1d-cnn",
+    title="MNIST-1D, three convolutions of 64 channels",
+    settings={**_MNIST1D, "model": "cnn", "widths": (64, 64, 64)},
+    sparsities=(0.9, 0.95),
+)
+_NOISE = {"label_noise": 0.2}
+_IMAGES: dict[str, Any] = {"optimizer": "adamw", "lr": 1e-3, "schedule": "cosine", "batch_size": 128, "dropout": 0.0}
+
+_ALL = (
+    Suite(
+        name="smoke",
+        description="8×8 digits and a small MLP: about a minute, to see how it works",
+        entries=(
+            Entry(
+                label="digits-mlp",
+                title="Digits, MLP 64-64-64-10",
+                settings={"task": "digits", "widths": (64, 64), "steps": 400, "every": 10, "warmup": 0, "dropout": 0.0},
+                sparsities=(0.9,),
+            ),
+        ),
+    ),
+    Suite(name="quick", description="MNIST-1D: an MLP at four sparsities, a CNN at two", entries=(_MLP, _CNN)),
+    Suite(name="quick-mlp", description="the MLP of quick", entries=(_MLP,)),
+    Suite(name="quick-cnn", description="the CNN of quick", entries=(_CNN,)),
+    Suite(
+        name="noise",
+        description="quick with 20% of the training labels wrong, at 90%",
+        entries=(
+            Entry(
+                label="mnist1d-mlp-noise",
+                title="MNIST-1D with 20% label noise, MLP 40-256-256-10",
+                settings={**_MLP.settings, **_NOISE},
+                sparsities=(0.9,),
+            ),
+            Entry(
+                label="mnist1d-cnn-noise",
+                title="MNIST-1D with 20% label noise, three convolutions",
+                settings={**_CNN.settings, **_NOISE},
+                sparsities=(0.9,),
+            ),
+        ),
+    ),
+    Suite(
+        name="full",
+        description="MNIST (MLP, CNN) and Fashion-MNIST (CNN), 60,000 images each; needs --data-dir",
+        entries=(
+            Entry(
+                label="mnist-mlp",
+                title="MNIST, LeNet-300-100",
+                settings={**_IMAGES, "task": "mnist", "model": "mlp", "widths": (300, 100), "steps": 4_000},
+                sparsities=(0.9, 0.98),
+            ),
+            Entry(
+                label="mnist-cnn",
+                title="MNIST, CNN of 16 and 32 channels",
+                settings={**_IMAGES, "task": "mnist", "model": "cnn", "widths": (16, 32), "steps": 3_000},
+                sparsities=(0.9,),
+            ),
+            Entry(
+                label="fashion-cnn",
+                title="Fashion-MNIST, CNN of 16 and 32 channels",
+                settings={**_IMAGES, "task": "fashion-mnist", "model": "cnn", "widths": (16, 32), "steps": 4_000},
+                sparsities=(0.9,),
+            ),
+        ),
+    ),
+)
+
+SUITES: dict[str, Suite] = {suite.name: suite for suite in _ALL}
+"""By name, in the order in which they are listed to users."""
