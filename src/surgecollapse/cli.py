@@ -18,6 +18,7 @@ from cyclopts import App, CycloptsError, Group, Parameter, UnusedCliTokensError
 
 from surgecollapse.lab.config import ConfigError, RunConfig, explain, make_config, read_config
 from surgecollapse.lab.presets import DEFAULT_TASK_PRESET, TASK_PRESETS
+from surgecollapse.lab.recipes import RECIPES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -93,7 +94,8 @@ def run(
     The same keys may stand in a TOML file (with underscores) and as flags; flags win.
 
     Args:
-        task: What to learn: digits, mnist1d, mnist5k, mnist, fashion-mnist, modular, parity or dummy.
+        task: What to learn: digits, mnist1d, mnist5k, mnist, fashion-mnist, modular, parity or dummy; or a published
+            experiment with its settings: grokfast-modular, prieto-modular, nanda-modular and others.
         config: TOML file with any of the keys below, and `task`.
         out: Run directory, one that holds no run yet. Default: runs/TASK-POLICY-sSEED, numbered if that is taken.
         resume: Go on with the run in this directory, bit for bit as if it had never stopped. Takes no other flags.
@@ -112,7 +114,8 @@ def run(
         if task is not None:
             values["task"] = task
         settled = read_config(config, **values) if config is not None else make_config(**values)
-        folder = out or _free(Path("runs") / f"{settled.task}-{settled.policy}-s{settled.seed}")
+        name = task if task in RECIPES else f"{settled.task}-{settled.policy}"
+        folder = out or _free(Path("runs") / f"{name}-s{settled.seed}")
         result = train(settled, folder, progress=for_terminal())
     return _tell(result)
 

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from surgecollapse.lab.presets import DEFAULT_TASK_PRESET, MODEL_PRESETS, OPTIMIZER_PRESETS, TASK_PRESETS
+from surgecollapse.lab.recipes import RECIPES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Self
 
 TaskName = Literal["digits", "mnist1d", "mnist5k", "mnist", "fashion-mnist", "modular", "parity", "dummy"]
-ModelName = Literal["mlp", "cnn", "transformer", "autoregressive"]
+ModelName = Literal["mlp", "cnn", "transformer", "autoregressive", "decoder"]
 PolicyName = Literal[
     "none", "hold", "classic", "rules", "cycles", "entropy", "one-shot", "gmp", "granet", "static", "set", "rigl"
 ]
@@ -60,7 +61,7 @@ class RunConfig(BaseModel):
     data_dir: Path | None = Field(None, description="Folder with the data files of mnist and fashion-mnist.")
     train_samples: int | None = Field(None, ge=1, description="Use only that many training samples, drawn at random.")
     label_noise: float = Field(0.0, ge=0, le=1, description="Share of training labels replaced by another class.")
-    operation: Literal["add", "sub", "mul"] = Field("add", description="Modular arithmetic: which operation.")
+    operation: Literal["add", "sub", "mul", "div"] = Field("add", description="Modular arithmetic: which operation.")
     modulus: int = Field(97, ge=2, le=10_000, description="Modular arithmetic: the modulus.")
     train_fraction: float = Field(
         0.5,
@@ -76,10 +77,15 @@ class RunConfig(BaseModel):
 
     model: ModelName = Field(description="Architecture.")
     widths: tuple[int, ...] = Field(
-        description="Hidden widths; channels of the cnn; model and MLP width of the transformer."
+        description="Hidden widths; channels of the cnn; model and MLP width of transformer and decoder."
     )
     activation: Literal["relu", "gelu"] = Field("relu", description="Activation function.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout rate after each hidden activation.")
+    bias: bool = Field(True, description="Whether the linear layers of the mlp have biases.")
+    init_scale: float = Field(
+        1.0, gt=0, allow_inf_nan=False, description="Factor on all initial weights; large ones delay generalisation."
+    )
+    precision: Literal["float32", "float64"] = Field("float32", description="Precision of weights and data.")
 
     policy: PolicyName = Field(
         "entropy",
@@ -135,6 +141,18 @@ class RunConfig(BaseModel):
     )
     warmup: int = Field(0, ge=0, description="Steps of linear warm-up.")
     clip: float | None = Field(None, gt=0, allow_inf_nan=False, description="Clip the gradient norm to this.")
+    grokfast: Literal["none", "ema", "ma"] = Field(
+        "none", description="Amplify the slow part of gradients: by an exponential mean (ema) or a window (ma)."
+    )
+    grokfast_alpha: float = Field(0.98, ge=0, lt=1, description="Decay of the exponential mean of grokfast.")
+    grokfast_window: int = Field(100, ge=1, le=100_000, description="Gradients in the window of grokfast.")
+    grokfast_lamb: float | None = Field(
+        None, allow_inf_nan=False, description="Amplification by grokfast; by default 2 for ema, 5 for ma."
+    )
+    orthograd: Literal["none", "rescaled", "plain"] = Field(
+        "none",
+        description="Project gradients orthogonally to their weights: rescaled to their norm, or plain (eq. 12).",
+    )
     loss: Literal["cross_entropy", "cross_entropy_float64", "stablemax", "mse"] = Field(
         "cross_entropy",
         description="Loss; cross_entropy_float64 and stablemax resist softmax collapse, mse is on one-hot targets.",
@@ -146,6 +164,9 @@ class RunConfig(BaseModel):
         0,
         ge=0,
         description="Stop after that many evaluations without improvement, once the mask is final; 0: never.",
+    )
+    stop_at_accuracy: float | None = Field(
+        None, gt=0, le=1, description="Stop once three evaluations on end reach this validation accuracy."
     )
 
     evaluate_every: int = Field(100, ge=1, description="Steps between two evaluations.")
@@ -160,6 +181,10 @@ class RunConfig(BaseModel):
         """Fill what was not given from the presets of the task, the model and the optimizer."""
         if not isinstance(given, dict):
             return given
+        recipe = RECIPES.get(str(given.get("task")), {})
+        given = {**recipe, **given, **({"task": recipe["task"]} if recipe else {})}
+        if "epochs" in given and "steps" in recipe:
+            given.pop("steps")
         merged = {**DEFAULT_TASK_PRESET, **TASK_PRESETS.get(str(given.get("task")), {})}
         model = given.get("model")
         if model is not None and model != merged["model"]:
@@ -175,6 +200,8 @@ class RunConfig(BaseModel):
         """Pydantic would read ``true`` as 1 and ``"5"`` as 5: in a file, both are slips that should be seen."""
         for key, value in given.items() if isinstance(given, dict) else ():
             annotation = cls.model_fields[key].annotation if key in cls.model_fields else None
+            if annotation is bool and not isinstance(value, bool):
+                raise ValueError(f"{key} = {value!r}: expected true or false, got a {type(value).__name__}")
             if {int, float} & {annotation, *get_args(annotation)}:
                 for item in value if isinstance(value, list | tuple) else (value,):
                     if isinstance(item, bool | str):
@@ -195,7 +222,19 @@ class RunConfig(BaseModel):
             raise ValueError(
                 f"policy {self.policy!r} takes no policy_options, got {given}: choose a policy, or drop them"
             )
+        self._check_gradients()
         return self
+
+    def _check_gradients(self) -> None:
+        """Settings of a filter that is not on would be ignored: say so."""
+        used = {"none": "", "ema": "grokfast_alpha grokfast_lamb", "ma": "grokfast_window grokfast_lamb"}[self.grokfast]
+        for key in ("grokfast_alpha", "grokfast_window", "grokfast_lamb"):
+            if key not in used and getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(
+                    f"{key} = {getattr(self, key)} has no effect with grokfast = {self.grokfast!r}: drop it"
+                )
+        if not self.bias and self.model != "mlp":
+            raise ValueError(f"bias = false is for model 'mlp', got model {self.model!r}: drop it")
 
     def total_steps(self, train_size: int) -> int:
         """Optimizer steps of the whole run, given the number of training samples.
@@ -223,7 +262,7 @@ def make_config(**values: Any) -> RunConfig:
     if unknown:
         raise ConfigError(_unknown(unknown[0], list(RunConfig.model_fields), what="key"))
     if "task" not in values:
-        raise ConfigError(f"no task given: choose one of {', '.join(TASK_PRESETS)}")
+        raise ConfigError(f"no task given: choose one of {', '.join((*TASK_PRESETS, *RECIPES))}")
     try:
         return RunConfig(**values)
     except ValidationError as error:
@@ -276,7 +315,7 @@ def explain(error: ValidationError) -> str:
     first = error.errors()[0]
     key = str(first["loc"][0]) if first["loc"] else ""
     if first["type"] == "literal_error":
-        valid = _choices(RunConfig.model_fields[key].annotation)
+        valid = _choices(RunConfig.model_fields[key].annotation) + (list(RECIPES) if key == "task" else [])
         plural = "policies" if key == "policy" else f"{key} values" if key.endswith("s") else f"{key}s"
         hint = nearest(str(first["input"]), valid)
         return f"unknown {key} {first['input']!r}:{hint} Valid {plural}: {', '.join(valid)}"

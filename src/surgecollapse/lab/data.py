@@ -52,7 +52,7 @@ def load_task(
         label_noise: share of the training labels replaced by another class, in [0, 1].
         representation: of modular arithmetic: ``tokens`` ``x op y =``, or ``pairs``, two one-hots side by
             side.
-        operation: of modular arithmetic: ``add``, ``sub`` or ``mul``.
+        operation: of modular arithmetic: ``add``, ``sub``, ``mul`` or ``div``.
         modulus: of modular arithmetic.
         train_fraction: share of the samples for training, in modular arithmetic and parity, in (0, 1).
         parity_bits: relevant bits of sparse parity.
@@ -84,8 +84,8 @@ def load_task(
 
 
 def load_data(config: RunConfig) -> Data:
-    """Load the task of a configuration, in the representation that its model reads."""
-    return load_task(
+    """Load the task of a configuration, in the representation and the precision that its model reads."""
+    data = load_task(
         config.task,
         seed=config.seed,
         data_dir=config.data_dir,
@@ -99,6 +99,10 @@ def load_data(config: RunConfig) -> Data:
         noise_bits=config.noise_bits,
         noise=config.noise,
     )
+    if config.precision == "float32" or not data.x_train.is_floating_point():
+        return data
+    x_train, x_validation, x_test = (x.double() for x in (data.x_train, data.x_validation, data.x_test))
+    return replace(data, x_train=x_train, x_validation=x_validation, x_test=x_test)
 
 
 def with_label_noise(data: Data, share: float, seed: int) -> Data:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -18,25 +19,28 @@ def modular(
 
     As tokens, a sample is ``x op y =`` with residues 0 … p−1, ``op`` = p and ``=`` = p+1 (Power et al.
     2201.02177); as pairs, two one-hots of length p (Prieto et al. 2501.04697). For ``mul``, y runs from 1, as
-    in Grokfast (2405.20233): y = 0 would only add samples whose answer is 0.
+    in Grokfast (2405.20233): y = 0 would only add samples whose answer is 0. For ``div``, x/y is the residue z with
+    z·y = x; y runs from 1, and the modulus must be prime, so that every y has an inverse.
 
     >>> data = modular("sub", 5, 0.6, "tokens", seed=0)
     >>> x, op, y, equals = data.x_train[0].tolist()
     >>> data.y_train[0].item() == (x - y) % 5, (op, equals), len(data.x_train)
     (True, (5, 6), 15)
     """
-    first = 1 if operation == "mul" else 0
+    first = 1 if operation in ("mul", "div") else 0
     x, y = torch.cartesian_prod(torch.arange(modulus), torch.arange(first, modulus)).unbind(1)
     results = {"add": x + y, "sub": x - y, "mul": x * y}
+    if operation == "div":
+        results["div"] = x * _inverses(modulus)[y]
     if operation not in results:
-        raise ConfigError(f"unknown operation {operation!r}: expected one of {', '.join(results)}")
+        raise ConfigError(f"unknown operation {operation!r}: expected one of {', '.join((*results, 'div'))}")
     answers = results[operation] % modulus
     if representation == "tokens":
         inputs = torch.stack([x, torch.full_like(x, modulus), y, torch.full_like(x, modulus + 1)], dim=1)
     else:
         one_hot = torch.nn.functional.one_hot
         inputs = torch.cat([one_hot(x, modulus), one_hot(y, modulus)], dim=1).float()
-    sign = {"add": "+", "sub": "−", "mul": "·"}[operation]
+    sign = {"add": "+", "sub": "−", "mul": "·", "div": "/"}[operation]
     return _cut(
         inputs,
         answers,
@@ -48,6 +52,13 @@ def modular(
         vocabulary=modulus + 2 if representation == "tokens" else 0,
         description=f"x {sign} y modulo {modulus}, all {len(x)} pairs, {train_fraction:.0%} for training",
     )
+
+
+def _inverses(modulus: int) -> Tensor:
+    """Multiplicative inverses modulo a prime, by residue; that of 0 is never asked for."""
+    if any(modulus % divisor == 0 for divisor in range(2, math.isqrt(modulus) + 1)):
+        raise ConfigError(f"operation 'div' needs a prime modulus, so that every residue can divide; got {modulus}")
+    return torch.tensor([0, *(pow(y, -1, modulus) for y in range(1, modulus))])
 
 
 def parity(relevant: int, irrelevant: int, samples: int, train_fraction: float, seed: int) -> Data:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from surgecollapse.lab.config import ConfigError
+from surgecollapse.lab.decoder import Decoder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,21 +33,28 @@ class MLP(nn.Module):
         classes: outputs.
         activation: ``relu`` or ``gelu``.
         dropout: rate after each hidden activation.
+        bias: whether the linear layers have biases.
 
     >>> MLP(4, (8, 8), 3)(torch.zeros(2, 2, 2)).shape
     torch.Size([2, 3])
     """
 
     def __init__(
-        self, inputs: int, widths: Sequence[int], classes: int, activation: str = "relu", dropout: float = 0.0
+        self,
+        inputs: int,
+        widths: Sequence[int],
+        classes: int,
+        activation: str = "relu",
+        dropout: float = 0.0,
+        bias: bool = True,
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = [nn.Flatten()]
         for width in widths:
-            layers += [nn.Linear(inputs, width), _ACTIVATIONS[activation](), *_dropout(dropout)]
+            layers += [nn.Linear(inputs, width, bias=bias), _ACTIVATIONS[activation](), *_dropout(dropout)]
             inputs = width
         self.body = nn.Sequential(*layers)
-        self.head = nn.Linear(inputs, classes)
+        self.head = nn.Linear(inputs, classes, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (n, classes)."""
@@ -245,21 +253,26 @@ class AutoregressiveMLP(nn.Module):
 def build_model(config: RunConfig, data: Data) -> nn.Module:
     """Build the model of a configuration for the shape of its data, initialised from ``config.seed`` alone.
 
-    The global random state is left as it was.
+    ``init_scale`` is a factor on all parameters, biases too (Liu et al. 2022, arXiv 2210.01117). The global random state is left as it was.
 
     Raises:
         ConfigError: if the model cannot read this kind of data.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return _construct(config, data)
+        model = _construct(config, data)
+    if config.init_scale != 1.0:
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(config.init_scale)
+    return model.to(getattr(torch, config.precision))
 
 
 def _construct(config: RunConfig, data: Data) -> nn.Module:
     size = math.prod(data.input_shape)
     style: dict[str, Any] = {"activation": config.activation, "dropout": config.dropout}
     if config.model == "mlp" and data.kind != "tokens":
-        return MLP(size, config.widths, data.num_classes, config.activation, config.dropout)
+        return MLP(size, config.widths, data.num_classes, config.activation, config.dropout, config.bias)
     if config.model == "cnn" and data.kind == "image":
         channels, height, width = data.input_shape
         return SmallCNN((channels, height, width), config.widths, data.num_classes, config.activation, config.dropout)
@@ -271,11 +284,14 @@ def _construct(config: RunConfig, data: Data) -> nn.Module:
         return OneLayerTransformer(
             data.vocabulary, data.input_shape[0], data.num_classes, width=width, hidden=hidden, **style
         )
+    if config.model == "decoder" and data.kind == "tokens":
+        width, hidden = (*config.widths, 4 * config.widths[0])[:2]
+        # Readings want every position, or one row a sample; nobody reads in plain training.
+        economy = "prefixes" if config.policy == "none" and not config.dropout else "last"
+        return Decoder(data.vocabulary, data.input_shape[0], width=width, hidden=hidden, economy=economy, **style)
     if config.model == "autoregressive":
         return AutoregressiveMLP(size, data.num_classes, hidden=config.widths[0], vocabulary=data.vocabulary, **style)
-    reads = {"mlp": "vectors, series, images and pairs", "cnn": "images and series", "transformer": "tokens"}[
-        config.model
-    ]
+    reads = {"mlp": "vectors, series, images and pairs", "cnn": "images and series"}.get(config.model, "tokens")
     raise ConfigError(f"model {config.model!r} reads {reads}, but task {data.name!r} gives {data.kind}")
 
 

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from surgecollapse.functional import softmax_cross_entropy_float64
+from surgecollapse.gradients.grokfast import Grokfast, GrokfastMA
+from surgecollapse.gradients.orthograd import OrthoGrad
 from surgecollapse.losses import StableMaxCrossEntropy
 
 if TYPE_CHECKING:
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
     from surgecollapse.lab.config import RunConfig
     from surgecollapse.lab.data import Data
+    from surgecollapse.types import GradientTransform
 
 
 def balanced_weights(labels: Tensor, num_classes: int) -> Tensor:
@@ -39,7 +42,10 @@ def balanced_weights(labels: Tensor, num_classes: int) -> Tensor:
 
 def make_loss(config: RunConfig, data: Data) -> Callable[[Tensor, Tensor], Tensor]:
     """The loss of logits (n, K) and labels (n,), a mean over samples; ``mse`` compares with one-hots."""
-    weights = balanced_weights(data.y_train, data.num_classes) if config.class_weights == "balanced" else None
+    weights = None
+    if config.class_weights == "balanced":
+        outputs = data.vocabulary if config.model == "decoder" else data.num_classes
+        weights = balanced_weights(data.y_train, outputs).to(getattr(torch, config.precision))
     if config.loss == "cross_entropy":
         return nn.CrossEntropyLoss(weight=weights)
     if config.loss == "stablemax":
@@ -55,6 +61,20 @@ def make_loss(config: RunConfig, data: Data) -> Callable[[Tensor, Tensor], Tenso
         return (weights[labels] * errors).sum() / weights[labels].sum()
 
     return squared
+
+
+def make_transforms(config: RunConfig) -> list[GradientTransform]:
+    """The gradient transforms of a configuration, in the declared order."""
+    transforms: list[GradientTransform] = []
+    if config.grokfast == "ema":
+        lamb = 2.0 if config.grokfast_lamb is None else config.grokfast_lamb
+        transforms.append(Grokfast(config.grokfast_alpha, lamb))
+    elif config.grokfast == "ma":
+        lamb = 5.0 if config.grokfast_lamb is None else config.grokfast_lamb
+        transforms.append(GrokfastMA(config.grokfast_window, lamb))
+    if config.orthograd != "none":
+        transforms.append(OrthoGrad(rescale=config.orthograd == "rescaled"))
+    return transforms
 
 
 def make_optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer:

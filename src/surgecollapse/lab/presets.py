@@ -53,6 +53,7 @@ MODEL_PRESETS: dict[str, Preset] = {
     "cnn": {"widths": (16, 32)},
     "transformer": {"widths": (128, 512)},
     "autoregressive": {"widths": (256,)},
+    "decoder": {"widths": (128, 512)},
 }
 """Widths for a model that is not the task's own."""
 

@@ -130,7 +130,7 @@ def _go_on(training: Training, store: RunStore, folder: Path, progress: Progress
 
 def _loop(training: Training, interrupt: Interrupt, progress: Progress) -> str:
     progress.start(f"{training.config.task} {training.config.policy}", training.total, training.step)
-    while training.step < training.total and not training.stopped_early:
+    while not training.ended:
         training.advance()
         if interrupt.requested:
             training.checkpoint()

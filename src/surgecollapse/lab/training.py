@@ -15,8 +15,9 @@ from surgecollapse.lab.config import ConfigError, as_mapping
 from surgecollapse.lab.costs import cost_summary
 from surgecollapse.lab.data import load_data
 from surgecollapse.lab.evaluate import predict
+from surgecollapse.lab.grokking import IN_A_ROW, grokking_summary
 from surgecollapse.lab.models import build_model
-from surgecollapse.lab.objective import make_loss, make_optimizer, rate_factor
+from surgecollapse.lab.objective import make_loss, make_optimizer, make_transforms, rate_factor
 from surgecollapse.lab.progress import Snapshot
 from surgecollapse.lab.sketch import CountSketch
 from surgecollapse.lab.summary import weight_summary
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from surgecollapse.attaching import TransformedGradients
     from surgecollapse.controller import Controller
     from surgecollapse.events import Event
     from surgecollapse.lab.config import RunConfig
@@ -55,6 +57,7 @@ class Training:
         self.total = config.total_steps(len(self.data.x_train))
         self.step = 0
         self.stopped_early = False
+        self.transforms: TransformedGradients | None = None
         self.controller = self._attach()
         self._store: RunStore | None = None
         self._checkpoints = checkpoints
@@ -66,6 +69,7 @@ class Training:
         self._best_step = 0
         self._worse = 0
         self._accuracy: float | None = None
+        self._at_goal = 0
         self._diverged = False
         self._seconds = 0.0
         self._seconds_then, self._step_then = 0.0, 0
@@ -82,6 +86,16 @@ class Training:
         """Whether a good evaluation counts: from the freeze on, or always where nothing is pruned."""
         return self.controller is None or self.config.policy == "hold" or self.controller.frozen
 
+    @property
+    def ended(self) -> bool:
+        """Whether there is nothing left to train: all steps done, stopped early, or the accuracy to stop at kept."""
+        return self.step >= self.total or self.stopped_early or self.reached_goal
+
+    @property
+    def reached_goal(self) -> bool:
+        """Whether enough evaluations on end had the accuracy at which the run is to stop."""
+        return self._at_goal >= IN_A_ROW
+
     @contextmanager
     def recorded(self, store: RunStore) -> Iterator[None]:
         """Record into ``store`` for the length of a block; after it the controller is detached."""
@@ -91,14 +105,20 @@ class Training:
         finally:
             if self.controller is not None:
                 self.controller.detach()
+            if self.transforms is not None:
+                self.transforms.remove()
             self._store = None
 
     def _attach(self) -> Controller | None:
         config = self.config
-        if config.policy == "none":
-            return None
-        from surgecollapse import attach
+        from surgecollapse import attach, transform_gradients
         from surgecollapse.decide import make_policy
+
+        transforms = make_transforms(config)
+        if config.policy == "none":
+            if transforms:
+                self.transforms = transform_gradients(self.optimizer, transforms)
+            return None
 
         try:
             policy = make_policy(config.policy, **config.policy_options)
@@ -111,6 +131,7 @@ class Training:
             sparsity=0.0 if config.policy == "hold" else config.sparsity,
             total_steps=self.total,
             policy=policy,
+            transforms=transforms,
             every=config.every,
             seed=config.seed,
             moments=config.moments,
@@ -196,6 +217,8 @@ class Training:
             store.measure(step, "time/step", seconds)
         self._seconds_then, self._step_then = self._seconds, step
         self._accuracy = accuracy
+        goal = self.config.stop_at_accuracy
+        self._at_goal = self._at_goal + 1 if goal is not None and accuracy >= goal else 0
         self._keep_best(accuracy, loss)
 
     def _keep_best(self, accuracy: float, loss: float) -> None:
@@ -251,12 +274,14 @@ class Training:
             "seed": self.config.seed,
             "steps": step,
             "stopped_early": self.stopped_early,
+            "reached_goal": self.reached_goal,
             "accuracy": accuracy,
             "loss": loss,
             "accuracy_validation": validation,
             "best_validation": None if self._best is None else self._best[0],
             "best_step": None if self._best is None else self._best_step,
             "seconds": self._seconds,
+            "grokking": self._grokking(),
             "interventions": len(interventions),
             "interventions_by_kind": {kind: interventions.count(kind) for kind in sorted(set(interventions))},
             **weight_summary(self.model, self.controller),
@@ -264,6 +289,12 @@ class Training:
         }
         store.set("summary", summary)
         self.checkpoint()
+
+    def _grokking(self) -> dict[str, Any]:
+        """When the run fitted and generalised, from its evaluations."""
+        steps, validation = self.store.measurements("accuracy/validation")
+        _, train = self.store.measurements("accuracy/train")
+        return grokking_summary(steps.tolist(), train.tolist(), validation.tolist(), self._seconds / max(1, self.step))
 
     def checkpoint(self) -> None:
         """Write ``step-N.pt`` and drop the old ones; the record is on the disk before it."""
@@ -296,12 +327,14 @@ class Training:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "controller": None if self.controller is None else self.controller.state_dict(),
+            "transforms": None if self.transforms is None else self.transforms.state_dict(),
             "batches": self._batches.state_dict(),
             "torch_rng": torch.get_rng_state(),
             "best": self._best,
             "best_step": self._best_step,
             "worse": self._worse,
             "accuracy": self._accuracy,
+            "at_goal": self._at_goal,
             "stopped_early": self.stopped_early,
             "seconds": self._seconds,
         }
@@ -313,10 +346,13 @@ class Training:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.controller is not None:
             self.controller.load_state_dict(state["controller"])
+        if self.transforms is not None:
+            self.transforms.load_state_dict(state["transforms"])
         self._batches.load_state_dict(state["batches"])
         torch.set_rng_state(state["torch_rng"])
         self._best, self._best_step, self._worse = state["best"], state["best_step"], state["worse"]
         self._accuracy, self.stopped_early = state["accuracy"], state["stopped_early"]
+        self._at_goal = state.get("at_goal", 0)  # not in checkpoints of version 0.1.0
         self._seconds = self._seconds_then = state["seconds"]
 
 

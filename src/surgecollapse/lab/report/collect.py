@@ -145,7 +145,7 @@ def _predictions(loaded: LoadedRun) -> Predictions | None:
     scores = predict(loaded.model, loaded.data.x_test).double().softmax(dim=1).numpy()
     if not np.isfinite(scores).all():
         return None
-    names = tuple(str(k) for k in range(loaded.data.num_classes))
+    names = tuple(str(k) for k in range(scores.shape[1]))  # a decoder answers over all tokens
     return Predictions(loaded.data.y_test.numpy(), scores, names, "test")
 
 

@@ -1,0 +1,161 @@
+"""Published experiments by name: a task with every setting that its paper names.
+
+A recipe is data, keys of :class:`surgecollapse.lab.config.RunConfig`; what is given beside it wins over it.
+``surgecollapse run grokfast-modular --seed 3`` is the task ``modular`` with these settings.
+"""
+
+from __future__ import annotations
+
+from surgecollapse.lab.presets import Preset
+
+_PLAIN: Preset = {"policy": "none"}
+
+_GROKFAST_MODULAR: Preset = {
+    **_PLAIN,
+    "task": "modular",
+    "operation": "mul",
+    "modulus": 97,
+    "train_fraction": 0.5,
+    "model": "decoder",
+    "widths": (128, 512),
+    "activation": "gelu",
+    "optimizer": "adam",
+    "lr": 1e-3,
+    "momentum": 0.9,
+    "beta2": 0.98,
+    "warmup": 10,
+    "batch_size": 512,
+    "evaluate_every": 10,
+    "checkpoint_every": 1_000,
+    "stop_at_accuracy": 0.95,
+}
+
+_PRIETO_MODULAR: Preset = {
+    **_PLAIN,
+    "task": "modular",
+    "operation": "add",
+    "modulus": 113,
+    "train_fraction": 0.4,
+    "model": "mlp",
+    "widths": (200, 200),
+    "bias": False,
+    "optimizer": "adamw",
+    "lr": 1e-2,
+    "weight_decay": 0.0,
+    "beta2": 0.999,
+    "batch_size": 0,
+    "warmup": 0,
+    "evaluate_every": 50,
+    "checkpoint_every": 5_000,
+}
+_STABLEMAX: Preset = {"loss": "stablemax", "precision": "float64", "steps": 80_000}
+_ORTHOGONAL_SGD: Preset = {
+    "optimizer": "sgd",
+    "lr": 10.0,
+    "momentum": 0.8,
+    "weight_decay": 0.0,
+    "orthograd": "rescaled",
+    "loss": "stablemax",
+    "precision": "float64",
+    "steps": 400,
+    "evaluate_every": 10,
+}
+
+_PRIETO_PARITY: Preset = {
+    **_PRIETO_MODULAR,
+    "task": "parity",
+    "parity_bits": 3,
+    "noise_bits": 40,
+    "train_fraction": 0.5,
+}
+
+_MNIST: Preset = {
+    **_PLAIN,
+    "task": "mnist",
+    "train_samples": 1_000,
+    "model": "mlp",
+    "widths": (200, 200),
+    "activation": "relu",
+    "dropout": 0.0,
+    "init_scale": 8.0,
+    "loss": "mse",
+    "optimizer": "adamw",
+    "lr": 1e-3,
+    "weight_decay": 0.01,
+    "batch_size": 200,
+    "warmup": 0,
+    "schedule": "constant",
+    "steps": 100_000,
+    "evaluate_every": 100,
+    "checkpoint_every": 5_000,
+}
+
+RECIPES: dict[str, Preset] = {
+    "grokfast-modular": {
+        **_GROKFAST_MODULAR,
+        "steps": 5_000,
+        "weight_decay": 0.005,
+        "grokfast": "ema",
+        "grokfast_alpha": 0.98,
+        "grokfast_lamb": 2.0,
+    },
+    "grokfast-modular-ma": {
+        **_GROKFAST_MODULAR,
+        "steps": 5_000,
+        "weight_decay": 0.01,
+        "grokfast": "ma",
+        "grokfast_window": 100,
+        "grokfast_lamb": 5.0,
+    },
+    "grokfast-modular-baseline": {**_GROKFAST_MODULAR, "steps": 100_000, "weight_decay": 0.0, "evaluate_every": 50},
+    "grokfast-modular-adamw": {
+        **_GROKFAST_MODULAR,
+        "steps": 2_000,
+        "optimizer": "adamw",
+        "lr": 3e-3,
+        "weight_decay": 1.0,
+    },
+    "grokfast-mnist": {
+        **_MNIST,
+        "weight_decay": 2.0,
+        "grokfast": "ema",
+        "grokfast_alpha": 0.8,
+        "grokfast_lamb": 0.1,
+    },
+    "grokfast-mnist-baseline": _MNIST,
+    "omnigrok-mnist": {**_MNIST, "precision": "float64"},
+    "prieto-modular": {**_PRIETO_MODULAR, "steps": 80_000},
+    "prieto-modular-float64": {**_PRIETO_MODULAR, "steps": 80_000, "loss": "cross_entropy_float64"},
+    "prieto-modular-stablemax": {**_PRIETO_MODULAR, **_STABLEMAX},
+    "prieto-modular-orthograd": {
+        **_PRIETO_MODULAR,
+        "orthograd": "rescaled",
+        "steps": 300,
+        "evaluate_every": 10,
+    },
+    "prieto-modular-orthosgd": {**_PRIETO_MODULAR, **_ORTHOGONAL_SGD},
+    "prieto-parity": {**_PRIETO_PARITY, "steps": 80_000},
+    "prieto-parity-stablemax": {**_PRIETO_PARITY, **_STABLEMAX},
+    "prieto-parity-orthograd": {**_PRIETO_PARITY, "orthograd": "rescaled", "steps": 1_000, "evaluate_every": 10},
+    "nanda-modular": {
+        **_PLAIN,
+        "task": "modular",
+        "operation": "add",
+        "modulus": 113,
+        "train_fraction": 0.3,
+        "model": "transformer",
+        "widths": (128, 512),
+        "activation": "relu",
+        "optimizer": "adamw",
+        "lr": 1e-3,
+        "weight_decay": 1.0,
+        "momentum": 0.9,
+        "beta2": 0.98,
+        "batch_size": 0,
+        "warmup": 10,
+        "steps": 40_000,
+        "evaluate_every": 100,
+        "checkpoint_every": 2_000,
+    },
+}
+"""By name: Grokfast (arXiv 2405.20233), Prieto et al. (2501.04697), Nanda et al. (2301.05217), Omnigrok (2210.01117)."""
