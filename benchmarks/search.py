@@ -39,6 +39,12 @@ SETTLE: dict[str, Any] = {
     "anneal": True, "full_depth_at": 0.6, "deepest": 0.9, "cycles_until": 0.7, "freeze_at": 0.72, "floor": 0.0
 }  # fmt: skip
 
+LONG: dict[str, Any] = {
+    "timing": "fixed", "phase": 0.1, "longest": 0.1, "cycles_until": 0.6, "freeze_at": 0.7, "floor": 0.0
+}  # fmt: skip
+
+LAND: dict[str, Any] = {**LONG, "cycles_until": 0.5, "freeze_at": 0.75, "landing": "gradual"}
+
 VARIANTS: dict[str, dict[str, Any]] = {
     "dense": {"policy": "none", "dropout": 0.0},
     "dropout-0.2": {"policy": "none", "dropout": 0.2},
@@ -119,6 +125,39 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "settle-long": _options(**{**SETTLE, "phase": 0.1}),
     "settle-deep": _options(**{**SETTLE, "deepest": 0.95}),
     "settle-nodrop": {**_options(**SETTLE), "dropout": 0.0},
+    # Fourth round: long phases that end early, and one change of that.
+    "long": _options(**LONG),
+    "long-drop-0.2": {**_options(**LONG), "dropout": 0.2},
+    "long-layer": {**_options(**LONG), **LAYER},
+    "long-layer-nodrop": {**_options(**LONG), **LAYER, "dropout": 0.0},
+    "long-layer-drop-0.05": {**_options(**LONG), **LAYER, "dropout": 0.05},
+    "long-layer-at-target": {**_options(**{**LONG, "deepest": 0.9}), **LAYER},
+    "long-layer-anneal": {**_options(**{**LONG, "anneal": True}), **LAYER},
+    "long-layer-0.15": {**_options(**{**LONG, "phase": 0.125, "longest": 0.125}), **LAYER},
+    "long-layer-surge-1": {**_options(**{**LONG, "surge": 1.0}), **LAYER},
+    "long-layer-surge-0.25": {**_options(**{**LONG, "surge": 0.25}), **LAYER},
+    "long-layer-random-growth": {**_options(**{**LONG, "growth": "random"}), **LAYER},
+    "long-at-target": _options(**{**LONG, "deepest": 0.9}),
+    "long-at-target-drop-0.2": {**_options(**{**LONG, "deepest": 0.9}), "dropout": 0.2},
+    "long-at-target-anneal": _options(**{**LONG, "deepest": 0.9, "anneal": True}),
+    "long-at-target-ramp": _options(**{**LONG, "deepest": 0.9, "full_depth_at": 0.4}),
+    "long-at-target-surge-1": _options(**{**LONG, "deepest": 0.9, "surge": 1.0}),
+    # Fifth round: after the cycles, down to the target step by step.
+    "land": _options(**LAND),
+    "land-at-target": _options(**{**LAND, "deepest": 0.9}),
+    "land-early": _options(**{**LAND, "cycles_until": 0.4}),
+    "land-layer": {**_options(**LAND), **LAYER},
+    "land-layer-drop-0.05": {**_options(**LAND), **LAYER, "dropout": 0.05},
+    "land-layer-late": {**_options(**{**LAND, "cycles_until": 0.6, "freeze_at": 0.8}), **LAYER, "dropout": 0.05},
+    "land-ramp": _options(**{**LAND, "full_depth_at": 0.4}),
+    "land-surge-1": _options(**{**LAND, "surge": 1.0}),
+    "land-drop-0.2": {**_options(**LAND), "dropout": 0.2},
+    "land-05": _options(**{**LAND, "phase": 0.05}),
+    "long-layer-0.15-drop-0.05": {**_options(**{**LONG, "phase": 0.125, "longest": 0.125}), **LAYER, "dropout": 0.05},
+    "long-layer-0.25": {**_options(**{**LONG, "phase": 0.25, "longest": 0.25}), **LAYER},
+    "long-layer-dense-0.2": {**_options(**{**LONG, "dense_until": 0.2}), **LAYER},
+    "gmp-drop-0.2": {"policy": "gmp", "dropout": 0.2},
+    "acdc-drop-0.2": {"policy": "cycles", "dropout": 0.2},
 }
 
 

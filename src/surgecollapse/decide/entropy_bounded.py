@@ -77,6 +77,8 @@ class EntropyBoundedCycles:
         anneal: whether surges shrink: the share at step t is surge/2·(1 + cos(πt/t_c)), with t_c the step of
             ``cycles_until`` (the decay of RigL's exchanges, arXiv 1911.11134), so that the mask settles; the last
             collapse of the cycles is then not reopened.
+        landing: how the target is reached after the cycles: ``drop``, at once at ``freeze_at``; or ``gradual``, by
+            the cubic schedule of gradual pruning (arXiv 1710.01878) from ``cycles_until`` to ``freeze_at``.
         periodic: decide exactly as ``Cycles`` does: nominal phases, depth at the target, all pruned reopened,
             no noise.
 
@@ -113,6 +115,7 @@ class EntropyBoundedCycles:
     timing: str = "entropy"
     full_depth_at: float = 0.0
     anneal: bool = False
+    landing: str = "drop"
     _clock: PhaseClock = field(init=False, repr=False)
     _fixed: Cycles = field(init=False, repr=False)
     """The same frame with fixed times: gives the schedule, and the decisions where ``periodic``."""
@@ -127,6 +130,7 @@ class EntropyBoundedCycles:
             phase=self.phase,
         )
         clock = PhaseClock(shortest=self.shortest, nominal=self.phase, longest=self.longest, timing=self.timing)
+        guards.one_of("landing", self.landing, ("drop", "gradual"))
         guards.fraction("full_depth_at", self.full_depth_at, one=False)
         if self.deepest is not None:
             guards.fraction("deepest", self.deepest, one=False)
@@ -213,9 +217,9 @@ class EntropyBoundedCycles:
         if step >= schedule.freeze:
             return self._freeze(step)
         if step >= schedule.cycles_end:
-            if run.phase == "sparse" and not self.anneal:
+            if run.phase == "sparse" and run.since < schedule.cycles_end and not self.anneal:
                 return self._surge(step, f"last surge: the cycles end at step {schedule.cycles_end}", signals)
-            return self._stay(f"{run.phase} until the final mask at step {schedule.freeze}", signals)
+            return self._land(reading, signals)
         ends, why = self._ends(step, signals)
         if not ends:
             return self._stay(why, signals)
@@ -283,6 +287,18 @@ class EntropyBoundedCycles:
         target = self._plan.sparsity
         reason = f"exact target {target:.4g} and final mask at step {step} (due from {self._schedule.freeze})"
         return Decision(phase="frozen", reason=reason, depth=target, freeze=True, pump=0.0)
+
+    def _land(self, reading: Reading, signals: Signals) -> Decision:
+        """Go down to the target between the cycles and the final mask, or wait for it."""
+        step, schedule, phase = reading.step, self._schedule, self._run.phase
+        if self.landing == "gradual":
+            u = (step - schedule.cycles_end) / (schedule.freeze - schedule.cycles_end)
+            depth = self._plan.sparsity * (1.0 - (1.0 - u) ** 3)
+            if depth > reading.sparsity:
+                if phase != "sparse":
+                    self._enter("sparse", step)
+                return Decision(phase="sparse", reason=f"landing: sparsity {depth:.4g} at step {step}", depth=depth)
+        return self._stay(f"{phase} until the final mask at step {schedule.freeze}", signals)
 
     def _stay(self, why: str, signals: Signals) -> Decision:
         """Stay in the phase; stop the input noise once the measure is back."""
