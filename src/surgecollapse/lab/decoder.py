@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ ECONOMIES = ("all", "last", "prefixes")
 
 
 class Decoder(nn.Module):
-    """A causal decoder whose residual stream is the *normalised* value: x ← n + attention(n), n = LN₁(x), x ← x + MLP(LN₂(x)).
+    """A causal decoder that goes on from the *normalised* value: n = LN₁(x), x ← n + attention(n), x ← x + MLP(LN₂(x)).
 
     That is how the published code of Grokfast has it (arXiv 2405.20233, modular arithmetic): two layers of width 128,
     four heads, GELU, MLP four times as wide, learned positions, a final LayerNorm, an untied head without bias over all
@@ -83,11 +84,15 @@ class Decoder(nn.Module):
         if self.economy == "prefixes":
             return self._by_prefixes(x)
         stream = self.tokens(x) + self.positions.weight[: x.shape[1]]
-        for block in self.blocks[:-1]:
+        *first, final = self._layers()
+        for block in first:
             stream = block(stream, self.causal)
         if self.economy == "last":
-            return self._read(self.blocks[-1].at_last(stream))
-        return self._read(self.blocks[-1](stream, self.causal)[:, -1])
+            return self._read(final.at_last(stream))
+        return self._read(final(stream, self.causal)[:, -1])
+
+    def _layers(self) -> list[Block]:
+        return [block for block in self.blocks if isinstance(block, Block)]
 
     def _read(self, stream: Tensor) -> Tensor:
         return self.head(self.norm(stream))  # type: ignore[no-any-return]
@@ -95,9 +100,10 @@ class Decoder(nn.Module):
     def _by_prefixes(self, x: Tensor) -> Tensor:
         tree = prefix_tree(x, self.tokens.num_embeddings)
         stream = F.embedding(tree.token, self.tokens.weight) + F.embedding(tree.depth, self.positions.weight)
-        for block in self.blocks[:-1]:
+        *first, final = self._layers()
+        for block in first:
             stream = block.over_tree(stream, tree, 0)
-        leaves = self.blocks[-1].over_tree(stream, tree, len(tree.ancestors) - 1)
+        leaves = final.over_tree(stream, tree, len(tree.ancestors) - 1)
         return F.embedding(tree.leaf, self._read(leaves))
 
 
@@ -108,7 +114,7 @@ class Block(nn.Module):
         super().__init__()
         self.norm_1 = nn.LayerNorm(width)
         self.norm_2 = nn.LayerNorm(width)
-        self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.attention = TreeAttention(width, heads, batch_first=True)
         act = nn.ReLU() if activation == "relu" else nn.GELU()
         between = [nn.Dropout(dropout)] if dropout else []
         self.mlp = nn.Sequential(nn.Linear(width, hidden), act, *between, nn.Linear(hidden, width))
@@ -138,9 +144,26 @@ class Block(nn.Module):
             (prefixes from that depth on, width).
         """
         x = self.norm_1(x)
-        width, heads = self.attention.embed_dim, self.attention.num_heads
-        weight, bias = self.attention.in_proj_weight, self.attention.in_proj_bias
-        begin = int(tree.starts[first])
+        attended, _ = self.attention(x, tree=tree, first=first)
+        return self._widen(x[tree.starts[first] :] + attended)
+
+    def _widen(self, x: Tensor) -> Tensor:
+        return x + self.mlp(self.norm_2(x))  # type: ignore[no-any-return]
+
+
+class TreeAttention(nn.MultiheadAttention):
+    """Multi-head attention that can also be asked for the prefixes of a tree; a module, so that hooks see it."""
+
+    def forward(self, *args: Any, tree: PrefixTree | None = None, first: int = 0, **options: Any) -> Any:
+        """As the parent, or with ``tree``: (prefixes, width) to those of depth ``first`` and deeper, and ``None``."""
+        if tree is None:
+            return super().forward(*args, **options)
+        return self._over_tree(args[0], tree, first), None
+
+    def _over_tree(self, x: Tensor, tree: PrefixTree, first: int) -> Tensor:
+        width, heads = self.embed_dim, self.num_heads
+        weight, bias = self.in_proj_weight, self.in_proj_bias
+        begin = tree.starts[first]
         queries = F.linear(x[begin:], weight[:width], bias[:width])
         both = F.linear(x, weight[width:], bias[width:])
         attended = []
@@ -153,11 +176,8 @@ class Block(nn.Module):
             query = queries[start:stop].view(rows, 1, heads, width // heads).transpose(1, 2)
             mixed = F.scaled_dot_product_attention(query, keys, values)
             attended.append(mixed.reshape(rows, width))
-        outcome: Tensor = self.attention.out_proj(torch.cat(attended))
-        return self._widen(x[begin:] + outcome)
-
-    def _widen(self, x: Tensor) -> Tensor:
-        return x + self.mlp(self.norm_2(x))  # type: ignore[no-any-return]
+        outcome: Tensor = self.out_proj(torch.cat(attended))
+        return outcome
 
 
 @dataclass(frozen=True)

@@ -253,7 +253,8 @@ class AutoregressiveMLP(nn.Module):
 def build_model(config: RunConfig, data: Data) -> nn.Module:
     """Build the model of a configuration for the shape of its data, initialised from ``config.seed`` alone.
 
-    ``init_scale`` is a factor on all parameters, biases too (Liu et al. 2022, arXiv 2210.01117). The global random state is left as it was.
+    ``init_scale`` is a factor on all parameters, biases too (Liu et al. 2022, arXiv 2210.01117). The global random
+    state is left as it was.
 
     Raises:
         ConfigError: if the model cannot read this kind of data.
@@ -286,8 +287,7 @@ def _construct(config: RunConfig, data: Data) -> nn.Module:
         )
     if config.model == "decoder" and data.kind == "tokens":
         width, hidden = (*config.widths, 4 * config.widths[0])[:2]
-        # Readings want every position, or one row a sample; nobody reads in plain training.
-        economy = "prefixes" if config.policy == "none" and not config.dropout else "last"
+        economy = "last" if config.dropout else "prefixes"
         return Decoder(data.vocabulary, data.input_shape[0], width=width, hidden=hidden, economy=economy, **style)
     if config.model == "autoregressive":
         return AutoregressiveMLP(size, data.num_classes, hidden=config.widths[0], vocabulary=data.vocabulary, **style)

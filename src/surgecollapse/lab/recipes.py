@@ -158,4 +158,5 @@ RECIPES: dict[str, Preset] = {
         "checkpoint_every": 2_000,
     },
 }
-"""By name: Grokfast (arXiv 2405.20233), Prieto et al. (2501.04697), Nanda et al. (2301.05217), Omnigrok (2210.01117)."""
+"""By name: Grokfast (arXiv 2405.20233), Prieto et al. (2501.04697), Nanda et al. (2301.05217), Omnigrok (2210.01117).
+In all of them the validation set is half of what is not for training, and the other half is the test set."""

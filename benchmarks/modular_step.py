@@ -1,0 +1,157 @@
+"""A training step of Grokfast's modular arithmetic, computed no further than its loss needs, over the published step.
+
+    python benchmarks/modular_step.py
+
+Goal: at most 0.7 times the straightforward step. The three economies of ``Decoder`` compute the same logits and
+gradients but for float rounding; how far their losses part within some steps is shown beside the times.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shlex
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from surgecollapse.lab.batches import Batches
+from surgecollapse.lab.config import make_config
+from surgecollapse.lab.data import load_data
+from surgecollapse.lab.decoder import ECONOMIES, Decoder
+from surgecollapse.lab.objective import make_optimizer
+
+GOAL = 0.7
+
+
+class Trainee:
+    """One way of computing, with an optimizer of its own."""
+
+    def __init__(self, economy: str, precision: torch.dtype) -> None:
+        self.config = make_config(task="grokfast-modular-baseline")
+        self.data = load_data(self.config)
+        torch.manual_seed(0)
+        self.model = Decoder(self.data.vocabulary, 4, economy=economy).to(precision)
+        self.optimizer = make_optimizer(self.config, self.model)
+        self.batches = Batches(len(self.data.x_train), self.config.batch_size, seed=0)
+
+    def step(self) -> float:
+        """One step; returns its loss."""
+        rows = next(self.batches)
+        self.optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(self.model(self.data.x_train[rows]), self.data.y_train[rows])
+        loss.backward()
+        self.optimizer.step()
+        return loss.item()
+
+
+def time_steps(repeats: int) -> dict[str, dict[str, float]]:
+    """Seconds of a step of each economy, in turn, so that all see the same machine; ratios are within a turn."""
+    trainees = {economy: Trainee(economy, torch.float32) for economy in ECONOMIES}
+    turns = []
+    for turn in range(repeats + 5):
+        seconds = {}
+        for economy, trainee in trainees.items():
+            start = time.perf_counter()
+            trainee.step()
+            seconds[economy] = time.perf_counter() - start
+        if turn >= 5 and (turn + 1) % 10:  # every tenth batch is the epoch's short one
+            turns.append(seconds)
+    found = {}
+    for economy in ECONOMIES:
+        ratios = [turn[economy] / turn["all"] for turn in turns]
+        found[economy] = {
+            "seconds": statistics.median(turn[economy] for turn in turns),
+            "ratio": statistics.median(ratios),
+            "least": min(ratios),
+            "most": max(ratios),
+        }
+    return found
+
+
+def part(steps: int, precision: torch.dtype) -> dict[str, float]:
+    """Largest relative difference of the losses from the straightforward ones within some steps."""
+    curves = {}
+    for economy in ECONOMIES:
+        trainee = Trainee(economy, precision)
+        curves[economy] = [trainee.step() for _ in range(steps)]
+    return {
+        economy: max(abs(one - two) / two for one, two in zip(curve, curves["all"], strict=True))
+        for economy, curve in curves.items()
+    }
+
+
+def as_markdown(report: dict) -> str:
+    """The report as a table."""
+    machine, versions = report["machine"], report["versions"]
+    lines = [
+        "# A step of Grokfast's modular arithmetic, computed no further than its loss needs",
+        "",
+        f"`{report['command']}`",
+        "",
+        f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} thread(s); "
+        + ", ".join(f"{name} {version}" for name, version in versions.items()),
+        "",
+        f"Forward, backward and Adam on 512 questions, medians of {report['repeats']} turns, least–most in brackets.",
+        f"Goal: ≤ {GOAL} of the straightforward step. Losses: largest relative difference from the straightforward",
+        f"ones within {report['compared']} steps.",
+        "",
+        "| computed | ms | over all | goal | loss, float32 | loss, float64 |",
+        "|---|---|---|---|---|---|",
+    ]
+    words = {
+        "all": "every position (published)",
+        "last": "the last position where the loss needs no other",
+        "prefixes": "also each prefix of a batch once",
+    }
+    for economy, found in report["steps"].items():
+        ratio = f"{found['ratio']:.2f} ({found['least']:.2f}–{found['most']:.2f})"
+        goal = "" if economy == "all" else "met" if found["ratio"] <= GOAL else "missed"
+        parted = ["" if economy == "all" else f"{report[key][economy]:.0e}" for key in ("float32", "float64")]
+        cells = [words[economy], f"{found['seconds'] * 1e3:.1f}", ratio, goal, *parted]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*lines, ""])
+
+
+def processor() -> str:
+    """Name of the processor, as far as the system tells."""
+    listing = Path("/proc/cpuinfo")
+    if listing.exists():
+        for line in listing.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def main() -> None:
+    """Measure, write JSON and Markdown, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=100, help="turns; medians are reported")
+    parser.add_argument("--compared", type=int, default=50, help="steps over which losses are compared")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "modular-step")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    report = {
+        "command": shlex.join(["python", "benchmarks/modular_step.py", *sys.argv[1:]]),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "machine": {"processor": processor(), "cores": os.cpu_count(), "threads": options.threads},
+        "repeats": options.repeats,
+        "compared": options.compared,
+        "steps": time_steps(options.repeats),
+        "float32": part(options.compared, torch.float32),
+        "float64": part(options.compared, torch.float64),
+    }
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.with_suffix(".json").write_text(json.dumps(report, indent=2) + "\n")
+    options.out.with_suffix(".md").write_text(as_markdown(report))
+    print(as_markdown(report))
+
+
+if __name__ == "__main__":
+    main()
