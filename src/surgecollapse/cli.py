@@ -23,7 +23,6 @@ from surgecollapse.lab.recipes import RECIPES
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from surgecollapse.lab.compare import Comparison, Outcome
     from surgecollapse.lab.run import RunResult
 
 INTERRUPTED = 130
@@ -176,29 +175,34 @@ def compare(
         data_dir: Folder with the folders mnist and fashion-mnist, which hold their data files.
         dry_run: Only say how many runs are to do, and how long they will take.
     """
-    from surgecollapse.lab.compare import SUITES, Comparison
+    from surgecollapse.lab.compare.command import failures, outlook, prepare
     from surgecollapse.lab.compare.display import for_terminal
-    from surgecollapse.lab.compare.plan import Plan, choose
-    from surgecollapse.lab.methods import METHODS
 
-    comparison = Comparison(
-        Plan(
-            suite=choose([suite], SUITES, what="suite")[0],
-            methods=tuple(choose(_words(methods) or list(METHODS), METHODS, what="method")),
-            sparsities=_shares(sparsities),
-            seeds=seeds,
-            budget=budget,
-            data_dir=data_dir,
-        ),
-        out or Path("runs") / f"compare-{suite}",
-        work=work,
+    folder = out or Path("runs") / f"compare-{suite}"
+    comparison = prepare(
+        suite,
+        folder,
+        methods=methods,
+        sparsities=sparsities,
+        seeds=seeds,
+        budget=budget,
         jobs=jobs,
         reference=reference,
+        work=work,
+        data_dir=data_dir,
         command=shlex.join(["surgecollapse", *_command]),
     )
     if dry_run:
-        return _tell_plan(comparison)
-    return _tell_outcome(comparison, comparison.run(for_terminal()))
+        _say("\n".join(outlook(comparison)))
+        return 0
+    outcome = comparison.run(for_terminal())
+    _say(f"{outcome.done} of {outcome.total} runs done: {folder / 'table.md'}")
+    if outcome.status == "interrupted":
+        _say("stopped, what is finished is kept; go on with the same command")
+        return INTERRUPTED
+    for line in failures(outcome):
+        _fail(line, 1)
+    return 1 if outcome.failures else 0
 
 
 @app.command
@@ -288,22 +292,6 @@ def _given(flags: Any) -> dict[str, Any]:
     return values
 
 
-def _words(text: str | None) -> list[str]:
-    """Comma-separated words."""
-    return [word.strip() for word in (text or "").split(",") if word.strip()]
-
-
-def _shares(text: str | None) -> tuple[float, ...] | None:
-    """Comma-separated sparsities; ``None`` if none are given."""
-    try:
-        shares = tuple(float(word) for word in _words(text))
-    except ValueError as error:
-        raise ConfigError(f"sparsities = {text!r}: expected numbers like .9,.95") from error
-    if any(not 0 < share < 1 for share in shares) or len(set(shares)) < len(shares):
-        raise ConfigError(f"sparsities = {text!r}: expected different numbers between 0 and 1, like .9,.95")
-    return shares or None
-
-
 def _free(folder: Path) -> Path:
     """The folder itself if it is not there yet, else the first free one of its numbered names."""
     number = 2
@@ -323,29 +311,6 @@ def _tell(result: RunResult) -> int:
     _say(f"run: {result.directory}")
     _say(f"for the report: surgecollapse report {result.directory}")
     return 0
-
-
-def _tell_plan(comparison: Comparison) -> int:
-    from surgecollapse.lab.compare.display import duration
-
-    counts = comparison.counts()
-    for name, what in (("tuning", "to tune"), ("final", "to report")):
-        _say(f"{counts[name]} runs {what}, {counts[name] - counts[f'{name}_missing']} of them done")
-    seconds = comparison.estimate()
-    known = "unknown until a run is done" if seconds is None else f"about {duration(seconds)}"
-    _say(f"time with {comparison.jobs} jobs: {known}")
-    return 0
-
-
-def _tell_outcome(comparison: Comparison, outcome: Outcome) -> int:
-    _say(f"{outcome.done} of {outcome.total} runs done: {comparison.out / 'table.md'}")
-    if outcome.status == "interrupted":
-        _say("stopped, what is finished is kept; go on with the same command")
-        return INTERRUPTED
-    for error in sorted(set(outcome.failures.values())):
-        names = [name for name, its in outcome.failures.items() if its == error]
-        sys.stderr.write(f"surgecollapse: {len(names)} failed ({'; '.join(names)}): {error}\n")
-    return 1 if outcome.failures else 0
 
 
 def _table(results: dict[str, RunResult]) -> None:

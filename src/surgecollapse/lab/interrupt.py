@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from types import FrameType, TracebackType
 
+_SAME = 1.0
+"""Seconds."""
+
 
 class Interrupt:
     """While the block runs, the first SIGINT or SIGTERM only sets :attr:`requested`; a second one acts as
     usual.
+
+    What comes within a second of the first is the same request: ``timeout`` signals a process and then its group.
 
     Outside the main thread, where Python allows no handlers, it does nothing.
     """
@@ -20,6 +26,7 @@ class Interrupt:
     def __init__(self) -> None:
         self.requested = False
         self._old: dict[int, object] = {}
+        self._when = 0.0
 
     def __enter__(self) -> Interrupt:
         """Take the signals over."""
@@ -34,9 +41,13 @@ class Interrupt:
         """Give the signals back."""
         self._restore()
 
-    def _request(self, _number: int, _frame: FrameType | None) -> None:
-        self.requested = True
-        self._restore()
+    def _request(self, number: int, _frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if not self.requested:
+            self.requested, self._when = True, now
+        elif now - self._when > _SAME:
+            self._restore()
+            signal.raise_signal(number)
 
     def _restore(self) -> None:
         for number, handler in self._old.items():

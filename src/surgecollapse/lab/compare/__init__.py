@@ -5,7 +5,9 @@ Nothing here imports torch but the workers, which pin their threads first.
 
 from __future__ import annotations
 
+from surgecollapse.lab.compare.command import prepare
 from surgecollapse.lab.compare.comparison import Comparison, Outcome
+from surgecollapse.lab.compare.plan import Plan
 from surgecollapse.lab.compare.suites import SUITES, Entry, Suite
 
-__all__ = ["SUITES", "Comparison", "Entry", "Outcome", "Suite"]
+__all__ = ["SUITES", "Comparison", "Entry", "Outcome", "Plan", "Suite", "prepare"]

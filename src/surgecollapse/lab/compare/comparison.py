@@ -7,7 +7,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surgecollapse.lab.compare.display import Display, Quiet
-from surgecollapse.lab.compare.plan import Cell, Plan, identity, make_cell, version
+from surgecollapse.lab.compare.plan import Cell, Plan, identity, make_cell, unique, version
 from surgecollapse.lab.compare.pool import Pool, cores
 from surgecollapse.lab.compare.results import Panel, Tuned, choose_trial, panels
 from surgecollapse.lab.compare.rows import Rows
@@ -81,24 +81,27 @@ class Comparison:
         self.rows = Rows(out)
         self.tuned: dict[tuple[str, str], Tuned] = {}
         self.failures: dict[str, str] = {}
+        # Every cell's configuration is made and checked here, before anything is trained.
         self._tuning = list(plan.trials())
-        # Every cell's configuration is checked here, before anything is trained.
-        self._expected = plan.untuned()
+        self._trials = unique(cell for _, _, cells in self._tuning for cell in cells)
+        self._choose()
+        plan.final({}, guess=True)
 
     # ---- counting ---------------------------------------------------------------------------------------------
 
     def counts(self) -> dict[str, int]:
         """Number of tuning and of final runs, and how many of them are missing."""
-        trials = _unique(cell for _, _, cells in self._tuning for cell in cells)
-        self._choose()
-        known = self.plan.final(self._choices())
-        missing = len(self._expected) - sum(cell.key in self.rows for cell in known)
+        final = self._final()
         return {
-            "tuning": len(trials),
-            "tuning_missing": sum(cell.key not in self.rows for cell in trials),
-            "final": len(self._expected),
-            "final_missing": max(0, missing),
+            "tuning": len(self._trials),
+            "tuning_missing": sum(cell.key not in self.rows for cell in self._trials),
+            "final": len(final),
+            "final_missing": sum(cell.key not in self.rows for cell in final),
         }
+
+    def _final(self) -> list[Cell]:
+        """The reported runs, as far as can be told now."""
+        return self.plan.final(self._choices(), guess=True)
 
     def remaining_seconds(self, cells: Sequence[Cell]) -> float | None:
         """Estimate from the runs that are there, of the same entry and method or else of the same entry."""
@@ -110,16 +113,15 @@ class Comparison:
         total = 0.0
         for cell in cells:
             times = same.get((cell.entry, cell.method)) or entry.get(cell.entry)
-            times = times or [second for seconds in entry.values() for second in seconds]
             if not times:
                 return None
-            total += statistics.fmean(times)
+            # The median: a process's first run also loads torch, and other work on the machine comes and goes.
+            total += statistics.median(times)
         return total / self.jobs
 
     def estimate(self) -> float | None:
         """Seconds that :meth:`run` will take, if any run is there to tell from."""
-        trials = _unique(cell for _, _, cells in self._tuning for cell in cells)
-        return self.remaining_seconds([cell for cell in [*trials, *self._expected] if cell.key not in self.rows])
+        return self.remaining_seconds([cell for cell in [*self._trials, *self._final()] if cell.key not in self.rows])
 
     # ---- running ----------------------------------------------------------------------------------------------
 
@@ -132,27 +134,28 @@ class Comparison:
         display = display or Quiet()
         self.out.mkdir(parents=True, exist_ok=True)
         self._record_session()
-        trials = _unique(cell for _, _, cells in self._tuning for cell in cells)
-        total = len({cell.key for cell in [*trials, *self._expected]})
         try:
             with Interrupt() as interrupt, Pool(self.jobs, self._work) as pool:
 
                 def stop() -> bool:
                     return interrupt.requested
 
-                self._train(trials, self._expected, pool, stop, display)
+                self._train(self._trials, self._final(), pool, stop, display)
                 self._choose()
-                final = self.plan.final(self._choices())
-                if not stop():
-                    self._train(final, [], pool, stop, display)
-                self._report_untuned()
-                interrupted = interrupt.requested
+                self._train(self.plan.final(self._choices()), [], pool, stop, display)
+            interrupted = interrupt.requested
         finally:
             display.stop()
-        found = self.write()
-        done = sum(cell.key in self.rows for cell in _unique([*trials, *final]))
-        status = "interrupted" if interrupted else "failed" if self.failures else "complete"
-        return Outcome(status=status, done=done, total=total, failures=dict(self.failures), panels=found)
+        if not interrupted:
+            self._report_untuned()
+        found, cells = self.write(), unique([*self._trials, *self._final()])
+        return Outcome(
+            status="interrupted" if interrupted else "failed" if self.failures else "complete",
+            done=sum(cell.key in self.rows for cell in cells),
+            total=len(cells),
+            failures=dict(self.failures),
+            panels=found,
+        )
 
     def _train(
         self, cells: Sequence[Cell], later: Sequence[Cell], pool: Pool, stop: Callable[[], bool], display: Display
@@ -229,7 +232,17 @@ class Comparison:
         title = f"Comparison: {self.plan.suite.name}"
         _write(self.out / "table.md", markdown(found, title, self._facts()))
         _write(self.out / "table.csv", as_csv(found))
+        self._plot(found)
         return found
+
+    def _plot(self, found: Sequence[Panel]) -> None:
+        try:
+            from surgecollapse.lab.compare.plots import write_plots
+        except ModuleNotFoundError as error:
+            if error.name != "matplotlib":
+                raise
+            return  # an optional package; the tables have the numbers
+        write_plots(found, self.out)
 
     def _facts(self) -> list[str]:
         if self.plan.budget == "none":
@@ -274,10 +287,6 @@ class Comparison:
             "reference": self.reference,
         }
         _write(path, json.dumps({**plan, "sessions": sessions, "methods": methods}, indent=1) + "\n")
-
-
-def _unique(cells: Iterable[Cell]) -> list[Cell]:
-    return list({cell.key: cell for cell in cells}.values())
 
 
 def _write(path: Path, text: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from importlib import metadata
 from pathlib import Path
@@ -196,22 +196,38 @@ class Plan:
                     ],
                 )
 
-    def final(self, tuned: Mapping[tuple[str, str], Mapping[str, Any]]) -> list[Cell]:
+    def final(self, tuned: Mapping[tuple[str, str], Mapping[str, Any]], *, guess: bool = False) -> list[Cell]:
         """The reported runs, seed by seed through all methods, so that seeds are paired at any time.
 
         Args:
-            tuned: settings that tuning chose, by (entry, method); where a pair is missing, it is left out.
+            tuned: settings that tuning chose, by (entry, method).
+            guess: take the first trial of a method that is not tuned yet, instead of leaving it out: for counting.
         """
         cells = []
         for seed in range(self.seeds):
             for entry in self.suite.entries:
                 for sparsity in self.sparsities_of(entry):
                     for method in self.methods:
-                        settings = {} if self.budget == "none" else tuned.get((entry.label, method.name))
+                        settings = self._settings(tuned, entry, method, guess=guess)
                         if settings is not None:
                             cells.append(make_cell(entry, method, sparsity, seed, settings, data_dir=self.data_dir))
-        return list({cell.key: cell for cell in reversed(cells)}.values())[::-1]
+        return unique(cells)
 
-    def untuned(self) -> list[Cell]:
-        """As many cells as :meth:`final` will have once all is tuned: for counting."""
-        return self.final({(entry.label, method.name): {} for entry in self.suite.entries for method in self.methods})
+    def _settings(
+        self, tuned: Mapping[tuple[str, str], Mapping[str, Any]], entry: Entry, method: Method, *, guess: bool
+    ) -> Mapping[str, Any] | None:
+        if self.budget == "none" or not method.trials:
+            return {}
+        first = method.trials[0] if guess else None
+        return tuned.get((entry.label, method.name), first)
+
+
+def unique(cells: Iterable[Cell]) -> list[Cell]:
+    """The cells without those that are the same run as an earlier one.
+
+    Dense methods are one run at every sparsity, and two methods may be tuned to the same settings.
+    """
+    found: dict[str, Cell] = {}
+    for cell in cells:
+        found.setdefault(cell.key, cell)
+    return list(found.values())

@@ -172,7 +172,7 @@ def _score(
     choice = tuned.get((entry.label, method.name))
     settings: Mapping[str, Any] = choice.settings if choice is not None else {}
     found: dict[int, Row] = {}
-    if choice is not None or plan.budget == "none":
+    if choice is not None or plan.budget == "none" or not method.trials:
         for seed in range(plan.seeds):
             cell = make_cell(entry, method, sparsity, seed, settings, data_dir=plan.data_dir)
             row = rows.get(cell.key)

@@ -56,7 +56,7 @@ _MLP = Entry(
 )
 _CNN = Entry(
     label="mnist1d-cnn",
-    title="MNIST-1D, three convolutions of 64 channels",
+    title="MNIST-1D, CNN of 3 × 64 channels",
     settings={**_MNIST1D, "model": "cnn", "widths": (64, 64, 64)},
     sparsities=(0.9, 0.95),
 )
@@ -85,13 +85,13 @@ _ALL = (
         entries=(
             Entry(
                 label="mnist1d-mlp-noise",
-                title="MNIST-1D with 20% label noise, MLP 40-256-256-10",
+                title="MNIST-1D, 20% label noise, MLP",
                 settings={**_MLP.settings, **_NOISE},
                 sparsities=(0.9,),
             ),
             Entry(
                 label="mnist1d-cnn-noise",
-                title="MNIST-1D with 20% label noise, three convolutions",
+                title="MNIST-1D, 20% label noise, CNN",
                 settings={**_CNN.settings, **_NOISE},
                 sparsities=(0.9,),
             ),
@@ -109,13 +109,13 @@ _ALL = (
             ),
             Entry(
                 label="mnist-cnn",
-                title="MNIST, CNN of 16 and 32 channels",
+                title="MNIST, CNN 16-32",
                 settings={**_IMAGES, "task": "mnist", "model": "cnn", "widths": (16, 32), "steps": 3_000},
                 sparsities=(0.9,),
             ),
             Entry(
                 label="fashion-cnn",
-                title="Fashion-MNIST, CNN of 16 and 32 channels",
+                title="Fashion-MNIST, CNN 16-32",
                 settings={**_IMAGES, "task": "fashion-mnist", "model": "cnn", "widths": (16, 32), "steps": 4_000},
                 sparsities=(0.9,),
             ),

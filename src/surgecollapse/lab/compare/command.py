@@ -1,0 +1,95 @@
+"""From the words of a command line to a comparison, and what is said of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from surgecollapse.lab.compare.comparison import Comparison, Outcome
+from surgecollapse.lab.compare.display import duration
+from surgecollapse.lab.compare.plan import Plan, choose
+from surgecollapse.lab.compare.suites import SUITES, Suite
+from surgecollapse.lab.config import ConfigError
+from surgecollapse.lab.methods import METHODS, Method
+
+
+def prepare(
+    suite: str,
+    out: Path,
+    *,
+    methods: str | None = None,
+    sparsities: str | None = None,
+    seeds: int = 10,
+    budget: str = "equal",
+    jobs: int | None = None,
+    reference: str | None = None,
+    work: Path | None = None,
+    data_dir: Path | None = None,
+    command: str = "",
+    known_suites: Mapping[str, Suite] = SUITES,
+    known_methods: Mapping[str, Method] = METHODS,
+) -> Comparison:
+    """Make the comparison that a command line asks for.
+
+    Args:
+        suite: name of a suite.
+        out: folder of rows, tables and plots.
+        methods: comma-separated names; ``None`` for all.
+        sparsities: comma-separated numbers in (0, 1); ``None`` for those of the suite.
+        seeds: how many seeds, counted from 0.
+        budget: ``equal`` or ``none``.
+        jobs: processes.
+        reference: name of the method that the others are compared with.
+        work: folder for temporary files.
+        data_dir: folder of data files.
+        command: the command line, for the record.
+        known_suites: suites by name.
+        known_methods: methods by name.
+
+    Raises:
+        ConfigError: for anything that the person can put right.
+    """
+    if budget not in ("equal", "none"):
+        raise ConfigError(f"budget must be equal or none, got {budget!r}")
+    plan = Plan(
+        suite=choose([suite], known_suites, what="suite")[0],
+        methods=tuple(choose(_words(methods) or list(known_methods), known_methods, what="method")),
+        sparsities=_shares(sparsities),
+        seeds=seeds,
+        budget=budget,
+        data_dir=data_dir,
+    )
+    return Comparison(plan, out, work=work, jobs=jobs, reference=reference, command=command)
+
+
+def _words(text: str | None) -> list[str]:
+    """Comma-separated words."""
+    return [word.strip() for word in (text or "").split(",") if word.strip()]
+
+
+def _shares(text: str | None) -> tuple[float, ...] | None:
+    """Comma-separated sparsities; ``None`` if none are given."""
+    try:
+        shares = tuple(float(word) for word in _words(text))
+    except ValueError as error:
+        raise ConfigError(f"sparsities = {text!r}: expected numbers like .9,.95") from error
+    if any(not 0 < share < 1 for share in shares) or len(set(shares)) < len(shares):
+        raise ConfigError(f"sparsities = {text!r}: expected different numbers between 0 and 1, like .9,.95")
+    return shares or None
+
+
+def outlook(comparison: Comparison) -> Iterator[str]:
+    """What is to do: number of runs, and the time if any run is there to tell from."""
+    counts = comparison.counts()
+    for name, what in (("tuning", "to tune"), ("final", "to report")):
+        yield f"{counts[name]} runs {what}, {counts[name] - counts[f'{name}_missing']} of them done"
+    seconds = comparison.estimate()
+    known = "unknown until a run of each net is done" if seconds is None else f"about {duration(seconds)}"
+    yield f"time with {comparison.jobs} jobs: {known}"
+
+
+def failures(outcome: Outcome) -> Iterator[str]:
+    """One line for each error, with the names of the runs that it ended."""
+    for error in dict.fromkeys(outcome.failures.values()):
+        names = [name for name, its in outcome.failures.items() if its == error]
+        yield f"{len(names)} failed ({'; '.join(names)}): {error}"
