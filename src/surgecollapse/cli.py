@@ -17,8 +17,8 @@ import pydantic
 from cyclopts import App, CycloptsError, Group, Parameter, UnusedCliTokensError
 
 from surgecollapse.lab.config import ConfigError, RunConfig, explain, make_config, read_config
+from surgecollapse.lab.experiments import EXPERIMENTS
 from surgecollapse.lab.presets import DEFAULT_TASK_PRESET, TASK_PRESETS
-from surgecollapse.lab.recipes import RECIPES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,10 +39,11 @@ app = App(
 
 _GROUPS = {
     "Data": "data_dir train_samples label_noise operation modulus train_fraction parity_bits noise_bits noise",
-    "Model": "model widths activation dropout bias init_scale precision",
+    "Model": "model widths activation dropout bias init_scale embedding_scale precision",
     "Method": "policy policy_options sparsity every moments entropy saliency growth initial rho distribution "
     "minimum_density",
-    "Training": "seed steps epochs batch_size optimizer lr weight_decay momentum beta2 schedule warmup clip "
+    "Training": "seed steps epochs batch_size optimizer lr embedding_lr weight_decay momentum beta2 schedule "
+    "warmup clip "
     "grokfast grokfast_alpha grokfast_window grokfast_lamb orthograd loss "
     "class_weights early_stopping stop_at_accuracy evaluate_every checkpoint_every threads",
 }
@@ -113,7 +114,7 @@ def run(
         if task is not None:
             values["task"] = task
         settled = read_config(config, **values) if config is not None else make_config(**values)
-        name = task if task in RECIPES else f"{settled.task}-{settled.policy}"
+        name = task if task in EXPERIMENTS else f"{settled.task}-{settled.policy}"
         folder = out or _free(Path("runs") / f"{name}-s{settled.seed}")
         result = train(settled, folder, progress=for_terminal())
     return _tell(result)
@@ -321,14 +322,15 @@ def _table(results: dict[str, RunResult]) -> None:
     from surgecollapse.lab.report.summary import readable_bytes
 
     # Without vertical lines it fits 80 columns.
-    headings = ("test accuracy", "sparsity", "size", "time", "interventions")
-    table = Table(Column("run", overflow="fold"), *headings, box=SIMPLE_HEAD, pad_edge=False)
+    headings = ("test accuracy", "sparsity", "mean\ndensity", "size", "time", "inter-\nventions")
+    table = Table(Column("run", overflow="fold"), *headings, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name, result in results.items():
         facts = result.summary
         table.add_row(
             name,
             f"{facts['accuracy']:.2%}",
             f"{facts['sparsity']:.1%}",
+            f"{facts['mean_density']:.3f}" if "mean_density" in facts else "–",
             readable_bytes(facts["bytes_sparse"]),
             f"{facts['seconds']:.1f} s",
             str(facts["interventions"]),

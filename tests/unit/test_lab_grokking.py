@@ -11,11 +11,12 @@ from torch import nn
 import surgecollapse
 from surgecollapse.lab.config import ConfigError, RunConfig, make_config, read_config, write_config
 from surgecollapse.lab.data import load_data
+from surgecollapse.lab.experiments import EXPERIMENTS
 from surgecollapse.lab.generated import modular
 from surgecollapse.lab.grokking import first_at, grokking_summary, grokking_times
 from surgecollapse.lab.models import build_model
+from surgecollapse.lab.muon import Muon, orthogonalised
 from surgecollapse.lab.objective import make_loss, make_optimizer, make_transforms
-from surgecollapse.lab.recipes import RECIPES
 from surgecollapse.lab.run import train
 from surgecollapse.record import RunStore
 
@@ -70,12 +71,12 @@ def test_seconds_are_those_of_training_up_to_generalising():
 # the published experiments
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_is_a_whole_configuration_of_its_task(name, tmp_path):
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_is_a_whole_configuration_of_its_task(name, tmp_path):
     config = make_config(task=name, data_dir=tmp_path)
-    assert config.task == RECIPES[name]["task"]
+    assert config.task == EXPERIMENTS[name]["task"]
     assert config.policy == "none"
-    assert {key: getattr(config, key) for key in RECIPES[name]} == RECIPES[name]
+    assert {key: getattr(config, key) for key in EXPERIMENTS[name]} == EXPERIMENTS[name]
     write_config(config, tmp_path / "config.toml")
     assert read_config(tmp_path / "config.toml") == config
     assert make_config(task=name, lr=0.5, epochs=3).epochs == 3
@@ -232,3 +233,82 @@ def test_every_new_key_is_a_flag():
     flags = bound.arguments["flags"]
     assert (flags.grokfast, flags.grokfast_window, flags.bias, flags.init_scale) == ("ma", 9, False, 2.0)
     assert set(type(flags).model_fields) == set(RunConfig.model_fields) - {"task"}
+
+
+# Muon
+
+
+def test_orthogonalised_matrices_have_singular_values_near_one():
+    for shape in ((8, 8), (5, 20), (20, 5)):
+        matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        singular = torch.linalg.svdvals(orthogonalised(matrix))
+        assert 0.6 < singular.min() <= singular.max() < 1.3
+    assert torch.equal(orthogonalised(torch.zeros(3, 2)), torch.zeros(3, 2))
+
+
+def test_muon_is_torchs_with_the_rate_in_adams_units():
+    matrix = nn.Parameter(torch.randn(6, 12, generator=torch.Generator().manual_seed(1)))
+    other = nn.Parameter(matrix.detach().clone())
+    ours = Muon([matrix], [], lr=0.01, weight_decay=0.5, momentum=0.9)
+    torchs = torch.optim.Muon(
+        [other], lr=0.05, weight_decay=0.1, momentum=0.9, adjust_lr_fn="match_rms_adamw", nesterov=True
+    )
+    for step in range(5):
+        gradient = torch.randn(6, 12, generator=torch.Generator().manual_seed(step + 2))
+        matrix.grad, other.grad = gradient.clone(), gradient.clone()
+        ours.step()
+        torchs.step()
+    moved = (matrix.detach() - other.detach()).norm() / other.detach().norm()
+    assert moved < 0.02, "torch's orthogonalises in bfloat16, and its momentum is (1 − β) times ours"
+
+
+def test_what_is_no_matrix_moves_as_adamw_does():
+    one = nn.Parameter(torch.randn(9, generator=torch.Generator().manual_seed(1), dtype=torch.float64))
+    two = nn.Parameter(one.detach().clone())
+    ours = Muon([], [one], lr=0.01, weight_decay=0.5, betas=(0.9, 0.95))
+    torchs = torch.optim.AdamW([two], lr=0.01, weight_decay=0.5, betas=(0.9, 0.95))
+    for step in range(10):
+        one.grad = torch.randn(9, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
+        two.grad = one.grad.clone()
+        ours.step()
+        torchs.step()
+    assert torch.allclose(one, two, rtol=1e-12)
+    with pytest.raises(ValueError, match=r"takes matrices, got a parameter of shape \(9,\)"):
+        Muon([one], [], lr=0.1, weight_decay=0.0)
+
+
+def test_muon_takes_the_hidden_matrices_and_no_embedding_nor_output():
+    config = make_config(task="grokfast-modular-muon", modulus=7, widths=(8, 16), embedding_lr=2.0, embedding_scale=0.1)
+    data = load_data(config)
+    net = build_model(config, data)
+    optimizer = make_optimizer(config, net)
+    names = {id(p): name for name, p in net.named_parameters()}
+    by_muon, others, tables = ([names[id(p)] for p in group["params"]] for group in optimizer.param_groups)
+    assert len(by_muon) == 8
+    assert all(name.startswith("blocks") and "weight" in name for name in by_muon)
+    assert tables == ["tokens.weight", "positions.weight"]
+    assert "head.weight" in others
+    assert [group.get("factor", 1.0) for group in optimizer.param_groups] == [1.0, 1.0, 2.0]
+    plain = build_model(make_config(task="grokfast-modular-muon", modulus=7, widths=(8, 16)), data)
+    assert torch.equal(net.tokens.weight, 0.1 * plain.tokens.weight)
+    assert torch.equal(net.head.weight, plain.head.weight)
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adam"])
+def test_embeddings_can_have_a_rate_of_their_own_and_resume_bitwise(optimizer, tmp_path):
+    config = make_config(
+        task="grokfast-modular", modulus=7, widths=(8, 16), optimizer=optimizer, embedding_lr=2.0, steps=12,
+        evaluate_every=6, checkpoint_every=5, batch_size=8,
+    )  # fmt: skip
+    train(config, tmp_path / "whole")
+    halves = tmp_path / "halves"
+    train(config, halves)
+    (halves / "checkpoints" / "step-12.pt").unlink()
+    with RunStore(halves / "run.db", mode="a") as store:
+        store.set("status", "running")
+    train(None, halves, resume=True)
+    one, two = weights(tmp_path / "whole", 12), weights(halves, 12)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    state = torch.load(halves / "checkpoints" / "step-12.pt", weights_only=True)["optimizer"]
+    rates = sorted(group["lr"] for group in state["param_groups"])
+    assert rates[-1] == pytest.approx(2 * rates[0])

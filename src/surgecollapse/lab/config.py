@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from surgecollapse.lab.experiments import EXPERIMENTS
 from surgecollapse.lab.presets import DEFAULT_TASK_PRESET, MODEL_PRESETS, OPTIMIZER_PRESETS, TASK_PRESETS
-from surgecollapse.lab.recipes import RECIPES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -85,6 +85,9 @@ class RunConfig(BaseModel):
     init_scale: float = Field(
         1.0, gt=0, allow_inf_nan=False, description="Factor on all initial weights; large ones delay generalisation."
     )
+    embedding_scale: float = Field(
+        1.0, gt=0, allow_inf_nan=False, description="Further factor on the initial embedding tables."
+    )
     precision: Literal["float32", "float64"] = Field("float32", description="Precision of weights and data.")
 
     policy: PolicyName = Field(
@@ -129,13 +132,20 @@ class RunConfig(BaseModel):
     steps: int | None = Field(None, ge=1, le=10**12, description="Optimizer steps; or give epochs.")
     epochs: float | None = Field(None, gt=0, le=1e9, description="Passes over the training data; or give steps.")
     batch_size: int = Field(64, ge=0, description="Samples in a batch; 0 takes all of them.")
-    optimizer: Literal["adamw", "adam", "sgd", "rmsprop"] = Field("adamw", description="Optimizer.")
+    optimizer: Literal["adamw", "adam", "sgd", "rmsprop", "muon"] = Field(
+        "adamw", description="Optimizer; muon moves hidden matrices by Muon, the rest by AdamW."
+    )
     lr: float = Field(1e-3, gt=0, allow_inf_nan=False, description="Peak learning rate.")
     weight_decay: float = Field(
         0.0, ge=0, allow_inf_nan=False, description="Weight decay (decoupled in adamw, else L2)."
     )
-    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of sgd and rmsprop; first beta of adam and adamw.")
-    beta2: float = Field(0.999, ge=0, lt=1, description="Second beta of adam(w); smoothing of rmsprop.")
+    momentum: float = Field(
+        0.9, ge=0, lt=1, description="Momentum of sgd, rmsprop and muon; first beta of adam and adamw."
+    )
+    beta2: float = Field(0.999, ge=0, lt=1, description="Second beta of adam(w) and muon; smoothing of rmsprop.")
+    embedding_lr: float = Field(
+        1.0, gt=0, allow_inf_nan=False, description="Factor on the learning rate of embedding tables."
+    )
     schedule: Literal["constant", "cosine", "linear"] = Field(
         "constant", description="Learning rate after the warm-up: constant, or down to zero."
     )
@@ -181,9 +191,9 @@ class RunConfig(BaseModel):
         """Fill what was not given from the presets of the task, the model and the optimizer."""
         if not isinstance(given, dict):
             return given
-        recipe = RECIPES.get(str(given.get("task")), {})
-        given = {**recipe, **given, **({"task": recipe["task"]} if recipe else {})}
-        if "epochs" in given and "steps" in recipe:
+        experiment = EXPERIMENTS.get(str(given.get("task")), {})
+        given = {**experiment, **given, **({"task": experiment["task"]} if experiment else {})}
+        if "epochs" in given and "steps" in experiment:
             given.pop("steps")
         merged = {**DEFAULT_TASK_PRESET, **TASK_PRESETS.get(str(given.get("task")), {})}
         model = given.get("model")
@@ -262,7 +272,7 @@ def make_config(**values: Any) -> RunConfig:
     if unknown:
         raise ConfigError(_unknown(unknown[0], list(RunConfig.model_fields), what="key"))
     if "task" not in values:
-        raise ConfigError(f"no task given: choose one of {', '.join((*TASK_PRESETS, *RECIPES))}")
+        raise ConfigError(f"no task given: choose one of {', '.join((*TASK_PRESETS, *EXPERIMENTS))}")
     try:
         return RunConfig(**values)
     except ValidationError as error:
@@ -315,7 +325,7 @@ def explain(error: ValidationError) -> str:
     first = error.errors()[0]
     key = str(first["loc"][0]) if first["loc"] else ""
     if first["type"] == "literal_error":
-        valid = _choices(RunConfig.model_fields[key].annotation) + (list(RECIPES) if key == "task" else [])
+        valid = _choices(RunConfig.model_fields[key].annotation) + (list(EXPERIMENTS) if key == "task" else [])
         plural = "policies" if key == "policy" else f"{key} values" if key.endswith("s") else f"{key}s"
         hint = nearest(str(first["input"]), valid)
         return f"unknown {key} {first['input']!r}:{hint} Valid {plural}: {', '.join(valid)}"

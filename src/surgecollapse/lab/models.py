@@ -262,10 +262,12 @@ def build_model(config: RunConfig, data: Data) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = _construct(config, data)
-    if config.init_scale != 1.0:
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.mul_(config.init_scale)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(config.init_scale)
+        for module in model.modules():
+            if isinstance(module, nn.Embedding):
+                module.weight.mul_(config.embedding_scale)
     return model.to(getattr(torch, config.precision))
 
 

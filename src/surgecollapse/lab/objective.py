@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from surgecollapse.functional import softmax_cross_entropy_float64
 from surgecollapse.gradients.grokfast import Grokfast, GrokfastMA
 from surgecollapse.gradients.orthograd import OrthoGrad
+from surgecollapse.lab.muon import Muon
 from surgecollapse.losses import StableMaxCrossEntropy
 
 if TYPE_CHECKING:
@@ -78,8 +79,18 @@ def make_transforms(config: RunConfig) -> list[GradientTransform]:
 
 
 def make_optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer of a configuration over all parameters of the model."""
-    parameters = list(model.parameters())
+    """The optimizer of a configuration over all parameters of the model.
+
+    ``muon`` moves the hidden matrices by Muon and embeddings, norms, biases and the output layer by AdamW. Embeddings
+    have a group of their own where ``embedding_lr`` is not 1; a group's ``factor`` multiplies the rate.
+    """
+    if config.optimizer == "muon":
+        return _muon(config, model)
+    parameters: Any = list(model.parameters())
+    if config.embedding_lr != 1.0:
+        tables = _tables(model)
+        rest = [p for p in parameters if not any(p is table for table in tables)]
+        parameters = [{"params": rest, "factor": 1.0}, {"params": tables, "factor": config.embedding_lr}]
     rate, decay, betas = config.lr, config.weight_decay, (config.momentum, config.beta2)
     if config.optimizer == "adamw":
         return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay, betas=betas)
@@ -90,6 +101,31 @@ def make_optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer
             parameters, lr=rate, weight_decay=decay, momentum=config.momentum, nesterov=config.momentum > 0
         )
     return torch.optim.RMSprop(parameters, lr=rate, weight_decay=decay, momentum=config.momentum, alpha=config.beta2)
+
+
+def _tables(model: nn.Module) -> list[Tensor]:
+    return [module.weight for module in model.modules() if isinstance(module, nn.Embedding)]
+
+
+def _muon(config: RunConfig, model: nn.Module) -> Muon:
+    tables = _tables(model)
+    head = getattr(model, "head", None)
+    output = [] if head is None else [head.weight]
+    matrices: list[Tensor] = []
+    others: list[Tensor] = []
+    for p in model.parameters():
+        if not any(p is table for table in tables):
+            (matrices if p.ndim == 2 and not any(p is weight for weight in output) else others).append(p)
+    groups: list[Any] = [{"params": others, "factor": 1.0}] if others else []
+    groups += [{"params": tables, "factor": config.embedding_lr}] if tables else []
+    return Muon(
+        matrices,
+        groups,
+        config.lr,
+        weight_decay=config.weight_decay,
+        momentum=config.momentum,
+        betas=(0.9, config.beta2),
+    )
 
 
 def rate_factor(step: int, total: int, *, schedule: str, warmup: int) -> float:

@@ -61,6 +61,7 @@ OPTIMIZER_PRESETS: dict[str, Preset] = {
     "adamw": {},
     "adam": {"weight_decay": 0.0},
     "rmsprop": {"weight_decay": 0.0},
+    "muon": {"momentum": 0.95, "beta2": 0.95},
     "sgd": {"lr": 0.05, "weight_decay": 5e-4},
 }
 """The tasks' settings are for adamw. Its decoupled weight decay would drown the loss where it is an L2 term (chance on

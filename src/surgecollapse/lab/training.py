@@ -182,7 +182,7 @@ class Training:
         config, rows = self.config, next(self._batches)
         rate = config.lr * rate_factor(self.step, self.total, schedule=config.schedule, warmup=config.warmup)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("factor", 1.0)
         if not self.model.training:
             self.model.train()
         self.optimizer.zero_grad()

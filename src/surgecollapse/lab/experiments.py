@@ -1,6 +1,6 @@
 """Published experiments by name: a task with every setting that its paper names.
 
-A recipe is data, keys of :class:`surgecollapse.lab.config.RunConfig`; what is given beside it wins over it.
+An experiment is data, keys of :class:`surgecollapse.lab.config.RunConfig`; what is given beside it wins over it.
 ``surgecollapse run grokfast-modular --seed 3`` is the task ``modular`` with these settings.
 """
 
@@ -90,7 +90,7 @@ _MNIST: Preset = {
     "checkpoint_every": 5_000,
 }
 
-RECIPES: dict[str, Preset] = {
+EXPERIMENTS: dict[str, Preset] = {
     "grokfast-modular": {
         **_GROKFAST_MODULAR,
         "steps": 5_000,
@@ -114,6 +114,16 @@ RECIPES: dict[str, Preset] = {
         "optimizer": "adamw",
         "lr": 3e-3,
         "weight_decay": 1.0,
+    },
+    "grokfast-modular-muon": {
+        **_GROKFAST_MODULAR,
+        "steps": 600,
+        "optimizer": "muon",
+        "lr": 5e-3,
+        "weight_decay": 2.0,
+        "momentum": 0.95,
+        "beta2": 0.95,
+        "evaluate_every": 5,
     },
     "grokfast-mnist": {
         **_MNIST,
