@@ -34,6 +34,8 @@ class Summary:
     size: int | None
     """Bytes of the non-zeros, and one bit for each entry of parameters that hold zeros: see :func:`packed_bytes`."""
     seconds: float | None
+    density: float | None
+    """Mean over the steps of the share of prunable weights that were open."""
     interventions: int
     """Without decisions that were skipped."""
 
@@ -50,6 +52,7 @@ class Summary:
             "validation loss": "–" if self.validation_loss is None else f"{self.validation_loss:.4f}",
             "sparsity": _share(self.sparsity),
             "of all": _share(self.sparsity_all),
+            "mean density": "–" if self.density is None else f"{self.density:.3f}",
             "non-zeros": "–" if self.nonzeros is None else f"{self.nonzeros:,}",
             "size": "–" if self.size is None else readable_bytes(self.size),
             "time": "–" if self.seconds is None else f"{self.seconds:.1f} s",
@@ -102,6 +105,7 @@ def zero_share(values: Sequence[np.ndarray]) -> float | None:
 
 def summarise(run: RunData, runs: Sequence[RunData] = ()) -> Summary:
     """The numbers of one run; ``runs`` are all runs of the report, itself included."""
+    from surgecollapse.lab.costs import mean_density
     from surgecollapse.lab.report.classification import evaluate
 
     scores = evaluate(run.predictions) if run.predictions is not None else None
@@ -123,8 +127,14 @@ def summarise(run: RunData, runs: Sequence[RunData] = ()) -> Summary:
         parameters=sum(v.size for v in values) if values else None,
         size=packed_bytes(values) if values else None,
         seconds=run.seconds,
+        density=mean_density(run.interventions, _sizes(run), run.steps),
         interventions=sum(event.kind != "skip" for event in run.interventions),
     )
+
+
+def _sizes(run: RunData) -> dict[str, int]:
+    """Values of each prunable parameter."""
+    return {name: run.parameters[name].size for name in run.prunable if name in run.parameters}
 
 
 def table(runs: Sequence[Path | RunData]) -> list[dict[str, str]]:
@@ -136,9 +146,19 @@ def table(runs: Sequence[Path | RunData]) -> list[dict[str, str]]:
     from surgecollapse.lab.report.collect import collect_all
 
     data = collect_all(runs)
-    wanted: tuple[str, ...] = ("run", "accuracy", "F1", "sparsity", "of all", "size", "time", "interventions")
+    wanted: tuple[str, ...] = (
+        "run",
+        "accuracy",
+        "F1",
+        "sparsity",
+        "of all",
+        "mean density",
+        "size",
+        "time",
+        "interventions",
+    )
     rows = [summarise(run, data).cells() for run in data]
     regression = all(run.predictions is None for run in data)
     if regression:
-        wanted = ("run", "validation loss", "sparsity", "of all", "size", "time", "interventions")
+        wanted = ("run", "validation loss", "sparsity", "of all", "mean density", "size", "time", "interventions")
     return [{key: row[key] for key in wanted} for row in rows]
