@@ -156,6 +156,34 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "long-layer-0.15-drop-0.05": {**_options(**{**LONG, "phase": 0.125, "longest": 0.125}), **LAYER, "dropout": 0.05},
     "long-layer-0.25": {**_options(**{**LONG, "phase": 0.25, "longest": 0.25}), **LAYER},
     "long-layer-dense-0.2": {**_options(**{**LONG, "dense_until": 0.2}), **LAYER},
+    # Sixth round, for the convolutions: gentler still.
+    "gmp-drop-0.05": {"policy": "gmp", "dropout": 0.05},
+    "settle-0.25-drop-0.05": {**_options(**{**SETTLE, "surge": 0.25}), "dropout": 0.05},
+    "settle-0.1-short": _options(**{**SETTLE, "surge": 0.1, "timing": "fixed", "phase": 0.025}),
+    "settle-0.25-short": _options(**{**SETTLE, "surge": 0.25, "timing": "fixed", "phase": 0.025}),
+    "settle-0.25-late": _options(
+        **{**SETTLE, "surge": 0.25, "full_depth_at": 0.75, "cycles_until": 0.75, "freeze_at": 0.77}
+    ),
+    "settle-0.25-short-late": _options(
+        **{
+            **SETTLE,
+            "surge": 0.25,
+            "timing": "fixed",
+            "phase": 0.025,
+            "full_depth_at": 0.75,
+            "cycles_until": 0.75,
+            "freeze_at": 0.77,
+        }
+    ),
+    # Seventh round: what in the landing form earns it.
+    "land-layer-at-target": {**_options(**{**LAND, "deepest": 0.9}), **LAYER},
+    "land-layer-deep": {**_options(**{**LAND, "deepest": 0.975}), **LAYER},
+    "land-layer-entropy": {**_options(**{**LAND, "timing": "entropy", "shortest": 0.05, "longest": 0.15}), **LAYER},
+    "land-layer-random-growth": {**_options(**{**LAND, "growth": "random"}), **LAYER},
+    "land-layer-surge-1": {**_options(**{**LAND, "surge": 1.0}), **LAYER},
+    "land-layer-nodrop": {**_options(**LAND), **LAYER, "dropout": 0.0},
+    "land-layer-early": {**_options(**{**LAND, "cycles_until": 0.4}), **LAYER},
+    "land-layer-long": {**_options(**{**LAND, "cycles_until": 0.4, "freeze_at": 0.85}), **LAYER},
     "gmp-drop-0.2": {"policy": "gmp", "dropout": 0.2},
     "acdc-drop-0.2": {"policy": "cycles", "dropout": 0.2},
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from inspect import signature
 from typing import Any
 
 from torch import Tensor, nn
@@ -10,7 +11,9 @@ from torch import Tensor, nn
 from surgecollapse.act.prunable import Patterns
 from surgecollapse.connection import Connection
 from surgecollapse.controller import Controller
+from surgecollapse.decide import make_policy
 from surgecollapse.gradients.chain import TransformChain
+from surgecollapse.recipes import find_recipe
 from surgecollapse.step_hooks import StepHooks, parameters_of
 from surgecollapse.types import Criterion, GradientTransform, Policy, Recorder
 
@@ -21,6 +24,7 @@ def attach(
     *,
     sparsity: float,
     total_steps: int | None = None,
+    recipe: str | None = None,
     policy: str | Policy = "entropy",
     transforms: Sequence[GradientTransform] = (),
     include: Patterns = None,
@@ -48,6 +52,8 @@ def attach(
         optimizer: the optimizer whose ``step()`` the loop calls, or a list of them, stepped in that order.
         sparsity: share of the prunable weights that end at exactly zero, in [0, 1).
         total_steps: optimizer steps of the whole run; scheduled policies (the default one) need it.
+        recipe: a named configuration, see :data:`surgecollapse.recipes.RECIPES`; arguments that are given another value
+            than their default come before it.
         policy: ``entropy`` (entropy-bounded cycles), ``cycles`` (AC/DC), ``rules`` (entropy rules), ``classic`` (the
             published fixed intervals), ``hold`` (never acts), or a policy object.
         transforms: gradient transforms, applied in order once a step, after unscaling and clipping, before masking.
@@ -76,7 +82,7 @@ def attach(
         The controller; a context manager that detaches on exit.
 
     Raises:
-        ValueError: for options out of range, a model with nothing to prune, LBFGS, or a second attach.
+        ValueError: for options out of range, an unknown recipe, a model with nothing to prune, LBFGS, a second attach.
 
     >>> import torch, surgecollapse
     >>> model = torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.ReLU(), torch.nn.Linear(32, 2))
@@ -91,8 +97,20 @@ def attach(
     >>> int((model[0].weight != 0).sum()), controller.frozen
     (64, True)
     """
-    options = dict(locals())
+    options = _prepared(dict(locals()))
     return Controller(options.pop("model"), options.pop("optimizer"), **options)
+
+
+def _prepared(options: dict[str, Any]) -> dict[str, Any]:
+    """Put the recipe's arguments where the caller left the defaults."""
+    recipe = options.pop("recipe")
+    if recipe is None:
+        return options
+    chosen = dict(find_recipe(recipe))
+    policy_options = chosen.pop("policy_options", {})
+    chosen["policy"] = make_policy(chosen["policy"], **policy_options)
+    defaults = signature(attach).parameters
+    return options | {name: value for name, value in chosen.items() if options[name] == defaults[name].default}
 
 
 class TransformedGradients:

@@ -3,7 +3,8 @@
 A method is a configuration of the one training loop and the one mask engine, never a second trainer. Every method has
 eight trials on the validation set, no more and no less. For the sparse ones these are four dropout rates, with the
 zeros spread over the layers as the method's paper has it or evenly: the two settings that moved accuracy most (about 2
-points each) in ``docs/explanation/search.md``; everything else is as published.
+points each) in ``docs/explanation/search.md``; everything else is as published. Surge-collapse has two rates and, in
+their place, its floor: at 1 it never collapses deeper than to the target.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from surgecollapse.recipes import RECIPES
 
 Settings = Mapping[str, Any]
 """Keys of :class:`~surgecollapse.lab.config.RunConfig`; ``policy_options`` of a trial add to those of the method."""
@@ -127,9 +130,14 @@ _ALL = (
     Method(
         name="surge-collapse",
         title="surge-collapse",
-        description="Entropy-bounded cycles.",
-        settings={"policy": "entropy"},
-        trials=_SPREAD,
+        description="Entropy-bounded cycles and a gradual landing: the recipe of that name.",
+        settings=RECIPES["surge-collapse"],
+        trials=tuple(
+            {"dropout": rate, "distribution": how, "policy_options": {"floor": floor}}
+            for floor in (0.6, 1.0)
+            for how in ("global", "layer")
+            for rate in (0.05, 0.1)
+        ),
     ),
 )
 
