@@ -143,7 +143,7 @@ def make_run(name: str = "surge-collapse", policy: str = "entropy", seed: int = 
             "accuracy/validation": Curve(evaluated, 0.97 - 0.88 * np.exp(-evaluated / 220)),
             "energy/weights": Curve(evaluated, 300 + 40 * np.sin(evaluated / 90 + seed)),
         },
-        sketch=(np.linspace(0, STEPS, 60).astype(int), walk),
+        sketch=(np.arange(0, STEPS, STEPS // 60)[:60], walk),
         predictions=make_predictions(rng),
         parameters=parameters,
         gradients=gradients,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from surgecollapse.lab.report.classification import evaluate, rocs, shown_classe
 from surgecollapse.lab.report.energy import path_of_sparsity
 from surgecollapse.lab.report.fourier import input_spectrum, radial_spectrum, spectrum, token_spectrum, token_table
 from surgecollapse.lab.report.rundata import Curve, Predictions, RunData
+from surgecollapse.lab.report.spectrum import cutoff_of, parts_of
 from surgecollapse.lab.report.summary import packed_bytes, prunable_names, summarise, table
 from surgecollapse.lab.report.trajectory import between, project
 from surgecollapse.lab.report.weights import split_zeros
@@ -212,3 +214,19 @@ def test_sparsity_is_a_staircase_of_the_interventions():
         "run", Path(), steps=30, interventions=(event(10, 0.0, 0.5), event(20, 0.5, 0.5), event(25, 0.5, 0.9))
     )
     assert path_of_sparsity(run) == ([0, 10, 10, 25, 25, 30], [0.0, 0.0, 0.5, 0.5, 0.9, 0.9])
+
+
+def test_the_path_is_taken_apart_at_the_runs_own_cut_off(make):
+    steps = np.array([*range(0, 600, 10), 595])
+    slow, fast = 2 * np.cos(np.pi * (np.arange(60) + 0.5) / 60), 0.5 * np.cos(np.pi * 40 * (np.arange(60) + 0.5) / 60)
+    sketches = np.append(slow + fast, 99.0)[:, None] * np.ones((1, 4))
+    run = replace(make(), sketch=(steps, sketches), config={"grokfast": "ema", "grokfast_alpha": 0.9})
+    parts = parts_of(run)
+    assert parts.cutoff == pytest.approx(0.0168, rel=1e-2)
+    assert np.array_equal(parts.steps, steps[:-1]), "the odd distance at the end is left out"
+    assert np.allclose(parts.slow, 2 * np.abs(slow - slow[0]))
+    assert np.allclose(parts.fast, 2 * np.abs(fast))
+    assert parts.spectrum.slow_share(parts.cutoff) == pytest.approx(4 / 4.25)
+    assert cutoff_of({"grokfast": "ma", "grokfast_window": 100})[0] == pytest.approx(0.00443, rel=1e-2)
+    assert parts_of(replace(run, sketch=(steps[:5], sketches[:5]))) is None
+    assert parts_of(replace(run, sketch=None)) is None

@@ -1,0 +1,1 @@
+"""Offline, on what runs recorded: spectra of trajectories."""
