@@ -7,7 +7,7 @@ import pytest
 from surgecollapse.decide import make_policy
 from surgecollapse.events import Plan
 from surgecollapse.lab.config import make_config
-from surgecollapse.lab.methods import METHODS
+from surgecollapse.lab.methods import ABLATIONS, METHODS
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -26,3 +26,13 @@ def test_every_method_has_eight_different_trials_that_can_be_run(name):
 def test_dropout_is_tuned_over_a_range_that_its_best_value_is_inside_of():
     rates = [trial["dropout"] for trial in METHODS["dropout"].trials]
     assert (min(rates), max(rates)) == (0.1, 0.5)
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_every_ablation_can_be_run_and_differs_from_the_recipe(name):
+    config = make_config(task="mnist1d", **ABLATIONS[name].settings)
+    policy = make_policy(config.policy, **config.policy_options)
+    policy.start(Plan(sparsity=0.9, total_steps=4_000, every=50))
+    recipe = make_config(task="mnist1d", **ABLATIONS["recipe"].settings)
+    assert (repr(policy) == repr(make_policy(recipe.policy, **recipe.policy_options))) == (name == "recipe")
+    assert (config.dropout, config.distribution) == (recipe.dropout, recipe.distribution)

@@ -143,3 +143,28 @@ _ALL = (
 
 METHODS: dict[str, Method] = {method.name: method for method in _ALL}
 """By name, in the order of the tables."""
+
+
+def _ablation(name: str, description: str, *, policy: str = "entropy", **changes: Any) -> Method:
+    """The recipe with one thing changed, on fixed dropout and evenly spread zeros: not tuned."""
+    options = {**RECIPES["surge-collapse"]["policy_options"], **changes} if policy == "entropy" else changes
+    settings = {"policy": policy, "policy_options": options, "dropout": 0.1, "distribution": "layer"}
+    return Method(name=name, title=name, description=description, settings=settings, trials=())
+
+
+_ABLATIONS = (
+    _ablation("recipe", "The recipe."),
+    _ablation("entropy-times", "Phases end by entropy.", timing="entropy", shortest=0.05, longest=0.15),
+    _ablation("random-times", "Phases of random length.", timing="random", shortest=0.05, longest=0.15),
+    _ablation("fixed-depth", "Always half the target's density.", floor=0.0),
+    _ablation("target-depth", "Never deeper than the target.", floor=1.0),
+    _ablation("at-once", "The target at once, without a landing.", landing="drop"),
+    _ablation("random-growth", "Surges reopen at random.", growth="random"),
+    _ablation("full-surge", "Surges reopen everything.", surge=1.0),
+    _ablation("half-length", "Phases half as long.", phase=0.05),
+    _ablation("acdc-likewise", "AC/DC.", policy="cycles"),
+    _ablation("gmp-likewise", "Gradual magnitude pruning.", policy="gmp"),
+)
+
+ABLATIONS: dict[str, Method] = {method.name: method for method in _ABLATIONS}
+"""What in the recipe earns its accuracy: each with ``--budget none``, against ``--reference recipe``."""

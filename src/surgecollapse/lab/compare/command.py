@@ -10,7 +10,7 @@ from surgecollapse.lab.compare.display import duration
 from surgecollapse.lab.compare.plan import Plan, choose
 from surgecollapse.lab.compare.suites import SUITES, Suite
 from surgecollapse.lab.config import ConfigError
-from surgecollapse.lab.methods import METHODS, Method
+from surgecollapse.lab.methods import ABLATIONS, METHODS, Method
 
 
 def prepare(
@@ -27,14 +27,14 @@ def prepare(
     data_dir: Path | None = None,
     command: str = "",
     known_suites: Mapping[str, Suite] = SUITES,
-    known_methods: Mapping[str, Method] = METHODS,
+    known_methods: Mapping[str, Method] = METHODS | ABLATIONS,
 ) -> Comparison:
     """Make the comparison that a command line asks for.
 
     Args:
         suite: name of a suite.
         out: folder of rows, tables and plots.
-        methods: comma-separated names; ``None`` for all.
+        methods: comma-separated names; ``None`` for all that can be tuned.
         sparsities: comma-separated numbers in (0, 1); ``None`` for those of the suite.
         seeds: how many seeds, counted from 0.
         budget: ``equal`` or ``none``.
@@ -51,9 +51,14 @@ def prepare(
     """
     if budget not in ("equal", "none"):
         raise ConfigError(f"budget must be equal or none, got {budget!r}")
+    default = [name for name, method in known_methods.items() if method.trials]
+    chosen = choose(_words(methods) or default, known_methods, what="method")
+    untunable = [method.name for method in chosen if not method.trials]
+    if untunable and budget == "equal":
+        raise ConfigError(f"{', '.join(untunable)}: an ablation is not tuned; add --budget none")
     plan = Plan(
         suite=choose([suite], known_suites, what="suite")[0],
-        methods=tuple(choose(_words(methods) or list(known_methods), known_methods, what="method")),
+        methods=tuple(chosen),
         sparsities=_shares(sparsities),
         seeds=seeds,
         budget=budget,
