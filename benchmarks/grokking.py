@@ -1,0 +1,256 @@
+"""Steps until a net generalises: methods × seeds on one task, side by side in single-thread processes.
+
+    python benchmarks/grokking.py                                   # experiment 1: Grokfast's modular multiplication
+    python benchmarks/grokking.py --arm division --methods adamw muon
+    python benchmarks/grokking.py --methods-file candidates.json --first-seed 1000   # for tuning: seeds of its own
+
+A finished run is one row in ``rows.jsonl`` and is never repeated; one that was interrupted goes on from its newest
+checkpoint. Tables and plots are made from the rows that are there. A file of methods is JSON, keys of ``RunConfig`` by
+method name: ``{"muon, small embeddings": {"task": "grokfast-modular-muon", "embedding_scale": 0.1}}``.
+
+Goal (the record): median of ten seeds ≤ 100 steps to 95% validation accuracy, sustained over three evaluations.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import shlex
+import shutil
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+GOAL = 100
+PUBLISHED = {"baseline": 39_890, "ema": 910, "ma": 790}
+"""Steps to 95% validation accuracy on modular multiplication that the paper's code reports (arXiv 2405.20233)."""
+_FINE = {"evaluate_every": 5, "stop_at_accuracy": 0.95}
+_TRANSFORMER = {
+    "baseline": {"task": "grokfast-modular-baseline", "evaluate_every": 50, "stop_at_accuracy": 0.95},
+    "ema": {"task": "grokfast-modular", **_FINE},
+    "ma": {"task": "grokfast-modular-ma", **_FINE},
+    "adamw": {"task": "grokfast-modular-adamw", **_FINE},
+    "muon": {"task": "grokfast-modular-muon", **_FINE},
+}
+_MLP = {
+    "adamw, no decay": {"task": "prieto-modular", **_FINE, "evaluate_every": 50, "steps": 20_000},
+    "⊥AdamW": {"task": "prieto-modular-orthograd", **_FINE, "steps": 2_000},
+    "stablemax": {"task": "prieto-modular-stablemax", "stop_at_accuracy": 0.95, "steps": 20_000},
+    "⊥SGD": {"task": "prieto-modular-orthosgd", **_FINE, "steps": 2_000},
+    "muon": {"task": "prieto-modular", **_FINE, "optimizer": "muon", "weight_decay": 1.0, "steps": 2_000},
+}
+ARMS: dict[str, dict[str, dict[str, Any]]] = {
+    "multiplication": _TRANSFORMER,
+    "division": {name: {**settings, "operation": "div"} for name, settings in _TRANSFORMER.items()},
+    "mlp": _MLP,
+}
+"""Methods by task: Grokfast's transformer on x·y and on x/y mod 97, Prieto et al.'s perceptron on x+y mod 113."""
+
+
+def single_thread() -> None:
+    """Called in each worker before torch is imported."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[name] = "1"
+
+
+def train_one(values: dict[str, Any], folder: Path) -> dict[str, Any] | None:
+    """Train, or go on with, one configuration; ``None`` if it was interrupted."""
+    from surgecollapse.lab.config import make_config
+    from surgecollapse.lab.run import train
+    from surgecollapse.record import RunStore
+
+    begun = (folder / "run.db").is_file()
+    result = train(None, folder, resume=True) if begun else train(make_config(**values), folder)
+    if result.status != "complete":
+        return None
+    with RunStore(folder / "run.db") as store:
+        curves = {name: store.measurements(f"accuracy/{name}") for name in ("train", "validation")}
+    facts = result.summary
+    return {
+        "grokking": facts["grokking"],
+        "steps": facts["steps"],
+        "seconds": round(facts["seconds"], 3),
+        "accuracy": facts["accuracy"],
+        "curve": {
+            "steps": curves["train"].steps.tolist(),
+            **{name: [round(value, 4) for value in curve.values.tolist()] for name, curve in curves.items()},
+        },
+    }
+
+
+def chosen(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Methods by name, as the command line asks for them."""
+    known = dict(ARMS[options.arm])
+    if options.methods_file is not None:
+        known = json.loads(options.methods_file.read_text())
+    unknown = [name for name in options.methods or () if name not in known]
+    if unknown:
+        raise SystemExit(f"unknown method {unknown[0]!r}: expected {', '.join(known)}")
+    picked = {name: known[name] for name in options.methods or known}
+    shorter = {} if options.steps is None else {"steps": options.steps}
+    return {name: {**settings, **shorter} for name, settings in picked.items()}
+
+
+def run_all(methods: dict[str, dict[str, Any]], options: argparse.Namespace) -> tuple[dict[str, list[dict]], float]:
+    """Train what has no row yet; return the rows of every method and the seconds that it took."""
+    from surgecollapse.lab.compare.plan import key_of, version
+    from surgecollapse.lab.compare.rows import Rows
+    from surgecollapse.lab.config import as_mapping, make_config
+
+    rows, wanted, missing = Rows(options.out), {}, {}
+    for seed in range(options.first_seed, options.first_seed + options.seeds):
+        for name, settings in methods.items():
+            config = dict(as_mapping(make_config(**settings, seed=seed)))
+            key = key_of(config)
+            wanted[name, seed] = key
+            if key not in rows:
+                missing[key] = (name, seed, config)
+    work, began = options.out / "work", time.perf_counter()
+    pool = ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn"), initializer=single_thread)
+    try:
+        jobs = {pool.submit(train_one, config, work / key): key for key, (_, _, config) in missing.items()}
+        for done, job in enumerate(as_completed(jobs), start=1):
+            key = jobs[job]
+            name, seed, config = missing[key]
+            row = job.result()
+            if row is None:
+                raise KeyboardInterrupt
+            rows.append({"version": version(), "arm": options.arm, "method": name, "config": config, **row})
+            shutil.rmtree(work / key)
+            t_gen = row["grokking"]["t_gen_sustained"]
+            print(f"{done}/{len(jobs)}  {name}, seed {seed}: {t_gen or '–'} steps, {row['seconds']:.0f} s", flush=True)
+    except KeyboardInterrupt:
+        print(f"stopped; the same command goes on, also within the runs in {work}", file=sys.stderr)
+    finally:
+        pool.shutdown(cancel_futures=True)
+    found = {name: [rows.get(wanted[name, s]) for n, s in wanted if n == name] for name in methods}
+    return {name: [dict(row) for row in given if row] for name, given in found.items()}, time.perf_counter() - began
+
+
+def middle(values: list[float | None], most: float) -> str:
+    """Median with the range; what did not happen counts as later than all steps."""
+    known = sorted(math.inf if value is None else value for value in values)
+    low, high, mid = known[0], known[-1], statistics.median(known)
+
+    def shown(value: float) -> str:
+        return f"> {most:,.0f}" if math.isinf(value) or math.isnan(value) else f"{value:,.0f}"
+
+    return shown(mid) if low == high else f"{shown(mid)} ({shown(low)}–{shown(high)})"
+
+
+def table(rows: dict[str, list[dict]]) -> Iterator[str]:
+    """One line a method."""
+    yield "| method | seeds | fitted | 95% first | 95% sustained | delay | seconds to it | grokked | published |"
+    yield "|---|---|---|---|---|---|---|---|---|"
+    for name, given in rows.items():
+        if not given:
+            yield f"| {name} | 0 | | | | | | | |"
+            continue
+        most = max(row["steps"] for row in given)
+        times = [row["grokking"] for row in given]
+        cells = [name, str(len(given))]
+        cells += [middle([t[key] for t in times], most) for key in ("t_fit", "t_gen", "t_gen_sustained")]
+        delays = [t["delay"] for t in times if t["delay"] is not None]
+        cells.append(f"{statistics.median(delays):,.0f}" if delays else "–")
+        seconds = [t["seconds_to_t_gen"] for t in times if t["seconds_to_t_gen"] is not None]
+        cells.append(f"{statistics.median(seconds):,.1f}" if seconds else "–")
+        cells.append(f"{sum(t['outcome'] == 'grokked' for t in times)} of {len(times)}")
+        multiplication = given[0]["arm"] == "multiplication"
+        cells.append(f"{PUBLISHED[name]:,}" if multiplication and name in PUBLISHED else "")
+        yield "| " + " | ".join(cells) + " |"
+
+
+def as_markdown(rows: dict[str, list[dict]], facts: list[str], picture: str | None) -> str:
+    """The page of an arm."""
+    lines = ["# Steps until it generalises", "", *facts, "", *table(rows), ""]
+    lines += [
+        "Median over seeds, least–most in brackets. Fitted: first evaluation with training accuracy ≥ 99%; first and",
+        "sustained: first of one and of three evaluations with validation accuracy ≥ 95%; grokked: sustained at twice",
+        f"the steps of fitting or later. Goal of the record: sustained ≤ {GOAL} in the median of ten seeds.",
+        "",
+    ]
+    return "\n".join([*lines, f"![Accuracy of every seed by step]({picture})", ""] if picture else lines)
+
+
+def draw(rows: dict[str, list[dict]], path: Path) -> bool:
+    """Accuracy of every seed by step, on a logarithmic axis; ``False`` without matplotlib."""
+    try:
+        from surgecollapse.lab.report.style import RUNS, canvas, legend_above, save_png, styled
+    except ModuleNotFoundError:
+        return False
+
+    @styled
+    def picture() -> Any:
+        figure = canvas(7.4, 4.4)
+        ax = figure.add_subplot()
+        for (colour, _), (name, given) in zip(RUNS * len(rows), rows.items(), strict=False):
+            for i, row in enumerate(given):
+                curve = row["curve"]
+                ax.plot(curve["steps"], curve["validation"], color=colour, linewidth=1.1, alpha=0.8,
+                        label=name if i == 0 else None)  # fmt: skip
+                ax.plot(curve["steps"], curve["train"], color=colour, linewidth=0.8, alpha=0.5, linestyle=":")
+        ax.set_xscale("log")
+        ax.set_xlabel("optimizer step (logarithmic)")
+        ax.set_ylabel("accuracy: validation (solid), training (dotted)")
+        ax.axhline(0.95, color="#5f6872", linewidth=0.8)
+        legend_above(figure, [ax], columns=5)
+        return figure
+
+    save_png(picture(), path)
+    return True
+
+
+def processor() -> str:
+    """Name of the processor, as far as the system tells."""
+    listing = Path("/proc/cpuinfo")
+    if listing.exists():
+        for line in listing.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def main() -> None:
+    """Run what is missing, write table and plot, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arm", choices=list(ARMS), default="multiplication", help="task and net")
+    parser.add_argument("--methods", nargs="*", help="names of the arm's methods, or of the file's; default: all")
+    parser.add_argument("--methods-file", type=Path, help="JSON with methods instead of the arm's")
+    parser.add_argument("--seeds", type=int, default=10, help="how many seeds")
+    parser.add_argument("--first-seed", type=int, default=0, help="tuning takes others than the report: 1000 and on")
+    parser.add_argument("--steps", type=int, help="end runs after that many steps")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes of one thread")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "grokking")
+    parser.add_argument("--table", type=Path, help="stem of table and plot; default: OUT/ARM")
+    options = parser.parse_args()
+    if options.seeds < 1 or options.jobs < 1:
+        raise SystemExit("--seeds and --jobs must be at least 1")
+    rows, elapsed = run_all(chosen(options), options)
+    if not any(rows.values()):
+        raise SystemExit("no run has finished yet: nothing to tell")
+    stem = options.table or options.out / options.arm
+    drawn = draw(rows, stem.with_suffix(".png"))
+    trained = sum(row["seconds"] for given in rows.values() for row in given)
+    import torch
+
+    facts = [
+        f"`{shlex.join(['python', 'benchmarks/grokking.py', *sys.argv[1:]])}`",
+        "",
+        f"{processor()}, {options.jobs} process(es) of one thread; python {platform.python_version()}, torch "
+        f"{torch.__version__}. Training seconds of all rows: {trained:,.0f}; this call took {elapsed:,.0f}.",
+    ]
+    text = as_markdown(rows, facts, f"{stem.name}.png" if drawn else None)
+    stem.with_suffix(".md").write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
