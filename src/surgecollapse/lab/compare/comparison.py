@@ -53,6 +53,7 @@ class Comparison:
         reference: name of the method that others are compared with; by default ``surge-collapse`` if it is among them,
             else the first.
         command: the command line, for the record.
+        make_pool: what trains the cells, from the number of jobs and the folder for temporary files.
 
     Raises:
         ConfigError: if the plan cannot be run.
@@ -67,6 +68,7 @@ class Comparison:
         jobs: int | None = None,
         reference: str | None = None,
         command: str = "",
+        make_pool: Callable[[int, Path | None], Pool] = Pool,
     ) -> None:
         names = [method.name for method in plan.methods]
         if not names:
@@ -75,7 +77,7 @@ class Comparison:
             raise ConfigError(f"reference {reference!r} is not among the methods: {', '.join(names)}")
         if plan.seeds < 1 or (jobs is not None and jobs < 1):
             raise ConfigError(f"seeds and jobs must be at least 1, got {plan.seeds} and {jobs}")
-        self.plan, self.out, self._work, self._command = plan, out, work, command
+        self.plan, self.out, self._work, self._command, self._make_pool = plan, out, work, command, make_pool
         self.reference = reference or (REFERENCE if REFERENCE in names else names[0])
         self.jobs = jobs or cores()
         self.rows = Rows(out)
@@ -135,7 +137,7 @@ class Comparison:
         self.out.mkdir(parents=True, exist_ok=True)
         self._record_session()
         try:
-            with Interrupt() as interrupt, Pool(self.jobs, self._work) as pool:
+            with Interrupt() as interrupt, self._make_pool(self.jobs, self._work) as pool:
 
                 def stop() -> bool:
                     return interrupt.requested
@@ -163,7 +165,7 @@ class Comparison:
         """Train what is missing of ``cells``; ``later`` come after them, for the estimate of time."""
         missing = {cell.key: cell for cell in cells if cell.key not in self.rows}
         ahead = [cell for cell in later if cell.key not in self.rows]
-        total = len(cells) + len(later)
+        total = len(unique([*self._trials, *cells, *later]))
         began: dict[str, float] = {}
 
         def look() -> None:
