@@ -3,9 +3,9 @@
     python benchmarks/policies.py --task mnist5k --seeds 5
 
 Every run has the task's own settings (``surgecollapse.lab.presets``), and nothing is tuned for any policy: this says
-whether they work, not which is best. ``none`` is plain dense training. ``classic`` and ``rules`` are the published
-rule and its adaptive form; ``cycles`` is AC/DC; ``entropy`` is the default. A run that is there already is not
-repeated, so an interrupted benchmark goes on where it stopped.
+whether they work, not which is best (for that, ``surgecollapse compare``). ``none`` is plain dense training.
+``classic`` and ``rules`` are the published rule and its adaptive form; ``cycles`` is AC/DC; ``entropy`` is the default.
+A run that is there already is not repeated, so an interrupted benchmark goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from typing import Any
 import torch
 from rich.progress import Progress
 
+from surgecollapse.lab.compare.statistics import mean_interval
 from surgecollapse.lab.config import make_config
-from surgecollapse.lab.evaluate import load_run
+from surgecollapse.lab.costs import mean_density
 from surgecollapse.lab.run import train
+from surgecollapse.record import RunStore
 
 POLICIES = ("none", "cycles", "entropy", "rules", "classic")
-STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
-"""Two-sided 95% quantiles of Student's t, by number of seeds."""
 
 
 def measure(task: str, policy: str, seed: int, sparsity: float, work: Path) -> dict[str, float]:
@@ -37,26 +37,17 @@ def measure(task: str, policy: str, seed: int, sparsity: float, work: Path) -> d
     folder = work / f"{task}-{policy}-{seed}"
     if not (folder / "run.db").is_file():
         train(make_config(task=task, policy=policy, seed=seed, sparsity=sparsity), folder)
-    run = load_run(folder)
-    with run.store as store:
+    with RunStore(folder / "run.db") as store:
         final, events = store.get("summary"), store.interventions()
-    density = mean_density([(event.step, event.sparsity_after) for event in events], run.step)
+    sizes = {layer.name: layer.size for event in events for layer in event.layers}
+    density = mean_density(events, sizes, final["steps"])
     return {"accuracy": 100 * final["accuracy"], "density": density, "sparsity": final["sparsity"]}
-
-
-def mean_density(changes: list[tuple[int, float]], steps: int) -> float:
-    """Mean over the steps of a run of the share of prunable weights that are open; ``changes`` are (step, sparsity)."""
-    density, since, open_share = 0.0, 0, 1.0
-    for step, sparsity in [*changes, (steps, 0.0)]:
-        density += (step - since) * open_share
-        since, open_share = step, 1.0 - sparsity
-    return density / steps
 
 
 def interval(values: list[float]) -> str:
     """Mean and 95% interval."""
-    half = STUDENT[len(values)] * statistics.stdev(values) / len(values) ** 0.5
-    return f"{statistics.mean(values):.2f} ± {half:.2f}"
+    found = mean_interval(values)
+    return f"{found.mean:.2f}" + ("" if found.half is None else f" ± {found.half:.2f}")
 
 
 def table(found: dict[str, list[dict[str, float]]], record: dict[str, Any]) -> str:
@@ -88,7 +79,7 @@ def main() -> None:
     """Run what is missing, print and write ``benchmarks/results/policies-TASK.{json,md}``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", default="mnist5k")
-    parser.add_argument("--seeds", type=int, default=5, choices=sorted(STUDENT))
+    parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--sparsity", type=float, default=0.9)
     parser.add_argument("--work", type=Path, default=Path("runs/policies"), help="where the runs go")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")

@@ -142,7 +142,10 @@ def test_names_are_looked_up_and_mistakes_named():
         ({"reference": "gmp", "methods": "dense"}, "not among the methods: dense"),
         ({"seeds": 0}, "at least 1"),
         ({"budget": "some"}, "equal or none"),
-        ({"methods": "dense", "known_methods": {"dense": method("dense", lr=-1)}}, "digits-mlp, dense: lr = -1"),
+        (
+            {"methods": "dense", "known_methods": {"dense": method("dense", lr=-1, trials=({},))}},
+            "digits-mlp, dense: lr = -1",
+        ),
     ],
 )
 def test_what_cannot_be_run_is_said_before_anything_is_trained(options, message, tmp_path):
