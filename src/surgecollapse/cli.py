@@ -40,7 +40,7 @@ app = App(
 _GROUPS = {
     "Data": "data_dir train_samples label_noise operation modulus train_fraction parity_bits noise_bits noise",
     "Model": "model widths activation dropout bias init_scale embedding_scale precision",
-    "Method": "policy policy_options sparsity every moments entropy saliency growth initial rho distribution "
+    "Method": "recipe policy policy_options sparsity every moments entropy saliency growth initial rho distribution "
     "minimum_density",
     "Training": "seed steps epochs batch_size optimizer lr embedding_lr weight_decay momentum beta2 schedule "
     "warmup clip "

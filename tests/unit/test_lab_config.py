@@ -15,6 +15,7 @@ from surgecollapse.functional.growth import GROWTH
 from surgecollapse.functional.saliency import SALIENCY
 from surgecollapse.lab.config import ConfigError, RunConfig, make_config, read_config, write_config
 from surgecollapse.lab.presets import TASK_PRESETS
+from surgecollapse.recipes import RECIPES
 
 
 @pytest.mark.parametrize("task", TASK_PRESETS)
@@ -167,3 +168,16 @@ def test_configuration_imports_no_torch():
 def test_descriptions_list_every_name_that_a_key_takes(key, names):
     text = str(RunConfig.model_fields[key].description)
     assert [name for name in names if name not in text] == []
+
+
+def test_a_recipe_sets_policy_and_options_and_what_is_given_comes_first(tmp_path):
+    config = make_config(task="digits", recipe="surge-collapse")
+    assert config.policy == "entropy"
+    assert config.policy_options == RECIPES["surge-collapse"]["policy_options"]
+    other = make_config(task="digits", recipe="surge-collapse", policy_options={"floor": 0.3})
+    assert other.policy_options == {**config.policy_options, "floor": 0.3}
+    assert make_config(task="digits", recipe="surge-collapse", policy="cycles").policy_options == {}
+    write_config(config, tmp_path / "config.toml")
+    assert read_config(tmp_path / "config.toml") == config
+    with pytest.raises(ConfigError, match="unknown recipe 'surge'.* Valid recipes: surge-collapse"):
+        make_config(task="digits", recipe="surge")

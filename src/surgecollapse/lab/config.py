@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from surgecollapse.lab.experiments import EXPERIMENTS
 from surgecollapse.lab.presets import DEFAULT_TASK_PRESET, MODEL_PRESETS, OPTIMIZER_PRESETS, TASK_PRESETS
+from surgecollapse.recipes import RECIPES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -90,6 +91,9 @@ class RunConfig(BaseModel):
     )
     precision: Literal["float32", "float64"] = Field("float32", description="Precision of weights and data.")
 
+    recipe: Literal["surge-collapse"] | None = Field(
+        None, description="A named configuration of policy and options; options that are given come before its own."
+    )
     policy: PolicyName = Field(
         "entropy",
         description="none: plain training; hold: plain training with readings; "
@@ -195,6 +199,10 @@ class RunConfig(BaseModel):
         given = {**experiment, **given, **({"task": experiment["task"]} if experiment else {})}
         if "epochs" in given and "steps" in experiment:
             given.pop("steps")
+        recipe = RECIPES.get(str(given.get("recipe")), {})
+        if recipe and given.get("policy", recipe["policy"]) == recipe["policy"]:
+            options = {**recipe["policy_options"], **(given.get("policy_options") or {})}
+            given = {**recipe, **given, "policy_options": options}
         merged = {**DEFAULT_TASK_PRESET, **TASK_PRESETS.get(str(given.get("task")), {})}
         model = given.get("model")
         if model is not None and model != merged["model"]:
