@@ -198,6 +198,8 @@ def compare(
         return 0
     outcome = comparison.run(for_terminal())
     _say(f"{outcome.done} of {outcome.total} runs done: {folder / 'table.md'}")
+    if not comparison.drawn:
+        _say("for plots beside the tables: pip install 'surgecollapse[plots]'")
     if outcome.status == "interrupted":
         _say("stopped, what is finished is kept; go on with the same command")
         return INTERRUPTED

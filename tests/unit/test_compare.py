@@ -15,7 +15,7 @@ from surgecollapse.lab.compare import SUITES, Entry, Plan, Suite, prepare
 from surgecollapse.lab.compare.display import PlainLines
 from surgecollapse.lab.compare.plan import Cell, choose, identity, key_of, make_cell, version
 from surgecollapse.lab.compare.results import Panel, Score, choose_trial, panels
-from surgecollapse.lab.compare.rows import Rows
+from surgecollapse.lab.compare.rows import Rows, only_writer
 from surgecollapse.lab.compare.statistics import incomplete_beta, mean_interval, student_quantile
 from surgecollapse.lab.compare.table import as_csv, markdown
 from surgecollapse.lab.config import ConfigError, as_mapping, make_config
@@ -207,6 +207,15 @@ def test_failures_other_versions_and_policies_that_are_no_more_are_run_again(cha
     cell = make_cell(ENTRY, CYCLES, 0.9, 0, {})
     (tmp_path / "rows.jsonl").write_text(json.dumps({**row_of(cell), **change}) + "\n")
     assert cell.key not in Rows(tmp_path)
+
+
+def test_two_comparisons_cannot_write_to_one_folder(tmp_path):
+    refused = pytest.raises(ConfigError, match="another comparison is writing")
+    with only_writer(tmp_path), refused, only_writer(tmp_path):
+        pass
+    with only_writer(tmp_path):
+        pass
+    assert not list(tmp_path.iterdir())
 
 
 # ---- choices and verdicts

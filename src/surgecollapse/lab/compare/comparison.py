@@ -18,7 +18,7 @@ from surgecollapse.lab.compare.display import Display, Quiet
 from surgecollapse.lab.compare.plan import Cell, Plan, identity, make_cell, unique, version
 from surgecollapse.lab.compare.pool import Pool, cores
 from surgecollapse.lab.compare.results import Panel, Tuned, choose_trial, panels
-from surgecollapse.lab.compare.rows import Rows
+from surgecollapse.lab.compare.rows import Rows, only_writer
 from surgecollapse.lab.compare.table import as_csv, markdown
 from surgecollapse.lab.config import ConfigError, as_mapping
 from surgecollapse.lab.interrupt import Interrupt
@@ -83,6 +83,8 @@ class Comparison:
         self.rows = Rows(out)
         self.tuned: dict[tuple[str, str], Tuned] = {}
         self.failures: dict[str, str] = {}
+        self.drawn = False
+        """Whether plots could be drawn, for which matplotlib is needed."""
         # Every cell's configuration is made and checked here, before anything is trained.
         self._tuning = list(plan.trials())
         self._trials = unique(cell for _, _, cells in self._tuning for cell in cells)
@@ -132,25 +134,19 @@ class Comparison:
 
         Raises:
             OSError: if the folder cannot be written.
+            ConfigError: if another comparison is writing there.
         """
         display = display or Quiet()
         self.out.mkdir(parents=True, exist_ok=True)
-        self._record_session()
-        try:
-            with Interrupt() as interrupt, self._make_pool(self.jobs, self._work) as pool:
-
-                def stop() -> bool:
-                    return interrupt.requested
-
-                self._train(self._trials, self._final(), pool, stop, display)
-                self._choose()
-                self._train(self.plan.final(self._choices()), [], pool, stop, display)
-            interrupted = interrupt.requested
-        finally:
-            display.stop()
-        if not interrupted:
-            self._report_untuned()
-        found, cells = self.write(), unique([*self._trials, *self._final()])
+        with only_writer(self.out):
+            self._record_session()
+            try:
+                interrupted = self._run(display)
+            finally:
+                display.stop()
+            if not interrupted:
+                self._report_untuned()
+            found, cells = self.write(), unique([*self._trials, *self._final()])
         return Outcome(
             status="interrupted" if interrupted else "failed" if self.failures else "complete",
             done=sum(cell.key in self.rows for cell in cells),
@@ -158,6 +154,18 @@ class Comparison:
             failures=dict(self.failures),
             panels=found,
         )
+
+    def _run(self, display: Display) -> bool:
+        """Tune, then train; return whether that was interrupted."""
+        with Interrupt() as interrupt, self._make_pool(self.jobs, self._work) as pool:
+
+            def stop() -> bool:
+                return interrupt.requested
+
+            self._train(self._trials, self._final(), pool, stop, display)
+            self._choose()
+            self._train(self.plan.final(self._choices()), [], pool, stop, display)
+        return interrupt.requested
 
     def _train(
         self, cells: Sequence[Cell], later: Sequence[Cell], pool: Pool, stop: Callable[[], bool], display: Display
@@ -243,8 +251,9 @@ class Comparison:
         except ModuleNotFoundError as error:
             if error.name != "matplotlib":
                 raise
-            return  # an optional package; the tables have the numbers
+            return
         write_plots(found, self.out)
+        self.drawn = True
 
     def _facts(self) -> list[str]:
         if self.plan.budget == "none":

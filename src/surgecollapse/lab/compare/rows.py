@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,38 @@ from surgecollapse.lab.config import ConfigError
 
 Row = Mapping[str, Any]
 NAME = "rows.jsonl"
+
+
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Keep a second comparison from writing to the same folder; a process that dies gives it free.
+
+    Where the system has no such locks (Windows, some network file systems), nothing is checked.
+
+    Raises:
+        ConfigError: if another process is writing there.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    path = folder / ".lock"
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(
+                f"another comparison is writing to {folder}: wait for it, or choose another --out"
+            ) from error
+        except OSError:
+            path.unlink(missing_ok=True)
+            yield
+            return
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 class Rows:
