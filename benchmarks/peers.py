@@ -219,7 +219,7 @@ def as_markdown(report: dict) -> str:
         + ", ".join(f"{name} {version}" for name, version in versions.items()),
         "",
         f"{report['size']:,} entries (windows: {report['window size']:,}) in {2 * TENSORS} tensors, float32.",
-        f"Medians of {report['repeats']} turns, least–most in brackets. State and allocations of a step are in sizes of",
+        f"Medians of {report['repeats']} turns, least–most in brackets. State and allocations are in sizes of",
         "the gradient.",
         "",
         "| | ms | over ours | state | allocated a step |",
