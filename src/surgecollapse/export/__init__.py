@@ -1,0 +1,49 @@
+"""Trained nets as files and modules that are smaller or faster: sparse checkpoints, CSR, compaction, ONNX, 2:4.
+
+Importing this imports nothing else: names are loaded on first use.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from surgecollapse.export.checkpoint import (
+        SparseFile,
+        load_masks,
+        load_metadata,
+        load_sparse,
+        load_sparse_into,
+        save_sparse,
+    )
+
+_HOME = {
+    "SparseFile": "checkpoint",
+    "load_masks": "checkpoint",
+    "load_metadata": "checkpoint",
+    "load_sparse": "checkpoint",
+    "load_sparse_into": "checkpoint",
+    "save_sparse": "checkpoint",
+}
+
+__all__ = [
+    "SparseFile",
+    "load_masks",
+    "load_metadata",
+    "load_sparse",
+    "load_sparse_into",
+    "save_sparse",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'surgecollapse.export' has no attribute {name!r}")
+    value = getattr(import_module(f"surgecollapse.export.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])
