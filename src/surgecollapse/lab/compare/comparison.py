@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surgecollapse.lab.compare.display import Display, Quiet
-from surgecollapse.lab.compare.plan import Cell, Plan, identity, make_cell, unique, version
+from surgecollapse.lab.compare.plan import Cell, Plan, identity, unique, version
 from surgecollapse.lab.compare.pool import Pool, cores
 from surgecollapse.lab.compare.results import Panel, Tuned, choose_trial, panels
 from surgecollapse.lab.compare.rows import Rows, only_writer
+from surgecollapse.lab.compare.session import describe_session, machine
 from surgecollapse.lab.compare.table import as_csv, markdown
 from surgecollapse.lab.config import ConfigError, as_mapping
 from surgecollapse.lab.interrupt import Interrupt
@@ -264,40 +261,15 @@ class Comparison:
                 f"Each method is tuned over {' or '.join(map(str, trials))} trials on the validation set with one seed "
                 "that is not reported, at one sparsity; the choice holds for all."
             )
-        machine = _machine()
-        versions = f"surgecollapse {machine['surgecollapse']}, torch {machine['torch']}, python {machine['python']}"
+        facts = machine()
+        versions = f"surgecollapse {facts['surgecollapse']}, torch {facts['torch']}, python {facts['python']}"
         return [f"`{self._command}`"] * bool(self._command) + [f"{versions}. {budget}"]
 
     def _record_session(self) -> None:
         """Write how this comparison is run; what earlier sessions wrote of themselves stays."""
         path = self.out / "config.json"
-        sessions: list[Any] = []
-        if path.is_file():
-            try:
-                sessions = list(json.loads(path.read_text(encoding="utf-8")).get("sessions", []))
-            except (ValueError, AttributeError, TypeError) as error:
-                raise ConfigError(f"{path} is damaged ({error}): remove it") from error
-        sessions.append({"command": self._command, "jobs": self.jobs, "began": _now(), **_machine()})
-        methods = {
-            entry.label: {
-                method.name: {
-                    "config": identity(
-                        as_mapping(make_cell(entry, method, entry.tuned_at, 0, {}, data_dir=self.plan.data_dir).config)
-                    ),
-                    "trials": list(method.trials),
-                }
-                for method in self.plan.methods
-            }
-            for entry in self.plan.suite.entries
-        }
-        plan = {
-            "suite": self.plan.suite.name,
-            "sparsities": {entry.label: self.plan.sparsities_of(entry) for entry in self.plan.suite.entries},
-            "seeds": self.plan.seeds,
-            "budget": self.plan.budget,
-            "reference": self.reference,
-        }
-        _write(path, json.dumps({**plan, "sessions": sessions, "methods": methods}, indent=1) + "\n")
+        content = describe_session(path, self.plan, reference=self.reference, command=self._command, jobs=self.jobs)
+        _write(path, json.dumps(content, indent=1) + "\n")
 
 
 def _write(path: Path, text: str) -> None:
@@ -305,28 +277,3 @@ def _write(path: Path, text: str) -> None:
     part = path.with_name(path.name + ".part")
     part.write_text(text, encoding="utf-8")
     part.replace(path)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _machine() -> dict[str, Any]:
-    """Versions and hardware, without importing torch."""
-    return {
-        "surgecollapse": metadata.version("surgecollapse"),
-        "torch": metadata.version("torch"),
-        "numpy": metadata.version("numpy"),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "cores_usable": cores(),
-    }
-
-
-def _processor() -> str:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
-    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
