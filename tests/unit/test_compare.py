@@ -353,3 +353,21 @@ def test_the_estimate_scales_with_jobs_and_is_unknown_for_nets_without_a_run(tmp
     assert prepare("two", tmp_path, jobs=2, **options).estimate() == pytest.approx(15.0)
     fresh = Suite(name="new", description="", entries=(Entry(**{**vars(ENTRY), "label": "new"}),))
     assert prepare("new", Path(tmp_path / "x"), **{**options, "known_suites": {"new": fresh}}).estimate() is None
+
+
+def test_a_configuration_is_written_once_for_rows_that_differ_in_seed_and_sparsity(tmp_path):
+    rows = Rows(tmp_path)
+    config = as_mapping(make_config(task="digits", widths=(8,)))
+    for seed, sparsity in ((0, 0.9), (1, 0.9), (1, 0.8)):
+        rows.append({"version": version(), "accuracy": 0.5, "config": {**config, "seed": seed, "sparsity": sparsity}})
+    lines = [json.loads(line) for line in rows.path.read_text().splitlines()]
+    assert ["base" in line for line in lines] == [True, False, False, False]
+    again = Rows(tmp_path)
+    assert list(again) == list(rows)
+    assert [row["config"]["seed"] for row in again] == [0, 1, 1]
+    # A file of whole configurations is read as well; a row whose base is gone is used for nothing.
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert list(Rows(tmp_path / "old")) == list(rows)
+    rows.path.write_text("".join(json.dumps(line) + "\n" for line in lines[1:]))
+    assert list(Rows(tmp_path)) == []

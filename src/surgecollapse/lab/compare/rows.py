@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from surgecollapse.lab.config import ConfigError
 
 Row = Mapping[str, Any]
 NAME = "rows.jsonl"
+_OWN = ("seed", "sparsity")
+"""What the rows of one configuration differ in."""
 
 
 @contextmanager
@@ -55,6 +58,9 @@ class Rows:
     library (which have their default in old rows) but not a change of what they were run with. Rows of failures and of
     another major or minor version stay in the file and are not used.
 
+    A configuration is written once for all rows that differ in seed and sparsity alone: a line ``{"base": ID, "config":
+    {…}}``, to which the ``config`` of a row refers.
+
     Args:
         folder: where ``rows.jsonl`` is, or will be.
 
@@ -65,10 +71,25 @@ class Rows:
     def __init__(self, folder: Path) -> None:
         self.path = folder / NAME
         self._rows: dict[str, Row] = {}
-        for row in self._read():
-            key = _key(row)
-            if key is not None:
-                self._rows[key] = row
+        self._bases: dict[str, Mapping[str, Any]] = {}
+        for line in self._read():
+            if "base" in line:
+                self._bases[line["base"]] = line.get("config", {})
+            else:
+                self._keep(self._whole(line))
+
+    def _keep(self, row: Row) -> None:
+        key = _key(row)
+        if key is not None:
+            self._rows[key] = row
+
+    def _whole(self, row: Row) -> Row:
+        """The row with its full configuration; without one, it is used for nothing."""
+        config = row.get("config")
+        if not isinstance(config, dict) or "base" not in config:
+            return row
+        shared = self._bases.get(config["base"], {})
+        return {**row, "config": {**shared, **{name: config[name] for name in _OWN}} if shared else None}
 
     def _read(self) -> Iterator[Row]:
         if not self.path.is_file():
@@ -105,16 +126,23 @@ class Rows:
         Raises:
             OSError: if it cannot be written.
         """
-        line = json.dumps(row, allow_nan=False) + "\n"
+        own = {name: row["config"][name] for name in _OWN if name in row.get("config", {})}
+        lines = [row]
+        if len(own) == len(_OWN):
+            shared = {name: value for name, value in row["config"].items() if name not in _OWN}
+            base = sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:12]
+            lines = [{**row, "config": {"base": base, **own}}]
+            if base not in self._bases:
+                lines.insert(0, {"base": base, "config": shared})
+                self._bases[base] = shared
+        text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("ab+") as file:
             _drop_cut_off(file)
-            file.write(line.encode())
+            file.write(text.encode())
             file.flush()
             os.fsync(file.fileno())
-        key = _key(row)
-        if key is not None:
-            self._rows[key] = row
+        self._keep(row)
 
 
 def _key(row: Row) -> str | None:
