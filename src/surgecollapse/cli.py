@@ -38,7 +38,8 @@ app = App(
 )
 
 _GROUPS = {
-    "Data": "data_dir train_samples label_noise operation modulus train_fraction parity_bits noise_bits noise",
+    "Data": "data_dir train_samples label_noise operation modulus train_fraction parity_bits noise_bits noise "
+    "vocabulary text_length",
     "Model": "model widths activation dropout bias init_scale embedding_scale precision",
     "Method": "recipe policy policy_options sparsity every moments entropy saliency growth initial rho distribution "
     "minimum_density",
@@ -94,8 +95,8 @@ def run(
     The same keys may stand in a TOML file (with underscores) and as flags; flags win.
 
     Args:
-        task: What to learn: digits, mnist1d, mnist5k, mnist, fashion-mnist, modular, parity or dummy; or a published
-            experiment with its settings: grokfast-modular, prieto-modular, nanda-modular and others.
+        task: What to learn: digits, mnist1d, mnist5k, mnist, fashion-mnist, modular, parity, dummy or imdb; or a
+            published experiment with its settings: grokfast-modular, prieto-modular, nanda-modular and others.
         config: TOML file with any of the keys below, and `task`.
         out: Run directory, one that holds no run yet. Default: runs/TASK-POLICY-sSEED, numbered if that is taken.
         resume: Go on with the run in this directory, bit for bit as if it had never stopped. Takes no other flags.

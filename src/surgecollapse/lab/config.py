@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Self
 
-TaskName = Literal["digits", "mnist1d", "mnist5k", "mnist", "fashion-mnist", "modular", "parity", "dummy"]
-ModelName = Literal["mlp", "cnn", "transformer", "autoregressive", "decoder"]
+TaskName = Literal["digits", "mnist1d", "mnist5k", "mnist", "fashion-mnist", "modular", "parity", "dummy", "imdb"]
+ModelName = Literal["mlp", "cnn", "transformer", "autoregressive", "decoder", "lstm"]
 PolicyName = Literal[
     "none", "hold", "classic", "rules", "cycles", "entropy", "one-shot", "gmp", "granet", "static", "set", "rigl"
 ]
@@ -59,7 +59,7 @@ class RunConfig(BaseModel):
     task: TaskName = Field(description="What is learned.")
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of everything that is random.")
 
-    data_dir: Path | None = Field(None, description="Folder with the data files of mnist and fashion-mnist.")
+    data_dir: Path | None = Field(None, description="Folder with the data files of mnist, fashion-mnist and imdb.")
     train_samples: int | None = Field(None, ge=1, description="Use only that many training samples, drawn at random.")
     label_noise: float = Field(0.0, ge=0, le=1, description="Share of training labels replaced by another class.")
     operation: Literal["add", "sub", "mul", "div"] = Field("add", description="Modular arithmetic: which operation.")
@@ -72,13 +72,16 @@ class RunConfig(BaseModel):
     )
     parity_bits: int = Field(3, ge=1, description="Sparse parity: relevant bits.")
     noise_bits: int = Field(40, ge=0, description="Sparse parity: irrelevant bits.")
+    vocabulary: int = Field(1_000, ge=1, le=1_000_000, description="Reviews: most frequent words that are known.")
+    text_length: int = Field(500, ge=1, le=100_000, description="Reviews: words of each that are read.")
     noise: float = Field(
         2.5, ge=0, allow_inf_nan=False, description="Dummy data: standard deviation of the noise on the inputs."
     )
 
     model: ModelName = Field(description="Architecture.")
     widths: tuple[int, ...] = Field(
-        description="Hidden widths; channels of the cnn; model and MLP width of transformer and decoder."
+        description="Hidden widths; channels of the cnn; model and MLP width of transformer and decoder; "
+        "embedding and state of the lstm."
     )
     activation: Literal["relu", "gelu"] = Field("relu", description="Activation function.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout rate after each hidden activation.")

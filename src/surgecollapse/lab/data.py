@@ -17,6 +17,7 @@ from surgecollapse.lab.generated import dummy, modular, parity
 from surgecollapse.lab.images import digits, from_idx, mnist5k
 from surgecollapse.lab.mnist1d import mnist1d
 from surgecollapse.lab.presets import TASK_PRESETS
+from surgecollapse.lab.reviews import imdb
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,6 +41,8 @@ def load_task(
     parity_bits: int = 3,
     noise_bits: int = 40,
     noise: float = 2.5,
+    vocabulary: int = 1_000,
+    text_length: int = 500,
 ) -> Data:
     """Load or generate a task; the same arguments give the same tensors.
 
@@ -47,7 +50,7 @@ def load_task(
         name: a key of ``TASK_PRESETS``.
         seed: of the split, of generated data, of ``train_samples`` and of ``label_noise``, each by its own
             generator.
-        data_dir: where the IDX files of mnist and fashion-mnist lie.
+        data_dir: where the IDX files of mnist and fashion-mnist lie, or the standard download of imdb.
         train_samples: keep that many training samples, drawn at random.
         label_noise: share of the training labels replaced by another class, in [0, 1].
         representation: of modular arithmetic: ``tokens`` ``x op y =``, or ``pairs``, two one-hots side by
@@ -58,6 +61,8 @@ def load_task(
         parity_bits: relevant bits of sparse parity.
         noise_bits: irrelevant bits of sparse parity.
         noise: standard deviation of the input noise of dummy.
+        vocabulary: words of imdb that are known.
+        text_length: words of a review of imdb that are read.
 
     Raises:
         ConfigError: for an unknown task or a setting that leaves a set empty.
@@ -75,6 +80,9 @@ def load_task(
         data = modular(operation, modulus, train_fraction, representation, seed)
     elif name == "parity":
         data = parity(parity_bits, noise_bits, 2_000, train_fraction, seed)
+    elif name == "imdb":
+        data = imdb(seed, data_dir=data_dir, vocabulary=vocabulary, length=text_length, samples=train_samples)
+        train_samples = None
     elif name == "dummy":
         data = dummy(noise, 10_000, seed)
     else:
@@ -98,6 +106,8 @@ def load_data(config: RunConfig) -> Data:
         parity_bits=config.parity_bits,
         noise_bits=config.noise_bits,
         noise=config.noise,
+        vocabulary=config.vocabulary,
+        text_length=config.text_length,
     )
     if config.precision == "float32" or not data.x_train.is_floating_point():
         return data

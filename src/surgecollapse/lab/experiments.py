@@ -90,6 +90,30 @@ _MNIST: Preset = {
     "checkpoint_every": 5_000,
 }
 
+_IMDB: Preset = {
+    **_PLAIN,
+    "task": "imdb",
+    "train_samples": 750,
+    "vocabulary": 1_000,
+    "text_length": 500,
+    "model": "lstm",
+    "widths": (64, 256),
+    "dropout": 0.0,
+    "init_scale": 6.0,
+    "optimizer": "adamw",
+    "lr": 3e-4,
+    "weight_decay": 1.0,
+    "batch_size": 50,
+    "clip": 5.0,
+    "warmup": 0,
+    "schedule": "constant",
+    "steps": 10_000,
+    "evaluate_every": 100,
+    "checkpoint_every": 500,
+}
+_IMDB_FILTER: Preset = {"weight_decay": 10.0, "grokfast": "ema", "grokfast_alpha": 0.98, "grokfast_lamb": 2.0}
+_SMALL: Preset = {"text_length": 80, "widths": (64, 128), "steps": 3_000}
+
 EXPERIMENTS: dict[str, Preset] = {
     "grokfast-modular": {
         **_GROKFAST_MODULAR,
@@ -133,6 +157,10 @@ EXPERIMENTS: dict[str, Preset] = {
         "grokfast_lamb": 0.1,
     },
     "grokfast-mnist-baseline": _MNIST,
+    "grokfast-imdb": {**_IMDB, **_IMDB_FILTER},
+    "grokfast-imdb-baseline": _IMDB,
+    "grokfast-imdb-small": {**_IMDB, **_IMDB_FILTER, **_SMALL},
+    "grokfast-imdb-small-baseline": {**_IMDB, **_SMALL},
     "omnigrok-mnist": {**_MNIST, "precision": "float64"},
     "prieto-modular": {**_PRIETO_MODULAR, "steps": 80_000},
     "prieto-modular-float64": {**_PRIETO_MODULAR, "steps": 80_000, "loss": "cross_entropy_float64"},

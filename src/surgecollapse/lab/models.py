@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from surgecollapse.lab.config import ConfigError
 from surgecollapse.lab.decoder import Decoder
+from surgecollapse.lab.lstm import LSTMClassifier
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -291,6 +292,9 @@ def _construct(config: RunConfig, data: Data) -> nn.Module:
         width, hidden = (*config.widths, 4 * config.widths[0])[:2]
         economy = "last" if config.dropout else "prefixes"
         return Decoder(data.vocabulary, data.input_shape[0], width=width, hidden=hidden, economy=economy, **style)
+    if config.model == "lstm" and data.kind == "tokens":
+        width, hidden = (*config.widths, 4 * config.widths[0])[:2]
+        return LSTMClassifier(data.vocabulary, data.num_classes, embedding=width, hidden=hidden, dropout=config.dropout)
     if config.model == "autoregressive":
         return AutoregressiveMLP(size, data.num_classes, hidden=config.widths[0], vocabulary=data.vocabulary, **style)
     reads = {"mlp": "vectors, series, images and pairs", "cnn": "images and series"}.get(config.model, "tokens")

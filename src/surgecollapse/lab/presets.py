@@ -44,6 +44,18 @@ TASK_PRESETS: dict[str, Preset] = {
         "weight_decay": 0.5,
         "evaluate_every": 50,
     },
+    "imdb": {
+        "model": "lstm",
+        "widths": (64, 128),
+        "text_length": 100,
+        "train_samples": 3_000,
+        "dropout": 0.3,
+        "steps": 600,
+        "batch_size": 50,
+        "lr": 2e-3,
+        "clip": 5.0,
+        "schedule": "cosine",
+    },
     "dummy": {"steps": 2_000, "schedule": "cosine", "weight_decay": 0.05, "warmup": 50},
 }
 """By task name, in the order in which they are listed to users."""
@@ -54,6 +66,7 @@ MODEL_PRESETS: dict[str, Preset] = {
     "transformer": {"widths": (128, 512)},
     "autoregressive": {"widths": (256,)},
     "decoder": {"widths": (128, 512)},
+    "lstm": {"widths": (64, 128)},
 }
 """Widths for a model that is not the task's own."""
 
