@@ -17,23 +17,38 @@ if TYPE_CHECKING:
         load_sparse_into,
         save_sparse,
     )
+    from surgecollapse.export.csr import CsrLayer, CsrResult, to_csr
+    from surgecollapse.export.csr_file import load_csr, save_csr
+    from surgecollapse.export.csr_linear import CsrLinear
 
 _HOME = {
+    "CsrLayer": "csr",
+    "CsrLinear": "csr_linear",
+    "CsrResult": "csr",
     "SparseFile": "checkpoint",
+    "load_csr": "csr_file",
     "load_masks": "checkpoint",
     "load_metadata": "checkpoint",
     "load_sparse": "checkpoint",
     "load_sparse_into": "checkpoint",
+    "save_csr": "csr_file",
     "save_sparse": "checkpoint",
+    "to_csr": "csr",
 }
 
 __all__ = [
+    "CsrLayer",
+    "CsrLinear",
+    "CsrResult",
     "SparseFile",
+    "load_csr",
     "load_masks",
     "load_metadata",
     "load_sparse",
     "load_sparse_into",
+    "save_csr",
     "save_sparse",
+    "to_csr",
 ]
 
 

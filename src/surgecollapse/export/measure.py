@@ -1,0 +1,68 @@
+"""What exports are judged by: seconds of two forms in turn, and the difference of their outputs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from math import ceil
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_SAMPLE = 3e-4
+"""Seconds that one timing should take at least: many times what reading the clock takes."""
+
+
+def interleaved_ratios(first: Callable[[], object], second: Callable[[], object], repeats: int) -> list[float]:
+    """Seconds of ``first`` over seconds of ``second``, timed in turn, so that what disturbs one disturbs both.
+
+    Each timing repeats a short call until it takes 0.3 ms.
+    """
+    times = [_seconds(function, 1) for _ in range(3) for function in (first, second)]
+    number = max(1, ceil(_SAMPLE / min(times)))
+    ratios = []
+    for turn in range(repeats):
+        pair = (first, second) if turn % 2 else (second, first)
+        taken = {function: _seconds(function, number) for function in pair}
+        ratios.append(taken[first] / taken[second])
+    return ratios
+
+
+def _seconds(function: Callable[[], object], number: int) -> float:
+    start = time.perf_counter()
+    for _ in range(number):
+        function()
+    return (time.perf_counter() - start) / number
+
+
+def caller(example_inputs: Any) -> Callable[[nn.Module], Any]:
+    """How a model is called with its examples: a tensor, a tuple of arguments or a dict of them.
+
+    Raises:
+        TypeError: if they are nothing of the kind.
+
+    >>> caller({"input": torch.ones(1)})(nn.ReLU())
+    tensor([1.])
+    """
+    if isinstance(example_inputs, Tensor):
+        return lambda model: model(example_inputs)
+    if isinstance(example_inputs, Mapping):
+        return lambda model: model(**example_inputs)
+    if isinstance(example_inputs, tuple | list):
+        return lambda model: model(*example_inputs)
+    raise TypeError(
+        f"example_inputs must be a tensor, a tuple of arguments or a dict of them, got {type(example_inputs).__name__}"
+    )
+
+
+def max_difference(a: Tensor, b: Tensor) -> float:
+    """Largest absolute difference; equal infinities and NaN at the same place do not differ.
+
+    >>> max_difference(torch.tensor([1.0, torch.inf, torch.nan]), torch.tensor([1.5, torch.inf, torch.nan]))
+    0.5
+    """
+    if not a.numel():
+        return 0.0
+    same = (a == b) | ((a != a) & (b != b))
+    return float(torch.where(same, 0.0, (a.double() - b.double()).abs()).max())
