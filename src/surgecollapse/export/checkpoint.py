@@ -87,12 +87,25 @@ def save_sparse(
     """
     from safetensors.torch import save
 
-    entries, parts, dense, bound = _pack(_tensors(model), dict(masks or {}), signed_zeros)
+    entries, parts = _pack(_tensors(model), dict(masks or {}), signed_zeros)
     index = json.dumps({"entries": entries, "metadata": dict(metadata or {})}, separators=(",", ":"))
     about = {"format": FORMAT, "version": str(SPARSE_VERSION), "index": index, "sha256": _digest(index, parts)}
     content = save(parts, metadata=about)
     write_whole(Path(path), content)
+    dense, bound = sizes(model)
     return SparseFile(path=Path(path), bytes=len(content), dense=dense, bound=bound)
+
+
+def sizes(model: nn.Module | Mapping[str, Tensor]) -> tuple[int, int]:
+    """Bytes of all tensors, and of their non-zero values with one bit per entry; tied tensors count once.
+
+    >>> sizes({"weight": torch.eye(4)})
+    (64, 18)
+    """
+    distinct = {_memory(tensor): tensor for tensor in _tensors(model).values()}.values()
+    dense = sum(tensor.numel() * tensor.element_size() for tensor in distinct)
+    live = sum(int(torch.count_nonzero(is_nonzero(tensor))) * tensor.element_size() for tensor in distinct)
+    return dense, live + sum((tensor.numel() + 7) // 8 for tensor in distinct)
 
 
 def load_sparse(path: str | Path) -> dict[str, Tensor]:
@@ -188,12 +201,11 @@ def _tensors(model: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _pack(
     state: Mapping[str, Tensor], masks: Mapping[str, Tensor], signed_zeros: bool
-) -> tuple[list[dict[str, Any]], dict[str, Tensor], int, int]:
-    """Index entries and numbered parts; bytes dense, and bytes of non-zeros with a bit per entry."""
+) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
+    """Index entries and numbered parts."""
     entries: list[dict[str, Any]] = []
     parts: dict[str, Tensor] = {}
     seen: dict[tuple[Any, ...], str] = {}
-    dense = bound = 0
     for number, (name, tensor) in enumerate(state.items()):
         first = seen.setdefault(_memory(tensor), name) if tensor.numel() else name
         if first != name:
@@ -208,12 +220,9 @@ def _pack(
         entries.append({"name": name, "dtype": dtype, "shape": list(tensor.shape), "encoding": packed.encoding})
         if name in masks:
             entries[-1]["masked"] = True
-        width, size = plain.element_size(), plain.numel()
-        dense += size * width
-        bound += int(torch.count_nonzero(is_nonzero(plain))) * width + (size + 7) // 8
     if unknown := masks.keys() - {entry["name"] for entry in entries if "same" not in entry}:
         raise ValueError(f"masks of {', '.join(sorted(unknown))}: expected names of {', '.join(state)}, first of tied")
-    return entries, parts, dense, bound
+    return entries, parts
 
 
 def _memory(tensor: Tensor) -> tuple[Any, ...]:

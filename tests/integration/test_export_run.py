@@ -1,0 +1,91 @@
+"""``surgecollapse export``: every format is written, loaded back and compared; mistakes are one line."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from surgecollapse.cli import MISTAKE, main
+from surgecollapse.export import load_csr, load_metadata, load_sparse
+from surgecollapse.lab.config import make_config
+from surgecollapse.lab.deploy import export_run
+from surgecollapse.lab.evaluate import load_run
+from surgecollapse.lab.run import train
+
+pytest.importorskip("safetensors")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    train(make_config(task="digits", steps=40, widths=(128, 128), every=2, evaluate_every=20, sparsity=0.8), folder)
+    return folder
+
+
+@pytest.fixture
+def model(finished):
+    run = load_run(finished)
+    run.store.close()
+    return run.model
+
+
+def test_sparse_file_of_a_run_holds_its_weights_in_the_promised_size(finished, model, tmp_path):
+    done = export_run(finished, "sparse", out=tmp_path / "net")
+    back = load_sparse(done.path)
+    assert all(torch.equal(back[name], value) for name, value in model.state_dict().items())
+    assert done.bytes == done.path.stat().st_size <= 1.1 * done.bound
+    assert done.dense == sum(4 * p.numel() for p in model.parameters())
+    assert done.max_difference == 0.0
+    assert done.accuracy[0] == done.accuracy[1] > 0.1
+    assert load_metadata(done.path)["task"] == "digits"
+
+
+def test_csr_file_of_a_run_computes_what_the_run_learned(finished, model, tmp_path):
+    done = export_run(finished, "csr", out=tmp_path / "net", batch=16)
+    assert done.max_difference < 1e-4
+    assert done.speedup >= 1
+    assert any("zeros" in note for note in done.notes)
+    x = torch.randn(3, 1, 8, 8)
+    with torch.inference_mode():
+        torch.testing.assert_close(load_csr(model, done.path)(x), model(x))
+
+
+def test_command_writes_into_the_run_and_prints_a_table(finished, capsys):
+    assert main(["export", str(finished), "--format", "sparse"]) == 0
+    out = capsys.readouterr().out
+    assert (finished / "export" / "model.safetensors").is_file()
+    assert "written" in out
+    assert "0.0e+00" in out
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--format", "gguf"], "sparse"),
+        (["--format", "sparse", "--batch", "0"], "batch"),
+        ([], "format"),
+    ],
+)
+def test_mistakes_are_one_line(finished, capsys, argv, message):
+    assert main(["export", str(finished), *argv]) == MISTAKE
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+
+
+def test_a_folder_without_a_run_is_named(tmp_path, capsys):
+    assert main(["export", str(tmp_path), "--format", "sparse"]) == MISTAKE
+    assert "holds no run" in capsys.readouterr().err
+
+
+def test_a_run_that_is_not_finished_says_how_to_finish_it(finished, monkeypatch):
+    from surgecollapse.record import RunStore
+
+    with RunStore(finished / "run.db", mode="a") as store:
+        store.set("status", "interrupted")
+    try:
+        with pytest.raises(ValueError, match="--resume"):
+            export_run(finished, "sparse")
+    finally:
+        with RunStore(finished / "run.db", mode="a") as store:
+            store.set("status", "complete")
