@@ -1,1 +1,1 @@
-"""Offline, on what runs recorded: spectra of trajectories."""
+"""Offline, on what runs recorded: spectra of trajectories, progress measures of modular addition."""

@@ -10,7 +10,7 @@ What they share:
 * A gradient with a non-finite entry leaves its parameter's state as it is, and is left as it is. On the CPU such
   parameters are left out; elsewhere a flag on the device selects, and the host does not wait for it.
 * With ``lamb=0`` gradients are not touched at all.
-* With ``compile=True`` large tensors are filtered in one compiled pass each (:mod:`torch.compile`; the first steps take
+* With ``compile=True`` large tensors are filtered in one compiled pass each (``torch.compile``; the first steps take
   seconds), which is what memory asks for and no more. Results differ by float rounding, and non-finite values are dealt
   with entry by entry: such an entry passes as it is and leaves its own state alone, while its neighbours are filtered,
   since looking at all of them first would be another pass. Without a compiler there is one warning, and plain
