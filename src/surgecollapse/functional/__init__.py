@@ -7,6 +7,7 @@ from surgecollapse.functional.cross_entropies import (
     stablemax_cross_entropy,
     temperature_cross_entropy,
 )
+from surgecollapse.functional.dimension import hessian_effective_dimension, levina_bickel, two_nn
 from surgecollapse.functional.energy import (
     activation_energy,
     bounded_noise_scale,
@@ -41,6 +42,15 @@ from surgecollapse.functional.filters import (
 from surgecollapse.functional.growth import GROWTH, share_by_momentum
 from surgecollapse.functional.masks import DISTRIBUTIONS, allocate, collapse_masks, minimum_live, pack, unpack
 from surgecollapse.functional.projections import gram, inner_product, orthogonal_gradient
+from surgecollapse.functional.rank import (
+    effective_rank,
+    numerical_rank,
+    participation_ratio,
+    sample_participation_ratio,
+    singular_values,
+    spectral_rank,
+    stable_rank,
+)
 from surgecollapse.functional.saliency import SALIENCY, magnitude, taylor
 from surgecollapse.functional.schedules import SCHEDULES
 from surgecollapse.functional.selection import highest, kept, lowest
@@ -64,6 +74,7 @@ __all__ = [
     "collapse_masks",
     "cutoff_frequency",
     "dead_units",
+    "effective_rank",
     "ema_coefficients",
     "energy_lost_gaussian",
     "energy_lost_laplace",
@@ -73,12 +84,14 @@ __all__ = [
     "gram",
     "grokfast",
     "grokfast_ma",
+    "hessian_effective_dimension",
     "highest",
     "histogram_entropy",
     "inner_product",
     "is_stable",
     "kept",
     "largest_pole",
+    "levina_bickel",
     "linear_filter",
     "log_stablemax",
     "lowest",
@@ -86,20 +99,27 @@ __all__ = [
     "magnitude",
     "minimum_live",
     "naive_loss_minimisation",
+    "numerical_rank",
     "on_off_entropy",
     "orthogonal_gradient",
     "pack",
+    "participation_ratio",
     "predictive_entropy",
+    "sample_participation_ratio",
     "share_by_momentum",
     "sign_covariance_entropy",
+    "singular_values",
     "softmax_collapse",
     "softmax_cross_entropy_float64",
     "spectral_entropy",
+    "spectral_rank",
+    "stable_rank",
     "stablemax",
     "stablemax_cross_entropy",
     "target_entropy",
     "taylor",
     "temperature_cross_entropy",
+    "two_nn",
     "unit_energy_entropy",
     "unpack",
     "weight_energy",

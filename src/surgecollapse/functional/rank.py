@@ -1,0 +1,180 @@
+"""Rank in its forms: of a weight matrix, or of the covariance of activations. Largest to smallest, they are
+
+    rank ≥ effective rank ≥ spectral rank ≥ participation ratio ≥ stable rank,
+
+with equality exactly where all singular values that are not zero are equal. None of them depends on scale.
+"""
+
+from __future__ import annotations
+
+from math import nan
+
+import torch
+from torch import Tensor
+
+
+def singular_values(matrix: Tensor) -> Tensor:
+    """Singular values, largest first.
+
+    Low-precision input is taken to float32, where the decomposition is defined.
+
+    Args:
+        matrix: ``(rows, columns)``; a convolution's weight as ``weight.flatten(1)``.
+
+    Returns:
+        σ of length min(rows, columns), at least 0; all NaN where the input is not finite.
+
+    Raises:
+        ValueError: if ``matrix`` is not of two dimensions.
+
+    >>> singular_values(torch.diag(torch.tensor([3.0, -4.0])))
+    tensor([4., 3.])
+    """
+    if matrix.dim() != 2:
+        raise ValueError(f"expected a matrix (rows, columns), got shape {tuple(matrix.shape)}: use weight.flatten(1)")
+    wide = matrix.detach().to(torch.promote_types(matrix.dtype, torch.float32))
+    if min(matrix.shape) == 0:
+        return wide.new_zeros(0)
+    finite = wide.isfinite().all()
+    values: Tensor = torch.linalg.svdvals(torch.where(finite, wide, 0.0))
+    return torch.where(finite, values, nan)
+
+
+def numerical_rank(sigma: Tensor, relative: float | None = None) -> Tensor:
+    """Number of singular values above ``relative`` times the largest.
+
+    Args:
+        sigma: singular values, largest first.
+        relative: tolerance; by default ε·length for the dtype, as in ``torch.linalg.matrix_rank`` of a square matrix.
+
+    Returns:
+        0-dim float tensor.
+
+    >>> numerical_rank(torch.tensor([2.0, 1.0, 1e-9]))
+    tensor(2.)
+    """
+    if sigma.numel() == 0:
+        return sigma.new_tensor(0.0)
+    tolerance = torch.finfo(sigma.dtype).eps * sigma.numel() if relative is None else relative
+    return _unless_nan((sigma > tolerance * sigma[0]).sum().to(sigma.dtype), sigma)
+
+
+def effective_rank(sigma: Tensor) -> Tensor:
+    """Exp H(σ/Σσ): the entropy of the singular values (Roy and Vetterli 2007, EUSIPCO, eq. 4).
+
+    RankMe (Garrido et al., arXiv 2210.02885, eq. 1) is the same on a matrix of embeddings; it adds 1e-7 to each share,
+    which changes nothing but values under about 1e-5.
+
+    Args:
+        sigma: singular values.
+
+    Returns:
+        0-dim tensor in [1, length]; 0 for a zero matrix.
+
+    >>> round(effective_rank(torch.tensor([1.0, 1.0, 1.0, 0.0])).item(), 5)
+    3.0
+    """
+    return _exponential_entropy(sigma)
+
+
+def spectral_rank(sigma: Tensor) -> Tensor:
+    """Exp H(λ/Σλ) with λ = σ²: the entropy of the variances, Shannon's H₁ as a number of dimensions.
+
+    Args:
+        sigma: singular values of a centred matrix of activations, or of a weight.
+
+    Returns:
+        0-dim tensor in [1, length]; 0 for a zero matrix.
+
+    >>> round(spectral_rank(torch.tensor([2.0, 2.0])).item(), 5)
+    2.0
+    """
+    return _exponential_entropy(sigma.square())
+
+
+def stable_rank(sigma: Tensor) -> Tensor:
+    """‖W‖²_F/σ₁² (Rudelson and Vershynin 2007, arXiv math/0503442): robust where the small singular values are noise.
+
+    Args:
+        sigma: singular values, largest first.
+
+    Returns:
+        0-dim tensor in [1, length]; 0 for a zero matrix.
+
+    >>> stable_rank(torch.tensor([2.0, 1.0, 1.0]))
+    tensor(1.5000)
+    """
+    if sigma.numel() == 0:
+        return sigma.new_tensor(0.0)
+    scaled = sigma / _nonzero(sigma[0])
+    return _unless_nan(scaled.square().sum(), sigma)
+
+
+def participation_ratio(sigma: Tensor) -> Tensor:
+    """(Σλ)²/Σλ² with λ = σ²: how many directions take part, as the spectrum has it.
+
+    Of a sample covariance it is biased downwards; :func:`sample_participation_ratio` corrects that.
+
+    Args:
+        sigma: singular values.
+
+    Returns:
+        0-dim tensor in [1, length]; 0 for a zero matrix.
+
+    >>> participation_ratio(torch.tensor([1.0, 1.0, 0.0]))
+    tensor(2.)
+    """
+    if sigma.numel() == 0:
+        return sigma.new_tensor(0.0)
+    energy = (sigma / _nonzero(sigma.max())).square()
+    return _unless_nan(energy.sum().square() / _nonzero(energy.square().sum()), sigma)
+
+
+def sample_participation_ratio(x: Tensor, *, debiased: bool = True) -> Tensor:
+    """Participation ratio of the covariance of activations, without a decomposition, corrected for the sample size.
+
+    PR̂ = (tr C)²/tr C² on centred rows. For Gaussian rows 1/PR̂ ≈ 1/PR + 1/(n − 1), so that 64 rows of 512 independent
+    units give 57 where 512 is right; the correction takes the second term away. Where the estimate then exceeds the
+    number of units (or is not positive), it is that number: the sample cannot tell it from white noise.
+
+    Args:
+        x: activations ``(rows, units)``, at least 3 rows.
+        debiased: whether to correct.
+
+    Returns:
+        0-dim tensor in [1, units]; 0 for constant activations; NaN where they are not finite.
+
+    Raises:
+        ValueError: if ``x`` is not of two dimensions or has fewer than 3 rows.
+
+    >>> x = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+    >>> sample_participation_ratio(x, debiased=False), sample_participation_ratio(x)
+    (tensor(2.), tensor(2.))
+    """
+    if x.dim() != 2 or x.shape[0] < 3:
+        raise ValueError(f"expected activations (rows, units) with at least 3 rows, got shape {tuple(x.shape)}")
+    rows, units = x.shape
+    wide = x.detach().to(torch.promote_types(x.dtype, torch.float32))
+    wide = wide - wide.mean(0)
+    wide = wide / _nonzero(wide.abs().max())
+    gram = wide @ wide.T if rows < units else wide.T @ wide
+    trace, square = gram.diagonal().sum(), gram.square().sum()
+    inverse = square / _nonzero(trace.square())
+    if debiased:
+        inverse = inverse - 1.0 / (rows - 1)
+    found = torch.where(inverse * units > 1.0, 1.0 / _nonzero(inverse), float(units))
+    return torch.where(wide.isfinite().all(), torch.where(trace > 0, found.clamp(min=1.0), 0.0), nan)
+
+
+def _exponential_entropy(weights: Tensor) -> Tensor:
+    total = weights.sum()
+    entropy = torch.special.entr(weights / _nonzero(total)).sum()
+    return torch.where(total > 0, entropy.exp(), torch.where(total.isnan(), nan, 0.0))
+
+
+def _nonzero(value: Tensor) -> Tensor:
+    return torch.where(value == 0, 1.0, value)
+
+
+def _unless_nan(value: Tensor, source: Tensor) -> Tensor:
+    return torch.where(source.isnan().any(), nan, value)
