@@ -184,6 +184,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "land-layer-nodrop": {**_options(**LAND), **LAYER, "dropout": 0.0},
     "land-layer-early": {**_options(**{**LAND, "cycles_until": 0.4}), **LAYER},
     "land-layer-long": {**_options(**{**LAND, "cycles_until": 0.4, "freeze_at": 0.85}), **LAYER},
+    # Eighth round, for the convolutions: cycles that stay above the target's sparsity until the landing.
+    "land-at-target-ramp": _options(**{**LAND, "deepest": 0.9, "full_depth_at": 0.5}),
+    "land-at-target-dense-0.25": _options(**{**LAND, "deepest": 0.9, "dense_until": 0.25}),
+    "land-at-target-short": _options(**{**LAND, "deepest": 0.9, "cycles_until": 0.3}),
     "gmp-drop-0.2": {"policy": "gmp", "dropout": 0.2},
     "acdc-drop-0.2": {"policy": "cycles", "dropout": 0.2},
 }

@@ -37,7 +37,7 @@ def two_nn(points: Tensor, discard: float = 0.1) -> Tensor:
     if count < 3:
         return points.new_tensor(torch.nan)
     logs = ratios.log().sort().values[:used]
-    found: Tensor = used / (logs.sum() + (count - used) * logs[-1])
+    found: Tensor = (logs.sum() + (count - used) * logs[-1]).reciprocal() * used
     return found
 
 
