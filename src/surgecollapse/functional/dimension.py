@@ -46,10 +46,12 @@ def _ratios(points: Tensor) -> Tensor:
     wide = points.detach().double()
     if not bool(wide.isfinite().all()):
         return wide.new_zeros(0)
-    wide = torch.unique(wide, dim=0)
-    if len(wide) < 3:
+    different: Tensor = torch.unique(wide, dim=0)
+    if len(different) < 3:
         return wide.new_zeros(0)
-    nearest = torch.cdist(wide, wide, compute_mode="donot_use_mm_for_euclid_dist").topk(3, largest=False).values
+    nearest = (
+        torch.cdist(different, different, compute_mode="donot_use_mm_for_euclid_dist").topk(3, largest=False).values
+    )
     return (nearest[:, 2] / nearest[:, 1]).to(torch.promote_types(points.dtype, torch.float32))
 
 
@@ -80,10 +82,10 @@ def levina_bickel(points: Tensor, neighbours: int = 10) -> Tensor:
     wide = points.detach().double()
     if not bool(wide.isfinite().all()):
         return points.new_tensor(torch.nan)
-    wide = torch.unique(wide, dim=0)
-    if len(wide) <= neighbours:
+    different: Tensor = torch.unique(wide, dim=0)
+    if len(different) <= neighbours:
         return points.new_tensor(torch.nan)
-    distances = torch.cdist(wide, wide, compute_mode="donot_use_mm_for_euclid_dist")
+    distances = torch.cdist(different, different, compute_mode="donot_use_mm_for_euclid_dist")
     nearest = distances.topk(neighbours + 1, largest=False).values[:, 1:]
     inverse = (nearest[:, -1:] / nearest[:, :-1]).log().mean(1)
     return (1.0 / inverse.mean()).to(torch.promote_types(points.dtype, torch.float32))
