@@ -41,6 +41,7 @@ from surgecollapse.functional.filters import (
 )
 from surgecollapse.functional.growth import GROWTH, share_by_momentum
 from surgecollapse.functional.masks import DISTRIBUTIONS, allocate, collapse_masks, minimum_live, pack, unpack
+from surgecollapse.functional.patterns import Pattern, nm_mask, parse_pattern
 from surgecollapse.functional.projections import gram, inner_product, orthogonal_gradient
 from surgecollapse.functional.rank import (
     effective_rank,
@@ -60,6 +61,7 @@ from surgecollapse.functional.stagnation import (
     softmax_collapse,
     zero_loss_share,
 )
+from surgecollapse.functional.structured import collapse_tiles, exchange_tiles, reopen_tiles
 
 __all__ = [
     "DISTRIBUTIONS",
@@ -68,10 +70,12 @@ __all__ = [
     "SALIENCY",
     "SCHEDULES",
     "Alignment",
+    "Pattern",
     "activation_energy",
     "allocate",
     "bounded_noise_scale",
     "collapse_masks",
+    "collapse_tiles",
     "cutoff_frequency",
     "dead_units",
     "effective_rank",
@@ -80,6 +84,7 @@ __all__ = [
     "energy_lost_laplace",
     "energy_lost_uniform",
     "excess_loss",
+    "exchange_tiles",
     "frequency_response",
     "gram",
     "grokfast",
@@ -99,12 +104,15 @@ __all__ = [
     "magnitude",
     "minimum_live",
     "naive_loss_minimisation",
+    "nm_mask",
     "numerical_rank",
     "on_off_entropy",
     "orthogonal_gradient",
     "pack",
+    "parse_pattern",
     "participation_ratio",
     "predictive_entropy",
+    "reopen_tiles",
     "sample_participation_ratio",
     "share_by_momentum",
     "sign_covariance_entropy",

@@ -119,6 +119,27 @@ def minimum_live(sizes: Mapping[str, int | Sequence[int]], minimum_density: floa
     return {name: ceil(share * _size(value)) for name, value in sizes.items()}
 
 
+def share_live(
+    sizes: Mapping[str, int | Sequence[int]], live: int, distribution: str, minima: Mapping[str, int]
+) -> dict[str, int]:
+    """Share a number of live weights among layers, each between its minimum and its size.
+
+    Args:
+        sizes: number of weights, or shape, of each layer; ``erk`` needs shapes.
+        live: number of live weights in all.
+        distribution: ``layer`` or ``erk``, as in :func:`allocate`.
+        minima: least live count of each layer.
+
+    Returns:
+        Live count by layer.
+
+    >>> share_live({"a": (10, 10), "b": (300,)}, 40, "layer", {"a": 20, "b": 0})
+    {'a': 20, 'b': 20}
+    """
+    weights = {name: _weight(name, value, distribution) for name, value in sizes.items()}
+    return apportion(weights, minima, {name: _size(value) for name, value in sizes.items()}, live)
+
+
 def pack(mask: Tensor) -> Tensor:
     """Pack a bool mask into bytes, eight entries each, first entry in the lowest bit.
 
@@ -223,10 +244,7 @@ def _minima(sizes: Mapping[str, int | Sequence[int]], live: int, minimum_density
 def _share(
     sizes: Mapping[str, int | Sequence[int]], live: int, distribution: str, minimum_density: float
 ) -> dict[str, int]:
-    minima = _minima(sizes, live, minimum_density)
-    weights = {name: _weight(name, value, distribution) for name, value in sizes.items()}
-    upper = {name: _size(value) for name, value in sizes.items()}
-    return apportion(weights, minima, upper, live)
+    return share_live(sizes, live, distribution, _minima(sizes, live, minimum_density))
 
 
 def _weight(name: str, value: int | Sequence[int], distribution: str) -> int:
