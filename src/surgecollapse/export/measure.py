@@ -17,23 +17,25 @@ _SAMPLE = 3e-4
 def interleaved_ratios(first: Callable[[], object], second: Callable[[], object], repeats: int) -> list[float]:
     """Seconds of ``first`` over seconds of ``second``, timed in turn, so that what disturbs one disturbs both.
 
-    Each timing repeats a short call until it takes 0.3 ms.
+    Each timing repeats a short call until it takes 0.3 ms. With one thread it is of processor time, which other
+    programs on the machine disturb little; with more threads of wall time.
     """
-    times = [_seconds(function, 1) for _ in range(3) for function in (first, second)]
-    number = max(1, ceil(_SAMPLE / min(times)))
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    times = [_seconds(clock, function, 1) for _ in range(3) for function in (first, second)]
+    number = ceil(_SAMPLE / max(min(times), 1e-7))
     ratios = []
     for turn in range(repeats):
         pair = (first, second) if turn % 2 else (second, first)
-        taken = {function: _seconds(function, number) for function in pair}
+        taken = {function: _seconds(clock, function, number) for function in pair}
         ratios.append(taken[first] / taken[second])
     return ratios
 
 
-def _seconds(function: Callable[[], object], number: int) -> float:
-    start = time.perf_counter()
+def _seconds(clock: Callable[[], float], function: Callable[[], object], number: int) -> float:
+    start = clock()
     for _ in range(number):
         function()
-    return (time.perf_counter() - start) / number
+    return (clock() - start) / number
 
 
 def caller(example_inputs: Any) -> Callable[[nn.Module], Any]:

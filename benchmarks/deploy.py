@@ -1,0 +1,362 @@
+"""What zeros are worth once a net is deployed: bytes of the file, latency and memory, as ratios to the dense layer.
+
+    python benchmarks/deploy.py
+
+Linear layers of 1024², 2048² and 4096² with 80 to 99% zeros at random places, and nets that are trained here on 5,000
+MNIST digits and exported in every format. Compared in turn, in one process: `torch.nn.Linear`; CSR as torch makes it
+(`to_sparse_csr`, `F.linear`); `surgecollapse.export.CsrLinear`; and the package sparselab, if it is installed or its
+folder is given with --sparselab (`pip install --no-deps --target FOLDER sparselab`).
+
+Peak memory is that of a fresh process per form: what the layer holds and what five forward passes with 128 rows need,
+above the process before. Goal: a file of at most 1.1 × (bytes of non-zeros + one bit per entry); `to_csr` never slower
+than dense, since it keeps dense what is not measured to be faster (ratios under 1 in the table are what it avoids).
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import gc
+import io
+import json
+import os
+import platform
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from importlib import import_module, metadata
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from surgecollapse.export import CsrLinear, save_sparse
+
+SIZES = (1024, 2048, 4096)
+SPARSITIES = (0.8, 0.9, 0.95, 0.98, 0.99)
+ROWS = (1, 128)
+GOAL = 1.1
+FORMS = ("dense", "torch CSR", "CsrLinear", "sparselab")
+
+
+class TorchCsr(nn.Module):
+    """A linear layer over torch's own CSR tensor, as its documentation makes it."""
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        self.weight, self.bias = weight.to_sparse_csr(), bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x·Wᵀ + b."""
+        return nn.functional.linear(x, self.weight, self.bias)
+
+
+def weight_of(size: int, sparsity: float) -> Tensor:
+    """A square matrix with exactly that share of zeros at random places."""
+    draws = torch.Generator().manual_seed(size)
+    weight = torch.randn(size, size, generator=draws) / size**0.5
+    weight.view(-1)[torch.randperm(size * size, generator=draws)[: round(sparsity * size * size)]] = 0
+    return weight
+
+
+def sparselab_linear(weight: Tensor, bias: Tensor, sparsity: float) -> nn.Module:
+    """The layer of sparselab over our matrix, set as its own constructor sets it."""
+    sparselab = import_module("sparselab")
+    layer = sparselab.SparseLinear(weight.shape[1], weight.shape[0], sparsity=sparsity)
+    layer._csr = sparselab.layout.from_dense(weight)
+    layer._values = nn.Parameter(torch.from_numpy(layer._csr.values))
+    layer.bias = nn.Parameter(bias)
+    return layer
+
+
+def build(form: str, weight: Tensor, sparsity: float) -> nn.Module:
+    """A layer over that matrix in one form."""
+    size = len(weight)
+    bias = torch.linspace(-1, 1, size)
+    if form == "torch CSR":
+        return TorchCsr(weight, bias)
+    if form == "CsrLinear":
+        return CsrLinear(weight, bias)
+    if form == "sparselab":
+        return sparselab_linear(weight, bias, sparsity).eval()
+    layer = nn.Linear(size, size)
+    layer.weight, layer.bias = nn.Parameter(weight), nn.Parameter(bias)
+    return layer.eval()
+
+
+def seconds(layer: nn.Module, x: Tensor, number: int = 1) -> float:
+    """Time of one of ``number`` calls: of the processor with one thread, as the wall clock sees others; else wall."""
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    start = clock()
+    for _ in range(number):
+        layer(x)
+    return (clock() - start) / number
+
+
+@torch.inference_mode()
+def latency(size: int, sparsity: float, rows: int, forms: list[str], repeats: int) -> dict[str, Any]:
+    """Seconds dense over seconds of each form: medians and quartiles of ratios within a turn."""
+    x = torch.randn(rows, size, generator=torch.Generator().manual_seed(rows))
+    weight = weight_of(size, sparsity)
+    layers = {form: build(form, weight, sparsity) for form in forms}
+    expected = layers["dense"](x)
+    difference = {form: float((layer(x) - expected).abs().max()) for form, layer in layers.items()}
+    number = {form: ceil(1e-3 / max(min(seconds(layer, x) for _ in range(3)), 1e-6)) for form, layer in layers.items()}
+    turns = []
+    for turn in range(repeats):
+        order = forms[turn % len(forms) :] + forms[: turn % len(forms)]
+        taken = {form: seconds(layers[form], x, number[form]) for form in order}
+        turns.append(taken)
+    found: dict[str, Any] = {"size": size, "sparsity": sparsity, "rows": rows, "forms": {}}
+    found["dense_us"] = 1e6 * statistics.median(turn["dense"] for turn in turns)
+    for form in forms[1:]:
+        ratios = [turn["dense"] / turn[form] for turn in turns]
+        lower, middle, upper = statistics.quantiles(ratios, n=4)
+        found["forms"][form] = {"ratio": middle, "quarter": lower, "three_quarters": upper} | {
+            "max_difference": difference[form]
+        }
+    return found
+
+
+def resident(key: str) -> int:
+    """``VmRSS`` (now) or ``VmHWM`` (highest) of this process, in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(key))
+
+
+@torch.inference_mode()
+def memory(form: str, size: int, sparsity: float) -> int:
+    """Bytes that a layer holds and its forward passes need; in a process of its own."""
+    trim = ctypes.CDLL("libc.so.6").malloc_trim
+    x = torch.randn(128, size)
+    build(form, weight_of(64, 0.9), 0.9)(
+        torch.randn(128, 64)
+    )  # what is loaded on the first call is no cost of the layer
+    gc.collect(), trim(0)
+    before = resident("VmRSS")
+    layer = build(form, weight_of(size, sparsity), sparsity)
+    gc.collect(), trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak of building is not counted
+    for _ in range(5):
+        layer(x)
+    return resident("VmHWM") - before
+
+
+def file_sizes(size: int, sparsity: float) -> dict[str, int]:
+    """Bytes of a layer saved dense with torch.save, and as a sparse checkpoint."""
+    layer, buffer = build("dense", weight_of(size, sparsity), sparsity), io.BytesIO()
+    torch.save(layer.state_dict(), buffer)
+    with tempfile.TemporaryDirectory() as folder:
+        written = save_sparse(layer, Path(folder) / "layer")
+    return {"dense": buffer.tell(), "sparse checkpoint": written.bytes, "bound": written.bound}
+
+
+def trained(sparsity: float, folder: Path) -> list[dict[str, Any]]:
+    """Train one net and export it in every format, for one sample and for 128."""
+    from surgecollapse.lab.config import make_config
+    from surgecollapse.lab.deploy import FORMATS, export_run
+    from surgecollapse.lab.run import train
+
+    run = folder / f"mnist5k-{sparsity}"
+    train(make_config(task="mnist5k", sparsity=sparsity, widths=(512, 512), steps=1500), run)
+    rows = []
+    for form in FORMATS:
+        for batch in ROWS:
+            try:
+                done = export_run(run, form, batch=batch)
+            except (ValueError, ImportError) as error:
+                rows.append({"sparsity": sparsity, "form": form, "batch": batch, "failed": str(error)[:200]})
+                continue
+            if done.speedup is None and batch != ROWS[0]:
+                continue  # a format that is about size alone
+            facts = {key: getattr(done, key) for key in ("bytes", "dense", "bound", "max_difference", "speedup")}
+            rows.append({"sparsity": sparsity, "form": form, "batch": batch, "accuracy": done.accuracy, **facts})
+    return rows
+
+
+def child(options: argparse.Namespace, threads: int, *words: str) -> Any:
+    """Run this script again for one measurement; what it prints last is JSON."""
+    command = [sys.executable, __file__, f"--repeats={options.repeats}", "--child", *words]
+    path = os.pathsep.join(part for part in (options.sparselab, os.environ.get("PYTHONPATH")) if part)
+    env = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": path}
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=env)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def answer(options: argparse.Namespace) -> Any:
+    """One measurement, in the process that was started for it."""
+    what, *words = options.child
+    if what == "forms":
+        return available()
+    if what == "latency":
+        size, sparsity, forms = int(words[0]), float(words[1]), words[2:]
+        return [latency(size, sparsity, rows, forms, options.repeats) for rows in ROWS]
+    if what == "memory":
+        return memory(words[0], int(words[1]), float(words[2]))
+    if what == "files":
+        return file_sizes(int(words[0]), float(words[1]))
+    with tempfile.TemporaryDirectory() as folder:
+        return trained(float(words[0]), Path(folder))
+
+
+def available() -> dict[str, Any]:
+    """Forms that run here, and why one does not."""
+    try:
+        with torch.inference_mode():
+            build("sparselab", weight_of(64, 0.9), 0.9)(torch.ones(2, 64))
+        return {"forms": list(FORMS), "sparselab": metadata.version("sparselab")}
+    except (ImportError, RuntimeError, AttributeError, TypeError, ValueError) as error:
+        return {"forms": list(FORMS[:-1]), "sparselab": f"not compared: {error}"}
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Everything, with what is needed to repeat it."""
+    found = child(options, 1, "forms")
+    forms = found["forms"]
+    report: dict[str, Any] = {
+        "command": shlex.join(["python", "benchmarks/deploy.py", *sys.argv[1:]]),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "sparselab": found["sparselab"]},
+        "machine": {"processor": processor(), "cores": os.cpu_count()},
+        "repeats": options.repeats,
+        "goals": {"file": GOAL},
+        "latency": {},
+        "files": [],
+        "memory": [],
+    }
+    for threads in options.threads:
+        report["latency"][str(threads)] = [
+            row
+            for size in options.sizes
+            for sparsity in SPARSITIES
+            for row in child(options, threads, "latency", str(size), str(sparsity), *forms)
+        ]
+    for size in options.sizes:
+        dense = child(options, 1, "memory", "dense", str(size), "0.9")
+        for sparsity in SPARSITIES:
+            words = (str(size), str(sparsity))
+            report["files"].append({"size": size, "sparsity": sparsity, **child(options, 1, "files", *words)})
+            held = {form: child(options, 1, "memory", form, *words) for form in forms[1:]}
+            report["memory"].append({"size": size, "sparsity": sparsity, "dense": dense, **held})
+    report["trained"] = [row for sparsity in (0.9, 0.98) for row in child(options, 1, "trained", str(sparsity))]
+    return report
+
+
+def processor() -> str:
+    """Name of the processor, as far as the system tells."""
+    listing = Path("/proc/cpuinfo")
+    if listing.exists():
+        for line in listing.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def table(headings: list[str], rows: list[list[str]]) -> list[str]:
+    """Lines of a Markdown table."""
+    return [f"| {' | '.join(row)} |" for row in (headings, ["---"] * len(headings), *rows)]
+
+
+def as_markdown(report: dict[str, Any]) -> str:
+    """The report as tables."""
+    machine, versions = report["machine"], report["versions"]
+    others = list(report["latency"][next(iter(report["latency"]))][0]["forms"])
+    lines = [
+        "# Deployed: bytes, latency and memory of sparse layers",
+        "",
+        f"`{report['command']}`",
+        "",
+        f"{machine['processor']}, {machine['cores']} cores; "
+        + ", ".join(f"{name} {version}" for name, version in versions.items()),
+    ]
+    for threads, rows in report["latency"].items():
+        lines += ["", f"## Latency, {threads} thread(s)", ""]
+        clock = "processor" if threads == "1" else "wall"
+        lines += [
+            f"Time of `nn.Linear` over time of each form, {clock} clock: median of {report['repeats']} turns",
+            "(quartiles). More is faster. Where `CsrLinear` is under 1.05, `to_csr` keeps the dense layer.",
+            "",
+        ]
+        cells = [
+            [f"{row['size']}²", f"{row['sparsity']:.0%}", str(row["rows"]), f"{row['dense_us']:.0f} µs"]
+            + [
+                f"{f['ratio']:.2f} ({f['quarter']:.2f}–{f['three_quarters']:.2f})"
+                for f in (row["forms"][form] for form in others)
+            ]
+            for row in rows
+        ]
+        lines += table(["layer", "zeros", "rows", "dense", *others], cells)
+    lines += ["", "## Files", "", "Of the dense file, and of non-zeros + 1 bit per entry."]
+    lines += [
+        "A file of sparselab 0.2.2 does not give a layer back: its state dict holds values without their places.",
+        "",
+    ]
+    cells = [file_cells(row) for row in report["files"]]
+    headings = ["layer", "zeros", "dense", "ours / dense", "ours / bound", f"goal ≤ {GOAL}"]
+    lines += table(headings, cells)
+    lines += ["", "## Peak memory", "", "Layer and five passes of 128 rows, of what the dense layer takes.", ""]
+    cells = [
+        [f"{row['size']}²", f"{row['sparsity']:.0%}", f"{row['dense'] / 1e6:.1f} MB"]
+        + [f"{row[form] / row['dense']:.2f}" for form in others]
+        for row in report["memory"]
+    ]
+    lines += table(["layer", "zeros", "dense", *others], cells)
+    lines += ["", "## Trained nets", "", "784-512-512-10 on 5,000 MNIST digits, 1,500 steps, one thread.", ""]
+    lines += table(
+        ["zeros", "format", "batch", "file / dense", "file / bound", "largest difference", "accuracy", "speed-up"],
+        [trained_cells(row) for row in report["trained"]],
+    )
+    return "\n".join([*lines, ""])
+
+
+def file_cells(row: dict[str, Any]) -> list[str]:
+    """One line of the table of files."""
+    ours = row["sparse checkpoint"]
+    first = [f"{row['size']}²", f"{row['sparsity']:.0%}", f"{row['dense'] / 1e6:.1f} MB"]
+    met = "met" if ours <= GOAL * row["bound"] else "missed"
+    return [*first, f"{ours / row['dense']:.3f}", f"{ours / row['bound']:.3f}", met]
+
+
+def trained_cells(row: dict[str, Any]) -> list[str]:
+    """One line of the table of trained nets."""
+    first = [f"{row['sparsity']:.0%}", row["form"], str(row["batch"])]
+    if "failed" in row:
+        return [*first, row["failed"], "", "", "", ""]
+    sizes = [f"{row['bytes'] / row['dense']:.3f}", f"{row['bytes'] / row['bound']:.3f}"]
+    accuracy = " → ".join(f"{share:.2%}" for share in row["accuracy"])
+    speedup = "–" if row["speedup"] is None else f"{row['speedup']:.2f}"
+    return [*first, *sizes, f"{row['max_difference']:.1e}", accuracy, speedup]
+
+
+def main() -> None:
+    """Measure, write JSON and Markdown, print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=15, help="turns of each form; medians are reported")
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="sides of the square layers")
+    parser.add_argument("--threads", type=int, nargs="+", default=(1, 2), help="numbers of threads, one process each")
+    parser.add_argument("--sparselab", default="", help="folder that holds the package sparselab")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder of the results")
+    parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        warnings.filterwarnings("ignore", message=".*beta state.*")
+        print(json.dumps(answer(options)))
+        return
+    report = measure(options)
+    report["command"] = (
+        report["command"].replace(options.sparselab, "FOLDER") if options.sparselab else report["command"]
+    )
+    text = as_markdown(report)
+    print(text)
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "deploy.json").write_text(json.dumps(report, indent=1) + "\n")
+    (options.out / "deploy.md").write_text(text)
+
+
+if __name__ == "__main__":
+    main()
