@@ -77,7 +77,7 @@ _ALL = (
     ),
     Method(
         name="gmp",
-        title="gradual magnitude pruning",
+        title="gradual pruning (GMP)",
         description="Cubic schedule, arXiv 1710.01878.",
         settings={"policy": "gmp"},
         trials=_SPREAD,
