@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from surgecollapse.functional import collapse_masks, nm_mask, parse_pattern
-from surgecollapse.functional.patterns import highest_in_tiles, spread, tile_counts, tile_scores
+from surgecollapse.functional.patterns import highest_in_tiles, spread, tile_counts, tile_scores, tile_sizes
 
 NAN, INF = math.nan, math.inf
 
@@ -92,7 +92,7 @@ def test_tile_scores_by_hand():
     weight = torch.tensor([[1.0, -2.0, 3.0, 4.0, 10.0], [0.0, -1.0, 0.0, 1.0, 20.0], [6.0, 8.0, 1.0, 1.0, 5.0]])
     # Blocks of two by two; the right column and the last row are half blocks, the corner a quarter.
     assert tile_scores(weight, parse_pattern("block:2x2")).tolist() == [[1.0, 2.0, 15.0], [7.0, 1.0, 5.0]]
-    assert tile_counts(torch.ones(3, 5, dtype=torch.bool), parse_pattern("block:2x2")).tolist() == [
+    assert tile_sizes((3, 5), parse_pattern("block:2x2")).tolist() == [
         [4, 4, 2],
         [2, 2, 1],
     ]
@@ -162,3 +162,16 @@ def test_a_mistyped_pattern_names_the_nearest_form(text, hint):
     with pytest.raises(ValueError, match=f"expected 'N:M'.*'block:RxC'.*'unit'. Did you mean '{hint}'"):
         parse_pattern(text)
     assert parse_pattern(hint).name == hint
+
+
+@pytest.mark.parametrize("m", [8, 9])
+def test_comparing_and_sorting_give_one_answer(m):
+    """Short tiles are ranked by comparison, long ones by sorting: both against Python's own sort."""
+    scores = torch.randint(-3, 4, (7, 2 * m), generator=torch.Generator().manual_seed(m)).float()
+    scores[0, 0], scores[1, 3], scores[1, 5] = NAN, INF, NAN
+    mask = nm_mask(scores, m // 2, m)
+    for row, kept in zip(scores.abs().tolist(), mask.tolist(), strict=True):
+        for start in (0, m):
+            tile = [(1, 0.0) if math.isnan(x) else (0, x) for x in row[start : start + m]]
+            order = sorted(range(m), key=lambda i, tile=tile: (tile[i], i))
+            assert {i for i in range(m) if kept[start + i]} == set(order[-(m // 2) :])

@@ -18,6 +18,7 @@ from surgecollapse.functional.patterns import (
     sum_tiles,
     tile_counts,
     tile_scores,
+    tile_sizes,
 )
 from surgecollapse.functional.selection import lowest
 
@@ -182,10 +183,8 @@ def nearest_tiles(
     chosen = torch.zeros_like(flat, dtype=torch.bool)
     chosen[order[:last]] = True
     chosen &= size > 0
-    return [
-        part.view(value.shape).clone()
-        for part, value in zip(chosen.split([v.numel() for v in values]), values, strict=True)
-    ]
+    parts = torch.split(chosen, [value.numel() for value in values])
+    return [part.view(value.shape).clone() for part, value in zip(parts, values, strict=True)]
 
 
 def open_count(shapes: Mapping[str, Sequence[int]], live: int, pattern: Pattern, sparsity: float) -> int:
@@ -206,7 +205,7 @@ def _freed(values: Tensor, shape: Sequence[int], pattern: Pattern, minimum_densi
     """How many weights the collapse of each tile closes; 0 for the best ones, which the minimum density protects."""
     if pattern.keep:
         return torch.full_like(values, pattern.tile_size(shape) - pattern.keep)
-    sizes = tile_counts(torch.ones(tuple(shape), dtype=torch.bool, device=values.device), pattern)
+    sizes = tile_sizes(shape, pattern).to(values.device)
     if best := pattern.protected(shape, minimum_density):
         order = values.reshape(-1).sort(stable=True).indices
         sizes.view(-1)[order[-best:]] = 0
