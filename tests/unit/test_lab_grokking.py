@@ -195,6 +195,7 @@ def test_a_run_with_grokfast_is_the_loop_with_grokfast(tmp_path):
         ({"grokfast": "ema", "grokfast_window": 9}, "grokfast_window = 9 has no effect"),
         ({"grokfast": "emma"}, "unknown grokfast 'emma': did you mean 'ema'?"),
         ({"model": "autoregressive", "bias": False}, "bias = false is for model 'mlp', got model 'autoregressive'"),
+        ({"embedding_lr": 2.0}, "embedding_lr = 2.0: model 'mlp' has no embeddings; drop it"),
         ({"bias": 0}, "bias = 0: expected true or false, got a int"),
         ({"stop_at_accuracy": 1.5}, "stop_at_accuracy = 1.5: input should be less than or equal to 1"),
     ],

@@ -243,17 +243,20 @@ class RunConfig(BaseModel):
             raise ValueError(
                 f"policy {self.policy!r} takes no policy_options, got {given}: choose a policy, or drop them"
             )
-        self._check_gradients()
+        self._check_effects()
         return self
 
-    def _check_gradients(self) -> None:
-        """Settings of a filter that is not on would be ignored: say so."""
+    def _check_effects(self) -> None:
+        """A setting of something that is not there would be ignored: say so."""
         used = {"none": "", "ema": "grokfast_alpha grokfast_lamb", "ma": "grokfast_window grokfast_lamb"}[self.grokfast]
         for key in ("grokfast_alpha", "grokfast_window", "grokfast_lamb"):
             if key not in used and getattr(self, key) != type(self).model_fields[key].default:
                 raise ValueError(
                     f"{key} = {getattr(self, key)} has no effect with grokfast = {self.grokfast!r}: drop it"
                 )
+        for key in ("embedding_scale", "embedding_lr"):
+            if getattr(self, key) != 1.0 and self.model not in ("transformer", "decoder", "lstm"):
+                raise ValueError(f"{key} = {getattr(self, key)}: model {self.model!r} has no embeddings; drop it")
         if not self.bias and self.model != "mlp":
             raise ValueError(f"bias = false is for model 'mlp', got model {self.model!r}: drop it")
 
