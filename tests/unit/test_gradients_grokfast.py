@@ -534,3 +534,18 @@ def test_compiled_training_is_the_plain_one_and_resumes_bitwise():
     assert {ema_pass, ma_pass} <= single_pass._proven
     assert torch.equal(trained(stop=7), whole)
     assert torch._dynamo.utils.counters["frames"]["ok"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_one_kernel_serves_tensors_of_every_size_and_rank(monkeypatch):
+    monkeypatch.setattr(slow_gradients, "SMALLEST", 100)
+    counters = torch._dynamo.utils.counters["stats"]
+    before = counters["unique_graphs"]
+    params = [torch.zeros(shape) for shape in [(400,), (20, 30), (5, 6, 7), (4, 3, 5, 6), (999,)]]
+    transform = Grokfast(0.9, 2.0, compile=True)
+    for step in range(3):
+        grads = [noise(*param.shape, seed=step) for param in params]
+        transform(params, grads)
+    assert counters["unique_graphs"] - before <= 1

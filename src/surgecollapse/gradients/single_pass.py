@@ -43,7 +43,8 @@ def in_one_pass(function: _Pass, *tensors: Tensor) -> bool:
     if function in _refused:
         return False
     try:
-        _compiled(function)(*tensors)
+        # Without the marks of a view: dynamo would compile anew for every rank of what it is a view of.
+        _compiled(function)(*(tensor.data for tensor in tensors))
     except RuntimeError as error:
         if function in _proven:
             raise
