@@ -20,18 +20,22 @@ if TYPE_CHECKING:
     from surgecollapse.export.csr import CsrLayer, CsrResult, to_csr
     from surgecollapse.export.csr_file import load_csr, save_csr
     from surgecollapse.export.csr_linear import CsrLinear
+    from surgecollapse.export.program import ProgramResult, load_program, save_program
 
 _HOME = {
     "CsrLayer": "csr",
     "CsrLinear": "csr_linear",
     "CsrResult": "csr",
+    "ProgramResult": "program",
     "SparseFile": "checkpoint",
     "load_csr": "csr_file",
     "load_masks": "checkpoint",
     "load_metadata": "checkpoint",
+    "load_program": "program",
     "load_sparse": "checkpoint",
     "load_sparse_into": "checkpoint",
     "save_csr": "csr_file",
+    "save_program": "program",
     "save_sparse": "checkpoint",
     "to_csr": "csr",
 }
@@ -40,13 +44,16 @@ __all__ = [
     "CsrLayer",
     "CsrLinear",
     "CsrResult",
+    "ProgramResult",
     "SparseFile",
     "load_csr",
     "load_masks",
     "load_metadata",
+    "load_program",
     "load_sparse",
     "load_sparse_into",
     "save_csr",
+    "save_program",
     "save_sparse",
     "to_csr",
 ]

@@ -196,7 +196,8 @@ def _verdict(
         speedup[number] = statistics.median(ratios)
         faster[number] = speedup[number] >= min_speedup and sorted(ratios)[len(ratios) // 4] > 1
     form = "csr" if all(faster.values()) else "both" if any(faster.values()) else "dense"
-    reason = f"measured, {min_speedup:g} asked for"
+    found = {"csr": "faster with every number of rows", "both": "faster with some numbers of rows"}
+    reason = found.get(form, f"not {min_speedup:g} times as fast")
     return CsrLayer(name=name, sparsity=sparsity, form=form, speedup=speedup, reason=reason, faster=faster)
 
 
