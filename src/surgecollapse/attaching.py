@@ -40,6 +40,7 @@ def attach(
     rho: float | None = None,
     distribution: str = "global",
     minimum_density: float = 0.005,
+    pattern: str | None = None,
     rows: int = 128,
     sites: Sequence[str] | None = None,
     recorders: Sequence[Recorder] = (),
@@ -72,7 +73,10 @@ def attach(
         initial: first value of reopened weights: ``zero | noise | last``; default: the policy's choice, else ``zero``.
         rho: bound on injected over live energy; default: the policy's choice, else 0.1.
         distribution: how zeros spread over layers: ``global | layer | erk``.
-        minimum_density: least share of each parameter that stays open.
+        minimum_density: least share of each parameter that stays open; under a pattern, of its blocks or units.
+        pattern: weights that open and close together: ``N:M`` (N of every M along the inputs stay, as in ``2:4``; the
+            sparsity is then 1 − N/M), ``block:RxC`` (as in ``block:4x1``), or ``unit`` (rows of the weight: output
+            units, or channels). Whole groups reach the sparsity only as near as their size allows.
         rows: samples per reading.
         sites: patterns on module names to read instead of the activations that follow prunable layers.
         recorders: objects with ``record(event)``.
@@ -82,7 +86,8 @@ def attach(
         The controller; a context manager that detaches on exit.
 
     Raises:
-        ValueError: for options out of range, an unknown recipe, a model with nothing to prune, LBFGS, a second attach.
+        ValueError: for options out of range, an unknown recipe or pattern, a model with nothing to prune, LBFGS, a
+            second attach.
 
     >>> import torch, surgecollapse
     >>> model = torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.ReLU(), torch.nn.Linear(32, 2))

@@ -17,7 +17,8 @@ from surgecollapse.act.randomness import Generators
 from surgecollapse.act.rewiring import Rewiring
 from surgecollapse.decide.depth import deepest
 from surgecollapse.events import Decision
-from surgecollapse.functional import kept, minimum_live
+from surgecollapse.functional import minimum_live
+from surgecollapse.functional.structured import fitting_pattern
 from surgecollapse.observe.activations import ActivationReader, find_sites
 from surgecollapse.observe.dense_gradient import DenseGradient
 from surgecollapse.observe.observer import Observer
@@ -62,6 +63,8 @@ class Engine:
         chosen = self._choose()
         self.weights = MaskedWeights(chosen if saved is None else self._as_saved(chosen, saved))
         self._regroup()
+        pattern, target = options.get("pattern"), options["sparsity"]
+        self._pattern = None if pattern is None else fitting_pattern(pattern, target)
         self._growth = growth
         self.signal = DenseGradient(self._signal_decay())
         self.observer = self._new_observer()
@@ -76,6 +79,7 @@ class Engine:
             distribution=options["distribution"],
             minimum_density=options["minimum_density"],
             moments=options["moments"],
+            pattern=self._pattern,
         )
         overrides = {key: options[key] for key in ("growth", "initial", "rho")}
         self.actor = Actor(model, rewiring, pump, self._find_depth, self._activation_energy, overrides)
@@ -174,17 +178,23 @@ class Engine:
             ValueError: if it does not, naming the parameters.
         """
         weights, density, target = self.weights, self._options["minimum_density"], self._options["sparsity"]
-        minima, live = self._minima(), kept(weights.size, target)
+        minima, live = self._minima(), self.actor.rewiring.wanted(target)
         if sum(minima.values()) > live:
+            tiles = f" in tiles of {self._pattern.name!r}" if self._pattern else ""
+            smaller = ", or take smaller tiles" if tiles else ""
+            named = ", ".join(f"{name} ({n})" for name, n in minima.items())
             raise ValueError(
                 f"sparsity {target:g} leaves {live} of {weights.size} weights, but a minimum density of {density:g} "
-                f"needs {sum(minima.values())}: {', '.join(f'{name} ({n})' for name, n in minima.items())}. Lower "
-                "minimum_density or the sparsity, or exclude layers"
+                f"needs {sum(minima.values())}{tiles}: {named}. Lower "
+                f"minimum_density or the sparsity, or exclude layers{smaller}"
             )
 
     def _minima(self) -> dict[str, int]:
-        sizes = {name: p.numel() for name, p in self.weights.params.items()}
-        return minimum_live(sizes, self._options["minimum_density"])
+        sizes = {name: tuple(p.shape) for name, p in self.weights.params.items()}
+        density = self._options["minimum_density"]
+        if self._pattern is None:
+            return minimum_live(sizes, density)
+        return {name: self._pattern.least(shape, density) for name, shape in sizes.items()}
 
     def _find_depth(self, decision: Decision, least: float, most: float) -> dict[str, Any]:
         """Search the deepest collapse whose measure on the probe batch stays over the decision's floor.

@@ -15,7 +15,6 @@ from surgecollapse.act.pump import EntropyPump
 from surgecollapse.act.rewiring import Rewiring
 from surgecollapse.act.surge import refill_zeros
 from surgecollapse.events import Decision, Intervention
-from surgecollapse.functional import kept
 from surgecollapse.functional.selection import count_true
 
 logger = logging.getLogger(__name__)
@@ -86,7 +85,8 @@ class Actor:
             ledger = zero_lowest(self._scope(decision.scope), least)
             self.log("collapse", decision, ledger, before, depth=least)
             return {}
-        missing = kept(weights.size, least) - weights.live
+        least, most = self.rewiring.reachable(least), self.rewiring.reachable(most)
+        missing = self.rewiring.wanted(least) - weights.live
         if missing > 0:  # sparser than the target already: reopen exactly what is missing
             self._reopen(decision, missing, None)
             return {}
@@ -95,7 +95,7 @@ class Actor:
         remember = "last" in (decision.initial, self._overrides.get("initial"))
         masks = self.rewiring.plan(details["depth"], self._signals, decision.distribution, decision.saliency)
         ledger, closed = self.rewiring.collapse(masks, remember=remember)
-        assert weights.live == kept(weights.size, details["depth"]), "a collapse must leave exactly k weights open"
+        self.rewiring.check_collapsed(details["depth"])
         self.log("collapse", decision, ledger, before, **details)
         return closed
 
@@ -139,7 +139,8 @@ class Actor:
             closed = {name: ~weights.mask(name) for name in weights.params}
         choice = self._choice(decision)
         ledger = self.rewiring.surge(closed, count, signals=self._signals, sigma=decision.sigma, **choice)
-        self.log("surge", decision, ledger, before, rho=ledger.rho)
+        if ledger.changed:  # fewer weights than half a tile reopen none
+            self.log("surge", decision, ledger, before, rho=ledger.rho)
 
     def _scope(self, scope: str) -> Mapping[str, nn.Parameter]:
         if scope == "prunable":

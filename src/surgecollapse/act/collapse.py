@@ -9,7 +9,8 @@ from torch import Tensor
 
 from surgecollapse.act.ledger import Ledger, energies
 from surgecollapse.act.masked_weights import MaskedWeights
-from surgecollapse.functional import collapse_masks, kept, lowest, magnitude
+from surgecollapse.functional import Pattern, collapse_masks, collapse_tiles, kept, lowest, magnitude
+from surgecollapse.functional.structured import open_count
 from surgecollapse.types import Criterion
 
 
@@ -22,6 +23,7 @@ def plan_collapse(
     signals: Mapping[str, Tensor],
     distribution: str,
     minimum_density: float,
+    pattern: Pattern | None = None,
 ) -> dict[str, Tensor]:
     """Choose the masks of a collapse to ``sparsity``; nothing is written.
 
@@ -36,9 +38,11 @@ def plan_collapse(
         signals: dense gradients by name, for criteria that use them.
         distribution: ``global | layer | erk``.
         minimum_density: least share of a parameter that stays open.
+        pattern: closes whole tiles only, see :func:`~surgecollapse.functional.collapse_tiles`.
 
     Returns:
-        Name → boolean mask, true where open; exactly ``kept(N, sparsity)`` true in all.
+        Name → boolean mask, true where open; exactly ``kept(N, sparsity)`` true in all, or under a pattern the nearest
+        number that whole tiles reach.
     """
     scores: dict[str, Tensor] = {}
     for name, p in weights.params.items():
@@ -55,9 +59,11 @@ def plan_collapse(
             held = weights.held(name)
             score = score if held is None else score.mul_(held)
         scores[name] = score
-    return collapse_masks(
-        scores, kept(weights.size, sparsity), distribution=distribution, minimum_density=minimum_density
-    )
+    live = kept(weights.size, sparsity)
+    if pattern is None:
+        return collapse_masks(scores, live, distribution=distribution, minimum_density=minimum_density)
+    live = open_count({name: p.shape for name, p in weights.params.items()}, live, pattern, sparsity)
+    return collapse_tiles(scores, live, pattern, distribution=distribution, minimum_density=minimum_density)
 
 
 @torch.no_grad()

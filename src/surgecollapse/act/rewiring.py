@@ -16,10 +16,11 @@ from surgecollapse.act.ledger import Ledger, energies
 from surgecollapse.act.masked_weights import MaskedWeights
 from surgecollapse.act.optimizer_state import check_moments, forget
 from surgecollapse.act.randomness import Generators
-from surgecollapse.act.surge import INITIAL, choose_reopened, fill_reopened
-from surgecollapse.functional import DISTRIBUTIONS, GROWTH, SALIENCY, lowest
+from surgecollapse.act.surge import INITIAL, choose_reopened, fill_reopened, growth_scores
+from surgecollapse.functional import DISTRIBUTIONS, GROWTH, SALIENCY, Pattern, exchange_tiles, kept, lowest
 from surgecollapse.functional.growth import random
 from surgecollapse.functional.selection import count_true
+from surgecollapse.functional.structured import open_count
 from surgecollapse.types import Criterion
 
 
@@ -50,6 +51,7 @@ class Rewiring:
         distribution: ``global | layer | erk``.
         minimum_density: least open share of every parameter.
         moments: ``reset | keep | warmup``.
+        pattern: weights open and close in its tiles; ``None``: one by one.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Rewiring:
         distribution: str,
         minimum_density: float,
         moments: str,
+        pattern: Pattern | None = None,
     ) -> None:
         if isinstance(saliency, str):
             one_of("saliency", saliency, (*SALIENCY, "random"))
@@ -81,7 +84,7 @@ class Rewiring:
         self.initial = one_of("initial", initial, INITIAL)
         self.rho, self.minimum_density = rho, minimum_density
         self.distribution = one_of("distribution", distribution, DISTRIBUTIONS)
-        self.moments = check_moments(moments)
+        self.moments, self.pattern = check_moments(moments), pattern
         self._last: dict[str, Tensor] = {}
 
     def _criterion(self, saliency: str | Criterion | None) -> Criterion:
@@ -92,6 +95,26 @@ class Rewiring:
         if one_of("saliency", chosen, (*SALIENCY, "random")) == "random":
             return lambda weight, signal: random(weight.shape, self.generators.on(weight.device))  # noqa: ARG005
         return SALIENCY[chosen]
+
+    def reachable(self, sparsity: float) -> float:
+        """The sparsity itself; under ``N:M`` at most the pattern's own."""
+        exact = self.pattern.sparsity if self.pattern is not None else None
+        return sparsity if exact is None else min(sparsity, exact)
+
+    def wanted(self, sparsity: float) -> int:
+        """Number of weights that a sparsity is to leave open."""
+        live = kept(self.weights.size, sparsity)
+        if self.pattern is None:
+            return live
+        shapes = {name: p.shape for name, p in self.weights.params.items()}
+        return open_count(shapes, live, self.pattern, sparsity)
+
+    def check_collapsed(self, sparsity: float) -> None:
+        """Assert that a collapse left as many weights open as it was to: exactly, or as near as tiles come."""
+        off, room = abs(self.weights.live - self.wanted(sparsity)), 0
+        if self.pattern is not None and sparsity != self.pattern.sparsity:
+            room = sum(self.pattern.tile_size(p.shape) for p in self.weights.params.values()) // 2
+        assert off <= room, f"a collapse to {sparsity} left {self.weights.live} of {self.weights.size} weights open"
 
     def plan(
         self,
@@ -108,6 +131,7 @@ class Rewiring:
             signals=signals,
             distribution=one_of("distribution", distribution or self.distribution, DISTRIBUTIONS),
             minimum_density=self.minimum_density,
+            pattern=self.pattern,
         )
 
     @contextmanager
@@ -160,14 +184,14 @@ class Rewiring:
         rho: float | None = None,
         sigma: float | None = None,
     ) -> Ledger:
-        """Reopen ``count`` of the ``closed`` weights and fill them."""
+        """Reopen ``count`` of the ``closed`` weights (the nearest number that whole tiles reach) and fill them."""
         params = self.weights.params
         ledger = Ledger(before=energies(params))
         opened = self._choose(closed, count, growth, signals)
         masks = {name: self.weights.mask(name) | opened[name] for name in params}
         self._flip(masks, opened)
         ledger.injected = self._fill(opened, sum(ledger.before.values()), initial, rho, sigma)
-        ledger.grown = count
+        ledger.grown = count if self.pattern is None else sum(count_true(list(opened.values())))
         ledger.after = energies(params)
         return ledger
 
@@ -185,15 +209,20 @@ class Rewiring:
         """Exchange ``share`` of the open weights of each parameter for as many others; its density stays exact.
 
         As in RigL's published code, a weight may be reopened by the very exchange that would have closed it: it then
-        simply stays, value and moments included.
+        simply stays, value and moments included. Under a pattern tiles are exchanged, see
+        :func:`~surgecollapse.functional.exchange_tiles`.
         """
         params, criterion = self.weights.params, self._criterion(saliency)
         ledger = Ledger(before=energies(params))
         masks: dict[str, Tensor] = {}
         for name, p in params.items():
-            mask = self.weights.mask(name)
+            mask, scores = self.weights.mask(name), criterion(p.detach(), signals.get(name))
+            if self.pattern is not None:
+                grow = growth_scores(self._growth(growth), p.detach(), signals.get(name), self.generators)
+                masks[name] = exchange_tiles(scores, grow, mask, share, self.pattern)
+                continue
             count = int(share * self.weights.live_in(name) + 0.5)
-            (dropped,) = lowest([criterion(p.detach(), signals.get(name))], count, eligible=[mask])
+            (dropped,) = lowest([scores], count, eligible=[mask])
             stays = mask & ~dropped
             masks[name] = stays | self._choose({name: ~stays}, count, growth, signals)[name]
         flipped = {name: self.weights.mask(name) ^ masks[name] for name in params}
@@ -201,10 +230,15 @@ class Rewiring:
         if (initial or self.initial) == "last":
             self._remember({name: flipped[name] & ~masks[name] for name in params})
         self._flip(masks, flipped)
-        ledger.grown = ledger.pruned = sum(count_true(list(opened.values())))
+        ledger.grown = sum(count_true(list(opened.values())))
+        # Of tiles that change places, one may lie at an edge and be smaller.
+        ledger.pruned = sum(count_true(list(flipped.values()))) - ledger.grown
         ledger.injected = self._fill(opened, sum(ledger.before.values()), initial, rho)
         ledger.after = energies(params)
         return ledger
+
+    def _growth(self, growth: str | Criterion | None) -> str | Criterion:
+        return one_of("growth", growth, GROWTH) if isinstance(growth, str) else growth or self.growth
 
     def _choose(
         self,
@@ -217,10 +251,11 @@ class Rewiring:
             self.weights,
             closed,
             count,
-            growth=one_of("growth", growth, GROWTH) if isinstance(growth, str) else growth or self.growth,
+            growth=self._growth(growth),
             signals=signals,
             generators=self.generators,
             distribution=self.distribution,
+            pattern=self.pattern,
         )
 
     def _fill(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 from surgecollapse.act.ledger import Ledger, energies
 from surgecollapse.act.masked_weights import MaskedWeights
 from surgecollapse.act.randomness import Generators
-from surgecollapse.functional import bounded_noise_scale, highest, share_by_momentum
+from surgecollapse.functional import Pattern, bounded_noise_scale, highest, reopen_tiles, share_by_momentum
 from surgecollapse.functional.apportion import apportion
 from surgecollapse.functional.growth import random
 from surgecollapse.functional.selection import count_true
@@ -29,6 +30,7 @@ def choose_reopened(
     signals: Mapping[str, Tensor],
     generators: Generators,
     distribution: str,
+    pattern: Pattern | None = None,
 ) -> dict[str, Tensor]:
     """Choose ``count`` of the ``closed`` weights to reopen.
 
@@ -43,23 +45,26 @@ def choose_reopened(
             behind every parameter that has one.
         generators: the library's own generators.
         distribution: ``global`` lets parameters compete; otherwise each reopens the same share.
+        pattern: reopens whole tiles, as many as come nearest to ``count``.
 
     Returns:
         Name → boolean, true where a weight is to be reopened.
     """
     names = list(closed)
-    scores = {n: _score(growth, weights.params[n].detach(), signals.get(n), generators) for n in names}
+    scores = {n: growth_scores(growth, weights.params[n].detach(), signals.get(n), generators) for n in names}
+    choose = highest if pattern is None else partial(reopen_tiles, pattern=pattern)
     if distribution == "global" and growth != "momentum":
-        return dict(zip(names, highest(list(scores.values()), count, eligible=list(closed.values())), strict=True))
+        return dict(zip(names, choose(list(scores.values()), count, eligible=list(closed.values())), strict=True))
     if growth == "momentum" and signals.keys() >= closed.keys():
         counts = share_by_momentum({n: signals[n] for n in names}, {n: ~closed[n] for n in names}, count)
     else:
         room = dict(zip(names, count_true([closed[n] for n in names]), strict=True))
         counts = apportion(room, dict.fromkeys(names, 0), room, count)
-    return {n: highest([scores[n]], counts[n], eligible=[closed[n]])[0] for n in names}
+    return {n: choose([scores[n]], counts[n], eligible=[closed[n]])[0] for n in names}
 
 
-def _score(growth: str | Criterion, weight: Tensor, signal: Tensor | None, generators: Generators) -> Tensor:
+def growth_scores(growth: str | Criterion, weight: Tensor, signal: Tensor | None, generators: Generators) -> Tensor:
+    """Score one parameter for growth; where the signal is missing at random, behind all that have one."""
     if callable(growth):
         return growth(weight, signal)
     if growth != "random" and signal is not None:

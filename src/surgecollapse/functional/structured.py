@@ -14,6 +14,7 @@ from surgecollapse.functional.patterns import (
     collapsed_tiles,
     highest_in_tiles,
     magnitudes,
+    parse_pattern,
     spread,
     sum_tiles,
     tile_counts,
@@ -185,6 +186,25 @@ def nearest_tiles(
     chosen &= size > 0
     parts = torch.split(chosen, [value.numel() for value in values])
     return [part.view(value.shape).clone() for part, value in zip(parts, values, strict=True)]
+
+
+def fitting_pattern(text: str, sparsity: float) -> Pattern:
+    """Read a pattern and check that it can have the target sparsity.
+
+    Raises:
+        ValueError: if it is unknown, or if ``N:M`` and the sparsity is not 1 − N/M (to three decimals).
+
+    >>> fitting_pattern("1:3", 0.667).keep
+    1
+    """
+    pattern = parse_pattern(text)
+    exact = pattern.sparsity
+    if exact is not None and abs(sparsity - exact) > TOLERANCE:
+        raise ValueError(
+            f"pattern {text!r} keeps {pattern.keep} of every {pattern.columns} weights, which is sparsity {exact:.4g}, "
+            f"got sparsity={sparsity:g}: give sparsity={exact:.4g}, or another pattern"
+        )
+    return pattern
 
 
 def open_count(shapes: Mapping[str, Sequence[int]], live: int, pattern: Pattern, sparsity: float) -> int:
