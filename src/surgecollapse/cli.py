@@ -43,7 +43,7 @@ _GROUPS = {
     "vocabulary text_length",
     "Model": "model widths activation dropout bias init_scale embedding_scale precision",
     "Method": "recipe policy policy_options sparsity every moments entropy saliency growth initial rho distribution "
-    "minimum_density",
+    "minimum_density pattern",
     "Training": "seed steps epochs batch_size optimizer lr embedding_lr weight_decay momentum beta2 schedule "
     "warmup clip "
     "grokfast grokfast_alpha grokfast_window grokfast_lamb orthograd loss "

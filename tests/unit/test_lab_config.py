@@ -87,6 +87,9 @@ def test_a_configuration_cannot_be_changed():
         ({"task": "digits", "threads": 100_000}, "threads = 100000: input should be less than or equal to 1024"),
         ({"task": "digits", "policy": "none", "policy_options": {"floor": 0.3}}, "takes no policy_options, got floor"),
         ({"task": "digits", "model": "cnn", "widths": ()}, "at least one width"),
+        ({"task": "digits", "pattern": "2:4"}, "got sparsity=0.9: give sparsity=0.5"),
+        ({"task": "digits", "pattern": "4x4"}, "Did you mean 'block:4x4'"),
+        ({"task": "digits", "pattern": "unit", "policy": "none"}, "pattern = 'unit' has no effect with policy 'none'"),
         ({}, "no task given: choose one of digits, "),
     ],
 )

@@ -135,6 +135,9 @@ class RunConfig(BaseModel):
     )
     distribution: Literal["global", "layer", "erk"] = Field("global", description="How zeros spread over layers.")
     minimum_density: float = Field(0.005, ge=0, le=1, description="Least share of live weights in each layer.")
+    pattern: str | None = Field(
+        None, description="Weights that open and close together: N:M (2:4), block:RxC (block:4x1), or unit."
+    )
 
     steps: int | None = Field(None, ge=1, le=10**12, description="Optimizer steps; or give epochs.")
     epochs: float | None = Field(None, gt=0, le=1e9, description="Passes over the training data; or give steps.")
@@ -243,8 +246,19 @@ class RunConfig(BaseModel):
             raise ValueError(
                 f"policy {self.policy!r} takes no policy_options, got {given}: choose a policy, or drop them"
             )
+        self._check_pattern()
         self._check_effects()
         return self
+
+    def _check_pattern(self) -> None:
+        """Check the pattern against the sparsity, at the price of importing torch where there is one."""
+        if self.pattern is None:
+            return
+        if self.policy in ("none", "hold"):
+            raise ValueError(f"pattern = {self.pattern!r} has no effect with policy {self.policy!r}: drop it")
+        from surgecollapse.functional.structured import fitting_pattern
+
+        fitting_pattern(self.pattern, self.sparsity)
 
     def _check_effects(self) -> None:
         """A setting of something that is not there would be ignored: say so."""

@@ -142,6 +142,7 @@ class Training:
             rho=config.rho,
             distribution=config.distribution,
             minimum_density=config.minimum_density,
+            pattern=config.pattern,
             recorders=(self,),
         )
 
