@@ -272,9 +272,9 @@ def test_mnist1d_is_the_published_generator_and_disturbs_no_global_generator():
     from surgecollapse.lab.mnist1d import mnist1d
 
     mnist1d.cache_clear()
-    numpy_then, torch_then = np.random.get_state()[1].copy(), torch.get_rng_state()
+    numpy_then, torch_then = np.random.get_state()[1].copy(), torch.get_rng_state()  # noqa: NPY002
     data = load_task("mnist1d", seed=0)
-    assert np.array_equal(np.random.get_state()[1], numpy_then)
+    assert np.array_equal(np.random.get_state()[1], numpy_then)  # noqa: NPY002
     assert torch.equal(torch.get_rng_state(), torch_then)
     assert [len(y) for _, y in all_sets(data)] == [4_000, 2_000, 8_000]
     assert data.input_shape == (1, 40)
