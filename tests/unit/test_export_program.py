@@ -35,6 +35,11 @@ def test_program_computes_the_same_for_any_batch_size(tmp_path, kind):
             torch.testing.assert_close(one, other)
 
 
+def test_examples_that_are_a_slice_do_not_bring_their_whole_into_the_file(tmp_path):
+    samples = torch.zeros(100_000, 3)
+    assert save_program(nn.Linear(3, 2), samples[:2], tmp_path / "net.pt2").bytes < 30_000
+
+
 def test_a_single_sample_is_refused_since_it_would_fix_the_batch(tmp_path):
     with pytest.raises(ValueError, match=r"two or more, got \[1\]"):
         save_program(nn.Linear(3, 2), torch.ones(1, 3), tmp_path / "net.pt2")

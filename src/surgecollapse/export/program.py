@@ -53,7 +53,8 @@ def save_program(model: nn.Module, example_inputs: Any, path: str | Path) -> Pro
     rows = {len(tensor) for tensor in tensors_in(_nested(example_inputs)) if tensor.ndim}
     if len(rows) != 1 or min(rows) < 2:
         raise ValueError(f"expected example inputs that share a first axis of two or more, got {sorted(rows)}")
-    args, kwargs = _arguments(example_inputs)
+    # Cloned: the file keeps the examples, with the whole memory that a slice belongs to.
+    args, kwargs = map_tensors(_arguments(example_inputs), lambda tensor: tensor.detach().clone())
     batch = torch.export.Dim("batch", min=1)
     axes: Callable[[Any], Any] = lambda tensor: {0: batch} if tensor.ndim else None  # noqa: E731
     args_axes, kwargs_axes = map_tensors((args, kwargs), axes)
