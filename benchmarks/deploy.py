@@ -216,19 +216,28 @@ def available() -> dict[str, Any]:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Everything, with what is needed to repeat it."""
-    found = child(options, 1, "forms")
-    forms = found["forms"]
-    report: dict[str, Any] = {
-        "command": shlex.join(["python", "benchmarks/deploy.py", *sys.argv[1:]]),
+    """What is asked for, with what is needed to repeat it; the other part is kept from before."""
+    found, file = child(options, 1, "forms"), options.out / "deploy.json"
+    report: dict[str, Any] = json.loads(file.read_text()) if options.only and file.exists() else {}
+    command = shlex.join(["python", "benchmarks/deploy.py", *sys.argv[1:]])
+    about = {
+        "command": command.replace(options.sparselab, "FOLDER") if options.sparselab else command,
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "sparselab": found["sparselab"]},
         "machine": {"processor": processor(), "cores": os.cpu_count()},
         "repeats": options.repeats,
         "goals": {"file": GOAL},
-        "latency": {},
-        "files": [],
-        "memory": [],
     }
+    if options.only != "trained":
+        report |= {"layers": about, **measure_layers(options, found["forms"])}
+    if options.only != "layers":
+        rows = [row for sparsity in (0.9, 0.98) for row in child(options, 1, "trained", str(sparsity))]
+        report |= {"nets": about, "trained": rows}
+    return report
+
+
+def measure_layers(options: argparse.Namespace, forms: list[str]) -> dict[str, Any]:
+    """Latency, files and memory of single layers."""
+    report: dict[str, Any] = {"latency": {}, "files": [], "memory": []}
     for threads in options.threads:
         report["latency"][str(threads)] = [
             row
@@ -243,7 +252,6 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             report["files"].append({"size": size, "sparsity": sparsity, **child(options, 1, "files", *words)})
             held = {form: child(options, 1, "memory", form, *words) for form in forms[1:]}
             report["memory"].append({"size": size, "sparsity": sparsity, "dense": dense, **held})
-    report["trained"] = [row for sparsity in (0.9, 0.98) for row in child(options, 1, "trained", str(sparsity))]
     return report
 
 
@@ -262,62 +270,69 @@ def table(headings: list[str], rows: list[list[str]]) -> list[str]:
     return [f"| {' | '.join(row)} |" for row in (headings, ["---"] * len(headings), *rows)]
 
 
+def origin(about: dict[str, Any]) -> list[str]:
+    """Lines that say how and on what something was measured."""
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    machine = about["machine"]
+    return ["", f"`{about['command']}`", "", f"{machine['processor']}, {machine['cores']} cores; {versions}", ""]
+
+
 def as_markdown(report: dict[str, Any]) -> str:
     """The report as tables."""
-    machine, versions = report["machine"], report["versions"]
+    lines = ["# Deployed: bytes, latency and memory of sparse layers and nets"]
+    if "layers" in report:
+        lines += layers_as_markdown(report)
+    if "nets" in report:
+        lines += ["", "## Trained nets", *origin(report["nets"])]
+        lines += ["784-512-512-10 on 5,000 MNIST digits, 1,500 steps; speed on one thread.", ""]
+        headings = ["zeros", "format", "batch", "file / dense", "file / bound", "largest difference", "accuracy"]
+        lines += table([*headings, "speed-up"], [trained_cells(row) for row in report["trained"]])
+    return "\n".join([*lines, ""])
+
+
+def layers_as_markdown(report: dict[str, Any]) -> list[str]:
+    """Lines of the tables of single layers."""
     others = list(report["latency"][next(iter(report["latency"]))][0]["forms"])
-    lines = [
-        "# Deployed: bytes, latency and memory of sparse layers",
-        "",
-        f"`{report['command']}`",
-        "",
-        f"{machine['processor']}, {machine['cores']} cores; "
-        + ", ".join(f"{name} {version}" for name, version in versions.items()),
-    ]
+    lines = origin(report["layers"])
     for threads, rows in report["latency"].items():
-        lines += ["", f"## Latency, {threads} thread(s)", ""]
-        clock = "processor" if threads == "1" else "wall"
+        clock, turns = "processor" if threads == "1" else "wall", report["layers"]["repeats"]
         lines += [
-            f"Time of `nn.Linear` over time of each form, {clock} clock: median of {report['repeats']} turns",
-            "(quartiles). More is faster. Where `CsrLinear` is under 1.05, `to_csr` keeps the dense layer.",
+            f"## Latency, {threads} thread(s)",
+            "",
+            f"Time of `nn.Linear` over time of each form, {clock} clock: median of {turns} turns (quartiles).",
+            "More is faster. Where `CsrLinear` is under 1.05, `to_csr` keeps the dense layer.",
+            "",
+            *table(["layer", "zeros", "rows", "dense", *others], [latency_cells(row, others) for row in rows]),
             "",
         ]
-        cells = [
-            [f"{row['size']}²", f"{row['sparsity']:.0%}", str(row["rows"]), f"{row['dense_us']:.0f} µs"]
-            + [
-                f"{f['ratio']:.2f} ({f['quarter']:.2f}–{f['three_quarters']:.2f})"
-                for f in (row["forms"][form] for form in others)
-            ]
-            for row in rows
-        ]
-        lines += table(["layer", "zeros", "rows", "dense", *others], cells)
-    lines += ["", "## Files", "", "Of the dense file, and of non-zeros + 1 bit per entry."]
-    lines += [
-        "A file of sparselab 0.2.2 does not give a layer back: its state dict holds values without their places.",
-        "",
-    ]
-    cells = [file_cells(row) for row in report["files"]]
+    lines += ["## Files", "", "Of the dense file, and of non-zeros + 1 bit per entry.", ""]
     headings = ["layer", "zeros", "dense", "ours / dense", "ours / bound", f"goal ≤ {GOAL}"]
-    lines += table(headings, cells)
+    lines += table(headings, [file_cells(row) for row in report["files"]])
+    lines += ["", "sparselab 0.2.2 has no file that gives a layer back: its state dict holds values without places."]
     lines += ["", "## Peak memory", "", "Layer and five passes of 128 rows, of what the dense layer takes.", ""]
     cells = [
-        [f"{row['size']}²", f"{row['sparsity']:.0%}", f"{row['dense'] / 1e6:.1f} MB"]
-        + [f"{row[form] / row['dense']:.2f}" for form in others]
+        [*side(row), f"{row['dense'] / 1e6:.1f} MB", *(f"{row[form] / row['dense']:.2f}" for form in others)]
         for row in report["memory"]
     ]
-    lines += table(["layer", "zeros", "dense", *others], cells)
-    lines += ["", "## Trained nets", "", "784-512-512-10 on 5,000 MNIST digits, 1,500 steps, one thread.", ""]
-    lines += table(
-        ["zeros", "format", "batch", "file / dense", "file / bound", "largest difference", "accuracy", "speed-up"],
-        [trained_cells(row) for row in report["trained"]],
-    )
-    return "\n".join([*lines, ""])
+    return lines + table(["layer", "zeros", "dense", *others], cells)
+
+
+def side(row: dict[str, Any]) -> list[str]:
+    """Size and zeros of a layer, as cells."""
+    return [f"{row['size']}²", f"{row['sparsity']:.0%}"]
+
+
+def latency_cells(row: dict[str, Any], others: list[str]) -> list[str]:
+    """One line of a table of latencies."""
+    found = [row["forms"][form] for form in others]
+    ratios = [f"{f['ratio']:.2f} ({f['quarter']:.2f}–{f['three_quarters']:.2f})" for f in found]
+    return [*side(row), str(row["rows"]), f"{row['dense_us']:.0f} µs", *ratios]
 
 
 def file_cells(row: dict[str, Any]) -> list[str]:
     """One line of the table of files."""
     ours = row["sparse checkpoint"]
-    first = [f"{row['size']}²", f"{row['sparsity']:.0%}", f"{row['dense'] / 1e6:.1f} MB"]
+    first = [*side(row), f"{row['dense'] / 1e6:.1f} MB"]
     met = "met" if ours <= GOAL * row["bound"] else "missed"
     return [*first, f"{ours / row['dense']:.3f}", f"{ours / row['bound']:.3f}", met]
 
@@ -341,6 +356,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=(1, 2), help="numbers of threads, one process each")
     parser.add_argument("--sparselab", default="", help="folder that holds the package sparselab")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder of the results")
+    parser.add_argument("--only", choices=("layers", "trained"), help="measure one part, keep the other of a file")
     parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
@@ -348,9 +364,6 @@ def main() -> None:
         print(json.dumps(answer(options)))
         return
     report = measure(options)
-    report["command"] = (
-        report["command"].replace(options.sparselab, "FOLDER") if options.sparselab else report["command"]
-    )
     text = as_markdown(report)
     print(text)
     options.out.mkdir(parents=True, exist_ok=True)

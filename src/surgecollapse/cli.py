@@ -212,20 +212,26 @@ def compare(
 
 @app.command
 def export(
-    run: Path, /, *, format: Annotated[str, Parameter(name="--format")], out: Path | None = None, batch: int = 128
+    run: Path,
+    /,
+    *,
+    form: Annotated[Literal["sparse", "csr", "compact"], Parameter(name="--format")],
+    out: Path | None = None,
+    batch: int = 128,
 ) -> int:
     """Write the net of a finished run as a file for use elsewhere, load it back and compare.
 
     Args:
         run: Run directory.
-        format: sparse: a small file, bit for bit; csr: linear layers as sparse rows where that is measured faster here.
+        form: sparse: a small file with the same values; csr: linear layers as sparse rows where that is measured
+            faster here; compact: a smaller dense net without its dead neurons, channels and heads.
         out: The file. Default: in the folder export of the run.
         batch: Samples in the batch that speed is measured with.
     """
     from surgecollapse.lab.deploy import export_run
 
-    outcome = export_run(run, format, out=out, batch=batch)
-    _export_table(format, outcome)
+    outcome = export_run(run, form, out=out, batch=batch)
+    _export_table(form, outcome)
     for note in outcome.notes:
         _say(note)
     _say(f"export: {outcome.path}")
@@ -371,7 +377,7 @@ def _export_table(form: str, outcome: Exported) -> None:
 
     from surgecollapse.lab.report.summary import readable_bytes
 
-    headings = ("dense", "written", "non-zeros\n+ 1 bit each", "largest\ndifference", "accuracy\nbefore", "after")
+    headings = ("dense", "written", "non-zeros\n+ 1 bit each", "largest\ndiff.", "accuracy\nbefore", "after")
     table = Table("format", *headings, "speed-up", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     sizes = [readable_bytes(size) for size in (outcome.dense, outcome.bytes, outcome.bound)]
     accuracies = [f"{accuracy:.2%}" for accuracy in outcome.accuracy]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
 from surgecollapse.cli import MISTAKE, main
-from surgecollapse.export import load_csr, load_metadata, load_sparse
+from surgecollapse.export import load_csr, load_metadata, load_program, load_sparse
 from surgecollapse.lab.config import make_config
-from surgecollapse.lab.deploy import export_run
+from surgecollapse.lab.deploy import FORMATS, export_run
 from surgecollapse.lab.evaluate import load_run
 from surgecollapse.lab.run import train
 
@@ -48,6 +50,21 @@ def test_csr_file_of_a_run_computes_what_the_run_learned(finished, model, tmp_pa
     x = torch.randn(3, 1, 8, 8)
     with torch.inference_mode():
         torch.testing.assert_close(load_csr(model, done.path)(x), model(x))
+
+
+def test_compact_file_of_a_run_is_a_program_that_computes_what_the_run_learned(finished, model, tmp_path):
+    done = export_run(finished, "compact", out=tmp_path / "net")
+    assert done.max_difference < 1e-4
+    assert "units cut" in done.notes[0]
+    x = torch.randn(3, 1, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(load_program(done.path)(x), model(x))
+
+
+def test_the_command_offers_exactly_the_formats_that_there_are(capsys):
+    main(["export", "--help"])
+    (choices,) = re.findall(r"\[choices: ([^\]]*)\]", " ".join(capsys.readouterr().out.replace("│", " ").split()))
+    assert choices.split(", ") == list(FORMATS)
 
 
 def test_command_writes_into_the_run_and_prints_a_table(finished, capsys):

@@ -17,17 +17,21 @@ if TYPE_CHECKING:
         load_sparse_into,
         save_sparse,
     )
+    from surgecollapse.export.compact import CompactLayer, CompactResult, compact_model
     from surgecollapse.export.csr import CsrLayer, CsrResult, to_csr
     from surgecollapse.export.csr_file import load_csr, save_csr
     from surgecollapse.export.csr_linear import CsrLinear
     from surgecollapse.export.program import ProgramResult, load_program, save_program
 
 _HOME = {
+    "CompactLayer": "compact",
+    "CompactResult": "compact",
     "CsrLayer": "csr",
     "CsrLinear": "csr_linear",
     "CsrResult": "csr",
     "ProgramResult": "program",
     "SparseFile": "checkpoint",
+    "compact_model": "compact",
     "load_csr": "csr_file",
     "load_masks": "checkpoint",
     "load_metadata": "checkpoint",
@@ -41,11 +45,14 @@ _HOME = {
 }
 
 __all__ = [
+    "CompactLayer",
+    "CompactResult",
     "CsrLayer",
     "CsrLinear",
     "CsrResult",
     "ProgramResult",
     "SparseFile",
+    "compact_model",
     "load_csr",
     "load_masks",
     "load_metadata",

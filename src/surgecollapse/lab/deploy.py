@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from surgecollapse.lab.evaluate import LoadedRun
+
+
+_REPEATS = 25
+_UNITS = {"heads": "heads"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +133,48 @@ def _write_csr(run: LoadedRun, path: Path, examples: Tensor) -> _Written:
     return _Written(_computing(load_csr(_fresh(run), path)), result.speedup, tuple(notes))
 
 
+def _write_compact(run: LoadedRun, path: Path, examples: Tensor) -> _Written:
+    import torch
+
+    from surgecollapse.export import compact_model, load_program, save_program
+    from surgecollapse.export.measure import interleaved_ratios
+
+    before = _traceable(run)
+    result = compact_model(before, examples)
+    save_program(result.model, run.data.x_validation[:2], path)
+    program = load_program(path)
+    with torch.inference_mode():
+        ratios = interleaved_ratios(lambda: before(examples), lambda: result.model(examples), _REPEATS)
+    notes = [
+        f"parameters {result.parameters[0]:,} → {result.parameters[1]:,}, multiplications "
+        f"{result.multiplications[0]:,} → {result.multiplications[1]:,}, {result.units_cut} units cut"
+    ]
+    for layer in result.layers:
+        why = f" ({layer.reason})" if layer.reason else ""
+        notes.append(f"{layer.name}: {layer.units[0]} → {layer.units[1]} {_UNITS.get(layer.kind, 'units')}{why}")
+    return _Written(_in_parts(program), statistics.median(ratios), tuple(notes))
+
+
+def _traceable(run: LoadedRun) -> nn.Module:
+    """The net in a form whose steps do not depend on the values of its inputs."""
+    from surgecollapse.lab.decoder import Decoder
+
+    if isinstance(run.model, Decoder) and run.model.economy == "prefixes":
+        run.model.economy = "last"
+    return run.model
+
+
+def _in_parts(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Call on 2,048 samples at a time, without gradients."""
+    import torch
+
+    @torch.no_grad()
+    def logits(x: Tensor) -> Tensor:
+        return torch.cat([function(part) for part in torch.split(x, 2_048)])
+
+    return logits
+
+
 def _origin(run: LoadedRun) -> dict[str, Any]:
     return {"run": run.directory.name, "task": run.config.task, "model": run.config.model, "step": str(run.step)}
 
@@ -135,5 +182,6 @@ def _origin(run: LoadedRun) -> dict[str, Any]:
 FORMATS: dict[str, tuple[str, Callable[[LoadedRun, Path, Tensor], _Written]]] = {
     "sparse": ("model.safetensors", _write_sparse),
     "csr": ("model.csr.safetensors", _write_csr),
+    "compact": ("model.pt2", _write_compact),
 }
 """Format → default name of the file, and what writes it."""
