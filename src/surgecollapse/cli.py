@@ -215,7 +215,7 @@ def export(
     run: Path,
     /,
     *,
-    form: Annotated[Literal["sparse", "csr", "compact"], Parameter(name="--format")],
+    form: Annotated[Literal["sparse", "csr", "compact", "onnx"], Parameter(name="--format")],
     out: Path | None = None,
     batch: int = 128,
 ) -> int:
@@ -224,7 +224,8 @@ def export(
     Args:
         run: Run directory.
         form: sparse: a small file with the same values; csr: linear layers as sparse rows where that is measured
-            faster here; compact: a smaller dense net without its dead neurons, channels and heads.
+            faster here; compact: a smaller dense net without its dead neurons, channels and heads; onnx: a file for
+            onnxruntime and others.
         out: The file. Default: in the folder export of the run.
         batch: Samples in the batch that speed is measured with.
     """
@@ -391,7 +392,9 @@ def _one_line(error: Exception) -> str:
     if isinstance(error.__cause__, pydantic.ValidationError):
         return explain(error.__cause__)
     if isinstance(error, ModuleNotFoundError):
-        extra = "export" if error.name in ("safetensors", "onnx", "onnxscript", "onnxruntime") else "plots"
+        extra = {"safetensors": "export"}.get(
+            str(error.name), "onnx" if str(error.name).startswith("onnx") else "plots"
+        )
         return f"{error.name} is not installed: pip install 'surgecollapse[{extra}]'"
     if isinstance(error, UnusedCliTokensError):
         return f"nothing is known to do with {' '.join(error.unused_tokens or [])}: see --help"

@@ -20,7 +20,7 @@ pytest.importorskip("safetensors")
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "digits"
-    train(make_config(task="digits", steps=40, widths=(128, 128), every=2, evaluate_every=20, sparsity=0.8), folder)
+    train(make_config(task="digits", steps=40, widths=(128, 128), policy="one-shot", evaluate_every=20, sparsity=0.8), folder)
     return folder
 
 
@@ -59,6 +59,14 @@ def test_compact_file_of_a_run_is_a_program_that_computes_what_the_run_learned(f
     x = torch.randn(3, 1, 8, 8)
     with torch.no_grad():
         torch.testing.assert_close(load_program(done.path)(x), model(x))
+
+
+def test_onnx_file_of_a_run_gives_the_same_logits(finished, tmp_path):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    done = export_run(finished, "onnx", out=tmp_path / "net")
+    assert done.max_difference < 1e-4
+    assert done.accuracy[0] == done.accuracy[1]
 
 
 def test_the_command_offers_exactly_the_formats_that_there_are(capsys):

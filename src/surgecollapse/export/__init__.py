@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from surgecollapse.export.csr import CsrLayer, CsrResult, to_csr
     from surgecollapse.export.csr_file import load_csr, save_csr
     from surgecollapse.export.csr_linear import CsrLinear
+    from surgecollapse.export.onnx import OnnxResult, export_onnx
     from surgecollapse.export.program import ProgramResult, load_program, save_program
 
 _HOME = {
@@ -29,9 +30,11 @@ _HOME = {
     "CsrLayer": "csr",
     "CsrLinear": "csr_linear",
     "CsrResult": "csr",
+    "OnnxResult": "onnx",
     "ProgramResult": "program",
     "SparseFile": "checkpoint",
     "compact_model": "compact",
+    "export_onnx": "onnx",
     "load_csr": "csr_file",
     "load_masks": "checkpoint",
     "load_metadata": "checkpoint",
@@ -50,9 +53,11 @@ __all__ = [
     "CsrLayer",
     "CsrLinear",
     "CsrResult",
+    "OnnxResult",
     "ProgramResult",
     "SparseFile",
     "compact_model",
+    "export_onnx",
     "load_csr",
     "load_masks",
     "load_metadata",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -155,6 +156,28 @@ def _write_compact(run: LoadedRun, path: Path, examples: Tensor) -> _Written:
     return _Written(_in_parts(program), statistics.median(ratios), tuple(notes))
 
 
+def _write_onnx(run: LoadedRun, path: Path, examples: Tensor) -> _Written:
+    import torch
+
+    from surgecollapse.export import export_onnx
+    from surgecollapse.export.measure import interleaved_ratios
+
+    model = _traceable(run)
+    result = export_onnx(model, run.data.x_validation[:2], path)
+    runtime = import_module("onnxruntime")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    def compute(x: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(None, {result.inputs[0]: x.numpy()})[0])
+
+    with torch.inference_mode():
+        ratios = interleaved_ratios(lambda: model(examples), lambda: compute(examples), _REPEATS)
+    note = f"opset {result.opset}; speed-up: onnxruntime over torch, {torch.get_num_threads()} thread(s)"
+    return _Written(_in_parts(compute), statistics.median(ratios), (note,))
+
+
 def _traceable(run: LoadedRun) -> nn.Module:
     """The net in a form whose steps do not depend on the values of its inputs."""
     from surgecollapse.lab.decoder import Decoder
@@ -183,5 +206,6 @@ FORMATS: dict[str, tuple[str, Callable[[LoadedRun, Path, Tensor], _Written]]] = 
     "sparse": ("model.safetensors", _write_sparse),
     "csr": ("model.csr.safetensors", _write_csr),
     "compact": ("model.pt2", _write_compact),
+    "onnx": ("model.onnx", _write_onnx),
 }
 """Format → default name of the file, and what writes it."""
