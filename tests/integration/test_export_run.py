@@ -20,7 +20,10 @@ pytest.importorskip("safetensors")
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "digits"
-    train(make_config(task="digits", steps=40, widths=(128, 128), policy="one-shot", evaluate_every=20, sparsity=0.8), folder)
+    train(
+        make_config(task="digits", steps=40, widths=(128, 128), policy="one-shot", evaluate_every=20, sparsity=0.8),
+        folder,
+    )
     return folder
 
 
