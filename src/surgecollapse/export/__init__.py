@@ -23,6 +23,13 @@ if TYPE_CHECKING:
     from surgecollapse.export.csr_linear import CsrLinear
     from surgecollapse.export.onnx import OnnxResult, export_onnx
     from surgecollapse.export.program import ProgramResult, load_program, save_program
+    from surgecollapse.export.semi_structured import (
+        SemiStructuredResult,
+        TwoFourLayer,
+        is_two_four,
+        to_semi_structured,
+        two_four_layers,
+    )
 
 _HOME = {
     "CompactLayer": "compact",
@@ -32,9 +39,12 @@ _HOME = {
     "CsrResult": "csr",
     "OnnxResult": "onnx",
     "ProgramResult": "program",
+    "SemiStructuredResult": "semi_structured",
     "SparseFile": "checkpoint",
+    "TwoFourLayer": "semi_structured",
     "compact_model": "compact",
     "export_onnx": "onnx",
+    "is_two_four": "semi_structured",
     "load_csr": "csr_file",
     "load_masks": "checkpoint",
     "load_metadata": "checkpoint",
@@ -45,6 +55,8 @@ _HOME = {
     "save_program": "program",
     "save_sparse": "checkpoint",
     "to_csr": "csr",
+    "to_semi_structured": "semi_structured",
+    "two_four_layers": "semi_structured",
 }
 
 __all__ = [
@@ -55,9 +67,12 @@ __all__ = [
     "CsrResult",
     "OnnxResult",
     "ProgramResult",
+    "SemiStructuredResult",
     "SparseFile",
+    "TwoFourLayer",
     "compact_model",
     "export_onnx",
+    "is_two_four",
     "load_csr",
     "load_masks",
     "load_metadata",
@@ -68,6 +83,8 @@ __all__ = [
     "save_program",
     "save_sparse",
     "to_csr",
+    "to_semi_structured",
+    "two_four_layers",
 ]
 
 
