@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from surgecollapse.act.actor import Actor
+from surgecollapse.act.ledger import Ledger
 from surgecollapse.act.masked_weights import MaskedWeights
 from surgecollapse.act.optimizer_state import momentum_of
 from surgecollapse.act.prunable import named_weights, prunable_parameters
 from surgecollapse.act.pump import EntropyPump
 from surgecollapse.act.randomness import Generators
+from surgecollapse.act.recycle import Recycler
 from surgecollapse.act.rewiring import Rewiring
 from surgecollapse.decide.depth import deepest
 from surgecollapse.events import Decision
@@ -82,7 +84,8 @@ class Engine:
             pattern=self._pattern,
         )
         overrides = {key: options[key] for key in ("growth", "initial", "rho")}
-        self.actor = Actor(model, rewiring, pump, self._find_depth, self._activation_energy, overrides)
+        self._recycler = Recycler(self.weights, self._stepped_by, random["growth"], options["moments"])
+        self.actor = Actor(model, rewiring, pump, self._find_depth, self._activation_energy, self._recycle, overrides)
 
     def _new_observer(self) -> Observer:
         """Observe the sites of the present weights."""
@@ -92,6 +95,11 @@ class Engine:
             self._model, sites, entropy=options["entropy"], rows=options["rows"], follow=patterns is None
         )
         return Observer(self._model, reader, self._probe, self._rows)
+
+    def _recycle(self, tau: float) -> tuple[Ledger, dict[str, Any]]:
+        passages, lost = self.observer.passages(list(self.weights.params))
+        ledger, details = self._recycler.recycle(named_weights(self._model), passages, tau)
+        return ledger, {**details, "left": {**lost, **details["left"]}}
 
     def _activation_energy(self) -> dict[str, float]:
         return self.observer.activation_energy()
@@ -123,6 +131,10 @@ class Engine:
 
     def _owner(self, name: str) -> Optimizer:
         return next(o for o, names in zip(self._optimizers, self.groups, strict=True) if name in names)
+
+    def _stepped_by(self, p: Tensor) -> Optimizer | None:
+        """The optimizer that steps a parameter, prunable or not."""
+        return next((o for o in self._optimizers if any(q is p for q in parameters_of(o))), None)
 
     def _signal_decay(self) -> float:
         if self._growth == "momentum":
@@ -168,6 +180,7 @@ class Engine:
         order = list(named_weights(self._model))
         self.weights.params = {n: self.weights.params[n] for n in sorted(self.weights.params, key=order.index)}
         self._regroup()
+        self._recycler.measure_scales()
         self.observer = self._new_observer()
         return list(new)
 
@@ -228,7 +241,7 @@ class Engine:
             "candidates": list(self._candidates),
             "weights": self.weights.state_dict(),
             "signal": self.signal.state_dict(),
-            "rewiring": self.actor.rewiring.state_dict(),
+            "rewiring": {**self.actor.rewiring.state_dict(), **self._recycler.state_dict()},
             "frozen": self.actor.frozen,
         }
 
@@ -242,4 +255,5 @@ class Engine:
         self._candidates = list(state["candidates"])
         self.signal.load_state_dict(state["signal"], self.weights.params)
         self.actor.rewiring.load_state_dict(state["rewiring"])
+        self._recycler.load_state_dict(state["rewiring"])
         self.actor.frozen = state["frozen"]

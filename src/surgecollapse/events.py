@@ -73,7 +73,10 @@ class Reading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """What a policy wants done now, and why. Carried out in the order collapse → rewire → surge → pump → freeze."""
+    """What a policy wants done now, and why.
+
+    Carried out in the order collapse → rewire → surge → recycle → pump → freeze.
+    """
 
     phase: str
     """The state that training is in after this decision: ``dense | sparse | open | pump | hold | frozen``."""
@@ -111,6 +114,8 @@ class Decision:
     """Bound on injected over live energy; ``None`` takes the controller's."""
     sigma: float | None = None
     """Absolute standard deviation of the noise, not bounded by ``rho`` (the classic rule's recovery factor)."""
+    recycle: float | None = None
+    """Units of at most this dormancy get new incoming weights, and zeros as their outgoing ones (ReDo)."""
     pump: float | None = None
     """Standard deviation of the input noise from now on; ``None`` leaves it, ``0.0`` stops it."""
     freeze: bool = False
@@ -119,7 +124,7 @@ class Decision:
     @property
     def acts(self) -> bool:
         """Whether anything is to be done at all."""
-        wanted = (self.depth, self.rewire, self.surge, self.pump)
+        wanted = (self.depth, self.rewire, self.surge, self.recycle, self.pump)
         return self.freeze or any(part is not None for part in wanted)
 
 
@@ -143,7 +148,7 @@ class Intervention:
 
     step: int
     kind: str
-    """``collapse | rewire | surge | pump | freeze | skip | join``."""
+    """``collapse | rewire | surge | recycle | pump | freeze | skip | join``."""
     phase: str
     reason: str
     sparsity_before: float

@@ -1,14 +1,31 @@
-"""The protocols by which parts are exchanged. No behaviour: any object of the right shape will do."""
+"""The protocols by which parts are exchanged, and records that hold tensors. No behaviour."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from surgecollapse.events import Decision, Event, Plan, Reading
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Passage:
+    """Where the units of one weight go: what comes into them, what takes them in, and how much they say."""
+
+    incoming: str
+    """Canonical name of the weight whose rows make the units."""
+    bias: str | None
+    """Name of its bias, one entry a unit."""
+    outgoing: str
+    """Name of the one weight whose columns (dimension 1) take the units in."""
+    columns: int
+    """Columns of it that belong to one unit: more than one where channels were flattened."""
+    scores: Tensor
+    """Dormancy of the units, as ``outgoing`` sees them."""
 
 
 @runtime_checkable

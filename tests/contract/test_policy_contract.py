@@ -17,6 +17,8 @@ from surgecollapse.types import Policy
 T = 400
 PLAN = Plan(sparsity=0.8, total_steps=T, every=5)
 NAMES = sorted(POLICIES)
+OPTIONS = {"redo": {"interval": 20}}
+"""Where a policy would not act at all within ``T`` steps."""
 PHASES = {"dense", "sparse", "open", "pump", "hold", "frozen"}
 
 
@@ -41,7 +43,7 @@ def readings(seed: int, steps: list[int], *, missing: bool = True) -> list[Readi
 
 
 def started(name: str, plan: Plan = PLAN) -> Policy:
-    policy = make_policy(name)
+    policy = make_policy(name, **OPTIONS.get(name, {}))
     policy.start(plan)
     return policy
 
@@ -134,7 +136,7 @@ def test_a_decision_skipped_on_a_non_finite_step_is_made_at_the_next(name: str) 
         assert late.state_dict() == state
         made = late.decide(sequence[index + 1])
         # More may fall due meanwhile (the classic rule's surge, a gradual schedule's next depth), never less.
-        for name_of_part in ("depth", "surge", "pump"):
+        for name_of_part in ("depth", "surge", "recycle", "pump"):
             part = getattr(wanted, name_of_part)
             assert part is None or getattr(made, name_of_part) >= part
         return

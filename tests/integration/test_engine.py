@@ -88,7 +88,20 @@ def same(a: nn.Module, b: nn.Module) -> bool:
     return all(torch.equal(p, q) for p, q in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
 
 
-POLICIES = ["classic", "rules", "cycles", "entropy", "hold", "one-shot", "gmp", "granet", "static", "set", "rigl"]
+POLICIES = [
+    "classic",
+    "rules",
+    "cycles",
+    "entropy",
+    "hold",
+    "one-shot",
+    "gmp",
+    "granet",
+    "static",
+    "set",
+    "rigl",
+    "redo",
+]
 
 
 @pytest.mark.parametrize("bn", [False, True])

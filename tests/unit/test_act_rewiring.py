@@ -14,7 +14,7 @@ from torch import nn
 from surgecollapse import Decision
 from surgecollapse.act.actor import Actor
 from surgecollapse.act.collapse import zero_lowest
-from surgecollapse.act.ledger import energies
+from surgecollapse.act.ledger import Ledger, energies
 from surgecollapse.act.masked_weights import MaskedWeights
 from surgecollapse.act.pump import EntropyPump
 from surgecollapse.act.randomness import Generators
@@ -344,7 +344,7 @@ def actor(values, **overrides):
     none = {"growth": None, "initial": None, "rho": None}
     pump = EntropyPump(model, Generators(0))
     find_depth = lambda decision, least, most: {"depth": least}  # noqa: E731
-    return Actor(model, rewiring, pump, find_depth, dict, {**none, **overrides}), rewiring
+    return Actor(model, rewiring, pump, find_depth, dict, lambda tau: (Ledger({}), {}), {**none, **overrides}), rewiring
 
 
 @pytest.mark.parametrize("reopen", ["pruned", "collapsed"])

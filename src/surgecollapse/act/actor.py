@@ -1,4 +1,4 @@
-"""Carries out decisions: collapse → rewire → surge → pump → freeze, each one logged with its energy."""
+"""Carries out decisions: collapse → rewire → surge → recycle → pump → freeze, each one logged with its energy."""
 
 from __future__ import annotations
 
@@ -24,6 +24,9 @@ ActivationEnergy = Callable[[], dict[str, float]]
 FindDepth = Callable[[Decision, float, float], dict[str, Any]]
 """Searches the depth of a collapse: (decision, least, most) → details, ``depth`` among them."""
 
+Renew = Callable[[float], tuple[Ledger, dict[str, Any]]]
+"""Recycles units of at most a dormancy: τ → ledger, details."""
+
 
 class Actor:
     """Turns a :class:`~surgecollapse.events.Decision` into changed weights and a list of interventions.
@@ -34,6 +37,7 @@ class Actor:
         pump: the input noise.
         find_depth: searches the depth where a decision bounds it by a floor.
         activation_energy: measures the net before and after each act on its weights.
+        renew: recycles dormant units.
         overrides: ``growth``, ``initial`` and ``rho`` where the user's choice comes before the decision's.
     """
 
@@ -44,10 +48,12 @@ class Actor:
         pump: EntropyPump,
         find_depth: FindDepth,
         activation_energy: ActivationEnergy,
+        renew: Renew,
         overrides: Mapping[str, Any],
     ) -> None:
         self._model, self.rewiring, self.pump, self._find_depth = model, rewiring, pump, find_depth
         self._activation_energy, self._overrides = activation_energy, overrides
+        self._renew = renew
         self.frozen = False
         self._done: list[Intervention] = []
         self._activations: dict[str, float] = {}
@@ -59,7 +65,7 @@ class Actor:
             ValueError: if it asks for something impossible (a depth outside [0, 1), an unknown criterion …).
         """
         self._done, self._step, self._signals = [], step, signals
-        if any(part is not None for part in (decision.depth, decision.rewire, decision.surge)):
+        if any(part is not None for part in (decision.depth, decision.rewire, decision.surge, decision.recycle)):
             self._activations = self._activation_energy()
         closed: dict[str, Tensor] | None = None
         if decision.depth is not None:
@@ -68,6 +74,8 @@ class Actor:
             self._rewire(decision)
         if decision.surge is not None:
             self._surge(decision, closed)
+        if decision.recycle is not None:
+            self._recycle(decision)
         if decision.pump is not None and decision.pump != self.pump.sigma:
             self.pump.set(decision.pump)
             self.log("pump", decision, sigma=decision.pump)
@@ -108,6 +116,13 @@ class Actor:
             decision.rewire, signals=self._signals, saliency=decision.saliency, **self._choice(decision)
         )
         self.log("rewire", decision, ledger, before, share=decision.rewire, rho=ledger.rho)
+
+    def _recycle(self, decision: Decision) -> None:
+        assert decision.recycle is not None
+        if not decision.recycle >= 0.0:
+            raise ValueError(f"recycle must be a dormancy of at least 0, got {decision.recycle}")
+        ledger, details = self._renew(decision.recycle)
+        self.log("recycle", decision, ledger, tau=decision.recycle, **details)
 
     def _choice(self, decision: Decision) -> dict[str, Any]:
         """How weights are reopened: the user's choice comes before the decision's."""

@@ -32,11 +32,13 @@ class Ledger:
     """Energy that was put in as noise or restored values."""
     pruned: int = 0
     grown: int = 0
+    recycled: int = 0
+    """Units."""
 
     @property
     def changed(self) -> bool:
-        """Whether any weight was closed, opened or filled."""
-        return bool(self.pruned or self.grown)
+        """Whether any weight was closed, opened, filled or drawn anew."""
+        return bool(self.pruned or self.grown or self.recycled)
 
     @property
     def rho(self) -> float:

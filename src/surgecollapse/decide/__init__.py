@@ -16,6 +16,7 @@ from surgecollapse.decide.granet import GraNet
 from surgecollapse.decide.hold import Hold
 from surgecollapse.decide.intervals import Intervals
 from surgecollapse.decide.one_shot import OneShot
+from surgecollapse.decide.recycling import Recycle
 from surgecollapse.decide.rigl import RigL
 from surgecollapse.decide.set import SET
 from surgecollapse.types import Policy
@@ -31,12 +32,13 @@ __all__ = [
     "Hold",
     "Intervals",
     "OneShot",
+    "Recycle",
     "RigL",
     "Static",
     "make_policy",
 ]
 
-POLICIES: dict[str, type[Intervals | EntropyRules | Cycles | EntropyBoundedCycles | Hold | Scheduled]] = {
+POLICIES: dict[str, type[Intervals | EntropyRules | Cycles | EntropyBoundedCycles | Hold | Scheduled | Recycle]] = {
     "classic": Intervals,
     "rules": EntropyRules,
     "cycles": Cycles,
@@ -48,6 +50,7 @@ POLICIES: dict[str, type[Intervals | EntropyRules | Cycles | EntropyBoundedCycle
     "static": Static,
     "set": SET,
     "rigl": RigL,
+    "redo": Recycle,
 }
 """The policies that have a name, on the command line and in ``attach(policy=...)``."""
 

@@ -8,6 +8,7 @@ from surgecollapse.functional.cross_entropies import (
     temperature_cross_entropy,
 )
 from surgecollapse.functional.dimension import hessian_effective_dimension, levina_bickel, two_nn
+from surgecollapse.functional.dormancy import dormancy
 from surgecollapse.functional.energy import (
     activation_energy,
     bounded_noise_scale,
@@ -78,6 +79,7 @@ __all__ = [
     "collapse_tiles",
     "cutoff_frequency",
     "dead_units",
+    "dormancy",
     "effective_rank",
     "ema_coefficients",
     "energy_lost_gaussian",

@@ -11,8 +11,11 @@ from torch import Tensor, nn
 
 from surgecollapse.events import LayerReading, Reading
 from surgecollapse.functional import target_entropy
+from surgecollapse.modules import canonical_name
 from surgecollapse.observe.activations import ActivationReader
+from surgecollapse.observe.passages import follow_units
 from surgecollapse.observe.probe import Probe
+from surgecollapse.types import Passage
 
 
 class Observer:
@@ -98,6 +101,18 @@ class Observer:
     def activation_energy(self) -> dict[str, float]:
         """Mean squared activation of each site on the probe batch; empty while no probe is known."""
         return {layer.layer: layer.energy for layer in self._probe_layers()}
+
+    def passages(self, weights: Sequence[str]) -> tuple[list[Passage], dict[str, str]]:
+        """Follow the units of these weights through the probe batch to the layers that take them in.
+
+        Returns:
+            What was found, and why there is nothing for the other weights.
+        """
+        self._reader.disarm()
+        if not self._probe.known:
+            return [], dict.fromkeys(weights, "cannot be followed: no probe batch is known")
+        names = {id(p): canonical_name(name) for name, p in self._model.named_parameters()}
+        return follow_units(names, weights, lambda: self._probe.forward(self._model))
 
     def _probe_layers(self) -> tuple[LayerReading, ...]:
         self._pass_probe()
