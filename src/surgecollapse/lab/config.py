@@ -26,7 +26,19 @@ if TYPE_CHECKING:
 TaskName = Literal["digits", "mnist1d", "mnist5k", "mnist", "fashion-mnist", "modular", "parity", "dummy", "imdb"]
 ModelName = Literal["mlp", "cnn", "transformer", "autoregressive", "decoder", "lstm"]
 PolicyName = Literal[
-    "none", "hold", "classic", "rules", "cycles", "entropy", "one-shot", "gmp", "granet", "static", "set", "rigl"
+    "none",
+    "hold",
+    "classic",
+    "rules",
+    "cycles",
+    "entropy",
+    "one-shot",
+    "gmp",
+    "granet",
+    "static",
+    "set",
+    "rigl",
+    "redo",
 ]
 
 MOST_THREADS = 1_024
@@ -102,7 +114,8 @@ class RunConfig(BaseModel):
         description="none: plain training; hold: plain training with readings; "
         "classic: the published fixed intervals; "
         "rules: high, low and plateau entropy; cycles: AC/DC; entropy: entropy-bounded cycles; one-shot: prune once "
-        "and fine-tune; gmp: gradual magnitude pruning; granet, static, set, rigl: as published.",
+        "and fine-tune; gmp: gradual magnitude pruning; granet, static, set, rigl: as published; redo: dormant units "
+        "are recycled, without pruning or over another policy.",
     )
     policy_options: dict[str, Any] = Field(
         default_factory=dict, description="Further arguments of the policy, as a table or as JSON."
@@ -254,7 +267,7 @@ class RunConfig(BaseModel):
         """Check the pattern against the sparsity, at the price of importing torch where there is one."""
         if self.pattern is None:
             return
-        if self.policy in ("none", "hold"):
+        if self.policy == "none" or self.ends_dense:
             raise ValueError(f"pattern = {self.pattern!r} has no effect with policy {self.policy!r}: drop it")
         from surgecollapse.functional.structured import fitting_pattern
 
@@ -273,6 +286,17 @@ class RunConfig(BaseModel):
                 raise ValueError(f"{key} = {getattr(self, key)}: model {self.model!r} has no embeddings; drop it")
         if not self.bias and self.model != "mlp":
             raise ValueError(f"bias = false is for model 'mlp', got model {self.model!r}: drop it")
+
+    @property
+    def ends_dense(self) -> bool:
+        """Whether the policy prunes nothing, at the end neither.
+
+        >>> RunConfig(task="digits", policy="redo").ends_dense
+        True
+        >>> RunConfig(task="digits", policy="redo", policy_options={"over": "gmp"}).ends_dense
+        False
+        """
+        return self.policy == "hold" or (self.policy == "redo" and self.policy_options.get("over", "hold") == "hold")
 
     def total_steps(self, train_size: int) -> int:
         """Optimizer steps of the whole run, given the number of training samples.

@@ -84,7 +84,7 @@ class Training:
     @property
     def mask_is_final(self) -> bool:
         """Whether a good evaluation counts: from the freeze on, or always where nothing is pruned."""
-        return self.controller is None or self.config.policy == "hold" or self.controller.frozen
+        return self.controller is None or self.config.ends_dense or self.controller.frozen
 
     @property
     def ended(self) -> bool:
@@ -127,8 +127,7 @@ class Training:
         return attach(
             self.model,
             self.optimizer,
-            # The null control prunes nothing, at the end neither.
-            sparsity=0.0 if config.policy == "hold" else config.sparsity,
+            sparsity=0.0 if config.ends_dense else config.sparsity,
             total_steps=self.total,
             policy=policy,
             transforms=transforms,
@@ -260,7 +259,7 @@ class Training:
         """Make the mask exact, test once, write the summary and the last checkpoint."""
         if self.stopped_early and self._best is not None:
             self.model.load_state_dict(load_checkpoint(self._checkpoints / "best.pt")["model"])
-        if self.controller is not None and self.config.policy != "hold":
+        if self.controller is not None and not self.config.ends_dense:
             self.controller.finalize()
         step, store = self.step, self.store
         validation, _ = self._score(self.data.x_validation, self.data.y_validation)
