@@ -215,7 +215,7 @@ def export(
     run: Path,
     /,
     *,
-    form: Annotated[Literal["sparse", "csr", "compact", "onnx"], Parameter(name="--format")],
+    form: Annotated[Literal["sparse", "csr", "compact", "onnx", "2:4"], Parameter(name="--format")],
     out: Path | None = None,
     batch: int = 128,
 ) -> int:
@@ -225,7 +225,7 @@ def export(
         run: Run directory.
         form: sparse: a small file with the same values; csr: linear layers as sparse rows where that is measured
             faster here; compact: a smaller dense net without its dead neurons, channels and heads; onnx: a file for
-            onnxruntime and others.
+            onnxruntime and others; 2:4: in half precision, if layers have the pattern of sparse tensor cores.
         out: The file. Default: in the folder export of the run.
         batch: Samples in the batch that speed is measured with.
     """

@@ -9,6 +9,7 @@ import torch
 
 from surgecollapse.cli import MISTAKE, main
 from surgecollapse.export import load_csr, load_metadata, load_program, load_sparse
+from surgecollapse.lab import deploy
 from surgecollapse.lab.config import make_config
 from surgecollapse.lab.deploy import FORMATS, export_run
 from surgecollapse.lab.evaluate import load_run
@@ -70,6 +71,24 @@ def test_onnx_file_of_a_run_gives_the_same_logits(finished, tmp_path):
     done = export_run(finished, "onnx", out=tmp_path / "net")
     assert done.max_difference < 1e-4
     assert done.accuracy[0] == done.accuracy[1]
+
+
+def test_two_four_file_of_a_run_holds_half_precision_weights_of_that_pattern(finished, tmp_path, monkeypatch):
+    run = load_run(finished)
+    with torch.no_grad():
+        run.model.body[1].weight.view(-1, 4)[:, :2] = 0
+    monkeypatch.setattr(deploy, "load_run", lambda _: run)
+    done = export_run(finished, "2:4", out=tmp_path / "net")
+    back = load_sparse(done.path)
+    assert {value.dtype for value in back.values()} == {torch.float16}
+    assert torch.equal(back["body.1.weight"], run.model.body[1].weight.half())
+    assert 0 < done.max_difference < 0.05
+    assert "body.1: ready for 2:4 kernels" in done.notes
+
+
+def test_a_run_without_the_two_four_pattern_is_refused_with_the_reasons(finished, capsys):
+    assert main(["export", str(finished), "--format", "2:4"]) == MISTAKE
+    assert "body.4: more than two of four" in capsys.readouterr().err
 
 
 def test_the_command_offers_exactly_the_formats_that_there_are(capsys):

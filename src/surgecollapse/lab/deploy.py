@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -178,6 +179,19 @@ def _write_onnx(run: LoadedRun, path: Path, examples: Tensor) -> _Written:
     return _Written(_in_parts(compute), statistics.median(ratios), (note,))
 
 
+def _write_two_four(run: LoadedRun, path: Path, _examples: Tensor) -> _Written:
+    from surgecollapse.export import load_sparse_into, save_sparse, two_four_layers
+
+    layers = two_four_layers(run.model)
+    notes = [f"{layer.name}: {layer.reason or 'ready for 2:4 kernels'}" for layer in layers]
+    if not any(layer.qualifies for layer in layers):
+        raise ConfigError(f"no layer can use 2:4 kernels: {'; '.join(notes) or 'the model has no linear layers'}")
+    save_sparse(copy.deepcopy(run.model).half(), path, signed_zeros=False, metadata=_origin(run))
+    loaded = load_sparse_into(_fresh(run).half(), path).to(next(run.model.parameters()).dtype)
+    notes.append("in float16; on the GPU, surgecollapse.export.to_semi_structured converts what was loaded")
+    return _Written(_computing(loaded), None, tuple(notes))
+
+
 def _traceable(run: LoadedRun) -> nn.Module:
     """The net in a form whose steps do not depend on the values of its inputs."""
     from surgecollapse.lab.decoder import Decoder
@@ -207,5 +221,6 @@ FORMATS: dict[str, tuple[str, Callable[[LoadedRun, Path, Tensor], _Written]]] = 
     "csr": ("model.csr.safetensors", _write_csr),
     "compact": ("model.pt2", _write_compact),
     "onnx": ("model.onnx", _write_onnx),
+    "2:4": ("model.2-4.safetensors", _write_two_four),
 }
 """Format → default name of the file, and what writes it."""
