@@ -237,7 +237,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 def measure_layers(options: argparse.Namespace, forms: list[str]) -> dict[str, Any]:
     """Latency, files and memory of single layers."""
-    report: dict[str, Any] = {"latency": {}, "files": [], "memory": []}
+    report: dict[str, Any] = {"latency": {}, "load": {}, "files": [], "memory": []}
     for threads in options.threads:
         report["latency"][str(threads)] = [
             row
@@ -245,6 +245,7 @@ def measure_layers(options: argparse.Namespace, forms: list[str]) -> dict[str, A
             for sparsity in SPARSITIES
             for row in child(options, threads, "latency", str(size), str(sparsity), *forms)
         ]
+        report["load"][str(threads)] = os.getloadavg()[2]  # of the last fifteen minutes
     for size in options.sizes:
         dense = child(options, 1, "memory", "dense", str(size), "0.9")
         for sparsity in SPARSITIES:
@@ -301,6 +302,7 @@ def layers_as_markdown(report: dict[str, Any]) -> list[str]:
             "",
             f"Time of `nn.Linear` over time of each form, {clock} clock: median of {turns} turns (quartiles).",
             "More is faster. Where `CsrLinear` is under 1.05, `to_csr` keeps the dense layer.",
+            *caveat(clock, report["load"].get(threads, 0.0), report["layers"]["machine"]["cores"]),
             "",
             *table(["layer", "zeros", "rows", "dense", *others], [latency_cells(row, others) for row in rows]),
             "",
@@ -315,6 +317,14 @@ def layers_as_markdown(report: dict[str, Any]) -> list[str]:
         for row in report["memory"]
     ]
     return lines + table(["layer", "zeros", "dense", *others], cells)
+
+
+def caveat(clock: str, load: float, cores: int) -> list[str]:
+    """What to think of wall times on a machine that other programs use too."""
+    if clock == "processor" or load <= cores:
+        return []
+    text = f"**Not to be relied on**: other programs ran (load average {load:.1f} on {cores} cores), so that threads"
+    return ["", text, "waited for each other for longer than they computed. Measure again on a quiet machine."]
 
 
 def side(row: dict[str, Any]) -> list[str]:
