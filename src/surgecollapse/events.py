@@ -98,7 +98,8 @@ class Decision:
     """Criterion by which weights are closed: ``magnitude | taylor | random``; ``None`` takes the controller's."""
     rewire: float | None = None
     """Share of each parameter's open weights, in [0, 1], that is exchanged: the least salient are closed and as many
-    others reopened by ``growth``, so that the density of every parameter stays exactly what it is."""
+    others reopened by ``growth``, so that the density of every parameter stays exactly what it is (under a pattern,
+    the number of its open groups)."""
     surge: float | None = None
     """Share of the closed weights to reopen, in [0, 1]."""
     reopen: str = "pruned"

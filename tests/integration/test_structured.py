@@ -193,3 +193,28 @@ def test_units_of_a_convolution_close_as_channels():
             assert mask.any()
         # 8 rows of 9 and 8 of 72: the nearest to 324 of 648 is 324 ± 36.
         assert abs(sum(int(m.sum()) for m in controller.masks.values()) - 324) <= 36
+
+
+@pytest.mark.parametrize("pattern", ["2:4", "block:3x4"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"growth": "momentum"},
+        {"growth": "random", "distribution": "layer"},
+        {"growth": lambda weight, signal: weight.abs(), "initial": "last"},
+        {"saliency": "taylor", "distribution": "erk"},
+        {"saliency": "random", "moments": "warmup"},
+    ],
+    ids=lambda options: "-".join(map(str, options)),
+)
+def test_every_criterion_works_in_tiles(pattern, options):
+    run = Run("entropy", pattern=pattern, **options).train(TOTAL)
+    kinds = {event.kind for event in run.controller.events}
+    assert {"collapse", "surge", "freeze"} <= kinds
+    size = sum(mask.numel() for mask in run.controller.masks.values())
+    tiles = parse_pattern(pattern)
+    assert abs(run.controller.sparsity - 0.5) * size <= (24 if tiles.keep else 12)
+    for mask in run.controller.masks.values():
+        counts = tile_counts(mask, tiles)
+        whole = torch.full_like(counts, 2) if tiles.keep else tile_sizes(mask.shape, tiles)
+        assert ((counts == whole) | (counts == 0)).all()

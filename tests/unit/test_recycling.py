@@ -142,9 +142,21 @@ class Shared(nn.Module):
         return self.head(self.b(torch.relu(self.b(torch.relu(self.a(x))))))
 
 
+class Assigning(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.head = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        h = self.a(x)
+        h[:, 0] = 1.0
+        return self.head(h)
+
+
 @pytest.mark.parametrize(
     ("model", "weight", "why"),
     [
+        (Assigning(), "a.weight", "go through __setitem__"),
         (Fork(), "a.weight", "has units that go to more than one layer"),
         (Shared(), "b.weight", "is used more than once in a pass"),
         (Shared(), "a.weight", "has units that go to b.weight, which is used more than once"),

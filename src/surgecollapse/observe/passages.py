@@ -117,7 +117,8 @@ class _Follower(TorchFunctionMode):  # type: ignore[no-untyped-call, misc, unuse
             groups = kwargs.get("groups", args[6] if len(args) > 6 else 1)
             self._layer(func, given["input"], given["weight"], given.get("bias"), groups, carried, out)
             return
-        if not carried or next(tensors_in(out), None) is None:  # shapes and numbers may be asked for
+        # Shapes and numbers may be asked for; what gives nothing back (an assignment to entries) writes.
+        if not carried or (out is not None and next(tensors_in(out), None) is None):
             return
         name = getattr(func, "__name__", str(func))
         x = args[0] if args else None
