@@ -90,8 +90,16 @@ def test_at_every_step_every_tile_is_collapsed_or_open(policy, pattern, sparsity
         assert all(m.any() for m in final.values())
 
 
-@pytest.mark.parametrize(("pattern", "sparsity"), PATTERNS)
-@pytest.mark.parametrize("policy", ["entropy", "rigl"])
+@pytest.mark.parametrize(
+    ("policy", "pattern", "sparsity"),
+    [
+        ("entropy", "2:4", 0.5),
+        ("entropy", "unit", 0.6),
+        ("cycles", "block:3x4", 0.7),
+        ("rigl", "1:4", 0.75),
+        ("rigl", "block:3x4", 0.7),
+    ],
+)
 def test_resume_under_a_pattern_is_bitwise(policy, pattern, sparsity):
     at = 31
     options = {"pattern": pattern, "sparsity": sparsity, "initial": "noise"}
@@ -102,7 +110,7 @@ def test_resume_under_a_pattern_is_bitwise(policy, pattern, sparsity):
     assert whole.controller.events == second.controller.events
 
 
-@pytest.mark.parametrize("distribution", ["global", "layer", "erk"])
+@pytest.mark.parametrize("distribution", ["global", "erk"])
 def test_tiles_of_one_weight_are_no_pattern_at_all(distribution):
     """The whole run: collapses, surges and the final mask choose the same weights, so that all stays bitwise."""
     plain = Run("cycles", distribution=distribution, sparsity=0.8).train(TOTAL)
