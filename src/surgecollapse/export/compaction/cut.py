@@ -60,7 +60,7 @@ def _cut_layer(layer: Reading, verdict: Verdict) -> None:
     if layer.reads is not None:
         columns, idle = verdict.kept(layer.reads), verdict.idle(layer.reads)
         weight[:, (idle & columns).to(where)] = 0
-        shift = layer.shift[:, idle].sum(1)
+        shift = layer.shift(idle)
     if rows.all() and columns.all() and not shift.any() and torch.equal(weight, module.weight):
         return
     kept = weight[rows.to(where)][:, columns.to(where)].contiguous()

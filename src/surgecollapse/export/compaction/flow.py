@@ -43,10 +43,19 @@ class Reading:
     """Ids (out,)."""
     nonzero: Tensor
     """Whether unit o has a weight on input j (out, in)."""
-    shift: Tensor
-    """What each constant input adds to each output (out, in), float64; zero where it is not foldable."""
-    foldable: Tensor
-    """Inputs whose constant the bias can hold (in,)."""
+    constant: Tensor
+    """Values of the inputs that the bias can hold (in,), float64; NaN for the others."""
+
+    @property
+    def foldable(self) -> Tensor:
+        """Inputs whose constant the bias can hold (in,)."""
+        return ~self.constant.isnan()
+
+    def shift(self, inputs: Tensor) -> Tensor:
+        """What these inputs (in,), as far as they are foldable, add to each output (out,), float64."""
+        weight = self.module.weight
+        assert isinstance(weight, Tensor)
+        return added(weight.detach().cpu(), self.constant, inputs & self.foldable)
 
 
 @dataclass
@@ -103,15 +112,16 @@ class Flow:
             The new units: ids and constants.
         """
         nonzero = (weight != 0).flatten(2).any(2) if weight.ndim > 2 else weight != 0
-        total = weight.double().flatten(2).sum(2) if weight.ndim > 2 else weight.double()
         given = read.constant if read is not None else torch.full((weight.shape[1],), torch.nan, dtype=torch.float64)
-        foldable = ~given.isnan() if uniform else given == 0
-        shift = torch.where(foldable, total * given.nan_to_num(), 0.0)
-        start = torch.zeros(len(weight), dtype=torch.float64) if bias is None else bias.double().cpu()
-        constant = torch.where((nonzero & ~foldable).any(1), torch.nan, start + shift.sum(1))
+        if not uniform:
+            given = torch.where(given == 0, given, torch.nan)
+        foldable = ~given.isnan()
+        start = torch.zeros(len(weight), dtype=torch.float64) if bias is None else bias.detach().double().cpu()
+        value = start + added(weight, given, foldable)
+        constant = torch.where((nonzero & ~foldable).any(1), torch.nan, value)
         makes = self.fresh(len(weight))
         reads = None if read is None else read.ids
-        self.layers.append(Reading(name, module, reads, makes, nonzero, shift, foldable))
+        self.layers.append(Reading(name, module, reads, makes, nonzero, given))
         return makes, constant
 
     def roots(self) -> Tensor:
@@ -136,3 +146,9 @@ class Flow:
         """Why the first unit of these that must stay must do so; empty if none must."""
         pinned = {int(roots[unit]): reason for unit, reason in reversed(self.pins.items())}
         return next((pinned[root] for root in roots[units].tolist() if root in pinned), "")
+
+
+def added(weight: Tensor, constant: Tensor, inputs: Tensor) -> Tensor:
+    """Σ_j W_ij·c_j over some inputs, with the sums of kernels, in float64."""
+    chosen = weight[:, inputs].double()
+    return (chosen.flatten(2).sum(2) if chosen.ndim > 2 else chosen) @ constant[inputs]

@@ -70,7 +70,7 @@ def batch_norm(scene: Scene) -> Units | None:
     scale = ones if norm.weight is None else norm.weight.detach().cpu().double()
     shift = 0 * ones if norm.bias is None else norm.bias.detach().cpu().double()
     if norm.running_mean is None or norm.running_var is None:
-        normed = torch.where(units.constant.isnan(), torch.nan, 0.0)
+        normed = 0 * units.constant
     else:
         mean, variance = norm.running_mean.cpu().double(), norm.running_var.cpu().double()
         normed = (units.constant - mean) / (variance + norm.eps).sqrt()

@@ -62,7 +62,7 @@ def evaluate(units: Units, function: Callable[[Tensor], Tensor]) -> Units:
 
 def zeros_only(units: Units) -> Units:
     """The units, of whose constants only zeros hold."""
-    return Units(units.axis, units.ids, torch.where(units.constant == 0, 0.0, torch.nan))
+    return Units(units.axis, units.ids, torch.where(units.constant == 0, units.constant, torch.nan))
 
 
 def batched_channels(scene: Scene, rank: int) -> bool:
