@@ -161,3 +161,16 @@ def test_a_corrupt_or_foreign_state_is_refused_and_changes_nothing():
             weights.load_state_dict({**state, **change})
         assert torch.equal(weights.mask("p"), mask)
         assert (weights.live, weights.dense) == (4, False)
+
+
+@pytest.mark.parametrize("make", [torch.optim.AdamW, lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9)])
+def test_closed_weights_are_positive_zeros_and_stay_so(make):
+    p = nn.Parameter(torch.tensor([-3.0, 0.5, -0.2, 2.0]))
+    optimizer, weights = make([p]), MaskedWeights({"a": p})
+    weights.set({"a": torch.tensor([True, False, False, True])}, {"a": 2})
+    for sign in (1.0, -1.0, 1.0):
+        p.grad = torch.full((4,), sign)
+        weights.mask_gradients()
+        optimizer.step()
+        weights.apply()
+        assert p[1:3].detach().view(torch.int32).tolist() == [0, 0]

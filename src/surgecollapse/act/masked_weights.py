@@ -65,6 +65,9 @@ class MaskedWeights:
     def set(self, masks: Mapping[str, Tensor], live: Mapping[str, int]) -> None:
         """Replace masks (true: open) and restore the invariant; ``live`` says how many are open in each.
 
+        Closed weights become +0.0: a product with the mask would leave −0.0 of the negative ones, which no optimizer
+        brings back to +0.0 and no file can leave out bit for bit.
+
         Raises:
             ValueError: if a shape differs from its weight's.
         """
@@ -77,7 +80,7 @@ class MaskedWeights:
                 self._masks.pop(name, None)
             else:
                 self._masks[name] = torch.empty_like(p, requires_grad=False).copy_(mask)
-        self.apply()
+                p.masked_fill_(self._masks[name] == 0, 0)
 
     def add(self, name: str, param: nn.Parameter) -> None:
         """Take in a parameter that joined later, fully open."""
