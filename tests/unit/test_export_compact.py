@@ -148,6 +148,23 @@ def test_a_layer_whose_units_are_all_dead_keeps_one_and_the_net_its_constant_out
     assert layers["body.1"].units == (4, 1)
 
 
+def test_widths_can_be_kept_at_a_multiple_with_idle_units_that_nobody_reads():
+    model = MLP(6, (20, 17), 3)
+    with torch.no_grad():
+        model.body[1].weight[:9] = 0
+        model.body[3].weight[:12] = 0
+    x = torch.randn(4, 6)
+    result = compact_model(model, x, multiple_of=8)
+    layers = same(model, result, x)
+    assert (layers["body.1"].units, layers["body.3"].units) == ((20, 16), (17, 8))
+    assert compact_model(model, x, multiple_of=16).model.body[3].out_features == 16
+    assert compact_model(model, x, multiple_of=64).units_cut == 0
+    again = compact_model(result.model, x)
+    assert same(model, again, x)["body.1"].units == (16, 11)
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        compact_model(model, x, multiple_of=0)
+
+
 @given(st.data())
 @settings(max_examples=15, deadline=None)
 def test_dead_channels_of_a_cnn_are_cut_through_pooling_and_flatten(data):

@@ -57,7 +57,9 @@ class CompactResult:
         return sum(layer.units[0] - layer.units[1] for layer in self.layers)
 
 
-def compact_model(model: nn.Module, example_inputs: Any, *, opaque: Sequence[str] = ()) -> CompactResult:
+def compact_model(
+    model: nn.Module, example_inputs: Any, *, opaque: Sequence[str] = (), multiple_of: int = 1
+) -> CompactResult:
     """Copy a model without the units that have no effect on its outputs.
 
     A neuron or channel is cut out if everything that reads it has zero weights on it, or is itself cut out; or if its
@@ -73,13 +75,15 @@ def compact_model(model: nn.Module, example_inputs: Any, *, opaque: Sequence[str
         model: a trained model; it is left as it is. Detach a controller first: modules with hooks are left alone.
         example_inputs: a tensor, a tuple of arguments or a dict of them, as the model is called.
         opaque: names of modules whose inside is not to be looked at; all that they read and give stays.
+        multiple_of: keep idle units too, until the width of a layer is a multiple of this: matrix kernels are slower at
+            odd widths, and where few units are dead that can cost more than they did.
 
     Returns:
         The smaller copy, what became of each layer, sizes, and the largest difference of the outputs.
 
     Raises:
-        ValueError: if the model's forward pass depends on its input's values, so that units cannot be followed, or if
-            the smaller model would compute something else.
+        ValueError: if the model's forward pass depends on its input's values, so that units cannot be followed, if the
+            smaller model would compute something else, or if ``multiple_of`` is less than 1.
         TypeError: if ``example_inputs`` are no inputs.
 
     >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
@@ -89,12 +93,14 @@ def compact_model(model: nn.Module, example_inputs: Any, *, opaque: Sequence[str
     >>> result.model[0], result.parameters, result.max_difference < 1e-6
     (Linear(in_features=4, out_features=1, bias=True), (23, 9), True)
     """
+    if multiple_of < 1:
+        raise ValueError(f"multiple_of must be at least 1, got {multiple_of}")
     call = caller(example_inputs)
     smaller = copy.deepcopy(unwrap_model(model)).eval()
     names = [name for name, _ in smaller.named_modules()]
     hidden = frozenset(_named(smaller, name) for name in opaque)
     followed = follow(smaller, trace(smaller, example_inputs, hidden))
-    flow, verdict = followed.flow, judge(followed.flow)
+    flow, verdict = followed.flow, judge(followed.flow, multiple_of)
     before, expected = _measure(smaller, call)
     sizes = _sizes(smaller)
     report = _layer_reports(followed, verdict, smaller)

@@ -28,14 +28,19 @@ class Verdict:
         return ~self.matters[self.roots[units]]
 
 
-def judge(flow: Flow) -> Verdict:
-    """Decide which units stay; a layer whose units are all idle keeps its first, with zero weights on it."""
+def judge(flow: Flow, multiple: int = 1) -> Verdict:
+    """Decide which units stay: what matters, and idle ones up to a multiple in each layer, at least one.
+
+    Idle units that stay get zero weights in their readers.
+    """
     roots = flow.roots()
     matters = flow.mattering(roots)
     keeps = matters.clone()
     for layer in flow.layers:
-        if len(layer.makes) and not keeps[roots[layer.makes]].any():
-            keeps[roots[layer.makes[0]]] = True
+        own = torch.unique(roots[layer.makes])
+        idle = own[~keeps[own]]
+        kept = len(own) - len(idle)
+        keeps[idle[: max(-kept % multiple, int(kept == 0))]] = True
     return Verdict(roots, matters, keeps)
 
 
