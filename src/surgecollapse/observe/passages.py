@@ -122,13 +122,14 @@ class _Follower(TorchFunctionMode):  # type: ignore[no-untyped-call, misc, unuse
             return
         name = getattr(func, "__name__", str(func))
         x = args[0] if args else None
-        units = self._marked[id(x)][1] if len(carried) == 1 and x is carried[0] and isinstance(out, Tensor) else None
-        after = None if units is None or x is None else _carried_on(units, name, x, out)
+        after = None
+        if isinstance(x, Tensor) and isinstance(out, Tensor) and len(carried) == 1 and x is carried[0]:
+            after = _carried_on(self._marked[id(x)][1], name, x, out)
+            if after is not None:
+                self._marked[id(out)] = (out, after)
         if after is None:
             for tensor in carried:
                 self._lose(tensor, f"has units that go through {name}")
-        else:
-            self._marked[id(out)] = (out, after)
 
     def _layer(
         self, func: Any, x: Tensor, weight: Tensor, bias: Tensor | None, groups: int, carried: list[Tensor], out: Tensor
