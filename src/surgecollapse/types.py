@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
 
     from surgecollapse.events import Decision, Event, Plan, Reading
+
+    Number = Tensor | float
+    Series = Number | Mapping[str, Number]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +30,70 @@ class Passage:
     """Columns of it that belong to one unit: more than one where channels were flattened."""
     scores: Tensor
     """Dormancy of the units, as ``outgoing`` sees them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """What a monitor sees: the net just before one optimizer step, when weights, gradients and activations belong
+    together. Tensors are the training's own, or share memory with it: nothing here may be written.
+    """
+
+    step: int
+    """The optimizer step about to be made, from 1."""
+    model: nn.Module
+    """The unwrapped model, in the mode in which it trains."""
+    weights: Mapping[str, Tensor]
+    """Trainable parameters by canonical name, a tied one once; for a monitor that rotates, those of its turn."""
+    gradients: Mapping[str, Tensor] = field(default_factory=dict)
+    """Gradients by the same names as the loop leaves them: unscaled, before transforms and masks."""
+    live: Mapping[str, float] = field(default_factory=dict)
+    """Share of each prunable weight that its mask leaves open; empty without a controller."""
+    activations: Mapping[str, Tensor] = field(default_factory=dict)
+    """Site → ``(rows, units)`` on the probe batch: one row a sample, in eval mode; only where ``needs`` says so."""
+    outputs: Tensor | None = None
+    """First tensor that the model returns for the probe batch; only where ``needs`` says so."""
+    inputs: tuple[tuple[Any, ...], Mapping[str, Any]] | None = None
+    """Arguments of the model that make the probe batch, on the model's device."""
+    targets: Tensor | None = None
+    """Labels of the probe batch, where they were noted in the first step."""
+    criterion: Callable[[Any, Tensor], Tensor] | None = None
+    """Loss of the model's outputs and the targets, where the loop gave it (for curvature)."""
+    notes: Mapping[str, Tensor | float] = field(default_factory=dict)
+    """Last noted numbers by name: ``loss``, ``validation_loss``."""
+    batch_size: int | None = None
+    """Samples that one optimizer step sees, as counted in the first step."""
+    optimizers: Sequence[Optimizer] = ()
+    """Innermost optimizers, in the order in which they step."""
+
+
+@runtime_checkable
+class Monitor(Protocol):
+    """Measures something of the net while it trains; changes nothing. Nothing that decides reads it.
+
+    Optional attributes: ``period = n``: only at every n-th event; ``rotates = True``: each event may show it only some
+    of the weights and sites, in turn, so that its cost can be bounded. Optional methods: ``prepare(scene)``, called one
+    optimizer step before :meth:`measure` (with weights and gradients alone); ``state_dict`` and ``load_state_dict``,
+    for what a checkpoint must hold.
+    """
+
+    @property
+    def name(self) -> str:
+        """Under which its cost is accounted."""
+        ...
+
+    @property
+    def needs(self) -> Sequence[str]:
+        """Which costly parts of the scene it reads: of ``gradients``, ``activations``, ``outputs``."""
+        ...
+
+    def measure(self, scene: Scene) -> Mapping[str, Series]:
+        """Measure without a host sync and without drawing from global generators.
+
+        Returns:
+            Series name (``group/name``) → 0-dim tensor or number, or layer → 0-dim tensor or number. What is not
+            finite is not recorded.
+        """
+        ...
 
 
 @runtime_checkable
