@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from surgecollapse.events import Decision, Event, Plan, Reading
 
     Number = Tensor | float
-    Series = Number | Mapping[str, Number]
+    Series = Number | Mapping[str, Number] | Mapping[str | None, Number]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +41,7 @@ class Scene:
     step: int
     """The optimizer step about to be made, from 1."""
     model: nn.Module
-    """The unwrapped model, in the mode in which it trains."""
+    """The unwrapped model, in eval mode; gradient is disabled around a monitor, which may enable it."""
     weights: Mapping[str, Tensor]
     """Trainable parameters by canonical name, a tied one once; for a monitor that rotates, those of its turn."""
     gradients: Mapping[str, Tensor] = field(default_factory=dict)
@@ -90,8 +90,8 @@ class Monitor(Protocol):
         """Measure without a host sync and without drawing from global generators.
 
         Returns:
-            Series name (``group/name``) → 0-dim tensor or number, or layer → 0-dim tensor or number. What is not
-            finite is not recorded.
+            Series name (``group/name``) → a 0-dim tensor or a number, or a mapping of these by layer, ``None`` being
+            the whole net. What is not finite is not recorded.
         """
         ...
 

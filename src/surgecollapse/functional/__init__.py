@@ -46,6 +46,7 @@ from surgecollapse.functional.patterns import Pattern, nm_mask, parse_pattern
 from surgecollapse.functional.projections import gram, inner_product, orthogonal_gradient
 from surgecollapse.functional.rank import (
     effective_rank,
+    gram_spectra,
     numerical_rank,
     participation_ratio,
     sample_participation_ratio,
@@ -89,6 +90,7 @@ __all__ = [
     "exchange_tiles",
     "frequency_response",
     "gram",
+    "gram_spectra",
     "grokfast",
     "grokfast_ma",
     "hessian_effective_dimension",

@@ -2,14 +2,17 @@
 
     rank ≥ effective rank ≥ spectral rank ≥ participation ratio ≥ stable rank,
 
-with equality exactly where all singular values that are not zero are equal. None of them depends on scale.
+with equality exactly where all singular values that are not zero are equal. None of them depends on scale. Each takes
+the singular values of one matrix, or of many as rows of one tensor.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import nan
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -40,23 +43,53 @@ def singular_values(matrix: Tensor) -> Tensor:
     return torch.where(finite, values, nan)
 
 
-def numerical_rank(sigma: Tensor, relative: float | None = None) -> Tensor:
+def gram_spectra(matrices: Sequence[Tensor]) -> Tensor:
+    """Singular values of many small matrices by one batched decomposition of their Gram matrices, in float64.
+
+    σ = √λ(XXᵀ) (or XᵀX, whichever is smaller), padded with zeros. Several times faster than one decomposition each;
+    what is below about 1e-8·σ₁ is rounding.
+
+    Args:
+        matrices: ``(rows, columns)`` each, at least one.
+
+    Returns:
+        σ ``(matrices, k)``, largest first, k being the largest of min(rows, columns); a row of NaN for a matrix that is
+        not finite.
+
+    >>> gram_spectra([torch.diag(torch.tensor([3.0, -4.0])), torch.tensor([[3.0, 4.0]])])
+    tensor([[4., 3.],
+            [5., 0.]], dtype=torch.float64)
+    """
+    grams = []
+    for matrix in matrices:
+        wide = matrix.detach().double()
+        grams.append(wide @ wide.T if wide.shape[0] <= wide.shape[1] else wide.T @ wide)
+    most = max(len(gram) for gram in grams)
+    batch = torch.stack([F.pad(gram, (0, most - len(gram), 0, most - len(gram))) for gram in grams])
+    finite = batch.isfinite().flatten(1).all(1)
+    # The solver raises on what is not finite.
+    values = torch.linalg.eigvalsh(torch.where(finite[:, None, None], batch, 0.0)).flip(-1).clamp(min=0.0).sqrt()
+    return torch.where(finite[:, None], values, nan)
+
+
+def numerical_rank(sigma: Tensor, relative: float | Tensor | None = None) -> Tensor:
     """Number of singular values above ``relative`` times the largest.
 
     Args:
-        sigma: singular values, largest first.
-        relative: tolerance; by default ε·length for the dtype, as in ``torch.linalg.matrix_rank`` of a square matrix.
+        sigma: singular values (…, k), largest first.
+        relative: tolerance; by default ε·k for the dtype, as in ``torch.linalg.matrix_rank`` of a square matrix;
+            ``(…, 1)`` for one of each matrix.
 
     Returns:
-        0-dim float tensor.
+        Float tensor (…).
 
     >>> numerical_rank(torch.tensor([2.0, 1.0, 1e-9]))
     tensor(2.)
     """
-    if sigma.numel() == 0:
-        return sigma.new_tensor(0.0)
-    tolerance = torch.finfo(sigma.dtype).eps * sigma.numel() if relative is None else relative
-    return _unless_nan((sigma > tolerance * sigma[0]).sum().to(sigma.dtype), sigma)
+    if sigma.shape[-1] == 0:
+        return sigma.sum(-1)
+    tolerance = torch.finfo(sigma.dtype).eps * sigma.shape[-1] if relative is None else relative
+    return _unless_nan((sigma > tolerance * sigma[..., :1]).sum(-1).to(sigma.dtype), sigma)
 
 
 def effective_rank(sigma: Tensor) -> Tensor:
@@ -66,10 +99,10 @@ def effective_rank(sigma: Tensor) -> Tensor:
     which changes nothing but values under about 1e-5.
 
     Args:
-        sigma: singular values.
+        sigma: singular values (…, k).
 
     Returns:
-        0-dim tensor in [1, length]; 0 for a zero matrix.
+        Tensor (…) in [1, k]; 0 for a zero matrix.
 
     >>> round(effective_rank(torch.tensor([1.0, 1.0, 1.0, 0.0])).item(), 5)
     3.0
@@ -81,10 +114,10 @@ def spectral_rank(sigma: Tensor) -> Tensor:
     """Exp H(λ/Σλ) with λ = σ²: the entropy of the variances, Shannon's H₁ as a number of dimensions.
 
     Args:
-        sigma: singular values of a centred matrix of activations, or of a weight.
+        sigma: singular values (…, k) of a centred matrix of activations, or of a weight.
 
     Returns:
-        0-dim tensor in [1, length]; 0 for a zero matrix.
+        Tensor (…) in [1, k]; 0 for a zero matrix.
 
     >>> round(spectral_rank(torch.tensor([2.0, 2.0])).item(), 5)
     2.0
@@ -96,18 +129,18 @@ def stable_rank(sigma: Tensor) -> Tensor:
     """‖W‖²_F/σ₁² (Rudelson and Vershynin 2007, arXiv math/0503442): robust where the small singular values are noise.
 
     Args:
-        sigma: singular values, largest first.
+        sigma: singular values (…, k), largest first.
 
     Returns:
-        0-dim tensor in [1, length]; 0 for a zero matrix.
+        Tensor (…) in [1, k]; 0 for a zero matrix.
 
     >>> stable_rank(torch.tensor([2.0, 1.0, 1.0]))
     tensor(1.5000)
     """
-    if sigma.numel() == 0:
-        return sigma.new_tensor(0.0)
-    scaled = sigma / _nonzero(sigma[0])
-    return _unless_nan(scaled.square().sum(), sigma)
+    if sigma.shape[-1] == 0:
+        return sigma.sum(-1)
+    scaled = sigma / _nonzero(sigma[..., :1])
+    return _unless_nan(scaled.square().sum(-1), sigma)
 
 
 def participation_ratio(sigma: Tensor) -> Tensor:
@@ -116,18 +149,18 @@ def participation_ratio(sigma: Tensor) -> Tensor:
     Of a sample covariance it is biased downwards; :func:`sample_participation_ratio` corrects that.
 
     Args:
-        sigma: singular values.
+        sigma: singular values (…, k).
 
     Returns:
-        0-dim tensor in [1, length]; 0 for a zero matrix.
+        Tensor (…) in [1, k]; 0 for a zero matrix.
 
     >>> participation_ratio(torch.tensor([1.0, 1.0, 0.0]))
     tensor(2.)
     """
-    if sigma.numel() == 0:
-        return sigma.new_tensor(0.0)
-    energy = (sigma / _nonzero(sigma.max())).square()
-    return _unless_nan(energy.sum().square() / _nonzero(energy.square().sum()), sigma)
+    if sigma.shape[-1] == 0:
+        return sigma.sum(-1)
+    energy = (sigma / _nonzero(sigma.amax(-1, keepdim=True))).square()
+    return _unless_nan(energy.sum(-1).square() / _nonzero(energy.square().sum(-1)), sigma)
 
 
 def sample_participation_ratio(x: Tensor, *, debiased: bool = True) -> Tensor:
@@ -167,8 +200,8 @@ def sample_participation_ratio(x: Tensor, *, debiased: bool = True) -> Tensor:
 
 
 def _exponential_entropy(weights: Tensor) -> Tensor:
-    total = weights.sum()
-    entropy = torch.special.entr(weights / _nonzero(total)).sum()
+    total = weights.sum(-1)
+    entropy = torch.special.entr(weights / _nonzero(total).unsqueeze(-1)).sum(-1)
     return torch.where(total > 0, entropy.exp(), torch.where(total.isnan(), nan, 0.0))
 
 
@@ -177,4 +210,4 @@ def _nonzero(value: Tensor) -> Tensor:
 
 
 def _unless_nan(value: Tensor, source: Tensor) -> Tensor:
-    return torch.where(source.isnan().any(), nan, value)
+    return torch.where(source.isnan().any(-1), nan, value)

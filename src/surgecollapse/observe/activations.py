@@ -196,6 +196,11 @@ class ActivationReader:
                 x, rows=self._rows, channels_first=channels_first, batch=self._batch, generator=self._generator
             ).clone()
 
+    @property
+    def samples(self) -> dict[str, Tensor]:
+        """What was read, ``(rows, units)`` by site, in the order of the sites."""
+        return {name: self._samples[name] for name in self._sites if name in self._samples}
+
     def reduce(self) -> list[Tensor]:
         """Reduce what was read to four numbers a site, still on the device, in the order of :meth:`layers`."""
         numbers: list[Tensor] = []

@@ -78,8 +78,14 @@ class Probe:
             device.type, dtype=self._autocast, enabled=self._autocast is not None, cache_enabled=False
         )
         with undisturbed(model), autocast:
-            args, kwargs = map_tensors((self._args, self._kwargs), lambda tensor: tensor.to(device))
+            args, kwargs = self.arguments(model)
             return model(*args, **kwargs)
+
+    def arguments(self, model: nn.Module) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The batch as positional and keyword arguments, on the device of ``model``; not to be changed."""
+        device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        args, kwargs = map_tensors((self._args, self._kwargs), lambda tensor: tensor.to(device))
+        return tuple(args), kwargs
 
     def output_layers(self, model: nn.Module) -> tuple[str, ...]:
         """Find the layers that produce the model's output.

@@ -1,0 +1,138 @@
+"""The budget keeper: how often the passive monitors may run, so that they cost at most a share of the training time.
+
+Host numbers only. Readings that decide anything are none of its business: their cadence is fixed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from statistics import median, median_low
+
+_STEPS, _EVENTS = 101, 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetReport:
+    """What the keeper measured and did."""
+
+    limit: float | None
+    """Most that the monitors may take of the training time; ``None``: they run at the cadence asked for."""
+    share: float
+    """What they took, over the whole time watched: their seconds over those of the steps."""
+    asked: int
+    """Steps between two events, as asked for."""
+    every: int
+    """Steps between two events, as kept."""
+    turns: int
+    """In so many parts the rotating monitors go through the layers, one part an event."""
+    step_seconds: float | None
+    """Median time of a training step without the monitors; ``None`` before two steps."""
+    seconds: Mapping[str, float]
+    """Seconds of an event by monitor (lower median of the last few), rotating ones over all layers."""
+
+
+class BudgetKeeper:
+    """Stretches the cadence of passive monitors, or rotates their layers, until they fit into their budget.
+
+    With c the seconds of an event, t those of a step and ``limit`` L, an event may come every max(asked, c/(L·t))
+    steps: what an event cost is paid back before the next. Where that is more than was asked for, monitors that rotate
+    first do one n-th of the layers an event, n = ⌈c/(L·t·asked)⌉, at most the number of layers; the cadence does the
+    rest. Both times are medians of its own measurements, so that a disturbance of one step or one event moves neither;
+    of few events the lower median, since what disturbs only adds.
+
+    Args:
+        every: steps between two events, as asked for.
+        limit: L, in (0, 1); ``None`` keeps the cadence whatever it costs.
+
+    Raises:
+        ValueError: if ``every`` or ``limit`` is out of range.
+
+    >>> keeper = BudgetKeeper(every=10, limit=0.02)
+    >>> for _ in range(10):
+    ...     keeper.step_took(0.010)
+    >>> keeper.event_took({"norms": 0.004})  # 4 ms a hundred ms: twice the budget
+    >>> keeper.every
+    20
+    """
+
+    def __init__(self, every: int, limit: float | None = 0.02) -> None:
+        if every < 1:
+            raise ValueError(f"every must be at least 1, got {every}")
+        if limit is not None and not 0.0 < limit < 1.0:
+            raise ValueError(
+                f"the monitors' budget must lie in (0, 1), a share of the step time, or be None: got {limit}"
+            )
+        self.asked, self.limit = every, limit
+        self.every, self.turns = every, 1
+        self._steps: deque[float] = deque(maxlen=_STEPS)
+        self._costs: dict[str, deque[float]] = {}
+        self._frequency: dict[str, float] = {}
+        self._training = self._own = 0.0
+
+    def step_took(self, seconds: float, own: float = 0.0) -> None:
+        """Take the time of one training step, and what the keeper's own hook added to it."""
+        self._steps.append(seconds)
+        self._training += seconds
+        self._own += own
+
+    def event_took(
+        self,
+        seconds: Mapping[str, float],
+        *,
+        rotating: Collection[str] = (),
+        layers: int = 1,
+        periods: Mapping[str, int] | None = None,
+    ) -> None:
+        """Take the times of one event, and settle when the next one comes.
+
+        Args:
+            seconds: by part of the event.
+            rotating: the parts that did one n-th of the layers, n being :attr:`turns`.
+            layers: most parts into which the layers can be divided.
+            periods: events between two turns of a part; 1 where it is not named.
+        """
+        self._own += sum(seconds.values())
+        for name, spent in seconds.items():
+            whole = spent * self.turns if name in rotating else spent
+            self._costs.setdefault(name, deque(maxlen=_EVENTS)).append(whole)
+            self._frequency[name] = 1.0 / (periods or {}).get(name, 1)
+        self._settle(rotating, layers)
+
+    def ask(self, every: int) -> None:
+        """Ask for another cadence.
+
+        Raises:
+            ValueError: if it is below 1.
+        """
+        if every < 1:
+            raise ValueError(f"every must be at least 1, got {every}")
+        self.every = max(every, math.ceil(self.every * every / self.asked)) if self.every > self.asked else every
+        self.asked = every
+
+    def _settle(self, rotating: Collection[str], layers: int) -> None:
+        self.every, self.turns = self.asked, 1
+        if self.limit is None or not self._steps:
+            return
+        allowed = self.limit * median(self._steps)
+        cost = {name: median_low(costs) * self._frequency[name] for name, costs in self._costs.items()}
+        if allowed <= 0.0:
+            return
+        if any(name in rotating for name in cost):
+            self.turns = max(1, min(layers, math.ceil(sum(cost.values()) / (allowed * self.asked) - 1e-9)))
+        event = sum(spent / self.turns if name in rotating else spent for name, spent in cost.items())
+        self.every = max(self.asked, math.ceil(event / allowed - 1e-9))
+
+    def report(self) -> BudgetReport:
+        """Say what was measured and done."""
+        return BudgetReport(
+            limit=self.limit,
+            share=self._own / self._training if self._training else 0.0,
+            asked=self.asked,
+            every=self.every,
+            turns=self.turns,
+            step_seconds=median(self._steps) if self._steps else None,
+            seconds={name: median_low(costs) for name, costs in self._costs.items()},
+        )

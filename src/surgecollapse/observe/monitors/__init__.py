@@ -1,0 +1,91 @@
+"""Monitors: one file each. They look at a :class:`~surgecollapse.types.Scene` and change nothing."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from importlib.metadata import entry_points
+from typing import Any
+
+from surgecollapse.observe.monitors.alignment import Alignment
+from surgecollapse.observe.monitors.entropy import Entropies
+from surgecollapse.observe.monitors.gap import GeneralisationGap
+from surgecollapse.observe.monitors.masks import Masks
+from surgecollapse.observe.monitors.noise_scale import NoiseScale
+from surgecollapse.observe.monitors.norms import Norms
+from surgecollapse.observe.monitors.predictions import Predictions
+from surgecollapse.observe.monitors.representation import Representation
+from surgecollapse.observe.monitors.units import Units
+from surgecollapse.observe.monitors.weight_rank import WeightRank
+from surgecollapse.types import Monitor
+
+GROUP = "surgecollapse.monitors"
+"""Entry-point group under which other packages register monitors by name."""
+
+MONITORS: dict[str, Callable[[], Monitor]] = {
+    "entropy": Entropies,
+    "representation": Representation,
+    "units": Units,
+    "weight_rank": WeightRank,
+    "predictions": Predictions,
+    "alignment": Alignment,
+    "norms": Norms,
+    "noise_scale": NoiseScale,
+    "gap": GeneralisationGap,
+    "masks": Masks,
+}
+"""The monitors that have a name, on the command line and in ``attach(monitors=…)``."""
+
+DEFAULT: tuple[str, ...] = tuple(MONITORS)
+"""What ``monitors="default"`` stands for."""
+
+Monitors = str | Monitor | Sequence[str | Monitor]
+
+
+def make_monitors(monitors: Monitors) -> list[Monitor]:
+    """Turn names and objects into monitors.
+
+    Args:
+        monitors: ``"default"``, a key of :data:`MONITORS`, a name that a package registered under the entry-point group
+            ``surgecollapse.monitors``, an object of the protocol, or a sequence of these; ``()`` is none.
+
+    Returns:
+        New monitors for the names, the objects as they are.
+
+    Raises:
+        ValueError: for an unknown name, or two monitors of one name.
+        TypeError: for something that is neither a name nor a monitor.
+
+    >>> [monitor.name for monitor in make_monitors(["norms", "entropy"])]
+    ['norms', 'entropy']
+    >>> make_monitors("norm")
+    Traceback (most recent call last):
+    ...
+    ValueError: unknown monitor 'norm': expected 'default' or one of entropy, ... Did you mean 'norms'?
+    """
+    made: list[Monitor] = []
+    for item in [monitors] if isinstance(monitors, str | Monitor) else monitors:
+        if isinstance(item, str):
+            made += [_find(name)() for name in (DEFAULT if item == "default" else [item])]
+        elif isinstance(item, Monitor) and not isinstance(item, type):
+            made.append(item)
+        else:
+            raise TypeError(f"a monitor must be a name or an object with name, needs and measure(scene), got {item!r}")
+    names = [monitor.name for monitor in made]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"two monitors are called {', '.join(twice)}: name each once")
+    return made
+
+
+def _find(name: str) -> Callable[[], Any]:
+    if name in MONITORS:
+        return MONITORS[name]
+    registered = {entry.name: entry for entry in entry_points(group=GROUP)}
+    if name in registered:
+        loaded: Callable[[], Any] = registered[name].load()
+        return loaded
+    valid = [*MONITORS, *registered]
+    near = difflib.get_close_matches(name, ["default", *valid], n=1)
+    hint = f". Did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"unknown monitor {name!r}: expected 'default' or one of {', '.join(valid)}{hint}")

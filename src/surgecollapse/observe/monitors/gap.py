@@ -1,0 +1,26 @@
+"""The generalisation gap."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from surgecollapse.types import Scene, Series
+
+
+class GeneralisationGap:
+    """``gap/loss``: the last noted validation loss minus the last noted training loss.
+
+    Both come from ``note(loss=…, validation_loss=…)``; the training loss is that of one batch, with its noise. Nothing
+    is recorded unless both are noted.
+    """
+
+    name = "gap"
+    needs = ()
+
+    def measure(self, scene: Scene) -> Mapping[str, Series]:
+        """One number of the whole net."""
+        if not {"loss", "validation_loss"} <= set(scene.notes):
+            return {}
+        return {"gap/loss": scene.notes["validation_loss"] - scene.notes["loss"]}

@@ -1,0 +1,32 @@
+"""The state of masks and energy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from surgecollapse.types import Number, Scene, Series
+
+
+class Masks:
+    """``mask/sparsity``: share of each prunable weight that its mask holds at zero; ``energy/live``: mean square of the
+    weights that are open. By parameter; nothing is recorded without a controller.
+    """
+
+    name = "masks"
+    needs = ()
+
+    def measure(self, scene: Scene) -> Mapping[str, Series]:
+        """Two numbers a prunable weight."""
+        names = [name for name in scene.live if name in scene.weights]
+        if not names:
+            return {}
+        norms = torch._foreach_norm([scene.weights[name] for name in names], 2, dtype=torch.float64)
+        energy: dict[str | None, Number] = {
+            name: norm.square() / max(1.0, scene.live[name] * scene.weights[name].numel())
+            for name, norm in zip(names, norms, strict=True)
+        }
+        return {"mask/sparsity": {name: 1.0 - scene.live[name] for name in names}, "energy/live": energy}

@@ -1,0 +1,77 @@
+"""Norms of the weights, the gradients and the updates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from surgecollapse.observe.monitors.entries import Entries
+
+if TYPE_CHECKING:
+    from surgecollapse.types import Number, Scene, Series
+
+
+class Norms:
+    """Euclidean norms, by weight matrix and of all parameters together.
+
+    ``norm/weight``; ``norm/gradient``, of the gradients as the loop leaves them (after its own clipping, before
+    transforms and masks); ``norm/update``, of what the optimizer's last step changed, masks included; and
+    ``norm/update_ratio``, the update over the weight. Updates of tensors of more than 16,384 entries are estimated from
+    so many, drawn once.
+    """
+
+    name = "norms"
+    needs = ("gradients",)
+
+    def __init__(self) -> None:
+        self._entries = Entries()
+
+    def prepare(self, scene: Scene) -> None:
+        """Remember the weights before the step whose update is measured."""
+        self._entries.keep(scene.step, scene.weights)
+
+    def measure(self, scene: Scene) -> Mapping[str, Series]:
+        """Up to four numbers a weight matrix, and as many of all parameters."""
+        weights = _norms(scene.weights)
+        found = {"norm/weight": weights, "norm/gradient": _norms(scene.gradients)}
+        before = self._entries.recall(scene.step)
+        names = [name for name in scene.weights if name in before]
+        if names:
+            changes = {
+                n: self._entries.sample(n, scene.weights[n]) - before[n].to(scene.weights[n].device) for n in names
+            }
+            scales = [(scene.weights[n].numel() / max(1, changes[n].numel())) ** 0.5 for n in names]
+            updates = _norms(changes, scales)
+            found["norm/update"] = updates
+            found["norm/update_ratio"] = {n: updates[n] / weights[n] for n in [*names, None]}
+        shown = {None, *(name for name, weight in scene.weights.items() if weight.ndim >= 2)}
+        return {series: {n: v for n, v in norms.items() if n in shown} for series, norms in found.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The weights of the step before, between the two."""
+        return self._entries.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned."""
+        self._entries.load_state_dict(state)
+
+
+def _norms(tensors: Mapping[str, Tensor], scales: Sequence[float] | None = None) -> dict[str | None, Number]:
+    """Norms by name, and under ``None`` of all; at least in float32."""
+    if not tensors:
+        return {}
+    names: dict[torch.dtype, list[str]] = {}
+    for name, tensor in tensors.items():
+        names.setdefault(torch.promote_types(tensor.dtype, torch.float32), []).append(name)
+    each: dict[str, Tensor] = {}
+    for dtype, group in names.items():
+        each |= zip(group, torch._foreach_norm([tensors[name] for name in group], 2, dtype=dtype), strict=True)
+    values = [each[name] for name in tensors]
+    if scales is not None:
+        values = [value * scale for value, scale in zip(values, scales, strict=True)]
+    home = values[0].device
+    total = torch.stack([value.to(home, torch.float64) for value in values]).norm()
+    return {**dict(zip(tensors, values, strict=True)), None: total}

@@ -1,0 +1,47 @@
+"""What the outputs look like as logits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from surgecollapse.functional import predictive_entropy, softmax_collapse
+
+if TYPE_CHECKING:
+    from surgecollapse.types import Scene, Series
+
+
+class Predictions:
+    """Logits of the probe batch: their scale, their entropy and whether the softmax has collapsed.
+
+    ``logits/scale``: root mean square of the logits about their mean over the classes; ``entropy/predictive``: mean
+    H(softmax)/ln K; ``logits/softmax_collapse``: share of samples whose softmax has absorbed all classes but one, in
+    the logits' own precision (Prieto et al. 2025, arXiv 2501.04697). The last dimension is taken for the classes, or
+    the second where there are four or more (images of classes). Outputs of one number are no logits: nothing is
+    recorded.
+    """
+
+    name = "predictions"
+    needs = ("outputs",)
+
+    def measure(self, scene: Scene) -> Mapping[str, Series]:
+        """Three numbers of the whole net."""
+        logits = scene.outputs
+        if logits is None or logits.ndim < 2 or not logits.is_floating_point():
+            return {}
+        rows = (logits.movedim(1, -1) if logits.ndim > 3 else logits).flatten(0, -2)
+        if rows.shape[1] < 2 or not len(rows):
+            return {}
+        return {
+            "logits/scale": _scale(rows),
+            "logits/softmax_collapse": softmax_collapse(rows),
+            "entropy/predictive": predictive_entropy(rows),
+        }
+
+
+def _scale(logits: Tensor) -> Tensor:
+    wide = logits.double() if logits.dtype.itemsize > 4 else logits.float()
+    scale: Tensor = (wide - wide.mean(1, keepdim=True)).square().mean().sqrt()
+    return scale

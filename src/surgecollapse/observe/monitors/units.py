@@ -1,0 +1,46 @@
+"""Units that say nothing, or next to nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from surgecollapse.functional import dead_units, dormancy
+
+if TYPE_CHECKING:
+    from surgecollapse.types import Scene, Series
+
+
+class Units:
+    """Share of dead and of dormant units of each site on the probe batch, in [0, 1].
+
+    ``units/dead``: constant over the rows; ``units/dormant``: of a dormancy of at most τ
+    (:func:`surgecollapse.functional.dormancy`; Sokar et al. 2023, arXiv 2302.12902, who take τ = .1 to count them and
+    .025 on raw activations).
+
+    Args:
+        threshold: τ.
+    """
+
+    name = "units"
+    needs = ("activations",)
+
+    def __init__(self, threshold: float = 0.025) -> None:
+        if not threshold >= 0.0:
+            raise ValueError(f"threshold must be at least 0, got {threshold}")
+        self._threshold = threshold
+
+    def measure(self, scene: Scene) -> Mapping[str, Series]:
+        """Two shares a site."""
+        sites = scene.activations.items()
+        return {
+            "units/dead": {site: dead_units(x) for site, x in sites},
+            "units/dormant": {site: self._dormant(x) for site, x in sites},
+        }
+
+    def _dormant(self, x: Tensor) -> Tensor:
+        scores = dormancy(x)
+        return torch.where(scores.isnan().any(), torch.nan, (scores <= self._threshold).float().mean())

@@ -1,0 +1,66 @@
+"""Rank of the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+from zlib import crc32
+
+import torch
+from torch import Tensor
+
+from surgecollapse.functional import effective_rank, gram_spectra, numerical_rank, stable_rank
+
+if TYPE_CHECKING:
+    from surgecollapse.types import Scene, Series
+
+
+class WeightRank:
+    """``rank/effective``, ``rank/stable`` and ``rank/numerical`` of each weight matrix.
+
+    Weights with more than two dimensions are taken as (first, all others). Of a matrix that is larger than ``short`` ×
+    ``long`` a block of that size is measured, with rows and columns drawn at random once and for all: a rank well below
+    ``short`` is that of the whole, a larger one is a lower bound to compare over time.
+
+    Args:
+        short: most rows or columns along the shorter side.
+        long: most along the longer side.
+    """
+
+    name = "weight_rank"
+    needs = ()
+    rotates = True
+
+    def __init__(self, short: int = 128, long: int = 1024) -> None:
+        if not 1 <= short <= long:
+            raise ValueError(f"expected 1 <= short <= long, got short={short}, long={long}")
+        self._short, self._long = short, long
+        self._chosen: dict[tuple[str, int, int], Tensor] = {}
+
+    def measure(self, scene: Scene) -> Mapping[str, Series]:
+        """Three ranks a weight; one decomposition for all."""
+        blocks = {name: self._block(name, w.flatten(1)) for name, w in scene.weights.items() if w.ndim >= 2}
+        if not blocks:
+            return {}
+        sigma = gram_spectra(list(blocks.values()))
+        tolerance = sigma.new_tensor([[torch.finfo(w.dtype).eps * max(w.shape)] for w in blocks.values()])
+        forms = {
+            "effective": effective_rank(sigma),
+            "stable": stable_rank(sigma),
+            "numerical": numerical_rank(sigma, tolerance),
+        }
+        return {f"rank/{form}": dict(zip(blocks, ranks.unbind(), strict=True)) for form, ranks in forms.items()}
+
+    def _block(self, name: str, matrix: Tensor) -> Tensor:
+        most = (self._short, self._long) if matrix.shape[0] <= matrix.shape[1] else (self._long, self._short)
+        for axis, limit in enumerate(most):
+            if matrix.shape[axis] > limit:
+                matrix = matrix.index_select(axis, self._draw(name, axis, matrix.shape[axis], limit).to(matrix.device))
+        return matrix
+
+    def _draw(self, name: str, axis: int, size: int, count: int) -> Tensor:
+        key = (name, axis, size)
+        if key not in self._chosen:
+            generator = torch.Generator().manual_seed(crc32(f"{name}/{axis}".encode()))
+            self._chosen[key] = torch.randperm(size, generator=generator)[:count].sort().values
+        return self._chosen[key]

@@ -1,0 +1,203 @@
+"""Runs passive monitors: at their cadence, within their budget, without a trace in the training."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from surgecollapse.events import Measurement
+from surgecollapse.observe.budget import BudgetKeeper, BudgetReport
+from surgecollapse.observe.scene import Scenes, part_of
+from surgecollapse.observe.stopwatch import Stopwatch
+from surgecollapse.types import Monitor
+
+if TYPE_CHECKING:
+    from surgecollapse.types import Series
+
+
+class Watch:
+    """Shows monitors the net just before optimizer steps, and emits what they measure.
+
+    Training with it is bitwise the training without it: monitors get no gradient, the global random state is kept, the
+    probe batch passes in eval mode with buffers and modes kept. All numbers of an event are read back to the host at
+    once.
+
+    Args:
+        model: the unwrapped model.
+        monitors: what to run.
+        scenes: builds what they see.
+        emit: takes each :class:`~surgecollapse.events.Measurement`.
+        every: steps between two events.
+        limit: most that they may take of the training time, see :class:`~surgecollapse.observe.budget.BudgetKeeper`;
+            ``None`` keeps the cadence.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        monitors: Sequence[Monitor],
+        scenes: Scenes,
+        emit: Callable[[Measurement], None],
+        *,
+        every: int = 50,
+        limit: float | None = 0.02,
+    ) -> None:
+        self.monitors, self.scenes = list(monitors), scenes
+        self._model, self._emit = model, emit
+        self._keeper = BudgetKeeper(every, limit)
+        self._next, self._count = every, 0
+        self._prepared: dict[str, Stopwatch] = {}
+        self._left: float | None = None
+
+    @property
+    def every(self) -> int:
+        """Steps between two events, as kept; setting it asks for another cadence."""
+        return self._keeper.every
+
+    @every.setter
+    def every(self, every: int) -> None:
+        last = self._next - self._keeper.every
+        self._keeper.ask(every)
+        self._next = last + self._keeper.every
+
+    def report(self) -> BudgetReport:
+        """What the monitors cost, and what was done about it."""
+        return self._keeper.report()
+
+    @torch.no_grad()
+    def before_step(self, step: int, optimizers: Sequence[Optimizer], live: Callable[[], Mapping[str, float]]) -> None:
+        """Do what is due just before an optimizer step, with the gradients as the loop leaves them.
+
+        Args:
+            step: the step about to be made, from 1.
+            optimizers: the innermost ones.
+            live: gives the share of each prunable weight that its mask leaves open.
+        """
+        if self._left is not None:
+            self._keeper.step_took(time.perf_counter() - self._left)
+        if step >= self._next:
+            self._event(step, optimizers, live())
+        if step == self._next - 1:
+            self._prepare(step, optimizers)
+        self._left = time.perf_counter()
+
+    def _due(self) -> list[Monitor]:
+        return [monitor for monitor in self.monitors if self._count % _period(monitor) == 0]
+
+    def _prepare(self, step: int, optimizers: Sequence[Optimizer]) -> None:
+        """Call ``prepare`` of the monitors whose turn comes with the next step."""
+        self._prepared.clear()
+        due = [monitor for monitor in self._due() if hasattr(monitor, "prepare")]
+        if due:
+            scene = self.scenes.build(step, optimizers, {}, {"gradients"} & _needs(due))
+            for monitor in due:
+                with self._timed(monitor.name, self._prepared):
+                    monitor.prepare(scene)
+
+    def _event(self, step: int, optimizers: Sequence[Optimizer], live: Mapping[str, float]) -> None:
+        due, watches = self._due(), dict[str, Stopwatch]()
+        series: list[tuple[str, str | None, Tensor | float]] = []
+        with self._timed("scene", watches), self._random_kept():
+            scene = self.scenes.build(step, optimizers, live, _needs(due))
+            part = part_of(scene, self._count % self._keeper.turns, self._keeper.turns)
+            for monitor in due:
+                with self._timed(monitor.name, watches):
+                    series += _flat(monitor.measure(part if _rotates(monitor) else scene))
+            numbers = _stacked([value for _, _, value in series]) if series else torch.empty(0)
+        found: list[float] = numbers.tolist()  # the one host sync
+        began = time.perf_counter()
+        for (name, layer, _), value in zip(series, found, strict=True):
+            if math.isfinite(value):
+                self._emit(Measurement(step=step, name=name, value=value, layer=layer))
+        seconds = {name: watch.seconds() for name, watch in watches.items()}
+        seconds["scene"] = max(0.0, 2 * seconds["scene"] - sum(seconds.values()))  # what was not a monitor's
+        for name, watch in self._prepared.items():
+            seconds[name] += watch.seconds()
+        seconds["record"] = time.perf_counter() - began
+        layers = max(len(scene.activations), sum(weight.ndim >= 2 for weight in scene.weights.values()))
+        self._settle(step, seconds, layers)
+
+    def _settle(self, step: int, seconds: Mapping[str, float], layers: int) -> None:
+        """Let the keeper choose the next event, and say what it did."""
+        rotating = {monitor.name for monitor in self.monitors if _rotates(monitor)}
+        periods = {monitor.name: _period(monitor) for monitor in self.monitors}
+        self._keeper.event_took(seconds, rotating=rotating, layers=layers, periods=periods)
+        self._count += 1
+        self._next = step + self._keeper.every
+        report = self._keeper.report()
+        for name, value in (("share", report.share), ("cadence", report.every), ("turns", report.turns)):
+            self._emit(Measurement(step=step, name=f"budget/{name}", value=value))
+
+    @property
+    def _device(self) -> torch.device:
+        return next((p.device for p in self._model.parameters()), torch.device("cpu"))
+
+    @contextmanager
+    def _timed(self, name: str, watches: dict[str, Stopwatch]) -> Iterator[None]:
+        watches[name] = Stopwatch(self._device)
+        yield
+        watches[name].stop()
+
+    @contextmanager
+    def _random_kept(self) -> Iterator[None]:
+        """Give back the global random state, whatever a monitor draws."""
+        devices = sorted({p.device.index or 0 for p in self._model.parameters() if p.device.type == "cuda"})
+        with torch.random.fork_rng(devices=devices):
+            yield
+
+    def state_dict(self) -> dict[str, Any]:
+        """When the next event is due, and the state of the monitors that have one."""
+        return {
+            "next": self._next,
+            "count": self._count,
+            "asked": self._keeper.asked,
+            "every": self._keeper.every,
+            "turns": self._keeper.turns,
+            "scenes": self.scenes.state_dict(),
+            "monitors": {m.name: m.state_dict() for m in self.monitors if hasattr(m, "state_dict")},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where :meth:`state_dict` was taken; monitors that were not there then start afresh."""
+        self._next, self._count = state["next"], state["count"]
+        self._keeper.asked, self._keeper.every, self._keeper.turns = state["asked"], state["every"], state["turns"]
+        self.scenes.load_state_dict(state["scenes"])
+        for monitor in self.monitors:
+            if monitor.name in state["monitors"]:
+                monitor.load_state_dict(state["monitors"][monitor.name])  # type: ignore[attr-defined]
+        self._left = None
+
+
+def _period(monitor: Monitor) -> int:
+    return int(getattr(monitor, "period", 1))
+
+
+def _rotates(monitor: Monitor) -> bool:
+    return bool(getattr(monitor, "rotates", False))
+
+
+def _needs(monitors: Sequence[Monitor]) -> set[str]:
+    return {need for monitor in monitors for need in monitor.needs}
+
+
+def _flat(found: Mapping[str, Series]) -> Iterator[tuple[str, str | None, Tensor | float]]:
+    for name, series in found.items():
+        if isinstance(series, Mapping):
+            for layer, value in series.items():
+                yield name, layer, value
+        else:
+            yield name, None, series
+
+
+def _stacked(values: Sequence[Tensor | float]) -> Tensor:
+    """All numbers in one tensor on the device, in float64 where there is such a thing."""
+    home = next((value.device for value in values if isinstance(value, Tensor)), torch.device("cpu"))
+    wide = torch.float32 if home.type == "mps" else torch.float64
+    return torch.stack([torch.as_tensor(value, dtype=wide, device=home) for value in values])
