@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from surgecollapse.losses import StableMaxCrossEntropy, stablemax_cross_entropy
     from surgecollapse.record.memory import MemoryRecorder
     from surgecollapse.record.store import RunStore
+    from surgecollapse.watching import watch_training
 
 __version__ = "0.1.0"
 
@@ -55,6 +56,7 @@ _HOME = {
     "stablemax_cross_entropy": "losses",
     "MemoryRecorder": "record.memory",
     "RunStore": "record.store",
+    "watch_training": "watching",
 }
 
 __all__ = [
@@ -82,6 +84,7 @@ __all__ = [
     "make_policy",
     "stablemax_cross_entropy",
     "transform_gradients",
+    "watch_training",
 ]
 
 

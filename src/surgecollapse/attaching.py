@@ -13,6 +13,7 @@ from surgecollapse.connection import Connection
 from surgecollapse.controller import Controller
 from surgecollapse.decide import make_policy
 from surgecollapse.gradients.chain import TransformChain
+from surgecollapse.observe.monitors import Monitors
 from surgecollapse.recipes import find_recipe
 from surgecollapse.step_hooks import StepHooks, parameters_of
 from surgecollapse.types import Criterion, GradientTransform, Policy, Recorder
@@ -44,6 +45,9 @@ def attach(
     rows: int = 128,
     sites: Sequence[str] | None = None,
     recorders: Sequence[Recorder] = (),
+    monitors: Monitors = (),
+    monitor_budget: float | None = 0.02,
+    criterion: Callable[[Any, Tensor], Tensor] | None = None,
     hooks: bool = True,
 ) -> Controller:
     """Attach surge-collapse to a model and the optimizer that trains it: one line in any loop.
@@ -80,6 +84,11 @@ def attach(
         rows: samples per reading.
         sites: patterns on module names to read instead of the activations that follow prunable layers.
         recorders: objects with ``record(event)``.
+        monitors: what to measure beside the readings that decide: ``default``, names (see
+            :data:`surgecollapse.observe.monitors.MONITORS`), objects, or a sequence of these; every ``every`` steps or,
+            where that would cost too much, seldomer. They change nothing.
+        monitor_budget: most that the monitors may take of the training time; ``None`` keeps their cadence.
+        criterion: loss of the model's output and the targets, for monitors that need one.
         hooks: ``False``: the loop calls :meth:`Controller.before_step` and :meth:`Controller.after_step` itself.
 
     Returns:

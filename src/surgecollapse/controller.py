@@ -19,7 +19,10 @@ from surgecollapse.engine import Engine
 from surgecollapse.events import Decision, Event, Intervention, Plan, Reading, from_dict, to_dict
 from surgecollapse.gradients.chain import TransformChain
 from surgecollapse.modules import unwrap_model
+from surgecollapse.observe.monitors import make_monitors
 from surgecollapse.observe.probe import Probe
+from surgecollapse.observe.scene import Scenes
+from surgecollapse.observe.watch import Watch
 from surgecollapse.step_hooks import StepHooks, overflowed, parameters_of, unscale
 from surgecollapse.types import Policy
 
@@ -42,6 +45,7 @@ class Controller:
         decision: the last decision.
         events: every :class:`~surgecollapse.events.Intervention`, oldest first.
         readings: the last 1,000 readings.
+        watch: runs the monitors, within their budget (``watch.report()``); ``None`` without any.
         finalized: whether :meth:`finalize` has been called.
 
     >>> import torch, surgecollapse
@@ -87,6 +91,7 @@ class Controller:
         self._pump = EntropyPump(model, self._random["noise"])
         self._connection = Connection(model, self._given)
         self._transforms = TransformChain(options["transforms"])
+        self.watch = self._new_watch()
         self._resolved = self._probe.known
         self._build(self._probe.output_layers(self.model) if self._resolved else ())
         if self._resolved:
@@ -106,6 +111,17 @@ class Controller:
             saved=saved,
         )
 
+    def _new_watch(self) -> Watch | None:
+        options = self._options
+        monitors = make_monitors(options.get("monitors", ()))
+        if not monitors:
+            return None
+        scenes = Scenes(
+            self.model, self._probe, sites=options["sites"], rows=options["rows"], criterion=options["criterion"]
+        )
+        budget = options["monitor_budget"]
+        return Watch(self.model, monitors, scenes, self._record, every=self.plan.every, limit=budget)
+
     # ---- attaching --------------------------------------------------------------------------------------------
 
     def reattach(self) -> None:
@@ -120,10 +136,15 @@ class Controller:
         if self._options["hooks"]:
             self._connection.hook_steps(self._before, self._after)
         if self.step == 0:
-            self._connection.watch_first_batches(self._probe.capture)
+            self._connection.watch_first_batches(self._see_first_batch)
         self._engine.weights.apply()
         self._pump.set(self._pump.sigma)
         self._arm()
+
+    def _see_first_batch(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._probe.capture(args, kwargs)
+        if self.watch is not None:
+            self.watch.scenes.see_batch(args, kwargs)
 
     @property
     def attached(self) -> bool:
@@ -153,13 +174,22 @@ class Controller:
 
     # ---- one step ---------------------------------------------------------------------------------------------
 
-    def note(self, loss: Tensor | float | None = None, targets: Tensor | None = None) -> None:
-        """Tell the controller this step's loss and labels, before the optimizer's step; both are optional.
+    def note(
+        self,
+        loss: Tensor | float | None = None,
+        targets: Tensor | None = None,
+        *,
+        validation_loss: Tensor | float | None = None,
+    ) -> None:
+        """Tell the controller this step's loss and labels, before the optimizer's step; all are optional.
 
         The loss is checked for being finite, and of the labels the target entropy is recorded. Nothing is read back
-        to the host unless a reading is due.
+        to the host unless a reading is due. ``validation_loss`` is for the monitor of the generalisation gap, at any
+        time.
         """
         self._engine.observer.note(loss, targets)
+        if self.watch is not None:
+            self.watch.scenes.note(targets, loss=loss, validation_loss=validation_loss)
 
     def before_step(self) -> None:
         """Do what the step's pre-hook does, for loops that call it themselves (``hooks=False``)."""
@@ -181,6 +211,8 @@ class Controller:
         if overflowed(optimizer):
             self._skipped.add(index)
             return
+        if self.watch is not None and index == 0:
+            self.watch.before_step(self.step + 1, self.optimizers, engine.weights.shares)
         tracked = engine.tracked(index, self._next_due - (self.step + 1))
         due = self._due and index <= engine.primary  # an optimizer behind it still ends the step that was read
         if len(self._transforms) or tracked or due:
@@ -355,6 +387,7 @@ class Controller:
             "decision": None if self.decision is None else to_dict(self.decision),
             "transforms": self._transforms.state_dict(self._all_parameters()),
             "events": [to_dict(event) for event in self.events],
+            **({} if self.watch is None else {"watch": self.watch.state_dict()}),
         }
 
     def _all_parameters(self) -> list[Tensor]:
@@ -381,6 +414,8 @@ class Controller:
         self.decision = None if state["decision"] is None else from_dict(state["decision"])
         self.events = [from_dict(event) for event in state["events"]]
         self._pump.sigma = state["pump"]
+        if self.watch is not None and "watch" in state:
+            self.watch.load_state_dict(state["watch"])
         if self.attached:
             self._pump.set(state["pump"])
             self._arm()
@@ -391,7 +426,7 @@ class Controller:
         if state["version"] != STATE_VERSION:
             raise ValueError(f"controller state has version {state['version']}, this library reads {STATE_VERSION}")
         here = {**self.state_dict(), **self._engine.state_dict()}
-        if missing := sorted(set(here) - {*state, *state["engine"]}):
+        if missing := sorted(set(here) - {*state, *state["engine"], "watch"}):
             raise ValueError(f"this controller state lacks {', '.join(missing)}: the checkpoint is damaged")
         name = type(self.policy).__name__
         if state["policy"]["name"] != name:

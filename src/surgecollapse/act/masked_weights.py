@@ -51,6 +51,10 @@ class MaskedWeights:
         """Open weights of one parameter."""
         return self._live[name]
 
+    def shares(self) -> dict[str, float]:
+        """Share of each parameter that is open."""
+        return {name: self._live[name] / max(1, p.numel()) for name, p in self.params.items()}
+
     def mask(self, name: str) -> Tensor:
         """Boolean copy of one mask (all true where the parameter is fully open)."""
         held = self._masks.get(name)
