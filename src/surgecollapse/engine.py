@@ -19,7 +19,7 @@ from surgecollapse.act.recycle import Recycler
 from surgecollapse.act.rewiring import Rewiring
 from surgecollapse.decide.depth import deepest
 from surgecollapse.events import Decision
-from surgecollapse.functional import minimum_live
+from surgecollapse.functional import WITHOUT_GRADIENT, minimum_live
 from surgecollapse.functional.structured import fitting_pattern
 from surgecollapse.observe.activations import ActivationReader, find_sites
 from surgecollapse.observe.dense_gradient import DenseGradient
@@ -153,7 +153,7 @@ class Engine:
         A negative number stands for a reading that is too far ahead to be known.
         """
         for_growth = self._growth != "random" and not self.weights.dense
-        for_saliency = self._options["saliency"] not in ("magnitude", "random")
+        for_saliency = self._options["saliency"] not in WITHOUT_GRADIENT
         if self.actor.frozen or not 0 <= until_due < self.signal.window or not (for_growth or for_saliency):
             return {}
         return {name: self.weights.params[name] for name in self.groups[index]}

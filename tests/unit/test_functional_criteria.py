@@ -7,7 +7,7 @@ from fractions import Fraction
 import pytest
 import torch
 
-from surgecollapse.functional import GROWTH, SALIENCY, growth, magnitude, share_by_momentum, taylor
+from surgecollapse.functional import GROWTH, SALIENCY, growth, lamp, magnitude, share_by_momentum, taylor
 from surgecollapse.functional.apportion import apportion
 
 WEIGHT = torch.tensor([[-2.0, 0.5], [0.0, 3.0]])
@@ -17,6 +17,32 @@ SIGNAL = torch.tensor([[1.0, -8.0], [5.0, 0.0]])
 def test_saliencies_by_hand():
     assert magnitude(WEIGHT).tolist() == [[2.0, 0.5], [0.0, 3.0]]
     assert taylor(WEIGHT, SIGNAL).tolist() == [[2.0, 4.0], [0.0, 0.0]]
+
+
+def test_lamp_is_the_share_of_the_energy_that_is_left_by_hand():
+    weight = torch.tensor([[3.0, -1.0], [2.0, 0.0]], dtype=torch.float64)
+    expected = torch.tensor([[1.0, 1 / 14], [4 / 13, 0.0]], dtype=torch.float64)
+    torch.testing.assert_close(lamp(weight), expected, rtol=1e-15, atol=0.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(7,), (5, 6), (3, 2, 4)])
+def test_lamp_agrees_with_the_double_sum_keeps_the_order_of_magnitude_and_forgets_scale(dtype, shape):
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(len(shape))).to(dtype)
+    energy = weight.double().square().flatten()
+    direct = torch.stack([e / energy[energy >= e].sum() for e in energy])
+    if dtype == torch.bfloat16:  # among equals the one of higher index has the higher score
+        direct = torch.stack([e / energy[(energy > e) | ((energy == e) & (torch.arange(len(energy)) >= i))].sum()
+                              for i, e in enumerate(energy)])  # fmt: skip
+    torch.testing.assert_close(lamp(weight).double().flatten(), direct, rtol=1e-6, atol=0.0)
+    assert torch.equal(lamp(weight).flatten().argsort(stable=True), weight.abs().flatten().argsort(stable=True))
+    assert torch.equal(lamp(4 * weight), lamp(weight))
+
+
+def test_lamp_leaves_every_tensor_its_largest_weight_whatever_the_scales():
+    small, large = 1e-3 * torch.tensor([1.0, 5.0]), 1e3 * torch.tensor([1.0, 2.0, 4.0])
+    assert lamp(small).tolist()[1] == lamp(large).tolist()[2] == 1.0
+    assert max(lamp(small)[0], lamp(large)[:2].max()) < 0.25
 
 
 def test_the_gradient_alone_ranks_closed_weights():

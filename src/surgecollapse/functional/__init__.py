@@ -54,7 +54,7 @@ from surgecollapse.functional.rank import (
     spectral_rank,
     stable_rank,
 )
-from surgecollapse.functional.saliency import SALIENCY, magnitude, taylor
+from surgecollapse.functional.saliency import SALIENCY, WITHOUT_GRADIENT, lamp, magnitude, taylor
 from surgecollapse.functional.schedules import SCHEDULES
 from surgecollapse.functional.selection import highest, kept, lowest
 from surgecollapse.functional.stagnation import (
@@ -71,6 +71,7 @@ __all__ = [
     "GROWTH",
     "SALIENCY",
     "SCHEDULES",
+    "WITHOUT_GRADIENT",
     "Alignment",
     "Pattern",
     "activation_energy",
@@ -99,6 +100,7 @@ __all__ = [
     "inner_product",
     "is_stable",
     "kept",
+    "lamp",
     "largest_pole",
     "levina_bickel",
     "linear_filter",

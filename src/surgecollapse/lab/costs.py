@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from surgecollapse.functional import WITHOUT_GRADIENT
 from surgecollapse.observe.dense_gradient import DenseGradient
 
 if TYPE_CHECKING:
@@ -235,7 +236,7 @@ def growth_window(growth: str, saliency: str = "magnitude", momentum: float = 0.
     >>> growth_window("random"), growth_window("gradient"), growth_window("ema_gradient")
     (0, 1, 22)
     """
-    if growth == "random" and saliency in ("magnitude", "random"):
+    if growth == "random" and saliency in WITHOUT_GRADIENT:
         return 0
     decay = {"gradient": 0.0, "momentum": momentum}.get(growth, 0.9)
     return DenseGradient(decay).window
