@@ -95,7 +95,7 @@ class Decision:
     held: bool = True
     """Whether the zeros are kept by a mask; ``False`` only writes zeros once (the classic rule)."""
     saliency: str | None = None
-    """Criterion by which weights are closed: ``magnitude | lamp | taylor | random``; ``None`` takes the controller's."""
+    """Which weights are closed first: ``magnitude | lamp | taylor | random``; ``None`` takes the controller's."""
     rewire: float | None = None
     """Share of each parameter's open weights, in [0, 1], that is exchanged: the least salient are closed and as many
     others reopened by ``growth``, so that the density of every parameter stays exactly what it is (under a pattern,
