@@ -21,6 +21,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from surgecollapse.recipes import RECIPES
+
 DATA_SEED = 43
 FIRST_SEED = 20_000
 RESULTS = Path(__file__).parent / "results" / "search.jsonl"
@@ -44,6 +46,8 @@ LONG: dict[str, Any] = {
 }  # fmt: skip
 
 LAND: dict[str, Any] = {**LONG, "cycles_until": 0.5, "freeze_at": 0.75, "landing": "gradual"}
+
+RECIPE: dict[str, Any] = dict(RECIPES["surge-collapse"]["policy_options"])
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "dense": {"policy": "none", "dropout": 0.0},
@@ -190,6 +194,26 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "land-at-target-short": _options(**{**LAND, "deepest": 0.9, "cycles_until": 0.3}),
     "gmp-drop-0.2": {"policy": "gmp", "dropout": 0.2},
     "acdc-drop-0.2": {"policy": "cycles", "dropout": 0.2},
+    # Ninth round: is it the schedule of gradual pruning, what a surge brings back, or which weights go?
+    "gmp-until-0.5": {"policy": "gmp", **_options(end_at=0.5)},
+    "gmp-until-0.9": {"policy": "gmp", **_options(end_at=0.9)},
+    "gmp-from-0.2": {"policy": "gmp", **_options(start_at=0.2)},
+    "settle-0.25-last": _options(**{**SETTLE, "surge": 0.25, "initial": "last"}),
+    "settle-0.25-keep": {**_options(**{**SETTLE, "surge": 0.25}), "moments": "keep"},
+    "settle-0.05-short": _options(**{**SETTLE, "surge": 0.05, "timing": "fixed", "phase": 0.025}),
+    "gmp-lamp": {"policy": "gmp", "saliency": "lamp"},
+    "acdc-lamp": {"policy": "cycles", "saliency": "lamp"},
+    "settle-0.25-lamp": {**_options(**{**SETTLE, "surge": 0.25}), "saliency": "lamp"},
+    "land-lamp": {**_options(**LAND), "saliency": "lamp"},
+    # Tenth round: 98% sparse, where AC/DC is ahead.
+    "recipe-layer": {"policy_options": RECIPE, **LAYER},
+    "recipe-layer-surge-1": {"policy_options": {**RECIPE, "surge": 1.0}, **LAYER},
+    "recipe-layer-floor-1": {"policy_options": {**RECIPE, "floor": 1.0}, **LAYER},
+    "recipe-layer-landing-0.85": {"policy_options": {**RECIPE, "freeze_at": 0.85}, **LAYER},
+    "recipe-layer-late": {"policy_options": {**RECIPE, "cycles_until": 0.7, "freeze_at": 0.85}, **LAYER},
+    "recipe-layer-short-landing": {"policy_options": {**RECIPE, "cycles_until": 0.6, "freeze_at": 0.65}, **LAYER},
+    "recipe-layer-drop": {"policy_options": {**RECIPE, "landing": "drop"}, **LAYER},
+    "recipe-layer-drop-0.05": {"policy_options": RECIPE, **LAYER, "dropout": 0.05},
 }
 
 
