@@ -17,6 +17,7 @@ import pytest
 
 from surgecollapse.events import Decision, Intervention, LayerChange, LayerReading, Measurement, Reading
 from surgecollapse.record import MemoryRecorder, RunStore, RunStoreError
+from surgecollapse.record import schema
 from surgecollapse.record import store as store_module
 from surgecollapse.record.filesystem import is_network
 
@@ -201,7 +202,7 @@ def test_a_foreign_database_is_refused(path):
 def test_a_newer_schema_is_refused_with_the_way_out(path):
     RunStore(path, mode="w").close()
     connection = sqlite3.connect(path)
-    connection.execute(f"PRAGMA user_version = {store_module.SCHEMA_VERSION + 1}")
+    connection.execute(f"PRAGMA user_version = {schema.SCHEMA_VERSION + 1}")
     connection.close()
     with pytest.raises(ValueError, match="update surgecollapse"):
         RunStore(path)
@@ -351,7 +352,7 @@ def test_network_mounts_are_told_from_local_ones(tmp_path):
 
 
 def test_a_network_place_takes_a_rollback_journal(path, monkeypatch):
-    monkeypatch.setattr(store_module, "is_network", lambda place: True)
+    monkeypatch.setattr(schema, "is_network", lambda place: True)
     with RunStore(path, mode="w") as store:
         store.measure(1, "x", 1.0)
         assert store._connection.execute("PRAGMA journal_mode").fetchone() == ("delete",)

@@ -9,6 +9,8 @@ Tables (schema version in ``PRAGMA user_version``, this library's mark in ``PRAG
   :func:`surgecollapse.events.to_dict`; Python's ``NaN`` and ``Infinity`` may occur in it. A decision carries
   no step of its own and takes that of the reading before it.
 - ``arrays(step, name, dtype, shape, data)``: small arrays, C order, little-endian.
+- ``commands(id, token, created, source, kind, body, status, step, reason, settled)``: what people asked of the run,
+  see :class:`~surgecollapse.record.commands.CommandQueue`.
 
 The file is in write-ahead-log mode (a rollback journal on network file systems): readers never block the
 writer, and a process that is killed leaves a readable store that lacks at most the last tenth of a second.
@@ -26,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from surgecollapse.events import Decision, Intervention, Measurement, Reading, from_dict, to_dict
-from surgecollapse.record.filesystem import is_network
+from surgecollapse.record.schema import RunStoreError, check, connect, create, explain, migrate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,28 +38,9 @@ if TYPE_CHECKING:
 
     from surgecollapse.events import Event
 
-SCHEMA_VERSION = 1
-"""Version of the tables."""
-APPLICATION_ID = 0x53436F6C
-"""SQLite application id that marks a run store (the letters ``SCol``)."""
 _COMMIT_SECONDS = 0.1
 _COMMIT_ROWS = 2_000
 _NO_LAYER = ""
-_SCHEMA = """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE series (id INTEGER PRIMARY KEY, name TEXT NOT NULL, layer TEXT NOT NULL, UNIQUE (name, layer));
-CREATE TABLE measurements (series INTEGER NOT NULL REFERENCES series (id), step INTEGER NOT NULL, value REAL,
-    PRIMARY KEY (series, step)) WITHOUT ROWID;
-CREATE TABLE events (id INTEGER PRIMARY KEY, step INTEGER NOT NULL, kind TEXT NOT NULL,
-    version INTEGER NOT NULL, body TEXT NOT NULL);
-CREATE INDEX events_by_kind ON events (kind, step);
-CREATE TABLE arrays (step INTEGER NOT NULL, name TEXT NOT NULL, dtype TEXT NOT NULL, shape TEXT NOT NULL,
-    data BLOB NOT NULL, PRIMARY KEY (name, step)) WITHOUT ROWID;
-"""
-
-
-class RunStoreError(OSError):
-    """The run store cannot be opened or written, with what to do about it."""
 
 
 class Series(NamedTuple):
@@ -110,13 +93,15 @@ class RunStore:
         if mode != "w" and not self.path.is_file():
             raise FileNotFoundError(f"no run store at {self.path}: expected a file that a run wrote (run.db)")
         try:
-            self._connection = _connect(self.path, mode)
+            self._connection = connect(self.path, mode)
             if mode == "w":
-                self._create(self._connection)
-            self._check(self._connection)
+                create(self._connection)
+            version = check(self._connection, self.path)
+            if mode == "a":
+                migrate(self._connection, version)
         except sqlite3.Error as error:
             self._abandon()
-            raise _explain(error, self.path) from error
+            raise explain(error, self.path) from error
         except ValueError:
             self._abandon()
             raise
@@ -197,7 +182,7 @@ class RunStore:
         except sqlite3.Error as error:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
-            raise _explain(error, self.path) from error
+            raise explain(error, self.path) from error
         self._pending.clear()
         self._last_commit = time.monotonic()
 
@@ -289,7 +274,7 @@ class RunStore:
         try:
             return self._open().execute(statement, row).fetchall()
         except sqlite3.Error as error:
-            raise _explain(error, self.path) from error
+            raise explain(error, self.path) from error
 
     def _open(self) -> sqlite3.Connection:
         if self._connection is None:
@@ -300,57 +285,3 @@ class RunStore:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
-
-    @staticmethod
-    def _create(connection: sqlite3.Connection) -> None:
-        marks = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"
-        connection.executescript(f"BEGIN; {marks} {_SCHEMA} COMMIT;")
-
-    def _check(self, connection: sqlite3.Connection) -> None:
-        mark = connection.execute("PRAGMA application_id").fetchone()[0]
-        if mark != APPLICATION_ID:
-            raise ValueError(f"{self.path} is no surgecollapse run store: expected the run.db of a run directory")
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version > SCHEMA_VERSION:
-            raise ValueError(
-                f"{self.path} has schema version {version}, this library reads up to {SCHEMA_VERSION}: "
-                "update surgecollapse to read it"
-            )
-
-
-def _connect(path: Path, mode: str) -> sqlite3.Connection:
-    """Open with autocommit (transactions are explicit) and the journal that the place allows."""
-    flags = {"r": "mode=ro", "a": "mode=rw", "w": "mode=rwc"}[mode]
-    uri = f"{path.resolve().as_uri()}?{flags}"
-    connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=10.0)
-    try:
-        if mode == "r":
-            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        else:
-            # NORMAL: commits survive a killed process; only a power cut can lose the newest.
-            connection.execute(f"PRAGMA journal_mode = {'DELETE' if is_network(path) else 'WAL'}")
-            connection.execute("PRAGMA synchronous = NORMAL")
-    except sqlite3.OperationalError:
-        connection.close()
-        if mode != "r":
-            raise
-        # A read-only folder has no room for the log's index; nobody can be writing there either.
-        connection = sqlite3.connect(f"{uri}&immutable=1", uri=True, isolation_level=None)
-    except sqlite3.Error:
-        connection.close()
-        raise
-    return connection
-
-
-def _explain(error: sqlite3.Error, path: Path) -> Exception:
-    """Say in one line what SQLite's error means for the user."""
-    text = str(error)
-    if "not a database" in text or "malformed" in text:
-        return ValueError(f"{path} is damaged or no run store ({text}): expected the run.db of a run directory")
-    if "full" in text or "I/O" in text:
-        return RunStoreError(f"cannot write {path} ({text}): free disk space or choose another place, then resume")
-    if "locked" in text:
-        return RunStoreError(f"cannot write {path} ({text}): another process writes this run; wait or stop it")
-    if "readonly" in text or "unable to open" in text:
-        return RunStoreError(f"cannot write {path} ({text}): choose a folder that you may write to")
-    return RunStoreError(f"run store {path}: {text}")

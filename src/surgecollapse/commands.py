@@ -1,0 +1,258 @@
+"""What a person may ask of a run while it trains: typed, checked, and the same from a page, a terminal and Python.
+
+Standard library only. A command says *what*; whether it can be done now, the run decides at its next step boundary.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from typing import Any, ClassVar
+
+_Check = Callable[[Any], Any]
+_LONGEST = 200
+
+
+def _number(least: float, most: float, *, below: bool = False) -> _Check:
+    """A finite number in [least, most], or under ``most``."""
+
+    def check(value: Any) -> float:
+        good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not good or value < least or value > most or (below and value == most):
+            end = f"{most:g})" if below or math.isinf(most) else f"{most:g}]"
+            raise ValueError(f"a number in [{least:g}, {end}")
+        return float(value)
+
+    return check
+
+
+def _share(value: Any) -> float:
+    """A share in (0, 1]."""
+    try:
+        number = _number(0.0, 1.0)(value)
+    except ValueError:
+        number = 0.0
+    if not number:
+        raise ValueError("a number in (0, 1]")
+    return number
+
+
+def _whole(least: int) -> _Check:
+    def check(value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**63:
+            raise ValueError(f"a whole number of at least {least}")
+        return value
+
+    return check
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    """Names of parameters, possibly with the wildcards of :mod:`fnmatch`; none for all."""
+    wanted = f"a list of names of at most {_LONGEST} characters"
+    if isinstance(value, str) or not isinstance(value, list | tuple):
+        raise ValueError(wanted)
+    if not all(isinstance(name, str) and 0 < len(name) <= _LONGEST for name in value) or len(value) > _LONGEST:
+        raise ValueError(wanted)
+    return tuple(value)
+
+
+def _numbers(value: Any) -> dict[str, float]:
+    """Option → number."""
+    wanted = "a table of names and numbers"
+    if not isinstance(value, Mapping) or not value or len(value) > _LONGEST:
+        raise ValueError(wanted)
+    if not all(isinstance(name, str) and 0 < len(name) <= _LONGEST for name in value):
+        raise ValueError(wanted)
+    try:
+        return {name: _number(-math.inf, math.inf)(number) for name, number in value.items()}
+    except ValueError:
+        raise ValueError(wanted) from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """Asks a run for something; the subclasses are what can be asked.
+
+    Raises:
+        ValueError: if a value is out of its range.
+    """
+
+    kind: ClassVar[str] = ""
+    """Its name on pages, in the terminal and in the record."""
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        for part in fields(self):
+            try:
+                object.__setattr__(self, part.name, part.metadata["check"](getattr(self, part.name)))
+            except ValueError as error:
+                got = getattr(self, part.name)
+                raise ValueError(f"{self.kind}: {part.name} must be {error}, got {got!r}") from None
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """Its values, as JSON can hold them.
+
+        >>> Collapse(fraction=0.25, layers=("body.*",)).body
+        {'fraction': 0.25, 'layers': ['body.*']}
+        """
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collapse(Command):
+    """Close this share of the open weights, the smallest first."""
+
+    kind: ClassVar[str] = "collapse"
+    fraction: float = field(metadata={"check": _number(0.0, 1.0, below=True)})
+    layers: tuple[str, ...] = field(default=(), metadata={"check": _names})
+    """Names of parameters, with wildcards; all prunable ones if empty."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surge(Command):
+    """Reopen this share of the closed weights."""
+
+    kind: ClassVar[str] = "surge"
+    fraction: float = field(metadata={"check": _share})
+    layers: tuple[str, ...] = field(default=(), metadata={"check": _names})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pump(Command):
+    """Add input noise of this standard deviation from now on; 0 stops it."""
+
+    kind: ClassVar[str] = "pump"
+    sigma: float = field(metadata={"check": _number(0.0, 1e3)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetSparsity(Command):
+    """Aim at another final sparsity."""
+
+    kind: ClassVar[str] = "set-sparsity"
+    sparsity: float = field(metadata={"check": _number(0.0, 1.0, below=True)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetThresholds(Command):
+    """Change numeric options of the policy, by name."""
+
+    kind: ClassVar[str] = "set-thresholds"
+    values: dict[str, float] = field(metadata={"check": _numbers})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearningRate(Command):
+    """Multiply the scheduled learning rate by this factor from now on; 1 is the schedule itself."""
+
+    kind: ClassVar[str] = "learning-rate"
+    factor: float = field(metadata={"check": _number(0.0, 1e6)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cadence(Command):
+    """Steps between two events of the monitors."""
+
+    kind: ClassVar[str] = "cadence"
+    every: int = field(metadata={"check": _whole(1)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hold(Command):
+    """The policy decides nothing until it is resumed; readings go on."""
+
+    kind: ClassVar[str] = "hold"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resume(Command):
+    """The policy decides again."""
+
+    kind: ClassVar[str] = "resume"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pause(Command):
+    """Training waits at the next step boundary."""
+
+    kind: ClassVar[str] = "pause"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Continue(Command):
+    """Training goes on after a pause."""
+
+    kind: ClassVar[str] = "continue"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint(Command):
+    """Write a checkpoint now."""
+
+    kind: ClassVar[str] = "checkpoint"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stop(Command):
+    """End the run here: collapse to the target, test, write the summary."""
+
+    kind: ClassVar[str] = "stop"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RollBack(Command):
+    """Go back to the checkpoint of this step."""
+
+    kind: ClassVar[str] = "roll-back"
+    step: int = field(metadata={"check": _whole(0)})
+
+
+COMMANDS: dict[str, type[Command]] = {
+    cls.kind: cls
+    for cls in (
+        Collapse, Surge, Pump, SetSparsity, SetThresholds, LearningRate, Cadence,
+        Hold, Resume, Pause, Continue, Checkpoint, Stop, RollBack,
+    )
+}  # fmt: skip
+"""The commands by kind."""
+
+
+def command_from(kind: str, body: Mapping[str, Any]) -> Command:
+    """Make the command that a page or a record names.
+
+    Raises:
+        ValueError: if the kind is unknown, a value is missing, unknown or out of its range.
+
+    >>> command_from("collapse", {"fraction": 0.3})
+    Collapse(fraction=0.3, layers=())
+    >>> command_from("collapse", {"fractoin": 0.3})
+    Traceback (most recent call last):
+    ValueError: collapse has no value 'fractoin': expected fraction, layers
+    """
+    cls = COMMANDS.get(kind) if isinstance(kind, str) else None
+    if cls is None:
+        shown = repr(kind)[:60]
+        raise ValueError(f"unknown command {shown}: expected one of {', '.join(COMMANDS)}")
+    if not isinstance(body, Mapping):
+        raise ValueError(f"{kind}: expected its values as a table, got {type(body).__name__}")
+    known = [part.name for part in fields(cls)]
+    for name in body:
+        if name not in known:
+            shown = repr(name)[:60]
+            raise ValueError(f"{kind} has no value {shown}: expected {', '.join(known) or 'none'}")
+    for part in fields(cls):
+        if part.default is MISSING and part.name not in body:
+            raise ValueError(f"{kind} needs {part.name}")
+    return cls(**body)
+
+
+def title(kind: str) -> str:
+    """A kind as people read it.
+
+    >>> title("roll-back")
+    'Roll back'
+    """
+    return re.sub("-", " ", kind).capitalize()

@@ -1,0 +1,224 @@
+"""What people ask of a run, in its own file: put there by a page or a terminal, settled by the run."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sqlite3
+import time
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from surgecollapse.commands import Command, command_from
+from surgecollapse.record.schema import RunStoreError, connect, explain
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_COLUMNS = "id, token, created, source, kind, body, status, step, reason, settled"
+_MOST_PENDING = 100
+_SOURCE = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """One command, and what became of it."""
+
+    id: int
+    """Ascending in the order in which they were asked, which is the order in which they are settled."""
+    token: str
+    created: float
+    """Seconds since 1970."""
+    source: str
+    """Who asked: ``page``, ``terminal``, ``python``, ``replay`` …"""
+    kind: str
+    body: dict[str, Any]
+    status: str
+    """``queued | applied | rejected``."""
+    step: int | None
+    """Completed steps when it was settled."""
+    reason: str | None
+    """Why it was rejected, or what was done."""
+    settled: float | None
+
+    @property
+    def command(self) -> Command:
+        """The typed command.
+
+        Raises:
+            ValueError: if another version of the library wrote one that this one does not know.
+        """
+        return command_from(self.kind, self.body)
+
+
+class CommandQueue:
+    """The commands of one run, in its ``run.db``.
+
+    Any process may put commands there while the run trains; the run takes them in order at its step boundaries, each
+    one once. An object belongs to one thread.
+
+    Args:
+        path: the run's ``run.db``.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+
+    >>> import tempfile
+    >>> from surgecollapse.commands import Pump
+    >>> from surgecollapse.record import RunStore
+    >>> path = Path(tempfile.mkdtemp()) / "run.db"
+    >>> store = RunStore(path, mode="w")
+    >>> store.set("status", "running")
+    >>> queue = CommandQueue(path)
+    >>> first = queue.put(Pump(sigma=0.1), source="terminal", token="a")
+    >>> queue.put(Pump(sigma=0.1), source="terminal", token="a") == first  # the same click twice
+    True
+    >>> [asked.kind for asked in queue.pending()]
+    ['pump']
+    >>> queue.settle(first, "applied", step=40, reason="input noise of 0.1")
+    >>> queue.pending(), queue.all()[0].status
+    ([], 'applied')
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise FileNotFoundError(f"no run store at {self.path}: expected the run.db of a run directory")
+        self._connection: sqlite3.Connection | None = None
+        self._seen = -1
+
+    def put(self, command: Command, *, source: str, token: str | None = None) -> int:
+        """Ask for something; a run that does not train rejects it at once.
+
+        Args:
+            command: what.
+            source: who asks.
+            token: names this very request; the same one again changes nothing. Drawn at random by default.
+
+        Returns:
+            The id of the request.
+
+        Raises:
+            ValueError: if too many requests wait already.
+            RunStoreError: if it cannot be written.
+        """
+        token = token or secrets.token_hex(16)
+        now, body = time.time(), json.dumps(command.body, allow_nan=False)
+        with closing(self._open_to_write()) as connection:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                there = connection.execute("SELECT id FROM commands WHERE token = ?", (token,)).fetchone()
+                if there is None:
+                    waiting = connection.execute("SELECT count(*) FROM commands WHERE status = 'queued'").fetchone()[0]
+                    if waiting >= _MOST_PENDING:
+                        raise ValueError(f"{waiting} commands wait already: wait until the run has taken them")
+                    status = _status_of_run(connection)
+                    late = None if status in ("running", None) else f"the run is {status}: nothing can be changed"
+                    connection.execute(
+                        "INSERT INTO commands (token, created, source, kind, body, status, reason, settled) "
+                        "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                        (token, now, source[:_SOURCE], command.kind, body, "rejected" if late else "queued", late,
+                         now if late else None),
+                    )  # fmt: skip
+                    there = connection.execute("SELECT id FROM commands WHERE token = ?", (token,)).fetchone()
+                connection.execute("COMMIT")
+            except sqlite3.Error as error:
+                raise explain(error, self.path) from error
+            finally:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+        return int(there[0])
+
+    def pending(self) -> list[Asked]:
+        """What waits, oldest first."""
+        return self._select("WHERE status = 'queued' ORDER BY id")
+
+    def changed(self) -> bool:
+        """Whether another connection has written since the last call (or it is the first): cheap, no table is read."""
+        version = self._reader().execute("PRAGMA data_version").fetchone()[0]
+        before, self._seen = self._seen, version
+        return bool(version != before)
+
+    def settle(self, id: int, status: str, *, step: int | None, reason: str) -> None:
+        """Note what became of a request; it is on the disk when this returns.
+
+        Raises:
+            ValueError: if the status is unknown or the request does not wait.
+        """
+        if status not in ("applied", "rejected"):
+            raise ValueError(f"status must be 'applied' or 'rejected', got {status!r}")
+        with closing(self._open_to_write()) as connection:
+            try:
+                done = connection.execute(
+                    "UPDATE commands SET status = ?, step = ?, reason = ?, settled = ? "
+                    "WHERE id = ? AND status = 'queued'",
+                    (status, step, reason, time.time(), id),
+                ).rowcount
+            except sqlite3.Error as error:
+                raise explain(error, self.path) from error
+        if not done:
+            raise ValueError(f"request {id} of {self.path} does not wait: it was settled, or never asked")
+
+    def all(self) -> list[Asked]:
+        """Every request, oldest first."""
+        return self._select("ORDER BY id")
+
+    def applied(self, *, after: int = 0) -> list[Asked]:
+        """What was carried out, in order, of the requests whose id is greater than ``after``."""
+        return self._select("WHERE status = 'applied' AND id > ? ORDER BY id", (after,))
+
+    def get(self, id: int) -> Asked | None:
+        """One request."""
+        found = self._select("WHERE id = ?", (id,))
+        return found[0] if found else None
+
+    def close(self) -> None:
+        """Close the connection that reads; a later call opens it again."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _open_to_write(self) -> sqlite3.Connection:
+        try:
+            connection = connect(self.path, "a")
+        except sqlite3.Error as error:
+            raise explain(error, self.path) from error
+        try:
+            if not _has_table(connection):
+                raise RunStoreError(
+                    f"{self.path} was written before runs took commands: only runs begun or resumed by this version do"
+                )
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _reader(self) -> sqlite3.Connection:
+        if self._connection is None:
+            try:
+                self._connection = connect(self.path, "r")
+            except sqlite3.Error as error:
+                raise explain(error, self.path) from error
+        return self._connection
+
+    def _select(self, where: str, values: Sequence[Any] = ()) -> list[Asked]:
+        connection = self._reader()
+        try:
+            if not _has_table(connection):
+                return []
+            rows = connection.execute(f"SELECT {_COLUMNS} FROM commands {where}", tuple(values)).fetchall()
+        except sqlite3.Error as error:
+            raise explain(error, self.path) from error
+        names = _COLUMNS.split(", ")
+        return [Asked(**{**dict(zip(names, row, strict=True)), "body": json.loads(row[5])}) for row in rows]
+
+
+def _has_table(connection: sqlite3.Connection) -> bool:
+    return bool(connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'commands'").fetchone()[0])
+
+
+def _status_of_run(connection: sqlite3.Connection) -> str | None:
+    row = connection.execute("SELECT value FROM meta WHERE key = 'status'").fetchone()
+    return None if row is None else str(json.loads(row[0]))
