@@ -1,5 +1,6 @@
 """Pure maths: tensors in, new tensors out; no state, no hooks, no randomness of its own."""
 
+from surgecollapse.functional.concentration import gini, inverse_participation_ratio
 from surgecollapse.functional.cross_entropies import (
     log_stablemax,
     softmax_cross_entropy_float64,
@@ -41,7 +42,23 @@ from surgecollapse.functional.filters import (
     ma_coefficients,
 )
 from surgecollapse.functional.growth import GROWTH, share_by_momentum
+from surgecollapse.functional.heavy_tails import (
+    Bulk,
+    PowerLaw,
+    hill,
+    marchenko_pastur_bulk,
+    marchenko_pastur_edges,
+    power_law,
+)
+from surgecollapse.functional.information import (
+    discretise,
+    ksg_mutual_information,
+    label_mutual_information,
+    symbol_entropy,
+    symbol_mutual_information,
+)
 from surgecollapse.functional.masks import DISTRIBUTIONS, allocate, collapse_masks, minimum_live, pack, unpack
+from surgecollapse.functional.neural_collapse import NeuralCollapse, neural_collapse
 from surgecollapse.functional.patterns import Pattern, nm_mask, parse_pattern
 from surgecollapse.functional.projections import gram, inner_product, orthogonal_gradient
 from surgecollapse.functional.rank import (
@@ -57,6 +74,7 @@ from surgecollapse.functional.rank import (
 from surgecollapse.functional.saliency import SALIENCY, WITHOUT_GRADIENT, lamp, magnitude, taylor
 from surgecollapse.functional.schedules import SCHEDULES
 from surgecollapse.functional.selection import highest, kept, lowest
+from surgecollapse.functional.similarity import linear_cka, procrustes_similarity, svcca, unbiased_hsic
 from surgecollapse.functional.stagnation import (
     Alignment,
     naive_loss_minimisation,
@@ -73,7 +91,10 @@ __all__ = [
     "SCHEDULES",
     "WITHOUT_GRADIENT",
     "Alignment",
+    "Bulk",
+    "NeuralCollapse",
     "Pattern",
+    "PowerLaw",
     "activation_energy",
     "allocate",
     "bounded_noise_scale",
@@ -81,6 +102,7 @@ __all__ = [
     "collapse_tiles",
     "cutoff_frequency",
     "dead_units",
+    "discretise",
     "dormancy",
     "effective_rank",
     "ema_coefficients",
@@ -90,26 +112,35 @@ __all__ = [
     "excess_loss",
     "exchange_tiles",
     "frequency_response",
+    "gini",
     "gram",
     "gram_spectra",
     "grokfast",
     "grokfast_ma",
     "hessian_effective_dimension",
     "highest",
+    "hill",
     "histogram_entropy",
     "inner_product",
+    "inverse_participation_ratio",
     "is_stable",
     "kept",
+    "ksg_mutual_information",
+    "label_mutual_information",
     "lamp",
     "largest_pole",
     "levina_bickel",
+    "linear_cka",
     "linear_filter",
     "log_stablemax",
     "lowest",
     "ma_coefficients",
     "magnitude",
+    "marchenko_pastur_bulk",
+    "marchenko_pastur_edges",
     "minimum_live",
     "naive_loss_minimisation",
+    "neural_collapse",
     "nm_mask",
     "numerical_rank",
     "on_off_entropy",
@@ -117,7 +148,9 @@ __all__ = [
     "pack",
     "parse_pattern",
     "participation_ratio",
+    "power_law",
     "predictive_entropy",
+    "procrustes_similarity",
     "reopen_tiles",
     "sample_participation_ratio",
     "share_by_momentum",
@@ -130,10 +163,14 @@ __all__ = [
     "stable_rank",
     "stablemax",
     "stablemax_cross_entropy",
+    "svcca",
+    "symbol_entropy",
+    "symbol_mutual_information",
     "target_entropy",
     "taylor",
     "temperature_cross_entropy",
     "two_nn",
+    "unbiased_hsic",
     "unit_energy_entropy",
     "unpack",
     "weight_energy",

@@ -1,0 +1,168 @@
+"""Heavy tails: of the spectra of weights, as a power law above a threshold, and the random bulk below it."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class PowerLaw(NamedTuple):
+    """A fit p(x) ∝ x^−α for x ≥ xmin."""
+
+    alpha: float
+    """Exponent of the *density*; P(X > x) falls with exponent α − 1. NaN if nothing could be fitted."""
+    xmin: float
+    distance: float
+    """Kolmogorov–Smirnov distance between the tail and the fit."""
+    tail: int
+    """Number of values at or above ``xmin``."""
+
+
+class Bulk(NamedTuple):
+    """The part of a spectrum that a random matrix would have."""
+
+    variance: float
+    """Of the entries of that matrix."""
+    edge: float
+    """Largest eigenvalue that it would have, for large matrices."""
+    spikes: int
+    """Eigenvalues above the edge and its fluctuations."""
+
+
+def power_law(values: Tensor, *, least: int = 10) -> PowerLaw:
+    """Fit a power law to the upper tail by maximum likelihood (Clauset, Shalizi and Newman 2009, arXiv 0706.1062).
+
+    For each candidate threshold among the values, α̂ = 1 + m/Σ ln(xᵢ/xmin) over the m values above it (eq. 3.1); the
+    threshold is taken whose fit has the smallest Kolmogorov–Smirnov distance (section 3.3). On the eigenvalues of WᵀW
+    it is the α of Martin and Mahoney (arXiv 1810.01075), who read 2 ≤ α ≤ 4 as a well-trained layer. The fit always
+    finds some α: a distance above about 1/√tail says that the tail is no power law.
+
+    Args:
+        values: any shape; what is not above 0 is left out.
+        least: fewest values in the tail, at least 2.
+
+    Returns:
+        The fit; α is NaN with fewer than ``least`` different positive values, or any that are not finite.
+
+    Raises:
+        ValueError: if ``least`` is below 2.
+
+    >>> quantiles = (torch.arange(1000) + 0.5) / 1000
+    >>> fit = power_law(2 * (1 - quantiles) ** (-1 / 1.5))  # P(X > x) = (x/2)^−1.5
+    >>> round(fit.alpha, 1), fit.tail > 900
+    (2.5, True)
+    """
+    if least < 2:
+        raise ValueError(f"a tail needs two values at least, got least = {least}")
+    x = values.detach().double().flatten()
+    if not bool(x.isfinite().all()):
+        return PowerLaw(math.nan, math.nan, math.nan, 0)
+    logs = x[x > 0].log().sort().values
+    best = PowerLaw(math.nan, math.nan, math.inf, 0)
+    for start in range(len(logs) - least + 1):
+        if start and logs[start] == logs[start - 1]:
+            continue  # the tail begins with the first of equal values
+        over = logs[start:] - logs[start]
+        total = float(over.sum())
+        if total <= 0:
+            break
+        count = len(over)
+        slope = count / total
+        fitted = 1 - (-slope * over).exp()
+        steps = torch.arange(count + 1, dtype=torch.float64, device=x.device) / count
+        distance = float(torch.maximum((steps[1:] - fitted).max(), (fitted - steps[:-1]).max()))
+        if distance < best.distance:
+            best = PowerLaw(1 + slope, float(logs[start].exp()), distance, count)
+    return best if best.tail else PowerLaw(math.nan, math.nan, math.nan, 0)
+
+
+def hill(values: Tensor, tail: int) -> Tensor:
+    """Tail index by the largest values (Hill 1975, Annals of Statistics 3): a of P(X > x) ∝ x^−a.
+
+    â = k/Σ_{i≤k} ln(x_(i)/x_(k+1)) for x_(1) ≥ x_(2) ≥ …; the density's exponent is a + 1. How it depends on k says
+    whether there is a tail at all.
+
+    Args:
+        values: any shape, positive where they count.
+        tail: k, from 1 to the number of positive values − 1.
+
+    Returns:
+        0-dim tensor above 0; inf where the k + 1 largest are equal.
+
+    Raises:
+        ValueError: if there are not k + 1 positive values.
+
+    >>> round(hill(torch.tensor([1.0, torch.e, torch.e**2]), 2).item(), 4)  # 2/(2 + 1)
+    0.6667
+    """
+    x = values.detach().flatten()
+    positive = x[x > 0]
+    if not 1 <= tail < len(positive):
+        raise ValueError(f"tail must be from 1 to {len(positive) - 1}, one below the positive values, got {tail}")
+    logs = positive.double().log().topk(tail + 1).values
+    return (tail / (logs[:-1] - logs[-1]).sum()).to(torch.promote_types(values.dtype, torch.float32))
+
+
+def marchenko_pastur_edges(rows: int, columns: int, variance: float = 1.0) -> tuple[float, float]:
+    """Ends of the spectrum of WᵀW/n for independent entries, n = max(rows, columns): σ²(1 ± √q)², q = min/max.
+
+    Args:
+        rows: of W.
+        columns: of W.
+        variance: σ² of the entries.
+
+    Raises:
+        ValueError: if a side or the variance is not positive.
+
+    >>> marchenko_pastur_edges(100, 400)
+    (0.25, 2.25)
+    """
+    if min(rows, columns) < 1 or not variance > 0:
+        raise ValueError(f"expected sides ≥ 1 and a variance > 0, got {rows}, {columns} and {variance}")
+    root = math.sqrt(min(rows, columns) / max(rows, columns))
+    return variance * (1 - root) ** 2, variance * (1 + root) ** 2
+
+
+def marchenko_pastur_bulk(matrix: Tensor) -> Bulk:
+    """Split the spectrum of WᵀW/n, n the longer side, into a random bulk and spikes above it.
+
+    The variance is that of the bulk alone: eigenvalues above the edge are taken out, the variance is computed anew from
+    the rest, until nothing changes (the practice of Laloux et al. 1999, cond-mat/9810255). The largest eigenvalue of
+    noise fluctuates around the edge by about σ²·√q·(1 + √q)^(4/3)·m^(−2/3), m being the shorter side (Johnstone 2001,
+    Annals of Statistics 29); a spike is more than three times that above it.
+
+    Args:
+        matrix: ``(rows, columns)``; a convolution's weight as ``weight.flatten(1)``.
+
+    Returns:
+        Variance and edge of the bulk, and the number of spikes.
+
+    Raises:
+        ValueError: if ``matrix`` is not of two dimensions, or not finite.
+
+    >>> noise = torch.randn(200, 400, generator=torch.Generator().manual_seed(0))
+    >>> bulk = marchenko_pastur_bulk(noise + torch.outer(torch.ones(200), torch.ones(400)))
+    >>> bulk.spikes, round(bulk.variance, 1)
+    (1, 1.0)
+    """
+    if matrix.dim() != 2 or not bool(matrix.isfinite().all()):
+        raise ValueError(f"expected a finite matrix (rows, columns), got shape {tuple(matrix.shape)}")
+    short, long = sorted(matrix.shape)
+    eigenvalues = torch.linalg.svdvals(matrix.detach().double()).square() / long
+    inside = len(eigenvalues)
+    variance, edge = 0.0, 0.0
+    while inside:
+        # The largest are first; the mean of all eigenvalues is the mean square of the entries.
+        variance = float(eigenvalues[len(eigenvalues) - inside :].mean())
+        if variance <= 0:
+            break
+        edge = marchenko_pastur_edges(short, long, variance)[1]
+        width = math.sqrt(short / long) * (1 + math.sqrt(short / long)) ** (4 / 3) * variance * short ** (-2 / 3)
+        still = int((eigenvalues <= edge + 3 * width).sum())
+        if still >= inside:
+            break
+        inside = still
+    return Bulk(variance, edge, len(eigenvalues) - inside)

@@ -1,0 +1,343 @@
+"""Similarity, neural collapse, heavy tails, concentration and information against planted truths and other oracles."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.testing import assert_close
+
+from surgecollapse.functional import (
+    discretise,
+    gini,
+    hill,
+    inverse_participation_ratio,
+    ksg_mutual_information,
+    label_mutual_information,
+    linear_cka,
+    marchenko_pastur_bulk,
+    marchenko_pastur_edges,
+    neural_collapse,
+    power_law,
+    procrustes_similarity,
+    svcca,
+    symbol_entropy,
+    symbol_mutual_information,
+    unbiased_hsic,
+)
+
+DTYPES = [torch.float32, torch.float64]
+SIMILARITIES = {
+    "cka": linear_cka,
+    "biased cka": lambda x, y: linear_cka(x, y, debiased=False),
+    "svcca": svcca,
+    "procrustes": procrustes_similarity,
+}
+
+
+def normal(*shape, seed=0, dtype=torch.float64):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def rotation(size, seed=0):
+    return torch.linalg.qr(normal(size, size, seed=seed))[0]
+
+
+def uniform(count, seed=0):
+    return torch.rand(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+# similarity
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.bfloat16])
+@pytest.mark.parametrize(("n", "p"), [(40, 6), (12, 30)])
+@pytest.mark.parametrize("name", SIMILARITIES)
+def test_a_rotated_shifted_and_scaled_representation_is_the_same(name, n, p, dtype):
+    x = normal(n, p)
+    y = 0.01 * x @ rotation(p, seed=1) + normal(p, seed=2)
+    found = SIMILARITIES[name](x.to(dtype), y.to(dtype))
+    assert found.dtype == (torch.float32 if dtype == torch.bfloat16 else dtype)
+    if dtype != torch.bfloat16:
+        assert found.item() == pytest.approx(1.0, abs=1e-5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(n=st.integers(6, 20), p=st.integers(1, 12), q=st.integers(1, 12), seed=st.integers(0, 99))
+def test_similarities_are_symmetric_and_blind_to_rotation_shift_and_scale(n, p, q, seed):
+    x, y = normal(n, p, seed=seed), normal(n, q, seed=seed + 1)
+    moved = 7.0 * x @ rotation(p, seed=seed) + normal(p, seed=seed + 3)
+    for name, similarity in SIMILARITIES.items():
+        value = similarity(x, y).item()
+        if math.isnan(value):  # debiased HSIC of a handful of samples may come out negative: no similarity then
+            assert name == "cka"
+            continue
+        assert similarity(y, x).item() == pytest.approx(value, abs=1e-9), name
+        assert similarity(moved, y).item() == pytest.approx(value, abs=1e-8), name
+        if name != "cka":
+            assert -1e-9 <= value <= 1 + 1e-9, name
+
+
+def test_invertible_maps_change_cka_and_not_svcca():
+    x = normal(60, 4)
+    stretched = x @ torch.diag(torch.tensor([1.0, 1.0, 1.0, 50.0], dtype=torch.float64))
+    assert svcca(x, stretched, share=1.0).item() == pytest.approx(1.0)
+    assert linear_cka(x, stretched).item() < 0.7
+
+
+def test_unbiased_hsic_is_the_mean_over_quadruples():
+    n = 6
+    x, y = normal(n, 3), normal(n, 2, seed=1)
+    k, l = x @ x.T, y @ y.T
+    terms = [k[i, j] * (l[i, j] + l[q, r] - 2 * l[i, q]) for i, j, q, r in itertools.permutations(range(n), 4)]
+    assert unbiased_hsic(k, l).item() == pytest.approx(torch.stack(terms).mean().item())
+
+
+def test_debiasing_takes_away_the_similarity_of_unrelated_wide_representations():
+    pairs = [(normal(20, 200, seed=2 * s), normal(20, 200, seed=2 * s + 1)) for s in range(40)]
+    biased = np.mean([linear_cka(x, y, debiased=False).item() for x, y in pairs])
+    debiased = np.mean([linear_cka(x, y).item() for x, y in pairs])
+    assert biased > 0.8
+    assert abs(debiased) < 0.02
+
+
+@pytest.mark.parametrize("shape", [(30, 3), (10, 50)])
+def test_biased_cka_is_the_cosine_of_centred_gram_matrices(shape):
+    x, y = normal(*shape), normal(*shape, seed=1) + normal(*shape)
+    h = torch.eye(len(x), dtype=torch.float64) - 1 / len(x)
+    k, l = (h @ (z @ z.T) @ h for z in (x, y))
+    assert_close(linear_cka(x, y, debiased=False), (k * l).sum() / (k.norm() * l.norm()))
+
+
+def test_procrustes_similarity_is_reached_by_the_best_rotation():
+    x, y = normal(30, 4), normal(30, 4, seed=1) + normal(30, 4)
+    x, y = x - x.mean(0), y - y.mean(0)
+    x, y = x / x.norm(), y / y.norm()
+    from scipy.linalg import orthogonal_procrustes
+
+    turn, total = orthogonal_procrustes(x.numpy(), y.numpy())
+    assert procrustes_similarity(x, y).item() == pytest.approx(total)
+    assert 2 - 2 * total == pytest.approx((x @ torch.from_numpy(turn) - y).square().sum().item())
+
+
+def test_a_constant_representation_is_like_nothing():
+    for similarity in SIMILARITIES.values():
+        assert similarity(torch.full((8, 3), 0.1), normal(8, 2)).isnan()
+        assert similarity(normal(8, 2), torch.full((8, 3), torch.nan, dtype=torch.float64)).isnan()
+
+
+def test_similarity_refuses_what_are_not_the_same_samples():
+    with pytest.raises(ValueError, match="the same n ≥ 4 samples"):
+        linear_cka(normal(8, 2), normal(9, 2))
+    with pytest.raises(ValueError, match="share"):
+        svcca(normal(8, 2), normal(8, 2), share=0.0)
+
+
+# neural collapse
+
+
+def simplex(classes, dimensions, seed=0, dtype=torch.float64):
+    corners = torch.eye(classes, dtype=torch.float64) - 1 / classes
+    turn = torch.linalg.qr(normal(dimensions, classes, seed=seed))[0]
+    return (corners @ turn.T).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("classes", "dimensions"), [(3, 3), (4, 10), (10, 64)])
+def test_an_exact_simplex_is_collapsed(classes, dimensions, dtype):
+    corners = simplex(classes, dimensions, dtype=dtype)
+    labels = torch.arange(classes).repeat(5)
+    found = neural_collapse(corners[labels] + 3, labels, weight=0.1 * corners, predictions=labels)
+    assert all(value.dtype == dtype for value in found)
+    assert [value.item() for value in found] == pytest.approx([0.0] * 5, abs=1e-5)
+
+
+@pytest.mark.parametrize(("classes", "spread"), [(4, 0.1), (7, 0.3)])
+def test_scatter_within_over_between_by_hand(classes, spread):
+    dimensions, each = 20, 4_000
+    labels = torch.arange(classes).repeat(each)
+    x = simplex(classes, dimensions)[labels] + spread * normal(len(labels), dimensions)
+    # Σ_B = (I − 11ᵀ/C)/C in the plane of the corners, so that tr(Σ_W Σ_B⁺)/C = s²·(C − 1)·C/C.
+    expected = spread**2 * (classes - 1)
+    assert neural_collapse(x, labels).within.item() == pytest.approx(expected, rel=0.03)
+    sigma_w, sigma_b = spread**2 * np.eye(dimensions), np.cov(simplex(classes, dimensions).T.numpy(), bias=True)
+    assert np.trace(sigma_w @ np.linalg.pinv(sigma_b, rcond=1e-10)) / classes == pytest.approx(expected)
+
+
+def test_orthogonal_classes_are_not_at_the_largest_angles_to_each_other():
+    means = torch.diag(torch.tensor([1.0, 2.0, 3.0]))
+    found = neural_collapse(means.repeat(2, 1), torch.tensor([0, 1, 2] * 2), weight=-simplex(3, 3, dtype=torch.float32))
+    centred = (means - means.mean(0)).numpy()
+    norms = np.linalg.norm(centred, axis=1)
+    cosines = (centred @ centred.T / np.outer(norms, norms))[~np.eye(3, dtype=bool)]
+    assert found.norms.item() == pytest.approx(norms.std() / norms.mean(), rel=1e-5)
+    assert found.angles.item() == pytest.approx(np.abs(cosines + 0.5).mean(), rel=1e-5)
+    assert 0 < found.duality.item() <= 4
+    assert found.disagreement.isnan()
+
+
+def test_opposite_classifiers_have_duality_four_and_disagreement_counts():
+    corners, labels = simplex(3, 5), torch.tensor([0, 1, 2, 0])
+    found = neural_collapse(corners[labels], labels, weight=-corners, predictions=torch.tensor([0, 1, 1, 0]))
+    assert found.duality.item() == pytest.approx(4.0)
+    assert found.disagreement.item() == pytest.approx(0.25)
+
+
+def test_neural_collapse_refuses_one_class():
+    with pytest.raises(ValueError, match="two at least"):
+        neural_collapse(normal(4, 3), torch.zeros(4, dtype=torch.int64))
+
+
+# heavy tails
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("alpha", "count"), [(2.0, 2_000), (3.5, 3_000)])
+def test_the_exponent_of_a_planted_pareto_tail_is_found(alpha, count, dtype):
+    tail = 5.0 * (1 - uniform(count)) ** (-1 / (alpha - 1))
+    body = 5.0 * uniform(count // 2, seed=1)
+    found = power_law(torch.cat([body, tail]).to(dtype))
+    assert found.alpha == pytest.approx(alpha, abs=4 * (alpha - 1) / math.sqrt(found.tail))
+    assert 4.0 < found.xmin < 9.0
+    assert found.distance < 1.5 / math.sqrt(found.tail)
+
+
+def test_the_fit_is_scipys_at_its_threshold():
+    values = (1 - uniform(300)) ** (-1 / 1.7)
+    found = power_law(values)
+    tail = values[values >= found.xmin * (1 - 1e-12)].numpy()
+    shape, _, _ = scipy.stats.pareto.fit(tail, floc=0, fscale=found.xmin)
+    assert found.alpha == pytest.approx(1 + shape)
+    assert found.distance == pytest.approx(scipy.stats.kstest(tail, "pareto", args=(shape, 0, found.xmin)).statistic)
+
+
+def test_an_exponential_tail_is_said_to_be_none():
+    found = power_law(-uniform(3_000).log())
+    assert found.alpha > 4 or found.distance > 1 / math.sqrt(found.tail)
+
+
+@pytest.mark.parametrize("values", [torch.zeros(50), torch.ones(50), torch.ones(3), torch.full((50,), math.inf)])
+def test_what_has_no_tail_has_no_exponent(values):
+    assert math.isnan(power_law(values).alpha)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("index", [1.0, 2.5])
+def test_hill_finds_the_planted_index(index, dtype):
+    values = ((1 - uniform(5_000)) ** (-1 / index)).to(dtype)
+    assert hill(values, 1_000).item() == pytest.approx(index, rel=0.1)
+    with pytest.raises(ValueError, match="tail"):
+        hill(values, 5_000)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("rows", "columns", "spikes"), [(150, 400, 3), (300, 100, 0)])
+def test_planted_spikes_stand_above_the_random_bulk(rows, columns, spikes, dtype):
+    noise = 0.2 * normal(rows, columns)
+    planted = normal(rows, spikes, seed=1) @ normal(spikes, columns, seed=2)
+    bulk = marchenko_pastur_bulk((noise + planted).to(dtype))
+    assert bulk.spikes == spikes
+    assert bulk.variance == pytest.approx(0.04, rel=0.05)
+    assert bulk.edge == pytest.approx(marchenko_pastur_edges(rows, columns, bulk.variance)[1])
+
+
+def test_nothing_has_no_bulk():
+    assert marchenko_pastur_bulk(torch.zeros(5, 4)) == (0.0, 0.0, 0)
+
+
+# concentration
+
+
+@settings(max_examples=60, deadline=None)
+@given(n=st.integers(1, 30), seed=st.integers(0, 999), scale=st.sampled_from([1e-20, 1.0, 1e25]))
+def test_concentration_is_between_its_bounds_and_without_scale(n, seed, scale):
+    x = normal(n, seed=seed)
+    ipr, spread = inverse_participation_ratio(scale * x).item(), gini(scale * x.abs()).item()
+    assert 1 / n * (1 - 1e-9) <= ipr <= 1 + 1e-9
+    assert -1e-9 <= spread <= 1 - 1 / n + 1e-9
+    differences = (x.abs()[:, None] - x.abs()[None, :]).abs().mean() / (2 * x.abs().mean())
+    assert spread == pytest.approx(differences.item(), abs=1e-9)
+    assert ipr == pytest.approx((x**4).sum().item() / (x**2).sum().item() ** 2)
+
+
+def test_concentration_of_nothing_is_unknown():
+    assert inverse_participation_ratio(torch.zeros(3)).isnan()
+    assert gini(torch.zeros(3)).isnan()
+    assert gini(torch.tensor([1.0, -1.0])).isnan()
+
+
+# information
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("count", "correlation"), [(1_000, 0.9), (1_500, 0.6), (1_000, 0.0)])
+def test_ksg_gives_the_information_of_correlated_gaussians(count, correlation, dtype):
+    x, noise = normal(count, 1), normal(count, 1, seed=1)
+    y = correlation * x + math.sqrt(1 - correlation**2) * noise
+    found = ksg_mutual_information(x.to(dtype), y.to(dtype)).item()
+    assert found == pytest.approx(-0.5 * math.log(1 - correlation**2), abs=0.07)
+
+
+def test_ksg_adds_over_independent_coordinates():
+    x, noise = normal(2_000, 2), normal(2_000, 2, seed=1)
+    y = 0.8 * x + 0.6 * noise
+    assert ksg_mutual_information(x, y).item() == pytest.approx(-math.log(0.36), abs=0.12)
+
+
+def test_label_information_is_scikit_learns_in_one_dimension():
+    from sklearn.feature_selection import mutual_info_classif
+
+    labels = torch.arange(3).repeat(100)
+    x = normal(300, 1) + labels[:, None]
+    # It adds noise of 1e-10 of the scale, and centres nothing.
+    expected = mutual_info_classif(x.numpy(), labels.numpy(), discrete_features=False, random_state=0)[0]
+    assert label_mutual_information(x, labels).item() == pytest.approx(expected, abs=1e-3)
+
+
+def test_label_information_of_separate_and_of_unrelated_classes():
+    labels = torch.arange(4).repeat(100)
+    assert label_mutual_information(normal(400, 2) + 50 * labels[:, None], labels).item() == pytest.approx(
+        math.log(4), abs=0.02
+    )
+    assert abs(label_mutual_information(normal(400, 2), labels).item()) < 0.1
+
+
+def test_binned_information_of_gaussians_nears_the_truth_and_miller_madow_helps():
+    x, noise = normal(4_000, 1), normal(4_000, 1, seed=1)
+    y = 0.8 * x + 0.6 * noise
+    a, b = discretise(x, 24, low=-3, high=3), discretise(y, 24, low=-3, high=3)
+    truth = -0.5 * math.log(0.36)
+    plain, corrected = (symbol_mutual_information(a, b, correct=c).item() for c in (False, True))
+    assert abs(corrected - truth) < abs(plain - truth)
+    assert corrected == pytest.approx(truth, abs=0.04)
+
+
+def test_miller_madow_takes_the_bias_of_the_plug_in_entropy_away():
+    draws = torch.randint(50, (200, 100), generator=torch.Generator().manual_seed(0))
+    plain = np.mean([symbol_entropy(row, correct=False).item() for row in draws])
+    corrected = np.mean([symbol_entropy(row).item() for row in draws])
+    assert abs(corrected - math.log(50)) < 0.35 * abs(plain - math.log(50))
+
+
+def test_plug_in_information_of_different_rows_saturates_at_ln_n():
+    rows = discretise(normal(64, 10), 30)
+    found = symbol_mutual_information(rows, torch.arange(64), correct=False)
+    assert found.item() == pytest.approx(math.log(64))
+
+
+def test_inputs_are_left_alone():
+    x, y = normal(12, 3), normal(12, 3, seed=1)
+    copies = x.clone(), y.clone()
+    labels = torch.arange(3).repeat(4)
+    for similarity in SIMILARITIES.values():
+        similarity(x, y)
+    neural_collapse(x, labels), power_law(x.abs()), ksg_mutual_information(x, y), label_mutual_information(x, labels)
+    discretise(x), inverse_participation_ratio(x), gini(x), marchenko_pastur_bulk(x)
+    assert torch.equal(x, copies[0])
+    assert torch.equal(y, copies[1])
