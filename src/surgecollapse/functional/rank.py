@@ -47,7 +47,7 @@ def gram_spectra(matrices: Sequence[Tensor]) -> Tensor:
     """Singular values of many small matrices by one batched decomposition of their Gram matrices, in float64.
 
     σ = √λ(XXᵀ) (or XᵀX, whichever is smaller), padded with zeros. Several times faster than one decomposition each;
-    what is below about 1e-8·σ₁ is rounding.
+    what is below about 1e-7·σ₁ is rounding.
 
     Args:
         matrices: ``(rows, columns)`` each, at least one.

@@ -70,6 +70,8 @@ class BudgetKeeper:
         self._steps: deque[float] = deque(maxlen=_STEPS)
         self._costs: dict[str, deque[float]] = {}
         self._frequency: dict[str, float] = {}
+        self._rotating: set[str] = set()
+        self._layers = 1
         self._training = self._own = 0.0
 
     def step_took(self, seconds: float, own: float = 0.0) -> None:
@@ -99,7 +101,8 @@ class BudgetKeeper:
             whole = spent * self.turns if name in rotating else spent
             self._costs.setdefault(name, deque(maxlen=_EVENTS)).append(whole)
             self._frequency[name] = 1.0 / (periods or {}).get(name, 1)
-        self._settle(rotating, layers)
+        self._rotating, self._layers = set(rotating), layers
+        self._settle()
 
     def ask(self, every: int) -> None:
         """Ask for another cadence.
@@ -109,10 +112,10 @@ class BudgetKeeper:
         """
         if every < 1:
             raise ValueError(f"every must be at least 1, got {every}")
-        self.every = max(every, math.ceil(self.every * every / self.asked)) if self.every > self.asked else every
         self.asked = every
+        self._settle()
 
-    def _settle(self, rotating: Collection[str], layers: int) -> None:
+    def _settle(self) -> None:
         self.every, self.turns = self.asked, 1
         if self.limit is None or not self._steps:
             return
@@ -120,9 +123,9 @@ class BudgetKeeper:
         cost = {name: median_low(costs) * self._frequency[name] for name, costs in self._costs.items()}
         if allowed <= 0.0:
             return
-        if any(name in rotating for name in cost):
-            self.turns = max(1, min(layers, math.ceil(sum(cost.values()) / (allowed * self.asked) - 1e-9)))
-        event = sum(spent / self.turns if name in rotating else spent for name, spent in cost.items())
+        if any(name in self._rotating for name in cost):
+            self.turns = max(1, min(self._layers, math.ceil(sum(cost.values()) / (allowed * self.asked) - 1e-9)))
+        event = sum(spent / self.turns if name in self._rotating else spent for name, spent in cost.items())
         self.every = max(self.asked, math.ceil(event / allowed - 1e-9))
 
     def report(self) -> BudgetReport:

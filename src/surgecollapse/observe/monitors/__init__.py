@@ -36,8 +36,19 @@ MONITORS: dict[str, Callable[[], Monitor]] = {
 }
 """The monitors that have a name, on the command line and in ``attach(monitors=…)``."""
 
-DEFAULT: tuple[str, ...] = tuple(MONITORS)
-"""What ``monitors="default"`` stands for."""
+DEFAULT = (
+    "entropy",
+    "representation",
+    "units",
+    "weight_rank",
+    "predictions",
+    "alignment",
+    "norms",
+    "noise_scale",
+    "gap",
+    "masks",
+)
+"""What ``monitors="default"`` stands for: the cheap ones."""
 
 Monitors = str | Monitor | Sequence[str | Monitor]
 

@@ -30,7 +30,7 @@ class Representation:
     and ``rank/activation_numerical``. Of the centred rows: ``dimension/participation_ratio``, corrected for the sample
     size, and ``entropy/spectral`` = H(λ/Σλ)/ln d. With n rows no rank can exceed n: compare these numbers over time,
     not between probes of different size. The numerical rank counts singular values above ε·max(n, d) of the largest,
-    for the dtype of the activations.
+    for the dtype of the activations, and at least 1e-7 of it.
     """
 
     name = "representation"
@@ -44,7 +44,7 @@ class Representation:
             return {}
         rows = [x.double() for x in sites.values()]
         sigma, centred = gram_spectra([*rows, *(x - x.mean(0) for x in rows)]).chunk(2)
-        tolerance = sigma.new_tensor([[torch.finfo(x.dtype).eps * max(x.shape)] for x in sites.values()])
+        tolerance = sigma.new_tensor([[max(1e-7, torch.finfo(x.dtype).eps * max(x.shape))] for x in sites.values()])
         widths = sigma.new_tensor([x.shape[1] for x in rows])
         return {
             "rank/rankme": _by_site(sites, effective_rank(sigma)),

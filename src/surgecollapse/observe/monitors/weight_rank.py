@@ -43,7 +43,7 @@ class WeightRank:
         if not blocks:
             return {}
         sigma = gram_spectra(list(blocks.values()))
-        tolerance = sigma.new_tensor([[torch.finfo(w.dtype).eps * max(w.shape)] for w in blocks.values()])
+        tolerance = sigma.new_tensor([[max(1e-7, torch.finfo(w.dtype).eps * max(w.shape))] for w in blocks.values()])
         forms = {
             "effective": effective_rank(sigma),
             "stable": stable_rank(sigma),
