@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from surgecollapse.analysis.fourier import token_spectrum
 from surgecollapse.lab.report.rundata import Array, RunData
 from surgecollapse.lab.report.style import FAINT, RUNS, Picture, canvas, legend_above, power, styled
 
@@ -24,20 +25,6 @@ class Spectrum:
     kind: str
     """``tokens`` (one-hot or embedding axis of a modular task), ``image`` or ``inputs``."""
     parameter: str
-
-
-def token_spectrum(table: Array) -> Array:
-    r"""Share of the power of each frequency k = 1 … ⌊p/2⌋ of a table ``(p, d)`` over its token axis.
-
-    P_k = Σ_j |Σ_t W_{tj} exp(−2πi kt/p)|², over Σ_k P_k; the constant (k = 0) is left out. Nets that have
-    learned modular addition concentrate on few k (Nanda et al., arXiv 2301.05217, section 4).
-
-    >>> t = np.arange(8)
-    >>> token_spectrum(np.cos(2 * np.pi * 3 * t / 8)[:, None]).round(6).tolist()
-    [0.0, 0.0, 1.0, 0.0]
-    """
-    found = (np.abs(np.fft.rfft(np.asarray(table, float), axis=0)) ** 2).sum(axis=1)[1:]
-    return np.asarray(found / (found.sum() or 1.0))
 
 
 def radial_spectrum(filters: Array, bins: int = 12) -> tuple[Array, Array]:

@@ -1,0 +1,97 @@
+"""The information plane: what layers say of their inputs and of the labels, by estimates that bins decide."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from surgecollapse.functional import discretise, symbol_entropy, symbol_mutual_information
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from torch import Tensor
+
+CAVEAT = (
+    "A deterministic net loses no information that an estimator could find: what is seen is how activations cluster at "
+    "the width of the bins (Goldfeld et al., arXiv 1810.05728). At ln n the estimate is saturated and says nothing."
+)
+
+
+@dataclass(frozen=True)
+class InformationPlane:
+    """Binned estimates in nats; read :data:`CAVEAT` before them."""
+
+    steps: tuple[int, ...]
+    layers: tuple[str, ...]
+    with_input: tuple[tuple[float, ...], ...]
+    """``with_input[i][t]``: I(X; T) of layer i at time t, which is H(T) for different inputs."""
+    with_label: tuple[tuple[float, ...], ...]
+    """``with_label[i][t]``: I(T; Y)."""
+    label_entropy: float
+    """H(Y), the most that I(T; Y) can be."""
+    samples: int
+    """n; no estimate exceeds ln n."""
+    bins: int
+
+    def plot(self) -> Figure:
+        """Draw the path of each layer in the plane, early times pale; lines mark H(Y) and ln n."""
+        from matplotlib.figure import Figure
+
+        columns = min(4, len(self.layers))
+        rows = math.ceil(len(self.layers) / columns)
+        figure = Figure(figsize=(2.7 * columns + 1.2, 2.7 * rows + 0.5), layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+        for axes in grid.flat[len(self.layers) :]:
+            axes.set_visible(False)
+        points = None
+        for axes, name, x, y in zip(grid.flat, self.layers, self.with_input, self.with_label, strict=False):
+            axes.plot(x, y, "-", color="grey", linewidth=0.8)
+            points = axes.scatter(x, y, c=self.steps, cmap="cividis_r", s=18, zorder=3)
+            axes.axhline(self.label_entropy, color="C1", linestyle="--", linewidth=1)
+            axes.axvline(math.log(self.samples), color="C2", linestyle=":", linewidth=1.4)
+            axes.set_title(name, fontsize=10)
+            axes.set_xlim(-0.2, math.log(self.samples) * 1.06)
+            axes.set_ylim(-0.05, self.label_entropy * 1.12)
+        figure.supxlabel(f"I(input; layer), nats; dotted: ln n (saturated); {self.bins} bins", fontsize=10)
+        figure.supylabel("I(layer; label), nats; dashed: H(label)", fontsize=10)
+        if points is not None:
+            figure.colorbar(points, ax=grid, label="optimizer step")
+        return figure
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values and the caveat, for JSON."""
+        return {**asdict(self), "caveat": CAVEAT}
+
+
+def information_plane(
+    steps: Sequence[int], history: Sequence[Mapping[str, Tensor]], labels: Tensor, *, bins: int = 30
+) -> InformationPlane:
+    """Estimate I(input; layer) and I(layer; label) by equal bins (Shwartz-Ziv and Tishby, arXiv 1703.00810).
+
+    Each unit of a layer is put into ``bins`` equal bins between the smallest and the largest value that the layer has
+    at any time, so that times can be compared; a row of bins is one symbol. Plug-in entropies without correction: with
+    nearly as many symbols as samples the correction of Miller and Madow is wrong. All rows of the input count as
+    different, so that I(X; T) = H(T).
+
+    Args:
+        steps: optimizer step of each time.
+        history: representations ``(n, units)`` by layer at each time.
+        labels: ``(n,)``.
+        bins: for each unit.
+
+    Raises:
+        ValueError: if numbers do not fit.
+    """
+    if len(steps) != len(history) or not steps:
+        raise ValueError(f"expected representations at each step, got {len(history)} for {len(steps)} steps")
+    layers = tuple(history[0])
+    inputs, classes = [], []
+    for name in layers:
+        low, high = min(float(x[name].min()) for x in history), max(float(x[name].max()) for x in history)
+        symbols = [discretise(x[name], bins, low=low, high=high) for x in history]
+        inputs.append(tuple(symbol_entropy(s, correct=False).item() for s in symbols))
+        classes.append(tuple(symbol_mutual_information(s, labels, correct=False).item() for s in symbols))
+    entropy = symbol_entropy(labels, correct=False).item()
+    return InformationPlane(tuple(steps), layers, tuple(inputs), tuple(classes), entropy, len(labels), bins)

@@ -1,0 +1,72 @@
+"""Neural collapse through training: features and classifier on their way to the corners of a simplex."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from surgecollapse.functional import NeuralCollapse
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PANELS = (
+    ("within", "NC1: scatter within classes\nover scatter between them"),
+    ("norms", "NC2: spread of the class means' norms"),
+    ("angles", "NC2: distance from equal angles"),
+    ("duality", "NC3: distance of classifier and means"),
+    ("disagreement", "NC4: answers other than\nthe nearest class mean"),
+)
+
+
+@dataclass(frozen=True)
+class CollapseHistory:
+    """The measures of :class:`surgecollapse.functional.NeuralCollapse` over time, each 0 where collapse is complete."""
+
+    steps: tuple[int, ...]
+    within: tuple[float, ...]
+    norms: tuple[float, ...]
+    angles: tuple[float, ...]
+    duality: tuple[float, ...]
+    disagreement: tuple[float, ...]
+
+    def plot(self) -> Figure:
+        """Draw each measure over the steps; NC1 on a logarithmic axis."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(9.6, 5.4), layout="constrained")
+        grid = figure.subplots(2, 3, sharex=True)
+        for axes, (name, title) in zip(grid.flat, PANELS, strict=False):
+            values = getattr(self, name)
+            axes.plot(self.steps, values, marker="." if len(self.steps) < 30 else None)
+            axes.set_title(title, fontsize=10)
+            if name == "within" and min(values) > 0:
+                axes.set_yscale("log")
+            else:
+                axes.set_ylim(bottom=0)
+        grid.flat[-1].set_visible(False)
+        for axes in (*grid[1, :2], grid[0, 2]):
+            axes.set_xlabel("optimizer step")
+        grid[0, 2].tick_params(labelbottom=True)
+        return figure
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+def collapse_history(steps: Sequence[int], measures: Sequence[NeuralCollapse]) -> CollapseHistory:
+    """Put measures of several times together.
+
+    Args:
+        steps: optimizer step of each.
+        measures: :func:`surgecollapse.functional.neural_collapse` at these steps.
+
+    Raises:
+        ValueError: if there is none, or the numbers differ.
+    """
+    if len(steps) != len(measures) or not steps:
+        raise ValueError(f"expected one measure for each step, got {len(measures)} for {len(steps)}")
+    columns = {name: tuple(float(getattr(m, name)) for m in measures) for name in NeuralCollapse._fields}
+    return CollapseHistory(tuple(steps), **columns)
