@@ -196,6 +196,8 @@ def test_a_run_with_grokfast_is_the_loop_with_grokfast(tmp_path):
         ({"grokfast": "emma"}, "unknown grokfast 'emma': did you mean 'ema'?"),
         ({"model": "autoregressive", "bias": False}, "bias = false is for model 'mlp', got model 'autoregressive'"),
         ({"embedding_lr": 2.0}, "embedding_lr = 2.0: model 'mlp' has no embeddings; drop it"),
+        ({"muon_tables": True}, "muon_tables = true has no effect with optimizer = 'adamw': drop it"),
+        ({"muon_beta1": 0.5}, "muon_beta1 = 0.5 has no effect with optimizer = 'adamw': drop it"),
         ({"bias": 0}, "bias = 0: expected true or false, got a int"),
         ({"stop_at_accuracy": 1.5}, "stop_at_accuracy = 1.5: input should be less than or equal to 1"),
     ],
@@ -293,6 +295,26 @@ def test_muon_takes_the_hidden_matrices_and_no_embedding_nor_output():
     plain = build_model(make_config(task="grokfast-modular-muon", modulus=7, widths=(8, 16)), data)
     assert torch.equal(net.tokens.weight, 0.1 * plain.tokens.weight)
     assert torch.equal(net.head.weight, plain.head.weight)
+
+
+def test_muon_can_move_embedding_tables_orthogonally_with_their_own_rate():
+    config = make_config(
+        task="grokfast-modular-muon", modulus=7, widths=(8, 16), embedding_lr=2.0, muon_tables=True, muon_beta1=0.7,
+        weight_decay=0.0,
+    )  # fmt: skip
+    net = build_model(config, load_data(config))
+    optimizer = make_optimizer(config, net)
+    assert {group["betas"] for group in optimizer.param_groups} == {(0.7, 0.95)}
+    tables = optimizer.param_groups[2]
+    tables["lr"] = 0.25
+    before = net.tokens.weight.detach().clone()
+    for p in net.parameters():
+        p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()))
+    optimizer.step()
+    singular = torch.linalg.svdvals((net.tokens.weight - before) / (0.25 * 9**0.5))
+    assert 0.6 < singular.min() < singular.max() < 1.3
+    with pytest.raises(ValueError, match=r"takes matrices, got a parameter of shape \(8,\)"):
+        Muon([], [{"params": [net.norm.weight], "kind": "muon"}], lr=0.1, weight_decay=0.0)
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adam"])

@@ -169,6 +169,8 @@ class RunConfig(BaseModel):
     embedding_lr: float = Field(
         1.0, gt=0, allow_inf_nan=False, description="Factor on the learning rate of embedding tables."
     )
+    muon_tables: bool = Field(False, description="Whether muon moves embedding tables, too, and not AdamW.")
+    muon_beta1: float = Field(0.9, ge=0, lt=1, description="First beta of the AdamW beside muon.")
     schedule: Literal["constant", "cosine", "linear"] = Field(
         "constant", description="Learning rate after the warm-up: constant, or down to zero."
     )
@@ -275,6 +277,10 @@ class RunConfig(BaseModel):
 
     def _check_effects(self) -> None:
         """A setting of something that is not there would be ignored: say so."""
+        for key in ("muon_tables", "muon_beta1"):
+            if self.optimizer != "muon" and getattr(self, key) != type(self).model_fields[key].default:
+                value = str(getattr(self, key)).lower()
+                raise ValueError(f"{key} = {value} has no effect with optimizer = {self.optimizer!r}: drop it")
         used = {"none": "", "ema": "grokfast_alpha grokfast_lamb", "ma": "grokfast_window grokfast_lamb"}[self.grokfast]
         for key in ("grokfast_alpha", "grokfast_window", "grokfast_lamb"):
             if key not in used and getattr(self, key) != type(self).model_fields[key].default:

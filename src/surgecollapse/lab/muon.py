@@ -49,7 +49,7 @@ class Muon(Optimizer):
 
     Args:
         matrices: parameters with two dimensions.
-        others: all other parameters, or groups of them.
+        others: all other parameters, or groups of them; a group of ``kind`` ``muon`` moves as the matrices do.
         lr: learning rate η of both kinds.
         weight_decay: decoupled decay λ of both kinds.
         momentum: β of the matrices.
@@ -78,13 +78,14 @@ class Muon(Optimizer):
         eps: float = 1e-8,
     ) -> None:
         chosen, rest = list(matrices), list(others)
-        wrong = [tuple(matrix.shape) for matrix in chosen if matrix.ndim != 2]
+        further = [p for item in rest if isinstance(item, dict) and item.get("kind") == "muon" for p in item["params"]]
+        wrong = [tuple(matrix.shape) for matrix in (*chosen, *further) if matrix.ndim != 2]
         if wrong:
             raise ValueError(f"Muon takes matrices, got a parameter of shape {wrong[0]}: put it among the others")
         groups: list[dict[str, Any]] = [{"params": chosen, "kind": "muon"}] if chosen else []
         alone = [item for item in rest if isinstance(item, Tensor)]
         groups += [{"params": alone, "kind": "adamw"}] if alone else []
-        groups += [{**item, "kind": "adamw"} for item in rest if isinstance(item, dict)]
+        groups += [{"kind": "adamw", **item} for item in rest if isinstance(item, dict)]
         defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "betas": betas, "eps": eps}
         super().__init__(groups, defaults)
 

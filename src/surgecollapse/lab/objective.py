@@ -81,8 +81,9 @@ def make_transforms(config: RunConfig) -> list[GradientTransform]:
 def make_optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer:
     """The optimizer of a configuration over all parameters of the model.
 
-    ``muon`` moves the hidden matrices by Muon and embeddings, norms, biases and the output layer by AdamW. Embeddings
-    have a group of their own where ``embedding_lr`` is not 1; a group's ``factor`` multiplies the rate.
+    ``muon`` moves the hidden matrices by Muon and embeddings, norms, biases and the output layer by AdamW; with
+    ``muon_tables`` it moves embeddings, too. Embeddings have a group of their own where ``embedding_lr`` is not 1; a
+    group's ``factor`` multiplies the rate.
     """
     if config.optimizer == "muon":
         return _muon(config, model)
@@ -117,14 +118,15 @@ def _muon(config: RunConfig, model: nn.Module) -> Muon:
         if not any(p is table for table in tables):
             (matrices if p.ndim == 2 and not any(p is weight for weight in output) else others).append(p)
     groups: list[Any] = [{"params": others, "factor": 1.0}] if others else []
-    groups += [{"params": tables, "factor": config.embedding_lr}] if tables else []
+    kind = "muon" if config.muon_tables else "adamw"
+    groups += [{"params": tables, "factor": config.embedding_lr, "kind": kind}] if tables else []
     return Muon(
         matrices,
         groups,
         config.lr,
         weight_decay=config.weight_decay,
         momentum=config.momentum,
-        betas=(0.9, config.beta2),
+        betas=(config.muon_beta1, config.beta2),
     )
 
 
