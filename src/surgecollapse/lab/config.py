@@ -204,6 +204,14 @@ class RunConfig(BaseModel):
         None, gt=0, le=1, description="Stop once three evaluations on end reach this validation accuracy."
     )
 
+    monitors: str = Field(
+        "default",
+        description="What to measure beside the readings: default, none, or names with commas between; see the page on "
+        "monitors. They change nothing in the training.",
+    )
+    monitor_budget: float | None = Field(
+        0.02, gt=0, lt=1, description="Most that the monitors may take of the training time."
+    )
     evaluate_every: int = Field(100, ge=1, description="Steps between two evaluations.")
     checkpoint_every: int = Field(500, ge=1, description="Steps between two checkpoints.")
     threads: int = Field(

@@ -172,7 +172,9 @@ def _refuse_changed(config: RunConfig, state: dict[str, Any], folder: Path) -> N
     now, then = as_mapping(config), state.get("config")
     if not isinstance(then, dict):
         raise CheckpointError(f"the newest checkpoint of {folder} holds no configuration: start a new run")
-    changed = [key for key in now if key != "data_dir" and now[key] != then.get(key)]
+    # Keys that are younger than the checkpoint, and what decides nothing, are taken as they are.
+    ignored = {"data_dir", "monitors", "monitor_budget"}
+    changed = [key for key in now if key not in ignored and key in then and now[key] != then[key]]
     if changed:
         raise CheckpointError(
             f"{folder / 'config.toml'} differs from the run that the checkpoint is of ({', '.join(changed)}): "

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from surgecollapse.lab.config import RunConfig
     from surgecollapse.lab.progress import Progress
     from surgecollapse.record import RunStore
+    from surgecollapse.watching import WatchedTraining
 
 _SKETCHES = 60
 _LOSSES = 1_000
@@ -57,7 +58,9 @@ class Training:
         self.total = config.total_steps(len(self.data.x_train))
         self.step = 0
         self.stopped_early = False
+        self._loss = make_loss(config, self.data)
         self.transforms: TransformedGradients | None = None
+        self.watched: WatchedTraining | None = None
         self.controller = self._attach()
         self._store: RunStore | None = None
         self._checkpoints = checkpoints
@@ -107,15 +110,29 @@ class Training:
                 self.controller.detach()
             if self.transforms is not None:
                 self.transforms.remove()
+            if self.watched is not None:
+                self.watched.remove()
             self._store = None
 
     def _attach(self) -> Controller | None:
         config = self.config
-        from surgecollapse import attach, transform_gradients
+        from surgecollapse import attach, transform_gradients, watch_training
         from surgecollapse.decide import make_policy
 
         transforms = make_transforms(config)
+        names = [name.strip() for name in config.monitors.split(",")]
+        monitors = [] if names == ["none"] else names
         if config.policy == "none":
+            if monitors:
+                self.watched = watch_training(
+                    self.model,
+                    self.optimizer,
+                    monitors=monitors,
+                    recorders=(self,),
+                    every=config.every,
+                    budget=config.monitor_budget,
+                    criterion=self._loss,
+                )
             if transforms:
                 self.transforms = transform_gradients(self.optimizer, transforms)
             return None
@@ -143,6 +160,9 @@ class Training:
             minimum_density=config.minimum_density,
             pattern=config.pattern,
             recorders=(self,),
+            monitors=monitors,
+            monitor_budget=config.monitor_budget,
+            criterion=self._loss,
         )
 
     def record(self, event: Event) -> None:
@@ -193,6 +213,8 @@ class Training:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
         if self.controller is not None:
             self.controller.note(loss=loss, targets=labels)
+        elif self.watched is not None:
+            self.watched.note(loss=loss, targets=labels)
         self.optimizer.step()
         self.step += 1
         return loss.detach()
@@ -204,8 +226,10 @@ class Training:
         accuracy, loss = self._score(data.x_validation, data.y_validation)
         store.measure(step, "accuracy/validation", accuracy)
         store.measure(step, "loss/validation", loss)
-        train, _ = self._score(data.x_train[:_TRAIN_ROWS], data.y_train[:_TRAIN_ROWS])
+        train, train_loss = self._score(data.x_train[:_TRAIN_ROWS], data.y_train[:_TRAIN_ROWS])
         store.measure(step, "accuracy/train", train)
+        store.measure(step, "gap/accuracy", train - accuracy)
+        store.measure(step, "gap/loss", loss - train_loss)
         store.measure(step, "learning_rate", self.optimizer.param_groups[0]["lr"])
         store.measure(step, "sparsity", 0.0 if self.controller is None else self.controller.sparsity)
         weights = [parameter.detach() for parameter in self.model.parameters()]
@@ -328,6 +352,7 @@ class Training:
             "optimizer": self.optimizer.state_dict(),
             "controller": None if self.controller is None else self.controller.state_dict(),
             "transforms": None if self.transforms is None else self.transforms.state_dict(),
+            "watched": None if self.watched is None else self.watched.state_dict(),
             "batches": self._batches.state_dict(),
             "torch_rng": torch.get_rng_state(),
             "best": self._best,
@@ -348,6 +373,8 @@ class Training:
             self.controller.load_state_dict(state["controller"])
         if self.transforms is not None:
             self.transforms.load_state_dict(state["transforms"])
+        if self.watched is not None and state.get("watched") is not None:
+            self.watched.load_state_dict(state["watched"])
         self._batches.load_state_dict(state["batches"])
         torch.set_rng_state(state["torch_rng"])
         self._best, self._best_step, self._worse = state["best"], state["best_step"], state["worse"]

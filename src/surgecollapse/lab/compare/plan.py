@@ -20,7 +20,7 @@ from surgecollapse.lab.methods import Method
 TUNING_SEED = 10_000
 """The one seed of all tuning; no report uses it."""
 _NEVER = 10**9
-_ELSEWHERE = ("data_dir", "threads", "checkpoint_every")
+_ELSEWHERE = ("data_dir", "threads", "checkpoint_every", "monitors", "monitor_budget")
 """What may differ between machines, or decides nothing."""
 Thing = TypeVar("Thing")
 
@@ -106,6 +106,7 @@ def make_cell(
     if not values.get("early_stopping"):
         values["evaluate_every"] = _NEVER
     values |= {"seed": seed, "sparsity": sparsity if method.sparse else 0.0, "checkpoint_every": _NEVER, "threads": 1}
+    values.setdefault("monitors", "none")
     values["data_dir"] = _folder_of(str(values.get("task")), data_dir)
     try:
         config = make_config(**values)
