@@ -47,7 +47,7 @@ _GROUPS = {
     "Training": "seed steps epochs batch_size optimizer lr embedding_lr weight_decay momentum beta2 schedule "
     "muon_tables muon_beta1 warmup clip "
     "grokfast grokfast_alpha grokfast_window grokfast_lamb orthograd loss "
-    "class_weights early_stopping stop_at_accuracy monitors monitor_budget evaluate_every checkpoint_every threads",
+    "class_weights early_stopping stop_at_accuracy monitors monitor_budget evaluate_every checkpoint_every keep_checkpoints threads",
 }
 
 

@@ -133,6 +133,6 @@ def must_fit(folder: Path) -> Iterator[None]:
 
 
 def drop_old_checkpoints(folder: Path, *, keep: int = 2) -> None:
-    """Delete all but the newest ``keep`` step checkpoints; ``best.pt`` stays."""
-    for path in step_checkpoints(folder)[keep:]:
+    """Delete all but the newest ``keep`` step checkpoints, or none of them if that is 0; ``best.pt`` stays."""
+    for path in step_checkpoints(folder)[keep:] if keep else ():
         path.unlink()

@@ -324,7 +324,7 @@ class Training:
         """Write ``step-N.pt`` and drop the old ones; the record is on the disk before it."""
         self.store.flush()
         save_checkpoint(self._checkpoints / f"step-{self.step}.pt", self.state_dict())
-        drop_old_checkpoints(self._checkpoints)
+        drop_old_checkpoints(self._checkpoints, keep=self.config.keep_checkpoints)
 
     def describe_data(self) -> dict[str, Any]:
         """What the run learns from, for its record."""
