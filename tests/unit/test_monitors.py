@@ -404,20 +404,31 @@ def test_every_named_monitor_keeps_the_protocol_and_stands_a_bare_scene(name):
     assert all("/" in series for series in found)
 
 
-def test_layers_rotate_until_all_were_seen():
-    model, x, y = mlp(), normal(32, 6), torch.arange(32) % 3
+class Turns:
+    """Says which weights it was shown."""
+
+    name, needs, rotates, period = "turns", (), True, 2
+
+    def __init__(self):
+        self.shown = []
+
+    def measure(self, scene):
+        self.shown.append((scene.step, sorted(scene.weights)))
+        return {}
+
+
+def test_rotating_monitors_are_shown_every_layer_in_turn_and_the_large_ones_apart():
+    model, x, y, monitor = mlp(), normal(32, 6), torch.arange(32) % 3, Turns()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    recorder = MemoryRecorder()
-    options = {"monitors": ["weight_rank"], "every": 2, "budget": None, "recorders": [recorder]}
-    with watch_training(model, optimizer, **options) as watched:
-        for step in range(6):
-            if step == 2:
-                watched.watch._keeper.turns = 3
+    with watch_training(model, optimizer, monitors=[monitor], every=1, budget=None) as watched:
+        for _ in range(8):
             optimizer.zero_grad()
             F.cross_entropy(model(x), y).backward()
-            watched.watch.before_step(step + 1, watched.optimizers, dict)
-            if step > 1:
-                watched.watch._keeper.turns = 3
-    ranks = [(e.step, e.layer) for e in recorder.events if e.name == "rank/stable"]
-    assert [layer for step, layer in ranks if step == 2] == ["0.weight", "2.weight", "4.weight"]
-    assert all(sum(step == at for step, _ in ranks) <= 2 for at in (4, 6))
+            watched.watch._keeper.turns = 2
+            optimizer.step()
+    assert [step for step, _ in monitor.shown] == [1, 3, 5, 7]
+    first, second, third, _ = [names for _, names in monitor.shown]
+    assert sorted(first + second) == sorted(name for name, _ in model.named_parameters())
+    assert third == first
+    assert "2.weight" in first  # 192 entries, the largest
+    assert "0.weight" in second  # 96, the next

@@ -19,7 +19,7 @@ from surgecollapse.observe.stopwatch import Stopwatch
 from surgecollapse.types import Monitor
 
 if TYPE_CHECKING:
-    from surgecollapse.types import Series
+    from surgecollapse.types import Scene, Series
 
 
 class Watch:
@@ -106,10 +106,9 @@ class Watch:
         series: list[tuple[str, str | None, Tensor | float]] = []
         with self._timed("scene", watches), self._random_kept():
             scene = self.scenes.build(step, optimizers, live, _needs(due))
-            part = part_of(scene, self._count % self._keeper.turns, self._keeper.turns)
             for monitor in due:
                 with self._timed(monitor.name, watches):
-                    series += _flat(monitor.measure(part if _rotates(monitor) else scene))
+                    series += _flat(monitor.measure(self._part(scene, monitor)))
             numbers = _stacked([value for _, _, value in series]) if series else torch.empty(0)
         found: list[float] = numbers.tolist()  # the one host sync
         began = time.perf_counter()
@@ -123,6 +122,10 @@ class Watch:
         seconds["record"] = time.perf_counter() - began
         layers = max(len(scene.activations), sum(weight.ndim >= 2 for weight in scene.weights.values()))
         self._settle(step, seconds, layers)
+
+    def _part(self, scene: Scene, monitor: Monitor) -> Scene:
+        turns = self._keeper.turns
+        return part_of(scene, self._count // _period(monitor) % turns, turns) if _rotates(monitor) else scene
 
     def _settle(self, step: int, seconds: Mapping[str, float], layers: int) -> None:
         """Let the keeper choose the next event, and say what it did."""

@@ -20,7 +20,8 @@ class WeightRank:
 
     Weights with more than two dimensions are taken as (first, all others). Of a matrix that is larger than ``short`` ×
     ``long`` a block of that size is measured, with rows and columns drawn at random once and for all: a rank well below
-    ``short`` is that of the whole, a larger one is a lower bound to compare over time.
+    ``short`` is that of the whole, a larger one is a lower bound to compare over time. Weights change slowly and
+    decompositions are dear: only every fourth event.
 
     Args:
         short: most rows or columns along the shorter side.
@@ -30,6 +31,7 @@ class WeightRank:
     name = "weight_rank"
     needs = ()
     rotates = True
+    period = 4
 
     def __init__(self, short: int = 128, long: int = 1024) -> None:
         if not 1 <= short <= long:
