@@ -1,4 +1,4 @@
-"""The command line: ``surgecollapse run | report | compare | export | demo | doctor``.
+"""The command line: ``surgecollapse run | report | compare | analyse | export | demo | doctor``.
 
 Whatever is slow to import (torch, plots) is imported by the command that needs it, so that help comes at once.
 Every mistake of a user is one line on standard error and exit code 2; an interrupted run exits with 130.
@@ -47,7 +47,8 @@ _GROUPS = {
     "Training": "seed steps epochs batch_size optimizer lr embedding_lr weight_decay momentum beta2 schedule "
     "muon_tables muon_beta1 warmup clip "
     "grokfast grokfast_alpha grokfast_window grokfast_lamb orthograd loss "
-    "class_weights early_stopping stop_at_accuracy monitors monitor_budget evaluate_every checkpoint_every keep_checkpoints threads",
+    "class_weights early_stopping stop_at_accuracy monitors monitor_budget evaluate_every checkpoint_every "
+    "keep_checkpoints threads",
 }
 
 
@@ -236,6 +237,38 @@ def export(
     for note in outcome.notes:
         _say(note)
     _say(f"export: {outcome.path}")
+    return 0
+
+
+@app.command
+def analyse(
+    *runs: Path,
+    what: str | None = None,
+    out: Path | None = None,
+    samples: int = 512,
+    times: int = 40,
+) -> int:
+    """Analyse runs from their checkpoints; write results, pictures and one page.
+
+    For analyses over time, train with `--keep-checkpoints 0` and a small `--checkpoint-every`.
+
+    Args:
+        runs: Run directories. What compares nets compares the first with the others.
+        what: Comma-separated analyses: cka, collapse, tails, dimension, fourier, information,
+            universality.
+            Default: all that have something to say.
+        out: Folder of the page. Default: analysis/ in the run, or beside the runs if there are several.
+        samples: Rows of the data that nets are shown.
+        times: Most checkpoints of a run that are looked at.
+    """
+    from surgecollapse.lab.analyse import analyse as analyse_runs
+    from surgecollapse.lab.analyse.display import for_terminal, table
+
+    names = [name.strip() for name in (what or "").split(",") if name.strip()]
+    with for_terminal() as tell:
+        outcome = analyse_runs(runs, names, out=out, samples=samples, times=times, tell=tell)
+    table(outcome)
+    _say(f"analysis: {outcome.page}")
     return 0
 
 

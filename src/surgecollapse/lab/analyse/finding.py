@@ -1,0 +1,42 @@
+"""What an analysis hands back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class NotApplicable(ValueError):
+    """An analysis that has nothing to say of these runs, with the reason."""
+
+
+class Result(Protocol):
+    """A measured thing that can be drawn and kept: what every module of :mod:`surgecollapse.analysis` returns."""
+
+    def plot(self) -> Figure:
+        """Draw it."""
+        ...
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        ...
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One result with what the page and the table say about it."""
+
+    stem: str
+    """Name of its files."""
+    title: str
+    caption: str
+    result: Result
+    said: str
+    """The outcome in a few words, for the table."""
+    subject: str
+    """Name of the run, or of the runs that are compared."""
+    wide: bool = False
+    """Whether the picture takes the full width of the page."""
