@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from inspect import signature
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from surgecollapse.decide import make_policy
 from surgecollapse.gradients.chain import TransformChain
 from surgecollapse.observe.monitors import Monitors
 from surgecollapse.recipes import find_recipe
+from surgecollapse.record import CommandQueue
 from surgecollapse.step_hooks import StepHooks, parameters_of
 from surgecollapse.types import Criterion, GradientTransform, Policy, Recorder
 
@@ -48,6 +50,7 @@ def attach(
     monitors: Monitors = (),
     monitor_budget: float | None = 0.02,
     criterion: Callable[[Any, Tensor], Tensor] | None = None,
+    commands: CommandQueue | str | Path | None = None,
     hooks: bool = True,
 ) -> Controller:
     """Attach surge-collapse to a model and the optimizer that trains it: one line in any loop.
@@ -89,6 +92,8 @@ def attach(
             where that would cost too much, seldomer. They change nothing.
         monitor_budget: most that the monitors may take of the training time; ``None`` keeps their cadence.
         criterion: loss of the model's output and the targets, for monitors that need one.
+        commands: the ``run.db`` (see :class:`~surgecollapse.record.RunStore`) from which to take what people ask of the
+            run on a page or in a terminal, at step boundaries.
         hooks: ``False``: the loop calls :meth:`Controller.before_step` and :meth:`Controller.after_step` itself.
 
     Returns:

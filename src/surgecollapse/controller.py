@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -18,13 +19,19 @@ from surgecollapse.decide import make_policy
 from surgecollapse.engine import Engine
 from surgecollapse.events import Decision, Event, Intervention, Plan, Reading, from_dict, to_dict
 from surgecollapse.gradients.chain import TransformChain
+from surgecollapse.interventions import Interventions
 from surgecollapse.modules import unwrap_model
 from surgecollapse.observe.monitors import make_monitors
 from surgecollapse.observe.probe import Probe
 from surgecollapse.observe.scene import Scenes
 from surgecollapse.observe.watch import Watch
+from surgecollapse.record import CommandQueue
+from surgecollapse.steering import Steering
 from surgecollapse.step_hooks import StepHooks, overflowed, parameters_of, unscale
 from surgecollapse.types import Policy
+
+if TYPE_CHECKING:
+    from surgecollapse.commands import Command
 
 logger = logging.getLogger(__name__)
 STATE_VERSION = 1
@@ -47,6 +54,7 @@ class Controller:
         readings: the last 1,000 readings.
         watch: runs the monitors, within their budget (``watch.report()``); ``None`` without any.
         finalized: whether :meth:`finalize` has been called.
+        steering: takes what people ask of the run, see :meth:`request`.
 
     >>> import torch, surgecollapse
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
@@ -92,6 +100,10 @@ class Controller:
         self._connection = Connection(model, self._given)
         self._transforms = TransformChain(options["transforms"])
         self.watch = self._new_watch()
+        self.steering = Steering(self._record)
+        self._interventions = Interventions(self)
+        self.steering.handlers.update(self._interventions.handlers())
+        self._rates: dict[int, list[Any]] = {}
         self._resolved = self._probe.known
         self._build(self._probe.output_layers(self.model) if self._resolved else ())
         if self._resolved:
@@ -139,6 +151,9 @@ class Controller:
             self._connection.watch_first_batches(self._see_first_batch)
         self._engine.weights.apply()
         self._pump.set(self._pump.sigma)
+        commands = self._options.get("commands")
+        if commands is not None:
+            self.steering.open(commands if isinstance(commands, CommandQueue) else CommandQueue(Path(commands)))
         self._arm()
 
     def _see_first_batch(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -156,6 +171,7 @@ class Controller:
         self._connection.close()
         self._engine.observer.disarm()
         self._pump.suspend()
+        self.steering.close()
 
     def __enter__(self) -> Controller:
         return self
@@ -164,7 +180,7 @@ class Controller:
         self.detach()
 
     def __getstate__(self) -> dict[str, Any]:
-        options = {**self._options, "recorders": ()}  # open files and sockets do not travel
+        options = {**self._options, "recorders": (), "commands": None}  # open files do not travel
         return {"model": self._outer, "optimizer": self._given, "options": options, "state": self.state_dict()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -213,6 +229,7 @@ class Controller:
             return
         if self.watch is not None and index == 0:
             self.watch.before_step(self.step + 1, self.optimizers, engine.weights.shares)
+        self._scale_rates(index)
         tracked = engine.tracked(index, self._next_due - (self.step + 1))
         due = self._due and index <= engine.primary  # an optimizer behind it still ends the step that was read
         if len(self._transforms) or tracked or due:
@@ -226,6 +243,8 @@ class Controller:
     @torch.no_grad()
     def _after(self, index: int) -> None:
         engine = self._engine
+        for group, rate in zip(self.optimizers[index].param_groups, self._rates.pop(index, ()), strict=False):
+            group["lr"] = rate
         engine.weights.apply(engine.groups[index])
         if index != engine.primary or index in self._skipped:
             return
@@ -233,7 +252,18 @@ class Controller:
         if self._next_due == self.step:
             self._observe_decide_act()
         engine.observer.end_step()
+        if not self.steering.by_hand:
+            self.steering.boundary(self.step)
         self._arm()
+
+    def _scale_rates(self, index: int) -> None:
+        """Multiply the learning rates for this one step, by what a person asked for; schedulers see nothing of it."""
+        factor = self._interventions.factor
+        if factor != 1.0:
+            groups = self.optimizers[index].param_groups
+            rates = self._rates.setdefault(index, [group["lr"] for group in groups])
+            for group, rate in zip(groups, rates, strict=False):
+                group["lr"] = rate * factor
 
     def _resolve(self) -> None:
         """Settle what is prunable, once the layer that produces the output can be found."""
@@ -285,6 +315,8 @@ class Controller:
             self._log("join", f"joined the optimizer, prunable from now on: {', '.join(joined) or 'no new weights'}")
         if self.finalized:
             return
+        if self._interventions.held:
+            return
         if not reading.finite:
             self._engine.actor.rewiring.restore_zeros()
             self._log(
@@ -321,6 +353,31 @@ class Controller:
     def _record(self, event: Event) -> None:
         for recorder in self._options["recorders"]:
             recorder.record(event)
+
+    # ---- people -----------------------------------------------------------------------------------------------
+
+    def request(self, command: Command) -> None:
+        """Ask for an intervention at the next step boundary; from any thread.
+
+        What became of it is recorded as a :class:`~surgecollapse.events.Request`.
+
+        >>> import torch, surgecollapse
+        >>> from surgecollapse.commands import Collapse
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> controller = surgecollapse.attach(model, optimizer, sparsity=0.5, policy="hold")
+        >>> controller.request(Collapse(fraction=0.25))
+        >>> model(torch.ones(4, 4)).sum().backward()
+        >>> optimizer.step()
+        >>> controller.sparsity
+        0.25
+        """
+        self.steering.request(command)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether a person asked the loop to end: ask it after each step, then call :meth:`finalize`."""
+        return self.steering.stopping
 
     # ---- results and state ------------------------------------------------------------------------------------
 
@@ -374,7 +431,7 @@ class Controller:
         """
         return {
             "version": STATE_VERSION,
-            "plan": to_dict(self.plan),
+            "plan": to_dict(self._interventions.given_plan),
             "policy": {"name": type(self.policy).__name__, "state": self.policy.state_dict()},
             "step": self.step,
             "phase": self.phase,
@@ -388,6 +445,7 @@ class Controller:
             "transforms": self._transforms.state_dict(self._all_parameters()),
             "events": [to_dict(event) for event in self.events],
             **({} if self.watch is None else {"watch": self.watch.state_dict()}),
+            **({"interventions": changed} if (changed := self._interventions.state_dict()) else {}),
         }
 
     def _all_parameters(self) -> list[Tensor]:
@@ -407,6 +465,7 @@ class Controller:
         self._engine.load_state_dict(state["engine"])
         for role, generators in self._random.items():
             generators.load_state_dict(state["random"][role])
+        self._interventions.load_state_dict(state.get("interventions", {}))
         self.policy.load_state_dict(state["policy"]["state"])
         self._transforms.load_state_dict(state["transforms"], self._all_parameters())
         self.step, self.phase, self.finalized = state["step"], state["phase"], state["finalized"]
@@ -426,10 +485,11 @@ class Controller:
         if state["version"] != STATE_VERSION:
             raise ValueError(f"controller state has version {state['version']}, this library reads {STATE_VERSION}")
         here = {**self.state_dict(), **self._engine.state_dict()}
-        if missing := sorted(set(here) - {*state, *state["engine"], "watch"}):
+        if missing := sorted(set(here) - {*state, *state["engine"], "watch", "interventions"}):
             raise ValueError(f"this controller state lacks {', '.join(missing)}: the checkpoint is damaged")
         name = type(self.policy).__name__
         if state["policy"]["name"] != name:
             raise ValueError(f"this state belongs to the policy {state['policy']['name']}, but {name} is attached")
-        if (plan := from_dict(state["plan"])) != self.plan:
-            raise ValueError(f"this state was saved under {plan}, but this controller was attached with {self.plan}")
+        given = self._interventions.given_plan
+        if (plan := from_dict(state["plan"])) != given:
+            raise ValueError(f"this state was saved under {plan}, but this controller was attached with {given}")

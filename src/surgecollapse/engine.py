@@ -184,13 +184,17 @@ class Engine:
         self.observer = self._new_observer()
         return list(new)
 
-    def check_target(self) -> None:
+    def check_target(self, target: float | None = None) -> None:
         """Check that the target leaves every parameter its minimum density.
+
+        Args:
+            target: another one than that of the options.
 
         Raises:
             ValueError: if it does not, naming the parameters.
         """
-        weights, density, target = self.weights, self._options["minimum_density"], self._options["sparsity"]
+        weights, density = self.weights, self._options["minimum_density"]
+        target = self._options["sparsity"] if target is None else target
         minima, live = self._minima(), self.actor.rewiring.wanted(target)
         if sum(minima.values()) > live:
             tiles = f" in tiles of {self._pattern.name!r}" if self._pattern else ""

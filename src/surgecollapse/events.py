@@ -115,6 +115,9 @@ class Decision:
     """Bound on injected over live energy; ``None`` takes the controller's."""
     sigma: float | None = None
     """Absolute standard deviation of the noise, not bounded by ``rho`` (the classic rule's recovery factor)."""
+    layers: tuple[str, ...] = ()
+    """Names of parameters, with the wildcards of :mod:`fnmatch`, to which the collapse and the surge are confined;
+    ``depth`` and ``surge`` are then shares of these alone. All prunable ones if empty."""
     recycle: float | None = None
     """Units of at most this dormancy get new incoming weights, and zeros as their outgoing ones (ReDo)."""
     pump: float | None = None
@@ -176,9 +179,28 @@ class Measurement:
     layer: str | None = None
 
 
-Event = Reading | Decision | Intervention | Measurement
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What a person asked of the run while it trained, and what became of it."""
+
+    step: int
+    """Completed optimizer steps when it was settled."""
+    kind: str
+    """Of the command, see :data:`surgecollapse.commands.COMMANDS`."""
+    body: Mapping[str, Any]
+    """The command's values."""
+    source: str
+    """Who asked: ``page``, ``terminal``, ``python``, ``replay`` …"""
+    status: str
+    """``applied | rejected``."""
+    reason: str
+    """What was done, or why not."""
+
+
+Event = Reading | Decision | Intervention | Measurement | Request
 _KINDS: dict[str, type] = {
-    cls.__name__: cls for cls in (Plan, LayerReading, Reading, Decision, LayerChange, Intervention, Measurement)
+    cls.__name__: cls
+    for cls in (Plan, LayerReading, Reading, Decision, LayerChange, Intervention, Measurement, Request)
 }
 _NESTED = {("Reading", "layers"): LayerReading, ("Intervention", "layers"): LayerChange}
 

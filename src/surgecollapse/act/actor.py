@@ -94,16 +94,17 @@ class Actor:
             self.log("collapse", decision, ledger, before, depth=least)
             return {}
         least, most = self.rewiring.reachable(least), self.rewiring.reachable(most)
-        missing = self.rewiring.wanted(least) - weights.live
+        layers = decision.layers
+        missing = self.rewiring.wanted(least, layers) - (weights.only(layers) if layers else weights).live
         if missing > 0:  # sparser than the target already: reopen exactly what is missing
             self._reopen(decision, missing, None)
             return {}
         searched = least < most and decision.floor is not None
         details = self._find_depth(decision, least, most) if searched else {"depth": most}
         remember = "last" in (decision.initial, self._overrides.get("initial"))
-        masks = self.rewiring.plan(details["depth"], self._signals, decision.distribution, decision.saliency)
+        masks = self.rewiring.plan(details["depth"], self._signals, decision.distribution, decision.saliency, layers)
         ledger, closed = self.rewiring.collapse(masks, remember=remember)
-        self.rewiring.check_collapsed(details["depth"])
+        self.rewiring.check_collapsed(details["depth"], layers)
         self.log("collapse", decision, ledger, before, **details)
         return closed
 
@@ -142,7 +143,8 @@ class Actor:
             closed = {name: chosen & ~weights.mask(name) for name, chosen in (closed or {}).items()}
             available = sum(count_true(list(closed.values())))
         else:
-            closed, available = None, weights.size - weights.live
+            chosen = weights.only(decision.layers)
+            closed, available = None, chosen.size - chosen.live
         self._reopen(decision, int(decision.surge * available + 0.5), closed)
 
     def _reopen(self, decision: Decision, count: int, closed: Mapping[str, Tensor] | None) -> None:
@@ -151,7 +153,8 @@ class Actor:
         weights = self.rewiring.weights
         before = weights.sparsity
         if closed is None:
-            closed = {name: ~weights.mask(name) for name in weights.params}
+            chosen = weights.only(decision.layers).params
+            closed = {name: ~weights.mask(name) & (name in chosen) for name in weights.params}
         choice = self._choice(decision)
         ledger = self.rewiring.surge(closed, count, signals=self._signals, sigma=decision.sigma, **choice)
         if ledger.changed:  # fewer weights than half a tile reopen none

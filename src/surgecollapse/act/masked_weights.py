@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -54,6 +55,21 @@ class MaskedWeights:
     def shares(self) -> dict[str, float]:
         """Share of each parameter that is open."""
         return {name: self._live[name] / max(1, p.numel()) for name, p in self.params.items()}
+
+    def only(self, patterns: Sequence[str]) -> MaskedWeights:
+        """The parameters whose names match, with their masks as they are now; not to be written.
+
+        Raises:
+            ValueError: if a pattern matches none, listing what there is.
+        """
+        names = [name for name in self.params if not patterns or any(fnmatchcase(name, p) for p in patterns)]
+        for pattern in patterns:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                raise ValueError(f"no prunable layer is called {pattern!r}: expected one of {', '.join(self.params)}")
+        part = MaskedWeights({name: self.params[name] for name in names})
+        part._masks = {name: self._masks[name] for name in names if name in self._masks}
+        part._live = {name: self._live[name] for name in names}
+        return part
 
     def mask(self, name: str) -> Tensor:
         """Boolean copy of one mask (all true where the parameter is fully open)."""

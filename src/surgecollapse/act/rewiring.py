@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -101,20 +101,22 @@ class Rewiring:
         exact = self.pattern.sparsity if self.pattern is not None else None
         return sparsity if exact is None else min(sparsity, exact)
 
-    def wanted(self, sparsity: float) -> int:
-        """Number of weights that a sparsity is to leave open."""
-        live = kept(self.weights.size, sparsity)
+    def wanted(self, sparsity: float, layers: Sequence[str] = ()) -> int:
+        """Number of weights (of the named layers) that a sparsity is to leave open."""
+        weights = self.weights.only(layers) if layers else self.weights
+        live = kept(weights.size, sparsity)
         if self.pattern is None:
             return live
-        shapes = {name: p.shape for name, p in self.weights.params.items()}
+        shapes = {name: p.shape for name, p in weights.params.items()}
         return open_count(shapes, live, self.pattern, sparsity)
 
-    def check_collapsed(self, sparsity: float) -> None:
+    def check_collapsed(self, sparsity: float, layers: Sequence[str] = ()) -> None:
         """Assert that a collapse left as many weights open as it was to: exactly, or as near as tiles come."""
-        off, room = abs(self.weights.live - self.wanted(sparsity)), 0
+        weights = self.weights.only(layers) if layers else self.weights
+        off, room = abs(weights.live - self.wanted(sparsity, layers)), 0
         if self.pattern is not None and sparsity != self.pattern.sparsity:
-            room = sum(self.pattern.tile_size(p.shape) for p in self.weights.params.values()) // 2
-        assert off <= room, f"a collapse to {sparsity} left {self.weights.live} of {self.weights.size} weights open"
+            room = sum(self.pattern.tile_size(p.shape) for p in weights.params.values()) // 2
+        assert off <= room, f"a collapse to {sparsity} left {weights.live} of {weights.size} weights open"
 
     def plan(
         self,
@@ -122,10 +124,12 @@ class Rewiring:
         signals: Mapping[str, Tensor],
         distribution: str | None,
         saliency: str | None = None,
+        layers: Sequence[str] = (),
     ) -> dict[str, Tensor]:
-        """Masks of a collapse to ``sparsity``; nothing is written."""
-        return plan_collapse(
-            self.weights,
+        """Masks of a collapse (of the named layers) to ``sparsity``; nothing is written."""
+        weights = self.weights.only(layers) if layers else self.weights
+        masks = plan_collapse(
+            weights,
             sparsity,
             saliency=self._criterion(saliency),
             signals=signals,
@@ -133,6 +137,7 @@ class Rewiring:
             minimum_density=self.minimum_density,
             pattern=self.pattern,
         )
+        return masks | {name: self.weights.mask(name) for name in self.weights.params if name not in masks}
 
     @contextmanager
     def trial(self, masks: Mapping[str, Tensor]) -> Iterator[None]:

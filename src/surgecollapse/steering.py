@@ -1,0 +1,183 @@
+"""Takes what people ask of a run at its step boundaries, has it carried out, and says what became of it."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from surgecollapse.events import Request
+
+if TYPE_CHECKING:
+    from surgecollapse.commands import Command
+    from surgecollapse.record import Asked, CommandQueue
+
+Handler = Callable[[Any], str]
+"""Carries a command out and says what was done; raises ``ValueError`` with the reason why it cannot be."""
+
+_SECONDS = 0.1
+_WAIT = 0.02
+_WITHOUT_EFFECT = ("pause", "continue", "checkpoint")
+
+
+class Steering:
+    """The commands of one run: asked for anywhere, settled in order and once, between two optimizer steps.
+
+    Looking whether there are any costs a comparison of clocks, and ten times a second one pragma of SQLite.
+
+    Args:
+        record: takes a :class:`~surgecollapse.events.Request` for every command that is settled.
+
+    Attributes:
+        handlers: kind of command → what carries it out; a loop may add its own.
+        by_hand: whether the loop calls :meth:`boundary` itself.
+        paused: whether training waits.
+        stopping: whether the loop is asked to end.
+        last: id of the newest command that was settled, as a checkpoint must know it.
+        interrupted: says whether a pause must end at once, as on Ctrl-C.
+
+    >>> from surgecollapse.commands import Pump
+    >>> requests = []
+    >>> steering = Steering(requests.append)
+    >>> steering.handlers["pump"] = lambda command: f"input noise of {command.sigma:g}"
+    >>> steering.request(Pump(sigma=0.1))
+    >>> steering.boundary(7)
+    True
+    >>> requests[0].step, requests[0].status, requests[0].reason
+    (7, 'applied', 'input noise of 0.1')
+    """
+
+    def __init__(self, record: Callable[[Request], None]) -> None:
+        self._record = record
+        self.handlers: dict[str, Handler] = {}
+        self.by_hand = self.paused = self.stopping = False
+        self.last = 0
+        self.interrupted: Callable[[], bool] = lambda: False
+        self._queue: CommandQueue | None = None
+        self._asked: deque[tuple[Command, str]] = deque()
+        self._again: deque[Asked] = deque()
+        self._next = 0.0
+
+    def open(self, queue: CommandQueue) -> None:
+        """Take commands from a queue too; what waits in it is taken at the next boundary."""
+        self._queue, self._next = queue, 0.0
+
+    def request(self, command: Command, *, source: str = "python") -> None:
+        """Ask for something at the next step boundary; from any thread.
+
+        Raises:
+            ValueError: if too many requests wait in the queue.
+        """
+        if self._queue is None:
+            self._asked.append((command, source))
+        else:
+            self._queue.put(command, source=source)
+            self._next = 0.0
+
+    def replay(self, applied: Iterable[Asked]) -> None:
+        """Carry these out again, each after the step after which it was carried out then."""
+        self._again = deque(asked for asked in applied if asked.kind not in _WITHOUT_EFFECT)
+
+    def boundary(self, step: int) -> bool:
+        """Carry out what waits, and wait while training is paused.
+
+        Args:
+            step: completed optimizer steps.
+
+        Returns:
+            Whether anything was applied.
+        """
+        applied = self._repeat(step)
+        if self._asked or time.monotonic() >= self._next:
+            applied |= self._take(step)
+        while self.paused and not self.stopping and not self.interrupted():
+            time.sleep(_WAIT)
+            applied |= self._take(step)
+        return applied
+
+    def reject_all(self, step: int, reason: str) -> None:
+        """Settle whatever waits as rejected: at the end of a run."""
+        for asked in self._queue.pending() if self._queue is not None else ():
+            self._settle(asked, step, "rejected", reason)
+
+    def close(self) -> None:
+        """Let go of the queue."""
+        if self._queue is not None:
+            self._queue.close()
+            self._queue = None
+
+    def _repeat(self, step: int) -> bool:
+        repeated = False
+        while self._again and (self._again[0].step or 0) <= step:
+            asked = self._again.popleft()
+            command = asked.command
+            if asked.step != step:
+                raise ValueError(f"cannot repeat {asked.kind} of step {asked.step}: the run is at step {step} already")
+            status, reason = self._carry_out(command)
+            if status == "rejected":
+                raise ValueError(f"cannot repeat {asked.kind} at step {step}, the runs differ: {reason}")
+            self._tell(command, step, "replay", status, reason)
+            self.last, repeated = max(self.last, asked.id), True
+        return repeated
+
+    def _take(self, step: int) -> bool:
+        applied = False
+        while self._asked:
+            command, source = self._asked.popleft()
+            status, reason = self._carry_out(command)
+            self._tell(command, step, source, status, reason)
+            applied |= status == "applied"
+        if self._queue is not None and time.monotonic() >= self._next:
+            self._next = time.monotonic() + _SECONDS
+            for asked in self._queue.pending() if self._queue.changed() else ():
+                applied |= self._take_one(asked, step)
+        return applied
+
+    def _take_one(self, asked: Asked, step: int) -> bool:
+        try:
+            command = asked.command
+        except ValueError as error:
+            self._settle(asked, step, "rejected", str(error))
+            return False
+        status, reason = self._carry_out(command)
+        self._tell(command, step, asked.source, status, reason)
+        self._settle(asked, step, status, reason)
+        return status == "applied"
+
+    def _carry_out(self, command: Command) -> tuple[str, str]:
+        handler = self.handlers.get(command.kind)
+        if handler is None:
+            return "rejected", f"this loop cannot {command.kind.replace('-', ' ')}: it takes {', '.join(self.handlers)}"
+        try:
+            return "applied", handler(command)
+        except ValueError as error:
+            return "rejected", str(error)
+
+    def _settle(self, asked: Asked, step: int, status: str, reason: str) -> None:
+        assert self._queue is not None
+        self._queue.settle(asked.id, status, step=step, reason=reason)
+        self.last = max(self.last, asked.id)
+
+    def _tell(self, command: Command, step: int, source: str, status: str, reason: str) -> None:
+        self._record(
+            Request(step=step, kind=command.kind, body=command.body, source=source, status=status, reason=reason)
+        )
+
+
+def effective(applied: Sequence[Asked]) -> list[Asked]:
+    """What made the run what it is in the end: without what a later roll-back undid, and the roll-backs themselves.
+
+    A checkpoint holds every command that was applied at its own step, so that a roll-back to step m undoes those of
+    later steps and no other.
+
+    Args:
+        applied: the applied commands of a run, in order.
+    """
+    kept: list[Asked] = []
+    for asked in applied:
+        if asked.kind == "roll-back":
+            kept = [earlier for earlier in kept if (earlier.step or 0) <= asked.body["step"]]
+        else:
+            kept.append(asked)
+    return kept
