@@ -44,11 +44,18 @@ class Scenes:
         self._targets: Tensor | None = None
         self._labelled = not probe.known  # the labels of a given probe batch are not those of the first batch
         self._samples = 0
+        self._counting = True
 
     def see_batch(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Count the samples of a batch of the first step."""
+        """Count the samples of a batch, until :meth:`first_step_done`."""
+        if not self._counting:
+            return
         first = next(tensors_in([*args, dict(kwargs)]), None)
         self._samples += first.shape[0] if first is not None and first.ndim else 0
+
+    def first_step_done(self) -> None:
+        """All batches of the first step were seen."""
+        self._counting = False
 
     def note(self, targets: Tensor | None = None, **numbers: Tensor | float | None) -> None:
         """Keep the last numbers by name, and the labels of the probe batch: the first rows of the first batch."""
@@ -114,11 +121,17 @@ class Scenes:
 
     def state_dict(self) -> dict[str, Any]:
         """What was learned in the first step."""
-        return {"samples": self._samples, "targets": self._targets, "labelled": self._labelled}
+        return {
+            "samples": self._samples,
+            "targets": self._targets,
+            "labelled": self._labelled,
+            "counting": self._counting,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned."""
         self._samples, self._targets, self._labelled = state["samples"], state["targets"], state["labelled"]
+        self._counting = state["counting"]
 
 
 def part_of(scene: Scene, turn: int, turns: int) -> Scene:

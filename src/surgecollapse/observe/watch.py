@@ -80,6 +80,7 @@ class Watch:
             optimizers: the innermost ones.
             live: gives the share of each prunable weight that its mask leaves open.
         """
+        self.scenes.first_step_done()
         if self._left is not None:
             self._keeper.step_took(time.perf_counter() - self._left)
         if step >= self._next:
