@@ -38,6 +38,7 @@ def configuration(policy: str, **changes):
         "dropout": 0.2,
         "minimum_density": 0.01,
         "sparsity": 0.8,
+        "monitor_budget": 1.0,  # when monitors run is otherwise a matter of the clock
     }
     if policy == "classic":
         values["policy_options"] = {"collapse_every": 10, "surge_every": 20}
@@ -73,7 +74,7 @@ def weights(folder):
 def recorded(folder):
     """Everything in the store that is no wall-clock time."""
     with RunStore(folder / "run.db") as store:
-        series = {key: store.measurements(*key) for key in store.names() if not key[0].startswith("time/")}
+        series = {key: store.measurements(*key) for key in store.names() if not key[0].startswith(("time/", "budget/"))}
         summary = {key: value for key, value in store.get("summary").items() if key != "seconds"}
         return {
             "series": {key: (s.steps.tolist(), s.values.tolist()) for key, s in series.items()},

@@ -209,8 +209,11 @@ class RunConfig(BaseModel):
         description="What to measure beside the readings: default, none, or names with commas between; see the page on "
         "monitors. They change nothing in the training.",
     )
-    monitor_budget: float | None = Field(
-        0.02, gt=0, lt=1, description="Most that the monitors may take of the training time."
+    monitor_budget: float = Field(
+        0.02,
+        gt=0,
+        le=1,
+        description="Most that the monitors may take of the training time; 1: always at the cadence of the readings.",
     )
     evaluate_every: int = Field(100, ge=1, description="Steps between two evaluations.")
     checkpoint_every: int = Field(500, ge=1, description="Steps between two checkpoints.")

@@ -122,6 +122,7 @@ class Training:
         transforms = make_transforms(config)
         names = [name.strip() for name in config.monitors.split(",")]
         monitors = [] if names == ["none"] else names
+        budget = config.monitor_budget if config.monitor_budget < 1 else None
         if config.policy == "none":
             if monitors:
                 self.watched = watch_training(
@@ -130,7 +131,7 @@ class Training:
                     monitors=monitors,
                     recorders=(self,),
                     every=config.every,
-                    budget=config.monitor_budget,
+                    budget=budget,
                     criterion=self._loss,
                 )
             if transforms:
@@ -161,7 +162,7 @@ class Training:
             pattern=config.pattern,
             recorders=(self,),
             monitors=monitors,
-            monitor_budget=config.monitor_budget,
+            monitor_budget=budget,
             criterion=self._loss,
         )
 
