@@ -45,7 +45,7 @@ _GROUPS = {
     "Method": "recipe policy policy_options sparsity every moments entropy saliency growth initial rho distribution "
     "minimum_density pattern",
     "Training": "seed steps epochs batch_size optimizer lr embedding_lr weight_decay momentum beta2 schedule "
-    "muon_tables muon_beta1 warmup clip "
+    "muon_lr muon_tokens muon_beta1 decay_vectors warmup clip "
     "grokfast grokfast_alpha grokfast_window grokfast_lamb orthograd loss "
     "class_weights early_stopping stop_at_accuracy monitors monitor_budget evaluate_every checkpoint_every "
     "keep_checkpoints threads",

@@ -196,7 +196,7 @@ def test_a_run_with_grokfast_is_the_loop_with_grokfast(tmp_path):
         ({"grokfast": "emma"}, "unknown grokfast 'emma': did you mean 'ema'?"),
         ({"model": "autoregressive", "bias": False}, "bias = false is for model 'mlp', got model 'autoregressive'"),
         ({"embedding_lr": 2.0}, "embedding_lr = 2.0: model 'mlp' has no embeddings; drop it"),
-        ({"muon_tables": True}, "muon_tables = true has no effect with optimizer = 'adamw': drop it"),
+        ({"muon_tokens": True}, "muon_tokens = true has no effect with optimizer = 'adamw': drop it"),
         ({"muon_beta1": 0.5}, "muon_beta1 = 0.5 has no effect with optimizer = 'adamw': drop it"),
         ({"bias": 0}, "bias = 0: expected true or false, got a int"),
         ({"stop_at_accuracy": 1.5}, "stop_at_accuracy = 1.5: input should be less than or equal to 1"),
@@ -286,27 +286,32 @@ def test_muon_takes_the_hidden_matrices_and_no_embedding_nor_output():
     net = build_model(config, data)
     optimizer = make_optimizer(config, net)
     names = {id(p): name for name, p in net.named_parameters()}
-    by_muon, others, tables = ([names[id(p)] for p in group["params"]] for group in optimizer.param_groups)
+    by_muon, output, vectors, tables = ([names[id(p)] for p in group["params"]] for group in optimizer.param_groups)
     assert len(by_muon) == 8
     assert all(name.startswith("blocks") and "weight" in name for name in by_muon)
     assert tables == ["tokens.weight", "positions.weight"]
-    assert "head.weight" in others
-    assert [group.get("factor", 1.0) for group in optimizer.param_groups] == [1.0, 1.0, 2.0]
+    assert output == ["head.weight"]
+    assert all("bias" in name or "norm" in name for name in vectors)
+    assert [group["factor"] for group in optimizer.param_groups] == [1.0, 1.0, 1.0, 2.0]
     plain = build_model(make_config(task="grokfast-modular-muon", modulus=7, widths=(8, 16)), data)
     assert torch.equal(net.tokens.weight, 0.1 * plain.tokens.weight)
     assert torch.equal(net.head.weight, plain.head.weight)
 
 
-def test_muon_can_move_embedding_tables_orthogonally_with_their_own_rate():
+def test_muon_can_move_the_table_of_tokens_orthogonally_with_its_own_rate():
     config = make_config(
-        task="grokfast-modular-muon", modulus=7, widths=(8, 16), embedding_lr=2.0, muon_tables=True, muon_beta1=0.7,
-        weight_decay=0.0,
+        task="grokfast-modular-muon", modulus=7, widths=(8, 16), embedding_lr=2.0, muon_tokens=True, muon_beta1=0.7,
+        muon_lr=0.5, decay_vectors=False,
     )  # fmt: skip
     net = build_model(config, load_data(config))
     optimizer = make_optimizer(config, net)
     assert {group["betas"] for group in optimizer.param_groups} == {(0.7, 0.95)}
-    tables = optimizer.param_groups[2]
-    tables["lr"] = 0.25
+    matrices, output, vectors, positions, tokens = optimizer.param_groups
+    assert [group["factor"] for group in optimizer.param_groups] == [0.5, 1.0, 1.0, 2.0, 2.0]
+    assert (vectors["weight_decay"], output["weight_decay"], matrices["weight_decay"]) == (0.0, 2.0, 2.0)
+    assert [positions["kind"], tokens["kind"]] == ["adamw", "muon"]
+    assert [p is net.tokens.weight for p in tokens["params"]] == [True]
+    tokens["lr"], tokens["weight_decay"] = 0.25, 0.0
     before = net.tokens.weight.detach().clone()
     for p in net.parameters():
         p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()))

@@ -169,8 +169,14 @@ class RunConfig(BaseModel):
     embedding_lr: float = Field(
         1.0, gt=0, allow_inf_nan=False, description="Factor on the learning rate of embedding tables."
     )
-    muon_tables: bool = Field(False, description="Whether muon moves embedding tables, too, and not AdamW.")
+    muon_lr: float = Field(
+        1.0, gt=0, allow_inf_nan=False, description="Factor on the learning rate of the hidden matrices that muon moves."
+    )
+    muon_tokens: bool = Field(False, description="Whether muon moves the table of tokens, too, and not AdamW.")
     muon_beta1: float = Field(0.9, ge=0, lt=1, description="First beta of the AdamW beside muon.")
+    decay_vectors: bool = Field(
+        True, description="Whether weight decay is for biases and gains of norms, too, and not for matrices alone."
+    )
     schedule: Literal["constant", "cosine", "linear"] = Field(
         "constant", description="Learning rate after the warm-up: constant, or down to zero."
     )
@@ -291,7 +297,7 @@ class RunConfig(BaseModel):
 
     def _check_effects(self) -> None:
         """A setting of something that is not there would be ignored: say so."""
-        for key in ("muon_tables", "muon_beta1"):
+        for key in ("muon_lr", "muon_tokens", "muon_beta1", "decay_vectors"):
             if self.optimizer != "muon" and getattr(self, key) != type(self).model_fields[key].default:
                 value = str(getattr(self, key)).lower()
                 raise ValueError(f"{key} = {value} has no effect with optimizer = {self.optimizer!r}: drop it")

@@ -82,8 +82,8 @@ def make_optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer
     """The optimizer of a configuration over all parameters of the model.
 
     ``muon`` moves the hidden matrices by Muon and embeddings, norms, biases and the output layer by AdamW; with
-    ``muon_tables`` it moves embeddings, too. Embeddings have a group of their own where ``embedding_lr`` is not 1; a
-    group's ``factor`` multiplies the rate.
+    ``muon_tokens`` it moves the table of tokens, too, but not that of positions. Embeddings have a group of their own
+    where ``embedding_lr`` is not 1; a group's ``factor`` multiplies the rate.
     """
     if config.optimizer == "muon":
         return _muon(config, model)
@@ -113,16 +113,24 @@ def _muon(config: RunConfig, model: nn.Module) -> Muon:
     head = getattr(model, "head", None)
     output = [] if head is None else [head.weight]
     matrices: list[Tensor] = []
-    others: list[Tensor] = []
+    vectors: list[Tensor] = []
     for p in model.parameters():
-        if not any(p is table for table in tables):
-            (matrices if p.ndim == 2 and not any(p is weight for weight in output) else others).append(p)
-    groups: list[Any] = [{"params": others, "factor": 1.0}] if others else []
-    kind = "muon" if config.muon_tables else "adamw"
-    groups += [{"params": tables, "factor": config.embedding_lr, "kind": kind}] if tables else []
+        if not any(p is weight for weight in (*tables, *output)):
+            (matrices if p.ndim == 2 else vectors).append(p)
+    tokens = getattr(model, "tokens", None) if config.muon_tokens else None
+    by_muon = [table for table in tables if tokens is not None and table is tokens.weight]
+    tables = [table for table in tables if not any(table is moved for moved in by_muon)]
+    decay = config.weight_decay if config.decay_vectors else 0.0
+    groups: list[dict[str, Any]] = [
+        {"params": matrices, "kind": "muon", "factor": config.muon_lr},
+        {"params": output, "factor": 1.0},
+        {"params": vectors, "factor": 1.0, "weight_decay": decay},
+        {"params": tables, "factor": config.embedding_lr},
+        {"params": by_muon, "kind": "muon", "factor": config.embedding_lr},
+    ]
     return Muon(
-        matrices,
-        groups,
+        [],
+        [group for group in groups if group["params"]],
         config.lr,
         weight_decay=config.weight_decay,
         momentum=config.momentum,
