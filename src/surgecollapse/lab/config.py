@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Self
 
-TaskName = Literal["digits", "mnist1d", "mnist5k", "mnist", "fashion-mnist", "modular", "parity", "dummy", "imdb"]
-ModelName = Literal["mlp", "cnn", "transformer", "autoregressive", "decoder", "lstm"]
+TaskName = Literal[
+    "digits", "mnist1d", "mnist5k", "mnist", "fashion-mnist", "modular", "parity", "dummy", "imdb", "kjv"
+]
+ModelName = Literal["mlp", "cnn", "transformer", "autoregressive", "decoder", "lstm", "gpt"]
 PolicyName = Literal[
     "none",
     "hold",
@@ -71,7 +73,9 @@ class RunConfig(BaseModel):
     task: TaskName = Field(description="What is learned.")
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of everything that is random.")
 
-    data_dir: Path | None = Field(None, description="Folder with the data files of mnist, fashion-mnist and imdb.")
+    data_dir: Path | None = Field(
+        None, description="Folder with the data files of mnist, fashion-mnist and imdb; text file of kjv."
+    )
     train_samples: int | None = Field(None, ge=1, description="Use only that many training samples, drawn at random.")
     label_noise: float = Field(0.0, ge=0, le=1, description="Share of training labels replaced by another class.")
     operation: Literal["add", "sub", "mul", "div"] = Field("add", description="Modular arithmetic: which operation.")
@@ -85,15 +89,17 @@ class RunConfig(BaseModel):
     parity_bits: int = Field(3, ge=1, description="Sparse parity: relevant bits.")
     noise_bits: int = Field(40, ge=0, description="Sparse parity: irrelevant bits.")
     vocabulary: int = Field(1_000, ge=1, le=1_000_000, description="Reviews: most frequent words that are known.")
-    text_length: int = Field(500, ge=1, le=100_000, description="Reviews: words of each that are read.")
+    text_length: int = Field(
+        500, ge=1, le=100_000, description="Reviews: words of each that are read; kjv: characters of a window."
+    )
     noise: float = Field(
         2.5, ge=0, allow_inf_nan=False, description="Dummy data: standard deviation of the noise on the inputs."
     )
 
     model: ModelName = Field(description="Architecture.")
     widths: tuple[int, ...] = Field(
-        description="Hidden widths; channels of the cnn; model and MLP width of transformer and decoder; "
-        "embedding and state of the lstm."
+        description="Hidden widths; channels of the cnn; model and MLP width of transformer, decoder and "
+        "gpt; embedding and state of the lstm."
     )
     activation: Literal["relu", "gelu"] = Field("relu", description="Activation function.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout rate after each hidden activation.")
@@ -130,7 +136,7 @@ class RunConfig(BaseModel):
         description="Form of the activation entropy: renyi2, on_off, unit_energy, spectral, predictive or histogram.",
     )
     saliency: str = Field(
-        "magnitude", description="Criterion by which weights are pruned: magnitude, taylor or random."
+        "magnitude", description="Criterion by which weights are pruned: magnitude, lamp, taylor or random."
     )
     growth: str | None = Field(
         None,
@@ -308,8 +314,11 @@ class RunConfig(BaseModel):
                     f"{key} = {getattr(self, key)} has no effect with grokfast = {self.grokfast!r}: drop it"
                 )
         for key in ("embedding_scale", "embedding_lr"):
-            if getattr(self, key) != 1.0 and self.model not in ("transformer", "decoder", "lstm"):
+            if getattr(self, key) != 1.0 and self.model not in ("transformer", "decoder", "lstm", "gpt"):
                 raise ValueError(f"{key} = {getattr(self, key)}: model {self.model!r} has no embeddings; drop it")
+        for key in ("label_noise", "class_weights") if self.task == "kjv" else ():
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"{key} = {getattr(self, key)!r}: the labels of kjv are its own characters; drop it")
         if not self.bias and self.model != "mlp":
             raise ValueError(f"bias = false is for model 'mlp', got model {self.model!r}: drop it")
 

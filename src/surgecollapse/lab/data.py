@@ -18,6 +18,7 @@ from surgecollapse.lab.images import digits, from_idx, mnist5k
 from surgecollapse.lab.mnist1d import mnist1d
 from surgecollapse.lab.presets import TASK_PRESETS
 from surgecollapse.lab.reviews import imdb
+from surgecollapse.lab.text import kjv
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,7 +51,8 @@ def load_task(
         name: a key of ``TASK_PRESETS``.
         seed: of the split, of generated data, of ``train_samples`` and of ``label_noise``, each by its own
             generator.
-        data_dir: where the IDX files of mnist and fashion-mnist lie, or the standard download of imdb.
+        data_dir: where the IDX files of mnist and fashion-mnist lie, the standard download of imdb, or the text of
+            kjv.
         train_samples: keep that many training samples, drawn at random.
         label_noise: share of the training labels replaced by another class, in [0, 1].
         representation: of modular arithmetic: ``tokens`` ``x op y =``, or ``pairs``, two one-hots side by
@@ -62,7 +64,7 @@ def load_task(
         noise_bits: irrelevant bits of sparse parity.
         noise: standard deviation of the input noise of dummy.
         vocabulary: words of imdb that are known.
-        text_length: words of a review of imdb that are read.
+        text_length: words of a review of imdb that are read; characters of a window of kjv.
 
     Raises:
         ConfigError: for an unknown task or a setting that leaves a set empty.
@@ -83,6 +85,8 @@ def load_task(
     elif name == "imdb":
         data = imdb(seed, data_dir=data_dir, vocabulary=vocabulary, length=text_length, samples=train_samples)
         train_samples = None
+    elif name == "kjv":
+        data = kjv(data_dir=data_dir, length=text_length)
     elif name == "dummy":
         data = dummy(noise, 10_000, seed)
     else:

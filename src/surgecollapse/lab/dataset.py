@@ -11,18 +11,21 @@ from torch import Tensor
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-Kind = Literal["vector", "series", "image", "tokens", "pairs"]
+Kind = Literal["vector", "series", "image", "tokens", "pairs", "text"]
 _PURPOSES = ("split", "bits", "dummy", "label noise", "subset")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """One task, ready to train on. Inputs have one row per sample, labels are int64 classes."""
+    """One task, ready to train on.
+
+    Inputs have one row per sample; labels are int64 classes, one for each row, or of ``text`` for each of its tokens.
+    """
 
     name: str
     kind: Kind
     """``vector`` (n, d), ``series`` (n, channels, length), ``image`` (n, channels, h, w), ``tokens`` (n, length),
-    ``pairs`` (n, 2·modulus)."""
+    ``pairs`` (n, 2·modulus), ``text`` (n, length), with labels of that shape."""
     x_train: Tensor
     y_train: Tensor
     x_validation: Tensor
@@ -31,7 +34,7 @@ class Data:
     y_test: Tensor
     num_classes: int
     vocabulary: int = 0
-    """Number of different tokens; 0 unless ``kind`` is ``tokens``."""
+    """Number of different tokens; 0 unless ``kind`` is ``tokens`` or ``text``."""
     description: str
     source: str
 

@@ -104,7 +104,7 @@ def export_run(directory: str | Path, form: str, *, out: str | Path | None = Non
 
 
 def _accuracy(logits: Tensor, labels: Tensor) -> float:
-    return float((logits.argmax(1) == labels).double().mean())
+    return float((logits.argmax(-1) == labels).double().mean())
 
 
 def _fresh(run: LoadedRun) -> nn.Module:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from surgecollapse.lab.config import ConfigError
 from surgecollapse.lab.decoder import Decoder
+from surgecollapse.lab.gpt import GPT
 from surgecollapse.lab.lstm import LSTMClassifier
 
 if TYPE_CHECKING:
@@ -275,7 +276,7 @@ def build_model(config: RunConfig, data: Data) -> nn.Module:
 def _construct(config: RunConfig, data: Data) -> nn.Module:
     size = math.prod(data.input_shape)
     style: dict[str, Any] = {"activation": config.activation, "dropout": config.dropout}
-    if config.model == "mlp" and data.kind != "tokens":
+    if config.model == "mlp" and data.kind not in ("tokens", "text"):
         return MLP(size, config.widths, data.num_classes, config.activation, config.dropout, config.bias)
     if config.model == "cnn" and data.kind == "image":
         channels, height, width = data.input_shape
@@ -295,9 +296,17 @@ def _construct(config: RunConfig, data: Data) -> nn.Module:
     if config.model == "lstm" and data.kind == "tokens":
         width, hidden = (*config.widths, 4 * config.widths[0])[:2]
         return LSTMClassifier(data.vocabulary, data.num_classes, embedding=width, hidden=hidden, dropout=config.dropout)
-    if config.model == "autoregressive":
+    if config.model == "gpt" and data.kind == "text":
+        width, hidden = (*config.widths, 4 * config.widths[0])[:2]
+        return GPT(data.vocabulary, data.input_shape[0], width=width, hidden=hidden, **style)
+    if config.model == "autoregressive" and data.kind != "text":
         return AutoregressiveMLP(size, data.num_classes, hidden=config.widths[0], vocabulary=data.vocabulary, **style)
-    reads = {"mlp": "vectors, series, images and pairs", "cnn": "images and series"}.get(config.model, "tokens")
+    reads = {
+        "mlp": "vectors, series, images and pairs",
+        "cnn": "images and series",
+        "autoregressive": "all but text",
+        "gpt": "text",
+    }.get(config.model, "tokens")
     raise ConfigError(f"model {config.model!r} reads {reads}, but task {data.name!r} gives {data.kind}")
 
 

@@ -42,7 +42,17 @@ def balanced_weights(labels: Tensor, num_classes: int) -> Tensor:
 
 
 def make_loss(config: RunConfig, data: Data) -> Callable[[Tensor, Tensor], Tensor]:
-    """The loss of logits (n, K) and labels (n,), a mean over samples; ``mse`` compares with one-hots."""
+    """The loss of logits (n, K) and labels (n,), a mean over samples; ``mse`` compares with one-hots.
+
+    Of text, logits (n, length, K) and labels (n, length), a mean over all positions.
+    """
+    loss = _loss_of_rows(config, data)
+    if data.kind != "text":
+        return loss
+    return lambda logits, labels: loss(logits.flatten(0, 1), labels.flatten())
+
+
+def _loss_of_rows(config: RunConfig, data: Data) -> Callable[[Tensor, Tensor], Tensor]:
     weights = None
     if config.class_weights == "balanced":
         outputs = data.vocabulary if config.model == "decoder" else data.num_classes

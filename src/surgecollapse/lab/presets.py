@@ -56,6 +56,21 @@ TASK_PRESETS: dict[str, Preset] = {
         "clip": 5.0,
         "schedule": "cosine",
     },
+    "kjv": {
+        "model": "gpt",
+        "widths": (128, 512),
+        "activation": "gelu",
+        "text_length": 64,
+        "batch_size": 16,
+        "steps": 2_000,
+        "lr": 2e-3,
+        "weight_decay": 0.1,
+        "beta2": 0.99,
+        "clip": 1.0,
+        "schedule": "cosine",
+        "warmup": 50,
+        "evaluate_every": 500,
+    },
     "dummy": {"steps": 2_000, "schedule": "cosine", "weight_decay": 0.05, "warmup": 50},
 }
 """By task name, in the order in which they are listed to users."""
@@ -67,6 +82,7 @@ MODEL_PRESETS: dict[str, Preset] = {
     "autoregressive": {"widths": (256,)},
     "decoder": {"widths": (128, 512)},
     "lstm": {"widths": (64, 128)},
+    "gpt": {"widths": (128, 512)},
 }
 """Widths for a model that is not the task's own."""
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from surgecollapse.controller import Controller
     from surgecollapse.events import Event
     from surgecollapse.lab.config import RunConfig
+    from surgecollapse.lab.dataset import Data
     from surgecollapse.lab.progress import Progress
     from surgecollapse.record import RunStore
     from surgecollapse.watching import WatchedTraining
@@ -224,10 +225,9 @@ class Training:
 
     def _evaluate(self) -> None:
         data, store, step = self.data, self.store, self.step
-        accuracy, loss = self._score(data.x_validation, data.y_validation)
-        store.measure(step, "accuracy/validation", accuracy)
-        store.measure(step, "loss/validation", loss)
-        train, train_loss = self._score(data.x_train[:_TRAIN_ROWS], data.y_train[:_TRAIN_ROWS])
+        accuracy, loss = self._measure("validation", data.x_validation, data.y_validation)
+        some = _training_sample(data)
+        train, train_loss = self._score(data.x_train[some], data.y_train[some])
         store.measure(step, "accuracy/train", train)
         store.measure(step, "gap/accuracy", train - accuracy)
         store.measure(step, "gap/loss", loss - train_loss)
@@ -259,10 +259,23 @@ class Training:
         patience = self.config.early_stopping
         self.stopped_early = bool(patience) and self._worse >= patience
 
+    def _measure(self, part: str, x: Tensor, y: Tensor) -> tuple[float, float]:
+        """Accuracy in [0, 1] and loss, recorded; where the loss is in nats per character, also in bits."""
+        accuracy, loss = self._score(x, y)
+        self.store.measure(self.step, f"accuracy/{part}", accuracy)
+        self.store.measure(self.step, f"loss/{part}", loss)
+        if self._in_bits:
+            self.store.measure(self.step, f"bits_per_character/{part}", loss / math.log(2))
+        return accuracy, loss
+
+    @property
+    def _in_bits(self) -> bool:
+        return self.data.kind == "text" and self.config.loss.startswith("cross_entropy")
+
     def _score(self, x: Tensor, y: Tensor) -> tuple[float, float]:
-        """Accuracy in [0, 1] and loss."""
+        """Accuracy in [0, 1], over all positions of text, and loss."""
         logits = predict(self.model, x)
-        accuracy = (logits.argmax(dim=1) == y).double().mean().item()
+        accuracy = (logits.argmax(dim=-1) == y).double().mean().item()
         return accuracy, self._loss(logits, y).item()
 
     def _show(self, loss: float) -> None:
@@ -288,9 +301,7 @@ class Training:
             self.controller.finalize()
         step, store = self.step, self.store
         validation, _ = self._score(self.data.x_validation, self.data.y_validation)
-        accuracy, loss = self._score(self.data.x_test, self.data.y_test)
-        store.measure(step, "accuracy/test", accuracy)
-        store.measure(step, "loss/test", loss)
+        accuracy, loss = self._measure("test", self.data.x_test, self.data.y_test)
         store.put_array(step, "sketch/weights", self._sketch())
         interventions = [event.kind for event in store.interventions() if event.kind != "skip"]
         summary = {
@@ -302,6 +313,7 @@ class Training:
             "reached_goal": self.reached_goal,
             "accuracy": accuracy,
             "loss": loss,
+            **({"bits_per_character": loss / math.log(2)} if self._in_bits else {}),
             "accuracy_validation": validation,
             "best_validation": None if self._best is None else self._best[0],
             "best_step": None if self._best is None else self._best_step,
@@ -382,6 +394,15 @@ class Training:
         self._accuracy, self.stopped_early = state["accuracy"], state["stopped_early"]
         self._at_goal = state.get("at_goal", 0)  # not in checkpoints of version 0.1.0
         self._seconds = self._seconds_then = state["seconds"]
+
+
+def _training_sample(data: Data) -> slice:
+    """Training rows to evaluate on: the first ones; of text, whose neighbours overlap, as many as to validate."""
+    if data.kind != "text":
+        return slice(_TRAIN_ROWS)
+    count = min(_TRAIN_ROWS, len(data.x_train), len(data.x_validation))
+    step = len(data.x_train) // count
+    return slice(0, step * count, step)
 
 
 def _squared_norm(tensors: list[Tensor]) -> float:

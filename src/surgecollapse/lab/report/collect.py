@@ -142,11 +142,12 @@ def _predictions(loaded: LoadedRun) -> Predictions | None:
     """Class probabilities of the final model on the test data; ``None`` if any is not finite."""
     from surgecollapse.lab.evaluate import predict
 
-    scores = predict(loaded.model, loaded.data.x_test).double().softmax(dim=1).numpy()
+    logits = predict(loaded.model, loaded.data.x_test)
+    scores = logits.flatten(0, -2).double().softmax(dim=1).numpy()  # of text, every position is a row
     if not np.isfinite(scores).all():
         return None
     names = tuple(str(k) for k in range(scores.shape[1]))  # a decoder answers over all tokens
-    return Predictions(loaded.data.y_test.numpy(), scores, names, "test")
+    return Predictions(loaded.data.y_test.flatten().numpy(), scores, names, "test")
 
 
 def _gradients(loaded: LoadedRun) -> dict[str, Array]:
