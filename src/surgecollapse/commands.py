@@ -218,6 +218,8 @@ COMMANDS: dict[str, type[Command]] = {
     )
 }  # fmt: skip
 """The commands by kind."""
+HARMLESS = ("pause", "continue", "checkpoint")
+"""Kinds that change nothing that a run computes."""
 
 
 def command_from(kind: str, body: Mapping[str, Any]) -> Command:

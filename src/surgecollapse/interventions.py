@@ -241,7 +241,7 @@ def _changed(policy: Policy, values: Mapping[str, float]) -> Policy:
             raise ValueError(f"{name} must be a whole number, got {value:g}")
         changed[name] = int(value) if isinstance(now[name], int) else value
     try:
-        return replace(policy, **changed)  # type: ignore[type-var]
+        return replace(policy, **changed)
     except TypeError as error:
         raise ValueError(f"{type(policy).__name__} cannot take {changed}: {error}") from error
 

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from surgecollapse.commands import HARMLESS
 from surgecollapse.events import Request
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ Handler = Callable[[Any], str]
 
 _SECONDS = 0.1
 _WAIT = 0.02
-_WITHOUT_EFFECT = ("pause", "continue", "checkpoint")
 
 
 class Steering:
@@ -34,6 +34,7 @@ class Steering:
         by_hand: whether the loop calls :meth:`boundary` itself.
         paused: whether training waits.
         stopping: whether the loop is asked to end.
+        step: completed steps at the last boundary; a roll-back sets it.
         last: id of the newest command that was settled, as a checkpoint must know it.
         interrupted: says whether a pause must end at once, as on Ctrl-C.
 
@@ -52,7 +53,7 @@ class Steering:
         self._record = record
         self.handlers: dict[str, Handler] = {}
         self.by_hand = self.paused = self.stopping = False
-        self.last = 0
+        self.step = self.last = 0
         self.interrupted: Callable[[], bool] = lambda: False
         self._queue: CommandQueue | None = None
         self._asked: deque[tuple[Command, str]] = deque()
@@ -77,7 +78,17 @@ class Steering:
 
     def replay(self, applied: Iterable[Asked]) -> None:
         """Carry these out again, each after the step after which it was carried out then."""
-        self._again = deque(asked for asked in applied if asked.kind not in _WITHOUT_EFFECT)
+        self._again = deque(asked for asked in applied if asked.kind not in HARMLESS)
+
+    @property
+    def to_repeat(self) -> list[int]:
+        """Ids of what :meth:`replay` was given and is still to come, as a checkpoint must know them."""
+        return [asked.id for asked in self._again]
+
+    def roll_back(self, step: int) -> None:
+        """Note that the run went back: it repeats nothing of what it had still to repeat."""
+        self.step = step
+        self._again.clear()
 
     def boundary(self, step: int) -> bool:
         """Carry out what waits, and wait while training is paused.
@@ -88,18 +99,19 @@ class Steering:
         Returns:
             Whether anything was applied.
         """
-        applied = self._repeat(step)
+        self.step = step
+        applied = self._repeat()
         if self._asked or time.monotonic() >= self._next:
-            applied |= self._take(step)
+            applied |= self._take()
         while self.paused and not self.stopping and not self.interrupted():
             time.sleep(_WAIT)
-            applied |= self._take(step)
+            applied |= self._take()
         return applied
 
-    def reject_all(self, step: int, reason: str) -> None:
+    def reject_all(self, reason: str) -> None:
         """Settle whatever waits as rejected: at the end of a run."""
         for asked in self._queue.pending() if self._queue is not None else ():
-            self._settle(asked, step, "rejected", reason)
+            self._settle(asked, self.step, "rejected", reason)
 
     def close(self) -> None:
         """Let go of the queue."""
@@ -107,41 +119,41 @@ class Steering:
             self._queue.close()
             self._queue = None
 
-    def _repeat(self, step: int) -> bool:
+    def _repeat(self) -> bool:
         repeated = False
-        while self._again and (self._again[0].step or 0) <= step:
+        while self._again and (self._again[0].step or 0) <= self.step:
             asked = self._again.popleft()
-            command = asked.command
-            if asked.step != step:
-                raise ValueError(f"cannot repeat {asked.kind} of step {asked.step}: the run is at step {step} already")
-            status, reason = self._carry_out(command)
+            if asked.step != self.step:
+                raise ValueError(f"cannot repeat {asked.kind} of step {asked.step}: the run is at step {self.step}")
+            status, reason = self._carry_out(asked.command)
             if status == "rejected":
-                raise ValueError(f"cannot repeat {asked.kind} at step {step}, the runs differ: {reason}")
-            self._tell(command, step, "replay", status, reason)
+                raise ValueError(f"cannot repeat {asked.kind} at step {self.step}, the runs differ: {reason}")
+            self._tell(asked.command, "replay", status, reason)
             self.last, repeated = max(self.last, asked.id), True
         return repeated
 
-    def _take(self, step: int) -> bool:
+    def _take(self) -> bool:
         applied = False
         while self._asked:
             command, source = self._asked.popleft()
             status, reason = self._carry_out(command)
-            self._tell(command, step, source, status, reason)
+            self._tell(command, source, status, reason)
             applied |= status == "applied"
         if self._queue is not None and time.monotonic() >= self._next:
             self._next = time.monotonic() + _SECONDS
             for asked in self._queue.pending() if self._queue.changed() else ():
-                applied |= self._take_one(asked, step)
+                applied |= self._take_one(asked)
         return applied
 
-    def _take_one(self, asked: Asked, step: int) -> bool:
+    def _take_one(self, asked: Asked) -> bool:
+        step = self.step
         try:
             command = asked.command
         except ValueError as error:
             self._settle(asked, step, "rejected", str(error))
             return False
         status, reason = self._carry_out(command)
-        self._tell(command, step, asked.source, status, reason)
+        self._tell(command, asked.source, status, reason)
         self._settle(asked, step, status, reason)
         return status == "applied"
 
@@ -159,9 +171,9 @@ class Steering:
         self._queue.settle(asked.id, status, step=step, reason=reason)
         self.last = max(self.last, asked.id)
 
-    def _tell(self, command: Command, step: int, source: str, status: str, reason: str) -> None:
+    def _tell(self, command: Command, source: str, status: str, reason: str) -> None:
         self._record(
-            Request(step=step, kind=command.kind, body=command.body, source=source, status=status, reason=reason)
+            Request(step=self.step, kind=command.kind, body=command.body, source=source, status=status, reason=reason)
         )
 
 
@@ -180,4 +192,4 @@ def effective(applied: Sequence[Asked]) -> list[Asked]:
             kept = [earlier for earlier in kept if (earlier.step or 0) <= asked.body["step"]]
         else:
             kept.append(asked)
-    return kept
+    return sorted(kept, key=lambda asked: asked.step or 0)

@@ -80,6 +80,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies."""
+    return folder / f"step-{step}.pt"
+
+
 def step_checkpoints(folder: Path) -> list[Path]:
     """The ``step-N.pt`` files of a folder, newest first."""
     if not folder.is_dir():

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from surgecollapse.commands import HARMLESS
 from surgecollapse.lab.checkpoint import CheckpointError, latest_checkpoint, must_fit
 from surgecollapse.lab.config import ConfigError, as_mapping, read_config, write_config
 from surgecollapse.lab.environment import environment
 from surgecollapse.lab.interrupt import Interrupt
 from surgecollapse.lab.progress import Progress, Silent
 from surgecollapse.lab.training import Training
-from surgecollapse.record import RunStore, RunStoreError
+from surgecollapse.record import CommandQueue, RunStore, RunStoreError
+from surgecollapse.steering import effective
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,7 +42,12 @@ class RunResult:
 
 
 def train(
-    config: RunConfig | None, out: str | Path, *, resume: bool = False, progress: Progress | None = None
+    config: RunConfig | None,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    replay: str | Path | None = None,
+    progress: Progress | None = None,
 ) -> RunResult:
     """Train, recording everything in the directory ``out``.
 
@@ -52,6 +59,8 @@ def train(
         config: the run; with ``resume``, ``None``, since the directory has it.
         out: the run directory; made if need be, and never one that holds a run already.
         resume: go on from the newest good checkpoint in ``out``.
+        replay: a run directory whose configuration is taken, and whose interventions by people are repeated after the
+            same steps: the weights become bitwise the same.
         progress: who is shown how it goes; nobody by default.
 
     Returns:
@@ -59,7 +68,7 @@ def train(
 
     Raises:
         FileExistsError: if ``out`` holds a run and ``resume`` is not set.
-        FileNotFoundError: if there is nothing to resume, or data files are missing.
+        FileNotFoundError: if there is nothing to resume or to replay, or data files are missing.
         ValueError: if the configuration cannot be used, or checkpoints are damaged.
         RunStoreError: if the directory cannot be written.
     """
@@ -68,11 +77,13 @@ def train(
         config = _config_to_resume(folder)
     else:
         _refuse_occupied(folder)
+    if replay is not None:
+        config = _config_to_resume(Path(replay))
     if config is None:
         raise ConfigError("no configuration given: pass one, or resume a directory that holds a run")
     with _isolated(config):
         try:
-            return _resume(config, folder, progress) if resume else _begin(config, folder, progress)
+            return _resume(config, folder, progress) if resume else _begin(config, folder, progress, replay)
         except (RuntimeError, MemoryError) as error:
             if isinstance(error, RuntimeError) and "allocate memory" not in str(error):
                 raise
@@ -81,12 +92,14 @@ def train(
             progress.stop()
 
 
-def _begin(config: RunConfig, folder: Path, progress: Progress) -> RunResult:
+def _begin(config: RunConfig, folder: Path, progress: Progress, replay: str | Path | None) -> RunResult:
     """Start a run; one that fails before its first step leaves nothing behind."""
     training = Training(config, folder / "checkpoints", progress)
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
         with _make(folder, config, training) as store:
+            if replay is not None:
+                _repeat(Path(replay), folder, store)
             return _go_on(training, store, folder, progress)
     finally:
         if training.step == 0:
@@ -114,8 +127,29 @@ def _resume(config: RunConfig, folder: Path, progress: Progress) -> RunResult:
         return _go_on(training, store, folder, progress)
 
 
+def _repeat(source: Path, folder: Path, store: RunStore) -> None:
+    """Note what people did to another run, for this one to repeat."""
+    there, here = CommandQueue(source / "run.db"), CommandQueue(folder / "run.db")
+    here.adopt([asked for asked in effective(there.applied()) if asked.kind not in HARMLESS])
+    there.close()
+    store.set("replay_of", str(source))
+
+
+def _open_queue(training: Training, folder: Path) -> None:
+    """Take commands from now on, and repeat those that came after the checkpoint."""
+    queue, steering = CommandQueue(folder / "run.db"), training.steering
+    steering.step = training.step
+    steering.open(queue)
+    again = [
+        asked for asked in effective(queue.applied()) if asked.id > steering.last or asked.id in training.to_repeat
+    ]
+    steering.reject_all("the run was cut off before it came to it: ask again")
+    steering.replay(again)
+
+
 def _go_on(training: Training, store: RunStore, folder: Path, progress: Progress) -> RunResult:
     with training.recorded(store):
+        _open_queue(training, folder)
         store.set("status", "running")
         status = "failed"
         try:
@@ -125,11 +159,15 @@ def _go_on(training: Training, store: RunStore, folder: Path, progress: Progress
             raise _unwritable(folder, error, way_out=f"free space, then go on with --resume {folder}") from error
         finally:
             store.set("status", status)
+            training.steering.reject_all(f"the run is {status}: nothing can be changed")
+            training.steering.close()
         return RunResult(directory=folder, status=status, step=training.step, summary=store.get("summary", {}))
 
 
 def _loop(training: Training, interrupt: Interrupt, progress: Progress) -> str:
     progress.start(f"{training.config.task} {training.config.policy}", training.total, training.step)
+    training.steering.interrupted = lambda: interrupt.requested
+    training.answer()
     while not training.ended:
         training.advance()
         if interrupt.requested:

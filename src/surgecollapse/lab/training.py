@@ -9,8 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from surgecollapse.lab.asked import handlers
 from surgecollapse.lab.batches import Batches
-from surgecollapse.lab.checkpoint import drop_old_checkpoints, load_checkpoint, save_checkpoint
+from surgecollapse.lab.checkpoint import (
+    checkpoint_path,
+    drop_old_checkpoints,
+    load_checkpoint,
+    save_checkpoint,
+    step_checkpoints,
+)
 from surgecollapse.lab.config import ConfigError, as_mapping
 from surgecollapse.lab.costs import cost_summary
 from surgecollapse.lab.data import load_data
@@ -21,6 +28,7 @@ from surgecollapse.lab.objective import make_loss, make_optimizer, make_transfor
 from surgecollapse.lab.progress import Snapshot
 from surgecollapse.lab.sketch import CountSketch
 from surgecollapse.lab.summary import weight_summary
+from surgecollapse.steering import Steering
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,6 +71,11 @@ class Training:
         self.transforms: TransformedGradients | None = None
         self.watched: WatchedTraining | None = None
         self.controller = self._attach()
+        self.steering = Steering(self.record) if self.controller is None else self.controller.steering
+        self.steering.by_hand = True
+        self.steering.handlers.update(handlers(self))
+        self.rate_factor = 1.0
+        self.to_repeat: frozenset[int] = frozenset()
         self._store: RunStore | None = None
         self._checkpoints = checkpoints
         self._progress = progress
@@ -93,7 +106,7 @@ class Training:
     @property
     def ended(self) -> bool:
         """Whether there is nothing left to train: all steps done, stopped early, or the accuracy to stop at kept."""
-        return self.step >= self.total or self.stopped_early or self.reached_goal
+        return self.step >= self.total or self.stopped_early or self.reached_goal or self.steering.stopping
 
     @property
     def reached_goal(self) -> bool:
@@ -188,9 +201,43 @@ class Training:
             self._evaluate()
         if evaluated or self.step % max(1, self.total // 200) == 0:
             self._show(loss.item())
+        if not last:
+            self.answer()
         # The last state is saved by `finish`, when it is final.
         if self.step % self.config.checkpoint_every == 0 and not last:
             self.checkpoint()
+
+    def answer(self) -> None:
+        """Do what people ask for; a checkpoint of this very step takes it in."""
+        if self.steering.boundary(self.step) and checkpoint_path(self._checkpoints, self.step).exists():
+            self.checkpoint()
+
+    def roll_back(self, step: int) -> None:
+        """Go back to the checkpoint of a step, and forget what came after it.
+
+        Raises:
+            ValueError: if there is none that can be used.
+        """
+        path = checkpoint_path(self._checkpoints, step)
+        if not path.is_file():
+            there = ", ".join(str(at) for at in self.checkpoint_steps) or "none yet"
+            raise ValueError(f"no checkpoint of step {step}: there are {there}")
+        state = load_checkpoint(path)
+        if self.config.early_stopping and self._best_step > step:
+            raise ValueError(f"the best evaluation was at step {self._best_step}: early stopping cannot forget it")
+        self.load_state_dict(state)
+        if self._best is None:
+            (self._checkpoints / "best.pt").unlink(missing_ok=True)
+        for later in self.checkpoint_steps:
+            if later > step:
+                checkpoint_path(self._checkpoints, later).unlink()
+        self.store.truncate_after(step)
+        self.steering.roll_back(step)
+
+    @property
+    def checkpoint_steps(self) -> list[int]:
+        """Steps of which there are checkpoints, ascending."""
+        return sorted(int(path.stem.removeprefix("step-")) for path in step_checkpoints(self._checkpoints))
 
     def _record_loss(self, loss: float) -> None:
         self.store.measure(self.step, "loss/train", loss)
@@ -203,6 +250,7 @@ class Training:
             self.store.put_array(0, "sketch/weights", self._sketch())
         config, rows = self.config, next(self._batches)
         rate = config.lr * rate_factor(self.step, self.total, schedule=config.schedule, warmup=config.warmup)
+        rate *= self.rate_factor
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group.get("factor", 1.0)
         if not self.model.training:
@@ -310,6 +358,8 @@ class Training:
             "seed": self.config.seed,
             "steps": step,
             "stopped_early": self.stopped_early,
+            "stopped_by_hand": self.steering.stopping,
+            "touched": store.get("touched", False),
             "reached_goal": self.reached_goal,
             "accuracy": accuracy,
             "loss": loss,
@@ -336,8 +386,9 @@ class Training:
     def checkpoint(self) -> None:
         """Write ``step-N.pt`` and drop the old ones; the record is on the disk before it."""
         self.store.flush()
-        save_checkpoint(self._checkpoints / f"step-{self.step}.pt", self.state_dict())
+        save_checkpoint(checkpoint_path(self._checkpoints, self.step), self.state_dict())
         drop_old_checkpoints(self._checkpoints, keep=self.config.keep_checkpoints)
+        self.store.set("checkpoints", self.checkpoint_steps)
 
     def describe_data(self) -> dict[str, Any]:
         """What the run learns from, for its record."""
@@ -373,6 +424,11 @@ class Training:
             "worse": self._worse,
             "accuracy": self._accuracy,
             "at_goal": self._at_goal,
+            "asked": {
+                "last": self.steering.last,
+                "to_repeat": self.steering.to_repeat,
+                "rate_factor": self.rate_factor,
+            },
             "stopped_early": self.stopped_early,
             "seconds": self._seconds,
         }
@@ -393,6 +449,9 @@ class Training:
         self._best, self._best_step, self._worse = state["best"], state["best_step"], state["worse"]
         self._accuracy, self.stopped_early = state["accuracy"], state["stopped_early"]
         self._at_goal = state.get("at_goal", 0)  # not in checkpoints of version 0.1.0
+        asked = state.get("asked", {"last": 0, "to_repeat": [], "rate_factor": 1.0})  # neither
+        self.steering.last, self.rate_factor = asked["last"], asked["rate_factor"]
+        self.to_repeat = frozenset(asked["to_repeat"])
         self._seconds = self._seconds_then = state["seconds"]
 
 

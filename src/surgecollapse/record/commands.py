@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from surgecollapse.commands import Command, command_from
+from surgecollapse.commands import HARMLESS, Command, command_from
 from surgecollapse.record.schema import RunStoreError, connect, explain
 
 if TYPE_CHECKING:
@@ -151,15 +151,34 @@ class CommandQueue:
             raise ValueError(f"status must be 'applied' or 'rejected', got {status!r}")
         with closing(self._open_to_write()) as connection:
             try:
+                connection.execute("BEGIN IMMEDIATE")
                 done = connection.execute(
                     "UPDATE commands SET status = ?, step = ?, reason = ?, settled = ? "
                     "WHERE id = ? AND status = 'queued'",
                     (status, step, reason, time.time(), id),
                 ).rowcount
+                if done and status == "applied":
+                    _mark(connection)
+                connection.execute("COMMIT")
             except sqlite3.Error as error:
                 raise explain(error, self.path) from error
         if not done:
             raise ValueError(f"request {id} of {self.path} does not wait: it was settled, or never asked")
+
+    def adopt(self, applied: Sequence[Asked]) -> None:
+        """Take over what was applied in another run, for this one to carry out again after the same steps."""
+        with closing(self._open_to_write()) as connection:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                connection.executemany(
+                    "INSERT INTO commands (token, created, source, kind, body, status, step, reason, settled) "
+                    "VALUES (?, ?, 'replay', ?, ?, 'applied', ?, ?, ?)",
+                    [(a.token, a.created, a.kind, json.dumps(a.body), a.step, a.reason, a.settled) for a in applied],
+                )
+                _mark(connection)
+                connection.execute("COMMIT")
+            except sqlite3.Error as error:
+                raise explain(error, self.path) from error
 
     def all(self) -> list[Asked]:
         """Every request, oldest first."""
@@ -217,6 +236,15 @@ class CommandQueue:
 
 def _has_table(connection: sqlite3.Connection) -> bool:
     return bool(connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'commands'").fetchone()[0])
+
+
+def _mark(connection: sqlite3.Connection) -> None:
+    """Mark a run as touched, once a person has changed what it computes."""
+    marks = ", ".join(f"'{kind}'" for kind in HARMLESS)
+    connection.execute(
+        "INSERT OR REPLACE INTO meta SELECT 'touched', 'true' WHERE EXISTS "
+        f"(SELECT 1 FROM commands WHERE status = 'applied' AND kind NOT IN ({marks}))"
+    )
 
 
 def _status_of_run(connection: sqlite3.Connection) -> str | None:

@@ -1,0 +1,51 @@
+"""What a run of the lab does when a person asks for it, beside what its controller can do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from surgecollapse.interventions import go_on, pause
+
+if TYPE_CHECKING:
+    from surgecollapse import commands as ask
+    from surgecollapse.lab.training import Training
+    from surgecollapse.steering import Handler
+
+
+def handlers(training: Training) -> dict[str, Handler]:
+    """Kind of command → what carries it out in this run."""
+    steering = training.steering
+
+    def learning_rate(command: ask.LearningRate) -> str:
+        training.rate_factor = command.factor
+        return f"learning rate × {command.factor:g}"
+
+    def cadence(command: ask.Cadence) -> str:
+        watch = training.watched.watch if training.watched is not None else getattr(training.controller, "watch", None)
+        if watch is None:
+            raise ValueError("this run has no monitors: monitors = … adds them")
+        watch.every = command.every
+        return f"monitors every {watch.every} steps"
+
+    def checkpoint(_: ask.Checkpoint) -> str:
+        training.checkpoint()
+        return f"checkpoint of step {training.step}"
+
+    def stop(_: ask.Stop) -> str:
+        steering.stopping = True
+        return "the run ends here"
+
+    def roll_back(command: ask.RollBack) -> str:
+        before = training.step
+        training.roll_back(command.step)
+        return f"went back from step {before} to step {command.step}"
+
+    return {
+        "learning-rate": learning_rate,
+        "cadence": cadence,
+        "checkpoint": checkpoint,
+        "stop": stop,
+        "roll-back": roll_back,
+        "pause": lambda _: pause(steering),
+        "continue": lambda _: go_on(steering),
+    }

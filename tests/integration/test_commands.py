@@ -1,0 +1,314 @@
+"""What people do to a run: applied at step boundaries, recorded, undone by a roll-back, repeated by a replay."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+import torch
+
+import surgecollapse
+from surgecollapse.commands import (
+    Cadence,
+    Checkpoint,
+    Collapse,
+    Continue,
+    Hold,
+    LearningRate,
+    Pause,
+    Pump,
+    Resume,
+    RollBack,
+    SetSparsity,
+    SetThresholds,
+    Stop,
+    Surge,
+)
+from surgecollapse.lab.config import make_config
+from surgecollapse.lab.run import train
+from surgecollapse.lab.training import Training
+from surgecollapse.record import CommandQueue, MemoryRecorder, RunStore
+
+SHORT = {"task": "digits", "steps": 60, "widths": (16,), "train_samples": 200, "evaluate_every": 20, "every": 5,
+         "checkpoint_every": 20, "monitors": "none"}  # fmt: skip
+
+
+def loop(policy="hold", total=100, **options):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.ReLU(), torch.nn.Linear(32, 16), torch.nn.ReLU(),
+                                torch.nn.Linear(16, 2))  # fmt: skip
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    memory = MemoryRecorder()
+    controller = surgecollapse.attach(
+        model, optimizer, sparsity=0.5, total_steps=total, policy=policy, every=5, recorders=[memory], **options
+    )
+    x = torch.randn(32, 8, generator=torch.Generator().manual_seed(0))
+
+    def steps(count):
+        for _ in range(count):
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(model(x), (x[:, 0] > 0).long()).backward()
+            optimizer.step()
+
+    def requests():
+        return [event for event in memory.events if type(event).__name__ == "Request"]
+
+    return controller, steps, requests
+
+
+def test_a_collapse_closes_exactly_the_share_of_what_is_open_in_the_named_layers():
+    controller, steps, requests = loop()
+    controller.request(Collapse(fraction=0.25, layers=("2.*",)))
+    steps(1)
+    assert int(controller.masks["2.weight"].sum()) == 384
+    assert int(controller.masks["0.weight"].sum()) == 256
+    controller.request(Collapse(fraction=0.5))
+    controller.request(Surge(fraction=0.5, layers=("0.weight",)))
+    steps(1)
+    masks = controller.masks
+    live = [event for event in controller.events if event.kind == "collapse"][-1]
+    assert round((1 - live.sparsity_after) * 768) == 320  # half of the 640 that were open
+    closed_before = sum(change.size - change.live for change in live.layers if change.name == "0.weight")
+    assert int((~masks["0.weight"]).sum()) == closed_before - int(closed_before * 0.5 + 0.5)
+    assert [(event.step, event.kind, event.status) for event in requests()] == [
+        (1, "collapse", "applied"), (2, "collapse", "applied"), (2, "surge", "applied")
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [
+        (Collapse(fraction=0.5, layers=("head",)), "no prunable layer is called 'head': expected one of 0.weight"),
+        (Collapse(fraction=0.0), "closes none"),
+        (Surge(fraction=1.0), "opens none"),
+        (Pump(sigma=0.0), "is 0 already"),
+        (SetSparsity(sparsity=0.999), "minimum_density"),
+        (SetThresholds(values={"floors": 0.1}), "no number 'floors': expected one of dense_until"),
+        (SetThresholds(values={"floor": 2.0}), "floor"),
+        (SetThresholds(values={"window": 2.5}), "whole number"),
+        (Cadence(every=3), "no monitors"),
+        (Resume(), "not held"),
+        (Continue(), "not paused"),
+        (Checkpoint(), "this loop cannot checkpoint: it takes collapse, surge"),
+        (RollBack(step=3), "this loop cannot roll back"),
+    ],
+)
+def test_what_cannot_be_done_is_rejected_with_its_reason_and_changes_nothing(command, reason):
+    controller, steps, requests = loop("entropy")
+    steps(1)
+    before = controller.state_dict()
+    controller.request(command)
+    controller.steering.boundary(1)
+    assert (requests()[0].status, controller.events) == ("rejected", [])
+    assert reason in requests()[0].reason
+    assert str(controller.state_dict()) == str(before)
+
+
+def test_a_final_mask_is_not_opened():
+    controller, steps, requests = loop()
+    steps(1)
+    controller.finalize()
+    controller.request(Surge(fraction=0.5))
+    steps(1)
+    assert requests()[0].reason == "the mask is final: nothing can be opened or closed any more"
+
+
+def test_a_held_policy_decides_nothing_until_it_is_resumed():
+    controller, steps, _ = loop("entropy")
+    controller.request(Hold())
+    steps(30)
+    assert controller.events == []
+    assert len(controller.readings) >= 6
+    controller.request(Resume())
+    steps(10)
+    assert controller.events
+
+
+def test_a_changed_target_and_threshold_reach_the_policy_and_the_checkpoint():
+    controller, steps, _ = loop("entropy")
+    steps(20)
+    controller.request(SetSparsity(sparsity=0.75))
+    controller.request(SetThresholds(values={"floor": 0.1, "window": 20}))
+    controller.request(Hold())
+    steps(1)
+    assert (controller.plan.sparsity, controller.policy.floor, controller.policy.window) == (0.75, 0.1, 20)
+    state = controller.state_dict()
+    controller.detach()
+    other, steps, _ = loop("entropy")
+    other.load_state_dict(state)
+    assert (other.plan.sparsity, other.policy.floor, other.policy.window) == (0.75, 0.1, 20)
+    assert str(other.state_dict()) == str(state)
+    other.finalize()
+    assert other.sparsity == 0.75
+
+
+def test_the_learning_rate_is_scaled_for_the_step_alone():
+    controller, steps, _ = loop()
+    controller.request(LearningRate(factor=0.0))
+    steps(1)
+    weight = controller.model[0].weight.detach().clone()
+    steps(3)
+    assert torch.equal(controller.model[0].weight, weight)
+    assert controller.optimizers[0].param_groups[0]["lr"] == 0.1
+
+
+def test_a_pause_ends_by_a_request_of_another_thread_and_a_stop_is_told_to_the_loop():
+    controller, steps, requests = loop()
+    controller.request(Pause())
+
+    def later():
+        time.sleep(0.2)
+        controller.request(Continue())
+
+    thread = threading.Thread(target=later)
+    thread.start()
+    began = time.monotonic()
+    steps(1)
+    assert time.monotonic() - began >= 0.2
+    thread.join()
+    assert not controller.stopping
+    controller.request(Stop())
+    steps(1)
+    assert controller.stopping
+    assert [event.kind for event in requests()] == ["pause", "continue", "stop"]
+
+
+def test_commands_come_from_a_run_store_in_a_plain_loop(tmp_path):
+    with RunStore(tmp_path / "run.db", mode="w") as store:
+        controller, steps, _ = loop(commands=tmp_path / "run.db")
+        CommandQueue(tmp_path / "run.db").put(Collapse(fraction=0.5), source="page")
+        steps(1)
+        assert controller.sparsity == 0.5
+        asked = CommandQueue(tmp_path / "run.db").all()[0]
+        assert (asked.status, asked.step, asked.reason) == ("applied", 1, "closed 384 weights: sparsity 0.5000")
+        assert store.get("touched") is True
+
+
+class Person:
+    """Asks at given steps, from inside the process, so that the test does not depend on time."""
+
+    def __init__(self, plan, folder):
+        self.plan, self.folder, self.advance = dict(plan), folder, Training.advance
+
+    def __enter__(self):
+        person = self
+
+        def advance(training):
+            for command in person.plan.pop(training.step + 1, ()):
+                training.steering.request(command)
+            person.advance(training)
+
+        Training.advance = advance
+        return self
+
+    def __exit__(self, *_):
+        Training.advance = self.advance
+
+
+PLAN = {
+    7: [Hold(), Collapse(fraction=0.3)],
+    12: [LearningRate(factor=0.5), Pump(sigma=0.05)],
+    20: [Checkpoint(), SetThresholds(values={"floor": 0.2})],
+    26: [Surge(fraction=0.5), Resume()],
+    31: [RollBack(step=20)],
+    # after it, steps 21 … are passed again
+    45: [Collapse(fraction=0.2), SetSparsity(sparsity=0.8)],
+}
+
+
+def final(folder):
+    return torch.load(folder / "checkpoints" / "step-60.pt", weights_only=True)
+
+
+@pytest.fixture(scope="module")
+def touched(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("touched") / "run"
+    with Person(PLAN, folder):
+        train(make_config(policy="entropy", sparsity=0.9, **SHORT), folder)
+    return folder
+
+
+def test_every_request_is_settled_in_order_and_the_run_is_marked(touched):
+    asked = CommandQueue(touched / "run.db").all()
+    assert [one.status for one in asked] == ["applied"] * 11
+    assert [one.step for one in asked] == [7, 7, 12, 12, 20, 20, 26, 26, 31, 45, 45]
+    with RunStore(touched / "run.db") as store:
+        assert store.get("touched") is True
+        assert store.get("summary")["touched"] is True
+        assert store.get("summary")["sparsity"] == pytest.approx(0.8, abs=1e-3)
+        # What the roll-back undid is no longer in the record; the commands all are.
+        assert [event.step for event in store.requests()] == [7, 7, 12, 12, 20, 20, 20, 45, 45]
+        assert store.get("checkpoints") == [40, 60]
+
+
+def test_a_replay_repeats_the_interventions_bitwise(touched, tmp_path):
+    train(None, tmp_path / "again", replay=touched)
+    one, two = final(touched), final(tmp_path / "again")
+    for part in ("model", "batches", "torch_rng"):
+        assert str(one[part]) == str(two[part])
+    assert all(torch.equal(value, two["model"][name]) for name, value in one["model"].items())
+    with RunStore(tmp_path / "again" / "run.db") as store:
+        assert store.get("touched") is True
+        assert {event.source for event in store.requests()} == {"replay"}
+
+
+def test_without_its_interventions_the_run_ends_elsewhere(touched, tmp_path):
+    train(make_config(policy="entropy", sparsity=0.9, **SHORT), tmp_path / "plain")
+    one, two = final(touched), final(tmp_path / "plain")
+    assert not all(torch.equal(value, two["model"][name]) for name, value in one["model"].items())
+    with RunStore(tmp_path / "plain" / "run.db") as store:
+        assert store.get("touched") is None
+        assert store.get("summary")["touched"] is False
+
+
+@pytest.mark.parametrize("at", [10, 29, 33, 50])
+def test_a_run_that_is_cut_off_repeats_what_people_did_since_its_checkpoint(touched, tmp_path, at):
+    class Cut(Exception):
+        pass
+
+    folder = tmp_path / "cut"
+    with Person(PLAN, folder) as person:
+        inner, left = Training.advance, [at]
+
+        def advance(training):
+            if not left[0]:
+                raise Cut
+            left[0] -= 1
+            inner(training)
+
+        Training.advance = advance
+        with pytest.raises(Cut):
+            train(make_config(policy="entropy", sparsity=0.9, **SHORT), folder)
+        with RunStore(folder / "run.db", mode="a") as store:
+            store.set("status", "running")  # as a killed process leaves it
+        CommandQueue(folder / "run.db").put(Pause(), source="page")
+        Training.advance = inner
+        train(None, folder, resume=True)
+        Training.advance = person.advance
+    one, two = final(touched), final(folder)
+    assert all(torch.equal(value, two["model"][name]) for name, value in one["model"].items())
+    stale = [asked for asked in CommandQueue(folder / "run.db").all() if asked.status == "rejected"]
+    assert [asked.reason for asked in stale] == ["the run was cut off before it came to it: ask again"]
+
+
+def test_a_stop_ends_the_run_at_its_target_and_later_requests_are_rejected(tmp_path):
+    with Person({15: [Stop(), Collapse(fraction=0.1)]}, tmp_path):
+        result = train(make_config(policy="entropy", sparsity=0.5, **SHORT), tmp_path / "run")
+    assert (result.status, result.step, result.summary["stopped_by_hand"]) == ("complete", 15, True)
+    assert result.summary["sparsity"] == pytest.approx(0.5, abs=1e-3)
+    queue = CommandQueue(tmp_path / "run" / "run.db")
+    late = queue.get(queue.put(Pause(), source="terminal"))
+    assert (late.status, late.reason) == ("rejected", "the run is complete: nothing can be changed")
+    train(None, tmp_path / "again", replay=tmp_path / "run")
+    assert RunStore(tmp_path / "again" / "run.db").get("summary")["steps"] == 15
+
+
+def test_a_plain_run_takes_what_needs_no_controller(tmp_path):
+    plan = {3: [Collapse(fraction=0.5), LearningRate(factor=0.5), RollBack(step=9)]}
+    with Person(plan, tmp_path):
+        train(make_config(policy="none", **SHORT), tmp_path / "run")
+    asked = CommandQueue(tmp_path / "run" / "run.db").all()
+    assert [one.status for one in asked] == ["rejected", "applied", "rejected"]
+    assert "it takes learning-rate" in asked[0].reason
+    assert asked[2].reason == "no checkpoint of step 9: there are none yet"
