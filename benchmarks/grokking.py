@@ -33,13 +33,33 @@ GOAL = 100
 PUBLISHED = {"baseline": 39_890, "ema": 910, "ma": 790}
 """Steps to 95% validation accuracy on modular multiplication that the paper's code reports (arXiv 2405.20233)."""
 _FINE = {"evaluate_every": 5, "stop_at_accuracy": 0.95}
+_TENS = {"evaluate_every": 10, "stop_at_accuracy": 0.95}
 _TRANSFORMER = {
     "baseline": {"task": "grokfast-modular-baseline", "evaluate_every": 50, "stop_at_accuracy": 0.95},
-    "ema": {"task": "grokfast-modular", **_FINE},
-    "ma": {"task": "grokfast-modular-ma", **_FINE},
-    "adamw": {"task": "grokfast-modular-adamw", **_FINE},
+    "ema": {"task": "grokfast-modular", **_TENS},
+    "ma": {"task": "grokfast-modular-ma", **_TENS},
+    "adamw": {"task": "grokfast-modular-adamw", **_TENS},
     "muon": {"task": "grokfast-modular-muon", **_FINE},
+    "record": {"task": "grokfast-modular-record", **_FINE},
 }
+_RECORD = {**_TRANSFORMER["record"], "steps": 200}
+_ABLATIONS = {
+    "the record": {},
+    "tokens by AdamW": {"muon_tokens": False},
+    "norms and biases decay": {"decay_vectors": True},
+    "momentum .95": {"momentum": 0.95},
+    "first beta .9": {"muon_beta1": 0.9},
+    "embeddings at scale 1": {"embedding_scale": 1.0},
+    "embeddings at the base rate": {"embedding_lr": 1.0},
+    "hidden matrices at the base rate": {"muon_lr": 1.0},
+    "weight decay 1": {"weight_decay": 1.0},
+    "weight decay 0": {"weight_decay": 0.0},
+    "with Grokfast (α .9, λ .5)": {"grokfast": "ema", "grokfast_alpha": 0.9, "grokfast_lamb": 0.5},
+    "with StableMax": {"loss": "stablemax"},
+    "with ⊥Grad": {"orthograd": "rescaled"},
+    "with surge-collapse, 50% sparse": {"recipe": "surge-collapse", "sparsity": 0.5},
+}
+"""One change of the record each: what is taken away, then what is laid on top."""
 _MLP = {
     "adamw, no decay": {"task": "prieto-modular", **_FINE, "evaluate_every": 50, "steps": 20_000},
     "⊥AdamW": {"task": "prieto-modular-orthograd", **_FINE, "steps": 2_000},
@@ -51,8 +71,10 @@ ARMS: dict[str, dict[str, dict[str, Any]]] = {
     "multiplication": _TRANSFORMER,
     "division": {name: {**settings, "operation": "div"} for name, settings in _TRANSFORMER.items()},
     "mlp": _MLP,
+    "ablations": {name: {**_RECORD, **change} for name, change in _ABLATIONS.items()},
 }
-"""Methods by task: Grokfast's transformer on x·y and on x/y mod 97, Prieto et al.'s perceptron on x+y mod 113."""
+"""Methods by task: Grokfast's transformer on x·y and on x/y mod 97, Prieto et al.'s perceptron on x+y mod 113; and the
+record on x·y with one thing changed."""
 
 
 def single_thread() -> None:

@@ -176,12 +176,12 @@ class RunConfig(BaseModel):
         1.0, gt=0, allow_inf_nan=False, description="Factor on the learning rate of embedding tables."
     )
     muon_lr: float = Field(
-        1.0, gt=0, allow_inf_nan=False, description="Factor on the learning rate of the hidden matrices that muon moves."
+        1.0, gt=0, allow_inf_nan=False, description="Factor on the learning rate of hidden matrices under muon."
     )
     muon_tokens: bool = Field(False, description="Whether muon moves the table of tokens, too, and not AdamW.")
     muon_beta1: float = Field(0.9, ge=0, lt=1, description="First beta of the AdamW beside muon.")
     decay_vectors: bool = Field(
-        True, description="Whether weight decay is for biases and gains of norms, too, and not for matrices alone."
+        True, description="Whether weight decay beside muon is for biases and gains of norms, too."
     )
     schedule: Literal["constant", "cosine", "linear"] = Field(
         "constant", description="Learning rate after the warm-up: constant, or down to zero."

@@ -30,6 +30,23 @@ _GROKFAST_MODULAR: Preset = {
     "stop_at_accuracy": 0.95,
 }
 
+_RECORD: Preset = {
+    **_GROKFAST_MODULAR,
+    "steps": 300,
+    "optimizer": "muon",
+    "lr": 6e-3,
+    "muon_lr": 0.5,
+    "muon_tokens": True,
+    "muon_beta1": 0.8,
+    "momentum": 0.75,
+    "beta2": 0.95,
+    "weight_decay": 2.0,
+    "decay_vectors": False,
+    "embedding_lr": 2.0,
+    "embedding_scale": 0.2,
+    "evaluate_every": 5,
+}
+
 _PRIETO_MODULAR: Preset = {
     **_PLAIN,
     "task": "modular",
@@ -149,6 +166,7 @@ EXPERIMENTS: dict[str, Preset] = {
         "beta2": 0.95,
         "evaluate_every": 5,
     },
+    "grokfast-modular-record": _RECORD,
     "grokfast-mnist": {
         **_MNIST,
         "weight_decay": 2.0,
