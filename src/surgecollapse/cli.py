@@ -151,9 +151,10 @@ def compare(
     /,
     *,
     methods: str | None = None,
+    entries: str | None = None,
     sparsities: str | None = None,
     seeds: int = 10,
-    budget: Literal["equal", "none"] = "equal",
+    budget: str = "equal",
     jobs: int | None = None,
     reference: str | None = None,
     out: Path | None = None,
@@ -169,14 +170,18 @@ def compare(
         suite: What to train: smoke, quick, quick-mlp, quick-cnn, noise or full.
         methods: Comma-separated; default: all (dense, weight-decay, dropout, one-shot, gmp, static, set, rigl, granet,
             dsd, acdc, surge-collapse).
+        entries: Comma-separated labels of the nets to train now, as in mnist-mlp,kjv-gpt; default: all of the suite.
+            The tables show all that have rows.
         sparsities: Comma-separated, as in .9,.95; default: those of the suite.
         seeds: Seeds 0, 1, … of every method; no claim is made under 10.
-        budget: equal: every method is tuned over as many trials, on validation data only; none: untuned.
+        budget: equal: every method is tuned over its eight trials, on validation data only; a number: over that many of
+            them, spread evenly; none: untuned.
         jobs: Processes of one thread each; default: the cores that may be used.
         reference: The method that the others are compared with; default: surge-collapse, or else the first.
         out: Folder of rows, tables and plots. Default: runs/compare-SUITE.
         work: Folder for temporary files; default: the system's.
-        data_dir: Folder with the folders mnist and fashion-mnist, which hold their data files.
+        data_dir: Folder with the folders mnist and fashion-mnist, which hold their data files, and if need be kjv and
+            imdb.
         dry_run: Only say how many runs are to do, and how long they will take.
     """
     from surgecollapse.lab.compare.command import failures, outlook, prepare
@@ -187,6 +192,7 @@ def compare(
         suite,
         folder,
         methods=methods,
+        entries=entries,
         sparsities=sparsities,
         seeds=seeds,
         budget=budget,

@@ -6,12 +6,14 @@ import csv
 import io
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from scipy import special, stats
 
 from surgecollapse.lab.compare import SUITES, Entry, Plan, Suite, prepare
+from surgecollapse.lab.compare.command import spread_evenly
 from surgecollapse.lab.compare.display import PlainLines
 from surgecollapse.lab.compare.plan import Cell, choose, identity, key_of, make_cell, version
 from surgecollapse.lab.compare.results import Panel, Score, choose_trial, panels
@@ -142,6 +144,10 @@ def test_names_are_looked_up_and_mistakes_named():
         ({"reference": "gmp", "methods": "dense"}, "not among the methods: dense"),
         ({"seeds": 0}, "at least 1"),
         ({"budget": "some"}, "equal or none"),
+        ({"budget": "0"}, "a number of trials from 1, got '0'"),
+        ({"budget": "9"}, "a method has 8 trials"),
+        ({"budget": "2", "methods": "recipe"}, "an ablation is not tuned"),
+        ({"entries": "digits-mlb"}, "unknown label 'digits-mlb': did you mean 'digits-mlp'"),
         (
             {"methods": "dense", "known_methods": {"dense": method("dense", lr=-1, trials=({},))}},
             "digits-mlp, dense: lr = -1",
@@ -152,6 +158,48 @@ def test_what_cannot_be_run_is_said_before_anything_is_trained(options, message,
     with pytest.raises(ConfigError, match=message):
         prepare("smoke", tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_smaller_budget_is_as_many_trials_for_every_method_spread_evenly(tmp_path):
+    for count in range(1, 9):
+        places = spread_evenly(range(8), count)
+        assert len(set(places)) == count
+        assert count == 1 or all(a + b == 7 for a, b in zip(places, reversed(places), strict=True) if a != b)
+    comparison = prepare("smoke", tmp_path, methods="dense,rigl,surge-collapse", budget="2", seeds=1)
+    assert comparison.counts()["tuning"] == 6
+    for method in comparison.plan.methods:
+        assert method.trials == (METHODS[method.name].trials[1], METHODS[method.name].trials[6])
+
+
+def test_trials_of_a_smaller_budget_are_those_of_the_whole_one(tmp_path):
+    small, whole = (prepare("smoke", tmp_path, budget=budget, seeds=1) for budget in ("3", "equal"))
+    keys = [{cell.key for _, _, cells in each.plan.trials() for cell in cells} for each in (small, whole)]
+    assert keys[0] < keys[1]
+
+
+def test_entries_of_a_suite_are_trained_by_themselves_and_the_tables_show_all_that_have_rows(tmp_path):
+    other = replace(ENTRY, label="other", settings={**ENTRY.settings, "widths": (16,)})
+    suite = Suite(name="two", description="", entries=(ENTRY, other))
+    options = {"seeds": 1, "known_suites": {"two": suite}, "known_methods": {"dense": DENSE, "cycles": CYCLES}}
+    whole = prepare("two", tmp_path, **options)
+    part = prepare("two", tmp_path, entries="other", **options)
+    assert {cell.entry for cell in part.plan.final({}, guess=True)} == {"other"}
+    assert (whole.counts()["tuning"], part.counts()["tuning"]) == (8, 4)
+    rows = Rows(tmp_path)
+    for _, _, cells in whole.plan.trials():
+        for cell in cells:
+            rows.append(row_of(cell))
+    tuned = {(entry.label, its.name): dict(its.trials[0]) for entry, its, _ in whole.plan.trials()}
+    for cell in whole.plan.final(tuned):
+        rows.append(row_of(cell))
+    part = prepare("two", tmp_path, entries="other", reference="cycles", **options)
+    assert [found.entry.label for found in part.write()] == ["digits", "digits", "other", "other"]
+    assert set(json.loads((tmp_path / "tuned.json").read_text())) == {"digits", "other"}
+
+
+def test_the_full_suite_has_images_and_texts():
+    tasks = [entry.settings["task"] for entry in SUITES["full"].entries]
+    assert tasks == ["mnist", "mnist", "fashion-mnist", "kjv", "imdb"]
 
 
 # ---- rows
@@ -314,6 +362,23 @@ def test_the_table_has_the_best_method_first_with_its_paired_difference():
     assert lines[2].startswith("| Cycles | 73.50 ± 6.35 | +2.50 ± 6.35 | 0.500 | 0.600 | 0.100 | 2.0 | 2 | phase 0.1 |")
     assert lines[3].startswith("| **Ours** | 71.00 ± 12.71 | – | 0.500 |")
     assert "| best sparse rival | Cycles | −2.50 ± 6.35 | 2 | 1.00 | no claim under 10 seeds |" in text
+
+
+def test_bits_per_character_stand_beside_the_accuracy_of_a_text_alone():
+    def of_text(its: Method, accuracies: list[float], bits: list[float]) -> Score:
+        plain = score(its, accuracies)
+        rows = {seed: {**row, "bits_per_character": bits[seed]} for seed, row in plain.rows.items()}
+        return replace(plain, rows=rows)
+
+    ours, other = of_text(method("ours"), [55.0, 56.0], [2.25, 2.125]), of_text(CYCLES, [50.0, 51.0], [2.5, 2.5])
+    text = markdown([panel(ours, other)], "Title", [])
+    assert "| method | next-character accuracy, % | bits per character | minus Ours |" in text
+    assert "| **Ours** | 55.50 ± 6.35 | 2.188 ± 0.794 | – |" in text
+    assert "bits per character |" not in markdown([panel(score(CYCLES, [70.0]))], "Title", [])
+    (first, _) = csv.DictReader(io.StringIO(as_csv([panel(ours, other)])))
+    assert (first["bits_per_character"], first["accuracy"]) == ("2.1875", "55.5")
+    (plain,) = csv.DictReader(io.StringIO(as_csv([panel(score(CYCLES, [70.0]))])))
+    assert plain["bits_per_character"] == ""
 
 
 def test_the_csv_holds_the_same_numbers():

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from surgecollapse.lab.compare.comparison import Comparison, Outcome
 from surgecollapse.lab.compare.display import duration
@@ -12,12 +15,15 @@ from surgecollapse.lab.compare.suites import SUITES, Suite
 from surgecollapse.lab.config import ConfigError
 from surgecollapse.lab.methods import ABLATIONS, METHODS, Method
 
+Thing = TypeVar("Thing")
+
 
 def prepare(
     suite: str,
     out: Path,
     *,
     methods: str | None = None,
+    entries: str | None = None,
     sparsities: str | None = None,
     seeds: int = 10,
     budget: str = "equal",
@@ -35,9 +41,10 @@ def prepare(
         suite: name of a suite.
         out: folder of rows, tables and plots.
         methods: comma-separated names; ``None`` for all that can be tuned.
+        entries: comma-separated labels of the suite's entries that are trained now; ``None`` for all.
         sparsities: comma-separated numbers in (0, 1); ``None`` for those of the suite.
         seeds: how many seeds, counted from 0.
-        budget: ``equal`` or ``none``.
+        budget: ``equal``, ``none``, or how many of its trials each method has: :func:`spread_evenly` chooses.
         jobs: processes.
         reference: name of the method that the others are compared with.
         work: folder for temporary files.
@@ -49,22 +56,43 @@ def prepare(
     Raises:
         ConfigError: for anything that the person can put right.
     """
-    if budget not in ("equal", "none"):
-        raise ConfigError(f"budget must be equal or none, got {budget!r}")
+    if budget not in ("equal", "none") and not (budget.isdecimal() and int(budget) >= 1):
+        raise ConfigError(f"budget must be equal or none, or a number of trials from 1, got {budget!r}")
     default = [name for name, method in known_methods.items() if method.trials]
     chosen = choose(_words(methods) or default, known_methods, what="method")
     untunable = [method.name for method in chosen if not method.trials]
-    if untunable and budget == "equal":
+    if untunable and budget != "none":
         raise ConfigError(f"{', '.join(untunable)}: an ablation is not tuned; add --budget none")
+    if budget not in ("equal", "none"):
+        chosen = [replace(method, trials=spread_evenly(method.trials, int(budget))) for method in chosen]
+    known = choose([suite], known_suites, what="suite")[0]
+    labels = {entry.label: entry for entry in known.entries}
     plan = Plan(
-        suite=choose([suite], known_suites, what="suite")[0],
+        suite=known,
         methods=tuple(chosen),
+        entries=tuple(choose(_words(entries), labels, what="label")) or None,
         sparsities=_shares(sparsities),
         seeds=seeds,
         budget=budget,
         data_dir=data_dir,
     )
     return Comparison(plan, out, work=work, jobs=jobs, reference=reference, command=command)
+
+
+def spread_evenly(trials: Sequence[Thing], count: int) -> tuple[Thing, ...]:
+    """As many of the trials, spread evenly: the middles of ``count`` equal parts, rounded away from the middle of all.
+
+    Raises:
+        ConfigError: if there are not that many.
+
+    >>> [spread_evenly(range(8), count) for count in (1, 2, 3, 4)]
+    [(4,), (1, 6), (0, 4, 7), (0, 2, 5, 7)]
+    """
+    if count > len(trials):
+        raise ConfigError(f"budget {count}: a method has {len(trials)} trials; give at most that many, or equal")
+    middle = (len(trials) - 1) / 2
+    places = ((i + 0.5) * len(trials) / count - 0.5 for i in range(count))
+    return tuple(trials[math.floor(place) if place < middle else math.ceil(place)] for place in places)
 
 
 def _words(text: str | None) -> list[str]:

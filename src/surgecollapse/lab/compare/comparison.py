@@ -84,7 +84,7 @@ class Comparison:
         """Whether plots could be drawn, for which matplotlib is needed."""
         # Every cell's configuration is made and checked here, before anything is trained.
         self._tuning = list(plan.trials())
-        self._trials = unique(cell for _, _, cells in self._tuning for cell in cells)
+        self._trials = unique(cell for entry, _, cells in self._tuning if entry in plan.chosen for cell in cells)
         self._choose()
         plan.final({}, guess=True)
 

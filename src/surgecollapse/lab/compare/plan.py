@@ -169,19 +169,26 @@ class Plan:
 
     suite: Suite
     methods: tuple[Method, ...]
+    entries: tuple[Entry, ...] | None = None
+    """Those of the suite that are trained now; ``None`` for all. The tables show all that have rows."""
     sparsities: tuple[float, ...] | None = None
     """Instead of those of each entry."""
     seeds: int = 10
     budget: str = "equal"
-    """``equal``: every method is tuned over its trials; ``none``: untuned."""
+    """``equal``: every method is tuned over its trials; ``none``: untuned; a number: over that many of its trials."""
     data_dir: Path | None = None
+
+    @property
+    def chosen(self) -> tuple[Entry, ...]:
+        """The entries that are trained."""
+        return self.suite.entries if self.entries is None else self.entries
 
     def sparsities_of(self, entry: Entry) -> tuple[float, ...]:
         """Targets of one entry."""
         return self.sparsities or entry.sparsities
 
     def trials(self) -> Iterator[tuple[Entry, Method, list[Cell]]]:
-        """The tuning of each method on each entry."""
+        """The tuning of each method on each entry of the suite, chosen or not."""
         if self.budget == "none":
             return
         for entry in self.suite.entries:
@@ -206,7 +213,7 @@ class Plan:
         """
         cells = []
         for seed in range(self.seeds):
-            for entry in self.suite.entries:
+            for entry in self.chosen:
                 for sparsity in self.sparsities_of(entry):
                     for method in self.methods:
                         settings = self._settings(tuned, entry, method, guess=guess)

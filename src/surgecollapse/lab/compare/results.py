@@ -75,6 +75,12 @@ class Score:
         """Mean test accuracy in percent."""
         return mean_interval(list(self.accuracies.values()))
 
+    @property
+    def bits_per_character(self) -> Interval | None:
+        """Mean bits per character of the test text; ``None`` where the task is no text."""
+        found = [float(row["bits_per_character"]) for row in self.rows.values() if "bits_per_character" in row]
+        return mean_interval(found) if found else None
+
     def mean(self, name: str) -> float:
         """Mean of a number of the rows."""
         return statistics.fmean(float(row[name]) for row in self.rows.values())
@@ -149,7 +155,7 @@ def _best(scores: Sequence[Score]) -> Score | None:
 
 
 def panels(plan: Plan, tuned: Mapping[tuple[str, str], Tuned], rows: Rows, reference: str) -> list[Panel]:
-    """One panel per entry and sparsity that has any finished run."""
+    """One panel per entry of the suite and sparsity that has any finished run, chosen for this session or not."""
     found = []
     for entry in plan.suite.entries:
         for sparsity in plan.sparsities_of(entry):

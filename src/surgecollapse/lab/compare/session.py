@@ -33,6 +33,7 @@ def describe_session(path: Path, plan: Plan, *, reference: str, command: str, jo
     """
     return {
         "suite": plan.suite.name,
+        "entries": [entry.label for entry in plan.chosen],
         "sparsities": {entry.label: plan.sparsities_of(entry) for entry in plan.suite.entries},
         "seeds": plan.seeds,
         "budget": plan.budget,

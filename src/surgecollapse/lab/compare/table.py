@@ -22,12 +22,15 @@ _HEADINGS = (
     "seeds",
     "tuned settings",
 )
+_TEXT_HEADINGS = ("next-character accuracy, %", "bits per character")
 _EXPLAINED = f"""\
 Test accuracy is the mean over seeds with Student's 95% interval; "minus" is the paired difference over common seeds, in
 points, with its own interval. Mean density is that of the prunable weights over the training steps. FLOPs are
 relative to dense, for an engine that skips zeros: multiplications by weights, 2 × density + density of the weight
 gradient (1 where the dense gradient is taken for growth), over 3, mean over the steps. Seconds are the mean of a run on
-one thread of a shared machine, and noisy. Dense methods are the same runs at every sparsity.
+one thread of a shared machine, and noisy. Of a text, accuracy is the share of next characters that are guessed right,
+on which differences and verdicts rest; fewer bits per character are better. Dense methods are the same runs at every
+sparsity.
 Verdicts: "at least as good" where the lower end of the paired 95% interval is above {MARGIN} points, "better" where it
 is above 0, "worse" where its upper end is under 0; none under {LEAST_SEEDS} seeds. The best rival is chosen by its test
 accuracy, which favours the rival."""
@@ -46,7 +49,7 @@ def markdown(panels: Sequence[Panel], title: str, facts: Sequence[str]) -> str:
         lines += [fact, ""]
     for panel in panels:
         lines += [f"## {panel.entry.title}, {100 * panel.sparsity:g}% sparse", ""]
-        lines += _rows([heading.format(reference=_title(panel)) for heading in _HEADINGS], _cells(panel))
+        lines += _rows([heading.format(reference=_title(panel)) for heading in _headings(panel)], _cells(panel))
         checks = panel.checks()
         if checks:
             headings = [_title(panel), "against", "difference, points", "seeds", "density ratio", "verdict"]
@@ -65,14 +68,24 @@ def _rows(headings: Sequence[str], rows: Iterator[list[str]]) -> list[str]:
     return ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table]
 
 
+def _of_text(panel: Panel) -> bool:
+    return any(score.bits_per_character is not None for score in panel.scores)
+
+
+def _headings(panel: Panel) -> list[str]:
+    """Of text, bits per character stand behind the accuracy."""
+    return [*_HEADINGS[:1], *(_TEXT_HEADINGS if _of_text(panel) else _HEADINGS[1:2]), *_HEADINGS[2:]]
+
+
 def _cells(panel: Panel) -> Iterator[list[str]]:
-    reference = panel.of(panel.reference)
+    reference, of_text = panel.of(panel.reference), _of_text(panel)
     for score in sorted(panel.scores, key=lambda score: -score.accuracy.mean):
         own = score is reference
         paired = None if reference is None or own else score.minus(reference)
         yield [
             f"**{score.method.title}**" if own else score.method.title,
             plus_minus(score.accuracy),
+            *([plus_minus(bits, digits=3) if (bits := score.bits_per_character) else "–"] if of_text else []),
             "–" if paired is None else plus_minus(paired[0], sign=True),
             f"{score.mean('mean_density'):.3f}",
             f"{score.mean('flops_training'):.3f}",
@@ -94,14 +107,14 @@ def _checked(check: Check) -> list[str]:
     ]
 
 
-def plus_minus(interval: Interval, *, sign: bool = False) -> str:
-    """Mean and half-width with two decimals.
+def plus_minus(interval: Interval, *, sign: bool = False, digits: int = 2) -> str:
+    """Mean and half-width, by default with two decimals.
 
     >>> plus_minus(Interval(1.0, 0.25), sign=True), plus_minus(Interval(70.125, None))
     ('+1.00 ± 0.25', '70.12')
     """
-    text = f"{interval.mean:+.2f}" if sign else f"{interval.mean:.2f}"
-    return text.replace("-", "−") + ("" if interval.half is None else f" ± {interval.half:.2f}")
+    text = f"{interval.mean:{'+' if sign else ''}.{digits}f}"
+    return text.replace("-", "−") + ("" if interval.half is None else f" ± {interval.half:.{digits}f}")
 
 
 def describe(settings: Mapping[str, Any]) -> str:
@@ -130,7 +143,7 @@ _COLUMNS = (
     *("entry", "sparsity", "method", "seeds", "accuracy", "accuracy_low", "accuracy_high"),
     *("reference", "difference", "difference_low", "difference_high", "common_seeds"),
     *("mean_density", "sparsity_reached", "flops_training", "flops_inference", "seconds"),
-    *("accuracy_validation", "tuned"),
+    *("accuracy_validation", "bits_per_character", "bits_per_character_low", "bits_per_character_high", "tuned"),
 )
 
 
@@ -147,6 +160,7 @@ def _record(panel: Panel, score: Score) -> dict[str, Any]:
         "common_seeds": "" if paired is None else paired[1],
         **_ends("accuracy", score.accuracy),
         **_ends("difference", None if paired is None else paired[0]),
+        **_ends("bits_per_character", score.bits_per_character),
         **{name: round(score.mean(name), 6) for name in names},
         "tuned": json.dumps(score.settings),
     }

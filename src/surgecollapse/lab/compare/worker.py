@@ -66,11 +66,12 @@ def train_cell(values: dict[str, Any], scratch: Path) -> dict[str, Any] | None:
     if result.status != "complete":
         return None
     summary = result.summary
-    loss = summary["loss"]
+    loss, bits = summary["loss"], summary.get("bits_per_character")
     return {
         "accuracy": summary["accuracy"],
         "accuracy_validation": summary["accuracy_validation"],
         "loss": loss if math.isfinite(loss) else None,
+        **({"bits_per_character": bits} if bits is not None and math.isfinite(bits) else {}),
         "mean_density": summary["mean_density"],
         "sparsity_reached": summary["sparsity"],
         "flops_inference": summary["flops_inference"],
