@@ -1,4 +1,4 @@
-"""The command line: ``surgecollapse run | report | compare | analyse | export | demo | doctor``.
+"""The command line: ``surgecollapse run | tell | report | compare | analyse | export | demo | doctor``.
 
 Whatever is slow to import (torch, plots) is imported by the command that needs it, so that help comes at once.
 Every mistake of a user is one line on standard error and exit code 2; an interrupted run exits with 130.
@@ -90,6 +90,7 @@ def run(
     config: Annotated[Path | None, Parameter(group=_FIRST)] = None,
     out: Annotated[Path | None, Parameter(group=_FIRST)] = None,
     resume: Annotated[Path | None, Parameter(group=_FIRST)] = None,
+    replay: Annotated[Path | None, Parameter(group=_FIRST)] = None,
     flags: Annotated[Flags | None, Parameter(name="*")] = None,
 ) -> int:
     """Train one net and record everything in a run directory.
@@ -102,13 +103,26 @@ def run(
         config: TOML file with any of the keys below, and `task`.
         out: Run directory, one that holds no run yet. Default: runs/TASK-POLICY-sSEED, numbered if that is taken.
         resume: Go on with the run in this directory, bit for bit as if it had never stopped. Takes no other flags.
+        replay: Train again as this run was trained, with the same interventions by people after the same steps, to
+            bitwise the same weights. Takes no other flags but --out.
         flags: Keys of the configuration.
     """
     from surgecollapse.lab.progress import for_terminal
     from surgecollapse.lab.run import train
 
     values = _given(flags)
-    if resume is not None:
+    if replay is not None:
+        others = [
+            *values,
+            *(["task"] if task else []),
+            *(["config"] if config else []),
+            *(["resume"] if resume else []),
+        ]
+        if others:
+            raise ConfigError(f"--replay takes the run as it was: drop {', '.join(others)}")
+        folder = out or _free(replay.with_name(f"{replay.name}-replay"))
+        result = train(None, folder, replay=replay, progress=for_terminal())
+    elif resume is not None:
         others = [*values, *(["task"] if task else []), *(["config"] if config else []), *(["out"] if out else [])]
         if others:
             raise ConfigError(f"--resume takes the run as it was begun: drop {', '.join(others)}")
@@ -121,6 +135,65 @@ def run(
         folder = out or _free(Path("runs") / f"{name}-s{settled.seed}")
         result = train(settled, folder, progress=for_terminal())
     return _tell(result)
+
+
+@app.command
+def tell(
+    run: Path,
+    kind: str,
+    /,
+    *,
+    fraction: float | None = None,
+    layers: str | None = None,
+    sigma: float | None = None,
+    sparsity: float | None = None,
+    values: str | None = None,
+    factor: float | None = None,
+    every: int | None = None,
+    step: int | None = None,
+    wait: float = 10.0,
+) -> int:
+    """Ask a run that trains for something; it is done, or rejected with a reason, between two steps.
+
+    Args:
+        run: Run directory.
+        kind: collapse or surge (--fraction, --layers), pump (--sigma, 0 stops), set-sparsity (--sparsity),
+            set-thresholds (--values), learning-rate (--factor), cadence of the monitors (--every), hold or resume the
+            policy, pause or continue training, checkpoint, stop, roll-back (--step).
+        fraction: Share of the open weights to close, or of the closed ones to reopen.
+        layers: Comma-separated names of parameters, with wildcards; default: all prunable ones.
+        sigma: Standard deviation of the input noise.
+        sparsity: New target.
+        values: Numbers of the policy, as in floor=.3,high=.9.
+        factor: Of the scheduled learning rate.
+        every: Steps.
+        step: Of a checkpoint.
+        wait: Seconds to wait for the outcome.
+    """
+    from surgecollapse.lab.tell import tell as ask
+
+    given = {"fraction": fraction, "sigma": sigma, "sparsity": sparsity, "factor": factor, "every": every, "step": step}
+    body: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if layers is not None:
+        body["layers"] = [name.strip() for name in layers.split(",") if name.strip()]
+    if values is not None:
+        body["values"] = _numbers(values)
+    outcome = ask(run, kind, body, seconds=wait)
+    at = "" if outcome.step is None else f" after step {outcome.step}"
+    _say(f"{outcome.status}{at}{': ' if outcome.reason else ''}{outcome.reason or ''}")
+    return 1 if outcome.status == "rejected" else 0
+
+
+def _numbers(text: str) -> dict[str, float]:
+    """Read ``name=number,name=number``."""
+    found = {}
+    for part in text.split(","):
+        name, _, number = part.partition("=")
+        try:
+            found[name.strip()] = float(number)
+        except ValueError:
+            raise ConfigError(f"values = {text!r}: expected names and numbers as in floor=.3,high=.9") from None
+    return found
 
 
 @app.command

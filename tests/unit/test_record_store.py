@@ -16,9 +16,8 @@ import numpy as np
 import pytest
 
 from surgecollapse.events import Decision, Intervention, LayerChange, LayerReading, Measurement, Reading
-from surgecollapse.record import MemoryRecorder, RunStore, RunStoreError
-from surgecollapse.record import schema
-from surgecollapse.record import store as store_module
+from surgecollapse.record import MemoryRecorder, RunStore, RunStoreError, schema
+from surgecollapse.record import writer as writer_module
 from surgecollapse.record.filesystem import is_network
 
 
@@ -227,19 +226,73 @@ def test_a_closed_store_says_so(path):
         store.measure(1, "x", 1.0)
 
 
-def test_a_full_disk_is_one_clear_error_and_keeps_what_was_committed(path):
-    store = RunStore(path, mode="w")
-    store.measure(1, "x", 1.0)
-    store.flush()
-    pages = store._connection.execute("PRAGMA page_count").fetchone()[0]
-    store._connection.execute(f"PRAGMA max_page_count = {pages}")
+def connecting(monkeypatch, prepare):
+    """Let ``prepare`` see the connection of the writing thread."""
+
+    def connect(path, mode):
+        connection = schema.connect(path, mode)
+        prepare(connection)
+        return connection
+
+    monkeypatch.setattr(writer_module, "connect", connect)
+
+
+def test_a_full_disk_is_one_clear_error_and_keeps_what_was_committed(path, monkeypatch):
+    with RunStore(path, mode="w") as store:
+        store.measure(1, "x", 1.0)
+        store.flush()
+        pages = store._connection.execute("PRAGMA page_count").fetchone()[0]
+    # SQLite says then what it says on a full disk.
+    connecting(monkeypatch, lambda connection: connection.execute(f"PRAGMA max_page_count = {pages}"))
+    store = RunStore(path, mode="a")
     store.put_array(2, "big", np.zeros(100_000))
     with pytest.raises(RunStoreError, match="free disk space"):
         store.flush()
     with pytest.raises(RunStoreError, match="free disk space"):
+        store.measure(2, "x", 1.0)
+    with pytest.raises(RunStoreError, match="free disk space"):
         store.close()
     with RunStore(path) as back:
         assert back.measurements("x").values.tolist() == [1.0]
+
+
+def test_what_could_not_be_written_is_written_by_a_later_flush(path, monkeypatch):
+    connecting(monkeypatch, lambda connection: connection.execute("PRAGMA busy_timeout = 10"))
+    with RunStore(path, mode="w") as store:
+        blocker = sqlite3.connect(path, isolation_level=None)
+        blocker.execute("BEGIN IMMEDIATE")
+        store.measure(1, "x", 1.0)
+        with pytest.raises(RunStoreError, match="another process writes"):
+            store.flush()
+        blocker.execute("COMMIT")
+        blocker.close()
+        store.flush()
+        store.measure(2, "x", 2.0)
+        assert store.measurements("x").steps.tolist() == [1, 2]
+
+
+def test_a_slow_disk_drops_live_points_counts_them_and_keeps_every_event(path, monkeypatch):
+    monkeypatch.setattr(writer_module, "ROOM", 500)
+    with RunStore(path, mode="w") as store:
+        store.measure(0, "x", 0.0)
+        store.flush()
+        blocker = sqlite3.connect(path, isolation_level=None)
+        blocker.execute("BEGIN IMMEDIATE")
+        began = time.monotonic()
+        for step in range(1, 2001):
+            store.measure(step, "x", 0.0)
+            if step % 20 == 0:
+                store.record(reading(step))
+        assert time.monotonic() - began < 2.0  # the writer waits, the loop does not
+        blocker.execute("COMMIT")
+        blocker.close()
+        store.flush()
+        assert len(store.readings()) == 100
+        kept = len(store.measurements("x").steps)
+        assert store.dropped == 2001 - kept > 0
+        assert store.get("dropped") == store.dropped
+    with RunStore(path, mode="a") as store:
+        assert store.dropped == 2001 - kept
 
 
 def test_an_unwritable_place_is_one_clear_error(tmp_path):
@@ -248,16 +301,26 @@ def test_an_unwritable_place_is_one_clear_error(tmp_path):
 
 
 def test_commits_are_bounded_in_rate(path, monkeypatch):
-    clock = [0.0]
-    monkeypatch.setattr(store_module.time, "monotonic", lambda: clock[0])
     commits = []
+    connecting(
+        monkeypatch,
+        lambda connection: connection.set_trace_callback(lambda sql: commits.append(sql) if sql == "COMMIT" else None),
+    )
     with RunStore(path, mode="w") as store:
-        store._connection.set_trace_callback(lambda sql: commits.append(sql) if sql == "COMMIT" else None)
-        store.measure(0, "x", 0.0)
-        for step in range(1, 1000):
-            clock[0] = step / 1000
+        began = time.monotonic()
+        for step in range(500):
             store.record(reading(step))
-        assert len(commits) <= 11
+            time.sleep(0.001)
+        assert len(commits) <= (time.monotonic() - began) / 0.1 + 1
+        assert len(commits) >= 2
+
+
+def test_a_store_that_nobody_closes_is_written_when_the_process_ends(path):
+    script = "import sys; from surgecollapse.record import RunStore; s = RunStore(sys.argv[1], mode='w'); "
+    script += "s.measure(1, 'x', 1.0)"
+    subprocess.run([sys.executable, "-c", script, str(path)], check=True, timeout=60)
+    with RunStore(path) as store:
+        assert store.measurements("x").values.tolist() == [1.0]
 
 
 def test_another_process_reads_while_this_one_writes(path):

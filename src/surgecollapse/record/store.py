@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import time
+import weakref
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -29,6 +29,7 @@ import numpy as np
 
 from surgecollapse.events import Decision, Intervention, Measurement, Reading, Request, from_dict, to_dict
 from surgecollapse.record.schema import RunStoreError, check, connect, create, explain, migrate
+from surgecollapse.record.writer import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,8 +39,7 @@ if TYPE_CHECKING:
 
     from surgecollapse.events import Event
 
-_COMMIT_SECONDS = 0.1
-_COMMIT_ROWS = 2_000
+_SET = "INSERT OR REPLACE INTO meta VALUES (?, ?)"
 _NO_LAYER = ""
 
 
@@ -53,9 +53,10 @@ class Series(NamedTuple):
 class RunStore:
     """The record of one run in one SQLite file; a :class:`~surgecollapse.types.Recorder`.
 
-    Writing is buffered: rows are committed at most about ten times a second, and at :meth:`flush`,
-    :meth:`set` and :meth:`close`. Reading from the object that writes flushes first, so that it always sees
-    all it wrote. One object belongs to one thread; other threads and processes open the file themselves with
+    A thread of its own writes (:class:`~surgecollapse.record.writer.Writer`): rows are committed at most about ten times
+    a second, and at :meth:`flush`, :meth:`set` and :meth:`close`, which wait for it. On a disk that cannot keep up,
+    measurements are dropped and counted (``dropped`` in ``meta``), events never. Reading from the object that writes
+    flushes first, so that it always sees all it wrote. One object belongs to one thread; other threads and processes open the file themselves with
     ``mode="r"``.
 
     Args:
@@ -84,9 +85,9 @@ class RunStore:
         self.path = Path(path)
         self.mode = mode
         self._series: dict[tuple[str, str], int] = {}
-        self._pending: list[tuple[str, tuple[Any, ...]]] = []
-        self._last_commit = time.monotonic()
         self._last_step = 0
+        self._writer: Writer | None = None
+        self._dropped = self._noted = 0
         self._connection: sqlite3.Connection | None = None
         if mode == "w" and self.path.exists():
             raise FileExistsError(f"{self.path} already holds a run: choose another place, or resume it")
@@ -99,12 +100,28 @@ class RunStore:
             version = check(self._connection, self.path)
             if mode == "a":
                 migrate(self._connection, version)
+            if mode != "r":
+                self._start_writing(self._connection)
         except sqlite3.Error as error:
             self._abandon()
             raise explain(error, self.path) from error
         except ValueError:
             self._abandon()
             raise
+
+    def _start_writing(self, connection: sqlite3.Connection) -> None:
+        self._writer = Writer(self.path)
+        # Of a store that nobody closes, the thread writes the last rows when the process ends.
+        weakref.finalize(self, self._writer.close)
+        rows = connection.execute("SELECT name, layer, id FROM series").fetchall()
+        self._series = {(name, layer): number for name, layer, number in rows}
+        noted = connection.execute("SELECT value FROM meta WHERE key = 'dropped'").fetchone()
+        self._dropped = self._noted = 0 if noted is None else int(noted[0])
+
+    @property
+    def dropped(self) -> int:
+        """Measurements that were dropped because the disk could not keep up."""
+        return self._dropped + (0 if self._writer is None else self._writer.dropped)
 
     def __enter__(self) -> RunStore:
         """Open already; returns itself."""
@@ -153,7 +170,7 @@ class RunStore:
 
     def set(self, key: str, value: Any) -> None:
         """Write one run-level value (anything that JSON can hold) at once."""
-        self._queue("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, json.dumps(value)))
+        self._queue(_SET, (key, json.dumps(value)))
         self.flush()
 
     def truncate_after(self, step: int) -> None:
@@ -171,20 +188,12 @@ class RunStore:
             RunStoreError: if it cannot be written, for instance on a full disk. What was committed before
                 stays.
         """
-        if not self._pending:
+        if self._writer is None or self._connection is None:
             return
-        connection = self._open()
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-            for statement, row in self._pending:
-                connection.execute(statement, row)
-            connection.execute("COMMIT")
-        except sqlite3.Error as error:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            raise explain(error, self.path) from error
-        self._pending.clear()
-        self._last_commit = time.monotonic()
+        if self.dropped > self._noted:
+            self._noted = self.dropped
+            self._writer.put(_SET, ("dropped", json.dumps(self._noted)))
+        self._writer.flush()
 
     def close(self) -> None:
         """Commit and close; closing twice is allowed. The connection is closed even if the commit fails."""
@@ -192,6 +201,8 @@ class RunStore:
             return
         try:
             self.flush()
+            if self._writer is not None:
+                self._writer.close()
             if self.mode != "r":
                 # Without a log, a finished run is one file, and can be read from a read-only place. With a
                 # reader still there the log stays, which is harmless.
@@ -258,20 +269,17 @@ class RunStore:
         key = (event.name, event.layer or _NO_LAYER)
         series = self._series.get(key)
         if series is None:
-            rows = self._select("SELECT id FROM series WHERE name = ? AND layer = ?", key)
-            series = rows[0][0] if rows else self._select("SELECT coalesce(max(id), 0) + 1 FROM series")[0][0]
-            if not rows:
-                self._queue("INSERT INTO series (id, name, layer) VALUES (?, ?, ?)", (series, *key))
-            self._series[key] = series
-        self._queue("INSERT OR REPLACE INTO measurements VALUES (?, ?, ?)", (series, event.step, float(event.value)))
+            series = self._series[key] = 1 + max(self._series.values(), default=0)
+            self._queue("INSERT INTO series (id, name, layer) VALUES (?, ?, ?)", (series, *key))
+        row = (series, event.step, float(event.value))
+        self._queue("INSERT OR REPLACE INTO measurements VALUES (?, ?, ?)", row, live=True)
 
-    def _queue(self, statement: str, row: tuple[Any, ...]) -> None:
+    def _queue(self, statement: str, row: tuple[Any, ...], *, live: bool = False) -> None:
         if self.mode == "r":
             raise RunStoreError(f"{self.path} was opened to read: open it with mode 'a' to write")
         self._open()
-        self._pending.append((statement, row))
-        if len(self._pending) >= _COMMIT_ROWS or time.monotonic() - self._last_commit >= _COMMIT_SECONDS:
-            self.flush()
+        assert self._writer is not None
+        self._writer.put(statement, row, live=live)
 
     def _select(self, statement: str, row: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
         self.flush()
@@ -286,6 +294,8 @@ class RunStore:
         return self._connection
 
     def _abandon(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
         if self._connection is not None:
             self._connection.close()
             self._connection = None
