@@ -155,14 +155,14 @@ def test_a_layer_with_a_planted_tail_and_one_without():
     turns = [torch.linalg.qr(normal(200, 200, seed=s).double())[0] for s in (1, 2)]
     planted = turns[0] @ torch.diag(spectrum.sqrt()) @ turns[1]
     found = heavy_tails(
-        {"tail": planted, "noise": normal(100, 200), "bias": torch.zeros(9), "conv": normal(16, 4, 3, 3)}
+        {"tail": planted, "noise": normal(100, 200), "bias": torch.zeros(9), "conv": normal(24, 4, 3, 3)}
     )
     tail, noise, conv = found.layers
     assert tail.alpha == pytest.approx(2.5, abs=0.2)
     assert tail.distance < 0.03
     assert (noise.spikes, noise.shape) == (0, (100, 200))
     assert noise.edge == pytest.approx((1 + math.sqrt(0.5)) ** 2, rel=0.05)
-    assert conv.shape == (16, 36)
+    assert conv.shape == (24, 36)
     check_result(found)
     with pytest.raises(ValueError, match="no weight"):
         heavy_tails({"bias": torch.zeros(9)})
@@ -196,9 +196,21 @@ def test_information_of_layers_that_know_all_nothing_and_the_label_alone():
     history = [{"all": torch.arange(64.0)[:, None], "nothing": torch.ones(64, 2), "label": labels[:, None].float()}] * 2
     found = information_plane((0, 1), history, labels, bins=64)
     assert [row[0] for row in found.with_input] == pytest.approx([math.log(64), 0.0, math.log(4)])
-    assert [row[0] for row in found.with_label] == pytest.approx([math.log(4), 0.0, math.log(4)])
+    corrected = math.log(4) + 3 / 128  # (3 + m_T − 1 − (m_TY − 1))/2n with as many pairs as values of T
+    assert [row[0] for row in found.with_label] == pytest.approx([corrected, 0.0, corrected])
     assert found.label_entropy == pytest.approx(math.log(4))
     assert "bins" in check_result(found)["caveat"]
+
+
+def test_binned_information_ignores_scale_and_rotation_and_units_saturate():
+    labels = torch.arange(4).repeat(50)
+    x = 3 * torch.eye(4)[labels] @ normal(4, 30) + normal(200, 30, seed=1)
+    turned = 1e3 * x @ torch.linalg.qr(normal(30, 30, seed=2))[0]
+    one = information_plane((0, 1), [{"layer": x}, {"layer": turned}], labels)
+    assert one.with_input[0][0] == pytest.approx(one.with_input[0][1], abs=0.15)  # components may come out mirrored
+    assert one.with_label[0][0] > 0.7 * math.log(4)
+    units = information_plane((0,), [{"layer": x}], labels, components=None)
+    assert units.with_input[0][0] == pytest.approx(math.log(200))
 
 
 # universality

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from surgecollapse.analysis.colours import BLUE, GREEN, VERMILLION, decimal_ticks
 from surgecollapse.functional import marchenko_pastur_bulk, power_law
 
 if TYPE_CHECKING:
@@ -62,17 +63,20 @@ class HeavyTails:
         for axes, layer in zip(grid.flat, shown, strict=False):
             values = np.array([v for v in layer.eigenvalues if v > 0])
             above = np.arange(1, len(values) + 1) / len(values)
-            axes.loglog(values, above, ".", color="C0", markersize=3, label="eigenvalues")
+            axes.loglog(values, above, ".", color=BLUE, markersize=3, label="eigenvalues")
             if math.isfinite(layer.alpha):
                 ends = np.array([layer.xmin, values[0]])
                 fit = layer.tail / len(values) * (ends / layer.xmin) ** (1 - layer.alpha)
-                axes.loglog(ends, fit, "-", color="C1", label="power law")
-            axes.axvline(layer.edge, color="C2", linestyle=":", label="edge of a random matrix")
+                axes.loglog(ends, fit, "-", color=VERMILLION, label="power law")
+            axes.axvline(layer.edge, color=GREEN, linestyle=":", label="edge of a random matrix")
             alpha = f"α = {layer.alpha:.2f}, " if math.isfinite(layer.alpha) else ""
             axes.set_title(f"{layer.layer}\n{alpha}spikes: {layer.spikes}", fontsize=9.5)
             axes.set_ylim(0.5 / len(values), 1.5)
             # The smallest eigenvalues say nothing about the tail and would squeeze it.
-            axes.set_xlim(left=max(values.min(), values.max() * 1e-4) * 0.8)
+            low, high = max(values.min(), values.max() * 1e-4) * 0.8, max(values.max(), layer.edge) * 1.25
+            axes.set_xlim(low, high)
+            decimal_ticks(axes, "x", low, high)
+            decimal_ticks(axes, "y", 0.5 / len(values), 1.5)
         for axes in grid[:, 0]:
             axes.set_ylabel("share above x")
         for axes in grid[-1]:
@@ -86,7 +90,7 @@ class HeavyTails:
         return asdict(self)
 
 
-def heavy_tails(weights: Mapping[str, Tensor], *, least: int = 10) -> HeavyTails:
+def heavy_tails(weights: Mapping[str, Tensor], *, least: int = 20) -> HeavyTails:
     """Fit a power law to the spectrum of each weight (Martin and Mahoney, arXiv 1810.01075), and a random bulk.
 
     Args:

@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from surgecollapse.analysis.colours import GREEN, VERMILLION
 from surgecollapse.functional import discretise, symbol_entropy, symbol_mutual_information
 
 if TYPE_CHECKING:
@@ -34,6 +37,8 @@ class InformationPlane:
     samples: int
     """n; no estimate exceeds ln n."""
     bins: int
+    components: int | None
+    """Principal components that were binned; ``None``: all units."""
 
     def plot(self) -> Figure:
         """Draw the path of each layer in the plane, early times pale; lines mark H(Y) and ln n."""
@@ -49,12 +54,13 @@ class InformationPlane:
         for axes, name, x, y in zip(grid.flat, self.layers, self.with_input, self.with_label, strict=False):
             axes.plot(x, y, "-", color="grey", linewidth=0.8)
             points = axes.scatter(x, y, c=self.steps, cmap="cividis_r", s=18, zorder=3)
-            axes.axhline(self.label_entropy, color="C1", linestyle="--", linewidth=1)
-            axes.axvline(math.log(self.samples), color="C2", linestyle=":", linewidth=1.4)
+            axes.axhline(self.label_entropy, color=VERMILLION, linestyle="--", linewidth=1)
+            axes.axvline(math.log(self.samples), color=GREEN, linestyle=":", linewidth=1.4)
             axes.set_title(name, fontsize=10)
             axes.set_xlim(-0.2, math.log(self.samples) * 1.06)
             axes.set_ylim(-0.05, self.label_entropy * 1.12)
-        figure.supxlabel(f"I(input; layer), nats; dotted: ln n (saturated); {self.bins} bins", fontsize=10)
+        what = "units" if self.components is None else f"of {self.components} components"
+        figure.supxlabel(f"I(input; layer), nats, {self.bins} bins {what}; dotted: ln n (saturated)", fontsize=10)
         figure.supylabel("I(layer; label), nats; dashed: H(label)", fontsize=10)
         if points is not None:
             figure.colorbar(points, ax=grid, label="optimizer step")
@@ -66,20 +72,27 @@ class InformationPlane:
 
 
 def information_plane(
-    steps: Sequence[int], history: Sequence[Mapping[str, Tensor]], labels: Tensor, *, bins: int = 30
+    steps: Sequence[int],
+    history: Sequence[Mapping[str, Tensor]],
+    labels: Tensor,
+    *,
+    bins: int = 8,
+    components: int | None = 2,
 ) -> InformationPlane:
-    """Estimate I(input; layer) and I(layer; label) by equal bins (Shwartz-Ziv and Tishby, arXiv 1703.00810).
+    """Estimate I(input; layer) and I(layer; label) by equal bins (after Shwartz-Ziv and Tishby, arXiv 1703.00810).
 
-    Each unit of a layer is put into ``bins`` equal bins between the smallest and the largest value that the layer has
-    at any time, so that times can be compared; a row of bins is one symbol. Plug-in entropies without correction: with
-    nearly as many symbols as samples the correction of Miller and Madow is wrong. All rows of the input count as
-    different, so that I(X; T) = H(T).
+    The paper bins every unit, which for layers of more than some ten units gives each sample a pattern of its own, and
+    so saturates. Deviation: the leading principal components of the layer at that time are binned, each between its own
+    ends, so that scale and rotation do not matter. As these are functions of the layer, what they know of the label is
+    no more than what the layer knows, but for the bias of the estimate. I(T; Y) has the correction of Miller and Madow.
+    All rows of the input count as different, so that I(X; T) = H(T), at most components·ln bins.
 
     Args:
         steps: optimizer step of each time.
         history: representations ``(n, units)`` by layer at each time.
         labels: ``(n,)``.
-        bins: for each unit.
+        bins: for each component.
+        components: how many; ``None`` takes the units themselves, as the paper does.
 
     Raises:
         ValueError: if numbers do not fit.
@@ -89,9 +102,19 @@ def information_plane(
     layers = tuple(history[0])
     inputs, classes = [], []
     for name in layers:
-        low, high = min(float(x[name].min()) for x in history), max(float(x[name].max()) for x in history)
-        symbols = [discretise(x[name], bins, low=low, high=high) for x in history]
+        symbols = [discretise(_between_ends(x[name], components), bins, low=0.0, high=1.0) for x in history]
         inputs.append(tuple(symbol_entropy(s, correct=False).item() for s in symbols))
-        classes.append(tuple(symbol_mutual_information(s, labels, correct=False).item() for s in symbols))
+        classes.append(tuple(symbol_mutual_information(s, labels).item() for s in symbols))
     entropy = symbol_entropy(labels, correct=False).item()
-    return InformationPlane(tuple(steps), layers, tuple(inputs), tuple(classes), entropy, len(labels), bins)
+    return InformationPlane(tuple(steps), layers, tuple(inputs), tuple(classes), entropy, len(labels), bins, components)
+
+
+def _between_ends(x: Tensor, components: int | None) -> Tensor:
+    """Leading principal components, or units, each from 0 to 1; constant ones are 0."""
+    x = x.double()
+    x = x - x.mean(0)
+    if components is not None:
+        u, sigma, _ = torch.linalg.svd(x, full_matrices=False)
+        x = (u * sigma * (sigma > 1e-7 * sigma[:1]))[:, :components]
+    x = x - x.amin(0)
+    return x / x.amax(0).clamp(min=1e-300)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from surgecollapse.analysis.colours import decimal_ticks
 from surgecollapse.functional import levina_bickel, sample_participation_ratio, two_nn
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class IntrinsicDimensions:
         """Draw all three through the layers."""
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(max(5.2, 1.2 + 0.8 * len(self.layers)), 3.8), layout="constrained")
+        figure = Figure(figsize=(max(6.6, 1.2 + 0.8 * len(self.layers)), 3.8), layout="constrained")
         axes = figure.add_subplot()
         places = range(len(self.layers))
         axes.plot(places, self.two_nn, "o-", label="TwoNN")
@@ -38,6 +39,8 @@ class IntrinsicDimensions:
         axes.plot(places, self.participation_ratio, "^-.", label="participation ratio")
         axes.plot(places, self.units, ":", color="grey", label="units")
         axes.set_yscale("log")
+        known = [v for row in (self.two_nn, self.maximum_likelihood, self.participation_ratio) for v in row if v > 0]
+        decimal_ticks(axes, "y", min(known, default=1), max(self.units))
         axes.set_xticks(places, self.layers, rotation=30, ha="right", rotation_mode="anchor")
         axes.set_xlabel("layer")
         axes.set_ylabel("dimensions")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from surgecollapse.analysis.colours import decimal_ticks
 from surgecollapse.functional import NeuralCollapse
 
 if TYPE_CHECKING:
@@ -13,9 +14,9 @@ if TYPE_CHECKING:
 
 PANELS = (
     ("within", "NC1: scatter within classes\nover scatter between them"),
-    ("norms", "NC2: spread of the class means' norms"),
-    ("angles", "NC2: distance from equal angles"),
-    ("duality", "NC3: distance of classifier and means"),
+    ("norms", "NC2: spread of the norms\nof the class means"),
+    ("angles", "NC2: distance from equal\nand largest angles"),
+    ("duality", "NC3: distance of the classifier\nfrom the class means"),
     ("disagreement", "NC4: answers other than\nthe nearest class mean"),
 )
 
@@ -32,7 +33,7 @@ class CollapseHistory:
     disagreement: tuple[float, ...]
 
     def plot(self) -> Figure:
-        """Draw each measure over the steps; NC1 on a logarithmic axis."""
+        """Draw each measure over the steps; NC1 on a logarithmic axis where it falls far."""
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(9.6, 5.4), layout="constrained")
@@ -41,10 +42,11 @@ class CollapseHistory:
             values = getattr(self, name)
             axes.plot(self.steps, values, marker="." if len(self.steps) < 30 else None)
             axes.set_title(title, fontsize=10)
-            if name == "within" and min(values) > 0:
+            if name == "within" and 0 < 10 * min(values) < max(values):
                 axes.set_yscale("log")
-            else:
-                axes.set_ylim(bottom=0)
+                decimal_ticks(axes, "y", min(values), max(values))
+            elif max(values) > 0:
+                axes.set_ylim(0, 1.05 * max(values))
         grid.flat[-1].set_visible(False)
         for axes in (*grid[1, :2], grid[0, 2]):
             axes.set_xlabel("optimizer step")
