@@ -1,12 +1,22 @@
 """Pure maths: tensors in, new tensors out; no state, no hooks, no randomness of its own."""
 
 from surgecollapse.functional.concentration import gini, inverse_participation_ratio
+from surgecollapse.functional.criticality import branching_ratio, chi, lyapunov_exponent, mean_field_chi
 from surgecollapse.functional.cross_entropies import (
     log_stablemax,
     softmax_cross_entropy_float64,
     stablemax,
     stablemax_cross_entropy,
     temperature_cross_entropy,
+)
+from surgecollapse.functional.curvature import (
+    Eigenpair,
+    Hessian,
+    TraceEstimate,
+    batch_loss,
+    hutchinson_trace,
+    largest_eigenvalue,
+    stability_threshold,
 )
 from surgecollapse.functional.dimension import hessian_effective_dimension, levina_bickel, two_nn
 from surgecollapse.functional.dormancy import dormancy
@@ -92,12 +102,18 @@ __all__ = [
     "WITHOUT_GRADIENT",
     "Alignment",
     "Bulk",
+    "Eigenpair",
+    "Hessian",
     "NeuralCollapse",
     "Pattern",
     "PowerLaw",
+    "TraceEstimate",
     "activation_energy",
     "allocate",
+    "batch_loss",
     "bounded_noise_scale",
+    "branching_ratio",
+    "chi",
     "collapse_masks",
     "collapse_tiles",
     "cutoff_frequency",
@@ -121,6 +137,7 @@ __all__ = [
     "highest",
     "hill",
     "histogram_entropy",
+    "hutchinson_trace",
     "inner_product",
     "inverse_participation_ratio",
     "is_stable",
@@ -128,16 +145,19 @@ __all__ = [
     "ksg_mutual_information",
     "label_mutual_information",
     "lamp",
+    "largest_eigenvalue",
     "largest_pole",
     "levina_bickel",
     "linear_cka",
     "linear_filter",
     "log_stablemax",
     "lowest",
+    "lyapunov_exponent",
     "ma_coefficients",
     "magnitude",
     "marchenko_pastur_bulk",
     "marchenko_pastur_edges",
+    "mean_field_chi",
     "minimum_live",
     "naive_loss_minimisation",
     "neural_collapse",
@@ -160,6 +180,7 @@ __all__ = [
     "softmax_cross_entropy_float64",
     "spectral_entropy",
     "spectral_rank",
+    "stability_threshold",
     "stable_rank",
     "stablemax",
     "stablemax_cross_entropy",

@@ -1,0 +1,112 @@
+"""Order and chaos through depth: how disturbances grow from layer to layer, and activity with them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+
+def chi(before: Tensor, after: Tensor) -> Tensor:
+    """Growth of a small disturbance over one layer, χ = ⟨δ'²⟩/⟨δ²⟩, means over samples and units.
+
+    For a random δ this is ‖J‖²_F divided by the number of outputs: the mean squared singular value of a square
+    Jacobian J, and the slope of the correlation map at 1 (Poole et al., arXiv 1606.05340; Schoenholz et al.,
+    arXiv 1611.01232). χ < 1: ordered, neighbours merge; χ > 1: chaotic; χ = 1: the edge.
+
+    Args:
+        before: ``(n, …)``, disturbance of the input of the layer.
+        after: ``(n, …)``, what became of it.
+
+    Returns:
+        0-dim tensor ≥ 0; NaN where nothing was disturbed.
+
+    >>> chi(torch.ones(4, 2), 3 * torch.ones(4, 5))
+    tensor(9.)
+    """
+    return after.square().mean() / before.square().mean()
+
+
+def lyapunov_exponent(disturbances: Sequence[Tensor]) -> Tensor:
+    """Largest Lyapunov exponent through depth, in nats a layer: mean over samples of ln(‖δ_L‖/‖δ_0‖)/L.
+
+    Norms are root mean squares over units, so that a change of width alone is no growth. A random disturbance turns
+    towards the direction that grows most, hence the largest one. In wide random nets it is ½ ln χ.
+
+    Args:
+        disturbances: ``(n, …)`` at each of the layers in order, at least two.
+
+    Returns:
+        0-dim tensor; −∞ where every disturbance died out.
+
+    Raises:
+        ValueError: for fewer than two layers.
+
+    >>> x = torch.ones(3, 4)
+    >>> lyapunov_exponent([x, 2 * x, 4 * x]).item() == math.log(2)
+    True
+    """
+    if len(disturbances) < 2:
+        raise ValueError(f"expected disturbances at two layers at least, got {len(disturbances)}")
+    first, last = (d.flatten(1).double().square().mean(1) for d in (disturbances[0], disturbances[-1]))
+    return ((last / first).log() / 2).mean() / (len(disturbances) - 1)
+
+
+def branching_ratio(before: Tensor, after: Tensor) -> Tensor:
+    """Active descendants per active ancestor: mean over samples of A_{l+1}/A_l, A the share of units above zero.
+
+    1 where activity is passed on undiminished (Beggs and Plenz 2003, doi 10.1523/JNEUROSCI.23-35-11167.2003, between
+    time bins; here between layers, whose shares make their widths comparable). Samples without ancestors are left out.
+
+    Args:
+        before: ``(n, units)`` activations.
+        after: ``(n, units')`` activations of the next layer, of the same samples.
+
+    Returns:
+        0-dim tensor ≥ 0; NaN if no sample has an active unit.
+
+    >>> branching_ratio(torch.tensor([[1.0, 1.0, 0.0, 0.0]]), torch.tensor([[1.0, 0.0, 0.0, 0.0]]))
+    tensor(0.5000)
+    """
+    ancestors, descendants = ((x > 0).flatten(1).float().mean(1) for x in (before, after))
+    alive = ancestors > 0
+    ratios = torch.where(alive, descendants / ancestors.clamp(min=1e-12), 0.0)
+    return ratios.sum() / alive.sum()
+
+
+def mean_field_chi(
+    weight_variance: float, bias_variance: float = 0.0, activation: Callable[[Tensor], Tensor] = torch.tanh
+) -> tuple[float, float]:
+    r"""Fixed point q* and χ of an infinitely wide random net (Poole et al., arXiv 1606.05340, eq. 3 and 7).
+
+    q = σ_w² E[φ(√q z)²] + σ_b²; χ = σ_w² E[φ'(√q* z)²], z standard normal, by quadrature. W_ij ~ N(0, σ_w²/n).
+
+    Args:
+        weight_variance: σ_w² > 0.
+        bias_variance: σ_b² ≥ 0.
+        activation: φ, elementwise and bounded or contracting, so that q* exists.
+
+    Returns:
+        q* and χ.
+
+    >>> q, at_edge = mean_field_chi(0.5)
+    >>> round(q, 6), round(at_edge, 6)
+    (0.0, 0.5)
+    """
+    if not weight_variance > 0.0 or bias_variance < 0.0:
+        raise ValueError(f"expected σ_w² > 0 and σ_b² ≥ 0, got {weight_variance} and {bias_variance}")
+    z = torch.linspace(-10, 10, 4001, dtype=torch.float64)
+    weight = torch.exp(-z.square() / 2) * (z[1] - z[0]) / math.sqrt(2 * math.pi)
+    q = 1.0
+    for _ in range(2000):
+        following = weight_variance * float((weight * activation(math.sqrt(q) * z).square()).sum()) + bias_variance
+        settled = abs(following - q) <= 1e-14
+        q = following
+        if settled:
+            break
+    with torch.enable_grad():
+        x = (math.sqrt(q) * z).requires_grad_()
+        (slope,) = torch.autograd.grad(activation(x).sum(), x)
+    return q, weight_variance * float((weight * slope.square()).sum())
