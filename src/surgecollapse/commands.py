@@ -31,7 +31,7 @@ def _number(least: float, most: float, *, below: bool = False) -> _Check:
 def _share(value: Any) -> float:
     """A share in (0, 1]."""
     try:
-        number = _number(0.0, 1.0)(value)
+        number = float(_number(0.0, 1.0)(value))
     except ValueError:
         number = 0.0
     if not number:

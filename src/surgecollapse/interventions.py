@@ -229,7 +229,7 @@ def _changed(policy: Policy, values: Mapping[str, float]) -> Policy:
     Raises:
         ValueError: if there are no such numbers, or they are out of range.
     """
-    if not is_dataclass(policy):
+    if not is_dataclass(policy) or isinstance(policy, type):
         raise ValueError(f"the policy {type(policy).__name__} cannot be changed while it runs: it is no dataclass")
     now = {part.name: getattr(policy, part.name) for part in fields(policy) if part.init}
     numbers = [name for name, value in now.items() if value is None or _is_number(value)]

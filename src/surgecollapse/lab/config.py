@@ -230,7 +230,9 @@ class RunConfig(BaseModel):
     evaluate_every: int = Field(100, ge=1, description="Steps between two evaluations.")
     checkpoint_every: int = Field(500, ge=1, description="Steps between two checkpoints.")
     keep_checkpoints: int = Field(
-        2, ge=0, description="Newest checkpoints that are kept beside the best; 0 keeps all, as analyses over time need."
+        2,
+        ge=0,
+        description="Newest checkpoints that are kept beside the best; 0 keeps all, as analyses over time need.",
     )
     threads: int = Field(
         1, ge=1, le=MOST_THREADS, description="Threads of torch; results are reproducible for a fixed number only."

@@ -99,8 +99,9 @@ class Watch:
         if due:
             scene = self.scenes.build(step, optimizers, {}, {"gradients"} & _needs(due))
             for monitor in due:
+                prepare: Any = getattr(monitor, "prepare", None)
                 with self._timed(monitor.name, self._prepared):
-                    monitor.prepare(scene)
+                    prepare(scene)
 
     def _event(self, step: int, optimizers: Sequence[Optimizer], live: Mapping[str, float]) -> None:
         due, watches = self._due(), dict[str, Stopwatch]()
