@@ -72,7 +72,7 @@ class Hessian:
 
     def split(self, vector: Tensor) -> list[Tensor]:
         """Cut a flat vector into the shapes of the weights, in their order and dtype."""
-        parts = vector.split([leaf.numel() for leaf in self._leaves])
+        parts = torch.split_with_sizes(vector, [leaf.numel() for leaf in self._leaves])
         return [part.view_as(leaf).to(leaf.dtype) for part, leaf in zip(parts, self._leaves, strict=True)]
 
 

@@ -8,6 +8,8 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from surgecollapse.observe.monitors.alignment import Alignment
+from surgecollapse.observe.monitors.criticality import Criticality
+from surgecollapse.observe.monitors.curvature import Curvature
 from surgecollapse.observe.monitors.entropy import Entropies
 from surgecollapse.observe.monitors.gap import GeneralisationGap
 from surgecollapse.observe.monitors.masks import Masks
@@ -33,6 +35,8 @@ MONITORS: dict[str, Callable[[], Monitor]] = {
     "noise_scale": NoiseScale,
     "gap": GeneralisationGap,
     "masks": Masks,
+    "curvature": Curvature,
+    "criticality": Criticality,
 }
 """The monitors that have a name, on the command line and in ``attach(monitors=…)``."""
 

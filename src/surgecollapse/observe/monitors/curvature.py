@@ -1,0 +1,164 @@
+"""Curvature of the loss on the probe batch, as the optimizer meets it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn import functional as F
+
+from surgecollapse.functional import Hessian, batch_loss, hutchinson_trace, largest_eigenvalue, stability_threshold
+from surgecollapse.modules import canonical_name, undisturbed
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from surgecollapse.types import Number, Scene, Series
+
+Criterion = Callable[[Any, "Tensor"], "Tensor"]
+
+
+class Curvature:
+    """``curvature/sharpness``, ``curvature/threshold`` and ``curvature/trace`` on the probe batch, in eval mode.
+
+    Sharpness is λ_max(D^½ H D^½)/2 with D the step sizes: η, or η/(√v̂ + ε) for optimizers of Adam's kind. With plain
+    gradient descent it is ηλ_max/2. Above the threshold (:func:`surgecollapse.functional.stability_threshold`) steps
+    on a quadratic diverge; full-batch training settles near it (Cohen et al., arXiv 2103.00065, 2207.14484). λ_max is
+    followed by warm power iteration, one Hessian product an event; it lags a little where it changes fast. The trace
+    is that of H by Hutchinson's estimate, noisy: average over events. Weights that a mask holds at zero are left out.
+
+    The loss is ``criterion`` of the output and the noted labels; without one, cross-entropy where the output is
+    ``(n, classes)`` and the labels are ``(n,)`` integers. Where neither fits, or the optimizer is neither SGD nor keeps
+    ``exp_avg_sq``, nothing is recorded. Several optimizers or groups: the lowest of their thresholds.
+
+    Args:
+        criterion: used instead of the one that the loop gave.
+        trace_samples: Hessian products for the trace at an event; 0: no trace.
+        first: products at the first event, where nothing is warm yet.
+        seed: of the first vector and the random signs.
+    """
+
+    name = "curvature"
+    needs = ()
+    period = 2
+
+    def __init__(
+        self, criterion: Criterion | None = None, *, trace_samples: int = 1, first: int = 10, seed: int = 0
+    ) -> None:
+        if trace_samples < 0 or first < 1:
+            raise ValueError(f"expected trace_samples ≥ 0 and first ≥ 1, got {trace_samples} and {first}")
+        self._criterion, self._samples, self._first, self._seed = criterion, trace_samples, first, seed
+        self._vector: Tensor | None = None
+        self._shift: Tensor | None = None
+
+    def measure(self, scene: Scene) -> Mapping[str, Series]:
+        """Three numbers of the whole net."""
+        criterion = self._criterion or scene.criterion or _cross_entropy
+        if scene.inputs is None or scene.targets is None:
+            return {}
+        found = _step_sizes(scene)
+        if found is None:
+            return {}
+        sizes, threshold = found
+        paths = {canonical_name(path): path for path, _ in scene.model.named_parameters()}
+        weights = {paths[name]: scene.weights[name] for name in sizes}
+        home = next(iter(weights.values())).device
+        loss = batch_loss(scene.model, criterion, scene.inputs, scene.targets.to(home))
+        with undisturbed(scene.model):
+            try:
+                hessian = Hessian(loss, weights)
+            except _NoLoss:
+                return {}
+            return self._sharpness(hessian, scene, sizes, threshold)
+
+    def _sharpness(
+        self, hessian: Hessian, scene: Scene, sizes: Mapping[str, Tensor], threshold: float
+    ) -> dict[str, Series]:
+        live = torch.cat([_open(scene, name).flatten() for name in sizes])
+        roots = torch.cat([sizes[name].expand_as(scene.weights[name]).flatten() for name in sizes]).sqrt() * live
+        start, shift, cold = self._vector, self._shift, False
+        if start is None or start.shape != roots.shape:
+            cold, shift = True, None
+            start = torch.randn(hessian.size, generator=torch.Generator().manual_seed(self._seed)).to(roots)
+        pair = largest_eigenvalue(
+            _Scaled(hessian, roots),
+            start.to(roots),
+            iterations=self._first if cold else 1,
+            shift=0.0 if shift is None else shift.to(roots),
+        )
+        self._vector, self._shift = pair.vector, pair.shift
+        series: dict[str, Series] = {"curvature/sharpness": pair.value / 2, "curvature/threshold": threshold}
+        if self._samples:
+            signs = torch.Generator().manual_seed(self._seed + scene.step)
+            trace = hutchinson_trace(_Scaled(hessian, live), live, self._samples, signs)
+            series |= {"curvature/trace": trace.value, "curvature/trace_error": trace.standard_error}
+        return series
+
+    def state_dict(self) -> dict[str, Any]:
+        """The vector that the next event starts from, and the shift."""
+        return {"vector": self._vector, "shift": self._shift}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned."""
+        self._vector, self._shift = state["vector"], state["shift"]
+
+
+class _NoLoss(ValueError):
+    """The output and the labels make no loss that is known."""
+
+
+class _Scaled:
+    """S H S with a diagonal S."""
+
+    def __init__(self, hessian: Hessian, diagonal: Tensor) -> None:
+        self._hessian, self._diagonal = hessian, diagonal
+
+    def __matmul__(self, vector: Tensor) -> Tensor:
+        return self._diagonal * (self._hessian @ (self._diagonal * vector))
+
+
+def _cross_entropy(output: Any, targets: Tensor) -> Tensor:
+    fits = isinstance(output, torch.Tensor) and output.ndim == 2 and targets.shape == output.shape[:1]
+    if not fits or targets.dtype != torch.int64:
+        raise _NoLoss("expected outputs (n, classes) and labels (n,)")
+    return F.cross_entropy(output, targets)
+
+
+def _open(scene: Scene, name: str) -> Tensor:
+    """1 where a weight may move, 0 where its mask holds it at zero."""
+    weight = scene.weights[name]
+    return (weight != 0).to(weight) if scene.live.get(name, 1.0) < 1.0 else torch.ones_like(weight)
+
+
+def _step_sizes(scene: Scene) -> tuple[dict[str, Tensor], float] | None:
+    """What one unit of gradient moves each weight, and the lowest threshold; ``None`` for unknown optimizers."""
+    names = {id(p): canonical_name(path) for path, p in scene.model.named_parameters()}
+    sizes: dict[str, Tensor] = {}
+    thresholds = []
+    for optimizer in scene.optimizers:
+        for group in optimizer.param_groups:
+            adaptive = "betas" in group
+            if not (adaptive or isinstance(optimizer, torch.optim.SGD)):
+                return None
+            for p in group["params"]:
+                name = names.get(id(p))
+                if name not in scene.weights:
+                    continue
+                rate: Number = torch.as_tensor(group["lr"], dtype=p.dtype, device=p.device)
+                if adaptive:
+                    state = optimizer.state.get(p, {})
+                    if "exp_avg_sq" not in state:
+                        continue  # it has not moved yet
+                    seen = torch.as_tensor(state["step"], dtype=p.dtype, device=p.device)
+                    square = state.get("max_exp_avg_sq", state["exp_avg_sq"]) / (1 - group["betas"][1] ** seen)
+                    rate = rate / (square.sqrt() + group.get("eps", 0.0))
+                sizes[name] = rate.to(p.dtype)
+            thresholds.append(
+                stability_threshold(momentum=float(group["betas"][0]), adaptive=True)
+                if adaptive
+                else stability_threshold(
+                    momentum=group["momentum"], dampening=group["dampening"], nesterov=group["nesterov"]
+                )
+            )
+    return (sizes, min(thresholds)) if sizes else None
