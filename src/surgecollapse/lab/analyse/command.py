@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from surgecollapse.lab.analyse.kinds import ANALYSES, TITLES
 from surgecollapse.lab.analyse.subject import Subject
@@ -72,7 +75,8 @@ def analyse(
     for done, name in enumerate(chosen):
         tell(name, len(folders) + done, len(folders) + len(chosen))
         try:
-            findings[name] = ANALYSES[name](subjects)
+            with _threads(subjects[0].config.threads):
+                findings[name] = ANALYSES[name](subjects)
         except ValueError as error:
             skipped.append((name, str(error)))
     tell("writing", len(folders) + len(chosen), len(folders) + len(chosen))
@@ -80,6 +84,17 @@ def analyse(
         raise ConfigError("nothing to analyse: " + "; ".join(f"{name}: {reason}" for name, reason in skipped))
     page = _write(place, findings, skipped, subjects)
     return Analysed(page, tuple(one for found in findings.values() for one in found), tuple(skipped))
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """As many threads as the run had, so that its numbers come out again; matrices are small."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _checked(runs: Sequence[str | Path], what: Sequence[str], samples: int, times: int) -> list[str]:

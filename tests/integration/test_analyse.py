@@ -1,0 +1,110 @@
+"""``surgecollapse analyse``: from runs to results, pictures and a page; mistakes are one line."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+import torch
+
+from surgecollapse.cli import MISTAKE, main
+from surgecollapse.lab.analyse import ANALYSES, NotApplicable, analyse
+from surgecollapse.lab.analyse.subject import Subject
+from surgecollapse.lab.config import ConfigError, make_config
+from surgecollapse.lab.run import train
+
+pytest.importorskip("matplotlib")
+
+MODULAR = {"task": "modular", "model": "mlp", "modulus": 11, "train_fraction": 0.6, "policy": "none", "batch_size": 0}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Two small nets of other widths on one task, with all checkpoints."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name, width in (("narrow", 24), ("wide", 48)):
+        plan = make_config(
+            **MODULAR, widths=(width,), lr=0.01, steps=60, evaluate_every=5, checkpoint_every=20, keep_checkpoints=0
+        )
+        train(plan, folder / name)
+    return folder
+
+
+def test_all_checkpoints_are_kept_where_asked(runs):
+    kept = sorted(path.name for path in (runs / "narrow" / "checkpoints").glob("step-*.pt"))
+    assert kept == ["step-20.pt", "step-40.pt", "step-60.pt"]
+
+
+def test_a_subject_gives_the_initial_net_and_each_checkpoint(runs):
+    run = Subject(runs / "narrow", "narrow", samples=30)
+    states = {step: {k: v.clone() for k, v in net.state_dict().items()} for step, net in run.nets()}
+    assert tuple(states) == run.steps == (0, 20, 40, 60)
+    assert not torch.equal(states[0]["head.weight"], states[20]["head.weight"])
+    assert torch.equal(states[60]["head.weight"], run.model.state_dict()["head.weight"])
+    assert len(run.training[0]) == 30
+    assert Subject(runs / "narrow", "narrow", times=2).steps == (0, 60)
+
+
+def test_the_command_writes_results_pictures_and_one_page(runs, tmp_path, capsys):
+    out = tmp_path / "out"
+    what = "cka,collapse,tails,dimension,fourier,information,universality"
+    words = ["analyse", str(runs / "narrow"), str(runs / "wide"), "--what", what, "--out", str(out), "--samples", "40"]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert "index.html" in said
+    page = (out / "index.html").read_text(encoding="utf-8")
+    assert not re.findall(r'(?:src|href)="(?:https?:)?//', page)
+    stems = {path.stem for path in out.glob("*.json")}
+    assert stems == {path.stem for path in out.glob("*.png")}
+    assert {"cka-1", "cka-layers-2", "cka-nets-2", "collapse-2", "tails-1", "dimension-1", "fourier-2"} <= stems
+    assert all(f"p-{stem}" in page for stem in stems)
+    fourier = json.loads((out / "fourier-1.json").read_text(encoding="utf-8"))
+    assert fourier["steps"] == [0, 20, 40, 60]
+    assert sum(fourier["power"][-1]) == pytest.approx(1.0)
+    assert json.loads((out / "cka-1.json").read_text(encoding="utf-8"))["to_last"][0][-1] == pytest.approx(1.0)
+
+
+def test_by_default_all_that_apply_are_run_and_the_rest_is_named(runs):
+    found = analyse([runs / "narrow"], samples=40)
+    assert found.page == runs / "narrow" / "analysis" / "index.html"
+    assert {one.stem for one in found.findings} >= {"cka", "collapse", "dimension", "fourier"}
+    assert "universality" in dict(found.skipped)
+
+
+def test_analysing_leaves_the_run_as_it_was(runs):
+    files = {path: path.read_bytes() for path in (runs / "wide").rglob("*") if path.suffix in (".pt", ".toml", ".db")}
+    before = torch.get_rng_state()
+    analyse([runs / "wide"], ["cka", "collapse"], samples=40)
+    assert all(path.read_bytes() == content for path, content in files.items())
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--what", "cca"], "unknown analysis 'cca': did you mean 'cka'"),
+        (["--samples", "3"], "at least 16 samples"),
+        (["--what", "universality"], "nothing to analyse: universality"),
+    ],
+)
+def test_mistakes_are_one_line(runs, words, message, capsys):
+    assert main(["analyse", str(runs / "narrow"), *words]) == MISTAKE
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_no_run_and_no_such_run_are_said(tmp_path, capsys):
+    assert main(["analyse"]) == MISTAKE
+    assert main(["analyse", str(tmp_path)]) == MISTAKE
+    assert "holds no run" in capsys.readouterr().err
+
+
+def test_an_analysis_of_ones_own_is_an_entry_of_the_table(runs, monkeypatch):
+    def mine(subjects):
+        raise NotApplicable(f"nothing in {subjects[0].name}")
+
+    monkeypatch.setitem(ANALYSES, "mine", mine)
+    with pytest.raises(ConfigError, match="mine: nothing in narrow"):
+        analyse([runs / "narrow"], ["mine"])
