@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from surgecollapse.gradients.grokfast import Grokfast, GrokfastMA
     from surgecollapse.gradients.orthograd import OrthoGrad
     from surgecollapse.losses import StableMaxCrossEntropy, stablemax_cross_entropy
+    from surgecollapse.record.frames import load_run
     from surgecollapse.record.memory import MemoryRecorder
     from surgecollapse.record.store import RunStore
     from surgecollapse.watching import watch_training
@@ -54,6 +55,7 @@ _HOME = {
     "OrthoGrad": "gradients.orthograd",
     "StableMaxCrossEntropy": "losses",
     "stablemax_cross_entropy": "losses",
+    "load_run": "record.frames",
     "MemoryRecorder": "record.memory",
     "RunStore": "record.store",
     "watch_training": "watching",
@@ -81,6 +83,7 @@ __all__ = [
     "RunStore",
     "StableMaxCrossEntropy",
     "attach",
+    "load_run",
     "make_policy",
     "stablemax_cross_entropy",
     "transform_gradients",

@@ -1,4 +1,4 @@
-"""The command line: ``surgecollapse run | tell | report | compare | analyse | export | demo | doctor``.
+"""The command line: ``surgecollapse run | tell | watch | report | compare | analyse | export | demo | doctor``.
 
 Whatever is slow to import (torch, plots) is imported by the command that needs it, so that help comes at once.
 Every mistake of a user is one line on standard error and exit code 2; an interrupted run exits with 130.
@@ -184,6 +184,34 @@ def tell(
     return 1 if outcome.status == "rejected" else 0
 
 
+@app.command
+def watch(
+    folder: Path = Path("runs"),
+    /,
+    *,
+    port: int = 8321,
+    host: str = "127.0.0.1",
+    expose: bool = False,
+) -> int:
+    """Show runs in the browser while they train, and let a person intervene.
+
+    Args:
+        folder: Folder of run directories, or one of them.
+        port: 0 takes a free one.
+        host: Address to listen at; any but this machine's own needs --expose.
+        expose: Let other machines that have the token see and change the runs, unencrypted.
+    """
+    from surgecollapse.dashboard.serve import serve
+
+    serve(folder, port=port, host=host, exposed=expose, tell=_now)
+    return 0
+
+
+def _now(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
 def _numbers(text: str) -> dict[str, float]:
     """Read ``name=number,name=number``."""
     found = {}
@@ -197,12 +225,19 @@ def _numbers(text: str) -> dict[str, float]:
 
 
 @app.command
-def report(*runs: Path, out: Path | None = None) -> int:
-    """Write the report of one run, or of several to compare, as one HTML page and PNGs.
+def report(
+    *runs: Path,
+    out: Path | None = None,
+    to: Literal["html", "tensorboard"] = "html",
+    touched: bool = False,
+) -> int:
+    """Write the report of one run, or of several to compare, as one HTML page and PNGs, or for a tracker.
 
     Args:
         runs: Run directories.
         out: Folder of the report. Default: report/ in the run, or beside the runs if there are several.
+        to: html, or tensorboard: event files of each run, in its folder tensorboard.
+        touched: Compare also runs that a person changed while they trained.
     """
     from surgecollapse.lab.report import write_report
 
@@ -213,9 +248,39 @@ def report(*runs: Path, out: Path | None = None) -> int:
     for folder in runs:
         if not (folder / "run.db").is_file():
             raise ConfigError(f"{folder} holds no run: expected a directory made by `surgecollapse run`")
+    if to == "tensorboard":
+        return _to_tensorboard(runs, out)
+    if len(runs) > 1 and not touched:
+        runs = _untouched(runs)
     place = out or (runs[0] / "report" if len(runs) == 1 else runs[0].parent / "report")
     _say(f"report: {write_report(runs, place)}")
     return 0
+
+
+def _to_tensorboard(runs: Sequence[Path], out: Path | None) -> int:
+    """Write event files of every run."""
+    from surgecollapse.lab.exporters import to_tensorboard
+
+    for folder in runs:
+        place = None if out is None else out / folder.name if len(runs) > 1 else out
+        _say(f"tensorboard --logdir {to_tensorboard(folder, place)}")
+    return 0
+
+
+def _untouched(runs: Sequence[Path]) -> tuple[Path, ...]:
+    """The runs that nobody changed while they trained; says which are left out."""
+    from surgecollapse.record import RunStore
+
+    kept = []
+    for folder in runs:
+        with RunStore(folder / "run.db") as store:
+            if not store.get("touched", False):
+                kept.append(folder)
+                continue
+        _say(f"left out, as a person changed it while it trained (--touched takes it in): {folder}")
+    if not kept:
+        raise ConfigError("a person changed each of these runs while it trained: compare them with --touched")
+    return tuple(kept)
 
 
 @app.command

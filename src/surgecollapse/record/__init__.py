@@ -7,8 +7,9 @@ Never imports torch: pages and tools that only read a run stay light.
 from __future__ import annotations
 
 from surgecollapse.record.commands import Asked, CommandQueue
+from surgecollapse.record.frames import Run, load_run
 from surgecollapse.record.memory import MemoryRecorder
 from surgecollapse.record.schema import RunStoreError
 from surgecollapse.record.store import RunStore, Series
 
-__all__ = ["Asked", "CommandQueue", "MemoryRecorder", "RunStore", "RunStoreError", "Series"]
+__all__ = ["Asked", "CommandQueue", "MemoryRecorder", "Run", "RunStore", "RunStoreError", "Series", "load_run"]

@@ -53,11 +53,11 @@ class Series(NamedTuple):
 class RunStore:
     """The record of one run in one SQLite file; a :class:`~surgecollapse.types.Recorder`.
 
-    A thread of its own writes (:class:`~surgecollapse.record.writer.Writer`): rows are committed at most about ten times
-    a second, and at :meth:`flush`, :meth:`set` and :meth:`close`, which wait for it. On a disk that cannot keep up,
-    measurements are dropped and counted (``dropped`` in ``meta``), events never. Reading from the object that writes
-    flushes first, so that it always sees all it wrote. One object belongs to one thread; other threads and processes open the file themselves with
-    ``mode="r"``.
+    A thread of its own writes (:class:`~surgecollapse.record.writer.Writer`): rows are committed at most about ten
+    times a second, and at :meth:`flush`, :meth:`set` and :meth:`close`, which wait for it. On a disk that cannot keep
+    up, measurements are dropped and counted (``dropped`` in ``meta``), events never. Reading from the object that
+    writes flushes first, so that it always sees all it wrote. One object belongs to one thread; other threads and
+    processes open the file themselves with ``mode="r"``.
 
     Args:
         path: the file, by convention ``run.db`` in the run directory.
@@ -217,6 +217,10 @@ class RunStore:
         """The run-level value under ``key``, or ``default``."""
         rows = self._select("SELECT value FROM meta WHERE key = ?", (key,))
         return json.loads(rows[0][0]) if rows else default
+
+    def meta(self) -> dict[str, Any]:
+        """All run-level values."""
+        return {key: json.loads(value) for key, value in self._select("SELECT key, value FROM meta ORDER BY key")}
 
     def names(self) -> list[tuple[str, str | None]]:
         """Every measured series as (name, layer), sorted."""

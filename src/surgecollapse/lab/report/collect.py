@@ -82,6 +82,9 @@ def _gather(loaded: LoadedRun, directory: Path) -> RunData:
     decisions = store.decisions()
     parameters = {name: value.detach().cpu().numpy() for name, value in loaded.model.named_parameters()}
     masked = {change.name for event in interventions for change in event.layers}
+    if store.get("touched", False):
+        count = sum(event.status == "applied" for event in store.requests())
+        notes.append(f"a person changed this run while it trained ({count} commands): it is no run of its method alone")
     if loaded.status != "complete":
         notes.append(f"the run is {loaded.status}, the model is that of step {loaded.step:,}")
     return RunData(

@@ -1,0 +1,131 @@
+"""Kill a run with SIGKILL at random moments until it is through: is the record whole, and are the weights the same?
+
+    python benchmarks/kills.py --kills 100
+
+One run is trained undisturbed, with commands of a person in it. The same run is then killed again and again while it
+is replayed, resumed each time, and compared with the first: the record must pass SQLite's integrity check after every
+kill, hold every event that a checkpoint has passed, and the final weights must be bitwise those of the first run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import closing
+from pathlib import Path
+
+import torch
+
+from surgecollapse.commands import Collapse, LearningRate, Pump, Surge
+from surgecollapse.record import CommandQueue, RunStore
+
+COMMAND = [sys.executable, "-m", "surgecollapse.cli", "run"]
+KEYS = {"policy": "entropy", "widths": 32, "train-samples": 500, "every": 10, "evaluate-every": 100, "monitors": "none"}
+
+
+def newest_checkpoint(folder: Path) -> int:
+    """Step of the newest checkpoint; −1 without any."""
+    return max((int(path.stem[5:]) for path in (folder / "checkpoints").glob("step-*.pt")), default=-1)
+
+
+def events_until(folder: Path, step: int) -> list[tuple[int, str, str]]:
+    """Events up to a step, after SQLite's own check of the file."""
+    with closing(sqlite3.connect(folder / "run.db")) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        return connection.execute(
+            "SELECT step, kind, body FROM events WHERE step <= ? AND kind != 'Request' ORDER BY id", (step,)
+        ).fetchall()
+
+
+def final_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The weights of the last checkpoint."""
+    path = folder / "checkpoints" / f"step-{newest_checkpoint(folder)}.pt"
+    return torch.load(path, weights_only=True)["model"]
+
+
+def train_undisturbed(folder: Path, steps: int) -> float:
+    """Train once, with four commands; seconds."""
+    began = time.monotonic()
+    keys = [word for key, value in KEYS.items() for word in (f"--{key}", str(value))]
+    arguments = [*COMMAND, "digits", *keys, "--steps", str(steps), "--checkpoint-every", str(steps // 10)]
+    process = subprocess.Popen([*arguments, "--out", str(folder)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    while not (folder / "run.db").is_file():
+        assert process.poll() is None, "the run could not start"
+        time.sleep(0.02)
+    time.sleep(0.2)
+    queue = CommandQueue(folder / "run.db")
+    for command in (Collapse(fraction=0.3), LearningRate(factor=0.5), Pump(sigma=0.05), Surge(fraction=0.5)):
+        queue.put(command, source="benchmark")
+        time.sleep(0.15)
+    assert process.wait() == 0
+    return time.monotonic() - began
+
+
+def kill_until_through(source: Path, folder: Path, kills: int, longest: float, random_: random.Random) -> int:
+    """Replay ``source`` with up to ``kills`` kills, then let it end; the number of kills that hit."""
+    reference, hit = events_until(source, sys.maxsize), 0
+    for _ in range(kills):
+        begun = (folder / "run.db").is_file() and newest_checkpoint(folder) >= 0
+        if not begun and folder.exists():
+            shutil.rmtree(folder)  # killed before there was anything to resume
+        arguments = ["--resume", str(folder)] if begun else ["--replay", str(source), "--out", str(folder)]
+        process = subprocess.Popen([*COMMAND, *arguments], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        time.sleep(random_.uniform(0.0, longest))
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            hit += 1
+        process.wait()
+        if (folder / "run.db").is_file() and (step := newest_checkpoint(folder)) >= 0:
+            assert events_until(folder, step) == [event for event in reference if event[0] <= step]
+            with RunStore(folder / "run.db") as store:
+                if store.get("status") == "complete":
+                    return hit
+    arguments = ["--resume", str(folder)] if newest_checkpoint(folder) >= 0 else ["--replay", str(source)]
+    if arguments[0] == "--replay":
+        shutil.rmtree(folder)
+        arguments += ["--out", str(folder)]
+    subprocess.run([*COMMAND, *arguments], check=True, capture_output=True)
+    return hit
+
+
+def run(kills: int, steps: int, seed: int = 0) -> int:
+    """Do it as often as it takes for ``kills`` kills; the number of runs that were compared.
+
+    Raises:
+        AssertionError: if anything was lost.
+    """
+    random_, runs, hit = random.Random(seed), 0, 0
+    with tempfile.TemporaryDirectory() as place:
+        source = Path(place) / "source"
+        seconds = train_undisturbed(source, steps)
+        while hit < kills:
+            folder = Path(place) / f"killed-{runs}"
+            hit += kill_until_through(source, folder, kills - hit, 1.3 * seconds, random_)
+            one, two = final_weights(source), final_weights(folder)
+            assert one.keys() == two.keys()
+            assert all(torch.equal(one[name], two[name]) for name in one)
+            assert events_until(folder, sys.maxsize) == events_until(source, sys.maxsize)
+            runs += 1
+    return runs
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    runs = run(options.kills, options.steps, options.seed)
+    sys.stdout.write(f"{options.kills} kills in {runs} runs: every record whole, all weights bitwise the same\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""A finished or running run as pandas tables and NumPy arrays."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from surgecollapse.record.commands import CommandQueue
+from surgecollapse.record.store import RunStore
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from types import TracebackType
+
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from surgecollapse.record.store import Series
+
+
+class Run:
+    """What one run recorded; made by :func:`load_run`. Tables need pandas, :meth:`series` and :meth:`arrays` do not.
+
+    Args:
+        path: the run directory, or its ``run.db``.
+
+    Raises:
+        FileNotFoundError: if there is no run.
+        ValueError: if the file is no run store, or is written by a newer version.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        place = Path(path)
+        self.path = place / "run.db" if place.is_dir() else place
+        self.store = RunStore(self.path)
+
+    def __enter__(self) -> Run:
+        """Open already; returns itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the file."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self.store.close()
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """Run-level values: ``config``, ``environment``, ``data``, ``status``, ``summary``, ``checkpoints`` …"""
+        return self.store.meta()
+
+    @property
+    def touched(self) -> bool:
+        """Whether a person changed the run while it trained."""
+        return bool(self.store.get("touched", False))
+
+    def series(self, name: str, layer: str | None = None) -> Series:
+        """Steps and values of one measured series, as arrays."""
+        return self.store.measurements(name, layer)
+
+    def arrays(self, name: str) -> list[tuple[int, NDArray[Any]]]:
+        """Recorded arrays of one name with their steps."""
+        return self.store.arrays(name)
+
+    def measurements(self) -> pd.DataFrame:
+        """All numbers, long: ``step, name, layer, value``."""
+        rows = []
+        for name, layer in self.store.names():
+            steps, values = self.store.measurements(name, layer)
+            pairs = zip(steps.tolist(), values.tolist(), strict=True)
+            rows += [{"step": step, "name": name, "layer": layer, "value": value} for step, value in pairs]
+        return _table(rows, ["step", "name", "layer", "value"])
+
+    def readings(self) -> pd.DataFrame:
+        """One row a reading, without its layers."""
+        return _table(_without(asdict(event), "layers") for event in self.store.readings())
+
+    def layers(self) -> pd.DataFrame:
+        """One row for every layer of every reading, with its ``step``."""
+        return _table(
+            {"step": event.step, **asdict(layer)} for event in self.store.readings() for layer in event.layers
+        )
+
+    def decisions(self) -> pd.DataFrame:
+        """One row a decision, with the step of the reading that it followed."""
+        return _table({"step": step, **asdict(event)} for step, event in self.store.decisions())
+
+    def interventions(self) -> pd.DataFrame:
+        """One row an intervention with its energy ledger, without its layers."""
+        return _table(_without(asdict(event), "layers") for event in self.store.interventions())
+
+    def ledger(self) -> pd.DataFrame:
+        """One row for every layer of every intervention, with ``step`` and ``kind``."""
+        return _table(
+            {"step": event.step, "kind": event.kind, **asdict(layer)}
+            for event in self.store.interventions()
+            for layer in event.layers
+        )
+
+    def commands(self) -> pd.DataFrame:
+        """One row for everything that people asked for, and what became of it."""
+        queue = CommandQueue(self.path)
+        try:
+            return _table(asdict(asked) for asked in queue.all())
+        finally:
+            queue.close()
+
+
+def load_run(path: str | Path) -> Run:
+    """Read a run directory, finished or not, into pandas tables and NumPy arrays.
+
+    Args:
+        path: the run directory, or its ``run.db``.
+
+    Raises:
+        FileNotFoundError: if there is no run.
+        ValueError: if the file is no run store, or is written by a newer version.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "run.db"
+    >>> with RunStore(path, mode="w") as store:
+    ...     store.measure(1, "loss/train", 0.5)
+    ...     store.measure(2, "loss/train", 0.25)
+    >>> with load_run(path) as run:
+    ...     run.series("loss/train").values.tolist(), run.touched
+    ([0.5, 0.25], False)
+    """
+    return Run(path)
+
+
+def _without(row: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if key != name}
+
+
+def _table(rows: Iterable[dict[str, Any]], columns: list[str] | None = None) -> pd.DataFrame:
+    try:
+        import pandas as pd
+    except ModuleNotFoundError as error:
+        raise ImportError("tables need pandas: pip install pandas, or use series() and arrays()") from error
+    return pd.DataFrame(list(rows), columns=columns)
