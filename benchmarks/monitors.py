@@ -149,13 +149,15 @@ def main() -> None:
     """Measure, print and write ``benchmarks/results/monitors.{json,md}``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--blocks", type=int, default=8, help="timed blocks, at least 5")
+    parser.add_argument("--events", type=int, help="events a block (default: 4, and 1 for the largest net)")
     parser.add_argument("--only", choices=list(cases()), help="measure one net and keep the other rows of the table")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     for name in [options.only] if options.only else list(cases()):
-        for row in measure(*cases()[name], options.blocks):
+        per_block, *case = cases()[name]
+        for row in measure(options.events or per_block, *case, options.blocks):
             write(options, name, row)
     print((options.out / "monitors.md").read_text())
 
