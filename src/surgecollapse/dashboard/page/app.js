@@ -1,0 +1,271 @@
+import { Chart, ORDER, append, clock, groupOf, short, words } from "/charts.js";
+
+const $ = (id) => document.getElementById(id);
+const make = (tag, text, cls) => { const e = document.createElement(tag); if (text !== undefined) e.textContent = text; if (cls) e.className = cls; return e; };
+if (location.hash.length > 1 && !location.hash.startsWith("#/")) { sessionStorage.setItem("token", location.hash.slice(1)); history.replaceState(null, "", "#/"); }
+const token = sessionStorage.getItem("token") ?? "";
+const now = { runs: new Map(), charts: new Map(), shown: [], generation: 0, events: [], dirty: false };
+const FORMS = [
+  ["collapse", [["fraction", 0.3], ["layers", ""]]], ["surge", [["fraction", 0.2], ["layers", ""]]], ["pump", [["sigma", 0.1]]],
+  ["set-sparsity", [["sparsity", 0.9]]], ["set-thresholds", [["values", "floor=.4"]]], ["learning-rate", [["factor", 0.5]]], ["cadence", [["every", 100]]],
+  ["hold", []], ["resume", []], ["pause", []], ["continue", []], ["checkpoint", []], ["roll-back", [["step", ""]]], ["stop", []],
+];
+
+async function api(path, options = {}) {
+  const answer = await fetch("/api/" + path, { ...options, headers: { authorization: "Bearer " + token, ...(options.headers ?? {}) } });
+  if (!answer.ok) throw new Error((await answer.json().catch(() => ({}))).error ?? `the server answered ${answer.status}`);
+  return answer;
+}
+const read = async (path) => (await api(path)).json();
+const sleep = (ms) => new Promise((go) => setTimeout(go, ms));
+function problem(text) { $("problem").hidden = !text; $("problem").textContent = text ?? ""; }
+
+// the list of runs
+
+function sparkline(values) {
+  const c = document.createElement("canvas"), known = values.filter((v) => v !== null);
+  c.width = 160; c.height = 36; c.style.width = "80px"; c.style.height = "18px";
+  const low = Math.min(...known), span = Math.max(...known) - low || 1, g = c.getContext("2d");
+  g.strokeStyle = getComputedStyle(document.documentElement).getPropertyValue("--blue"); g.lineWidth = 2; g.beginPath();
+  values.forEach((v, i) => { if (v !== null) g.lineTo(2 + (i * 156) / Math.max(values.length - 1, 1), 33 - (30 * (v - low)) / span); });
+  g.stroke();
+  return c;
+}
+
+async function list(generation) {
+  while (generation === now.generation) {
+    try {
+      const { runs } = await read("runs");
+      if (generation !== now.generation) return;
+      const chosen = new Set([...document.querySelectorAll("#runs input:checked")].map((box) => box.value));
+      const focused = document.activeElement?.dataset?.key;
+      $("runs").replaceChildren(...runs.map((run) => {
+        const row = make("tr"), box = make("input"), open = make("button", run.name, "open");
+        box.type = "checkbox"; box.value = run.id; box.checked = chosen.has(run.id); box.onchange = choose; box.dataset.key = "b" + run.id;
+        box.setAttribute("aria-label", "compare " + run.name); open.dataset.key = "o" + run.id;
+        open.onclick = () => go([run.id]);
+        const cells = [make("td"), make("td"), make("td", run.status + (run.touched ? " · touched" : ""), "mark " + run.status), make("td")];
+        if (run.why) cells[2].title = run.why;
+        cells[0].append(box); cells[1].append(open); if (run.line.length) cells[3].append(sparkline(run.line));
+        row.append(...cells);
+        return row;
+      }));
+      if (focused) document.querySelector(`[data-key="${focused}"]`)?.focus();
+      now.names = new Map(runs.map((run) => [run.id, run.name]));
+      if (!runs.length) $("runs").append(make("tr")).append?.();
+      choose(); problem(); $("link").textContent = `${runs.length} runs`;
+    } catch (error) { problem(error.message); $("link").textContent = "no server"; }
+    await sleep(2000);
+  }
+}
+function choose() { $("compare").disabled = document.querySelectorAll("#runs input:checked").length < 2; }
+function compare() { const ids = [...document.querySelectorAll("#runs input:checked")].map((box) => box.value); if (ids.length > 1) go(ids); }
+function go(ids) { location.hash = "#/" + ids.join(","); }
+
+// one run, or several
+
+async function route() {
+  const generation = ++now.generation, ids = location.hash.replace(/^#\/?/, "").split(",").filter((id) => /^[0-9a-f]{12}$/.test(id)).slice(0, 10);
+  for (const run of now.runs.values()) run.abort?.abort();
+  now.runs.clear(); now.charts.clear(); now.shown = ids; now.events = []; $("charts").replaceChildren(); $("asked").replaceChildren();
+  $("list").hidden = ids.length > 0; $("plots").hidden = !ids.length; $("detail").hidden = $("more").hidden = ids.length !== 1;
+  $("title").textContent = ids.length ? "" : "Runs";
+  if (!ids.length) return list(generation);
+  if (!now.names) now.names = new Map((await read("runs").catch((error) => { problem(error.message); return { runs: [] }; })).runs.map((run) => [run.id, run.name]));
+  if (generation !== now.generation) return;
+  $("title").textContent = ids.map((id) => now.names.get(id) ?? id).join("  ·  ");
+  for (const id of ids) follow(id, generation);
+}
+
+async function load(id) {
+  const found = await read("runs/" + id), run = now.runs.get(id);
+  Object.assign(run, { state: found.state, config: found.config, arrays: found.arrays, lines: new Map() });
+  await learn(run, found.series);
+  if (now.shown.length === 1) { now.events = found.events; strip(run); asked(found.commands, run); table(); pictures(run); }
+  paint();
+}
+
+async function learn(run, series) {
+  const fresh = series.filter((s) => !run.lines.has(s.id));
+  for (let i = 0; i < fresh.length; i += 100) {
+    const part = fresh.slice(i, i + 100), data = await read(`runs/${run.id}/series?ids=${part.map((s) => s.id)}`);
+    for (const s of part) run.lines.set(s.id, { ...s, ...data[s.id] });
+  }
+}
+
+async function follow(id, generation) {
+  const run = { id, lines: new Map() };
+  now.runs.set(id, run);
+  let wait = 300;
+  while (generation === now.generation) {
+    run.abort = new AbortController();
+    let timer;
+    const alive = () => { clearTimeout(timer); timer = setTimeout(() => run.abort.abort(), 15000); };
+    try {
+      alive();
+      const answer = await api(`runs/${id}/stream`, { signal: run.abort.signal });
+      const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+      let rest = "", loaded = false;
+      for (;;) {
+        const { done, value } = await reader.read();
+        if (done) break;
+        alive();
+        const parts = (rest + value).split("\n\n");
+        rest = parts.pop();
+        if (!loaded) { await load(id); loaded = true; wait = 300; problem(); $("link").textContent = "connected"; }
+        for (const part of parts) await take(run, JSON.parse(part.slice(6)), generation);
+      }
+    } catch (error) { if (generation === now.generation && error.name !== "AbortError") problem(`${error.message}: trying again`); }
+    clearTimeout(timer);
+    if (generation !== now.generation) return;
+    $("link").textContent = "no server, trying again";
+    await sleep(wait);
+    wait = Math.min(wait * 1.6, 3000);
+  }
+}
+
+async function take(run, message, generation) {
+  if (generation !== now.generation) return;
+  if (message.reset) return load(run.id);
+  if (message.series) await learn(run, message.series);
+  for (const [id, fresh] of Object.entries(message.points ?? {})) { const line = run.lines.get(+id); if (line) append(line, fresh); }
+  if (message.state) run.state = message.state;
+  if (now.shown.length === 1) {
+    const known = new Set(now.events.map((event) => event.id));
+    const fresh = (message.events ?? []).filter((event) => !known.has(event.id));
+    now.events.push(...fresh);
+    if (message.state) strip(run);
+    if (message.commands) asked(message.commands, run);
+    if (fresh.length) table();
+  }
+  if (message.points || message.events) later();
+}
+
+function later() { if (!now.dirty) { now.dirty = true; requestAnimationFrame(() => { now.dirty = false; paint(); }); } }
+
+function strip(run) {
+  const s = run.state, percent = (v) => (v === null ? "–" : (100 * v).toFixed(1) + "%");
+  const alarm = !s.finite ? "ALARM: not finite" : null;
+  const facts = [["run", s.status + (s.touched ? ", touched" : ""), s.status], ["phase", alarm ?? (s.held ? "held · " : "") + (s.paused ? "paused · " : "") + (s.phase ?? "–"), alarm ? "failed" : ""],
+    ["step", s.total ? `${s.step} / ${s.total}` : String(s.step)], ["next decision", s.next === null ? "–" : `step ${s.next}`], ["sparsity", percent(s.sparsity)], ["entropy", short(s.entropy)], ["loss", short(s.loss)],
+    ["last act", s.last ? `${s.last.kind} at ${s.last.step}` : "–"]];
+  $("strip").dataset.phase = s.phase ?? "";
+  $("strip").replaceChildren(...facts.map(([name, value, cls]) => { const d = make("div"); d.append(make("span", name), make("b", value, cls)); return d; }));
+  const why = make("div", undefined, "why"); why.append(make("span", "why"), make("b", s.why ?? "–")); $("strip").append(why);
+}
+
+// charts
+
+function view() {
+  const axis = $("axis").value, clocks = new Map();
+  for (const run of now.runs.values()) {
+    const name = { time: "time/step", work: "sparsity" }[axis];
+    clocks.set(run.id, clock(axis, [...run.lines.values()].find((l) => l.name === name && !l.layer)));
+  }
+  return { axis: axis === "time" ? "seconds" : axis, logx: $("logx").checked, logy: $("logy").checked, smooth: +$("smooth").value, theme: document.documentElement.dataset.theme,
+    at: (line) => clocks.get(line.run), step: clocks.get(now.shown[0]) ?? ((s) => s) };
+}
+
+function paint() {
+  const charts = new Map(), several = now.shown.length > 1;
+  for (const run of now.runs.values()) for (const line of run.lines.values()) {
+    if (!line.x.length) continue;
+    const pooled = ["loss", "accuracy"].includes(groupOf(line.name)), title = pooled && !several ? groupOf(line.name) : line.name;
+    const label = [several ? now.names.get(run.id) : "", line.layer || (title === line.name ? (several ? "" : "all") : line.name.split("/").slice(1).join("/"))].filter(Boolean).join(" ");
+    if (!charts.has(title)) charts.set(title, []);
+    charts.get(title).push({ label, x: line.x, y: line.y, run: run.id });
+  }
+  const rank = (t) => { const i = ORDER.indexOf(groupOf(t)); return i < 0 ? 99 : i; };
+  const titles = [...charts.keys()].sort((a, b) => rank(a) - rank(b) || a.localeCompare(b)), look = view();
+  if (titles.some((t) => !now.charts.has(t)) || now.charts.size !== titles.length) {
+    $("charts").replaceChildren(); now.charts.clear();
+    let group = "";
+    for (const title of titles) {
+      if (groupOf(title) !== group) { group = groupOf(title); $("charts").append(make("h2", group.replace(/_/g, " "))); }
+      now.charts.set(title, new Chart($("charts"), title, () => now.events.filter((e) => e.class !== "Decision" && e.class !== "Reading")));
+    }
+  }
+  const frame = (c) => { const r = c.box.getBoundingClientRect(); return r.bottom > -400 && r.top < innerHeight + 400; };
+  for (const title of titles) { const chart = now.charts.get(title); if (!chart.plot || frame(chart)) chart.draw(charts.get(title), look); }
+}
+
+// events, commands, arrays
+
+async function table() {
+  const kinds = ["Intervention", "Request", "Alarm", ...($("decisions").checked ? ["Decision"] : []), ...($("readings").checked ? ["Reading"] : [])];
+  let rows = now.events;
+  if (kinds.length > 3 && now.shown.length === 1) rows = await read(`runs/${now.shown[0]}/events?kinds=${kinds}`).catch((error) => { problem(error.message); return rows; });
+  const wanted = $("filter").value.toLowerCase();
+  $("events").replaceChildren(...rows.filter((e) => !wanted || words(e).toLowerCase().includes(wanted)).slice(-300).reverse().map((e) => {
+    const row = make("tr"), kind = e.kind ?? e.phase ?? "reading";
+    row.title = words(e);
+    row.append(make("td", String(e.step)), make("td", kind + (e.status ? " · " + e.status : ""), "mark " + (e.status ?? "")),
+      make("td", e.class === "Intervention" ? `${(100 * e.sparsity_before).toFixed(1)} → ${(100 * e.sparsity_after).toFixed(1)}%` : ""),
+      make("td", e.reason ?? (e.entropy != null ? `entropy ${short(e.entropy)}, loss ${short(e.loss)}` : "")));
+    return row;
+  }));
+}
+
+function asked(commands, run) {
+  $("asked").replaceChildren(...commands.slice(0, 12).map((c) => { const item = make("li"); item.append(make("b", c.status, c.status), ` ${c.kind} ${JSON.stringify(c.body)}${c.step === null ? "" : ` after step ${c.step}`}${c.reason ? ": " + c.reason : ""}`, make("span", ` (${c.source})`, "soft")); return item; }));
+  for (const button of document.querySelectorAll("#forms button")) button.disabled = run.state.status !== "live";
+}
+
+function forms() {
+  for (const [kind, inputs] of FORMS) {
+    const form = make("form"), button = make("button", kind);
+    form.dataset.kind = kind;
+    form.append(button);
+    for (const [name, value] of inputs) { const input = make("input"); input.name = name; input.value = value; input.placeholder = name === "layers" ? "all layers" : name; input.title = name; input.setAttribute("aria-label", `${kind} ${name}`); if (typeof value === "string") input.classList.toggle("wide", name !== "step"); form.append(input); }
+    form.onsubmit = (submit) => { submit.preventDefault(); send(kind, form); };
+    $("forms").append(form);
+  }
+}
+
+async function send(kind, form) {
+  const body = {};
+  for (const { name, value } of form.querySelectorAll("input")) {
+    if (name === "layers") { if (value.trim()) body.layers = value.split(",").map((v) => v.trim()).filter(Boolean); }
+    else if (name === "values") body.values = Object.fromEntries(value.split(",").map((part) => { const [k, v] = part.split("="); return [k.trim(), Number(v)]; }));
+    else body[name] = value.trim() === "" ? null : Number(value);
+  }
+  if (["stop", "roll-back"].includes(kind) && !confirm(`Really ${kind}?`)) return;
+  try {
+    await api(`runs/${now.shown[0]}/commands`, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify({ kind, body, token: [...crypto.getRandomValues(new Uint8Array(16))].map((b) => b.toString(16).padStart(2, "0")).join("") }) });
+    problem();
+  } catch (error) { problem(error.message); }
+}
+
+function pictures(run) {
+  $("arrays").hidden = !run.arrays.length;
+  $("array").replaceChildren(make("option", "choose …"), ...run.arrays.map((a) => { const o = make("option", `${a.name} (step ${a.last})`); o.value = a.name; return o; }));
+}
+
+async function picture() {
+  const found = await read(`runs/${now.shown[0]}/array?name=${encodeURIComponent($("array").value)}`).catch(() => ({}));
+  const c = document.createElement("canvas"), g = c.getContext("2d"), soft = getComputedStyle(document.documentElement).getPropertyValue("--blue");
+  c.width = 480; c.height = 240; g.fillStyle = soft;
+  if (found.rows) { const most = Math.max(1e-12, ...found.rows.flat()), n = found.rows.length, m = found.rows[0].length; c.height = 480; g.fillStyle = soft; found.rows.forEach((row, i) => row.forEach((v, j) => { g.globalAlpha = Math.max(0, v / most); g.fillRect((j * 480) / m, (i * 480) / n, 480 / m - 1, 480 / n - 1); })); }
+  else if (found.counts) { const most = Math.max(...found.counts, 1); found.counts.forEach((v, i) => g.fillRect(i * 12, 240 - (230 * v) / most, 11, (230 * v) / most)); }
+  $("picture").replaceChildren(c, make("p", found.edges ? `step ${found.step}: values from ${short(found.edges[0])} to ${short(found.edges.at(-1))}` : found.rows ? `step ${found.step}: rows are true, columns predicted` : "", "soft"));
+}
+
+// theme, keys
+
+function theme(name) { document.documentElement.dataset.theme = name; localStorage.setItem("theme", name); later(); }
+document.documentElement.dataset.theme = localStorage.getItem("theme") ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", (e) => { if (!localStorage.getItem("theme")) { document.documentElement.dataset.theme = e.matches ? "dark" : "light"; later(); } });
+const flip = () => theme(document.documentElement.dataset.theme === "dark" ? "light" : "dark");
+$("theme").onclick = flip; $("home").onclick = () => go([]); $("compare").onclick = compare;
+for (const id of ["axis", "logx", "logy", "smooth"]) $(id).addEventListener("input", later);
+for (const id of ["filter", "decisions", "readings"]) $(id).addEventListener("input", table);
+$("array").onchange = picture;
+addEventListener("scroll", later, { passive: true }); addEventListener("resize", later); addEventListener("hashchange", route);
+addEventListener("keydown", (e) => {
+  if (e.target.matches("input,select") || e.ctrlKey || e.metaKey || e.altKey) { if (e.key === "Escape") e.target.blur(); return; }
+  const keys = { g: () => go([]), t: flip, c: compare, i: () => { $("acts").open = !$("acts").open; }, l: () => { $("logy").checked = !$("logy").checked; later(); }, "/": () => $("filter").focus() };
+  if (keys[e.key]) { e.preventDefault(); keys[e.key](); }
+});
+forms();
+if (!token) problem("The token is missing: open the address that the terminal shows.");
+route();

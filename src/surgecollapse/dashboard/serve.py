@@ -1,0 +1,59 @@
+"""Run the page's server until Ctrl-C."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def serve(root: str | Path, *, port: int = 8321, host: str = "127.0.0.1", exposed: bool = False,
+          token: str | None = None, tell: Callable[[str], None] = lambda _: None) -> None:  # fmt: skip
+    """Serve the page of a folder of runs; returns after Ctrl-C or SIGTERM.
+
+    Args:
+        root: a folder of run directories.
+        port: 0 takes a free one.
+        host: the address to listen at.
+        exposed: must be set for any address that other machines can reach.
+        token: drawn at random by default.
+        tell: is given the address with the token, and warnings.
+
+    Raises:
+        FileNotFoundError: if there is no such folder.
+        ValueError: if ``host`` is not loopback and ``exposed`` is not set, or the port is taken.
+    """
+    import uvicorn
+
+    from surgecollapse.dashboard.server import application
+
+    if host not in _LOOPBACK:
+        if not exposed:
+            raise ValueError(f"--host {host} lets other machines reach this page: add --expose if you mean that")
+        if host in ("0.0.0.0", "::"):
+            raise ValueError(f"--host {host} has no name to check requests against: give the one address to listen at")
+        tell(f"warning: whoever reaches {host} and has the token can change these runs; nothing is encrypted")
+    token = token or secrets.token_urlsafe(24)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+    except OSError as error:
+        listening.close()
+        raise ValueError(f"cannot listen at {host} port {port} ({error.strerror}): choose another --port") from error
+    port = listening.getsockname()[1]
+    name = f"[{host}]" if ":" in host else host
+    names = {f"{name}:{port}"} | ({f"{part}:{port}" for part in ("127.0.0.1", "localhost", "[::1]")})
+    app = application(root, token, names)
+    tell(f"http://{name}:{port}/#{token}")
+    config = uvicorn.Config(
+        app, log_level="error", lifespan="off", timeout_graceful_shutdown=1, limit_concurrency=200, server_header=False
+    )
+    uvicorn.Server(config).run(sockets=[listening])

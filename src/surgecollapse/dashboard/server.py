@@ -1,0 +1,198 @@
+"""The web application: a page, what it reads, and the commands that it sends."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from contextlib import closing
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from surgecollapse.commands import COMMANDS, command_from
+from surgecollapse.dashboard import reading
+from surgecollapse.dashboard.feed import Feed
+from surgecollapse.dashboard.guard import Guard, body_of
+from surgecollapse.dashboard.runs import Runs, changed
+from surgecollapse.record import CommandQueue
+from surgecollapse.record.schema import connect
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterable
+    from pathlib import Path
+
+    from starlette.requests import Request
+    from starlette.types import ASGIApp
+
+STREAMS = 50
+"""Open streams at once; more are refused."""
+_TYPES = {"html": "text/html", "js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
+_PAGE = ("index.html", "app.js", "charts.js", "style.css", "uPlot.iife.min.js", "uPlot.min.css")
+_TOKEN = re.compile(r"[A-Za-z0-9-]{8,64}")
+_MOST_SERIES = 200
+
+
+def application(root: str | Path, token: str, hosts: Iterable[str]) -> ASGIApp:
+    """Make the server of a folder of runs.
+
+    Args:
+        root: a folder of run directories.
+        token: that every request of data must carry.
+        hosts: values of the header Host that are answered.
+
+    Raises:
+        FileNotFoundError: if there is no such folder.
+    """
+    pages = _Pages(Runs(root))
+    routes = [Route(f"/{name}" if name != "index.html" else "/", _static(name)) for name in _PAGE]
+    routes += [
+        Route("/api/runs", pages.runs),
+        Route("/api/runs/{run}", pages.run),
+        Route("/api/runs/{run}/series", pages.series),
+        Route("/api/runs/{run}/events", pages.events),
+        Route("/api/runs/{run}/array", pages.array),
+        Route("/api/runs/{run}/stream", pages.stream),
+        Route("/api/runs/{run}/commands", pages.command, methods=["POST"]),
+    ]
+    return Guard(Starlette(routes=routes), token, hosts)
+
+
+def _static(name: str) -> Any:
+    data = files("surgecollapse.dashboard").joinpath("page", name).read_bytes()
+    kind = _TYPES[name.rpartition(".")[2]] + "; charset=utf-8"
+
+    async def answer(_: Request) -> Response:
+        return Response(data, headers={"content-type": kind})
+
+    return answer
+
+
+class _Pages:
+    """The endpoints under ``/api/``."""
+
+    def __init__(self, runs: Runs) -> None:
+        self._runs = runs
+        self._feeds: dict[str, Feed] = {}
+        self._streams = 0
+
+    async def runs(self, _: Request) -> Response:
+        """All runs."""
+        return JSONResponse({"runs": await run_in_threadpool(self._runs.listing), "commands": list(COMMANDS)})
+
+    async def run(self, request: Request) -> Response:
+        """State, names of series, events and commands."""
+
+        def read(connection: sqlite3.Connection, path: Path) -> Any:
+            return {
+                "state": reading.state(connection, changed(path)),
+                "series": reading.series_of(connection),
+                "arrays": reading.arrays(connection),
+                "events": reading.events(connection),
+                "commands": reading.commands(connection),
+                "config": reading.meta(connection, "config", {}),
+            }
+
+        return await self._answer(request, read)
+
+    async def series(self, request: Request) -> Response:
+        """Some series, thinned."""
+        try:
+            ids = [int(part) for part in request.query_params.get("ids", "").split(",") if part][:_MOST_SERIES]
+            first, last = (_whole(request, name) for name in ("from", "to"))
+            buckets = min(max(_whole(request, "buckets") or reading.BUCKETS, 1), 4 * reading.BUCKETS)
+        except ValueError:
+            return _refusal("ids, from, to and buckets must be whole numbers")
+        return await self._answer(
+            request,
+            lambda connection, _: {
+                id: reading.points(connection, id, first=first, last=last, buckets=buckets) for id in ids
+            },
+        )
+
+    async def events(self, request: Request) -> Response:
+        """Events of some kinds, before one of them."""
+        kinds = tuple(part for part in request.query_params.get("kinds", "").split(",") if part)
+        try:
+            before = _whole(request, "before")
+        except ValueError:
+            return _refusal("before must be a whole number")
+        return await self._answer(
+            request, lambda connection, _: reading.events(connection, before=before, kinds=kinds, most=200)
+        )
+
+    async def array(self, request: Request) -> Response:
+        """The newest array of a name."""
+        name = request.query_params.get("name", "")
+        return await self._answer(request, lambda connection, _: reading.array(connection, name))
+
+    async def stream(self, request: Request) -> Response:
+        """What is new, as server-sent events."""
+        run = request.path_params["run"]
+        try:
+            path = await run_in_threadpool(self._runs.path, run)
+        except KeyError:
+            return _refusal("no such run", 404)
+        if self._streams >= STREAMS:
+            return _refusal(f"{STREAMS} pages are open already: close some", 503)
+        feed = self._feeds.setdefault(run, Feed(path))
+
+        async def lines() -> AsyncIterator[str]:
+            self._streams += 1
+            try:
+                async for line in feed.listen():
+                    yield line
+            finally:
+                self._streams -= 1
+
+        return StreamingResponse(lines(), media_type="text/event-stream")
+
+    async def command(self, request: Request) -> Response:
+        """Put a command into the run's queue."""
+        try:
+            given = await body_of(request)
+            if set(given) != {"kind", "body", "token"}:
+                raise ValueError("expected kind, body and token")
+            token = given["token"]
+            if not isinstance(token, str) or not _TOKEN.fullmatch(token):
+                raise ValueError("token must be 8 to 64 letters, digits and dashes")
+            command = command_from(given["kind"], given["body"])
+            path = await run_in_threadpool(self._runs.path, request.path_params["run"])
+            id = await run_in_threadpool(lambda: CommandQueue(path).put(command, source="page", token=token))
+        except KeyError:
+            return _refusal("no such run", 404)
+        except ValueError as error:
+            return _refusal(str(error))
+        except OSError as error:
+            return _refusal(str(error), 503)
+        return JSONResponse({"id": id}, 202)
+
+    async def _answer(self, request: Request, read: Callable[[sqlite3.Connection, Path], Any]) -> Response:
+        def work() -> Any:
+            path = self._runs.path(request.path_params["run"])
+            with closing(connect(path, "r")) as connection:
+                return read(connection, path)
+
+        try:
+            return JSONResponse(await run_in_threadpool(work))
+        except KeyError:
+            return _refusal("no such run", 404)
+        except (sqlite3.Error, OSError) as error:
+            return _refusal(f"the run cannot be read: {error}", 503)
+
+
+def _whole(request: Request, name: str) -> int | None:
+    given = request.query_params.get(name)
+    if given is None:
+        return None
+    value = int(given)
+    if abs(value) >= 2**62:
+        raise ValueError(name)
+    return value
+
+
+def _refusal(reason: str, code: int = 400) -> Response:
+    return JSONResponse({"error": reason}, code)
