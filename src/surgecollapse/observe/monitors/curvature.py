@@ -14,7 +14,7 @@ from surgecollapse.modules import canonical_name, undisturbed
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from surgecollapse.types import Number, Scene, Series
+    from surgecollapse.types import Scene, Series
 
 Criterion = Callable[[Any, "Tensor"], "Tensor"]
 
@@ -143,9 +143,9 @@ def _step_sizes(scene: Scene) -> tuple[dict[str, Tensor], float] | None:
                 return None
             for p in group["params"]:
                 name = names.get(id(p))
-                if name not in scene.weights:
+                if name is None or name not in scene.weights:
                     continue
-                rate: Number = torch.as_tensor(group["lr"], dtype=p.dtype, device=p.device)
+                rate: Tensor = torch.as_tensor(group["lr"], dtype=p.dtype, device=p.device)
                 if adaptive:
                     state = optimizer.state.get(p, {})
                     if "exp_avg_sq" not in state:

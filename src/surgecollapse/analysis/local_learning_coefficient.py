@@ -1,0 +1,201 @@
+"""How degenerate a minimum is: the local learning coefficient by stochastic-gradient Langevin dynamics."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from surgecollapse.functional import batch_loss
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Weights = Mapping[str, Tensor]
+Sampled = Callable[[Weights, torch.Generator], Tensor]
+
+
+@dataclass(frozen=True)
+class LocalLearningCoefficient:
+    """The estimate, and what is needed to doubt it."""
+
+    value: float
+    """nβ(E_β L − L*), mean of the chains."""
+    standard_error: float
+    """Of that mean, from the spread of chains; NaN for one."""
+    by_chain: tuple[float, ...]
+    traces: tuple[tuple[float, ...], ...]
+    """nβ(L − L*) at every step of each chain, burn-in included."""
+    burn_in: int
+    """First steps, which no mean contains."""
+    at_half_step: float
+    """The estimate with half the step size; NaN if it was not asked for. Far from ``value``: the step is too long."""
+    r_hat: float
+    """Gelman–Rubin ratio of the chains; well above 1 where they have not mixed. NaN for one chain."""
+    step_size: float
+    localisation: float
+
+    def plot(self) -> Figure:
+        """Draw the traces: level after the burn-in if the chains have arrived."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+        axes = figure.subplots()
+        for trace in self.traces:
+            axes.plot(trace, linewidth=0.6, alpha=0.7)
+        axes.axvspan(0, self.burn_in, color="grey", alpha=0.15, label="burn-in")
+        axes.axhline(self.value, color="black", linestyle="--", label=f"estimate {self.value:.3g}")
+        axes.set_xlabel("step of the chain")
+        axes.set_ylabel("nβ (L − L*)")
+        axes.legend()
+        return figure
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+def sample_learning_coefficient(
+    loss: Sampled,
+    weights: Weights,
+    samples: int,
+    best: float,
+    *,
+    step_size: float = 1e-4,
+    localisation: float = 100.0,
+    chains: int = 4,
+    draws: int = 500,
+    burn_in: int = 200,
+    check_step: bool = True,
+    seed: int = 0,
+) -> LocalLearningCoefficient:
+    r"""λ̂ = nβ(E_β L − L*), β = 1/ln n (Lau et al., arXiv 2308.12108, eq. 15), by Langevin chains from w*.
+
+    w ← w − ε/2 [nβ∇L(w) + γ(w − w*)] + N(0, ε): the density ∝ exp(−nβL − γ‖w − w*‖²/2). Regular models have d/2, less
+    what the localisation takes: ½Σ nβh/(nβh + γ) on a quadratic. Singular ones have less; the limit is approached as
+    slowly as ln ln n/ln n. L in the mean is what the chain saw (a batch, before the step).
+
+    Args:
+        loss: scalar mean loss of the weights; may draw a batch from the generator.
+        weights: w*, a minimum; not changed.
+        samples: n > 1, of the data that the loss is the mean of.
+        best: L*, the loss at w* on all data.
+        step_size: ε.
+        localisation: γ ≥ 0.
+        chains: independent ones.
+        draws: steps of each that count.
+        burn_in: steps before them.
+        check_step: also run with ε/2.
+        seed: of noise and batches.
+
+    Raises:
+        ValueError: for values out of range, or a chain that diverged (the step is too long).
+    """
+    if samples < 2 or min(chains, draws) < 1 or burn_in < 0 or not step_size > 0.0 or localisation < 0.0:
+        raise ValueError(
+            "expected samples ≥ 2, chains and draws ≥ 1, burn_in ≥ 0, step_size > 0 and localisation ≥ 0, got "
+            f"{samples}, {chains}, {draws}, {burn_in}, {step_size} and {localisation}"
+        )
+    scale = samples / math.log(samples)
+
+    def run(epsilon: float) -> list[list[float]]:
+        return [
+            [
+                scale * (value - best)
+                for value in _chain(loss, weights, scale, epsilon, localisation, burn_in + draws, seed + i)
+            ]
+            for i in range(chains)
+        ]
+
+    traces = run(step_size)
+    kept = torch.tensor(traces, dtype=torch.float64)[:, burn_in:]
+    half = math.nan
+    if check_step:
+        half = float(torch.tensor(run(step_size / 2), dtype=torch.float64)[:, burn_in:].mean())
+    means = kept.mean(1)
+    return LocalLearningCoefficient(
+        value=float(means.mean()),
+        standard_error=float(means.std() / chains**0.5) if chains > 1 else math.nan,
+        by_chain=tuple(means.tolist()),
+        traces=tuple(tuple(trace) for trace in traces),
+        burn_in=burn_in,
+        at_half_step=half,
+        r_hat=_r_hat(kept),
+        step_size=step_size,
+        localisation=localisation,
+    )
+
+
+def local_learning_coefficient(
+    model: nn.Module,
+    criterion: Callable[[Any, Tensor], Tensor],
+    inputs: Tensor,
+    targets: Tensor,
+    *,
+    batch: int | None = None,
+    **options: Any,
+) -> LocalLearningCoefficient:
+    """The coefficient of a net at its present weights, in eval mode; see :func:`sample_learning_coefficient`.
+
+    Args:
+        model: not changed; the mode is kept.
+        criterion: mean negative log-likelihood of output and targets, in nats.
+        inputs: the training data.
+        targets: its labels.
+        batch: rows of a step; all of them by default.
+        options: ``step_size``, ``localisation``, ``chains``, ``draws``, ``burn_in``, ``check_step``, ``seed``.
+    """
+    weights = {name: p.detach() for name, p in model.named_parameters()}
+    modes = [(module, module.training) for module in model.modules()]
+
+    def loss(now: Weights, generator: torch.Generator) -> Tensor:
+        if batch is None:
+            return batch_loss(model, criterion, inputs, targets)(now)
+        rows = torch.randint(len(inputs), (batch,), generator=generator).to(inputs.device)
+        return batch_loss(model, criterion, inputs[rows], targets[rows])(now)
+
+    model.eval()
+    try:
+        with torch.no_grad():
+            best = float(batch_loss(model, criterion, inputs, targets)(weights))
+        return sample_learning_coefficient(loss, weights, len(inputs), best, **options)
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _chain(
+    loss: Sampled, weights: Weights, scale: float, epsilon: float, localisation: float, steps: int, seed: int
+) -> list[float]:
+    generator = torch.Generator().manual_seed(seed)
+    now = {name: w.clone() for name, w in weights.items()}
+    seen = []
+    for _ in range(steps):
+        leaves = {name: w.requires_grad_() for name, w in now.items()}
+        with torch.enable_grad():
+            value = loss(leaves, generator)
+            slopes = torch.autograd.grad(value, list(leaves.values()), materialize_grads=True)
+        seen.append(value.detach())
+        now = {}
+        for (name, w), slope in zip(leaves.items(), slopes, strict=True):
+            pull = scale * slope + localisation * (w.detach() - weights[name])
+            noise = torch.randn(w.shape, generator=generator, dtype=torch.float64).to(w)
+            now[name] = w.detach() - epsilon / 2 * pull + math.sqrt(epsilon) * noise
+    found: list[float] = torch.stack(seen).tolist()
+    if not all(map(math.isfinite, found)):
+        raise ValueError(f"a chain diverged: step_size {epsilon:g} is too long for this loss, take a tenth of it")
+    return found
+
+
+def _r_hat(kept: Tensor) -> float:
+    """Gelman and Rubin (1992): pooled variance over the variance within chains, square root."""
+    chains, draws = kept.shape
+    if chains < 2 or draws < 2:
+        return math.nan
+    within = kept.var(1).mean()
+    between = kept.mean(1).var()
+    return float(((draws - 1) / draws + between / within).sqrt())

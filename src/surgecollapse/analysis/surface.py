@@ -1,0 +1,121 @@
+"""Slices of the loss surface around a net, in random directions of the size of its filters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from surgecollapse.functional import batch_loss
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class LossSurface:
+    """Loss at w + x·d₁ (+ y·d₂)."""
+
+    steps: tuple[float, ...]
+    """x, and y in two dimensions; 1 moves each filter as far as it is long."""
+    losses: tuple[tuple[float, ...], ...]
+    """``losses[j][i]`` at x = ``steps[i]``, y = ``steps[j]``; one row in one dimension."""
+
+    def plot(self) -> Figure:
+        """Draw the curve, or contours of the loss, logarithmic where it spans more than a factor of 10."""
+        from matplotlib.colors import LogNorm
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(5.2, 4.0), layout="constrained")
+        axes = figure.subplots()
+        axes.set_xlabel("first direction (filter norms)")
+        if len(self.losses) == 1:
+            axes.plot(self.steps, self.losses[0])
+            axes.set_ylabel("loss")
+            return figure
+        low, high = min(map(min, self.losses)), max(map(max, self.losses))
+        wide = low > 0 and high > 10 * low
+        image = axes.pcolormesh(
+            self.steps, self.steps, self.losses, cmap="cividis", norm=LogNorm() if wide else None, shading="nearest"
+        )
+        axes.contour(self.steps, self.steps, self.losses, colors="white", linewidths=0.5)
+        axes.plot(0, 0, "o", color="white", markersize=4)
+        axes.set_ylabel("second direction (filter norms)")
+        figure.colorbar(image, ax=axes, label="loss")
+        return figure
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+def filter_direction(weights: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+    """A normal direction, each filter scaled to the norm of the net's: d ← d‖w‖/‖d‖ (Li et al., arXiv 1712.09913).
+
+    A filter is one row of a weight of two axes or more; biases and norms are left alone.
+
+    >>> w = {"w": torch.tensor([[3.0, 4.0], [0.0, 0.0]])}
+    >>> filter_direction(w, torch.Generator())["w"].norm(dim=1).round(decimals=4)
+    tensor([5., 0.])
+    """
+    found = {}
+    for name, weight in weights.items():
+        if weight.ndim < 2:
+            found[name] = torch.zeros_like(weight)
+            continue
+        draw = torch.randn(weight.shape, generator=generator).to(weight)
+        rows, own = draw.flatten(1), weight.flatten(1).norm(dim=1, keepdim=True)
+        found[name] = (rows * own / rows.norm(dim=1, keepdim=True)).view_as(weight)
+    return found
+
+
+@torch.no_grad()
+def loss_surface(
+    model: nn.Module,
+    criterion: Callable[[Any, Tensor], Tensor],
+    inputs: Tensor,
+    targets: Tensor,
+    *,
+    dimensions: int = 2,
+    reach: float = 1.0,
+    points: int = 21,
+    seed: int = 0,
+) -> LossSurface:
+    """Measure the loss on a line or a grid through the net, in eval mode.
+
+    Args:
+        model: not changed; the mode is kept.
+        criterion: mean loss of output and targets.
+        inputs: a batch, as the net is called.
+        targets: its labels.
+        dimensions: 1 or 2.
+        reach: from −reach to reach.
+        points: on each axis; odd, so that the net itself is one.
+        seed: of the directions.
+
+    Raises:
+        ValueError: for other dimensions, or an even number of points.
+    """
+    if dimensions not in (1, 2) or points % 2 == 0:
+        raise ValueError(f"expected 1 or 2 dimensions and an odd number of points, got {dimensions} and {points}")
+    weights = {name: p.detach() for name, p in model.named_parameters()}
+    generator = torch.Generator().manual_seed(seed)
+    first, second = (filter_direction(weights, generator) for _ in range(2))
+    steps = torch.linspace(-reach, reach, points, dtype=torch.float64)
+    steps[points // 2] = 0.0
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        loss = batch_loss(model.eval(), criterion, inputs, targets)
+        rows = [
+            tuple(
+                float(loss({n: w + x * first[n] + y * second[n] for n, w in weights.items()})) for x in steps.tolist()
+            )
+            for y in (steps.tolist() if dimensions == 2 else [0.0])
+        ]
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    return LossSurface(tuple(steps.tolist()), tuple(rows))

@@ -1,0 +1,212 @@
+"""Loss landscapes: planted spectra, planted permutations, exact barriers and learning coefficients."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from surgecollapse.analysis.alignment import align, permute
+from surgecollapse.analysis.local_learning_coefficient import local_learning_coefficient, sample_learning_coefficient
+from surgecollapse.analysis.mode_connectivity import CURVES, curved_path, linear_path
+from surgecollapse.analysis.spectral_density import lanczos, spectral_density
+from surgecollapse.analysis.surface import loss_surface
+
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+
+
+def normal(*shape, seed=0, dtype=torch.float64):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def mlp(seed=0, width=8):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(4, width), nn.ReLU(), nn.Linear(width, 6), nn.ReLU(), nn.Linear(6, 3))
+
+
+def cnn(seed=0, width=5):
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(1, width, 3, bias=False), nn.BatchNorm2d(width), nn.ReLU(), nn.Flatten(), nn.Linear(width * 4, 6),
+        nn.ReLU(), nn.Linear(6, 3),
+    )  # fmt: skip
+
+
+@DTYPES
+@pytest.mark.parametrize("size", [6, 9])
+def test_lanczos_finds_a_planted_spectrum_and_its_weights(size, dtype):
+    basis = torch.linalg.qr(normal(size, size)).Q
+    planted = torch.arange(size, dtype=torch.float64) - 2
+    start = normal(size, seed=1)
+    matrix = (basis * planted @ basis.T).to(dtype)
+    values, weights = lanczos(matrix, start.to(dtype), 20)
+    tolerance = 1e-4 if dtype == torch.float32 else 1e-9
+    assert torch.allclose(values, planted, atol=tolerance)
+    assert torch.allclose(weights, (basis.T @ start).square() / start.square().sum(), atol=tolerance)
+
+
+@DTYPES
+@pytest.mark.parametrize(("n", "d"), [(1200, 300), (800, 400)])
+def test_density_of_a_gram_matrix_is_marchenko_pastur(n, d, dtype):
+    x = normal(n, d, seed=7, dtype=dtype)  # not the seed of the probes: they must not know the data
+    found = spectral_density(x.T @ x / n, x[0], probes=8, steps=50)
+    q = d / n
+    low, high = (1 - math.sqrt(q)) ** 2, (1 + math.sqrt(q)) ** 2
+    assert found.largest == pytest.approx(high, rel=0.05)
+    assert found.trace() == pytest.approx(d, rel=0.05)
+    grid = np.linspace(low, high, 20001)
+    law = np.sqrt(np.maximum((high - grid) * (grid - low), 0)) / (2 * np.pi * q * grid)
+    for middle in (0.5, 1.0, 1.5):
+        expected = np.trapezoid(np.where(grid <= middle, law, 0), grid)
+        share = sum(w for v, w in zip(found.values, found.weights, strict=True) if v <= middle)
+        assert share == pytest.approx(expected, abs=0.04)
+    dimension = d * np.trapezoid(law * grid / (grid + 0.5), grid)
+    assert found.effective_dimension(0.5) == pytest.approx(dimension, rel=0.03)
+    json.dumps(found.to_dict())
+    assert found.plot().axes
+
+
+class Double(nn.Module):
+    """Loss (w² − 1)² has two minima."""
+
+    def __init__(self, w):
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor(w))
+
+    def forward(self, x):
+        return (self.w.square().sum() - 1) ** 2 + 0 * x.sum()
+
+
+def value_of(output, _targets):
+    return output
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_barrier_between_two_wells_is_exact(dtype):
+    nets = [Double([w, 0.0]).to(dtype) for w in (-1.0, 1.0)]
+    path = linear_path(*nets, value_of, torch.zeros(1, dtype=dtype), torch.zeros(1))
+    assert path.barrier == pytest.approx(1.0, abs=1e-6)
+    assert path.instability == pytest.approx(1.0, abs=1e-6)
+    assert min(path.losses) >= 0
+
+
+@pytest.mark.parametrize("kind", sorted(CURVES))
+def test_a_curve_goes_round_the_barrier(kind):
+    nets = [Double([-1.0, 0.0]), Double([0.0, 1.0])]
+    x = torch.zeros(4, 1)
+    straight = linear_path(*nets, value_of, x, x)
+    bent = curved_path(*nets, value_of, x, x, kind=kind, steps=80, lr=0.05)
+    assert straight.barrier == pytest.approx(0.25, abs=1e-6)
+    assert bent.barrier < 0.05
+    assert nets[0].w.tolist() == [-1.0, 0.0]
+
+
+def test_batch_norm_statistics_are_those_of_the_net_on_the_way():
+    one, x = cnn(), normal(64, 1, 4, 4, dtype=torch.float32)
+    two = cnn()
+    one[1].running_mean += 50.0  # says nothing of the data: must not matter
+    y = torch.arange(64) % 3
+    path = linear_path(one, two, F.cross_entropy, x, y, points=3)
+    assert path.losses[0] == pytest.approx(path.losses[1], rel=1e-5)
+    assert one[1].running_mean[0] == 50.0
+
+
+@DTYPES
+@pytest.mark.parametrize(("make", "shape"), [(mlp, (20, 4)), (cnn, (20, 1, 4, 4))])
+@pytest.mark.parametrize("width", [5, 8])
+def test_planted_permutations_are_found(make, shape, width, dtype):
+    net = make(width=width).to(dtype)
+    hidden = [name for name, m in net.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)][:-1]
+    planted = {n: tuple(torch.randperm(len(net.get_submodule(n).weight)).tolist()) for n in hidden}
+    other = permute(net, planted)
+    found = align(net, other, normal(*shape, dtype=dtype))
+    assert found.after == pytest.approx([1.0] * len(found.layers))
+    back = permute(other, found.permutations)
+    assert all(torch.equal(v, back.state_dict()[k]) for k, v in net.state_dict().items())
+    json.dumps(found.to_dict())
+    assert found.plot().axes
+
+
+def test_nets_that_are_no_chain_are_refused():
+    class Residual(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+
+        def forward(self, x):
+            x = x + self.a(x)
+            return self.c(x + self.b(x))
+
+    torch.manual_seed(0)
+    with pytest.raises(ValueError, match="no plain chain"):
+        align(Residual(), Residual(), normal(8, 4, dtype=torch.float32))
+
+
+@DTYPES
+@pytest.mark.parametrize("dimensions", [1, 2])
+def test_surface_meets_the_net_and_is_filter_normalised(dimensions, dtype):
+    net, x, y = mlp().to(dtype), normal(16, 4, dtype=dtype), torch.arange(16) % 3
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    found = loss_surface(net, F.cross_entropy, x, y, dimensions=dimensions, points=5)
+    middle = found.losses[len(found.losses) // 2][2]
+    assert middle == pytest.approx(F.cross_entropy(net(x), y).item(), rel=1e-6)
+    assert net.training
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+    assert found.plot().axes
+
+
+@DTYPES
+@pytest.mark.parametrize("curvatures", [(1.0, 4.0), (0.5, 2.0, 8.0)])
+def test_coefficient_of_a_quadratic_is_the_localised_closed_form(curvatures, dtype):
+    n, copies, gamma = 1000, 300, 20.0
+    h = torch.tensor(curvatures, dtype=dtype)
+    found = sample_learning_coefficient(
+        lambda w, _: (h * w["w"].square()).sum() / 2, {"w": torch.zeros(copies, len(h), dtype=dtype)}, n, 0.0,
+        step_size=2e-4, localisation=gamma, chains=2, draws=600, burn_in=150,
+    )  # fmt: skip
+    scaled = n / math.log(n) * np.array(curvatures)
+    exact = 0.5 * (scaled / (scaled + gamma)).sum()  # T7; half the dimension where γ is small
+    assert found.value / copies == pytest.approx(exact, rel=0.1)
+    assert found.at_half_step / copies == pytest.approx(exact, rel=0.1)
+    assert found.plot().axes
+
+
+@pytest.mark.parametrize("powers", [(2, 2), (2, 4)])
+def test_singular_coefficients_are_those_of_the_finite_integral(powers):
+    n, copies, gamma = 1000, 2000, 1.0
+    p, q = powers
+    found = sample_learning_coefficient(
+        lambda w, _: (w["w"][:, 0] ** p * w["w"][:, 1] ** q).sum(),
+        {"w": normal(copies, 2) * 0.3}, n, 0.0, step_size=1e-3, localisation=gamma, chains=1, draws=1500, burn_in=1500,
+        check_step=False,
+    )  # fmt: skip
+    grid = np.linspace(-6, 6, 3001)
+    cost = n / math.log(n) * np.outer(np.abs(grid) ** p, np.abs(grid) ** q)
+    density = np.exp(-cost - gamma / 2 * (grid[:, None] ** 2 + grid**2))
+    exact = (cost * density).sum() / density.sum()
+    assert found.value / copies == pytest.approx(exact, rel=0.15)
+
+
+def test_coefficient_of_a_linear_net_is_half_its_weights_and_the_net_stays():
+    net, x = nn.Linear(3, 1, bias=False).double(), normal(400, 3)
+    with torch.no_grad():
+        net.weight.zero_()
+    found = local_learning_coefficient(
+        net, lambda o, t: F.mse_loss(o, t) / 2, x, torch.zeros(400, 1, dtype=torch.float64),
+        step_size=2e-3, localisation=0.1, chains=4, draws=1500, burn_in=200, check_step=False,
+    )  # fmt: skip
+    assert found.value == pytest.approx(1.5, abs=max(0.25, 4 * found.standard_error))
+    assert found.r_hat < 1.1
+    assert not net.weight.any()
+
+
+def test_a_step_that_is_too_long_is_named():
+    with pytest.raises(ValueError, match="step_size"):
+        sample_learning_coefficient(
+            lambda w, _: w["w"].square().square().sum(), {"w": torch.ones(2)}, 1000, 0.0, step_size=1.0
+        )
