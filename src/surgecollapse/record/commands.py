@@ -88,6 +88,7 @@ class CommandQueue:
             raise FileNotFoundError(f"no run store at {self.path}: expected the run.db of a run directory")
         self._connection: sqlite3.Connection | None = None
         self._seen = -1
+        self._there = False
 
     def put(self, command: Command, *, source: str, token: str | None = None) -> int:
         """Ask for something; a run that does not train rejects it at once.
@@ -225,7 +226,8 @@ class CommandQueue:
     def _select(self, where: str, values: Sequence[Any] = ()) -> list[Asked]:
         connection = self._reader()
         try:
-            if not _has_table(connection):
+            self._there = self._there or _has_table(connection)  # looked for ten times a second
+            if not self._there:
                 return []
             rows = connection.execute(f"SELECT {_COLUMNS} FROM commands {where}", tuple(values)).fetchall()
         except sqlite3.Error as error:
