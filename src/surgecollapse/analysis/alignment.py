@@ -70,7 +70,7 @@ def align(first: nn.Module, second: nn.Module, inputs: Tensor, *, most: int = 10
         ValueError: if the nets differ, or are no chain.
         ModuleNotFoundError: without SciPy (``pip install surgecollapse[analysis]``).
     """
-    from scipy.optimize import linear_sum_assignment
+    from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
 
     chain, other = _chain(first), _chain(second)
     a, b = ({n: p.detach().double().cpu() for n, p in net.named_parameters()} for net in (first, second))
