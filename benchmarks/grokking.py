@@ -57,7 +57,7 @@ _ABLATIONS = {
     "with Grokfast (α .9, λ .5)": {"grokfast": "ema", "grokfast_alpha": 0.9, "grokfast_lamb": 0.5},
     "with StableMax": {"loss": "stablemax"},
     "with ⊥Grad": {"orthograd": "rescaled"},
-    "with surge-collapse, 50% sparse": {"recipe": "surge-collapse", "sparsity": 0.5},
+    "with surge-collapse, 50% sparse": {"policy": "entropy", "recipe": "surge-collapse", "sparsity": 0.5},
 }
 """One change of the record each: what is taken away, then what is laid on top."""
 _MLP = {
