@@ -167,7 +167,8 @@ def _go_on(training: Training, store: RunStore, folder: Path, progress: Progress
 def _loop(training: Training, interrupt: Interrupt, progress: Progress) -> str:
     progress.start(f"{training.config.task} {training.config.policy}", training.total, training.step)
     training.steering.interrupted = lambda: interrupt.requested
-    training.answer()
+    if training.step:  # what is prunable is known after the first step
+        training.answer()
     while not training.ended:
         training.advance()
         if interrupt.requested:
