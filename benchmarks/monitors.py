@@ -127,6 +127,7 @@ def table(record: dict[str, Any]) -> str:
         f"`{record['command']}`",
         "",
         f"{record['cores']} cores, {record['threads']} thread(s); python {record['python']}, torch {record['torch']}.",
+        f"Load average of the last five minutes: {record['load']:.1f}.",
         "Ratio of the watched over the plain step, steps taken in turn: median over blocks (quartiles), and ratio of",
         f"the sums. Asked for every {EVERY} steps; *kept* is what the budget keeper made of it, in how many turns it",
         "goes through the layers; the event is all layers and monitors, in wall time, as the keeper measured them.",
@@ -173,6 +174,7 @@ def write(options: argparse.Namespace, name: str, row: dict[str, Any]) -> None:
         "python": platform.python_version(),
         "cores": os.cpu_count(),
         "threads": options.threads,
+        "load": os.getloadavg()[1],
         "goal": GOAL,
         "rows": {key: row if key == name else known[key] for key in cases() if key == name or key in known},
     }
