@@ -48,7 +48,7 @@ def test_a_subject_gives_the_initial_net_and_each_checkpoint(runs):
 
 def test_the_command_writes_results_pictures_and_one_page(runs, tmp_path, capsys):
     out = tmp_path / "out"
-    what = "cka,collapse,tails,dimension,fourier,information,universality"
+    what = "cka,collapse,tails,dimension,fourier,information,universality,surface,density,llc"
     words = ["analyse", str(runs / "narrow"), str(runs / "wide"), "--what", what, "--out", str(out), "--samples", "40"]
     assert main(words) == 0
     said = capsys.readouterr().out
@@ -57,12 +57,36 @@ def test_the_command_writes_results_pictures_and_one_page(runs, tmp_path, capsys
     assert not re.findall(r'(?:src|href)="(?:https?:)?//', page)
     stems = {path.stem for path in out.glob("*.json")}
     assert stems == {path.stem for path in out.glob("*.png")}
-    assert {"cka-1", "cka-layers-2", "cka-nets-2", "collapse-2", "tails-1", "dimension-1", "fourier-2"} <= stems
+    assert {
+        "cka-1",
+        "cka-layers-2",
+        "cka-nets-2",
+        "collapse-2",
+        "tails-1",
+        "dimension-1",
+        "fourier-2",
+        "surface-1",
+        "density-2",
+    } <= stems
     assert all(f"p-{stem}" in page for stem in stems)
     fourier = json.loads((out / "fourier-1.json").read_text(encoding="utf-8"))
     assert fourier["steps"] == [0, 20, 40, 60]
     assert sum(fourier["power"][-1]) == pytest.approx(1.0)
     assert json.loads((out / "cka-1.json").read_text(encoding="utf-8"))["to_last"][0][-1] == pytest.approx(1.0)
+
+
+def test_paths_go_from_the_start_of_one_run_or_to_a_net_of_the_same_shape(runs, tmp_path):
+    (one,) = analyse([runs / "narrow"], ["connectivity"], out=tmp_path / "one", samples=40).findings
+    run = Subject(runs / "narrow", "narrow", samples=40)
+    x, y, criterion = run.batch
+    assert one.result.losses[-1] == pytest.approx(criterion(run.model(x), y).item(), rel=1e-5)
+    assert one.result.losses[0] > one.result.losses[-1]
+    with pytest.raises(ConfigError, match="the same shape"):
+        analyse([runs / "narrow", runs / "wide"], ["connectivity"], samples=40)
+    straight, curve, aligned = analyse([runs / "wide"] * 2, ["connectivity"], out=tmp_path / "two", samples=40).findings
+    assert straight.result.barrier == pytest.approx(0.0, abs=1e-5)
+    assert aligned.result.barrier == pytest.approx(0.0, abs=1e-5)
+    assert curve.result.losses[0] == pytest.approx(straight.result.losses[0], rel=1e-5)
 
 
 def test_by_default_all_that_apply_are_run_and_the_rest_is_named(runs):

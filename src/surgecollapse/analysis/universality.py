@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from surgecollapse.analysis.colours import decimal_ticks
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -80,9 +82,12 @@ class Universality:
         left.set_xscale("log")
         left.set_xlabel("optimizer step t")
         left.set_ylabel("y")
+        steps = [step for curve in self.curves for step in curve.steps]
+        decimal_ticks(left, "x", min(steps), max(steps))
         left.set_title(f"as recorded (distance {self.before:.3f})")
         right.set_xscale("log")
         right.set_xlim(1 / WINDOW, WINDOW)
+        decimal_ticks(right, "x", 1 / WINDOW, WINDOW)
         right.set_ylim(-0.15, 1.25)
         right.set_xlabel("t / t½")
         right.set_ylabel("(y − y₀) / (y∞ − y₀)")

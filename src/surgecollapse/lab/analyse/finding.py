@@ -40,3 +40,12 @@ class Finding:
     """Name of the run, or of the runs that are compared."""
     wide: bool = False
     """Whether the picture takes the full width of the page."""
+
+
+def stem(base: str, index: int, count: int) -> str:
+    """Name of the files of a run's finding: numbered where there are several runs.
+
+    >>> stem("cka", 0, 1), stem("cka", 1, 2)
+    ('cka', 'cka-2')
+    """
+    return base if count == 1 else f"{base}-{index + 1}"

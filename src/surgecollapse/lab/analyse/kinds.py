@@ -15,16 +15,13 @@ from surgecollapse.analysis.representations import represent
 from surgecollapse.analysis.similarity import representation_change, similarity_map
 from surgecollapse.analysis.universality import universality
 from surgecollapse.functional import neural_collapse
-from surgecollapse.lab.analyse.finding import Finding, NotApplicable
+from surgecollapse.lab.analyse.finding import Finding, NotApplicable, stem
+from surgecollapse.lab.analyse.landscape import connectivity, density, learning_coefficient, surface
 from surgecollapse.lab.analyse.subject import thin
 
 if TYPE_CHECKING:
     from surgecollapse.functional import NeuralCollapse
     from surgecollapse.lab.analyse.subject import Subject
-
-
-def _stem(base: str, index: int, subjects: Sequence[Subject]) -> str:
-    return base if len(subjects) == 1 else f"{base}-{index + 1}"
 
 
 def _cka(subjects: Sequence[Subject]) -> list[Finding]:
@@ -35,7 +32,7 @@ def _cka(subjects: Sequence[Subject]) -> list[Finding]:
         moved = min(zip((row[-1] for row in change.to_first), change.layers, strict=True))
         found.append(
             Finding(
-                _stem("cka", index, subjects),
+                stem("cka", index, len(subjects)),
                 f"Representations of {run.name} through training",
                 f"Similarity of each layer at {len(run.steps)} times with itself at the start and at the end, on "
                 f"{len(run.validation[0])} validation samples. Runs with `keep_checkpoints = 0` and a smaller "
@@ -49,7 +46,7 @@ def _cka(subjects: Sequence[Subject]) -> list[Finding]:
         grid = similarity_map(layers[-1], layers[-1], names=(run.name, run.name))
         found.append(
             Finding(
-                _stem("cka-layers", index, subjects),
+                stem("cka-layers", index, len(subjects)),
                 f"Layers of {run.name}",
                 "Similarity of each layer with each other at the end of training.",
                 grid,
@@ -98,7 +95,7 @@ def _collapse(subjects: Sequence[Subject]) -> list[Finding]:
         history = collapse_history(run.steps, measures)
         found.append(
             Finding(
-                _stem("collapse", index, subjects),
+                stem("collapse", index, len(subjects)),
                 f"Neural collapse of {run.name}",
                 f"On {len(x)} training samples, features before the last layer; each measure is 0 where collapse is "
                 "complete (Papyan, Han and Donoho, arXiv 2008.08186).",
@@ -120,7 +117,7 @@ def _tails(subjects: Sequence[Subject]) -> list[Finding]:
         words = f"α {min(alphas):.1f} to {max(alphas):.1f}" if alphas else "no tail"
         found.append(
             Finding(
-                _stem("tails", index, subjects),
+                stem("tails", index, len(subjects)),
                 f"Spectra of the weights of {run.name}",
                 "Share of the eigenvalues of WᵀW/n above x. The line is the power law that fits the tail best; there "
                 "always is one, and `distance` in the file says how well it fits. Right of the dotted line no random "
@@ -141,7 +138,7 @@ def _dimension(subjects: Sequence[Subject]) -> list[Finding]:
         known = [d for d in dimensions.two_nn if math.isfinite(d)]
         found.append(
             Finding(
-                _stem("dimension", index, subjects),
+                stem("dimension", index, len(subjects)),
                 f"Intrinsic dimension of the layers of {run.name}",
                 f"At the end of training, on {len(run.validation[0])} validation samples: by nearest neighbours, of "
                 "the surface on which representations lie; by the participation ratio, of the flat space they fill.",
@@ -171,7 +168,7 @@ def _fourier(subjects: Sequence[Subject]) -> list[Finding]:
         history = fourier_history(run.steps, tables)
         found.append(
             Finding(
-                _stem("fourier", index, subjects),
+                stem("fourier", index, len(subjects)),
                 f"Fourier components of {name} in {run.name}",
                 "Share of the power by frequency over the tokens, and how concentrated its norms are. Nets that have "
                 "learned modular addition keep few frequencies.",
@@ -192,7 +189,7 @@ def _information(subjects: Sequence[Subject]) -> list[Finding]:
         last = plane.with_label[-1][-1]
         found.append(
             Finding(
-                _stem("information", index, subjects),
+                stem("information", index, len(subjects)),
                 f"Information plane of {run.name}",
                 f"{CAVEAT} On {plane.samples} validation samples.",
                 plane,
@@ -239,6 +236,10 @@ ANALYSES: dict[str, Callable[[Sequence[Subject]], list[Finding]]] = {
     "fourier": _fourier,
     "information": _information,
     "universality": _universality,
+    "connectivity": connectivity,
+    "surface": surface,
+    "density": density,
+    "llc": learning_coefficient,
 }
 """Analyses by name; each raises :class:`NotApplicable` (or another ``ValueError``) where it has nothing to say."""
 
@@ -250,4 +251,8 @@ TITLES = {
     "fourier": "Fourier components",
     "information": "Information plane",
     "universality": "Universality",
+    "connectivity": "Mode connectivity",
+    "surface": "Loss surface",
+    "density": "Curvature spectrum",
+    "llc": "Learning coefficient",
 }

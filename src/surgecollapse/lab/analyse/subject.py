@@ -12,9 +12,10 @@ from surgecollapse.lab.checkpoint import load_checkpoint, must_fit, step_checkpo
 from surgecollapse.lab.decoder import Decoder
 from surgecollapse.lab.evaluate import load_run
 from surgecollapse.lab.models import build_model
+from surgecollapse.lab.objective import make_loss
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from torch import Tensor, nn
@@ -78,13 +79,22 @@ class Subject:
         return self._some(self.data.x_train, self.data.y_train)
 
     @cached_property
+    def batch(self) -> tuple[Tensor, Tensor, Callable[[Tensor, Tensor], Tensor]]:
+        """Training samples, their labels as the loss takes them, and the loss of the run."""
+        rows = self._rows(self.data.x_train)
+        return self.data.x_train[rows], self.data.y_train[rows], make_loss(self.config, self.data)
+
+    @cached_property
     def history(self) -> list[Representations]:
         """What the nets make of the validation samples."""
         return [thin(represent(net, self.validation[0])) for _, net in self.nets()]
 
     def _some(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        rows = torch.linspace(0, len(x) - 1, min(self.samples, len(x))).round().long()
+        rows = self._rows(x)
         return x[rows], y[rows, -1] if y.ndim == 2 else y[rows]
+
+    def _rows(self, x: Tensor) -> Tensor:
+        return torch.linspace(0, len(x) - 1, min(self.samples, len(x))).round().long()
 
 
 def thin(found: Representations) -> Representations:
