@@ -181,7 +181,7 @@ function paint() {
     $("charts").replaceChildren(); now.charts.clear();
     let group = "";
     for (const title of titles) {
-      if (groupOf(title) !== group) { group = groupOf(title); $("charts").append(make("h2", group.replace(/_/g, " "))); }
+      if (groupOf(title) !== group) { group = groupOf(title); if (title !== group) $("charts").append(make("h2", group.replace(/_/g, " "))); }
       now.charts.set(title, new Chart($("charts"), title, () => now.events.filter((e) => e.class !== "Decision" && e.class !== "Reading")));
     }
   }
