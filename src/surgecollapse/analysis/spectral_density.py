@@ -90,7 +90,7 @@ def lanczos(operator: Operator, start: Tensor, steps: int) -> tuple[Tensor, Tens
         ValueError: for fewer than 1 step.
 
     >>> values, weights = lanczos(torch.diag(torch.tensor([1.0, 3.0])).double(), torch.ones(2).double(), 5)
-    >>> values.tolist(), weights.tolist()
+    >>> [round(x, 9) for x in values.tolist()], [round(x, 9) for x in weights.tolist()]
     ([1.0, 3.0], [0.5, 0.5])
     """
     if steps < 1:

@@ -131,8 +131,8 @@ def largest_eigenvalue(
     """λ_max by power iteration, v ← (H + cI)v/‖·‖, one product an iteration; no host sync.
 
     Power iteration finds the eigenvalue of largest magnitude. Where the Rayleigh quotient ρ turns negative that is not
-    λ_max, so c is raised to |ρ|, which takes that direction out of the way. Warm: start from the vector and shift of a
-    moment ago.
+    λ_max, so c is raised to ‖Hv‖ ≥ |ρ|, which takes that direction out of the way (|ρ| alone can end in a tie). Warm:
+    start from the vector and shift of a moment ago.
 
     Args:
         operator: symmetric; a matrix or :class:`Hessian`.
@@ -156,7 +156,7 @@ def largest_eigenvalue(
         product = operator @ vector
         value = vector @ product
         residual = (product - value * vector).norm()
-        moved = torch.maximum(moved, -value)
+        moved = torch.where(value < 0, torch.maximum(moved, product.norm()), moved)
         following = product + moved * vector
         length = following.norm()
         # A vector that H + cI takes to zero has nothing to say of where to go on.

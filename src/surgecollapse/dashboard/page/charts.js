@@ -46,6 +46,16 @@ export class Chart {
     this.shape = "";
   }
 
+  // New data under the same axes; a part that a person zoomed into stays.
+  renew(data) {
+    const plot = this.plot, seen = plot.data[0], { min, max } = plot.scales.x;
+    const zoomed = seen.length > 1 && (min > seen[0] || max < seen[seen.length - 1]);
+    plot.batch(() => {
+      plot.setData(data);
+      if (zoomed) plot.setScale("x", { min, max });
+    });
+  }
+
   draw(lines, view) {
     const shape = JSON.stringify([lines.map((line) => line.label), view.logx, view.logy, view.theme, view.axis, this.box.clientWidth]);
     const tables = lines.map((line) => [line.x.map(view.at(line)), smooth(line.y, view.smooth)]);
@@ -53,7 +63,7 @@ export class Chart {
     if (tables.length > 1) for (let i = 1; i < data.length; i++) bridge(data[i]);
     if (view.logy) for (let i = 1; i < data.length; i++) data[i] = data[i].map((y) => (y > 0 ? y : null));
     if (view.logx && data[0][0] <= 0) data[0] = data[0].map((x) => Math.max(x, 1e-3));
-    if (this.plot && shape === this.shape) { this.plot.setData(data); return; }
+    if (this.plot && shape === this.shape) { this.renew(data); return; }
     if (this.plot) this.plot.destroy();
     this.shape = shape;
     const ink = css("--soft"), line = css("--line");
