@@ -399,7 +399,7 @@ def analyse(
     Args:
         runs: Run directories. What compares nets compares the first with the others.
         what: Comma-separated analyses: cka, collapse, tails, dimension, fourier, information,
-            universality.
+            universality, connectivity, surface, density, llc.
             Default: all that have something to say.
         out: Folder of the page. Default: analysis/ in the run, or beside the runs if there are several.
         samples: Rows of the data that nets are shown.
