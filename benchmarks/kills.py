@@ -89,7 +89,8 @@ def kill_until_through(source: Path, folder: Path, kills: int, longest: float, r
                     return hit
     arguments = ["--resume", str(folder)] if newest_checkpoint(folder) >= 0 else ["--replay", str(source)]
     if arguments[0] == "--replay":
-        shutil.rmtree(folder)
+        if folder.exists():  # it may have been killed before it made its folder
+            shutil.rmtree(folder)
         arguments += ["--out", str(folder)]
     subprocess.run([*COMMAND, *arguments], check=True, capture_output=True)
     return hit

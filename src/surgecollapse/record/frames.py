@@ -6,7 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from surgecollapse.record.commands import CommandQueue
+from surgecollapse.events import Decision, Intervention, LayerChange, LayerReading, Reading
+from surgecollapse.record.commands import Asked, CommandQueue
 from surgecollapse.record.store import RunStore
 
 if TYPE_CHECKING:
@@ -78,35 +79,39 @@ class Run:
 
     def readings(self) -> pd.DataFrame:
         """One row a reading, without its layers."""
-        return _table(_without(asdict(event), "layers") for event in self.store.readings())
+        return _table((_without(asdict(event), "layers") for event in self.store.readings()), _columns(Reading))
 
     def layers(self) -> pd.DataFrame:
         """One row for every layer of every reading, with its ``step``."""
         return _table(
-            {"step": event.step, **asdict(layer)} for event in self.store.readings() for layer in event.layers
+            ({"step": event.step, **asdict(layer)} for event in self.store.readings() for layer in event.layers),
+            ["step", *_columns(LayerReading)],
         )
 
     def decisions(self) -> pd.DataFrame:
         """One row a decision, with the step of the reading that it followed."""
-        return _table({"step": step, **asdict(event)} for step, event in self.store.decisions())
+        rows = ({"step": step, **asdict(event)} for step, event in self.store.decisions())
+        return _table(rows, ["step", *_columns(Decision, but=())])
 
     def interventions(self) -> pd.DataFrame:
         """One row an intervention with its energy ledger, without its layers."""
-        return _table(_without(asdict(event), "layers") for event in self.store.interventions())
+        rows = (_without(asdict(event), "layers") for event in self.store.interventions())
+        return _table(rows, _columns(Intervention))
 
     def ledger(self) -> pd.DataFrame:
         """One row for every layer of every intervention, with ``step`` and ``kind``."""
-        return _table(
+        rows = (
             {"step": event.step, "kind": event.kind, **asdict(layer)}
             for event in self.store.interventions()
             for layer in event.layers
         )
+        return _table(rows, ["step", "kind", *_columns(LayerChange)])
 
     def commands(self) -> pd.DataFrame:
         """One row for everything that people asked for, and what became of it."""
         queue = CommandQueue(self.path)
         try:
-            return _table(asdict(asked) for asked in queue.all())
+            return _table((asdict(asked) for asked in queue.all()), _columns(Asked))
         finally:
             queue.close()
 
@@ -137,7 +142,12 @@ def _without(row: dict[str, Any], name: str) -> dict[str, Any]:
     return {key: value for key, value in row.items() if key != name}
 
 
-def _table(rows: Iterable[dict[str, Any]], columns: list[str] | None = None) -> pd.DataFrame:
+def _columns(record: type, but: tuple[str, ...] = ("layers",)) -> list[str]:
+    """Names of the fields, so that an empty table has its columns, too."""
+    return [name for name in record.__dataclass_fields__ if name not in but]  # type: ignore[attr-defined]
+
+
+def _table(rows: Iterable[dict[str, Any]], columns: list[str]) -> pd.DataFrame:
     try:
         import pandas as pd
     except ModuleNotFoundError as error:

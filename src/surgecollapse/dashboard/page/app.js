@@ -267,5 +267,6 @@ addEventListener("keydown", (e) => {
   if (keys[e.key]) { e.preventDefault(); keys[e.key](); }
 });
 forms();
+if (innerWidth < 700) $("acts").open = false;  // on a phone, charts first
 if (!token) problem("The token is missing: open the address that the terminal shows.");
 route();
