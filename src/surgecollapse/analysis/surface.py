@@ -41,7 +41,8 @@ class LossSurface:
         image = axes.pcolormesh(
             self.steps, self.steps, self.losses, cmap="cividis", norm=LogNorm() if wide else None, shading="nearest"
         )
-        axes.contour(self.steps, self.steps, self.losses, colors="white", linewidths=0.5)
+        levels = [low * (high / low) ** (i / 9) for i in range(1, 9)] if wide else None
+        axes.contour(self.steps, self.steps, self.losses, levels, colors="white", linewidths=0.5)
         axes.plot(0, 0, "o", color="white", markersize=4)
         axes.set_ylabel("second direction (filter norms)")
         figure.colorbar(image, ax=axes, label="loss")
