@@ -244,7 +244,9 @@ class RunConfig(BaseModel):
         """Fill what was not given from the presets of the task, the model and the optimizer."""
         if not isinstance(given, dict):
             return given
-        experiment = EXPERIMENTS.get(str(given.get("task")), {})
+        experiment = dict(EXPERIMENTS.get(str(given.get("task")), {}))
+        if given.get("recipe") is not None:  # what is asked for comes before what is preset
+            experiment.pop("policy", None)
         given = {**experiment, **given, **({"task": experiment["task"]} if experiment else {})}
         if "epochs" in given and "steps" in experiment:
             given.pop("steps")
