@@ -6,7 +6,6 @@ Standard library only. A command says *what*; whether it can be done now, the ru
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, ClassVar
@@ -249,12 +248,3 @@ def command_from(kind: str, body: Mapping[str, Any]) -> Command:
         if part.default is MISSING and part.name not in body:
             raise ValueError(f"{kind} needs {part.name}")
     return cls(**body)
-
-
-def title(kind: str) -> str:
-    """A kind as people read it.
-
-    >>> title("roll-back")
-    'Roll back'
-    """
-    return re.sub("-", " ", kind).capitalize()

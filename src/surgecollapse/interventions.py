@@ -107,11 +107,7 @@ class Interventions:
 
     def cadence(self, command: ask.Cadence) -> str:
         """Change the cadence of the monitors."""
-        watch = self._controller.watch
-        if watch is None:
-            raise ValueError("no monitors are attached: attach(monitors=…) adds them")
-        watch.every = command.every
-        return f"monitors every {watch.every} steps"
+        return cadence(self._controller.watch, command.every)
 
     def hold(self, _: ask.Hold) -> str:
         """Let the policy decide nothing."""
@@ -193,6 +189,18 @@ class Interventions:
             policy.start(plan)
             self._controller.plan, self._controller.policy, self._thresholds = plan, policy, thresholds
         self.held, self.factor = state.get("held", False), state.get("factor", 1.0)
+
+
+def cadence(watch: Any, every: int) -> str:
+    """Ask the monitors' :class:`~surgecollapse.observe.watch.Watch` for another cadence.
+
+    Raises:
+        ValueError: if there are no monitors (``None``).
+    """
+    if watch is None:
+        raise ValueError("no monitors are attached: attach(monitors=…), or monitors = … of a run, adds them")
+    watch.every = every
+    return f"monitors every {watch.every} steps"
 
 
 def pause(steering: Any) -> str:

@@ -163,13 +163,33 @@ def _changed(pairs: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
 
 
 @contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put every module into eval mode; afterwards each has its own training flag again, frozen parts included.
+
+    >>> net = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2).eval())
+    >>> with evaluating(net):
+    ...     net[0].training
+    False
+    >>> net[0].training, net[1].training
+    (True, False)
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    for module, _ in modes:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+@contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """Run passes in eval mode, without gradient and eagerly; leave no trace.
 
     The training flag of every module, every buffer and the global random state of the CPU and of the devices that
     the model lives on are exactly what they were before.
     """
-    modes = [(module, module.training) for module in model.modules()]
     buffers = [
         (module, name, buffer, buffer.clone())
         for module in model.modules()
@@ -178,12 +198,10 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
     fastpath = torch.backends.mha.get_fastpath_enabled()
     compiled = any(module._compiled_call_impl is not None for module in model.modules())
-    for module, _ in modes:
-        module.training = False
     # The fused path of nn.MultiheadAttention skips submodules, and with them the hooks that a reading needs.
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.random.fork_rng(devices=devices), torch.no_grad():
+        with evaluating(model), torch.random.fork_rng(devices=devices), torch.no_grad():
             if compiled:
                 with torch.compiler.set_stance("force_eager"):
                     yield
@@ -191,8 +209,6 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
                 yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)
-        for module, mode in modes:
-            module.training = mode
         with torch.no_grad():
             for module, name, buffer, _ in buffers:
                 module._buffers[name] = buffer  # a forward pass may have put another tensor there

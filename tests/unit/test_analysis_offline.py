@@ -260,3 +260,11 @@ def test_curves_that_learn_nothing_are_left_out_and_said():
         universality({"flat": curves["flat"], "one": curves["one"]})
     assert rescale("done", t, np.r_[0.0, np.ones(48)]) is not None
     assert rescale("short", t[:3], t[:3]) is None
+
+
+def test_frozen_parts_of_a_net_stay_in_eval_mode():
+    net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2)).train()
+    net[1].eval()  # as fine-tuning freezes it
+    represent(net, normal(8, 3))
+    assert [module.training for module in net] == [True, False, True, True]
+    assert net.training

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from surgecollapse.functional import batch_loss
+from surgecollapse.modules import evaluating
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -150,7 +151,6 @@ def local_learning_coefficient(
         options: ``step_size``, ``localisation``, ``chains``, ``draws``, ``burn_in``, ``check_step``, ``seed``.
     """
     weights = {name: p.detach() for name, p in model.named_parameters()}
-    modes = [(module, module.training) for module in model.modules()]
 
     def loss(now: Weights, generator: torch.Generator) -> Tensor:
         if batch is None:
@@ -158,14 +158,10 @@ def local_learning_coefficient(
         rows = torch.randint(len(inputs), (batch,), generator=generator).to(inputs.device)
         return batch_loss(model, criterion, inputs[rows], targets[rows])(now)
 
-    model.eval()
-    try:
+    with evaluating(model):
         with torch.no_grad():
             best = float(batch_loss(model, criterion, inputs, targets)(weights))
         return sample_learning_coefficient(loss, weights, len(inputs), best, **options)
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def _chain(

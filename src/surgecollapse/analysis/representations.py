@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from surgecollapse.modules import (
     Hooks,
     canonical_name,
+    evaluating,
     has_channels_first,
     is_activation,
     is_embedding,
@@ -60,16 +61,11 @@ def represent(model: nn.Module, inputs: Tensor, *, rows: int = 512) -> Represent
     if not len(inputs):
         raise ValueError("expected at least one sample, got none")
     parts: list[_Pass] = []
-    training = model.training
-    model.eval()
-    try:
-        with _Pass.watching(model) as watch:
-            for part in torch.split(inputs, rows):
-                watch.begin(len(part))
-                watch.outputs = _rows(next(tensors_in(model(part))), len(part), False)
-                parts.append(watch.taken())
-    finally:
-        model.train(training)
+    with evaluating(model), _Pass.watching(model) as watch:
+        for part in torch.split(inputs, rows):
+            watch.begin(len(part))
+            watch.outputs = _rows(next(tensors_in(model(part))), len(part), False)
+            parts.append(watch.taken())
     names = [name for name in parts[0].layers if all(name in part.layers for part in parts)]
     features = [part.inputs[part.head] for part in parts if part.head in part.inputs]
     outputs = [part.outputs for part in parts if part.outputs is not None]

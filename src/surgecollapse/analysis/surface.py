@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from surgecollapse.functional import batch_loss
+from surgecollapse.modules import evaluating
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -107,16 +108,12 @@ def loss_surface(
     first, second = (filter_direction(weights, generator) for _ in range(2))
     steps = torch.linspace(-reach, reach, points, dtype=torch.float64)
     steps[points // 2] = 0.0
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        loss = batch_loss(model.eval(), criterion, inputs, targets)
+    with evaluating(model):
+        loss = batch_loss(model, criterion, inputs, targets)
         rows = [
             tuple(
                 float(loss({n: w + x * first[n] + y * second[n] for n, w in weights.items()})) for x in steps.tolist()
             )
             for y in (steps.tolist() if dimensions == 2 else [0.0])
         ]
-    finally:
-        for module, mode in modes:
-            module.training = mode
     return LossSurface(tuple(steps.tolist()), tuple(rows))

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from surgecollapse.export.checkpoint import write_whole
 from surgecollapse.export.measure import max_difference
-from surgecollapse.modules import map_tensors, tensors_in, unwrap_model
+from surgecollapse.modules import evaluating, map_tensors, tensors_in, unwrap_model
 
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _LARGEST = 2**31 - 2**20
@@ -87,7 +87,7 @@ def export_onnx(
     if size > _LARGEST:
         raise ValueError(f"one ONNX file holds less than 2 GiB of weights, got {size:,} bytes")
     batch = _batch(args, kwargs, dynamic_batch)
-    with _evaluating(plain):
+    with evaluating(plain):
         content, opset = _convert(plain, args, kwargs, dynamic_batch)
         cases = [(args, kwargs)]
         if dynamic_batch:
@@ -139,17 +139,6 @@ def _batch(args: tuple[Any, ...], kwargs: dict[str, Any], dynamic: bool) -> int 
             "give more samples, or dynamic_batch=False"
         )
     return shared
-
-
-@contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from surgecollapse.interventions import go_on, pause
+from surgecollapse.interventions import cadence, go_on, pause
 
 if TYPE_CHECKING:
     from surgecollapse import commands as ask
@@ -20,12 +20,9 @@ def handlers(training: Training) -> dict[str, Handler]:
         training.rate_factor = command.factor
         return f"learning rate × {command.factor:g}"
 
-    def cadence(command: ask.Cadence) -> str:
-        watch = training.watched.watch if training.watched is not None else getattr(training.controller, "watch", None)
-        if watch is None:
-            raise ValueError("this run has no monitors: monitors = … adds them")
-        watch.every = command.every
-        return f"monitors every {watch.every} steps"
+    def change_cadence(command: ask.Cadence) -> str:
+        watched = training.watched or training.controller
+        return cadence(getattr(watched, "watch", None), command.every)
 
     def checkpoint(_: ask.Checkpoint) -> str:
         training.checkpoint()
@@ -42,7 +39,7 @@ def handlers(training: Training) -> dict[str, Handler]:
 
     return {
         "learning-rate": learning_rate,
-        "cadence": cadence,
+        "cadence": change_cadence,
         "checkpoint": checkpoint,
         "stop": stop,
         "roll-back": roll_back,

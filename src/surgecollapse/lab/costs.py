@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from surgecollapse.functional import WITHOUT_GRADIENT
+from surgecollapse.modules import evaluating
 from surgecollapse.observe.dense_gradient import DenseGradient
 
 if TYPE_CHECKING:
@@ -60,12 +61,10 @@ def multiplications(model: nn.Module, x: Tensor) -> dict[str, int]:
             own[f"{prefix}.out_proj.weight" if prefix else "out_proj.weight"] = module.out_proj.weight
         if own and not isinstance(module, nn.Embedding):
             hooks.append(module.register_forward_hook(_counter(own, found)))
-    training = model.training
-    model.eval()
     try:
-        model(x[:1])
+        with evaluating(model):
+            model(x[:1])
     finally:
-        model.train(training)
         for hook in hooks:
             hook.remove()
     return found

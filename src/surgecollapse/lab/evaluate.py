@@ -13,6 +13,7 @@ from surgecollapse.lab.checkpoint import CheckpointError, latest_checkpoint, mus
 from surgecollapse.lab.config import ConfigError, read_config
 from surgecollapse.lab.data import load_data
 from surgecollapse.lab.models import build_model
+from surgecollapse.modules import evaluating
 from surgecollapse.record import RunStore
 
 if TYPE_CHECKING:
@@ -94,9 +95,5 @@ def predict(model: nn.Module, x: Tensor, *, rows: int = 2_048) -> Tensor:
     Returns:
         Logits (n, K).
     """
-    training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         return torch.cat([model(part) for part in torch.split(x, rows)])
-    finally:
-        model.train(training)

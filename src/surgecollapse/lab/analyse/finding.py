@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from surgecollapse.lab.analyse.subject import Subject
 
 
 class NotApplicable(ValueError):
@@ -49,3 +53,23 @@ def stem(base: str, index: int, count: int) -> str:
     ('cka', 'cka-2')
     """
     return base if count == 1 else f"{base}-{index + 1}"
+
+
+def each_run(base: str) -> Callable[[Callable[[Subject, str], Finding]], Callable[[Sequence[Subject]], list[Finding]]]:
+    """Make an analysis of what is found in one run: a function of the run and the name of its files.
+
+    >>> @each_run("steps")
+    ... def steps(run, file):
+    ...     return f"{file}: {run}"
+    >>> steps(["one", "two"])
+    ['steps-1: one', 'steps-2: two']
+    """
+
+    def analysis_of(one: Callable[[Subject, str], Finding]) -> Callable[[Sequence[Subject]], list[Finding]]:
+        @wraps(one)
+        def analysis(subjects: Sequence[Subject]) -> list[Finding]:
+            return [one(run, stem(base, index, len(subjects))) for index, run in enumerate(subjects)]
+
+        return analysis
+
+    return analysis_of

@@ -15,7 +15,7 @@ from surgecollapse.analysis.representations import represent
 from surgecollapse.analysis.similarity import representation_change, similarity_map
 from surgecollapse.analysis.universality import universality
 from surgecollapse.functional import neural_collapse
-from surgecollapse.lab.analyse.finding import Finding, NotApplicable, stem
+from surgecollapse.lab.analyse.finding import Finding, NotApplicable, each_run, stem
 from surgecollapse.lab.analyse.landscape import connectivity, density, learning_coefficient, surface
 from surgecollapse.lab.analyse.subject import thin
 
@@ -81,124 +81,103 @@ def _between(subjects: Sequence[Subject]) -> list[Finding]:
     return found
 
 
-def _collapse(subjects: Sequence[Subject]) -> list[Finding]:
-    found = []
-    for index, run in enumerate(subjects):
-        x, y = run.training
-        measures: list[NeuralCollapse] = []
-        for _, net in run.nets():
-            now = represent(net, x)
-            if now.features is None or now.outputs.shape[1] != run.data.num_classes:
-                raise NotApplicable(f"{run.name} has no last linear layer with an output for each class")
-            weight = net.get_parameter(f"{now.head}.weight")
-            measures.append(neural_collapse(now.features, y, weight=weight, predictions=now.outputs.argmax(1)))
-        history = collapse_history(run.steps, measures)
-        found.append(
-            Finding(
-                stem("collapse", index, len(subjects)),
-                f"Neural collapse of {run.name}",
-                f"On {len(x)} training samples, features before the last layer; each measure is 0 where collapse is "
-                "complete (Papyan, Han and Donoho, arXiv 2008.08186).",
-                history,
-                f"NC1 {history.within[0]:.2g} → {history.within[-1]:.2g}, "
-                f"NC3 {history.duality[0]:.2f} → {history.duality[-1]:.2f}",
-                run.name,
-                wide=True,
-            )
-        )
-    return found
+@each_run("collapse")
+def _collapse(run: Subject, file: str) -> Finding:
+    x, y = run.training
+    measures: list[NeuralCollapse] = []
+    for _, net in run.nets():
+        now = represent(net, x)
+        if now.features is None or now.outputs.shape[1] != run.data.num_classes:
+            raise NotApplicable(f"{run.name} has no last linear layer with an output for each class")
+        weight = net.get_parameter(f"{now.head}.weight")
+        measures.append(neural_collapse(now.features, y, weight=weight, predictions=now.outputs.argmax(1)))
+    history = collapse_history(run.steps, measures)
+    return Finding(
+        file,
+        f"Neural collapse of {run.name}",
+        f"On {len(x)} training samples, features before the last layer; each measure is 0 where collapse is "
+        "complete (Papyan, Han and Donoho, arXiv 2008.08186).",
+        history,
+        f"NC1 {history.within[0]:.2g} → {history.within[-1]:.2g}, "
+        f"NC3 {history.duality[0]:.2f} → {history.duality[-1]:.2f}",
+        run.name,
+        wide=True,
+    )
 
 
-def _tails(subjects: Sequence[Subject]) -> list[Finding]:
-    found = []
-    for index, run in enumerate(subjects):
-        tails = heavy_tails({name: p.detach() for name, p in run.model.named_parameters()})
-        alphas = [layer.alpha for layer in tails.layers if math.isfinite(layer.alpha)]
-        words = f"α {min(alphas):.1f} to {max(alphas):.1f}" if alphas else "no tail"
-        found.append(
-            Finding(
-                stem("tails", index, len(subjects)),
-                f"Spectra of the weights of {run.name}",
-                "Share of the eigenvalues of WᵀW/n above x. The line is the power law that fits the tail best; there "
-                "always is one, and `distance` in the file says how well it fits. Right of the dotted line no random "
-                "matrix of that size and variance has eigenvalues.",
-                tails,
-                f"{words}, spikes {sum(layer.spikes for layer in tails.layers)}",
-                run.name,
-                wide=True,
-            )
-        )
-    return found
+@each_run("tails")
+def _tails(run: Subject, file: str) -> Finding:
+    tails = heavy_tails({name: p.detach() for name, p in run.model.named_parameters()})
+    alphas = [layer.alpha for layer in tails.layers if math.isfinite(layer.alpha)]
+    words = f"α {min(alphas):.1f} to {max(alphas):.1f}" if alphas else "no tail"
+    return Finding(
+        file,
+        f"Spectra of the weights of {run.name}",
+        "Share of the eigenvalues of WᵀW/n above x. The line is the power law that fits the tail best; there "
+        "always is one, and `distance` in the file says how well it fits. Right of the dotted line no random "
+        "matrix of that size and variance has eigenvalues.",
+        tails,
+        f"{words}, spikes {sum(layer.spikes for layer in tails.layers)}",
+        run.name,
+        wide=True,
+    )
 
 
-def _dimension(subjects: Sequence[Subject]) -> list[Finding]:
-    found = []
-    for index, run in enumerate(subjects):
-        dimensions = intrinsic_dimensions(run.history[-1].layers)
-        known = [d for d in dimensions.two_nn if math.isfinite(d)]
-        found.append(
-            Finding(
-                stem("dimension", index, len(subjects)),
-                f"Intrinsic dimension of the layers of {run.name}",
-                f"At the end of training, on {len(run.validation[0])} validation samples: by nearest neighbours, of "
-                "the surface on which representations lie; by the participation ratio, of the flat space they fill.",
-                dimensions,
-                f"TwoNN {min(known):.1f} to {max(known):.1f}" if known else "too few different representations",
-                run.name,
-            )
-        )
-    return found
+@each_run("dimension")
+def _dimension(run: Subject, file: str) -> Finding:
+    dimensions = intrinsic_dimensions(run.history[-1].layers)
+    known = [d for d in dimensions.two_nn if math.isfinite(d)]
+    return Finding(
+        file,
+        f"Intrinsic dimension of the layers of {run.name}",
+        f"At the end of training, on {len(run.validation[0])} validation samples: by nearest neighbours, of "
+        "the surface on which representations lie; by the participation ratio, of the flat space they fill.",
+        dimensions,
+        f"TwoNN {min(known):.1f} to {max(known):.1f}" if known else "too few different representations",
+        run.name,
+    )
 
 
-def _fourier(subjects: Sequence[Subject]) -> list[Finding]:
+@each_run("fourier")
+def _fourier(run: Subject, file: str) -> Finding:
     from surgecollapse.lab.report.fourier import token_table
 
-    found = []
-    for index, run in enumerate(subjects):
-        if run.config.task != "modular":
-            raise NotApplicable(f"{run.name} learns {run.config.task}: only modular arithmetic has cyclic tokens")
-        tables, name = [], ""
-        for _, net in run.nets():
-            weights = {key: p.detach().double().numpy() for key, p in net.named_parameters()}
-            entry = token_table(weights, run.config.modulus, run.data.vocabulary)
-            if entry is None:
-                raise NotApplicable(f"{run.name} has no table by which tokens enter")
-            name, table = entry
-            tables.append(table.copy())
-        history = fourier_history(run.steps, tables)
-        found.append(
-            Finding(
-                stem("fourier", index, len(subjects)),
-                f"Fourier components of {name} in {run.name}",
-                "Share of the power by frequency over the tokens, and how concentrated its norms are. Nets that have "
-                "learned modular addition keep few frequencies.",
-                history,
-                f"Gini {history.gini[0]:.2f} → {history.gini[-1]:.2f}, "
-                f"IPR {history.ipr[0]:.3f} → {history.ipr[-1]:.3f}",
-                run.name,
-                wide=True,
-            )
-        )
-    return found
+    if run.config.task != "modular":
+        raise NotApplicable(f"{run.name} learns {run.config.task}: only modular arithmetic has cyclic tokens")
+    tables, name = [], ""
+    for _, net in run.nets():
+        weights = {key: p.detach().double().numpy() for key, p in net.named_parameters()}
+        entry = token_table(weights, run.config.modulus, run.data.vocabulary)
+        if entry is None:
+            raise NotApplicable(f"{run.name} has no table by which tokens enter")
+        name, table = entry
+        tables.append(table.copy())
+    history = fourier_history(run.steps, tables)
+    return Finding(
+        file,
+        f"Fourier components of {name} in {run.name}",
+        "Share of the power by frequency over the tokens, and how concentrated its norms are. Nets that have "
+        "learned modular addition keep few frequencies.",
+        history,
+        f"Gini {history.gini[0]:.2f} → {history.gini[-1]:.2f}, IPR {history.ipr[0]:.3f} → {history.ipr[-1]:.3f}",
+        run.name,
+        wide=True,
+    )
 
 
-def _information(subjects: Sequence[Subject]) -> list[Finding]:
-    found = []
-    for index, run in enumerate(subjects):
-        plane = information_plane(run.steps, [one.layers for one in run.history], run.validation[1])
-        last = plane.with_label[-1][-1]
-        found.append(
-            Finding(
-                stem("information", index, len(subjects)),
-                f"Information plane of {run.name}",
-                f"{CAVEAT} On {plane.samples} validation samples.",
-                plane,
-                f"I(last layer; label) {last:.2f} of {plane.label_entropy:.2f} nats",
-                run.name,
-                wide=True,
-            )
-        )
-    return found
+@each_run("information")
+def _information(run: Subject, file: str) -> Finding:
+    plane = information_plane(run.steps, [one.layers for one in run.history], run.validation[1])
+    last = plane.with_label[-1][-1]
+    return Finding(
+        file,
+        f"Information plane of {run.name}",
+        f"{CAVEAT} On {plane.samples} validation samples.",
+        plane,
+        f"I(last layer; label) {last:.2f} of {plane.label_entropy:.2f} nats",
+        run.name,
+        wide=True,
+    )
 
 
 def _universality(subjects: Sequence[Subject]) -> list[Finding]:

@@ -14,7 +14,7 @@ from surgecollapse.analysis.mode_connectivity import curved_path, linear_path
 from surgecollapse.analysis.spectral_density import spectral_density
 from surgecollapse.analysis.surface import loss_surface
 from surgecollapse.functional import Hessian, batch_loss
-from surgecollapse.lab.analyse.finding import Finding, NotApplicable, stem
+from surgecollapse.lab.analyse.finding import Finding, NotApplicable, each_run
 
 if TYPE_CHECKING:
     from surgecollapse.analysis.mode_connectivity import LossPath
@@ -55,60 +55,54 @@ def connectivity(subjects: Sequence[Subject]) -> list[Finding]:
     return found
 
 
-def surface(subjects: Sequence[Subject]) -> list[Finding]:
+@each_run("surface")
+def surface(run: Subject, file: str) -> Finding:
     """A slice of the loss surface around each final net."""
-    found = []
-    for index, run in enumerate(subjects):
-        x, y, criterion = run.batch
-        grid = loss_surface(run.model, criterion, x, y)
-        highest, middle = max(map(max, grid.losses)), len(grid.steps) // 2
-        caption = (
-            f"Training loss on {len(x)} samples in two random directions with the norms of the filters (Li et al., "
-            "arXiv 1712.09913). The point is the net; pruned weights are moved too."
-        )
-        said = f"loss {grid.losses[middle][middle]:.2g} in the middle, up to {highest:.2g}"
-        title = f"Loss around {run.name}"
-        found.append(Finding(stem("surface", index, len(subjects)), title, caption, grid, said, run.name))
-    return found
+    x, y, criterion = run.batch
+    grid = loss_surface(run.model, criterion, x, y)
+    highest, middle = max(map(max, grid.losses)), len(grid.steps) // 2
+    caption = (
+        f"Training loss on {len(x)} samples in two random directions with the norms of the filters (Li et al., "
+        "arXiv 1712.09913). The point is the net; pruned weights are moved too."
+    )
+    said = f"loss {grid.losses[middle][middle]:.2g} in the middle, up to {highest:.2g}"
+    title = f"Loss around {run.name}"
+    return Finding(file, title, caption, grid, said, run.name)
 
 
-def density(subjects: Sequence[Subject]) -> list[Finding]:
+@each_run("density")
+def density(run: Subject, file: str) -> Finding:
     """The density of the Hessian's eigenvalues at each final net, and its effective dimension."""
-    found = []
-    for index, run in enumerate(subjects):
-        x, y, criterion = run.batch
-        weights = {name: p.detach() for name, p in run.model.named_parameters()}
-        hessian = Hessian(batch_loss(run.model, criterion, x, y), weights)
-        spectrum = spectral_density(hessian, torch.empty(hessian.size, dtype=hessian.gradient.dtype))
-        scale = 0.01 * abs(spectrum.largest) or 1.0
-        dimension = spectrum.effective_dimension(scale)
-        caption = (
-            f"Of the training loss on {len(x)} samples, by stochastic Lanczos quadrature (arXiv 1901.10159). Effective "
-            f"dimension Σ h/(h + z) = {dimension:.1f} of {spectrum.size:,} at z = 1% of the largest eigenvalue."
-        )
-        said = f"{spectrum.smallest:.2g} to {spectrum.largest:.3g}, effective dimension {dimension:.1f}"
-        title = f"Eigenvalues of the Hessian of {run.name}"
-        found.append(Finding(stem("density", index, len(subjects)), title, caption, spectrum, said, run.name))
-    return found
+    x, y, criterion = run.batch
+    weights = {name: p.detach() for name, p in run.model.named_parameters()}
+    hessian = Hessian(batch_loss(run.model, criterion, x, y), weights)
+    spectrum = spectral_density(hessian, torch.empty(hessian.size, dtype=hessian.gradient.dtype))
+    scale = 0.01 * abs(spectrum.largest) or 1.0
+    dimension = spectrum.effective_dimension(scale)
+    caption = (
+        f"Of the training loss on {len(x)} samples, by stochastic Lanczos quadrature (arXiv 1901.10159). Effective "
+        f"dimension Σ h/(h + z) = {dimension:.1f} of {spectrum.size:,} at z = 1% of the largest eigenvalue."
+    )
+    said = f"{spectrum.smallest:.2g} to {spectrum.largest:.3g}, effective dimension {dimension:.1f}"
+    title = f"Eigenvalues of the Hessian of {run.name}"
+    return Finding(file, title, caption, spectrum, said, run.name)
 
 
-def learning_coefficient(subjects: Sequence[Subject]) -> list[Finding]:
+@each_run("llc")
+def learning_coefficient(run: Subject, file: str) -> Finding:
     """How degenerate each final net is."""
-    found = []
-    for index, run in enumerate(subjects):
-        x, y, criterion = run.batch
-        estimate = local_learning_coefficient(
-            run.model, criterion, x, y, batch=min(128, len(x)), chains=3, draws=200, burn_in=100
-        )
-        caption = (
-            f"Local learning coefficient by Langevin dynamics on {len(x)} training samples (Lau et al., arXiv "
-            f"2308.12108). Chains should be level after the burn-in; R̂ = {estimate.r_hat:.2f} should be near 1, and "
-            f"half the step size should give about the same: {estimate.at_half_step:.3g}."
-        )
-        said = f"{estimate.value:.3g} ± {estimate.standard_error:.2g}, at half the step {estimate.at_half_step:.3g}"
-        title = f"Learning coefficient of {run.name}"
-        found.append(Finding(stem("llc", index, len(subjects)), title, caption, estimate, said, run.name))
-    return found
+    x, y, criterion = run.batch
+    estimate = local_learning_coefficient(
+        run.model, criterion, x, y, batch=min(128, len(x)), chains=3, draws=200, burn_in=100
+    )
+    caption = (
+        f"Local learning coefficient by Langevin dynamics on {len(x)} training samples (Lau et al., arXiv "
+        f"2308.12108). Chains should be level after the burn-in; R̂ = {estimate.r_hat:.2f} should be near 1, and "
+        f"half the step size should give about the same: {estimate.at_half_step:.3g}."
+    )
+    said = f"{estimate.value:.3g} ± {estimate.standard_error:.2g}, at half the step {estimate.at_half_step:.3g}"
+    title = f"Learning coefficient of {run.name}"
+    return Finding(file, title, caption, estimate, said, run.name)
 
 
 def _path(name: str, path: LossPath, title: str, caption: str, subject: str) -> Finding:
