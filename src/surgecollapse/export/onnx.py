@@ -25,6 +25,7 @@ _LARGEST = 2**31 - 2**20
 """Bytes of weights that fit into one file: protobuf ends at 2 GiB."""
 _LOGGERS = ("torch.onnx", "onnxscript", "onnx_ir", "torch.export", "torch._dynamo")
 _ERRORS = (RuntimeError, ValueError, TypeError, AttributeError, AssertionError, NotImplementedError, KeyError)
+"""What torch's exporter raises for a model that it cannot take; not memory errors, interrupts or failures to write."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from surgecollapse.export.measure import max_difference
 from surgecollapse.modules import map_tensors, tensors_in
 
 _TRACING_ERRORS = (TypeError, ValueError, RuntimeError, AttributeError, AssertionError, NotImplementedError)
+"""What a forward pass raises where it cannot go on with a stand-in for a tensor."""
 _OWN_LEAVES = (nn.modules.conv._ConvNd, nn.Linear, nn.MultiheadAttention, nn.RNNBase, nn.modules.batchnorm._BatchNorm)
 
 _ROUNDING = {torch.float64: 1e-10, torch.float32: 1e-4}
