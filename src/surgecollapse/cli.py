@@ -398,7 +398,7 @@ def analyse(
 
     Args:
         runs: Run directories. What compares nets compares the first with the others.
-        what: Comma-separated analyses: cka, collapse, tails, dimension, fourier, information,
+        what: Comma-separated analyses: cka, collapse, tails, dimension, fourier, progress, information,
             universality, connectivity, surface, density, llc.
             Default: all that have something to say.
         out: Folder of the page. Default: analysis/ in the run, or beside the runs if there are several.

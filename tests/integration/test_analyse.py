@@ -48,7 +48,7 @@ def test_a_subject_gives_the_initial_net_and_each_checkpoint(runs):
 
 def test_the_command_writes_results_pictures_and_one_page(runs, tmp_path, capsys):
     out = tmp_path / "out"
-    what = "cka,collapse,tails,dimension,fourier,information,universality,surface,density,llc"
+    what = "cka,collapse,tails,dimension,fourier,progress,information,universality,surface,density,llc"
     words = ["analyse", str(runs / "narrow"), str(runs / "wide"), "--what", what, "--out", str(out), "--samples", "40"]
     assert main(words) == 0
     said = capsys.readouterr().out
@@ -65,6 +65,7 @@ def test_the_command_writes_results_pictures_and_one_page(runs, tmp_path, capsys
         "tails-1",
         "dimension-1",
         "fourier-2",
+        "progress-1",
         "surface-1",
         "density-2",
     } <= stems
@@ -72,6 +73,10 @@ def test_the_command_writes_results_pictures_and_one_page(runs, tmp_path, capsys
     fourier = json.loads((out / "fourier-1.json").read_text(encoding="utf-8"))
     assert fourier["steps"] == [0, 20, 40, 60]
     assert sum(fourier["power"][-1]) == pytest.approx(1.0)
+    progress = json.loads((out / "progress-2.json").read_text(encoding="utf-8"))
+    assert progress["steps"] == [0, 20, 40, 60]
+    assert len(progress["frequencies"]) == 5
+    assert progress["phases"][0][0] == "memorisation"
     assert json.loads((out / "cka-1.json").read_text(encoding="utf-8"))["to_last"][0][-1] == pytest.approx(1.0)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from surgecollapse.analysis.progress import circuit, key_frequencies, progress, waves
+from surgecollapse.analysis.progress import circuit, key_frequencies, progress, progress_history, waves
 from surgecollapse.lab.circuits import modular_progress
 from surgecollapse.lab.config import ConfigError, make_config
 from surgecollapse.lab.data import load_data
@@ -70,6 +70,36 @@ def test_parts_are_projections():
 def test_key_frequencies_are_those_of_the_circuit_strongest_first():
     logits = trigonometric((2,), scale=5.0) + trigonometric((6,), scale=3.0) + memory((A + B) % P, 1.0)
     assert key_frequencies(logits, 2) == (2, 6)
+
+
+def test_a_history_tells_a_circuit_that_takes_over_from_memory():
+    labels = (A + B) % P
+    nets = [memory(labels, 9.0 * (1 - share)) + trigonometric(scale=4.0 * share) for share in (0.0, 0.5, 1.0)]
+    found = progress_history((0, 10, 20), [progress(net, labels, TRAINING, (2, 5)) for net in nets])
+    assert found.frequencies == (2, 5)
+    assert found.restricted[0] > found.restricted[1] > found.restricted[2]
+    assert found.excluded[0] < found.excluded[1] < found.excluded[2]
+    assert found.excluded[2] == pytest.approx(np.log(P)), "nothing is left without the circuit"
+    assert found.to_dict()["steps"] == (0, 10, 20)
+
+
+def test_measures_of_other_frequencies_make_no_history():
+    labels = (A + B) % P
+    one, other = (progress(trigonometric(), labels, TRAINING, keys) for keys in ((2, 5), (1, 3)))
+    with pytest.raises(ValueError, match="different key frequencies"):
+        progress_history((0, 1), [one, other])
+    with pytest.raises(ValueError, match="got 1 for 2"):
+        progress_history((0, 1), [one])
+
+
+def test_a_history_is_drawn_with_its_phases():
+    pytest.importorskip("matplotlib")
+    labels = (A + B) % P
+    measures = [progress(trigonometric(scale=s), labels, TRAINING, (2, 5)) for s in (0.1, 4.0)]
+    history = progress_history((0, 10), measures, [("memorisation", 0, 5), ("cleanup", 5, 10)])
+    (axes,) = history.plot().axes
+    assert {text.get_text() for text in axes.texts} == {"memorisation", "cleanup"}
+    assert tuple(axes.lines[2].get_ydata()) == history.restricted
 
 
 @pytest.mark.parametrize(

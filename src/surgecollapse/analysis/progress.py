@@ -12,11 +12,16 @@ z_K = Σ_{k∈K} Σ_w ⟨z, w_k⟩ w_k with w_k = √2/p · cos(2πk(a ± b)/p) 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from surgecollapse.analysis.colours import BLUE, GREEN, VERMILLION
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Array = NDArray[Any]
 
@@ -33,6 +38,74 @@ class Progress:
     excluded: float
     """Excluded logits, training questions."""
     frequencies: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProgressHistory:
+    """The four losses of :class:`Progress` through training, all with the same key frequencies."""
+
+    steps: tuple[int, ...]
+    train: tuple[float, ...]
+    test: tuple[float, ...]
+    restricted: tuple[float, ...]
+    excluded: tuple[float, ...]
+    frequencies: tuple[int, ...]
+    phases: tuple[tuple[str, int, int], ...] = ()
+    """Name, first and last step of the phases of the run, for the picture."""
+
+    def plot(self) -> Figure:
+        """Draw the losses by step, on logarithmic axes; the phases, where they are known, as bands."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(7.6, 4.4), layout="constrained")
+        axes = figure.add_subplot()
+        steps = [max(step, 1) for step in self.steps]
+        for number, (name, first, last) in enumerate(self.phases):
+            axes.axvspan(max(first, 1), max(last, 2), color="#5f6872", alpha=0.05 + 0.05 * (number % 2), linewidth=0)
+            axes.text(max(first, 1) * 1.03, 0.01, name, rotation=90, fontsize=8, color="#5f6872", va="bottom",
+                      transform=axes.get_xaxis_transform())  # fmt: skip
+        axes.plot(steps, self.train, ":", color=BLUE, label="training")
+        axes.plot(steps, self.test, "--", color=VERMILLION, label="other questions")
+        axes.plot(steps, self.restricted, color=GREEN, label="restricted")
+        axes.plot(steps, self.excluded, "-.", color="#5f6872", label="excluded (training)")
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_xlabel("optimizer step (logarithmic)")
+        axes.set_ylabel("loss (nats, logarithmic)")
+        figure.legend(loc="outside upper center", ncols=4, frameon=False)
+        return figure
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+def progress_history(
+    steps: Sequence[int], measures: Sequence[Progress], phases: Sequence[tuple[str, int, int]] = ()
+) -> ProgressHistory:
+    """Put the measures of one run at several times side by side.
+
+    Args:
+        steps: optimizer step of each measure, ascending.
+        measures: all with the same key frequencies, best those of the final net.
+        phases: name, first and last step of each phase, for the picture.
+
+    Raises:
+        ValueError: if there is none, the numbers differ, or the frequencies do.
+    """
+    if len(steps) != len(measures) or not steps:
+        raise ValueError(f"expected one measure for each step, got {len(measures)} for {len(steps)}")
+    if len({one.frequencies for one in measures}) > 1:
+        raise ValueError("measures with different key frequencies do not compare: give them all those of the final net")
+    return ProgressHistory(
+        steps=tuple(steps),
+        train=tuple(one.train for one in measures),
+        test=tuple(one.test for one in measures),
+        restricted=tuple(one.restricted for one in measures),
+        excluded=tuple(one.excluded for one in measures),
+        frequencies=measures[-1].frequencies,
+        phases=tuple(phases),
+    )
 
 
 def waves(modulus: int, frequency: int, *, operation: str = "add") -> Array:

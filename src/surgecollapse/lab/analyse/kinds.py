@@ -11,13 +11,16 @@ from surgecollapse.analysis.heavy_tails import heavy_tails
 from surgecollapse.analysis.information_plane import CAVEAT, information_plane
 from surgecollapse.analysis.intrinsic_dimension import intrinsic_dimensions
 from surgecollapse.analysis.neural_collapse import collapse_history
+from surgecollapse.analysis.progress import progress_history
 from surgecollapse.analysis.representations import represent
 from surgecollapse.analysis.similarity import representation_change, similarity_map
 from surgecollapse.analysis.universality import universality
+from surgecollapse.forecast.phases import phases
 from surgecollapse.functional import neural_collapse
 from surgecollapse.lab.analyse.finding import Finding, NotApplicable, each_run, stem
 from surgecollapse.lab.analyse.landscape import connectivity, density, learning_coefficient, surface
 from surgecollapse.lab.analyse.subject import thin
+from surgecollapse.lab.circuits import modular_progress
 
 if TYPE_CHECKING:
     from surgecollapse.functional import NeuralCollapse
@@ -165,6 +168,32 @@ def _fourier(run: Subject, file: str) -> Finding:
     )
 
 
+@each_run("progress")
+def _progress(run: Subject, file: str) -> Finding:
+    keys = modular_progress(run.model, run.config, run.data).frequencies
+    measures = [modular_progress(net, run.config, run.data, keys) for _, net in run.nets()]
+    went = phases(
+        run.curve.steps.tolist(),
+        run.training_curve.values.tolist(),
+        run.curve.values.tolist(),
+        validation_loss=run.loss_curve.values.tolist(),
+    )
+    spans = [(span.phase, span.first, span.last) for span in went.spans]
+    history = progress_history(run.steps, measures, spans)
+    return Finding(
+        file,
+        f"Circuit and memory in {run.name}",
+        f"Loss of the waves of the frequencies {', '.join(map(str, sorted(keys)))} alone (restricted), which are the "
+        "strongest of the final net, and of everything else on training questions (excluded); Nanda et al., arXiv "
+        "2301.05217. Bands are phases by the record of the run.",
+        history,
+        f"restricted {history.restricted[0]:.2g} → {history.restricted[-1]:.2g}, "
+        f"excluded {min(history.excluded):.2g} → {history.excluded[-1]:.2g}",
+        run.name,
+        wide=True,
+    )
+
+
 @each_run("information")
 def _information(run: Subject, file: str) -> Finding:
     plane = information_plane(run.steps, [one.layers for one in run.history], run.validation[1])
@@ -213,6 +242,7 @@ ANALYSES: dict[str, Callable[[Sequence[Subject]], list[Finding]]] = {
     "tails": _tails,
     "dimension": _dimension,
     "fourier": _fourier,
+    "progress": _progress,
     "information": _information,
     "universality": _universality,
     "connectivity": connectivity,
@@ -228,6 +258,7 @@ TITLES = {
     "tails": "Heavy tails",
     "dimension": "Intrinsic dimension",
     "fourier": "Fourier components",
+    "progress": "Circuit and memory",
     "information": "Information plane",
     "universality": "Universality",
     "connectivity": "Mode connectivity",

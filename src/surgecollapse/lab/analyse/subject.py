@@ -51,6 +51,8 @@ class Subject:
         self.step = run.step
         with run.store as store:
             self.curve = store.measurements("accuracy/validation")
+            self.training_curve = store.measurements("accuracy/train")
+            self.loss_curve = store.measurements("loss/validation")
         paths = {int(path.stem.removeprefix("step-")): path for path in step_checkpoints(directory / "checkpoints")}
         self._paths: dict[int, Path | None] = {0: None, **dict(sorted(paths.items()))}
         every = list(self._paths)
