@@ -60,7 +60,12 @@ def first_at(steps: Sequence[int], values: Sequence[float], level: float, *, in_
 
 
 def grokking_times(
-    steps: Sequence[int], train: Sequence[float], validation: Sequence[float], *, in_a_row: int = IN_A_ROW
+    steps: Sequence[int],
+    train: Sequence[float],
+    validation: Sequence[float],
+    *,
+    in_a_row: int = IN_A_ROW,
+    generalise: float = GENERALISE,
 ) -> GrokkingTimes:
     """Times of fitting and generalising, from evaluations of both accuracies at the same steps.
 
@@ -69,6 +74,7 @@ def grokking_times(
         train: training accuracy, in [0, 1].
         validation: validation accuracy, in [0, 1].
         in_a_row: evaluations on end that count as sustained.
+        generalise: validation accuracy that counts as generalised, for tasks on which .95 is out of reach.
 
     Raises:
         ValueError: if the three do not correspond.
@@ -77,8 +83,8 @@ def grokking_times(
     >>> found.t_fit, found.t_gen, found.t_gen_sustained, found.delay, found.outcome
     (2, 4, 4, 2, 'grokked')
     """
-    t_fit, t_gen = first_at(steps, train, FIT), first_at(steps, validation, GENERALISE)
-    sustained = first_at(steps, validation, GENERALISE, in_a_row=in_a_row)
+    t_fit, t_gen = first_at(steps, train, FIT), first_at(steps, validation, generalise)
+    sustained = first_at(steps, validation, generalise, in_a_row=in_a_row)
     outcome = "not"
     if sustained is not None:
         late = t_fit is not None and sustained >= GROKKED * t_fit

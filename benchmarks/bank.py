@@ -1,0 +1,147 @@
+"""The bank of runs: hundreds of small nets, of which some grok, each with its settings and all its readings.
+
+    python benchmarks/bank.py                        # everything; what is finished is never repeated
+    python benchmarks/bank.py --tasks s4 mnist
+    python benchmarks/bank.py --ratio                # a stack over as many separate runs, interleaved
+
+Goal: at least 100 runs that grok and 100 that do not, within four core-hours; a stack of 16 in less time than 16 runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import statistics
+import time
+from collections import Counter
+from pathlib import Path
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from surgecollapse.lab.bank.members import problem
+from surgecollapse.lab.bank.plan import TASKS, block
+from surgecollapse.lab.bank.stack import BETAS, EPS, Stack
+from surgecollapse.lab.bank.store import facts_of, read_bank, write_stack
+
+
+def generate(tasks: list[str], out: Path) -> None:
+    """Train the stacks that have no file yet."""
+    out.mkdir(parents=True, exist_ok=True)
+    jobs = [
+        (task, i, members, out / f"{task}-{i:02d}.npz")
+        for task in tasks
+        for i, members in enumerate(block(task).stacks())
+    ]
+    missing = [job for job in jobs if not job[3].exists()]
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, refresh_per_second=1) as bar:
+        shown = bar.add_task("", total=sum(block(task).steps * len(members) for task, _, members, _ in missing))
+        done = 0
+        for task, i, members, path in missing:
+            bar.update(shown, description=f"{task}, stack {i}")
+
+            def tell(step: int, done: int = done, members: tuple = members) -> None:
+                bar.update(shown, completed=done + step * len(members))
+
+            write_stack(path, task, members, block(task), tell)
+            done += block(task).steps * len(members)
+
+
+def table(out: Path) -> str:
+    """Counts of classes by task."""
+    runs = read_bank(out)
+    facts = [facts_of(path) for path in sorted(out.glob("*.npz"))]
+    size = sum(path.stat().st_size for path in out.glob("*.npz"))
+    spent = sum(float(str(f["seconds"])) for f in facts)
+    lines = [
+        "# The bank of runs",
+        "",
+        "`python benchmarks/bank.py`",
+        "",
+        f"{len(runs)} runs, {spent:,.0f} s of one thread in all, {size / 1e6:.1f} MB; "
+        f"python {platform.python_version()}, torch {torch.__version__}.",
+        "",
+        "| task | runs | grokked | at once | not, fitted | not, never fitted | median t_fit | median t_gen of grokked "
+        "| seconds |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for task in [*dict.fromkeys(run.task for run in runs), "all"]:
+        given = [run for run in runs if task in ("all", run.task)]
+        counts = Counter(run.outcome for run in given)
+        unfitted = sum(run.outcome == "not" and run.times.t_fit is None for run in given)
+        fits = [run.times.t_fit for run in given if run.times.t_fit is not None]
+        gens = [run.times.t_gen_sustained for run in given if run.outcome == "grokked"]
+        seconds = sum(float(str(f["seconds"])) for f in facts if task in ("all", f["task"]))
+        cells = [task, len(given), counts["grokked"], counts["at once"], counts["not"] - unfitted, unfitted]
+        cells += [f"{statistics.median(values):,.0f}" if values else "–" for values in (fits, gens)]
+        lines.append("| " + " | ".join(map(str, [*cells, f"{seconds:,.0f}"])) + " |")
+    lines += [
+        "",
+        "Grokked: validation accuracy ≥ 95% (MNIST: 85%) at three evaluations on end, at twice t_fit or later.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def ratio(task: str = "add-23", count: int = 16, steps: int = 200, repeats: int = 7) -> str:
+    """Time of separate runs over that of one stack of them; both in turn, medians."""
+    samples, members, hidden = problem(task), block(task).stacks()[1][:count], block(task).hidden
+
+    def stacked() -> None:
+        stack = Stack(samples, members, hidden)
+        for _ in range(steps):
+            stack.train_step()
+
+    def separate() -> None:
+        from surgecollapse.lab.bank.members import rows_of
+
+        for member in members:
+            torch.manual_seed(member.seed)
+            inputs = samples.inputs.shape[1]
+            net = torch.nn.Sequential(
+                torch.nn.Linear(inputs, hidden), torch.nn.ReLU(), torch.nn.Linear(hidden, samples.classes)
+            )
+            optimizer = torch.optim.AdamW(net.parameters(), member.lr, BETAS, EPS, member.weight_decay)
+            rows = rows_of(samples, member)
+            for _ in range(steps):
+                optimizer.zero_grad()
+                torch.nn.functional.cross_entropy(net(rows.x_train), rows.y_train).backward()
+                optimizer.step()
+
+    times: dict[str, list[float]] = {"stacked": [], "separate": []}
+    for _ in range(repeats):
+        for name, work in (("stacked", stacked), ("separate", separate)):
+            began = time.perf_counter()
+            work()
+            times[name].append(time.perf_counter() - began)
+    ratios = [b / a for a, b in zip(times["stacked"], times["separate"], strict=True)]
+    each = {name: statistics.median(values) / steps / count * 1e3 for name, values in times.items()}
+    return (
+        f"{task}, {count} members, {steps} steps, one thread: separate runs take {statistics.median(ratios):.2f} "
+        f"times as long as the stack ({min(ratios):.2f}–{max(ratios):.2f} in {repeats} repeats); "
+        f"{each['stacked']:.3f} and {each['separate']:.3f} ms for a step of one member"
+    )
+
+
+def main() -> None:
+    """Generate what is missing, write and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", nargs="*", default=list(TASKS), choices=TASKS, metavar="TASK")
+    parser.add_argument("--out", type=Path, default=Path("runs/bank"), help="folder of the files")
+    parser.add_argument("--table", type=Path, default=Path(__file__).parent / "results" / "bank.md")
+    parser.add_argument("--ratio", action="store_true", help="only measure what stacking gains")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)  # gradients that vanish would cost twice the time
+    if options.ratio:
+        print(ratio())
+        return
+    generate(options.tasks, options.out)
+    text = table(options.out)
+    options.table.write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
