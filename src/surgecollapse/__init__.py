@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         EntropyRules,
         Hold,
         Intervals,
+        Waves,
         make_policy,
     )
     from surgecollapse.events import Decision, Intervention, LayerReading, Measurement, Plan, Reading
@@ -41,6 +42,7 @@ _HOME = {
     "EntropyRules": "decide",
     "Hold": "decide",
     "Intervals": "decide",
+    "Waves": "decide",
     "make_policy": "decide",
     "Decision": "events",
     "Intervention": "events",
@@ -82,6 +84,7 @@ __all__ = [
     "Reading",
     "RunStore",
     "StableMaxCrossEntropy",
+    "Waves",
     "attach",
     "load_run",
     "make_policy",

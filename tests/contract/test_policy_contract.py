@@ -204,7 +204,7 @@ def test_deciding_never_imports_torch() -> None:
 
 
 def test_an_unknown_name_lists_the_valid_ones_and_the_nearest() -> None:
-    with pytest.raises(ValueError, match=r"classic, rules, cycles, entropy, hold.*Did you mean 'cycles'"):
+    with pytest.raises(ValueError, match=r"classic, rules, cycles, entropy, waves, hold.*Did you mean 'cycles'"):
         make_policy("cycle")
 
 

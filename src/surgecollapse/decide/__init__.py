@@ -19,6 +19,7 @@ from surgecollapse.decide.one_shot import OneShot
 from surgecollapse.decide.recycling import Recycle
 from surgecollapse.decide.rigl import RigL
 from surgecollapse.decide.set import SET
+from surgecollapse.decide.waves import Waves
 from surgecollapse.types import Policy
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "Recycle",
     "RigL",
     "Static",
+    "Waves",
     "make_policy",
 ]
 
@@ -43,6 +45,7 @@ POLICIES: dict[str, type[Intervals | EntropyRules | Cycles | EntropyBoundedCycle
     "rules": EntropyRules,
     "cycles": Cycles,
     "entropy": EntropyBoundedCycles,
+    "waves": Waves,
     "hold": Hold,
     "one-shot": OneShot,
     "gmp": GradualPruning,

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from surgecollapse.decide import guards
 from surgecollapse.decide.frame import Scheduled
-from surgecollapse.events import Decision
+from surgecollapse.events import Decision, Reading
 
 
 def cosine_decay(initial: float, step: int, end: int) -> float:
@@ -52,8 +52,8 @@ class Static(Scheduled):
         """Check the option."""
         guards.one_of("layers", self.layers, ("erk", "layer"))
 
-    def _act(self, step: int) -> Decision:
-        return self._open(step, "frozen")
+    def _act(self, reading: Reading) -> Decision:
+        return self._open(reading.step, "frozen")
 
     def _open(self, step: int, phase: str) -> Decision:
         """Put the first mask on."""
@@ -94,8 +94,8 @@ class _Exchanging(Static):
         del step
         return self.drop
 
-    def _act(self, step: int) -> Decision:
-        end = self._step(self.until)
+    def _act(self, reading: Reading) -> Decision:
+        step, end = reading.step, self._step(self.until)
         if self._run.phase == "dense":
             return self._open(step, "sparse")
         if step >= end:

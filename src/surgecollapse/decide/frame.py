@@ -68,12 +68,12 @@ class Scheduled:
             return idle
         if run.phase == "frozen":
             return Decision(phase="frozen", reason="frozen: the mask is final")
-        decision = self._act(reading.step)
+        decision = self._act(reading)
         run.phase = decision.phase
         return decision
 
-    def _act(self, step: int) -> Decision:
-        """What the schedule wants at ``step``, where the mask is not final yet."""
+    def _act(self, reading: Reading) -> Decision:
+        """What the schedule wants at the step of ``reading``, where the mask is not final yet."""
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:

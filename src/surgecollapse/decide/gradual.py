@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from surgecollapse.decide import guards
 from surgecollapse.decide.frame import Scheduled
-from surgecollapse.events import Decision
+from surgecollapse.events import Decision, Reading
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -52,7 +52,8 @@ class GradualPruning(Scheduled):
             return target
         return target * (1.0 - (1.0 - max(0, step - start) / (end - start)) ** 3)
 
-    def _act(self, step: int) -> Decision:
+    def _act(self, reading: Reading) -> Decision:
+        step = reading.step
         depth, end = self._depth(step), self._step(self.end_at)
         if step >= end:
             reason = f"schedule: exact target {depth:.4g} and final mask at step {step} (due from {end})"

@@ -8,7 +8,7 @@ from typing import ClassVar
 from surgecollapse.decide import guards
 from surgecollapse.decide.exchange import cosine_decay
 from surgecollapse.decide.gradual import GradualPruning
-from surgecollapse.events import Decision
+from surgecollapse.events import Decision, Reading
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,10 +44,10 @@ class GraNet(GradualPruning):
         super().__post_init__()
         guards.fraction("drop", self.drop)
 
-    def _act(self, step: int) -> Decision:
-        decision = super()._act(step)
+    def _act(self, reading: Reading) -> Decision:
+        decision = super()._act(reading)
         if decision.phase != "sparse":
             return decision
-        share = cosine_decay(self.drop, step, self._step(self.end_at))
+        share = cosine_decay(self.drop, reading.step, self._step(self.end_at))
         reason = f"{decision.reason}; {share:.3g} of each layer's open weights exchanged"
         return replace(decision, reason=reason, rewire=share, growth=self.growth, initial="zero")

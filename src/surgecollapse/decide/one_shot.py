@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from surgecollapse.decide import guards
 from surgecollapse.decide.frame import Scheduled
-from surgecollapse.events import Decision
+from surgecollapse.events import Decision, Reading
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -39,8 +39,8 @@ class OneShot(Scheduled):
     def _marks(self) -> tuple[float, ...]:
         return (self.at,)
 
-    def _act(self, step: int) -> Decision:
-        at, target = self._step(self.at), self._plan.sparsity
+    def _act(self, reading: Reading) -> Decision:
+        step, at, target = reading.step, self._step(self.at), self._plan.sparsity
         if step < at:
             return Decision(phase="dense", reason=f"dense until step {at}, at step {step}")
         reason = f"one shot: exact target {target:.4g} and final mask at step {step} (due from {at})"

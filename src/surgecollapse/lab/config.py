@@ -34,6 +34,7 @@ PolicyName = Literal[
     "rules",
     "cycles",
     "entropy",
+    "waves",
     "one-shot",
     "gmp",
     "granet",
@@ -119,8 +120,8 @@ class RunConfig(BaseModel):
         "entropy",
         description="none: plain training; hold: plain training with readings; "
         "classic: the published fixed intervals; "
-        "rules: high, low and plateau entropy; cycles: AC/DC; entropy: entropy-bounded cycles; one-shot: prune once "
-        "and fine-tune; gmp: gradual magnitude pruning; granet, static, set, rigl: as published; redo: dormant units "
+        "rules: high, low and plateau entropy; cycles: AC/DC; entropy: entropy-bounded cycles; waves: gradual "
+        "collapses with surges between them; one-shot: prune once and fine-tune; gmp: gradual magnitude pruning; granet, static, set, rigl: as published; redo: dormant units "
         "are recycled, without pruning or over another policy.",
     )
     policy_options: dict[str, Any] = Field(
