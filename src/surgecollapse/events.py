@@ -197,10 +197,23 @@ class Request:
     """What was done, or why not."""
 
 
-Event = Reading | Decision | Intervention | Measurement | Request
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alarm:
+    """What a detector says is about to happen; it may be wrong, at the rate that it was calibrated for."""
+
+    step: int
+    """Of the measurement that raised it."""
+    detector: str
+    reason: str
+    """Which number crossed what."""
+    forecast: str = "generalises"
+    """``generalises``, or ``does not generalise``: within the steps of the runs that it was calibrated on."""
+
+
+Event = Reading | Decision | Intervention | Measurement | Request | Alarm
 _KINDS: dict[str, type] = {
     cls.__name__: cls
-    for cls in (Plan, LayerReading, Reading, Decision, LayerChange, Intervention, Measurement, Request)
+    for cls in (Plan, LayerReading, Reading, Decision, LayerChange, Intervention, Measurement, Request, Alarm)
 }
 _NESTED = {("Reading", "layers"): LayerReading, ("Intervention", "layers"): LayerChange}
 

@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Protocol
 
-from surgecollapse.events import Measurement
+from surgecollapse.events import Alarm, Measurement
 from surgecollapse.forecast.times import FIT
+
+__all__ = ["FITTED", "Alarm", "Change", "Detector"]
 
 FITTED = "accuracy/train"
 """Series whose first value ≥ .99 arms a detector (t_fit)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Alarm:
-    """A detector's word that the net is about to generalise."""
-
-    step: int
-    """Of the measurement that raised it."""
-    detector: str
-    reason: str
-    """Which number crossed what."""
 
 
 class Detector(Protocol):

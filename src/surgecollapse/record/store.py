@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from surgecollapse.events import Decision, Intervention, Measurement, Reading, Request, from_dict, to_dict
+from surgecollapse.events import Alarm, Decision, Intervention, Measurement, Reading, Request, from_dict, to_dict
 from surgecollapse.record.schema import RunStoreError, check, connect, create, explain, migrate
 from surgecollapse.record.writer import Writer
 
@@ -253,6 +253,10 @@ class RunStore:
     def requests(self) -> list[Request]:
         """What people asked for and what became of it, in the order in which it was settled."""
         return [event for _, event in self._events("Request")]
+
+    def alarms(self) -> list[Alarm]:
+        """What detectors said, in the order in which it came."""
+        return [event for _, event in self._events("Alarm")]
 
     def arrays(self, name: str) -> list[tuple[int, NDArray[Any]]]:
         """All arrays of one name with their steps, in the order of the steps; each a new, writable copy."""

@@ -2,5 +2,6 @@
 
 :mod:`~surgecollapse.lab.bank.members` one run's settings and its data · :mod:`~surgecollapse.lab.bank.stack` the nets
 and their optimizer · :mod:`~surgecollapse.lab.bank.readings` what is measured of each ·
-:mod:`~surgecollapse.lab.bank.plan` which runs the bank has · :mod:`~surgecollapse.lab.bank.store` the files.
+:mod:`~surgecollapse.lab.bank.plan` which runs the bank has · :mod:`~surgecollapse.lab.bank.store` the files ·
+:mod:`~surgecollapse.lab.bank.learning` weights of detectors.
 """

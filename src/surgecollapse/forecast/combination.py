@@ -1,0 +1,148 @@
+"""Detectors whose score is a weighted sum of features: one feature alone, or many with learned weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any
+
+from surgecollapse.events import Alarm, Measurement
+from surgecollapse.forecast.features import Feature, Features
+
+_MOST = 5.0
+"""Deviations from the calibration runs beyond which a feature says no more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """Intercept + Σ weight·clip((feature − centre)/scale, ±5); a feature that is not known adds nothing.
+
+    Raises:
+        ValueError: if the numbers do not correspond to the features.
+
+    >>> Score(features=(Feature("norm/weight"),), centre=(0.0,), scale=(0.5,), weight=(-1.0,)).of([-1.0])
+    2.0
+    """
+
+    features: tuple[Feature, ...]
+    centre: tuple[float, ...]
+    scale: tuple[float, ...]
+    weight: tuple[float, ...]
+    intercept: float = 0.0
+
+    def __post_init__(self) -> None:
+        lengths = {len(part) for part in (self.features, self.centre, self.scale, self.weight)}
+        if len(lengths) > 1:
+            raise ValueError(f"expected one centre, scale and weight for each of the {len(self.features)} features")
+
+    def of(self, values: Sequence[float]) -> float:
+        """The score of one tick's features."""
+        total = self.intercept
+        for value, centre, scale, weight in zip(values, self.centre, self.scale, self.weight, strict=True):
+            if isfinite(value):
+                total += weight * min(_MOST, max(-_MOST, (value - centre) / scale))
+        return total
+
+    def leading(self, values: Sequence[float], most: int = 3) -> str:
+        """The features that add most to the score, in words."""
+        parts = [
+            (weight * min(_MOST, max(-_MOST, (value - centre) / scale)), feature.name, value)
+            for feature, value, centre, scale, weight in zip(
+                self.features, values, self.centre, self.scale, self.weight, strict=True
+            )
+            if isfinite(value)
+        ]
+        parts.sort(key=lambda part: -abs(part[0]))
+        return ", ".join(f"{name} {value:.3g}" for _, name, value in parts[:most])
+
+
+class Combination:
+    """Alarm when a score reaches a threshold, at some multiple of t_fit or later; once in a run.
+
+    Args:
+        name: of the detector.
+        score: of each tick since the net fitted.
+        threshold: reached from below; with ``below``, from above.
+        below: alarm where the score is at most the threshold: the net will *not* generalise.
+        after: least multiple of t_fit at which it speaks.
+
+    >>> score = Score(features=(Feature("entropy/spectral"),), centre=(0.0,), scale=(1.0,), weight=(1.0,))
+    >>> detector = Combination("entropy rises", score, 0.2)
+    >>> run = [("entropy/spectral", 0.5), ("accuracy/train", 1.0), ("entropy/spectral", 0.75), ("accuracy/train", 1.0)]
+    >>> [bool(detector.update(Measurement(step=1 + i, name=n, value=v))) for i, (n, v) in enumerate(run)]
+    [False, False, False, True]
+    """
+
+    def __init__(self, name: str, score: Score, threshold: float, *, below: bool = False, after: float = 1.0) -> None:
+        self.name, self.score, self.threshold, self.below, self.after = name, score, threshold, below, after
+        self._features = Features(score.features)
+        self._raised = False
+
+    def update(self, measurement: Measurement) -> Alarm | None:
+        """Take the next measurement, in the order of their steps."""
+        values = self._features.update(measurement)
+        if values is None or self._raised:
+            return None
+        fitted = self._features.t_fit
+        if fitted is None or measurement.step < self.after * fitted:
+            return None
+        score = self.score.of(values)
+        if not (score <= self.threshold if self.below else score >= self.threshold):
+            return None
+        self._raised = True
+        reason = (
+            f"score {score:.3g}, threshold {self.threshold:.3g}, {measurement.step - fitted} steps after fitting; "
+            f"most by {self.score.leading(values)}"
+        )
+        forecast = "does not generalise" if self.below else "generalises"
+        return Alarm(step=measurement.step, detector=self.name, reason=reason, forecast=forecast)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must hold."""
+        return {"features": self._features.state_dict(), "raised": self._raised}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self._features.load_state_dict(state["features"])
+        self._raised = state["raised"]
+
+
+def to_plain(detector: Combination) -> dict[str, Any]:
+    """A detector as JSON-ready values."""
+    score = detector.score
+    return {
+        "name": detector.name,
+        "threshold": detector.threshold,
+        "below": detector.below,
+        "after": detector.after,
+        "intercept": score.intercept,
+        "features": [
+            [feature.series, feature.form, *numbers]
+            for feature, *numbers in zip(score.features, score.centre, score.scale, score.weight, strict=True)
+        ],
+    }
+
+
+def from_plain(values: Mapping[str, Any]) -> Combination:
+    """The detector that :func:`to_plain` wrote.
+
+    Raises:
+        ValueError: if a part is missing.
+
+    >>> score = Score(features=(Feature("norm/weight"),), centre=(0.0,), scale=(1.0,), weight=(-1.0,))
+    >>> from_plain(to_plain(Combination("norm falls", score, 0.3))).score == score
+    True
+    """
+    missing = {"name", "threshold", "below", "after", "intercept", "features"} - set(values)
+    if missing:
+        raise ValueError(f"expected a detector with {', '.join(sorted(missing))}, too")
+    rows = values["features"]
+    score = Score(
+        features=tuple(Feature(row[0], row[1]) for row in rows),
+        centre=tuple(row[2] for row in rows),
+        scale=tuple(row[3] for row in rows),
+        weight=tuple(row[4] for row in rows),
+        intercept=values["intercept"],
+    )
+    return Combination(values["name"], score, values["threshold"], below=values["below"], after=values["after"])
