@@ -21,8 +21,6 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from surgecollapse.recipes import RECIPES
-
 DATA_SEED = 43
 FIRST_SEED = 20_000
 RESULTS = Path(__file__).parent / "results" / "search.jsonl"
@@ -47,7 +45,21 @@ LONG: dict[str, Any] = {
 
 LAND: dict[str, Any] = {**LONG, "cycles_until": 0.5, "freeze_at": 0.75, "landing": "gradual"}
 
-RECIPE: dict[str, Any] = dict(RECIPES["surge-collapse"]["policy_options"])
+CYCLES: dict[str, Any] = {
+    "timing": "fixed", "phase": 0.1, "cycles_until": 0.5, "freeze_at": 0.75, "landing": "gradual", "floor": 0.6,
+    "pump": 0.0,
+}  # fmt: skip
+"""The recipe that rounds 1 to 10 led to: collapses at once, the last one gradual."""
+
+FAST: dict[str, Any] = {"lr": 1e-2}
+"""From round 11 on; the rounds before it were at 3e-3, where every method is 1 to 5 points worse."""
+
+WAVES: dict[str, Any] = {"dense_until": 0.05, "waves": 4, "last_wave_at": 0.5}
+
+
+def _waves(**options: Any) -> dict[str, Any]:
+    return {"policy": "waves", "policy_options": options, **FAST}
+
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "dense": {"policy": "none", "dropout": 0.0},
@@ -206,14 +218,40 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "settle-0.25-lamp": {**_options(**{**SETTLE, "surge": 0.25}), "saliency": "lamp"},
     "land-lamp": {**_options(**LAND), "saliency": "lamp"},
     # Tenth round: 98% sparse, where AC/DC is ahead.
-    "recipe-layer": {"policy_options": RECIPE, **LAYER},
-    "recipe-layer-surge-1": {"policy_options": {**RECIPE, "surge": 1.0}, **LAYER},
-    "recipe-layer-floor-1": {"policy_options": {**RECIPE, "floor": 1.0}, **LAYER},
-    "recipe-layer-landing-0.85": {"policy_options": {**RECIPE, "freeze_at": 0.85}, **LAYER},
-    "recipe-layer-late": {"policy_options": {**RECIPE, "cycles_until": 0.7, "freeze_at": 0.85}, **LAYER},
-    "recipe-layer-short-landing": {"policy_options": {**RECIPE, "cycles_until": 0.6, "freeze_at": 0.65}, **LAYER},
-    "recipe-layer-drop": {"policy_options": {**RECIPE, "landing": "drop"}, **LAYER},
-    "recipe-layer-drop-0.05": {"policy_options": RECIPE, **LAYER, "dropout": 0.05},
+    "recipe-layer": {"policy_options": CYCLES, **LAYER},
+    "recipe-layer-surge-1": {"policy_options": {**CYCLES, "surge": 1.0}, **LAYER},
+    "recipe-layer-floor-1": {"policy_options": {**CYCLES, "floor": 1.0}, **LAYER},
+    "recipe-layer-landing-0.85": {"policy_options": {**CYCLES, "freeze_at": 0.85}, **LAYER},
+    "recipe-layer-late": {"policy_options": {**CYCLES, "cycles_until": 0.7, "freeze_at": 0.85}, **LAYER},
+    "recipe-layer-short-landing": {"policy_options": {**CYCLES, "cycles_until": 0.6, "freeze_at": 0.65}, **LAYER},
+    "recipe-layer-drop": {"policy_options": {**CYCLES, "landing": "drop"}, **LAYER},
+    "recipe-layer-drop-0.05": {"policy_options": CYCLES, **LAYER, "dropout": 0.05},
+    # Eleventh round: at a learning rate of .01.
+    "fast-dropout-0.2": {"policy": "none", "dropout": 0.2, **FAST},
+    **{
+        f"fast-{name}{end}": {**settings, **spread, **FAST}
+        for name, settings in {
+            "gmp": {"policy": "gmp"},
+            "acdc": {"policy": "cycles"},
+            "cycles": _options(**CYCLES),
+            "cycles-at-target": _options(**{**CYCLES, "floor": 1.0}),
+        }.items()
+        for end, spread in {"": {}, "-layer": LAYER, "-lamp": {"saliency": "lamp"}}.items()
+    },
+    # Twelfth round: waves. The number is how many; floor 0 is always deep, 1 never deeper than the target.
+    **{
+        f"waves-{count}-floor-{floor:g}{end}": {
+            **_waves(
+                **({} if count == 3 else {**WAVES, "waves": count, **({"rest": 0.015} if count == 5 else {})}),
+                floor=floor,
+            ),
+            **spread,
+        }
+        for count in (3, 4, 5)
+        for floor in (0.0, 0.3, 0.6, 1.0)
+        for end, spread in {"": {}, "-layer": LAYER, "-lamp": {"saliency": "lamp"}}.items()
+    },
+    "waves-4-surge-0.35-layer": {**_waves(**WAVES, floor=0.3, surge=0.35), **LAYER},
 }
 
 

@@ -9,16 +9,8 @@ from typing import Any
 RECIPES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "surge-collapse": {
-            "policy": "entropy",
-            "policy_options": {
-                "timing": "fixed",
-                "phase": 0.1,
-                "cycles_until": 0.5,
-                "freeze_at": 0.75,
-                "landing": "gradual",
-                "floor": 0.6,
-                "pump": 0.0,
-            },
+            "policy": "waves",
+            "policy_options": {"dense_until": 0.05, "waves": 4, "last_wave_at": 0.5, "floor": 0.3},
         },
     }
 )

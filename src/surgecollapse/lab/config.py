@@ -121,8 +121,8 @@ class RunConfig(BaseModel):
         description="none: plain training; hold: plain training with readings; "
         "classic: the published fixed intervals; "
         "rules: high, low and plateau entropy; cycles: AC/DC; entropy: entropy-bounded cycles; waves: gradual "
-        "collapses with surges between them; one-shot: prune once and fine-tune; gmp: gradual magnitude pruning; granet, static, set, rigl: as published; redo: dormant units "
-        "are recycled, without pruning or over another policy.",
+        "collapses with surges between them; one-shot: prune once and fine-tune; gmp: gradual magnitude pruning; granet, "
+        "static, set, rigl: as published; redo: dormant units are recycled, without pruning or over another policy.",
     )
     policy_options: dict[str, Any] = Field(
         default_factory=dict, description="Further arguments of the policy, as a table or as JSON."
@@ -215,6 +215,18 @@ class RunConfig(BaseModel):
     )
     stop_at_accuracy: float | None = Field(
         None, gt=0, le=1, description="Stop once three evaluations on end reach this validation accuracy."
+    )
+
+    until: Literal["end", "grokked"] = Field(
+        "end", description="grokked: stop once three evaluations on end reach 95% validation accuracy."
+    )
+    forecast: Literal["none", "train", "unlabelled", "labelled"] = Field(
+        "none",
+        description="Raise an alarm when the net is about to generalise, or will not, from the training rows alone, "
+        "from validation inputs, too, or from their labels, too; calibrated on small nets.",
+    )
+    give_up: bool = Field(
+        False, description="Stop when the forecast says that the net will not generalise; takes a forecast."
     )
 
     monitors: str = Field(
@@ -324,6 +336,12 @@ class RunConfig(BaseModel):
         for key in ("label_noise", "class_weights") if self.task == "kjv" else ():
             if getattr(self, key) != type(self).model_fields[key].default:
                 raise ValueError(f"{key} = {getattr(self, key)!r}: the labels of kjv are its own characters; drop it")
+        if self.give_up and self.forecast == "none":
+            raise ValueError("give_up = true needs a forecast: choose train, unlabelled or labelled")
+        if self.until == "grokked" and self.stop_at_accuracy is not None:
+            raise ValueError("until = 'grokked' and stop_at_accuracy are two goals: drop one")
+        if self.forecast != "none" and self.task == "kjv":
+            raise ValueError(f"forecast = {self.forecast!r} is for classification, got the text kjv: drop it")
         if not self.bias and self.model != "mlp":
             raise ValueError(f"bias = false is for model 'mlp', got model {self.model!r}: drop it")
 

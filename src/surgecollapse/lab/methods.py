@@ -1,10 +1,10 @@
 """The methods of a comparison, as data: what each one is, and the eight settings that its tuning may choose from.
 
 A method is a configuration of the one training loop and the one mask engine, never a second trainer. Every method has
-eight trials on the validation set, no more and no less. For the sparse ones these are four dropout rates, with the
-zeros spread over the layers as the method's paper has it or evenly: the two settings that moved accuracy most (about 2
-points each) in ``docs/explanation/search.md``; everything else is as published. Surge-collapse has two rates and, in
-their place, its floor: at 1 it never collapses deeper than to the target.
+eight trials on the validation set, no more and no less. For the sparse ones these are dropout rates, and how the zeros
+spread over the layers: the lowest |w| of all, evenly, or by LAMP; methods that are sparse from the start choose between
+ERK and evenly. These settings moved accuracy most in ``docs/explanation/search.md``; everything else is as published.
+Surge-collapse has fewer rates and, in their place, its floor: at 1 it never collapses deeper than to the target.
 """
 
 from __future__ import annotations
@@ -35,8 +35,13 @@ class Method:
 
 
 _RATES = (0.0, 0.05, 0.1, 0.2)
-_SPREAD: tuple[Settings, ...] = tuple(
-    {"dropout": rate, "distribution": how} for rate in _RATES for how in ("global", "layer")
+_GLOBAL: Settings = {"distribution": "global", "saliency": "magnitude"}
+_EVEN: Settings = {"distribution": "layer", "saliency": "magnitude"}
+_LAMP: Settings = {"distribution": "global", "saliency": "lamp"}
+_HOWS = (_GLOBAL, _EVEN, _LAMP)
+_SPREAD: tuple[Settings, ...] = (
+    *({"dropout": rate, **how} for rate in (0.05, 0.1) for how in _HOWS),
+    *({"dropout": 0.2, **how} for how in (_EVEN, _LAMP)),
 )
 _SPREAD_AT_START: tuple[Settings, ...] = tuple(
     {"dropout": rate, "policy_options": {"layers": how}} for rate in _RATES for how in ("erk", "layer")
@@ -130,13 +135,12 @@ _ALL = (
     Method(
         name="surge-collapse",
         title="surge-collapse",
-        description="Entropy-bounded cycles and a gradual landing: the recipe of that name.",
+        description="Waves: gradual collapses with surges between them, as deep as entropy allows: the recipe.",
         settings=RECIPES["surge-collapse"],
-        trials=tuple(
-            {"dropout": rate, "distribution": how, "policy_options": {"floor": floor}}
-            for floor in (0.6, 1.0)
-            for how in ("global", "layer")
-            for rate in (0.05, 0.1)
+        trials=(
+            *({"dropout": 0.1, **how, "policy_options": {"floor": f}} for f in (0.3, 1.0) for how in _HOWS),
+            {"dropout": 0.05, **_LAMP, "policy_options": {"floor": 0.3}},
+            {"dropout": 0.2, **_EVEN, "policy_options": {"floor": 0.3}},
         ),
     ),
 )
@@ -145,23 +149,33 @@ METHODS: dict[str, Method] = {method.name: method for method in _ALL}
 """By name, in the order of the tables."""
 
 
-def _ablation(name: str, description: str, *, policy: str = "entropy", **changes: Any) -> Method:
+def _ablation(
+    name: str, description: str, *, policy: str = "waves", growth: str | None = None, **changes: Any
+) -> Method:
     """The recipe with one thing changed, on fixed dropout and evenly spread zeros: not tuned."""
-    options = {**RECIPES["surge-collapse"]["policy_options"], **changes} if policy == "entropy" else changes
-    settings = {"policy": policy, "policy_options": options, "dropout": 0.1, "distribution": "layer"}
+    options = {**RECIPES["surge-collapse"]["policy_options"], **changes} if policy == "waves" else changes
+    settings = {"policy": policy, "policy_options": options, "dropout": 0.1, "distribution": "layer", "growth": growth}
     return Method(name=name, title=name, description=description, settings=settings, trials=())
 
 
+_CYCLES: Settings = {
+    "policy": "entropy", "timing": "fixed", "phase": 0.1, "cycles_until": 0.5, "freeze_at": 0.75, "floor": 0.3,
+    "pump": 0.0, "landing": "gradual",
+}  # fmt: skip
+"""Collapses at once, the last one gradual: the recipe before the waves."""
+_BY_ENTROPY: Settings = {**_CYCLES, "shortest": 0.05, "longest": 0.15}
+
 _ABLATIONS = (
     _ablation("recipe", "The recipe."),
-    _ablation("entropy-times", "Phases end by entropy.", timing="entropy", shortest=0.05, longest=0.15),
-    _ablation("random-times", "Phases of random length.", timing="random", shortest=0.05, longest=0.15),
     _ablation("fixed-depth", "Always half the target's density.", floor=0.0),
     _ablation("target-depth", "Never deeper than the target.", floor=1.0),
-    _ablation("at-once", "The target at once, without a landing.", landing="drop"),
-    _ablation("random-growth", "Surges reopen at random.", growth="random"),
+    _ablation("one-wave", "No surge at all.", waves=1),
+    _ablation("two-waves", "One surge.", waves=2),
     _ablation("full-surge", "Surges reopen everything.", surge=1.0),
-    _ablation("half-length", "Phases half as long.", phase=0.05),
+    _ablation("random-growth", "Surges reopen at random.", growth="random"),
+    _ablation("cycles", "Collapses at once, at fixed times; only the last one is gradual.", **_CYCLES),
+    _ablation("entropy-times", "Like cycles, but phases end by entropy.", **{**_BY_ENTROPY, "timing": "entropy"}),
+    _ablation("random-times", "Like cycles, but phases of random length.", **{**_BY_ENTROPY, "timing": "random"}),
     _ablation("acdc-likewise", "AC/DC.", policy="cycles"),
     _ablation("gmp-likewise", "Gradual magnitude pruning.", policy="gmp"),
 )

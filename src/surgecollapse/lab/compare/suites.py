@@ -40,7 +40,7 @@ class Suite:
 _MNIST1D: dict[str, Any] = {
     "task": "mnist1d",
     "optimizer": "adamw",
-    "lr": 3e-3,
+    "lr": 1e-2,
     "schedule": "cosine",
     "warmup": 0,
     "weight_decay": 0.1,
