@@ -376,8 +376,8 @@ def table(found: dict[str, dict[int, dict[str, Any]]]) -> str:
     """Markdown, best first; differences to ``base`` are paired, ± one standard error."""
     base = found.get("base", {})
     lines = [
-        "| variant | accuracy | minus base | density | collapses | train | seeds |",
-        "|---|---|---|---|---|---|---|",
+        "| variant | accuracy | minus base | density | train | seeds |",
+        "|---|---|---|---|---|---|",
     ]
     ranked = sorted(found.items(), key=lambda item: -statistics.mean(row["accuracy"] for row in item[1].values()))
     for name, runs in ranked:
@@ -385,9 +385,8 @@ def table(found: dict[str, dict[int, dict[str, Any]]]) -> str:
         paired = [row["accuracy"] - base[seed]["accuracy"] for seed, row in runs.items() if seed in base]
         error = statistics.stdev(paired) / len(paired) ** 0.5 if len(paired) > 1 else float("nan")
         difference = f"{statistics.mean(paired):+.2f} ± {error:.2f}" if paired else "–"
-        collapses = statistics.mean(row["collapses"] for row in runs.values())
         lines.append(
-            f"| {name} | {mean['accuracy']:.2f} | {difference} | {mean['density']:.3f} | {collapses:.1f} | "
+            f"| {name} | {mean['accuracy']:.2f} | {difference} | {mean['density']:.3f} | "
             f"{mean['train']:.1f} | {len(runs)} |"
         )
     return "\n".join(lines)

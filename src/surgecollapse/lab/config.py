@@ -121,8 +121,8 @@ class RunConfig(BaseModel):
         description="none: plain training; hold: plain training with readings; "
         "classic: the published fixed intervals; "
         "rules: high, low and plateau entropy; cycles: AC/DC; entropy: entropy-bounded cycles; waves: gradual "
-        "collapses with surges between them; one-shot: prune once and fine-tune; gmp: gradual magnitude pruning; granet, "
-        "static, set, rigl: as published; redo: dormant units are recycled, without pruning or over another policy.",
+        "collapses with surges between them; one-shot: prune once and fine-tune; gmp: gradual magnitude pruning; "
+        "granet, static, set, rigl: as published; redo: dormant units are recycled, by itself or over another policy.",
     )
     policy_options: dict[str, Any] = Field(
         default_factory=dict, description="Further arguments of the policy, as a table or as JSON."

@@ -171,6 +171,7 @@ _ABLATIONS = (
     _ablation("target-depth", "Never deeper than the target.", floor=1.0),
     _ablation("one-wave", "No surge at all.", waves=1),
     _ablation("two-waves", "One surge.", waves=2),
+    _ablation("half-surge", "Surges reopen half.", surge=0.5),
     _ablation("full-surge", "Surges reopen everything.", surge=1.0),
     _ablation("random-growth", "Surges reopen at random.", growth="random"),
     _ablation("cycles", "Collapses at once, at fixed times; only the last one is gradual.", **_CYCLES),
