@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import secrets
 import socket
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from surgecollapse.dashboard.token import kept_token
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -22,7 +23,8 @@ def serve(root: str | Path, *, port: int = 8321, host: str = "127.0.0.1", expose
         port: 0 takes a free one.
         host: the address to listen at.
         exposed: must be set for any address that other machines can reach.
-        token: drawn at random by default.
+        token: by default the folder's own, drawn at random once and kept (:mod:`~surgecollapse.dashboard.token`), so
+            that an open page finds the server again after a restart at the same port.
         tell: is given the address with the token, and warnings.
 
     Raises:
@@ -39,18 +41,19 @@ def serve(root: str | Path, *, port: int = 8321, host: str = "127.0.0.1", expose
         if host in ("0.0.0.0", "::"):
             raise ValueError(f"--host {host} has no name to check requests against: give the one address to listen at")
         tell(f"warning: whoever reaches {host} and has the token can change these runs; nothing is encrypted")
-    token = token or secrets.token_urlsafe(24)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
+        listening.listen(128)  # before the address is told, so that nobody who has it comes too soon
     except OSError as error:
         listening.close()
         raise ValueError(f"cannot listen at {host} port {port} ({error.strerror}): choose another --port") from error
     port = listening.getsockname()[1]
     name = f"[{host}]" if ":" in host else host
     names = {f"{name}:{port}"} | ({f"{part}:{port}" for part in ("127.0.0.1", "localhost", "[::1]")})
+    token = token or kept_token(Path(root))
     app = application(root, token, names)
     tell(f"http://{name}:{port}/#{token}")
     config = uvicorn.Config(

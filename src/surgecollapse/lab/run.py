@@ -19,6 +19,7 @@ from surgecollapse.lab.interrupt import Interrupt
 from surgecollapse.lab.progress import Progress, Silent
 from surgecollapse.lab.training import Training
 from surgecollapse.record import CommandQueue, RunStore, RunStoreError
+from surgecollapse.record.filesystem import is_network
 from surgecollapse.steering import effective
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ def _begin(config: RunConfig, folder: Path, progress: Progress, replay: str | Pa
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
         with _make(folder, config, training) as store:
+            _explain_place(folder, progress)
             if replay is not None:
                 _repeat(Path(replay), folder, store)
             return _go_on(training, store, folder, progress)
@@ -113,6 +115,7 @@ def _resume(config: RunConfig, folder: Path, progress: Progress) -> RunResult:
             progress.note(f"{folder} is complete already")
             summary = store.get("summary", {})
             return RunResult(directory=folder, status="complete", step=summary.get("steps", 0), summary=summary)
+        _explain_place(folder, progress)
         state = latest_checkpoint(folder / "checkpoints", progress.note)
         if state is not None:
             _refuse_changed(config, state, folder)
@@ -199,6 +202,14 @@ def _make(folder: Path, config: RunConfig, training: Training) -> RunStore:
     store.set("environment", facts)
     store.set("data", training.describe_data())
     return store
+
+
+def _explain_place(folder: Path, progress: Progress) -> None:
+    if is_network(folder):
+        progress.note(
+            f"note: {folder} lies on a network file system: its record is kept without a write-ahead log, so that "
+            "pages and reports that read it meanwhile may make it wait; a local disk does not"
+        )
 
 
 def _config_to_resume(folder: Path) -> RunConfig:

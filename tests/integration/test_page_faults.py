@@ -1,0 +1,247 @@
+"""What goes wrong around a run: a full disk, a page server that dies, two pages at once, too many pages."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import resource
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import torch
+
+from surgecollapse.commands import Pump
+from surgecollapse.dashboard.server import STREAMS
+from surgecollapse.dashboard.token import kept_token
+from surgecollapse.lab import run as run_module
+from surgecollapse.lab.checkpoint import load_checkpoint
+from surgecollapse.lab.config import make_config
+from surgecollapse.record import CommandQueue, RunStore
+
+PROGRAM = [sys.executable, "-m", "surgecollapse.cli"]
+SMALL = ["digits", "--widths", "16,16", "--evaluate-every", "5", "--checkpoint-every", "200", "--monitor-budget", "1"]
+
+
+def settings(state):
+    return {**os.environ, "OMP_NUM_THREADS": "1", "XDG_STATE_HOME": str(state)}
+
+
+@pytest.fixture
+def serve(tmp_path):
+    """Starts servers of a folder that keep their tokens in a folder of the test; (process, host, port, token)."""
+    servers = []
+
+    def start(root, port=0):
+        command = [*PROGRAM, "watch", str(root), "--port", str(port)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=settings(tmp_path / "state"))
+        servers.append(process)
+        host, port, token = re.fullmatch(r"http://(.+):(\d+)/#(.+)\n", process.stdout.readline()).groups()
+        return process, host, int(port), token
+
+    yield start
+    for process in servers:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+@pytest.fixture
+def store(tmp_path):
+    (tmp_path / "runs" / "one").mkdir(parents=True)
+    with RunStore(tmp_path / "runs" / "one" / "run.db", mode="w") as store:
+        store.set("status", "running")
+        yield store
+
+
+def ask(host, port, token, path, body=None):
+    """Status, JSON and the open connection of a request."""
+    connection = http.client.HTTPConnection(host, port, timeout=20)
+    headers = {"Authorization": f"Bearer {token}"} | ({"Content-Type": "application/json"} if body else {})
+    connection.request("POST" if body else "GET", path, body and json.dumps(body), headers)
+    return connection.getresponse(), connection
+
+
+def only_run(host, port, token):
+    answer, connection = ask(host, port, token, "/api/runs")
+    rows = json.load(answer)["runs"]
+    connection.close()
+    return rows[0]["id"]
+
+
+def test_a_server_that_is_restarted_keeps_its_token_and_another_folder_has_another(tmp_path, store, serve):
+    process, host, port, token = serve(tmp_path / "runs")
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    _, _, again, same = serve(tmp_path / "runs", port)
+    assert (again, same) == (port, token)
+    assert only_run(host, port, token)
+    (tmp_path / "others").mkdir()
+    assert serve(tmp_path / "others")[3] != token
+
+
+@pytest.mark.parametrize("fault", ["readable", "link", "short"])
+def test_a_kept_token_that_others_could_know_is_replaced(tmp_path, monkeypatch, fault):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    first = kept_token(tmp_path)
+    (kept,) = (tmp_path / "state" / "surgecollapse" / "watch").iterdir()
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    assert kept_token(tmp_path) == first
+    if fault == "readable":
+        kept.chmod(0o644)
+    elif fault == "short":
+        kept.write_text("x\n")
+    else:
+        kept.rename(tmp_path / "planted")
+        kept.symlink_to(tmp_path / "planted")
+    second = kept_token(tmp_path)
+    assert second != first
+    assert len(second) == len(first) == 32
+    assert kept_token(tmp_path) == second
+    assert stat.S_IMODE(kept.lstat().st_mode) == 0o600
+
+
+def test_where_nothing_can_be_kept_a_token_is_drawn_all_the_same(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    assert len(kept_token(tmp_path)) == 32
+
+
+def test_more_pages_than_there_is_room_are_refused_until_one_is_closed(tmp_path, store, serve):
+    _, *server = serve(tmp_path / "runs")
+    path = f"/api/runs/{only_run(*server)}/stream"
+    opened = [ask(*server, path) for _ in range(STREAMS)]
+    assert {answer.status for answer, _ in opened} == {200}
+    assert opened[-1][0].readline() == b"data: {}\n"
+    refused, connection = ask(*server, path)
+    assert refused.status == 503
+    assert "close some" in json.load(refused)["error"]
+    connection.close()
+    assert only_run(*server)  # everything else is still answered
+    answer, connection = opened.pop()
+    answer.close()
+    connection.close()
+    until = time.monotonic() + 15
+    while True:
+        answer, connection = ask(*server, path)
+        opened.append((answer, connection))
+        if answer.status == 200:
+            break
+        assert time.monotonic() < until, "a closed page still counts"
+        time.sleep(0.2)
+    for answer, connection in opened:
+        answer.close()
+        connection.close()
+
+
+def test_two_pages_at_once_lose_nothing_double_nothing_and_keep_their_order(tmp_path, store, serve):
+    _, *server = serve(tmp_path / "runs")
+    path = f"/api/runs/{only_run(*server)}/commands"
+    given = {}
+
+    def page(name):
+        for number in range(25):
+            body = {"kind": "pump", "body": {"sigma": number / 100}, "token": f"{name}-{number:07d}"}
+            for _ in range(2):  # as a page does that did not hear the answer
+                answer, connection = ask(*server, path, body)
+                assert answer.status == 202
+                given.setdefault(name, []).append(json.load(answer)["id"])
+                connection.close()
+
+    pages = [threading.Thread(target=page, args=(name,)) for name in ("left", "right")]
+    for each in pages:
+        each.start()
+    for each in pages:
+        each.join()
+    asked = CommandQueue(store.path).pending()
+    assert len(asked) == 50
+    assert [one.id for one in asked] == sorted(one.id for one in asked)
+    for name in ("left", "right"):
+        ids = given[name]
+        assert ids[::2] == ids[1::2] == sorted(ids[::2])
+        commands = {one.id: one.command for one in asked}
+        assert [commands[id] for id in ids[::2]] == [Pump(sigma=number / 100) for number in range(25)]
+    assert len(set(given["left"]) & set(given["right"])) == 0
+
+
+def final_weights(folder, step):
+    return load_checkpoint(folder / "checkpoints" / f"step-{step}.pt")["model"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    subprocess.run([*PROGRAM, "run", *SMALL, "--steps", "900", "--out", folder], check=True, capture_output=True)
+    return final_weights(folder, 900)
+
+
+def test_a_page_server_that_is_killed_leaves_the_run_as_it_would_have_been(tmp_path, serve, undisturbed):
+    folder = tmp_path / "runs" / "live"
+    folder.parent.mkdir()
+    command = [*PROGRAM, "run", *SMALL, "--steps", "900", "--out", str(folder)]
+    trainer = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=settings(tmp_path / "state"))
+    try:
+        while not (folder / "run.db").exists():
+            assert trainer.poll() is None
+            time.sleep(0.02)
+        process, *server = serve(tmp_path / "runs")
+        answer, connection = ask(*server, f"/api/runs/{only_run(*server)}/stream")
+        while b"points" not in answer.readline():  # the page follows it
+            pass
+        assert trainer.poll() is None
+        process.send_signal(signal.SIGKILL)
+        connection.close()
+        assert trainer.wait(60) == 0
+    finally:
+        trainer.kill()
+        trainer.wait()
+    with RunStore(folder / "run.db") as store:
+        assert (store.get("status"), store.get("touched", False), store.dropped) == ("complete", False, 0)
+    found = final_weights(folder, 900)
+    assert all(torch.equal(found[name], undisturbed[name]) for name in undisturbed)
+
+
+def test_a_run_on_a_full_disk_says_so_and_goes_on_where_there_is_room(tmp_path, undisturbed):
+    folder, most = tmp_path / "run", 300_000
+
+    def limit():
+        # A file that may not grow is what a full disk is to SQLite: its log fills up first.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+
+    command = [*PROGRAM, "run", *SMALL, "--steps", "900", "--out", str(folder)]
+    full = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit)
+    assert full.returncode == 2
+    assert "free disk space" in full.stderr
+    assert "Traceback" not in full.stderr
+    with RunStore(folder / "run.db") as store:
+        reached = store.measurements("loss/train").steps
+        assert 0 < reached[-1] < 900
+        assert (reached[1:] > reached[:-1]).all()
+    subprocess.run([*PROGRAM, "run", "--resume", str(folder)], check=True, capture_output=True)
+    with RunStore(folder / "run.db") as store:
+        assert store.get("status") == "complete"
+        assert store.measurements("loss/train").steps[-1] == 900
+    found = final_weights(folder, 900)
+    assert all(torch.equal(found[name], undisturbed[name]) for name in undisturbed)
+
+
+def test_a_run_on_a_network_file_system_says_what_that_means(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_module, "is_network", lambda place: True)
+
+    class Notes(run_module.Silent):
+        def __init__(self):
+            self.lines = []
+
+        def note(self, line):
+            self.lines.append(line)
+
+    notes = Notes()
+    config = make_config(task="digits", policy="none", widths=(4,), steps=2, monitors="none")
+    run_module.train(config, tmp_path / "run", progress=notes)
+    assert any("network file system" in line and "local disk" in line for line in notes.lines)
