@@ -5,11 +5,13 @@
 One run is trained undisturbed, with commands of a person in it. The same run is then killed again and again while it
 is replayed, resumed each time, and compared with the first: the record must pass SQLite's integrity check after every
 kill, hold every event that a checkpoint has passed, and the final weights must be bitwise those of the first run.
+Written to ``benchmarks/results/kills.{json,md}``.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import shutil
 import signal
@@ -18,12 +20,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from contextlib import closing
 from pathlib import Path
 
 import torch
 
 from surgecollapse.commands import Collapse, LearningRate, Pump, Surge
+from surgecollapse.lab.environment import environment
 from surgecollapse.record import CommandQueue, RunStore
 
 COMMAND = [sys.executable, "-m", "surgecollapse.cli", "run"]
@@ -35,10 +39,16 @@ def newest_checkpoint(folder: Path) -> int:
     return max((int(path.stem[5:]) for path in (folder / "checkpoints").glob("step-*.pt")), default=-1)
 
 
+def check_whole(path: Path) -> None:
+    """SQLite's own check of the file; one without tables yet is whole, too."""
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
 def events_until(folder: Path, step: int) -> list[tuple[int, str, str]]:
     """Events up to a step, after SQLite's own check of the file."""
+    check_whole(folder / "run.db")
     with closing(sqlite3.connect(folder / "run.db")) as connection:
-        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         return connection.execute(
             "SELECT step, kind, body FROM events WHERE step <= ? AND kind != 'Request' ORDER BY id", (step,)
         ).fetchall()
@@ -68,7 +78,9 @@ def train_undisturbed(folder: Path, steps: int) -> float:
     return time.monotonic() - began
 
 
-def kill_until_through(source: Path, folder: Path, kills: int, longest: float, random_: random.Random) -> int:
+def kill_until_through(
+    source: Path, folder: Path, kills: int, longest: float, random_: random.Random, found: Counter[str]
+) -> int:
     """Replay ``source`` with up to ``kills`` kills, then let it end; the number of kills that hit."""
     reference, hit = events_until(source, sys.maxsize), 0
     for _ in range(kills):
@@ -78,12 +90,22 @@ def kill_until_through(source: Path, folder: Path, kills: int, longest: float, r
         arguments = ["--resume", str(folder)] if begun else ["--replay", str(source), "--out", str(folder)]
         process = subprocess.Popen([*COMMAND, *arguments], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         time.sleep(random_.uniform(0.0, longest))
-        if process.poll() is None:
+        if killed := process.poll() is None:
             process.send_signal(signal.SIGKILL)
             hit += 1
         process.wait()
-        if (folder / "run.db").is_file() and (step := newest_checkpoint(folder)) >= 0:
-            assert events_until(folder, step) == [event for event in reference if event[0] <= step]
+        if not (folder / "run.db").is_file():
+            found["before there was a record"] += killed
+            continue
+        expected = [event for event in reference if event[0] <= newest_checkpoint(folder)]
+        if newest_checkpoint(folder) < 0:
+            found["before the first checkpoint"] += killed
+            if killed:
+                check_whole(folder / "run.db")
+        else:
+            found["after a checkpoint"] += killed
+            found["events that a checkpoint had passed"] += len(expected) * killed
+            assert events_until(folder, newest_checkpoint(folder)) == expected
             with RunStore(folder / "run.db") as store:
                 if store.get("status") == "complete":
                     return hit
@@ -96,36 +118,64 @@ def kill_until_through(source: Path, folder: Path, kills: int, longest: float, r
     return hit
 
 
-def run(kills: int, steps: int, seed: int = 0) -> int:
-    """Do it as often as it takes for ``kills`` kills; the number of runs that were compared.
+def run(kills: int, steps: int, seed: int = 0) -> Counter[str]:
+    """Do it as often as it takes for ``kills`` kills; when they came, and what was compared.
 
     Raises:
         AssertionError: if anything was lost.
     """
-    random_, runs, hit = random.Random(seed), 0, 0
+    random_, found, hit = random.Random(seed), Counter[str](), 0
     with tempfile.TemporaryDirectory() as place:
         source = Path(place) / "source"
         seconds = train_undisturbed(source, steps)
         while hit < kills:
-            folder = Path(place) / f"killed-{runs}"
-            hit += kill_until_through(source, folder, kills - hit, 1.3 * seconds, random_)
+            folder = Path(place) / f"killed-{found['runs']}"
+            hit += kill_until_through(source, folder, kills - hit, 1.3 * seconds, random_, found)
             one, two = final_weights(source), final_weights(folder)
             assert one.keys() == two.keys()
             assert all(torch.equal(one[name], two[name]) for name in one)
             assert events_until(folder, sys.maxsize) == events_until(source, sys.maxsize)
-            runs += 1
-    return runs
+            found["runs"] += 1
+    found["kills"] = hit
+    return found
+
+
+ROWS = {
+    "kills": "kills that hit",
+    "before there was a record": "… before there was a record",
+    "before the first checkpoint": "… before the first checkpoint",
+    "after a checkpoint": "… after a checkpoint",
+    "events that a checkpoint had passed": "events that a checkpoint had passed, all there (summed over the kills)",
+    "runs": "runs ended and compared: all weights and events the same, bitwise",
+}
+
+
+def table(found: Counter[str], command: str, minutes: float) -> str:
+    """The results as a page."""
+    facts = environment()
+    machine = f"Python {facts['python']}, torch {facts['torch']}, {facts['cores']} cores"
+    lines = ["# Runs killed at random moments", "", f"`{command}`; {machine}; {minutes:.0f} minutes.", ""]
+    lines += ["Nothing was lost: any loss ends the benchmark with an error.", "", "| | |", "|---|---|"]
+    return "\n".join([*lines, *(f"| {text} | {found[key]:,} |" for key, text in ROWS.items())]) + "\n"
 
 
 def main() -> None:
-    """Run from the command line."""
+    """Kill, compare, print and write ``benchmarks/results/kills.{json,md}``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
-    runs = run(options.kills, options.steps, options.seed)
-    sys.stdout.write(f"{options.kills} kills in {runs} runs: every record whole, all weights bitwise the same\n")
+    began = time.monotonic()
+    found = run(options.kills, options.steps, options.seed)
+    minutes = (time.monotonic() - began) / 60
+    command = f"python benchmarks/kills.py --kills {options.kills} --steps {options.steps} --seed {options.seed}"
+    page = table(found, command, minutes)
+    sys.stdout.write(page)
+    record = {"command": command, "minutes": minutes, "found": dict(found), "environment": environment()}
+    (options.out / "kills.md").write_text(page, encoding="utf-8")
+    (options.out / "kills.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -17,4 +17,6 @@ def test_five_kills_at_random_moments_leave_the_record_whole_and_the_weights_bit
     assert spec.loader is not None
     kills = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(kills)
-    assert kills.run(5, 300) >= 1
+    found = kills.run(5, 300)
+    assert found["kills"] == 5
+    assert found["runs"] >= 1
