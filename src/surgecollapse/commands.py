@@ -195,6 +195,13 @@ class Checkpoint(Command):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Inspect(Command):
+    """Record histograms of weights, gradients and activations, and the confusion matrix, now."""
+
+    kind: ClassVar[str] = "inspect"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Stop(Command):
     """End the run here: collapse to the target, test, write the summary."""
 
@@ -213,11 +220,11 @@ COMMANDS: dict[str, type[Command]] = {
     cls.kind: cls
     for cls in (
         Collapse, Surge, Pump, SetSparsity, SetThresholds, LearningRate, Cadence,
-        Hold, Resume, Pause, Continue, Checkpoint, Stop, RollBack,
+        Hold, Resume, Pause, Continue, Checkpoint, Inspect, Stop, RollBack,
     )
 }  # fmt: skip
 """The commands by kind."""
-HARMLESS = ("pause", "continue", "checkpoint")
+HARMLESS = ("pause", "continue", "checkpoint", "inspect")
 """Kinds that change nothing that a run computes."""
 
 

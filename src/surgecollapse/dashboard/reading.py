@@ -42,6 +42,7 @@ def state(connection: sqlite3.Connection, changed: float) -> dict[str, Any]:
     reading = _last(connection, "Reading")
     decision = _last(connection, "Decision")
     act = _last(connection, "Intervention")
+    alarm = _last(connection, "Alarm")
     every = config.get("every")
     step = connection.execute("SELECT max(step) FROM events").fetchone()[0] or 0
     for (series,) in connection.execute("SELECT id FROM series WHERE name IN ('loss/train', 'sparsity')").fetchall():
@@ -54,6 +55,7 @@ def state(connection: sqlite3.Connection, changed: float) -> dict[str, Any]:
         "phase": decision["phase"] if decision else (act or {}).get("phase"),
         "why": decision["reason"] if decision else (act or {}).get("reason"),
         "last": None if act is None else {key: act[key] for key in ("step", "kind", "reason")},
+        "alarm": alarm,
         "next": next_step,
         "sparsity": act["sparsity_after"] if act else None,
         "entropy": reading["entropy"] if reading else None,
@@ -209,10 +211,11 @@ def _switched(connection: sqlite3.Connection, on: str, off: str) -> bool:
 
 
 def array(connection: sqlite3.Connection, name: str) -> dict[str, Any]:
-    """The newest array of a name: a confusion matrix as rows, anything else as a histogram of its values.
+    """The newest array of a name: one of ``histogram/`` as it is, a small matrix as rows, else the values' histogram.
 
     Returns:
-        ``rows`` for two dimensions of at most 64, else ``edges`` and ``counts``; empty if there is none.
+        ``edges`` and ``counts``, of a recorded histogram with ``zeros``, ``bad`` (not finite) and ``total``; or
+        ``rows`` for two dimensions of at most 64; empty if there is none.
     """
     import numpy as np
 
@@ -223,6 +226,10 @@ def array(connection: sqlite3.Connection, name: str) -> dict[str, Any]:
         return {}
     step, dtype, shape, data = row
     values = np.frombuffer(data, dtype=np.dtype(dtype)).reshape(json.loads(shape)).astype(float)
+    if name.startswith("histogram/") and values.ndim == 2 and len(values) == 3:
+        zeros, bad, total = values[2, :3].tolist()
+        counted = {"edges": values[0].tolist(), "counts": values[1, :-1].tolist()}
+        return {"step": step, "zeros": zeros, "bad": bad, "total": total, **counted}
     if values.ndim == 2 and max(values.shape) <= 64:
         return {"step": step, "rows": _plain(values.tolist())}
     counts, edges = np.histogram(values[np.isfinite(values)], bins=40)

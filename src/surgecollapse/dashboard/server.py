@@ -17,6 +17,7 @@ from surgecollapse.commands import COMMANDS, command_from
 from surgecollapse.dashboard import reading
 from surgecollapse.dashboard.feed import Feed
 from surgecollapse.dashboard.guard import Guard, body_of
+from surgecollapse.dashboard.operations import operations
 from surgecollapse.dashboard.runs import Runs, changed
 from surgecollapse.record import CommandQueue
 from surgecollapse.record.schema import connect
@@ -55,6 +56,7 @@ def application(root: str | Path, token: str, hosts: Iterable[str]) -> ASGIApp:
         Route("/api/runs/{run}/series", pages.series),
         Route("/api/runs/{run}/events", pages.events),
         Route("/api/runs/{run}/array", pages.array),
+        Route("/api/runs/{run}/operations", pages.operations),
         Route("/api/runs/{run}/stream", pages.stream),
         Route("/api/runs/{run}/commands", pages.command, methods=["POST"]),
     ]
@@ -128,6 +130,10 @@ class _Pages:
         """The newest array of a name."""
         name = request.query_params.get("name", "")
         return await self._answer(request, lambda connection, _: reading.array(connection, name))
+
+    async def operations(self, request: Request) -> Response:
+        """Floating-point operations up to each change of the mask."""
+        return await self._answer(request, lambda connection, _: operations(connection))
 
     async def stream(self, request: Request) -> Response:
         """What is new, as server-sent events."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from surgecollapse.interventions import cadence, go_on, pause
+from surgecollapse.lab.inspection import inspect
 
 if TYPE_CHECKING:
     from surgecollapse import commands as ask
@@ -43,6 +44,7 @@ def handlers(training: Training) -> dict[str, Handler]:
         "checkpoint": checkpoint,
         "stop": stop,
         "roll-back": roll_back,
+        "inspect": lambda _: inspect(training),
         "pause": lambda _: pause(steering),
         "continue": lambda _: go_on(steering),
     }

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from surgecollapse.functional import WITHOUT_GRADIENT
+from surgecollapse.lab.models import build_model
 from surgecollapse.modules import evaluating
 from surgecollapse.observe.dense_gradient import DenseGradient
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from surgecollapse.controller import Controller
     from surgecollapse.events import Intervention
     from surgecollapse.lab.config import RunConfig
+    from surgecollapse.lab.dataset import Data
     from surgecollapse.record import RunStore
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -227,6 +229,28 @@ def cost_summary(
         "flops_training": training_flops(interventions, sizes, counts, steps, taken),
         "flops_inference": inference_flops(model, counts),
     }
+
+
+def step_costs(config: RunConfig, data: Data, controller: Controller | None) -> dict[str, Any]:
+    """What a step of a run costs while everything is open, for those who count while it trains.
+
+    Args:
+        config: the run.
+        data: what it trains on.
+        controller: what masks it, if anything does.
+
+    Returns:
+        ``multiplications`` by each weight tensor for one sample (of a net built anew, as the run's own has hooks),
+        ``rows``, samples in a step on average, and ``window``, steps before a reading whose dense gradient is taken.
+    """
+    samples = len(data.x_train)
+    per_epoch = -(-samples // min(config.batch_size or samples, samples))
+    window = 0
+    if controller is not None:
+        growth = config.growth or getattr(controller.policy, "growth", "ema_gradient")
+        window = growth_window(str(growth), config.saliency, config.momentum)
+    counts = multiplications(build_model(config, data), data.x_train)
+    return {"multiplications": counts, "rows": samples / per_epoch, "window": window}
 
 
 def growth_window(growth: str, saliency: str = "magnitude", momentum: float = 0.9) -> int:

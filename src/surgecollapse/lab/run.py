@@ -14,6 +14,7 @@ import torch
 from surgecollapse.commands import HARMLESS
 from surgecollapse.lab.checkpoint import CheckpointError, latest_checkpoint, must_fit
 from surgecollapse.lab.config import ConfigError, as_mapping, read_config, write_config
+from surgecollapse.lab.costs import step_costs
 from surgecollapse.lab.environment import environment
 from surgecollapse.lab.interrupt import Interrupt
 from surgecollapse.lab.progress import Progress, Silent
@@ -201,6 +202,7 @@ def _make(folder: Path, config: RunConfig, training: Training) -> RunStore:
     store.set("config", as_mapping(config))
     store.set("environment", facts)
     store.set("data", training.describe_data())
+    store.set("costs", step_costs(config, training.data, training.controller))
     return store
 
 
