@@ -47,8 +47,8 @@ _GROUPS = {
     "Training": "seed steps epochs batch_size optimizer lr embedding_lr weight_decay momentum beta2 schedule "
     "muon_lr muon_tokens muon_beta1 decay_vectors warmup clip "
     "grokfast grokfast_alpha grokfast_window grokfast_lamb orthograd loss "
-    "class_weights early_stopping stop_at_accuracy monitors monitor_budget evaluate_every checkpoint_every "
-    "keep_checkpoints threads",
+    "class_weights early_stopping stop_at_accuracy until forecast give_up monitors monitor_budget "
+    "evaluate_every checkpoint_every keep_checkpoints threads",
 }
 
 
@@ -159,7 +159,7 @@ def tell(
         run: Run directory.
         kind: collapse or surge (--fraction, --layers), pump (--sigma, 0 stops), set-sparsity (--sparsity),
             set-thresholds (--values), learning-rate (--factor), cadence of the monitors (--every), hold or resume the
-            policy, pause or continue training, checkpoint, stop, roll-back (--step).
+            policy, pause or continue training, checkpoint, inspect, stop, roll-back (--step).
         fraction: Share of the open weights to close, or of the closed ones to reopen.
         layers: Comma-separated names of parameters, with wildcards; default: all prunable ones.
         sigma: Standard deviation of the input noise.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from surgecollapse.events import Measurement
 from surgecollapse.lab.asked import handlers
 from surgecollapse.lab.batches import Batches
 from surgecollapse.lab.checkpoint import (
@@ -22,7 +23,8 @@ from surgecollapse.lab.config import ConfigError, as_mapping
 from surgecollapse.lab.costs import cost_summary
 from surgecollapse.lab.data import load_data
 from surgecollapse.lab.evaluate import predict
-from surgecollapse.lab.grokking import IN_A_ROW, grokking_summary
+from surgecollapse.lab.foresight import Foresight, certainty
+from surgecollapse.lab.grokking import GENERALISE, IN_A_ROW, grokking_summary
 from surgecollapse.lab.models import build_model
 from surgecollapse.lab.objective import make_loss, make_optimizer, make_transforms, rate_factor
 from surgecollapse.lab.progress import Snapshot
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
 
     from surgecollapse.attaching import TransformedGradients
     from surgecollapse.controller import Controller
-    from surgecollapse.events import Event
+    from surgecollapse.events import Alarm, Event
     from surgecollapse.lab.config import RunConfig
     from surgecollapse.lab.dataset import Data
     from surgecollapse.lab.progress import Progress
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
 _SKETCHES = 60
 _LOSSES = 1_000
 _TRAIN_ROWS = 2_000
+_FORESEEN = ("train", "validation")
 
 
 class Training:
@@ -88,6 +91,7 @@ class Training:
         self._accuracy: float | None = None
         self._at_goal = 0
         self._diverged = False
+        self.foresight = None if config.forecast == "none" else Foresight(config.forecast, self._alarm)
         self._seconds = 0.0
         self._seconds_then, self._step_then = 0.0, 0
 
@@ -106,7 +110,13 @@ class Training:
     @property
     def ended(self) -> bool:
         """Whether there is nothing left to train: all steps done, stopped early, or the accuracy to stop at kept."""
-        return self.step >= self.total or self.stopped_early or self.reached_goal or self.steering.stopping
+        given_up, steering = self.given_up, self.steering
+        return self.step >= self.total or self.stopped_early or self.reached_goal or given_up or steering.stopping
+
+    @property
+    def given_up(self) -> bool:
+        """Whether the run is to stop as its forecast is that it will not generalise."""
+        return self.config.give_up and self.foresight is not None and self.foresight.hopeless
 
     @property
     def reached_goal(self) -> bool:
@@ -181,8 +191,17 @@ class Training:
         )
 
     def record(self, event: Event) -> None:
-        """Pass an event of the controller on to the store, which is made after everything else is in order."""
+        """Pass an event on to the store, which is made after everything else is in order, and to the detectors."""
         self.store.record(event)
+        if self.foresight is not None and isinstance(event, Measurement):
+            self.foresight.take(event)
+
+    def _alarm(self, alarm: Alarm) -> None:
+        self.store.record(alarm)
+        self._progress.note(f"step {alarm.step}: {alarm.detector}: {alarm.forecast} ({alarm.reason})")
+
+    def _note(self, name: str, value: float) -> None:
+        self.record(Measurement(step=self.step, name=name, value=value))
 
     # one step
 
@@ -240,7 +259,7 @@ class Training:
         return sorted(int(path.stem.removeprefix("step-")) for path in step_checkpoints(self._checkpoints))
 
     def _record_loss(self, loss: float) -> None:
-        self.store.measure(self.step, "loss/train", loss)
+        self._note("loss/train", loss)
         if not math.isfinite(loss) and not self._diverged:
             self._diverged = True
             self._progress.note(f"warning: the training loss is {loss} at step {self.step}: lower --lr or set --clip")
@@ -272,25 +291,25 @@ class Training:
     # looking at it
 
     def _evaluate(self) -> None:
-        data, store, step = self.data, self.store, self.step
+        data, step = self.data, self.step
         accuracy, loss = self._measure("validation", data.x_validation, data.y_validation)
         some = _training_sample(data)
-        train, train_loss = self._score(data.x_train[some], data.y_train[some])
-        store.measure(step, "accuracy/train", train)
-        store.measure(step, "gap/accuracy", train - accuracy)
-        store.measure(step, "gap/loss", loss - train_loss)
-        store.measure(step, "learning_rate", self.optimizer.param_groups[0]["lr"])
-        store.measure(step, "sparsity", 0.0 if self.controller is None else self.controller.sparsity)
+        train, train_loss = self._score(data.x_train[some], data.y_train[some], "train")
+        self._note("accuracy/train", train)
+        self._note("gap/accuracy", train - accuracy)
+        self._note("gap/loss", loss - train_loss)
+        self._note("learning_rate", self.optimizer.param_groups[0]["lr"])
+        self._note("sparsity", 0.0 if self.controller is None else self.controller.sparsity)
         weights = [parameter.detach() for parameter in self.model.parameters()]
-        store.measure(step, "energy/weights", _squared_norm(weights))
+        self._note("energy/weights", _squared_norm(weights))
         gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
-        store.measure(step, "gradient_norm", _squared_norm(gradients) ** 0.5)
+        self._note("gradient_norm", _squared_norm(gradients) ** 0.5)
         if step > self._step_then:
             seconds = (self._seconds - self._seconds_then) / (step - self._step_then)
-            store.measure(step, "time/step", seconds)
+            self._note("time/step", seconds)
         self._seconds_then, self._step_then = self._seconds, step
         self._accuracy = accuracy
-        goal = self.config.stop_at_accuracy
+        goal = GENERALISE if self.config.until == "grokked" else self.config.stop_at_accuracy
         self._at_goal = self._at_goal + 1 if goal is not None and accuracy >= goal else 0
         self._keep_best(accuracy, loss)
 
@@ -309,20 +328,22 @@ class Training:
 
     def _measure(self, part: str, x: Tensor, y: Tensor) -> tuple[float, float]:
         """Accuracy in [0, 1] and loss, recorded; where the loss is in nats per character, also in bits."""
-        accuracy, loss = self._score(x, y)
-        self.store.measure(self.step, f"accuracy/{part}", accuracy)
-        self.store.measure(self.step, f"loss/{part}", loss)
+        accuracy, loss = self._score(x, y, part)
+        self._note(f"accuracy/{part}", accuracy)
+        self._note(f"loss/{part}", loss)
         if self._in_bits:
-            self.store.measure(self.step, f"bits_per_character/{part}", loss / math.log(2))
+            self._note(f"bits_per_character/{part}", loss / math.log(2))
         return accuracy, loss
 
     @property
     def _in_bits(self) -> bool:
         return self.data.kind == "text" and self.config.loss.startswith("cross_entropy")
 
-    def _score(self, x: Tensor, y: Tensor) -> tuple[float, float]:
+    def _score(self, x: Tensor, y: Tensor, part: str = "") -> tuple[float, float]:
         """Accuracy in [0, 1], over all positions of text, and loss."""
         logits = predict(self.model, x)
+        for name, value in certainty(logits, part).items() if self.foresight is not None and part in _FORESEEN else ():
+            self._note(name, value)
         accuracy = (logits.argmax(dim=-1) == y).double().mean().item()
         return accuracy, self._loss(logits, y).item()
 
@@ -361,6 +382,7 @@ class Training:
             "stopped_by_hand": self.steering.stopping,
             "touched": store.get("touched", False),
             "reached_goal": self.reached_goal,
+            "given_up": self.given_up,
             "accuracy": accuracy,
             "loss": loss,
             **({"bits_per_character": loss / math.log(2)} if self._in_bits else {}),
@@ -417,6 +439,7 @@ class Training:
             "controller": None if self.controller is None else self.controller.state_dict(),
             "transforms": None if self.transforms is None else self.transforms.state_dict(),
             "watched": None if self.watched is None else self.watched.state_dict(),
+            "foresight": None if self.foresight is None else self.foresight.state_dict(),
             "batches": self._batches.state_dict(),
             "torch_rng": torch.get_rng_state(),
             "best": self._best,
@@ -444,6 +467,8 @@ class Training:
             self.transforms.load_state_dict(state["transforms"])
         if self.watched is not None and state.get("watched") is not None:
             self.watched.load_state_dict(state["watched"])
+        if self.foresight is not None and state.get("foresight") is not None:
+            self.foresight.load_state_dict(state["foresight"])
         self._batches.load_state_dict(state["batches"])
         torch.set_rng_state(state["torch_rng"])
         self._best, self._best_step, self._worse = state["best"], state["best_step"], state["worse"]

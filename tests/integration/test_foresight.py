@@ -1,0 +1,118 @@
+"""Runs that stop when they are over, or when they are forecast to come to nothing; alarms in the record."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+
+import pytest
+
+from surgecollapse.forecast.combination import Combination, Score
+from surgecollapse.forecast.features import TIME
+from surgecollapse.lab import foresight
+from surgecollapse.lab.config import ConfigError, make_config
+from surgecollapse.lab.progress import Silent
+from surgecollapse.lab.run import train
+from surgecollapse.record import RunStore
+
+CLOCK = Score(features=(TIME,), centre=(0.0,), scale=(1.0,), weight=(-1.0,))
+
+
+def settings(**changes):
+    values = {
+        "task": "modular", "model": "mlp", "widths": (32,), "modulus": 7, "policy": "none", "label_noise": 1.0,
+        "lr": 0.03, "batch_size": 0, "steps": 400, "every": 5, "evaluate_every": 5, "checkpoint_every": 25, "monitor_budget": 1.0,
+        "monitors": "norms,predictions", "forecast": "labelled",
+    }  # fmt: skip
+    return make_config(**{**values, **changes})
+
+
+@pytest.fixture
+def at_twice_fitting(monkeypatch):
+    """Detectors whose alarms are known by hand: never that it groks; at 2·t_fit that it will not."""
+
+    def made(track, purpose):
+        if purpose == "grokking":
+            return Combination("never", CLOCK, math.inf)
+        return Combination("late", CLOCK, -math.log(2), below=True)
+
+    monkeypatch.setattr(foresight, "calibrated", made)
+
+
+class StopAt(Silent):
+    """Interrupts the run when it has passed a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def update(self, snapshot) -> None:
+        if snapshot.step == self.step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def alarms(folder):
+    with RunStore(folder / "run.db") as store:
+        return store.alarms()
+
+
+def test_a_run_is_given_up_at_the_alarm_and_the_record_says_why(at_twice_fitting, tmp_path):
+    result = train(settings(give_up=True), tmp_path / "run")
+    fitted = result.summary["grokking"]["t_fit"]
+    (alarm,) = alarms(tmp_path / "run")
+    assert result.summary["given_up"]
+    assert result.status == "complete"
+    assert result.step == alarm.step == next(step for step in range(5, 400, 5) if step >= 2 * fitted)
+    assert alarm.forecast == "does not generalise"
+    assert "threshold" in alarm.reason
+
+
+def test_without_give_up_the_alarm_changes_nothing(at_twice_fitting, tmp_path):
+    with_forecast = train(settings(steps=100), tmp_path / "a")
+    without = train(settings(steps=100, forecast="none"), tmp_path / "b")
+    assert len(alarms(tmp_path / "a")) == 1
+    assert with_forecast.step == without.step == 100
+    assert with_forecast.summary["loss"] == without.summary["loss"], "watching changes no weight"
+
+
+def test_a_resumed_run_alarms_as_the_uninterrupted_one(at_twice_fitting, tmp_path):
+    train(settings(steps=100), tmp_path / "whole")
+    (expected,) = alarms(tmp_path / "whole")
+    train(settings(steps=100), tmp_path / "cut", progress=StopAt(expected.step - 5))
+    assert alarms(tmp_path / "cut") == []
+    train(None, tmp_path / "cut", resume=True)
+    assert alarms(tmp_path / "cut") == [expected]
+
+
+def test_until_grokked_stops_at_the_third_evaluation_on_end(tmp_path):
+    config = make_config(
+        task="parity", policy="none", noise_bits=2, widths=(64,), lr=1e-2, steps=2_000, evaluate_every=10,
+        until="grokked", monitors="none",
+    )  # fmt: skip
+    facts = train(config, tmp_path / "run").summary
+    assert facts["steps"] == facts["grokking"]["t_gen_sustained"] + 20 < 2_000
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"give_up": True, "forecast": "none"}, "give_up = true needs a forecast"),
+        ({"until": "grokked", "stop_at_accuracy": 0.9}, "two goals"),
+        ({"forecast": "labeled"}, "did you mean 'labelled'"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(changes, words):
+    with pytest.raises(ConfigError) as caught:
+        settings(**changes)
+    assert words in str(caught.value)
+
+
+def test_the_shipped_detectors_hear_what_a_run_measures(tmp_path):
+    """Every series of theirs that a run can have is there, under its name."""
+    from surgecollapse.forecast.calibrated import calibrated
+
+    train(settings(steps=60, monitors="default"), tmp_path / "run")
+    with RunStore(tmp_path / "run" / "run.db") as store:
+        measured = {name for name, _ in store.names()}
+    wanted = {feature.series for feature in calibrated("labelled").score.features} - {"time"}
+    assert wanted <= measured
