@@ -293,6 +293,7 @@ def compare(
     sparsities: str | None = None,
     seeds: int = 10,
     budget: str = "equal",
+    tune_at: float | None = None,
     jobs: int | None = None,
     reference: str | None = None,
     out: Path | None = None,
@@ -314,6 +315,7 @@ def compare(
         seeds: Seeds 0, 1, … of every method; no claim is made under 10.
         budget: equal: every method is tuned over its eight trials, on validation data only; a number: over that many of
             them, spread evenly; none: untuned.
+        tune_at: Sparsity at which methods are tuned; default: .9, or the nearest that a net has.
         jobs: Processes of one thread each; default: the cores that may be used.
         reference: The method that the others are compared with; default: surge-collapse, or else the first.
         out: Folder of rows, tables and plots. Default: runs/compare-SUITE.
@@ -334,6 +336,7 @@ def compare(
         sparsities=sparsities,
         seeds=seeds,
         budget=budget,
+        tune_at=tune_at,
         jobs=jobs,
         reference=reference,
         work=work,

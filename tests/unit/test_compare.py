@@ -171,6 +171,18 @@ def test_a_smaller_budget_is_as_many_trials_for_every_method_spread_evenly(tmp_p
         assert method.trials == (METHODS[method.name].trials[1], METHODS[method.name].trials[6])
 
 
+def test_methods_can_be_tuned_at_another_sparsity_than_they_are_reported_at(tmp_path):
+    usual, other = (prepare("smoke", tmp_path, tune_at=share, sparsities=".8,.98", seeds=1) for share in (None, 0.98))
+    for comparison, share in ((usual, 0.9), (other, 0.98)):
+        trials = [cell for _, _, cells in comparison.plan.trials() for cell in cells if cell.sparsity is not None]
+        assert {cell.sparsity for cell in trials} == {share}
+    assert {cell.key for cell in usual.plan.final({}, guess=True)} == {
+        cell.key for cell in other.plan.final({}, guess=True)
+    }
+    with pytest.raises(ConfigError, match="tune_at must be a sparsity between 0 and 1, got 98"):
+        prepare("smoke", tmp_path, tune_at=98)
+
+
 def test_trials_of_a_smaller_budget_are_those_of_the_whole_one(tmp_path):
     small, whole = (prepare("smoke", tmp_path, budget=budget, seeds=1) for budget in ("3", "equal"))
     keys = [{cell.key for _, _, cells in each.plan.trials() for cell in cells} for each in (small, whole)]

@@ -27,6 +27,7 @@ def prepare(
     sparsities: str | None = None,
     seeds: int = 10,
     budget: str = "equal",
+    tune_at: float | None = None,
     jobs: int | None = None,
     reference: str | None = None,
     work: Path | None = None,
@@ -45,6 +46,7 @@ def prepare(
         sparsities: comma-separated numbers in (0, 1); ``None`` for those of the suite.
         seeds: how many seeds, counted from 0.
         budget: ``equal``, ``none``, or how many of its trials each method has: :func:`spread_evenly` chooses.
+        tune_at: sparsity at which methods are tuned; ``None`` for .9, or the nearest that an entry has.
         jobs: processes.
         reference: name of the method that the others are compared with.
         work: folder for temporary files.
@@ -58,6 +60,8 @@ def prepare(
     """
     if budget not in ("equal", "none") and not (budget.isdecimal() and int(budget) >= 1):
         raise ConfigError(f"budget must be equal or none, or a number of trials from 1, got {budget!r}")
+    if tune_at is not None and not 0 < tune_at < 1:
+        raise ConfigError(f"tune_at must be a sparsity between 0 and 1, got {tune_at!r}")
     default = [name for name, method in known_methods.items() if method.trials]
     chosen = choose(_words(methods) or default, known_methods, what="method")
     untunable = [method.name for method in chosen if not method.trials]
@@ -75,6 +79,7 @@ def prepare(
         seeds=seeds,
         budget=budget,
         data_dir=data_dir,
+        tune_at=tune_at,
     )
     return Comparison(plan, out, work=work, jobs=jobs, reference=reference, command=command)
 

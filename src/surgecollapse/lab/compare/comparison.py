@@ -257,9 +257,10 @@ class Comparison:
             budget = "Nothing is tuned for any method."
         else:
             trials = sorted({len(method.trials) for method in self.plan.methods})
+            at = " or ".join(f"{share:.4g}" for share in sorted({self.plan.tuned_at(e) for e in self.plan.chosen}))
             budget = (
                 f"Each method is tuned over {' or '.join(map(str, trials))} trials on the validation set with one seed "
-                "that is not reported, at one sparsity; the choice holds for all."
+                f"that is not reported, at a sparsity of {at}; the choice holds for all."
             )
         facts = machine()
         versions = f"surgecollapse {facts['surgecollapse']}, torch {facts['torch']}, python {facts['python']}"

@@ -177,6 +177,12 @@ class Plan:
     budget: str = "equal"
     """``equal``: every method is tuned over its trials; ``none``: untuned; a number: over that many of its trials."""
     data_dir: Path | None = None
+    tune_at: float | None = None
+    """The sparsity at which methods are tuned; ``None`` for that of each entry."""
+
+    def tuned_at(self, entry: Entry) -> float:
+        """The sparsity at which methods are tuned on one entry."""
+        return entry.tuned_at if self.tune_at is None else self.tune_at
 
     @property
     def chosen(self) -> tuple[Entry, ...]:
@@ -198,7 +204,13 @@ class Plan:
                     method,
                     [
                         make_cell(
-                            entry, method, entry.tuned_at, TUNING_SEED, settings, trial=number, data_dir=self.data_dir
+                            entry,
+                            method,
+                            self.tuned_at(entry),
+                            TUNING_SEED,
+                            settings,
+                            trial=number,
+                            data_dir=self.data_dir,
                         )
                         for number, settings in enumerate(method.trials)
                     ],

@@ -37,13 +37,14 @@ def describe_session(path: Path, plan: Plan, *, reference: str, command: str, jo
         "sparsities": {entry.label: plan.sparsities_of(entry) for entry in plan.suite.entries},
         "seeds": plan.seeds,
         "budget": plan.budget,
+        "tuned_at": {entry.label: plan.tuned_at(entry) for entry in plan.suite.entries},
         "reference": reference,
         "sessions": [*_sessions(path), {"command": command, "jobs": jobs, "began": _now(), **machine()}],
         "methods": {
             entry.label: {
                 method.name: {
                     "config": identity(
-                        as_mapping(make_cell(entry, method, entry.tuned_at, 0, {}, data_dir=plan.data_dir).config)
+                        as_mapping(make_cell(entry, method, plan.tuned_at(entry), 0, {}, data_dir=plan.data_dir).config)
                     ),
                     "trials": list(method.trials),
                 }
