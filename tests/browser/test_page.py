@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from surgecollapse.events import Alarm, Intervention, LayerChange
 from surgecollapse.record import CommandQueue, RunStore
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -25,8 +26,14 @@ def start(*words, **options):
     return subprocess.Popen([sys.executable, "-m", "surgecollapse.cli", *map(str, words)], **options)
 
 
-def served(root, port=0):
-    server = start("watch", root, "--port", port, stdout=subprocess.PIPE, text=True)
+@pytest.fixture(autouse=True)
+def kept(tmp_path, monkeypatch):
+    """Tokens of this test lie in its own folder."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
+def served(root, port=0, **options):
+    server = start("watch", root, "--port", port, stdout=subprocess.PIPE, text=True, **options)
     return server, server.stdout.readline().strip()
 
 
@@ -95,3 +102,126 @@ def test_a_click_reaches_the_masks_and_the_page_moves_and_asks_for_nothing_outsi
     assert (command.status, len(done)) == ("applied", 1)
     before = sum(change.size for change in done[0].layers) * (1 - done[0].sparsity_before)
     assert done[0].pruned == pytest.approx(before / 2, abs=len(done[0].layers) + 1)
+
+
+@pytest.fixture
+def page():
+    """A page in a browser; errors of its scripts fail the test."""
+    faults = []
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1300, "height": 1000})
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        yield page
+        browser.close()
+    assert not faults
+
+
+def wait_until(holds, what, seconds=20):
+    until = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < until, what
+        time.sleep(0.1)
+
+
+@pytest.fixture
+def written(tmp_path):
+    """A run that says it is live, with a long series, sharpness with its threshold, costs and an alarm."""
+    folder = tmp_path / "runs" / "written"
+    folder.mkdir(parents=True)
+    with RunStore(folder / "run.db", mode="w") as store:
+        store.set("status", "running")
+        store.set("costs", {"multiplications": {"w": 100}, "rows": 10, "window": 0})
+        for step in range(20_000):
+            store.measure(step, "loss/train", 1.0 + (step % 7) / 10)
+        for step in range(0, 20_000, 1000):
+            store.measure(step, "curvature/sharpness", step / 20_000)
+            store.measure(step, "curvature/threshold", 0.9)
+        half = LayerChange(name="w", size=10, live=5, energy_before=1.0, energy_after=1.0)
+        store.record(Intervention(step=10_000, kind="collapse", phase="sparse", reason="because", sparsity_before=0.0,
+                                  sparsity_after=0.5, layers=(half,)))  # fmt: skip
+        store.record(Alarm(step=15_000, detector="change", reason="<i>rank</i> fell", forecast="does not generalise"))
+        store.flush()
+        yield store
+
+
+def test_a_page_finds_its_server_again_after_a_restart(written, page, tmp_path):
+    with (tmp_path / "errors").open("w") as errors:
+        server, address = served(written.path.parent.parent, stderr=errors)
+    port = address.split("/#")[0].rpartition(":")[2]
+    try:
+        page.goto(address)
+        page.get_by_role("button", name="written", exact=True).click()
+        page.wait_for_selector(".chart canvas")
+        end(server)
+        assert (tmp_path / "errors").read_text().splitlines() in ([], ["surgecollapse: interrupted"])
+        wait_until(lambda: "no server" in page.inner_text("#link"), "the page does not say that its server is gone")
+        written.measure(20_000, "loss/train", 0.125)
+        written.flush()
+        server, again = served(written.path.parent.parent, port)
+        assert again == address
+        wait_until(lambda: page.inner_text("#link") == "connected", "the page does not come back")
+        wait_until(lambda: "20000" in page.inner_text("#strip"), "what came meanwhile is missing")
+        written.measure(20_001, "loss/train", 0.125)
+        written.flush()
+        wait_until(lambda: "20001" in page.inner_text("#strip"), "the page stands still after the restart")
+        assert page.is_hidden("#problem")
+    finally:
+        end(server)
+
+
+def test_thresholds_alarms_operations_and_a_zoom(written, page):
+    server, address = served(written.path.parent.parent)
+    try:
+        page.goto(address)
+        page.get_by_role("button", name="written", exact=True).click()
+        page.wait_for_selector(".chart canvas")
+        strip = page.inner_text("#strip")
+        assert "does not generalise, says change at 15000" in strip
+        assert page.locator("#events i").count() == 0  # a detector's words are text
+        titles = page.locator(".chart h3").all_inner_texts()
+        assert titles == ["loss", "curvature/sharpness"]
+        legend = page.locator(".chart", has_text="curvature/sharpness").locator(".u-label").all_inner_texts()
+        assert sorted(legend) == ["all", "step", "threshold"]
+        over = page.locator(".chart", has_text="loss").first.locator(".u-over")
+        over.scroll_into_view_if_needed()
+        box = over.bounding_box()
+        with page.expect_request(lambda request: "from=" in request.url) as zoom:
+            page.mouse.move(box["x"] + box["width"] * 0.5, box["y"] + 40)
+            page.mouse.down()
+            page.mouse.move(box["x"] + box["width"] * 0.6, box["y"] + 40, steps=4)
+            page.mouse.up()
+        first, last = (int(part.partition("=")[2]) for part in zoom.value.url.split("&")[1:3])
+        assert (first, last) == (pytest.approx(10_000, abs=100), pytest.approx(12_000, abs=100))
+        with page.expect_response(lambda answer: answer.url.endswith("/operations")) as counted:
+            page.select_option("#axis", "flops")
+        # 10,000 dense steps of 2·3·10·100 operations, then 9,999 of half as many.
+        assert counted.value.json() == {"x": [0, 10_000, 19_999], "y": [0, 6e7, 6e7 + 9_999 * 3e3]}
+        wait_until(lambda: "FLOPs" in page.locator(".u-label").first.inner_text(), "the axis does not change")
+        assert page.inner_text("#without") == ""
+    finally:
+        end(server)
+
+
+def test_histograms_and_the_confusion_matrix_come_when_asked_for(live, page):
+    server, address = served(live.parent)
+    try:
+        page.goto(address)
+        page.get_by_role("button", name="<b>run", exact=True).click()
+        page.wait_for_selector(".chart canvas")
+        page.locator("form[data-kind=inspect] button").click()
+        page.wait_for_selector("#asked .applied")
+        page.locator("#arrays summary").click()
+        choices = page.locator("#array")
+        wait_until(lambda: "confusion/validation" in choices.inner_text(), "no confusion matrix")
+        for kind in ("weights", "gradients", "activations"):
+            assert f"histogram/{kind}/" in choices.inner_text()
+        choices.select_option("confusion/validation")
+        wait_until(lambda: "rows are true" in page.inner_text("#picture"), "no picture")
+        first = page.evaluate(
+            "[...document.querySelectorAll('#array option')].find(o => o.value.startsWith('histogram')).value"
+        )
+        choices.select_option(first)
+        wait_until(lambda: "not drawn" in page.inner_text("#picture"), "no histogram")
+    finally:
+        end(server)

@@ -90,12 +90,12 @@ class Feed:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._readers: set[asyncio.Queue[str]] = set()
+        self._readers: set[asyncio.Queue[str | None]] = set()
         self._task: asyncio.Task[None] | None = None
 
     async def listen(self) -> AsyncIterator[str]:
         """Server-sent events until the reader goes away; one that is too slow is told to load anew."""
-        queue: asyncio.Queue[str] = asyncio.Queue(_WAITING)
+        queue: asyncio.Queue[str | None] = asyncio.Queue(_WAITING)
         self._readers.add(queue)
         try:
             if self._task is None or self._task.done():
@@ -106,11 +106,20 @@ class Feed:
             yield "data: {}\n\n"
             while True:
                 try:
-                    yield await asyncio.wait_for(queue.get(), HEARTBEAT)
+                    line = await asyncio.wait_for(queue.get(), HEARTBEAT)
                 except TimeoutError:
-                    yield "data: {}\n\n"
+                    line = "data: {}\n\n"
+                if line is None:
+                    return
+                yield line
         finally:
             self._readers.discard(queue)
+
+    def close(self) -> None:
+        """End all streams, so that the server can stop."""
+        for queue in self._readers:
+            _empty(queue)
+            queue.put_nowait(None)
 
     async def _look(self, cursor: Cursor) -> None:
         while self._readers:
@@ -120,9 +129,44 @@ class Feed:
                 continue
             line = f"data: {json.dumps(message, separators=(',', ':'), allow_nan=False)}\n\n"
             for queue in self._readers:
-                if queue.full():
-                    while not queue.empty():
-                        queue.get_nowait()
-                    queue.put_nowait('data: {"reset":true}\n\n')
-                else:
-                    queue.put_nowait(line)
+                late = queue.full()
+                if late:
+                    _empty(queue)
+                queue.put_nowait('data: {"reset":true}\n\n' if late else line)
+
+
+class Feeds:
+    """The feeds of all runs, with room for so many readers.
+
+    Args:
+        room: streams that may be open at once.
+    """
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self._open = 0
+        self._feeds: dict[str, Feed] = {}
+
+    @property
+    def full(self) -> bool:
+        """Whether one more would be too many."""
+        return self._open >= self.room
+
+    async def listen(self, run: str, path: Path) -> AsyncIterator[str]:
+        """The stream of one run, counted while it is open."""
+        self._open += 1
+        try:
+            async for line in self._feeds.setdefault(run, Feed(path)).listen():
+                yield line
+        finally:
+            self._open -= 1
+
+    def close(self) -> None:
+        """End all streams."""
+        for feed in self._feeds.values():
+            feed.close()
+
+
+def _empty(queue: asyncio.Queue[str | None]) -> None:
+    while not queue.empty():
+        queue.get_nowait()

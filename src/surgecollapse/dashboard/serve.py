@@ -6,6 +6,7 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from surgecollapse.dashboard.feed import Feeds
 from surgecollapse.dashboard.token import kept_token
 
 if TYPE_CHECKING:
@@ -33,7 +34,14 @@ def serve(root: str | Path, *, port: int = 8321, host: str = "127.0.0.1", expose
     """
     import uvicorn
 
-    from surgecollapse.dashboard.server import application
+    from surgecollapse.dashboard.server import STREAMS, application
+
+    feeds = Feeds(STREAMS)
+
+    class Server(uvicorn.Server):
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            feeds.close()  # or it would wait for pages that never close
+            await super().shutdown(sockets)
 
     if host not in _LOOPBACK:
         if not exposed:
@@ -54,9 +62,9 @@ def serve(root: str | Path, *, port: int = 8321, host: str = "127.0.0.1", expose
     name = f"[{host}]" if ":" in host else host
     names = {f"{name}:{port}"} | ({f"{part}:{port}" for part in ("127.0.0.1", "localhost", "[::1]")})
     token = token or kept_token(Path(root))
-    app = application(root, token, names)
+    app = application(root, token, names, feeds=feeds)
     tell(f"http://{name}:{port}/#{token}")
     config = uvicorn.Config(
         app, log_level="error", lifespan="off", timeout_graceful_shutdown=1, limit_concurrency=200, server_header=False
     )
-    uvicorn.Server(config).run(sockets=[listening])
+    Server(config).run(sockets=[listening])

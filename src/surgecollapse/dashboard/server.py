@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from surgecollapse.commands import COMMANDS, command_from
 from surgecollapse.dashboard import reading
-from surgecollapse.dashboard.feed import Feed
+from surgecollapse.dashboard.feed import Feeds
 from surgecollapse.dashboard.guard import Guard, body_of
 from surgecollapse.dashboard.operations import operations
 from surgecollapse.dashboard.runs import Runs, changed
@@ -23,7 +23,7 @@ from surgecollapse.record import CommandQueue
 from surgecollapse.record.schema import connect
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from starlette.requests import Request
@@ -37,18 +37,19 @@ _TOKEN = re.compile(r"[A-Za-z0-9-]{8,64}")
 _MOST_SERIES = 200
 
 
-def application(root: str | Path, token: str, hosts: Iterable[str]) -> ASGIApp:
+def application(root: str | Path, token: str, hosts: Iterable[str], *, feeds: Feeds | None = None) -> ASGIApp:
     """Make the server of a folder of runs.
 
     Args:
         root: a folder of run directories.
         token: that every request of data must carry.
         hosts: values of the header Host that are answered.
+        feeds: of the open streams, for a server that ends them before it stops.
 
     Raises:
         FileNotFoundError: if there is no such folder.
     """
-    pages = _Pages(Runs(root))
+    pages = _Pages(Runs(root), feeds or Feeds(STREAMS))
     routes = [Route(f"/{name}" if name != "index.html" else "/", _static(name)) for name in _PAGE]
     routes += [
         Route("/api/runs", pages.runs),
@@ -76,10 +77,9 @@ def _static(name: str) -> Any:
 class _Pages:
     """The endpoints under ``/api/``."""
 
-    def __init__(self, runs: Runs) -> None:
+    def __init__(self, runs: Runs, feeds: Feeds) -> None:
         self._runs = runs
-        self._feeds: dict[str, Feed] = {}
-        self._streams = 0
+        self._feeds = feeds
 
     async def runs(self, _: Request) -> Response:
         """All runs."""
@@ -142,19 +142,9 @@ class _Pages:
             path = await run_in_threadpool(self._runs.path, run)
         except KeyError:
             return _refusal("no such run", 404)
-        if self._streams >= STREAMS:
-            return _refusal(f"{STREAMS} pages are open already: close some", 503)
-        feed = self._feeds.setdefault(run, Feed(path))
-
-        async def lines() -> AsyncIterator[str]:
-            self._streams += 1
-            try:
-                async for line in feed.listen():
-                    yield line
-            finally:
-                self._streams -= 1
-
-        return StreamingResponse(lines(), media_type="text/event-stream")
+        if self._feeds.full:
+            return _refusal(f"{self._feeds.room} pages are open already: close some", 503)
+        return StreamingResponse(self._feeds.listen(run, path), media_type="text/event-stream")
 
     async def command(self, request: Request) -> Response:
         """Put a command into the run's queue."""

@@ -1,4 +1,4 @@
-import { Chart, ORDER, append, clock, groupOf, short, words } from "/charts.js";
+import { Chart, ORDER, append, clock, groupOf, path, short, stepOf, words } from "/charts.js";
 
 const $ = (id) => document.getElementById(id);
 const make = (tag, text, cls) => { const e = document.createElement(tag); if (text !== undefined) e.textContent = text; if (cls) e.className = cls; return e; };
@@ -8,7 +8,7 @@ const now = { runs: new Map(), charts: new Map(), shown: [], generation: 0, even
 const FORMS = [
   ["collapse", [["fraction", 0.3], ["layers", ""]]], ["surge", [["fraction", 0.2], ["layers", ""]]], ["pump", [["sigma", 0.1]]],
   ["set-sparsity", [["sparsity", 0.9]]], ["set-thresholds", [["values", "floor=.4"]]], ["learning-rate", [["factor", 0.5]]], ["cadence", [["every", 100]]],
-  ["hold", []], ["resume", []], ["pause", []], ["continue", []], ["checkpoint", []], ["roll-back", [["step", ""]]], ["stop", []],
+  ["hold", []], ["resume", []], ["pause", []], ["continue", []], ["checkpoint", []], ["inspect", []], ["roll-back", [["step", ""]]], ["stop", []],
 ];
 
 async function api(path, options = {}) {
@@ -130,6 +130,7 @@ async function take(run, message, generation) {
   if (message.series) await learn(run, message.series);
   for (const [id, fresh] of Object.entries(message.points ?? {})) { const line = run.lines.get(+id); if (line) append(line, fresh); }
   if (message.state) run.state = message.state;
+  if ((message.events ?? []).some((event) => event.class === "Intervention")) run.flops = undefined;
   if (now.shown.length === 1) {
     const known = new Set(now.events.map((event) => event.id));
     const fresh = (message.events ?? []).filter((event) => !known.has(event.id));
@@ -137,6 +138,7 @@ async function take(run, message, generation) {
     if (message.state) strip(run);
     if (message.commands) asked(message.commands, run);
     if (fresh.length) table();
+    if (fresh.some((event) => event.kind === "inspect")) { run.arrays = (await read("runs/" + run.id)).arrays; pictures(run); if ($("array").value) picture(); }
   }
   if (message.points || message.events) later();
 }
@@ -149,8 +151,9 @@ function strip(run) {
   const facts = [["run", s.status + (s.touched ? ", touched" : ""), s.status], ["phase", alarm ?? (s.held ? "held · " : "") + (s.paused ? "paused · " : "") + (s.phase ?? "–"), alarm ? "failed" : ""],
     ["step", s.total ? `${s.step} / ${s.total}` : String(s.step)], ["next decision", s.next === null ? "–" : `step ${s.next}`], ["sparsity", percent(s.sparsity)], ["entropy", short(s.entropy)], ["loss", short(s.loss)],
     ["last act", s.last ? `${s.last.kind} at ${s.last.step}` : "–"]];
-  $("strip").dataset.phase = s.phase ?? "";
-  $("strip").replaceChildren(...facts.map(([name, value, cls]) => { const d = make("div"); d.append(make("span", name), make("b", value, cls)); return d; }));
+  if (s.alarm) facts.push(["alarm", `${s.alarm.forecast}, says ${s.alarm.detector} at ${s.alarm.step}`, s.alarm.forecast === "generalises" ? "live" : "failed", s.alarm.reason]);
+  $("strip").dataset.phase = alarm ? "alarm" : s.phase ?? "";
+  $("strip").replaceChildren(...facts.map(([name, value, cls, title]) => { const d = make("div"); if (title) d.title = title; d.append(make("span", name), make("b", value, cls)); return d; }));
   const why = make("div", undefined, "why"); why.append(make("span", "why"), make("b", s.why ?? "–")); $("strip").append(why);
 }
 
@@ -160,33 +163,62 @@ function view() {
   const axis = $("axis").value, clocks = new Map();
   for (const run of now.runs.values()) {
     const name = { time: "time/step", work: "sparsity" }[axis];
+    if (axis === "flops") { clocks.set(run.id, operations(run)); continue; }
     clocks.set(run.id, clock(axis, [...run.lines.values()].find((l) => l.name === name && !l.layer)));
   }
-  return { axis: axis === "time" ? "seconds" : axis, logx: $("logx").checked, logy: $("logy").checked, smooth: +$("smooth").value, theme: document.documentElement.dataset.theme,
+  return { axis: { time: "seconds", flops: "FLOPs" }[axis] ?? axis, logx: $("logx").checked, logy: $("logy").checked, smooth: +$("smooth").value, theme: document.documentElement.dataset.theme,
     at: (line) => clocks.get(line.run), step: clocks.get(now.shown[0]) ?? ((s) => s) };
 }
 
+// Steps → operations, asked for when an axis of them is first drawn, and anew after every change of the mask.
+function operations(run) {
+  if (run.flops === undefined) {
+    run.flops = null;
+    read(`runs/${run.id}/operations`).then((found) => { run.flops = found; later(); }, (error) => problem(error.message));
+  }
+  return run.flops?.x.length > 1 ? path(run.flops.x, run.flops.y) : null;
+}
+
 function paint() {
-  const charts = new Map(), several = now.shown.length > 1;
+  const charts = new Map(), several = now.shown.length > 1, look = view();
+  const without = [...now.runs.values()].filter((run) => !look.at({ run: run.id }));
+  $("without").textContent = without.some((run) => run.flops) ? `no operations recorded by ${without.map((run) => now.names.get(run.id)).join(", ")}` : "";
   for (const run of now.runs.values()) for (const line of run.lines.values()) {
-    if (!line.x.length) continue;
-    const pooled = ["loss", "accuracy"].includes(groupOf(line.name)), title = pooled && !several ? groupOf(line.name) : line.name;
+    if (!line.x.length || without.includes(run)) continue;
+    const limit = line.name === "curvature/threshold";
+    const pooled = ["loss", "accuracy"].includes(groupOf(line.name)), title = limit ? "curvature/sharpness" : pooled && !several ? groupOf(line.name) : line.name;
     const label = [several ? now.names.get(run.id) : "", line.layer || (title === line.name ? (several ? "" : "all") : line.name.split("/").slice(1).join("/"))].filter(Boolean).join(" ");
     if (!charts.has(title)) charts.set(title, []);
-    charts.get(title).push({ label, x: line.x, y: line.y, run: run.id });
+    charts.get(title).push({ label: limit ? `${label === "all" || !several ? "" : label + " "}threshold` : label, limit, id: line.id, x: line.x, y: line.y, run: run.id });
   }
   const rank = (t) => { const i = ORDER.indexOf(groupOf(t)); return i < 0 ? 99 : i; };
-  const titles = [...charts.keys()].sort((a, b) => rank(a) - rank(b) || a.localeCompare(b)), look = view();
+  const titles = [...charts.keys()].sort((a, b) => rank(a) - rank(b) || a.localeCompare(b));
   if (titles.some((t) => !now.charts.has(t)) || now.charts.size !== titles.length) {
     $("charts").replaceChildren(); now.charts.clear();
     let group = "";
     for (const title of titles) {
       if (groupOf(title) !== group) { group = groupOf(title); if (title !== group) $("charts").append(make("h2", group.replace(/_/g, " "))); }
-      now.charts.set(title, new Chart($("charts"), title, () => now.events.filter((e) => e.class !== "Decision" && e.class !== "Reading")));
+      now.charts.set(title, new Chart($("charts"), title, () => now.events.filter((e) => e.class !== "Decision" && e.class !== "Reading"), refine));
     }
   }
   const frame = (c) => { const r = c.box.getBoundingClientRect(); return r.bottom > -400 && r.top < innerHeight + 400; };
   for (const title of titles) { const chart = now.charts.get(title); if (!chart.plot || frame(chart)) chart.draw(charts.get(title), look); }
+}
+
+// What a person zoomed into comes again, in ranges as fine as the screen.
+async function refine(chart, low, high) {
+  const look = view(), fine = new Map();
+  try {
+    for (const id of now.shown) {
+      const lines = chart.lines.filter((line) => line.run === id), at = look.at({ run: id });
+      if (!lines.length || !at) continue;
+      const last = Math.max(...lines.map((line) => line.x[line.x.length - 1])), from = Math.floor(stepOf(at, low, last)), to = Math.ceil(stepOf(at, high, last));
+      const data = await read(`runs/${id}/series?ids=${lines.map((line) => line.id)}&from=${from}&to=${to}`);
+      for (const line of lines) fine.set(id + line.id, data[line.id]);
+    }
+    chart.fine = fine;
+    later();
+  } catch (error) { problem(error.message); }
 }
 
 // events, commands, arrays
@@ -197,7 +229,7 @@ async function table() {
   if (kinds.length > 3 && now.shown.length === 1) rows = await read(`runs/${now.shown[0]}/events?kinds=${kinds}`).catch((error) => { problem(error.message); return rows; });
   const wanted = $("filter").value.toLowerCase();
   $("events").replaceChildren(...rows.filter((e) => !wanted || words(e).toLowerCase().includes(wanted)).slice(-300).reverse().map((e) => {
-    const row = make("tr"), kind = e.kind ?? e.phase ?? "reading";
+    const row = make("tr"), kind = e.kind ?? e.phase ?? (e.class === "Alarm" ? `alarm: ${e.detector}` : "reading");
     row.title = words(e);
     row.append(make("td", String(e.step)), make("td", kind + (e.status ? " · " + e.status : ""), "mark " + (e.status ?? "")),
       make("td", e.class === "Intervention" ? `${(100 * e.sparsity_before).toFixed(1)} → ${(100 * e.sparsity_after).toFixed(1)}%` : ""),
@@ -237,17 +269,20 @@ async function send(kind, form) {
 }
 
 function pictures(run) {
-  $("arrays").hidden = !run.arrays.length;
+  const chosen = $("array").value;
   $("array").replaceChildren(make("option", "choose …"), ...run.arrays.map((a) => { const o = make("option", `${a.name} (step ${a.last})`); o.value = a.name; return o; }));
+  if (run.arrays.some((a) => a.name === chosen)) $("array").value = chosen;
 }
 
 async function picture() {
   const found = await read(`runs/${now.shown[0]}/array?name=${encodeURIComponent($("array").value)}`).catch(() => ({}));
   const c = document.createElement("canvas"), g = c.getContext("2d"), soft = getComputedStyle(document.documentElement).getPropertyValue("--blue");
   c.width = 480; c.height = 240; g.fillStyle = soft;
-  if (found.rows) { const most = Math.max(1e-12, ...found.rows.flat()), n = found.rows.length, m = found.rows[0].length; c.height = 480; g.fillStyle = soft; found.rows.forEach((row, i) => row.forEach((v, j) => { g.globalAlpha = Math.max(0, v / most); g.fillRect((j * 480) / m, (i * 480) / n, 480 / m - 1, 480 / n - 1); })); }
+  const ink = getComputedStyle(document.documentElement).getPropertyValue("--ink");
+  if (found.rows) { const most = Math.max(1e-12, ...found.rows.flat()), n = found.rows.length, m = found.rows[0].length; c.height = 480; g.fillStyle = soft; found.rows.forEach((row, i) => row.forEach((v, j) => { g.globalAlpha = Math.max(0, v / most); g.fillRect((j * 480) / m, (i * 480) / n, 480 / m - 1, 480 / n - 1);
+    if (m <= 12) { g.globalAlpha = 1; g.fillStyle = ink; g.font = "14px system-ui"; g.textAlign = "center"; g.fillText(short(v), ((j + 0.5) * 480) / m, ((i + 0.5) * 480) / n + 5); g.fillStyle = soft; } })); }
   else if (found.counts) { const most = Math.max(...found.counts, 1); found.counts.forEach((v, i) => g.fillRect(i * 12, 240 - (230 * v) / most, 11, (230 * v) / most)); }
-  $("picture").replaceChildren(c, make("p", found.edges ? `step ${found.step}: values from ${short(found.edges[0])} to ${short(found.edges.at(-1))}` : found.rows ? `step ${found.step}: rows are true, columns predicted` : "", "soft"));
+  $("picture").replaceChildren(c, make("p", found.edges ? `step ${found.step}: values from ${short(found.edges[0])} to ${short(found.edges.at(-1))}` + (found.total ? `, ${found.total} in all; not drawn: ${found.zeros} zeros${found.bad ? `, ${found.bad} that are not finite` : ""}` : "") : found.rows ? `step ${found.step}` + ($("array").value.startsWith("confusion/") ? ": rows are true classes, columns predicted" : "") : "", "soft"));
 }
 
 // theme, keys

@@ -17,6 +17,11 @@ export function clock(axis, helper) {
     xs.push(helper.x[i]);
     ys.push(ys[ys.length - 1] + span * (axis === "time" ? rate : 1 - rate));
   }
+  return path(xs, ys);
+}
+
+// The broken line through points, going on as it ends.
+export function path(xs, ys) {
   return (step) => {
     let low = 0, high = xs.length - 1;
     while (high - low > 1) { const mid = (low + high) >> 1; if (xs[mid] <= step) low = mid; else high = mid; }
@@ -24,6 +29,21 @@ export function clock(axis, helper) {
     const slope = (ys[high] - ys[low]) / (xs[high] - xs[low]);
     return ys[low] + (step - xs[low]) * slope;
   };
+}
+
+// The step at which a clock shows x.
+export function stepOf(at, x, last) {
+  let low = 0, high = 2 * last + 1;
+  for (let i = 0; i < 60; i++) { const mid = (low + high) / 2; if (at(mid) < x) low = mid; else high = mid; }
+  return high;
+}
+
+// A line with the part that a zoom asked for in its place.
+function within(line, fine) {
+  if (!fine?.x.length) return line;
+  const first = fine.x[0], last = fine.x[fine.x.length - 1], before = line.x.findIndex((x) => x >= first), found = line.x.findIndex((x) => x > last);
+  const start = before < 0 ? line.x.length : before, end = found < 0 ? line.x.length : found;
+  return { ...line, x: [...line.x.slice(0, start), ...fine.x, ...line.x.slice(end)], y: [...line.y.slice(0, start), ...fine.y, ...line.y.slice(end)] };
 }
 
 export function smooth(ys, weight) {
@@ -34,7 +54,7 @@ export function smooth(ys, weight) {
 
 // An axis, a legend and lines; `lines` is a list of {label, x, y} with x ascending.
 export class Chart {
-  constructor(parent, title, markers) {
+  constructor(parent, title, markers, refine) {
     this.box = document.createElement("div");
     this.box.className = "chart";
     const head = document.createElement("h3");
@@ -42,6 +62,9 @@ export class Chart {
     this.box.append(head);
     parent.append(this.box);
     this.markers = markers;
+    this.refine = refine;
+    this.fine = new Map();
+    this.lines = [];
     this.plot = null;
     this.shape = "";
   }
@@ -57,6 +80,8 @@ export class Chart {
   }
 
   draw(lines, view) {
+    this.lines = lines;
+    lines = lines.map((line) => within(line, this.fine.get(line.run + line.id)));
     const shape = JSON.stringify([lines.map((line) => line.label), view.logx, view.logy, view.theme, view.axis, this.box.clientWidth]);
     const tables = lines.map((line) => [line.x.map(view.at(line)), smooth(line.y, view.smooth)]);
     const data = tables.length === 1 ? tables[0] : uPlot.join(tables);
@@ -65,6 +90,7 @@ export class Chart {
     if (view.logx && data[0][0] <= 0) data[0] = data[0].map((x) => Math.max(x, 1e-3));
     if (this.plot && shape === this.shape) { this.renew(data); return; }
     if (this.plot) this.plot.destroy();
+    this.fine.clear();
     this.shape = shape;
     const ink = css("--soft"), line = css("--line");
     const axes = { stroke: ink, grid: { stroke: line, width: 1 }, ticks: { stroke: line } };
@@ -74,10 +100,12 @@ export class Chart {
       axes: [axes, { ...axes, size: 58, values: (_, ticks) => ticks.map((v) => (v === null ? "" : short(v))) }],
       cursor: { drag: { x: true, y: false } },
       series: [{ label: view.axis, value: (_, v) => (v === null ? "" : short(v)) },
-        ...lines.map((l, i) => ({ label: l.label, stroke: PALETTE[i % PALETTE.length], width: 1.5, spanGaps: true, dash: i >= PALETTE.length ? [4, 3] : undefined,
+        ...lines.map((l, i) => ({ label: l.label, stroke: l.limit ? css("--red") : PALETTE[i % PALETTE.length], width: 1.5, spanGaps: true, dash: l.limit || i >= PALETTE.length ? [4, 3] : undefined,
           points: { show: l.x.length < 2 }, value: (_, v) => (v === null ? "" : short(v)) }))],
-      hooks: { draw: [(u) => this.mark(u, view)], setCursor: [(u) => this.hover(u, view)] },
+      hooks: { draw: [(u) => this.mark(u, view)], setCursor: [(u) => this.hover(u, view)],
+        setSelect: [(u) => { if (u.select.width > 0) this.refine(this, u.posToVal(u.select.left, "x"), u.posToVal(u.select.left + u.select.width, "x")); }] },
     }, data, this.box);
+    this.plot.over.addEventListener("dblclick", () => this.fine.clear());
     this.plot.over.addEventListener("mouseleave", () => { document.getElementById("tip").hidden = true; });
   }
 
@@ -107,12 +135,12 @@ export class Chart {
 }
 
 function bridge(ys) { for (let i = 0; i < ys.length; i++) if (ys[i] === undefined) ys[i] = null; }
-export function colour(event) { return { collapse: "--blue", surge: "--amber", pump: "--red", freeze: "--green" }[event.kind] ?? "--soft"; }
+export function colour(event) { return event.class === "Alarm" ? "--red" : { collapse: "--blue", surge: "--amber", pump: "--red", freeze: "--green" }[event.kind] ?? "--soft"; }
 export function words(event) {
   const numbers = Object.entries(event.details ?? {}).filter(([, v]) => typeof v === "number").map(([k, v]) => `${k} ${short(v)}`);
   if (event.pruned) numbers.unshift(`closed ${event.pruned}`);
   if (event.grown) numbers.unshift(`opened ${event.grown}`);
-  return `${event.step} · ${event.kind ?? event.phase ?? event.class}${event.status ? " " + event.status : ""}: ${event.reason ?? ""}${numbers.length ? " (" + numbers.join(", ") + ")" : ""}`;
+  return `${event.step} · ${event.kind ?? event.phase ?? event.detector ?? event.class}${event.status ? " " + event.status : ""}${event.forecast ? " " + event.forecast : ""}: ${event.reason ?? ""}${numbers.length ? " (" + numbers.join(", ") + ")" : ""}`;
 }
 export function short(v) {
   if (v === null || v === undefined) return "–";
