@@ -154,7 +154,7 @@ function strip(run) {
   if (s.alarm) facts.push(["alarm", `${s.alarm.forecast}, says ${s.alarm.detector} at ${s.alarm.step}`, s.alarm.forecast === "generalises" ? "live" : "failed", s.alarm.reason]);
   $("strip").dataset.phase = alarm ? "alarm" : s.phase ?? "";
   $("strip").replaceChildren(...facts.map(([name, value, cls, title]) => { const d = make("div"); if (title) d.title = title; d.append(make("span", name), make("b", value, cls)); return d; }));
-  const why = make("div", undefined, "why"); why.append(make("span", "why"), make("b", s.why ?? "–")); $("strip").append(why);
+  const why = make("div", undefined, "why"); why.append(make("span", "why"), make("b", s.why ?? (s.status === "live" ? "no decision yet" : "–"))); $("strip").append(why);
 }
 
 // charts
@@ -278,9 +278,9 @@ async function picture() {
   const found = await read(`runs/${now.shown[0]}/array?name=${encodeURIComponent($("array").value)}`).catch(() => ({}));
   const c = document.createElement("canvas"), g = c.getContext("2d"), soft = getComputedStyle(document.documentElement).getPropertyValue("--blue");
   c.width = 480; c.height = 240; g.fillStyle = soft;
-  const ink = getComputedStyle(document.documentElement).getPropertyValue("--ink");
+  const [ink, paper] = ["--ink", "--card"].map((name) => getComputedStyle(document.documentElement).getPropertyValue(name));
   if (found.rows) { const most = Math.max(1e-12, ...found.rows.flat()), n = found.rows.length, m = found.rows[0].length; c.height = 480; g.fillStyle = soft; found.rows.forEach((row, i) => row.forEach((v, j) => { g.globalAlpha = Math.max(0, v / most); g.fillRect((j * 480) / m, (i * 480) / n, 480 / m - 1, 480 / n - 1);
-    if (m <= 12) { g.globalAlpha = 1; g.fillStyle = ink; g.font = "14px system-ui"; g.textAlign = "center"; g.fillText(short(v), ((j + 0.5) * 480) / m, ((i + 0.5) * 480) / n + 5); g.fillStyle = soft; } })); }
+    if (m <= 12) { g.globalAlpha = 1; g.fillStyle = v > most / 2 ? paper : ink; g.font = "14px system-ui"; g.textAlign = "center"; g.fillText(short(v), ((j + 0.5) * 480) / m, ((i + 0.5) * 480) / n + 5); g.fillStyle = soft; } })); }
   else if (found.counts) { const most = Math.max(...found.counts, 1); found.counts.forEach((v, i) => g.fillRect(i * 12, 240 - (230 * v) / most, 11, (230 * v) / most)); }
   $("picture").replaceChildren(c, make("p", found.edges ? `step ${found.step}: values from ${short(found.edges[0])} to ${short(found.edges.at(-1))}` + (found.total ? `, ${found.total} in all; not drawn: ${found.zeros} zeros${found.bad ? `, ${found.bad} that are not finite` : ""}` : "") : found.rows ? `step ${found.step}` + ($("array").value.startsWith("confusion/") ? ": rows are true classes, columns predicted" : "") : "", "soft"));
 }

@@ -3,9 +3,10 @@ const PALETTE = ["#3b82c4", "#d1762b", "#3a9a5d", "#c0504d", "#8a6cc0", "#8c6d52
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const MOST = 4000;
 
-export const ORDER = ["loss", "accuracy", "entropy", "sparsity", "mask", "energy", "dimension", "rank", "curvature", "gradient_norm", "noise", "norm"];
+export const ORDER = ["loss", "accuracy", "entropy", "mask", "energy", "dimension", "rank", "curvature", "noise", "norm"];
+const UNDER = { sparsity: "mask", gradient_norm: "norm", learning_rate: "time" };
 
-export function groupOf(name) { return name.split("/")[0]; }
+export function groupOf(name) { return UNDER[name] ?? name.split("/")[0]; }
 
 // Steps → time or work, from what the run recorded: seconds per step, and sparsity.
 export function clock(axis, helper) {
@@ -97,7 +98,7 @@ export class Chart {
     this.plot = new uPlot({
       width: Math.max(this.box.clientWidth - 14, 200), height: 190,
       scales: { x: { time: false, distr: view.logx ? 3 : 1 }, y: { distr: view.logy ? 3 : 1 } },
-      axes: [axes, { ...axes, size: 58, values: (_, ticks) => ticks.map((v) => (v === null ? "" : short(v))) }],
+      axes: [{ ...axes, values: (_, ticks) => ticks.map(tick) }, { ...axes, size: 58, values: (_, ticks) => ticks.map((v) => (v === null ? "" : short(v))) }],
       cursor: { drag: { x: true, y: false } },
       series: [{ label: view.axis, value: (_, v) => (v === null ? "" : short(v)) },
         ...lines.map((l, i) => ({ label: l.label, stroke: l.limit ? css("--red") : PALETTE[i % PALETTE.length], width: 1.5, spanGaps: true, dash: l.limit || i >= PALETTE.length ? [4, 3] : undefined,
@@ -142,6 +143,7 @@ export function words(event) {
   if (event.grown) numbers.unshift(`opened ${event.grown}`);
   return `${event.step} · ${event.kind ?? event.phase ?? event.detector ?? event.class}${event.status ? " " + event.status : ""}${event.forecast ? " " + event.forecast : ""}: ${event.reason ?? ""}${numbers.length ? " (" + numbers.join(", ") + ")" : ""}`;
 }
+function tick(v) { return v === null ? "" : Math.abs(v) < 1e7 ? v.toLocaleString("en") : (+v.toPrecision(6)).toExponential().replace("e+", "e"); }
 export function short(v) {
   if (v === null || v === undefined) return "–";
   const size = Math.abs(v);
