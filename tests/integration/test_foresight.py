@@ -22,8 +22,8 @@ CLOCK = Score(features=(TIME,), centre=(0.0,), scale=(1.0,), weight=(-1.0,))
 def settings(**changes):
     values = {
         "task": "modular", "model": "mlp", "widths": (32,), "modulus": 7, "policy": "none", "label_noise": 1.0,
-        "lr": 0.03, "batch_size": 0, "steps": 400, "every": 5, "evaluate_every": 5, "checkpoint_every": 25, "monitor_budget": 1.0,
-        "monitors": "norms,predictions", "forecast": "labelled",
+        "lr": 0.03, "batch_size": 0, "steps": 400, "every": 5, "evaluate_every": 5, "checkpoint_every": 25,
+        "monitor_budget": 1.0, "monitors": "norms,predictions", "forecast": "labelled",
     }  # fmt: skip
     return make_config(**{**values, **changes})
 

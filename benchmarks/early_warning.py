@@ -1,0 +1,536 @@
+"""Can grokking be seen coming? Detectors and controls on the bank of runs, on tasks and settings held out.
+
+    python benchmarks/bank.py             # first: the runs
+    python benchmarks/early_warning.py    # tables and plots
+    python benchmarks/early_warning.py --write   # and the calibrated detectors that the library ships
+
+A run counts from the evaluation at which it fitted to the last one before it generalised. Weights and thresholds come
+from the calibration side alone; the threshold of every detector is the one that at most 5% of the calibration runs that
+did not grok ever reach, with scores by weights that had not seen their task.
+
+Goal: AUROC ≥ .95 at four times t_fit, alarms 30% of t_gen ahead, at ≤ 5% false alarms by run, and ahead of every
+control: the settings alone, the slope of the validation loss, the weight norm, a fixed time after fitting.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from math import log
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from surgecollapse.forecast.calibration import (
+    Course,
+    alarm_threshold,
+    course_of,
+    first_alarm,
+    held_out_scores,
+    scores_of,
+)
+from surgecollapse.forecast.combination import Combination, to_plain
+from surgecollapse.forecast.features import TIME, TRACKS, Feature, features_of
+from surgecollapse.lab.bank.learning import learn, run_weights
+from surgecollapse.lab.bank.store import BankRun, read_bank
+
+HORIZONS = (1, 2, 4, 8, 16)
+"""Multiples of t_fit at which runs are ranked."""
+MAIN = 4
+RATE = 0.05
+FEATURES = features_of("labelled")
+SETTINGS = ("learning rate", "weight decay", "train fraction", "initial scale", "label noise")
+_AT = {feature.name: i for i, feature in enumerate(FEATURES)}
+_AT |= {name: len(FEATURES) + i for i, name in enumerate(SETTINGS)}
+FAMILY = {"s4": "groups", "s5": "groups", "parity-15": "parity", "mnist": "images"}
+"""Of a task; all others are modular arithmetic."""
+_UNSEEN_ONLINE = ("curvature/sharpness", "gradient/slow_ratio", "entropy/spectral_validation")
+"""Series that no run of the command line has by default: the detectors that are shipped do without."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One detector or control of the comparison."""
+
+    name: str
+    track: str
+    columns: tuple[int, ...]
+    model: str = "logistic"
+    """``logistic``, ``boosted`` or ``clock``."""
+
+
+@dataclass
+class Outcome:
+    """What one entry did on the runs that were held out."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+
+def entries() -> list[Entry]:
+    """Measurement families with the sign learned, combinations by track, controls."""
+    singles = {
+        "dimension of the activations": ("train", "change of dimension/participation_ratio"),
+        "spectral entropy": ("train", "value of entropy/spectral"),
+        "effective rank of the weights": ("train", "change of rank/effective"),
+        "slow-gradient ratio": ("train", "value of gradient/slow_ratio"),
+        "sharpness": ("train", "value of curvature/sharpness"),
+        "naive-loss cosine": ("train", "value of alignment/naive_loss"),
+        "logit scale": ("train", "change of logits/scale"),
+        "confidence on validation inputs": ("unlabelled", "change of confidence/validation"),
+        "validation accuracy": ("labelled", "value of accuracy/validation"),
+    }
+    found = [Entry(name, track, (_AT[column],)) for name, (track, column) in singles.items()]
+    for track in TRACKS:
+        columns = tuple(range(len(features_of(track))))
+        found += [Entry(f"logistic, {track}", track, columns), Entry(f"boosted, {track}", track, columns, "boosted")]
+    return [*found, *controls()]
+
+
+def controls() -> list[Entry]:
+    """What a detector must beat."""
+    settings = tuple(_AT[name] for name in SETTINGS)
+    return [
+        Entry("control: settings alone", "settings", settings[:-1]),
+        Entry("control: settings and label noise", "settings", settings),
+        Entry("control: slope of the validation loss", "labelled", (_AT["slope of loss/validation"],)),
+        Entry("control: weight norm", "train", (_AT["change of norm/weight"],)),
+        Entry("control: time after fitting", "train", (_AT[TIME.name],), "clock"),
+    ]
+
+
+def courses_of(runs: Sequence[BankRun]) -> list[Course | None]:
+    """Features and settings of every run, as columns; ``None`` where it never fitted."""
+    found = []
+    for run in runs:
+        grokked = run.outcome == "grokked"
+        course = course_of(
+            run.steps.tolist(),
+            {name: values.tolist() for name, values in run.series.items()},
+            FEATURES,
+            t_gen=None if run.outcome == "not" else run.times.t_gen_sustained,
+            grokked=grokked,
+            group=run.task,
+        )
+        if course is not None and not len(course.steps):
+            course = None
+        if course is not None:
+            m = run.member
+            settings = [log(m.lr), m.weight_decay, m.train_fraction, log(m.init_scale), m.label_noise]
+            columns = np.tile(settings, (len(course.steps), 1))
+            course = replace(course, values=np.concatenate([course.values, columns], 1))
+        found.append(course)
+    return found
+
+
+def fitted(entry: Entry, courses: Sequence[Course]) -> Callable[[Course], np.ndarray]:
+    """Learn on some runs; returns what scores one."""
+    columns = list(entry.columns)
+    if entry.model == "clock":
+        return lambda course: course.values[:, columns[0]]
+    thin = [replace(c, steps=c.steps[::3], values=c.values[::3][:, columns]) for c in courses]
+    if entry.model == "logistic":
+        names = [Feature(f"column {i}") for i in columns]
+        score = learn(thin, names, strength=10.0 if len(columns) == 1 else 0.03)
+        return lambda course: scores_of(score, course.values[:, columns])
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    model = HistGradientBoostingClassifier(max_iter=60, max_depth=3, learning_rate=0.1, random_state=0)
+    labels = np.repeat([c.grokked for c in thin], [len(c.steps) for c in thin])
+    model.fit(np.concatenate([c.values for c in thin]), labels, sample_weight=run_weights(thin))
+    return lambda course: model.decision_function(course.values[:, columns])
+
+
+def evaluate(entry: Entry, folds: Sequence[tuple[str, list[Course], list[tuple[int, Course]]]]) -> list[dict[str, Any]]:
+    """One row for every held-out run: its scores at the horizons, its alarm, what it was."""
+    rows = []
+    for name, calibration, held in folds:
+        inner = held_out_scores(calibration, lambda rest: fitted(entry, rest))
+        highest = [s.max() for s, c in zip(inner, calibration, strict=True) if not c.grokked]
+        threshold = alarm_threshold(highest, RATE)
+        scorer = fitted(entry, calibration)
+        for number, course in held:
+            scores = scorer(course)
+            rows.append(
+                {
+                    "run": number,
+                    "fold": name,
+                    "task": course.group,
+                    "grokked": course.grokked,
+                    "alarm": first_alarm(course, scores, threshold),
+                    "t_gen": course.t_gen,
+                    "scores": {h: at_horizon(course, scores, h) for h in HORIZONS},
+                    "course": (course.steps / course.t_fit, scores),
+                }
+            )
+    return rows
+
+
+def at_horizon(course: Course, scores: np.ndarray, multiple: int) -> float | None:
+    """The score at a multiple of t_fit; ``None`` if the run had generalised or ended by then."""
+    step = multiple * course.t_fit
+    if step > (course.total if course.t_gen is None else course.t_gen - 1):
+        return None
+    return float(scores[np.searchsorted(course.steps, step, side="right") - 1])
+
+
+def pairs(rows: Sequence[dict[str, Any]], horizon: int) -> dict[str, tuple[float, int]]:
+    """By task: concordant pairs of a run that grokked and one that did not, in one task and fold; and all pairs."""
+    strata: dict[tuple[str, str], tuple[list[float], list[float]]] = {}
+    for row in rows:
+        score = row["scores"][horizon]
+        if score is not None:
+            strata.setdefault((row["task"], row["fold"]), ([], []))[row["grokked"]].append(score)
+    found: dict[str, tuple[float, int]] = {}
+    for (task, _), (low, high) in strata.items():
+        if low and high:
+            a, b = np.array(high)[:, None], np.array(low)[None, :]
+            good, count = found.get(task, (0.0, 0))
+            found[task] = good + float((a > b).sum() + 0.5 * (a == b).sum()), count + a.size * b.size
+    return found
+
+
+def auroc(rows: Sequence[dict[str, Any]], horizon: int, draws: int = 2000) -> tuple[float, float, float]:
+    """Share of concordant pairs within tasks, and its 95% interval over resampled tasks."""
+    found = list(pairs(rows, horizon).values())
+    if not found:
+        return float("nan"), float("nan"), float("nan")
+    good, count = np.array(found, dtype=float).T
+    drawn = np.random.default_rng(0).integers(len(found), size=(draws, len(found)))
+    spread = good[drawn].sum(1) / count[drawn].sum(1)
+    low, high = np.quantile(spread, (0.025, 0.975))
+    return good.sum() / count.sum(), low, high
+
+
+def lead(row: dict[str, Any]) -> float:
+    """Share of t_gen that was left at the alarm; 0 without one."""
+    return 0.0 if row["alarm"] is None else 1 - row["alarm"] / row["t_gen"]
+
+
+def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The numbers of one line of the table, with task-clustered intervals."""
+    grokked = [row for row in rows if row["grokked"]]
+    others = [row for row in rows if not row["grokked"]]
+    ahead = [lead(row) for row in grokked if row["alarm"] is not None]
+    return {
+        "auroc": {h: auroc(rows, h) for h in HORIZONS},
+        "false": share([row["alarm"] is not None for row in others], [row["task"] for row in others]),
+        "recall": share([row["alarm"] is not None for row in grokked], [row["task"] for row in grokked]),
+        "lead": np.quantile(ahead, (0.25, 0.5, 0.75)).tolist() if ahead else None,
+        "lead of all": float(np.median([lead(row) for row in grokked])) if grokked else None,
+    }
+
+
+def share(flags: Sequence[bool], tasks: Sequence[str], draws: int = 2000) -> tuple[float, float, float]:
+    """Share of true flags, and its 95% interval over resampled tasks."""
+    names = sorted(set(tasks))
+    good = np.array([sum(f for f, t in zip(flags, tasks, strict=True) if t == n) for n in names], dtype=float)
+    count = np.array([sum(t == n for t in tasks) for n in names], dtype=float)
+    drawn = np.random.default_rng(0).integers(len(names), size=(draws, len(names)))
+    low, high = np.quantile(good[drawn].sum(1) / count[drawn].sum(1), (0.025, 0.975))
+    return float(good.sum() / count.sum()), float(low), float(high)
+
+
+Folds = list[tuple[str, list[Course], list[tuple[int, Course]]]]
+
+
+def folds_by(keys: Sequence[str | None], courses: Sequence[Course]) -> Folds:
+    """Hold out each key in turn."""
+    found = []
+    for key in sorted({key for key in keys if key is not None}):
+        held = [(i, c) for i, (k, c) in enumerate(zip(keys, courses, strict=True)) if k == key]
+        rest = [c for k, c in zip(keys, courses, strict=True) if k != key]
+        if held and len({c.grokked for c in rest}) == 2:
+            found.append((key, rest, held))
+    return found
+
+
+def by_setting(runs: Sequence[BankRun], courses: Sequence[Course]) -> Folds:
+    """Hold out each value of each hyperparameter in turn: the n-th smallest of every task."""
+    found: Folds = []
+    for name in ("lr", "weight_decay", "train_fraction", "init_scale", "label_noise"):
+        ranks = []
+        for run in runs:
+            values = sorted({getattr(other.member, name) for other in runs if other.task == run.task})
+            rank = values.index(getattr(run.member, name))
+            ranks.append(f"{name} no. {rank + 1}" if len(values) > 1 else None)
+        found += folds_by(ranks, courses)
+    return found
+
+
+def give_up(courses: Sequence[Course], entry: Entry, keys: Sequence[str], kept: float = RATE) -> dict[str, float]:
+    """Stop runs that will not grok: steps saved, and runs lost that would have grokked, on tasks held out."""
+    saved = spent = lost = grokked = stopped = others = 0
+    for _, calibration, held in folds_by(keys, courses):
+        threshold, after = give_up_rule(calibration, entry, kept)
+        scorer = fitted(entry, calibration)
+        for _, course in held:
+            step = first_alarm(course, scorer(course), threshold, after=after, below=True)
+            spent += course.total
+            saved += 0 if step is None or course.grokked else course.total - step
+            grokked, others = grokked + course.grokked, others + (not course.grokked)
+            lost, stopped = (
+                lost + (course.grokked and step is not None),
+                stopped + (not course.grokked and step is not None),
+            )
+    # What the runs that groked went on training after their goal is counted apart, with --until.
+    return {"saved": saved / spent, "lost": lost / grokked, "stopped": stopped / others}
+
+
+def give_up_rule(calibration: Sequence[Course], entry: Entry, kept: float) -> tuple[float, float]:
+    """The threshold and the least multiple of t_fit that save most steps of the calibration runs."""
+    inner = held_out_scores(calibration, lambda rest: fitted(entry, rest))
+    best = (-1.0, -np.inf, 1.0)
+    for after in (1.0, 2.0, 4.0, 8.0, 16.0, 32.0):
+        lowest = []
+        for scores, course in zip(inner, calibration, strict=True):
+            late = scores[course.steps >= after * course.t_fit]
+            if course.grokked:
+                lowest.append(float(late.min()) if len(late) else np.inf)
+        threshold = -alarm_threshold([-value for value in lowest], kept)
+        saved = 0.0
+        for scores, course in zip(inner, calibration, strict=True):
+            step = first_alarm(course, scores, threshold, after=after, below=True)
+            saved += 0 if step is None or course.grokked else course.total - step
+        if saved > best[0]:
+            best = (saved, threshold, after)
+    return best[1], best[2]
+
+
+def until_saved(runs: Sequence[BankRun]) -> float:
+    """Share of all steps of the bank that come after sustained generalisation was seen."""
+    saved = 0
+    for run in runs:
+        if run.outcome != "not" and run.times.t_gen_sustained is not None:
+            seen = run.steps[run.steps.tolist().index(run.times.t_gen_sustained) + 2]
+            saved += int(run.steps[-1] - seen)
+    return saved / sum(int(run.steps[-1]) for run in runs)
+
+
+def interval(found: tuple[float, float, float], digits: int = 2) -> str:
+    """``.93 (.88–.97)``."""
+    value, low, high = (f"{v:.{digits}f}".replace("0.", ".", 1) if v < 1 else f"{v:.{digits}f}" for v in found)
+    return f"{value} ({low}–{high})"
+
+
+def table(results: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """One line an entry."""
+    yield (
+        "| detector | AUROC at "
+        + " | ".join(f"{h} t_fit" for h in HORIZONS)
+        + " | false alarms | recall | lead | all |"
+    )
+    yield "|" + "---|" * (len(HORIZONS) + 5)
+    for name, found in results.items():
+        cells = [name]
+        cells += [interval(found["auroc"][h]) if h == MAIN else f"{found['auroc'][h][0]:.2f}"[-4:] for h in HORIZONS]
+        cells += ["{:.0%} ({:.0%}–{:.0%})".format(*found[key]) for key in ("false", "recall")]
+        cells.append("–" if found["lead"] is None else "{1:.0%} ({0:.0%}–{2:.0%})".format(*found["lead"]))
+        cells.append("–" if found["lead of all"] is None else f"{found['lead of all']:.0%}")
+        yield "| " + " | ".join(cells) + " |"
+
+
+def write_calibrated(courses: Sequence[Course], path: Path) -> None:
+    """Detectors of each track, calibrated on all runs, without series that a run does not have by default."""
+    found = {}
+    for track in TRACKS:
+        features = [f for f in features_of(track) if f.series not in _UNSEEN_ONLINE]
+        entry = Entry(track, track, tuple(_AT[f.name] for f in features))
+        inner = held_out_scores(courses, lambda rest, entry=entry: fitted(entry, rest))
+        threshold = alarm_threshold([s.max() for s, c in zip(inner, courses, strict=True) if not c.grokked], RATE)
+        low, after = give_up_rule(courses, entry, RATE)
+        columns = list(entry.columns)
+        score = learn([replace(c, steps=c.steps[::3], values=c.values[::3][:, columns]) for c in courses], features)
+        found[track] = {
+            "grokking": rounded(to_plain(Combination(f"early warning, {track}", score, threshold))),
+            "give up": rounded(to_plain(Combination(f"give up, {track}", score, low, below=True, after=after))),
+        }
+    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def rounded(values: Any) -> Any:
+    """Numbers to six digits, as far down as they go."""
+    if isinstance(values, float):
+        return float(f"{values:.6g}")
+    if isinstance(values, dict):
+        return {key: rounded(value) for key, value in values.items()}
+    return [rounded(value) for value in values] if isinstance(values, list) else values
+
+
+def main() -> None:
+    """Evaluate everything; write tables, plots and, if asked, the detectors."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bank", type=Path, default=Path("runs/bank"), help="folder of the bank's files")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "early-warning.md")
+    parser.add_argument("--images", type=Path, default=Path(__file__).parents[1] / "docs" / "images")
+    parser.add_argument("--no-boosted", action="store_true", help="leave the slow ones out")
+    parser.add_argument("--write", action="store_true", help="write the detectors that the library ships")
+    options = parser.parse_args()
+    began = time.perf_counter()
+    runs = read_bank(options.bank)
+    played = [(run, course) for run, course in zip(runs, courses_of(runs), strict=True) if course is not None]
+    used = [(run, course) for run, course in played if run.outcome != "at once"]
+    chosen, courses = [run for run, _ in used], [course for _, course in used]
+    print(f"{len(runs)} runs, {len(courses)} used, {time.perf_counter() - began:.0f} s", file=sys.stderr)
+    if options.write:
+        write_calibrated(courses, Path(__file__).parents[1] / "src/surgecollapse/forecast/calibrated.json")
+    tasks = [course.group for course in courses]
+    splits = {
+        "A task held out": folds_by(tasks, courses),
+        "A family of tasks held out": folds_by([FAMILY.get(task, "modular") for task in tasks], courses),
+        "A value of a hyperparameter held out": by_setting(chosen, courses),
+    }
+    wanted = [entry for entry in entries() if not (options.no_boosted and entry.model == "boosted")]
+    results: dict[str, dict[str, dict[str, Any]]] = {}
+    kept: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for title, folds in splits.items():
+        here = [e for e in wanted if e.model != "boosted" or title == "A task held out"]
+        kept[title] = {entry.name: evaluate(entry, folds) for entry in here}
+        results[title] = {name: summary(rows) for name, rows in kept[title].items()}
+        print(f"{title}: {time.perf_counter() - began:.0f} s", file=sys.stderr)
+    partial = {
+        i for i, run in enumerate(chosen) if run.outcome == "not" and run.series["accuracy/validation"][-1] >= 0.5
+    }
+    clear = {
+        name: auroc([row for row in rows if row["run"] not in partial], MAIN)
+        for name, rows in kept["A task held out"].items()
+    }
+    saving = {
+        name: give_up(courses, entry, tasks)
+        for name, entry in ((e.name, e) for e in wanted if e.name.startswith(("logistic", "control: settings")))
+    }
+    text = page(runs, courses, results, clear, len(partial), saving, until_saved(runs), time.perf_counter() - began)
+    options.out.write_text(text, encoding="utf-8")
+    print(text)
+    draw(results["A task held out"], kept["A task held out"], options.images)
+
+
+def page(
+    runs: Sequence[BankRun],
+    courses: Sequence[Course],
+    results: dict[str, dict[str, dict[str, Any]]],
+    clear: dict[str, tuple[float, float, float]],
+    partial: int,
+    saving: dict[str, dict[str, float]],
+    until: float,
+    seconds: float,
+) -> str:
+    """The results as Markdown."""
+    grokked = sum(course.grokked for course in courses)
+    at_once = sum(run.outcome == "at once" for run in runs)
+    lines = [
+        "# Early warning of grokking",
+        "",
+        "`python benchmarks/early_warning.py`",
+        "",
+        f"{len(runs)} runs of the bank: {grokked} that grokked and {len(courses) - grokked} that did not take part; "
+        f"{at_once} generalised at once and {len(runs) - len(courses) - at_once} never fitted, and are left out. "
+        f"{seconds:.0f} s; python {platform.python_version()}, numpy {np.__version__}.",
+        "",
+    ]
+    for title, found in results.items():
+        lines += [f"## {title}", "", *table(found), ""]
+    lines += [
+        "AUROC: pairs of a run that grokked and one that did not, of the same task and fold, ranked by the score at a "
+        f"multiple of t_fit, of runs that had not generalised by then; at {MAIN} t_fit with the 95% interval over tasks "
+        "drawn with replacement. False alarms: held-out runs that did not grok and had an alarm, at a threshold set "
+        "for 5% on the calibration side. Recall: runs that grokked and had one before. Lead: share of t_gen left at "
+        "the alarm, median (quartiles) of those; all: median with 0 for a run without one.",
+        "",
+        f"## Without the {partial} runs that ended half-way",
+        "",
+        "Runs that did not grok within their steps but ended at 50% validation accuracy or more, left out; AUROC at "
+        f"{MAIN} t_fit, a task held out.",
+        "",
+        "| detector | AUROC |",
+        "|---|---|",
+        *[f"| {name} | {interval(found)} |" for name, found in clear.items()],
+        "",
+        "## Steps saved",
+        "",
+        f"Stopping once generalisation is sustained saves {until:.0%} of all steps of the bank. Giving up, with "
+        "thresholds that at most 5% of the calibration runs that grok would have met, a task held out:",
+        "",
+        "| detector | of the steps saved | of the hopeless runs stopped | of the runs that grok lost |",
+        "|---|---|---|---|",
+        *[f"| {n} | {f['saved']:.0%} | {f['stopped']:.0%} | {f['lost']:.0%} |" for n, f in saving.items()],
+        "",
+    ]
+    return "\n".join(lines)
+
+
+SHOWN = {
+    "logistic, train": "training rows alone",
+    "logistic, unlabelled": "and validation inputs",
+    "logistic, labelled": "and validation labels",
+    "control: settings alone": "control: settings",
+    "control: slope of the validation loss": "control: validation loss slope",
+    "control: weight norm": "control: weight norm",
+}
+
+
+def draw(results: dict[str, Any], rows: dict[str, list[dict[str, Any]]], folder: Path) -> None:
+    """AUROC by horizon; lead by detector; scores of all runs on tasks held out."""
+    try:
+        from surgecollapse.lab.report.style import RUNS, canvas, legend_above, save_png, styled
+    except ModuleNotFoundError:
+        return
+
+    @styled
+    def ranking() -> Any:
+        figure = canvas(7.0, 3.8)
+        ax = figure.add_subplot()
+        for (colour, _), (name, label) in zip(RUNS * 2, SHOWN.items(), strict=False):
+            values = np.array([results[name]["auroc"][h] for h in HORIZONS])
+            style = "--" if label.startswith("control") else "-"
+            ax.plot(HORIZONS, values[:, 0], style, color=colour, label=label, marker="o", markersize=3)
+            ax.fill_between(HORIZONS, values[:, 1], values[:, 2], color=colour, alpha=0.08, linewidth=0)
+        ax.set_xscale("log", base=2)
+        ax.set_xticks(HORIZONS, [str(h) for h in HORIZONS])
+        ax.set_xlabel("multiple of t_fit")
+        ax.set_ylabel("AUROC, a task held out")
+        legend_above(figure, [ax], columns=3)
+        return figure
+
+    @styled
+    def leads() -> Any:
+        figure = canvas(7.0, 3.4)
+        ax = figure.add_subplot()
+        names = list(SHOWN)[::-1]
+        draws = np.random.default_rng(0)
+        for y, name in enumerate(names):
+            grokked = [row for row in rows[name] if row["grokked"]]
+            values = [lead(row) for row in grokked]
+            ax.plot(values, y + draws.uniform(-0.28, 0.28, len(values)), ".", color="#3b6fb6", markersize=3, alpha=0.6)
+            ax.plot([np.median(values)] * 2, [y - 0.35, y + 0.35], color="#b3402a", linewidth=2)
+        ax.set_yticks(range(len(names)), [SHOWN[name] for name in names])
+        ax.set_xlabel("share of t_gen left at the alarm (0: none before); median in red")
+        return figure
+
+    @styled
+    def courses() -> Any:
+        figure = canvas(7.4, 3.4)
+        for i, name in enumerate(("logistic, train", "logistic, labelled")):
+            ax = figure.add_subplot(1, 2, i + 1)
+            for row in rows[name]:
+                at, scores = row["course"]
+                colour = "#2a8a5f" if row["grokked"] else "#b3402a"
+                ax.plot(at, scores, color=colour, linewidth=0.5, alpha=0.35)
+            ax.set_xscale("log")
+            ax.set_xlabel("step / t_fit")
+            ax.set_title(SHOWN[name] if i == 0 else "with validation labels", fontsize=9)
+            if i == 0:
+                ax.set_ylabel("score; green: will grok")
+        return figure
+
+    for name, picture in (("ranking", ranking), ("leads", leads), ("scores", courses)):
+        save_png(picture(), folder / f"early-warning-{name}.png")
+
+
+if __name__ == "__main__":
+    main()
