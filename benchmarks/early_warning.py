@@ -439,8 +439,8 @@ def page(
         "AUROC: pairs of a run that grokked and one that did not, of the same task and fold, ranked by the score at a "
         f"multiple of t_fit, of runs that had not generalised by then; at {MAIN} t_fit with the 95% interval over "
         "tasks drawn with replacement. False alarms: held-out runs that did not grok and had an alarm, at a threshold "
-        "set for 5% on the calibration side. Recall: runs that grokked and had one before. Lead: share of t_gen left at "
-        "the alarm, median (quartiles) of those; all: median with 0 for a run without one.",
+        "set for 5% on the calibration side. Recall: runs that grokked and had one before. Lead: share of t_gen left "
+        "at the alarm, median (quartiles) of those; all: median with 0 for a run without one.",
         "",
         f"## Without the {partial} runs that ended half-way",
         "",
