@@ -169,7 +169,8 @@ def run_all(methods: dict[str, dict[str, Any]], options: argparse.Namespace) -> 
             row = job.result()
             if row is None:
                 raise KeyboardInterrupt
-            rows.append({"version": version(), "arm": options.arm, "method": name, "config": config, **row})
+            row = {"version": version(), "arm": options.arm, "method": name, "config": config, **row}
+            rows.append(dict(row))
             shutil.rmtree(work / key)
             t_gen = times_of(row)["t_gen_sustained"]
             print(f"{done}/{len(jobs)}  {name}, seed {seed}: {t_gen or '–'} steps, {row['seconds']:.0f} s", flush=True)
