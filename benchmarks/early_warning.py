@@ -20,7 +20,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from math import log
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from surgecollapse.forecast.calibration import (
 )
 from surgecollapse.forecast.combination import Combination, to_plain
 from surgecollapse.forecast.features import TIME, TRACKS, Feature, features_of
-from surgecollapse.lab.bank.learning import learn, run_weights
+from surgecollapse.lab.bank.learning import learn
 from surgecollapse.lab.bank.store import BankRun, read_bank
 
 HORIZONS = (1, 2, 4, 8, 16)
@@ -61,15 +61,8 @@ class Entry:
     name: str
     track: str
     columns: tuple[int, ...]
-    model: str = "logistic"
-    """``logistic``, ``boosted`` or ``clock``."""
-
-
-@dataclass
-class Outcome:
-    """What one entry did on the runs that were held out."""
-
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    learned: bool = True
+    """Weights by logistic regression; otherwise its one column is the score."""
 
 
 def entries() -> list[Entry]:
@@ -88,7 +81,7 @@ def entries() -> list[Entry]:
     found = [Entry(name, track, (_AT[column],)) for name, (track, column) in singles.items()]
     for track in TRACKS:
         columns = tuple(range(len(features_of(track))))
-        found += [Entry(f"logistic, {track}", track, columns), Entry(f"boosted, {track}", track, columns, "boosted")]
+        found.append(Entry(f"logistic, {track}", track, columns))
     return [*found, *controls()]
 
 
@@ -100,7 +93,7 @@ def controls() -> list[Entry]:
         Entry("control: settings and label noise", "settings", settings),
         Entry("control: slope of the validation loss", "labelled", (_AT["slope of loss/validation"],)),
         Entry("control: weight norm", "train", (_AT["change of norm/weight"],)),
-        Entry("control: time after fitting", "train", (_AT[TIME.name],), "clock"),
+        Entry("control: time after fitting", "train", (_AT[TIME.name],), learned=False),
     ]
 
 
@@ -131,19 +124,12 @@ def courses_of(runs: Sequence[BankRun]) -> list[Course | None]:
 def fitted(entry: Entry, courses: Sequence[Course]) -> Callable[[Course], np.ndarray]:
     """Learn on some runs; returns what scores one."""
     columns = list(entry.columns)
-    if entry.model == "clock":
+    if not entry.learned:
         return lambda course: course.values[:, columns[0]]
     thin = [replace(c, steps=c.steps[::3], values=c.values[::3][:, columns]) for c in courses]
-    if entry.model == "logistic":
-        names = [Feature(f"column {i}") for i in columns]
-        score = learn(thin, names, strength=10.0 if len(columns) == 1 else 0.03)
-        return lambda course: scores_of(score, course.values[:, columns])
-    from sklearn.ensemble import HistGradientBoostingClassifier
-
-    model = HistGradientBoostingClassifier(max_iter=60, max_depth=3, learning_rate=0.1, random_state=0)
-    labels = np.repeat([c.grokked for c in thin], [len(c.steps) for c in thin])
-    model.fit(np.concatenate([c.values for c in thin]), labels, sample_weight=run_weights(thin))
-    return lambda course: model.decision_function(course.values[:, columns])
+    names = [Feature(f"column {i}") for i in columns]
+    score = learn(thin, names, strength=10.0 if len(columns) == 1 else 0.03)
+    return lambda course: scores_of(score, course.values[:, columns])
 
 
 def evaluate(entry: Entry, folds: Sequence[tuple[str, list[Course], list[tuple[int, Course]]]]) -> list[dict[str, Any]]:
@@ -368,7 +354,6 @@ def main() -> None:
     parser.add_argument("--bank", type=Path, default=Path("runs/bank"), help="folder of the bank's files")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "early-warning.md")
     parser.add_argument("--images", type=Path, default=Path(__file__).parents[1] / "docs" / "images")
-    parser.add_argument("--no-boosted", action="store_true", help="leave the slow ones out")
     parser.add_argument("--write", action="store_true", help="write the detectors that the library ships")
     options = parser.parse_args()
     began = time.perf_counter()
@@ -385,12 +370,11 @@ def main() -> None:
         "A family of tasks held out": folds_by([FAMILY.get(task, "modular") for task in tasks], courses),
         "A value of a hyperparameter held out": by_setting(chosen, courses),
     }
-    wanted = [entry for entry in entries() if not (options.no_boosted and entry.model == "boosted")]
+    wanted = entries()
     results: dict[str, dict[str, dict[str, Any]]] = {}
     kept: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for title, folds in splits.items():
-        here = [e for e in wanted if e.model != "boosted" or title == "A task held out"]
-        kept[title] = {entry.name: evaluate(entry, folds) for entry in here}
+        kept[title] = {entry.name: evaluate(entry, folds) for entry in wanted}
         results[title] = {name: summary(rows) for name, rows in kept[title].items()}
         print(f"{title}: {time.perf_counter() - began:.0f} s", file=sys.stderr)
     partial = {

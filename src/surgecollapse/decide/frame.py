@@ -16,6 +16,8 @@ class _Run:
 
     plan: Plan | None = None
     phase: str = "dense"
+    marks: frozenset[int] = frozenset()
+    """Steps of the marks; they follow from the plan."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -43,6 +45,7 @@ class Scheduled:
                 f"total_steps={plan.total_steps} is too short for {type(self).__name__}: its marks fall on the steps "
                 f"{', '.join(map(str, marks))}, which must be distinct and after 0; train longer or move them apart"
             )
+        self._run.marks = frozenset(marks)
 
     def _marks(self) -> tuple[float, ...]:
         """Fractions of the run at which something must happen, ascending."""
@@ -58,7 +61,7 @@ class Scheduled:
 
     def due(self, step: int) -> bool:
         """Whether ``step`` is a mark of the schedule or a multiple of ``every``."""
-        return step > 0 and (step % self._plan.every == 0 or step in {self._step(at) for at in self._marks()})
+        return step > 0 and (step % self._plan.every == 0 or step in self._run.marks)
 
     def decide(self, reading: Reading) -> Decision:
         """Do what the schedule wants at this step."""

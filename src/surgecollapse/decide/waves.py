@@ -166,9 +166,7 @@ class Waves(Scheduled):
         if least == most:
             return Decision(phase="sparse", reason=reason, depth=most)
         reason = f"{name}: sparsity {least:.4g} to {most:.4g} at step {reading.step}"
-        return Decision(
-            phase="sparse", reason=reason, depth=(least, most), floor=self.floor, measure=self.measure, initial="zero"
-        )
+        return Decision(phase="sparse", reason=reason, depth=(least, most), floor=self.floor, measure=self.measure)
 
     def state_dict(self) -> dict[str, Any]:
         """The phase, the wave, and the sparsity that it began from."""

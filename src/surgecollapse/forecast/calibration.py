@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, inf
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from surgecollapse.events import Measurement
-from surgecollapse.forecast.combination import Score
+from surgecollapse.forecast.combination import MOST, Score
 from surgecollapse.forecast.features import CLOCK, Feature, Features
 
 Array = NDArray[np.float64]
@@ -84,7 +83,7 @@ def scores_of(score: Score, values: Array) -> Array:
     >>> scores_of(score, np.array([[2.0], [np.nan], [99.0]])).tolist()
     [5.0, 1.0, 11.0]
     """
-    z = np.clip((values - np.array(score.centre)) / np.array(score.scale), -5, 5)
+    z = np.clip((values - np.array(score.centre)) / np.array(score.scale), -MOST, MOST)
     found: Array = np.where(np.isfinite(values), z, 0.0) @ np.array(score.weight) + score.intercept
     return found
 
@@ -129,7 +128,9 @@ def held_out_scores(
     return [found[i] for i in range(len(courses))]
 
 
-def first_alarm(course: Course, scores: Array, threshold: float, *, after: float = 1.0, below: bool = False) -> Any:
+def first_alarm(
+    course: Course, scores: Array, threshold: float, *, after: float = 1.0, below: bool = False
+) -> int | None:
     """Step of the first tick at which the detector would alarm, or ``None``."""
     reached = scores <= threshold if below else scores >= threshold
     reached &= course.steps >= after * course.t_fit

@@ -10,7 +10,7 @@ from typing import Any
 from surgecollapse.events import Alarm, Measurement
 from surgecollapse.forecast.features import Feature, Features
 
-_MOST = 5.0
+MOST = 5.0
 """Deviations from the calibration runs beyond which a feature says no more."""
 
 
@@ -38,23 +38,20 @@ class Score:
 
     def of(self, values: Sequence[float]) -> float:
         """The score of one tick's features."""
-        total = self.intercept
-        for value, centre, scale, weight in zip(values, self.centre, self.scale, self.weight, strict=True):
-            if isfinite(value):
-                total += weight * min(_MOST, max(-_MOST, (value - centre) / scale))
-        return total
+        return self.intercept + sum(self._parts(values))
 
     def leading(self, values: Sequence[float], most: int = 3) -> str:
         """The features that add most to the score, in words."""
-        parts = [
-            (weight * min(_MOST, max(-_MOST, (value - centre) / scale)), feature.name, value)
-            for feature, value, centre, scale, weight in zip(
-                self.features, values, self.centre, self.scale, self.weight, strict=True
-            )
-            if isfinite(value)
+        parts = zip(self._parts(values), self.features, values, strict=True)
+        known = sorted((part for part in parts if isfinite(part[2])), key=lambda part: -abs(part[0]))
+        return ", ".join(f"{feature.name} {value:.3g}" for _, feature, value in known[:most])
+
+    def _parts(self, values: Sequence[float]) -> list[float]:
+        """What each feature adds."""
+        return [
+            weight * min(MOST, max(-MOST, (value - centre) / scale)) if isfinite(value) else 0.0
+            for value, centre, scale, weight in zip(values, self.centre, self.scale, self.weight, strict=True)
         ]
-        parts.sort(key=lambda part: -abs(part[0]))
-        return ", ".join(f"{name} {value:.3g}" for _, name, value in parts[:most])
 
 
 class Combination:

@@ -6,12 +6,8 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from surgecollapse.events import Alarm, Measurement
+from surgecollapse.forecast.features import CLOCK
 from surgecollapse.forecast.times import FIT
-
-__all__ = ["FITTED", "Alarm", "Change", "Detector"]
-
-FITTED = "accuracy/train"
-"""Series whose first value ≥ .99 arms a detector (t_fit)."""
 
 
 class Detector(Protocol):
@@ -59,7 +55,7 @@ class Change:
         """Take the next measurement; the value then is the last one seen at t_fit, or the first after it."""
         if measurement.layer is not None:
             return None
-        if measurement.name == FITTED and measurement.value >= FIT and not self._fitted:
+        if measurement.name == CLOCK and measurement.value >= FIT and not self._fitted:
             self._fitted, self._then = True, self._last
         if measurement.name != self.series:
             return None

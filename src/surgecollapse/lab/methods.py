@@ -162,7 +162,7 @@ _CYCLES: Settings = {
     "policy": "entropy", "timing": "fixed", "phase": 0.1, "cycles_until": 0.5, "freeze_at": 0.75, "floor": 0.3,
     "pump": 0.0, "landing": "gradual",
 }  # fmt: skip
-"""Collapses at once, the last one gradual: the recipe before the waves."""
+"""Collapses at once, the last one gradual: the recipe before the waves (decision 0009), but for its floor of .6 bit."""
 _BY_ENTROPY: Settings = {**_CYCLES, "shortest": 0.05, "longest": 0.15}
 
 _ABLATIONS = (

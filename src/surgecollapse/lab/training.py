@@ -109,9 +109,9 @@ class Training:
 
     @property
     def ended(self) -> bool:
-        """Whether there is nothing left to train: all steps done, stopped early, or the accuracy to stop at kept."""
-        given_up, steering = self.given_up, self.steering
-        return self.step >= self.total or self.stopped_early or self.reached_goal or given_up or steering.stopping
+        """Whether there is nothing left to train: all steps done, stopped, given up, or the goal kept."""
+        stopped = self.stopped_early or self.reached_goal or self.given_up or self.steering.stopping
+        return self.step >= self.total or stopped
 
     @property
     def given_up(self) -> bool:
@@ -342,8 +342,9 @@ class Training:
     def _score(self, x: Tensor, y: Tensor, part: str = "") -> tuple[float, float]:
         """Accuracy in [0, 1], over all positions of text, and loss."""
         logits = predict(self.model, x)
-        for name, value in certainty(logits, part).items() if self.foresight is not None and part in _FORESEEN else ():
-            self._note(name, value)
+        if self.foresight is not None and part in _FORESEEN:
+            for name, value in certainty(logits, part).items():
+                self._note(name, value)
         accuracy = (logits.argmax(dim=-1) == y).double().mean().item()
         return accuracy, self._loss(logits, y).item()
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from surgecollapse.forecast.calibration import Array, Course
-from surgecollapse.forecast.combination import Score
+from surgecollapse.forecast.combination import MOST, Score
 from surgecollapse.forecast.features import Feature
 
 
@@ -33,7 +33,7 @@ def learn(courses: Sequence[Course], features: Sequence[Feature], *, strength: f
     x = np.concatenate([course.values for course in courses])
     weights = run_weights(courses)
     centre, scale = _spread(x)
-    z = np.nan_to_num(np.clip((x - centre) / scale, -5, 5))
+    z = np.nan_to_num(np.clip((x - centre) / scale, -MOST, MOST))
     model = LogisticRegression(C=strength, max_iter=2000)
     model.fit(z, np.repeat(labels, [len(course.steps) for course in courses]), sample_weight=weights)
     return Score(
