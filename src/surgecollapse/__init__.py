@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from surgecollapse.attaching import attach, transform_gradients
+    from surgecollapse.averaging import average_weights
     from surgecollapse.controller import Controller
     from surgecollapse.decide import (
         Cycles,
@@ -35,6 +36,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "attach": "attaching",
+    "average_weights": "averaging",
     "transform_gradients": "attaching",
     "Controller": "controller",
     "Cycles": "decide",
@@ -86,6 +88,7 @@ __all__ = [
     "StableMaxCrossEntropy",
     "Waves",
     "attach",
+    "average_weights",
     "load_run",
     "make_policy",
     "stablemax_cross_entropy",

@@ -15,9 +15,13 @@ import pytest
 import torch
 
 from surgecollapse.lab import checkpoint as checkpoint_module
+from surgecollapse.lab.batches import Batches
 from surgecollapse.lab.checkpoint import CheckpointError, load_checkpoint, step_checkpoints
 from surgecollapse.lab.config import ConfigError, make_config, read_config
+from surgecollapse.lab.data import load_data
 from surgecollapse.lab.evaluate import load_run, predict
+from surgecollapse.lab.models import build_model
+from surgecollapse.lab.objective import make_loss
 from surgecollapse.lab.progress import Silent
 from surgecollapse.lab.run import train
 from surgecollapse.record import RunStore, RunStoreError
@@ -484,3 +488,80 @@ train(configuration("none"), {str(out)!r})
     process.wait()
     train(None, out, resume=True)
     assert_same_run(out, uninterrupted("none"))
+
+
+AVERAGED = {"average_decay": 0.8, "weigh_batches": True}
+
+
+@pytest.mark.parametrize("policy", ["none", "entropy"])
+def test_a_run_that_averages_its_weights_is_resumed_bitwise(policy, tmp_path):
+    train(configuration(policy, **AVERAGED), tmp_path / "whole")
+    out = tmp_path / "run"
+    assert train(configuration(policy, **AVERAGED), out, progress=InterruptAt(17)).status == "interrupted"
+    assert train(None, out, resume=True).status == "complete"
+    assert_same_run(out, tmp_path / "whole")
+    first, second = (
+        load_checkpoint(step_checkpoints(x / "checkpoints")[0])["averaged"] for x in (out, tmp_path / "whole")
+    )
+    assert first["steps"] == second["steps"] == STEPS
+    assert all(torch.equal(x, second["average"][name]) for name, x in first["average"].items())
+
+
+def test_averaging_changes_what_is_evaluated_and_nothing_of_the_training(uninterrupted, tmp_path):
+    out = tmp_path / "run"
+    train(configuration("none", average_decay=0.8, keep_checkpoints=0), out)
+    plain, averaged = (recorded(x)["series"] for x in (uninterrupted("none"), out))
+    assert plain[("loss/train", None)] == averaged[("loss/train", None)]
+    assert plain[("loss/validation", None)] != averaged[("loss/validation", None)]
+    state = load_checkpoint(out / "checkpoints" / "step-50.pt")
+    before = load_checkpoint(uninterrupted("none") / "checkpoints" / "step-50.pt")
+    for name, x in before["model"].items():
+        assert torch.equal(state["model"][name], x), name
+
+
+def test_the_final_weights_and_results_are_those_of_the_average(tmp_path):
+    train(configuration("entropy", average_decay=0.8), tmp_path / "run")
+    run = load_run(tmp_path / "run")
+    state = load_checkpoint(step_checkpoints(tmp_path / "run" / "checkpoints")[0])
+    for name, x in state["averaged"]["average"].items():
+        assert torch.equal(run.model.state_dict()[name], x), name
+        assert torch.equal(state["model"][name], x), name
+    accuracy = (predict(run.model, run.data.x_test).argmax(1) == run.data.y_test).double().mean().item()
+    assert run.summary["accuracy"] == accuracy
+    assert run.summary["sparsity"] == pytest.approx(0.8, abs=1e-3)
+    run.store.close()
+
+
+def test_read_back_in_the_middle_a_run_shows_the_average_that_it_evaluates(tmp_path):
+    out = tmp_path / "run"
+    train(configuration("none", average_decay=0.8), out, progress=InterruptAt(20))
+    run = load_run(out)
+    accuracy = (predict(run.model, run.data.x_validation).argmax(1) == run.data.y_validation).double().mean().item()
+    assert run.store.measurements("accuracy/validation").values[-1] == accuracy
+    assert any(not torch.equal(x, run.model.state_dict()[name]) for name, x in weights(out).items())
+    run.store.close()
+
+
+def test_weighed_by_its_size_a_short_batch_moves_sgd_by_its_samples_share(tmp_path):
+    plain = {"task": "digits", "policy": "none", "optimizer": "sgd", "momentum": 0.0, "lr": 0.1, "dropout": 0.0}
+    plain |= {"warmup": 0, "schedule": "constant", "weight_decay": 0.0, "widths": (8,), "steps": 2}
+    config = make_config(**plain, batch_size=700, weigh_batches=True)
+    data = load_data(config)
+    assert 700 < len(data.x_train) < 1400, "two batches an epoch, the second a short one"
+    model, loss = build_model(config, data), make_loss(config, data)
+    batches = Batches(len(data.x_train), 700, config.seed + 0xBA7C4)
+    for rows in (next(batches), next(batches)):
+        gradients = torch.autograd.grad(loss(model(data.x_train[rows]), data.y_train[rows]), list(model.parameters()))
+        with torch.no_grad():
+            for p, gradient in zip(model.parameters(), gradients, strict=True):
+                p -= 0.1 * len(rows) / 700 * gradient
+    train(config, tmp_path / "run")
+    for name, x in weights(tmp_path / "run").items():
+        torch.testing.assert_close(x, model.state_dict()[name], rtol=0, atol=1e-6)
+
+
+def test_weighing_batches_of_one_size_changes_nothing(tmp_path):
+    whole = {"batch_size": 0, "steps": 5}
+    train(configuration("none", **whole), tmp_path / "plain")
+    train(configuration("none", **whole, weigh_batches=True), tmp_path / "weighed")
+    assert_same_run(tmp_path / "plain", tmp_path / "weighed")

@@ -196,6 +196,7 @@ def test_a_run_with_grokfast_is_the_loop_with_grokfast(tmp_path):
         ({"grokfast": "emma"}, "unknown grokfast 'emma': did you mean 'ema'?"),
         ({"model": "autoregressive", "bias": False}, "bias = false is for model 'mlp', got model 'autoregressive'"),
         ({"embedding_lr": 2.0}, "embedding_lr = 2.0: model 'mlp' has no embeddings; drop it"),
+        ({"position_lr": 2.0}, "position_lr = 2.0: model 'mlp' has no positions; drop it"),
         ({"muon_tokens": True}, "muon_tokens = true has no effect with optimizer = 'adamw': drop it"),
         ({"muon_beta1": 0.5}, "muon_beta1 = 0.5 has no effect with optimizer = 'adamw': drop it"),
         ({"bias": 0}, "bias = 0: expected true or false, got a int"),
@@ -296,6 +297,22 @@ def test_muon_takes_the_hidden_matrices_and_no_embedding_nor_output():
     plain = build_model(make_config(task="grokfast-modular-muon", modulus=7, widths=(8, 16)), data)
     assert torch.equal(net.tokens.weight, 0.1 * plain.tokens.weight)
     assert torch.equal(net.head.weight, plain.head.weight)
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adam"])
+def test_the_table_of_positions_can_have_a_scale_and_a_rate_of_its_own(optimizer):
+    size = {"modulus": 7, "widths": (8, 16), "optimizer": optimizer}
+    own = make_config(task="grokfast-modular", **size, embedding_scale=0.5, position_scale=0.1, position_lr=0.25)
+    both = make_config(task="grokfast-modular", **size, embedding_scale=0.5)
+    data = load_data(own)
+    net, plain = build_model(own, data), build_model(both, data)
+    assert torch.equal(net.positions.weight, 0.1 * plain.positions.weight)
+    assert torch.equal(net.tokens.weight, plain.tokens.weight)
+    groups = make_optimizer(own, net).param_groups
+    factors = {id(p): group["factor"] for group in groups for p in group["params"]}
+    assert sorted(factors) == sorted(id(p) for p in net.parameters())
+    assert [p is net.positions.weight for p in net.parameters() if factors[id(p)] == 0.25] == [True]
+    assert set(factors.values()) == {0.25, 1.0}
 
 
 def test_muon_can_move_the_table_of_tokens_orthogonally_with_its_own_rate():

@@ -111,6 +111,9 @@ class RunConfig(BaseModel):
     embedding_scale: float = Field(
         1.0, gt=0, allow_inf_nan=False, description="Further factor on the initial embedding tables."
     )
+    position_scale: float = Field(
+        1.0, gt=0, allow_inf_nan=False, description="Further factor on the initial table of positions, beside that."
+    )
     precision: Literal["float32", "float64"] = Field("float32", description="Precision of weights and data.")
 
     recipe: Literal["surge-collapse"] | None = Field(
@@ -176,6 +179,9 @@ class RunConfig(BaseModel):
     embedding_lr: float = Field(
         1.0, gt=0, allow_inf_nan=False, description="Factor on the learning rate of embedding tables."
     )
+    position_lr: float = Field(
+        1.0, gt=0, allow_inf_nan=False, description="Further factor on that of the table of positions."
+    )
     muon_lr: float = Field(
         1.0, gt=0, allow_inf_nan=False, description="Factor on the learning rate of hidden matrices under muon."
     )
@@ -188,6 +194,15 @@ class RunConfig(BaseModel):
         "constant", description="Learning rate after the warm-up: constant, or down to zero."
     )
     warmup: int = Field(0, ge=0, description="Steps of linear warm-up.")
+    average_decay: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Evaluate, and end with, an exponential average of the weights of this decay; 0: none.",
+    )
+    weigh_batches: bool = Field(
+        False, description="Weigh the loss of a batch that is short of batch_size (each epoch's last) by its size."
+    )
     clip: float | None = Field(None, gt=0, allow_inf_nan=False, description="Clip the gradient norm to this.")
     grokfast: Literal["none", "ema", "ma"] = Field(
         "none", description="Amplify the slow part of gradients: by an exponential mean (ema) or a window (ma)."
@@ -333,6 +348,9 @@ class RunConfig(BaseModel):
         for key in ("embedding_scale", "embedding_lr"):
             if getattr(self, key) != 1.0 and self.model not in ("transformer", "decoder", "lstm", "gpt"):
                 raise ValueError(f"{key} = {getattr(self, key)}: model {self.model!r} has no embeddings; drop it")
+        for key in ("position_scale", "position_lr"):
+            if getattr(self, key) != 1.0 and self.model not in ("transformer", "decoder", "gpt"):
+                raise ValueError(f"{key} = {getattr(self, key)}: model {self.model!r} has no positions; drop it")
         for key in ("label_noise", "class_weights") if self.task == "kjv" else ():
             if getattr(self, key) != type(self).model_fields[key].default:
                 raise ValueError(f"{key} = {getattr(self, key)!r}: the labels of kjv are its own characters; drop it")

@@ -35,7 +35,8 @@ class LoadedRun:
     config: RunConfig
     data: Data
     model: nn.Module
-    """In eval mode, with the weights of the newest checkpoint: the final ones, if the run is complete."""
+    """In eval mode, with the weights of the newest checkpoint: the final ones, if the run is complete; where the run
+    averages its weights, the average, which is also what it evaluates."""
     step: int
     """Optimizer steps after which the weights were saved."""
     store: RunStore
@@ -70,6 +71,8 @@ def load_run(directory: str | Path, *, warn: Callable[[str], None] | None = None
     model = build_model(config, data)
     with must_fit(folder / "checkpoints"):
         model.load_state_dict(state["model"])
+        if state.get("averaged") is not None:
+            model.load_state_dict(state["averaged"]["average"], strict=False)
     store = RunStore(folder / "run.db")
     return LoadedRun(
         directory=folder,

@@ -270,6 +270,8 @@ def build_model(config: RunConfig, data: Data) -> nn.Module:
         for module in model.modules():
             if isinstance(module, nn.Embedding):
                 module.weight.mul_(config.embedding_scale)
+                if module is getattr(model, "positions", None):
+                    module.weight.mul_(config.position_scale)
     return model.to(getattr(torch, config.precision))
 
 

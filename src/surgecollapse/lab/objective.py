@@ -93,15 +93,17 @@ def make_optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer
 
     ``muon`` moves the hidden matrices by Muon and embeddings, norms, biases and the output layer by AdamW; with
     ``muon_tokens`` it moves the table of tokens, too, but not that of positions. Embeddings have a group of their own
-    where ``embedding_lr`` is not 1; a group's ``factor`` multiplies the rate.
+    where ``embedding_lr`` is not 1, and the table of positions where ``position_lr`` is not; a group's ``factor``
+    multiplies the rate.
     """
     if config.optimizer == "muon":
         return _muon(config, model)
     parameters: Any = list(model.parameters())
-    if config.embedding_lr != 1.0:
-        tables = _tables(model)
+    apart = _tables(config, model)
+    if any(group["factor"] != 1.0 for group in apart):
+        tables = [table for group in apart for table in group["params"]]
         rest = [p for p in parameters if not any(p is table for table in tables)]
-        parameters = [{"params": rest, "factor": 1.0}, {"params": tables, "factor": config.embedding_lr}]
+        parameters = [{"params": rest, "factor": 1.0}, *apart]
     rate, decay, betas = config.lr, config.weight_decay, (config.momentum, config.beta2)
     if config.optimizer == "adamw":
         return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay, betas=betas)
@@ -114,28 +116,39 @@ def make_optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer
     return torch.optim.RMSprop(parameters, lr=rate, weight_decay=decay, momentum=config.momentum, alpha=config.beta2)
 
 
-def _tables(model: nn.Module) -> list[Tensor]:
-    return [module.weight for module in model.modules() if isinstance(module, nn.Embedding)]
+def _tables(config: RunConfig, model: nn.Module) -> list[dict[str, Any]]:
+    """Groups of embedding tables: all, or positions apart where they have a rate of their own."""
+    positions = getattr(model, "positions", None) if config.position_lr != 1.0 else None
+    found = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+    groups = [
+        {"params": [table.weight for table in found if table is not positions], "factor": config.embedding_lr},
+        {
+            "params": [table.weight for table in found if table is positions],
+            "factor": config.embedding_lr * config.position_lr,
+        },
+    ]
+    return [group for group in groups if group["params"]]
 
 
 def _muon(config: RunConfig, model: nn.Module) -> Muon:
-    tables = _tables(model)
+    tables = _tables(config, model)
     head = getattr(model, "head", None)
-    output = [] if head is None else [head.weight]
+    apart = [*(table for group in tables for table in group["params"]), *([] if head is None else [head.weight])]
     matrices: list[Tensor] = []
     vectors: list[Tensor] = []
     for p in model.parameters():
-        if not any(p is weight for weight in (*tables, *output)):
+        if not any(p is weight for weight in apart):
             (matrices if p.ndim == 2 else vectors).append(p)
     tokens = getattr(model, "tokens", None) if config.muon_tokens else None
-    by_muon = [table for table in tables if tokens is not None and table is tokens.weight]
-    tables = [table for table in tables if not any(table is moved for moved in by_muon)]
+    by_muon = [] if tokens is None else [tokens.weight]
+    for group in tables:
+        group["params"] = [table for table in group["params"] if not any(table is moved for moved in by_muon)]
     decay = config.weight_decay if config.decay_vectors else 0.0
     groups: list[dict[str, Any]] = [
         {"params": matrices, "kind": "muon", "factor": config.muon_lr},
-        {"params": output, "factor": 1.0},
+        {"params": [] if head is None else [head.weight], "factor": 1.0},
         {"params": vectors, "factor": 1.0, "weight_decay": decay},
-        {"params": tables, "factor": config.embedding_lr},
+        *tables,
         {"params": by_muon, "kind": "muon", "factor": config.embedding_lr},
     ]
     return Muon(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from surgecollapse.attaching import TransformedGradients
+    from surgecollapse.averaging import AveragedWeights
     from surgecollapse.controller import Controller
     from surgecollapse.events import Alarm, Event
     from surgecollapse.lab.config import RunConfig
@@ -74,6 +75,7 @@ class Training:
         self.transforms: TransformedGradients | None = None
         self.watched: WatchedTraining | None = None
         self.controller = self._attach()
+        self.averaged = self._average()
         self.steering = Steering(self.record) if self.controller is None else self.controller.steering
         self.steering.by_hand = True
         self.steering.handlers.update(handlers(self))
@@ -136,6 +138,8 @@ class Training:
                 self.transforms.remove()
             if self.watched is not None:
                 self.watched.remove()
+            if self.averaged is not None:
+                self.averaged.remove()
             self._store = None
 
     def _attach(self) -> Controller | None:
@@ -189,6 +193,13 @@ class Training:
             monitor_budget=budget,
             criterion=self._loss,
         )
+
+    def _average(self) -> AveragedWeights | None:
+        from surgecollapse import average_weights
+
+        if not self.config.average_decay:
+            return None
+        return average_weights(self.model, self.optimizer, decay=self.config.average_decay, controller=self.controller)
 
     def record(self, event: Event) -> None:
         """Pass an event on to the store, which is made after everything else is in order, and to the detectors."""
@@ -277,7 +288,8 @@ class Training:
         self.optimizer.zero_grad()
         labels = self.data.y_train[rows]
         loss = self._loss(self.model(self.data.x_train[rows]), labels)
-        loss.backward()  # type: ignore[no-untyped-call]
+        weight = len(rows) / self._batches.batch_size if config.weigh_batches else 1.0
+        (loss * weight).backward()  # type: ignore[no-untyped-call]
         if config.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
         if self.controller is not None:
@@ -341,7 +353,8 @@ class Training:
 
     def _score(self, x: Tensor, y: Tensor, part: str = "") -> tuple[float, float]:
         """Accuracy in [0, 1], over all positions of text, and loss."""
-        logits = predict(self.model, x)
+        with nullcontext() if self.averaged is None else self.averaged.applied():
+            logits = predict(self.model, x)
         if self.foresight is not None and part in _FORESEEN:
             for name, value in certainty(logits, part).items():
                 self._note(name, value)
@@ -366,9 +379,14 @@ class Training:
     def finish(self) -> None:
         """Make the mask exact, test once, write the summary and the last checkpoint."""
         if self.stopped_early and self._best is not None:
-            self.model.load_state_dict(load_checkpoint(self._checkpoints / "best.pt")["model"])
+            best = load_checkpoint(self._checkpoints / "best.pt")
+            self.model.load_state_dict(best["model"])
+            if self.averaged is not None:
+                self.averaged.load_state_dict(best["averaged"])
         if self.controller is not None and not self.config.ends_dense:
             self.controller.finalize()
+        if self.averaged is not None:
+            self.averaged.apply()
         step, store = self.step, self.store
         validation, _ = self._score(self.data.x_validation, self.data.y_validation)
         accuracy, loss = self._measure("test", self.data.x_test, self.data.y_test)
@@ -441,6 +459,7 @@ class Training:
             "transforms": None if self.transforms is None else self.transforms.state_dict(),
             "watched": None if self.watched is None else self.watched.state_dict(),
             "foresight": None if self.foresight is None else self.foresight.state_dict(),
+            "averaged": None if self.averaged is None else self.averaged.state_dict(),
             "batches": self._batches.state_dict(),
             "torch_rng": torch.get_rng_state(),
             "best": self._best,
@@ -470,6 +489,8 @@ class Training:
             self.watched.load_state_dict(state["watched"])
         if self.foresight is not None and state.get("foresight") is not None:
             self.foresight.load_state_dict(state["foresight"])
+        if self.averaged is not None:
+            self.averaged.load_state_dict(state["averaged"])
         self._batches.load_state_dict(state["batches"])
         torch.set_rng_state(state["torch_rng"])
         self._best, self._best_step, self._worse = state["best"], state["best_step"], state["worse"]
