@@ -91,6 +91,7 @@ def run(
     out: Annotated[Path | None, Parameter(group=_FIRST)] = None,
     resume: Annotated[Path | None, Parameter(group=_FIRST)] = None,
     replay: Annotated[Path | None, Parameter(group=_FIRST)] = None,
+    to: Annotated[str | None, Parameter(group=_FIRST)] = None,
     flags: Annotated[Flags | None, Parameter(name="*")] = None,
 ) -> int:
     """Train one net and record everything in a run directory.
@@ -105,12 +106,14 @@ def run(
         resume: Go on with the run in this directory, bit for bit as if it had never stopped. Takes no other flags.
         replay: Train again as this run was trained, with the same interventions by people after the same steps, to
             bitwise the same weights. Takes no other flags but --out.
+        to: Comma-separated trackers that follow the run while it trains: tensorboard, trackio, wandb (offline), mlflow.
         flags: Keys of the configuration.
     """
     from surgecollapse.lab.progress import for_terminal
     from surgecollapse.lab.run import train
 
     values = _given(flags)
+    trackers = [name.strip() for name in (to or "").split(",") if name.strip()]
     if replay is not None:
         others = [
             *values,
@@ -121,19 +124,19 @@ def run(
         if others:
             raise ConfigError(f"--replay takes the run as it was: drop {', '.join(others)}")
         folder = out or _free(replay.with_name(f"{replay.name}-replay"))
-        result = train(None, folder, replay=replay, progress=for_terminal())
+        result = train(None, folder, replay=replay, progress=for_terminal(), trackers=trackers)
     elif resume is not None:
         others = [*values, *(["task"] if task else []), *(["config"] if config else []), *(["out"] if out else [])]
         if others:
             raise ConfigError(f"--resume takes the run as it was begun: drop {', '.join(others)}")
-        result = train(None, resume, resume=True, progress=for_terminal())
+        result = train(None, resume, resume=True, progress=for_terminal(), trackers=trackers)
     else:
         if task is not None:
             values["task"] = task
         settled = read_config(config, **values) if config is not None else make_config(**values)
         name = task if task in EXPERIMENTS else f"{settled.task}-{settled.policy}"
         folder = out or _free(Path("runs") / f"{name}-s{settled.seed}")
-        result = train(settled, folder, progress=for_terminal())
+        result = train(settled, folder, progress=for_terminal(), trackers=trackers)
     return _tell(result)
 
 
@@ -228,7 +231,8 @@ def _numbers(text: str) -> dict[str, float]:
 def report(
     *runs: Path,
     out: Path | None = None,
-    to: Literal["html", "tensorboard"] = "html",
+    to: Literal["html", "tensorboard", "trackio", "wandb", "mlflow"] = "html",
+    follow: bool = False,
     touched: bool = False,
 ) -> int:
     """Write the report of one run, or of several to compare, as one HTML page and PNGs, or for a tracker.
@@ -236,7 +240,9 @@ def report(
     Args:
         runs: Run directories.
         out: Folder of the report. Default: report/ in the run, or beside the runs if there are several.
-        to: html, or tensorboard: event files of each run, in its folder tensorboard.
+        to: html, or a tracker: tensorboard (event files in the run), trackio (its local project surgecollapse), wandb
+            (offline files beside the run) or mlflow (mlruns beside the run).
+        follow: Go on telling the tracker until the run ends.
         touched: Compare also runs that a person changed while they trained.
     """
     from surgecollapse.lab.report import write_report
@@ -248,8 +254,10 @@ def report(
     for folder in runs:
         if not (folder / "run.db").is_file():
             raise ConfigError(f"{folder} holds no run: expected a directory made by `surgecollapse run`")
-    if to == "tensorboard":
-        return _to_tensorboard(runs, out)
+    if to != "html":
+        return _to_tracker(to, runs, out, follow=follow)
+    if follow:
+        raise ConfigError("--follow is for trackers: a report is written once; `surgecollapse watch` shows a run live")
     if len(runs) > 1 and not touched:
         runs = _untouched(runs)
     place = out or (runs[0] / "report" if len(runs) == 1 else runs[0].parent / "report")
@@ -257,13 +265,17 @@ def report(
     return 0
 
 
-def _to_tensorboard(runs: Sequence[Path], out: Path | None) -> int:
-    """Write event files of every run."""
-    from surgecollapse.lab.exporters import to_tensorboard
+def _to_tracker(name: str, runs: Sequence[Path], out: Path | None, *, follow: bool) -> int:
+    """Write every run for a tracker; follow one until it ends, or whoever started this is gone."""
+    from surgecollapse.lab.exporters import export_to
 
+    if follow and len(runs) > 1:
+        raise ConfigError("--follow takes one run: start one command for each")
+    parent = os.getppid()
     for folder in runs:
-        place = None if out is None else out / folder.name if len(runs) > 1 else out
-        _say(f"tensorboard --logdir {to_tensorboard(folder, place)}")
+        own = name == "tensorboard" and len(runs) > 1 and out is not None
+        place = out / folder.name if own and out is not None else out
+        _now(export_to(name, folder, place, until=(lambda: os.getppid() != parent) if follow else None))
     return 0
 
 
@@ -572,9 +584,10 @@ def _one_line(error: Exception) -> str:
     if isinstance(error.__cause__, pydantic.ValidationError):
         return explain(error.__cause__)
     if isinstance(error, ModuleNotFoundError):
-        extra = {"safetensors": "export"}.get(
-            str(error.name), "onnx" if str(error.name).startswith("onnx") else "plots"
-        )
+        from surgecollapse.lab.exporters import TRACKERS
+
+        extras = {"safetensors": "export", **{package: name for name, package in TRACKERS.items()}}
+        extra = extras.get(str(error.name), "onnx" if str(error.name).startswith("onnx") else "plots")
         return f"{error.name} is not installed: pip install 'surgecollapse[{extra}]'"
     if isinstance(error, UnusedCliTokensError):
         return f"nothing is known to do with {' '.join(error.unused_tokens or [])}: see --help"

@@ -16,6 +16,7 @@ from surgecollapse.lab.checkpoint import CheckpointError, latest_checkpoint, mus
 from surgecollapse.lab.config import ConfigError, as_mapping, read_config, write_config
 from surgecollapse.lab.costs import step_costs
 from surgecollapse.lab.environment import environment
+from surgecollapse.lab.exporters import check_tracker, exporting
 from surgecollapse.lab.interrupt import Interrupt
 from surgecollapse.lab.progress import Progress, Silent
 from surgecollapse.lab.training import Training
@@ -24,7 +25,7 @@ from surgecollapse.record.filesystem import is_network
 from surgecollapse.steering import effective
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from surgecollapse.lab.config import RunConfig
 
@@ -50,6 +51,7 @@ def train(
     resume: bool = False,
     replay: str | Path | None = None,
     progress: Progress | None = None,
+    trackers: Sequence[str] = (),
 ) -> RunResult:
     """Train, recording everything in the directory ``out``.
 
@@ -64,6 +66,7 @@ def train(
         replay: a run directory whose configuration is taken, and whose interventions by people are repeated after the
             same steps: the weights become bitwise the same.
         progress: who is shown how it goes; nobody by default.
+        trackers: which of :data:`~surgecollapse.lab.exporters.TRACKERS` follow the run while it trains.
 
     Returns:
         How it ended.
@@ -75,6 +78,8 @@ def train(
         RunStoreError: if the directory cannot be written.
     """
     folder, progress = Path(out), progress or Silent()
+    for name in trackers:
+        check_tracker(name)
     if resume:
         config = _config_to_resume(folder)
     else:
@@ -85,7 +90,9 @@ def train(
         raise ConfigError("no configuration given: pass one, or resume a directory that holds a run")
     with _isolated(config):
         try:
-            return _resume(config, folder, progress) if resume else _begin(config, folder, progress, replay)
+            if resume:
+                return _resume(config, folder, progress, trackers)
+            return _begin(config, folder, progress, replay, trackers)
         except (RuntimeError, MemoryError) as error:
             if isinstance(error, RuntimeError) and "allocate memory" not in str(error):
                 raise
@@ -94,7 +101,9 @@ def train(
             progress.stop()
 
 
-def _begin(config: RunConfig, folder: Path, progress: Progress, replay: str | Path | None) -> RunResult:
+def _begin(
+    config: RunConfig, folder: Path, progress: Progress, replay: str | Path | None, trackers: Sequence[str]
+) -> RunResult:
     """Start a run; one that fails before its first step leaves nothing behind."""
     training = Training(config, folder / "checkpoints", progress)
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
@@ -103,13 +112,13 @@ def _begin(config: RunConfig, folder: Path, progress: Progress, replay: str | Pa
             _explain_place(folder, progress)
             if replay is not None:
                 _repeat(Path(replay), folder, store)
-            return _go_on(training, store, folder, progress)
+            return _go_on(training, store, folder, progress, trackers)
     finally:
         if training.step == 0:
             _discard(folder, missing)
 
 
-def _resume(config: RunConfig, folder: Path, progress: Progress) -> RunResult:
+def _resume(config: RunConfig, folder: Path, progress: Progress, trackers: Sequence[str]) -> RunResult:
     """Go on from the newest good checkpoint, or from the start if none was written."""
     with RunStore(folder / "run.db", mode="a") as store:
         if store.get("status") == "complete":
@@ -128,7 +137,7 @@ def _resume(config: RunConfig, folder: Path, progress: Progress) -> RunResult:
             with must_fit(folder / "checkpoints"):
                 training.load_state_dict(state)
             store.truncate_after(training.step)
-        return _go_on(training, store, folder, progress)
+        return _go_on(training, store, folder, progress, trackers)
 
 
 def _repeat(source: Path, folder: Path, store: RunStore) -> None:
@@ -151,10 +160,10 @@ def _open_queue(training: Training, folder: Path) -> None:
     steering.replay(again)
 
 
-def _go_on(training: Training, store: RunStore, folder: Path, progress: Progress) -> RunResult:
-    with training.recorded(store):
+def _go_on(training: Training, store: RunStore, folder: Path, progress: Progress, trackers: Sequence[str]) -> RunResult:
+    store.set("status", "running")
+    with exporting(folder, trackers, progress.note), training.recorded(store):
         _open_queue(training, folder)
-        store.set("status", "running")
         status = "failed"
         try:
             with Interrupt() as interrupt:

@@ -11,5 +11,17 @@ from surgecollapse.record.frames import Run, load_run
 from surgecollapse.record.memory import MemoryRecorder
 from surgecollapse.record.schema import RunStoreError
 from surgecollapse.record.store import RunStore, Series
+from surgecollapse.record.tail import News, Tail
 
-__all__ = ["Asked", "CommandQueue", "MemoryRecorder", "Run", "RunStore", "RunStoreError", "Series", "load_run"]
+__all__ = [
+    "Asked",
+    "CommandQueue",
+    "MemoryRecorder",
+    "News",
+    "Run",
+    "RunStore",
+    "RunStoreError",
+    "Series",
+    "Tail",
+    "load_run",
+]

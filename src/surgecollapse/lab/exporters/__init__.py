@@ -1,10 +1,12 @@
-"""Runs for the trackers that people already use; each exporter is one file and one optional package."""
+"""Runs in the trackers that people already use; each is one file and one optional package.
+
+An exporter is a reader of the run store: it tells afterwards, or follows a run while it trains, from a process of its
+own. The record is the truth, and no tracker can stop training or make it wait.
+"""
 
 from __future__ import annotations
 
-from surgecollapse.lab.exporters.tensorboard import to_tensorboard
+from surgecollapse.lab.exporters.export import TRACKERS, check_tracker, export_to, to_tensorboard
+from surgecollapse.lab.exporters.live import exporting
 
-__all__ = ["EXPORTERS", "to_tensorboard"]
-
-EXPORTERS = {"tensorboard": to_tensorboard}
-"""Name of a tracker → what writes a run for it: (run directory, folder) → where it lies."""
+__all__ = ["TRACKERS", "check_tracker", "export_to", "exporting", "to_tensorboard"]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, LogNorm
+from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from sklearn.metrics import (  # type: ignore[import-untyped]
     accuracy_score,
@@ -130,10 +131,15 @@ def evaluate(predictions: Predictions) -> Scores:
     )
 
 
-def draw_confusion(ax: Axes, predictions: Predictions) -> None:
-    """Draw the confusion matrix with counts (many classes: shades only)."""
-    count = len(predictions.names)
-    matrix = confusion_matrix(predictions.labels, predictions.predicted, labels=list(range(count)))
+def draw_confusion(ax: Axes, matrix: Array, classes: Sequence[str]) -> None:
+    """Draw a confusion matrix with counts (many classes: shades only).
+
+    Args:
+        ax: where.
+        matrix: shape (K, K), rows are true classes.
+        classes: their K names.
+    """
+    count = len(classes)
     shades = LinearSegmentedColormap.from_list("blues", [BLUE + "26", BLUE])
     shown = np.ma.masked_equal(matrix, 0)
     image = ax.imshow(shown, cmap=shades, norm=LogNorm(vmin=1, vmax=max(2, int(matrix.max()))))
@@ -145,7 +151,7 @@ def draw_confusion(ax: Axes, predictions: Predictions) -> None:
             # White on the full blue of either theme; pale cells let the page through, and so take its ink.
             ax.text(j, i, str(matrix[i, j]), ha="center", va="center", fontsize=9.5,
                     color="#ffffff" if dark else INK)  # fmt: skip
-        names = [shorten(name, 10) for name in predictions.names]
+        names = [shorten(name, 10) for name in classes]
         long = max(map(len, names)) > 2
         ax.set_xticks(range(count), names, rotation=90 if long else 0)
         ax.set_yticks(range(count), names)
@@ -159,13 +165,22 @@ def draw_confusion(ax: Axes, predictions: Predictions) -> None:
 
 
 @styled
+def confusion_figure(matrix: Array, classes: Sequence[str]) -> Figure:
+    """A confusion matrix alone; arguments as of :func:`draw_confusion`."""
+    size = 4.8 if len(classes) <= 12 else 5.8
+    figure = canvas(size + 0.5, size)
+    draw_confusion(figure.add_subplot(), matrix, classes)
+    return figure
+
+
+@styled
 def confusion(run: RunData, name: str) -> Picture | None:
     """The confusion matrix of one run; ``None`` without predictions."""
     if run.predictions is None:
         return None
-    size = 4.8 if len(run.predictions.names) <= 12 else 5.8
-    figure = canvas(size + 0.5, size)
-    draw_confusion(figure.add_subplot(), run.predictions)
+    count = len(run.predictions.names)
+    matrix = confusion_matrix(run.predictions.labels, run.predictions.predicted, labels=list(range(count)))
+    figure = confusion_figure(matrix, run.predictions.names)
     wrong = int((run.predictions.predicted != run.predictions.labels).sum())
     caption = (
         f"Confusion matrix on the {run.predictions.split} data: {wrong} of {len(run.predictions.labels)} rows are "
