@@ -10,6 +10,7 @@ import json
 import os
 import shlex
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -92,6 +93,7 @@ def run(
     resume: Annotated[Path | None, Parameter(group=_FIRST)] = None,
     replay: Annotated[Path | None, Parameter(group=_FIRST)] = None,
     to: Annotated[str | None, Parameter(group=_FIRST)] = None,
+    watch: Annotated[bool, Parameter(group=_FIRST, negative="")] = False,
     flags: Annotated[Flags | None, Parameter(name="*")] = None,
 ) -> int:
     """Train one net and record everything in a run directory.
@@ -106,38 +108,42 @@ def run(
         resume: Go on with the run in this directory, bit for bit as if it had never stopped. Takes no other flags.
         replay: Train again as this run was trained, with the same interventions by people after the same steps, to
             bitwise the same weights. Takes no other flags but --out.
+        watch: Serve the live page of the run's folder while it trains, and print its address.
         to: Comma-separated trackers that follow the run while it trains: tensorboard, trackio, wandb (offline), mlflow.
         flags: Keys of the configuration.
     """
+    from surgecollapse.dashboard.beside import page_beside
     from surgecollapse.lab.progress import for_terminal
     from surgecollapse.lab.run import train
 
     values = _given(flags)
-    trackers = [name.strip() for name in (to or "").split(",") if name.strip()]
+    kept = {"task": task, "config": config, "out": out, "resume": resume}
+    settled: RunConfig | None = None
     if replay is not None:
-        others = [
-            *values,
-            *(["task"] if task else []),
-            *(["config"] if config else []),
-            *(["resume"] if resume else []),
-        ]
-        if others:
-            raise ConfigError(f"--replay takes the run as it was: drop {', '.join(others)}")
+        _refuse("--replay takes the run as it was", values, kept, "task", "config", "resume")
         folder = out or _free(replay.with_name(f"{replay.name}-replay"))
-        result = train(None, folder, replay=replay, progress=for_terminal(), trackers=trackers)
     elif resume is not None:
-        others = [*values, *(["task"] if task else []), *(["config"] if config else []), *(["out"] if out else [])]
-        if others:
-            raise ConfigError(f"--resume takes the run as it was begun: drop {', '.join(others)}")
-        result = train(None, resume, resume=True, progress=for_terminal(), trackers=trackers)
+        _refuse("--resume takes the run as it was begun", values, kept, "task", "config", "out")
+        folder = resume
     else:
         if task is not None:
             values["task"] = task
         settled = read_config(config, **values) if config is not None else make_config(**values)
         name = task if task in EXPERIMENTS else f"{settled.task}-{settled.policy}"
         folder = out or _free(Path("runs") / f"{name}-s{settled.seed}")
-        result = train(settled, folder, progress=for_terminal(), trackers=trackers)
+    trackers = [name.strip() for name in (to or "").split(",") if name.strip()]
+    with page_beside(folder.parent, _note) if watch else nullcontext():
+        result = train(
+            settled, folder, resume=resume is not None, replay=replay, progress=for_terminal(), trackers=trackers
+        )
     return _tell(result)
+
+
+def _refuse(reason: str, values: dict[str, Any], given: dict[str, Any], *names: str) -> None:
+    """Say which of the words of a command line do not go together."""
+    others = [*values, *(name for name in names if given[name])]
+    if others:
+        raise ConfigError(f"{reason}: drop {', '.join(others)}")
 
 
 @app.command
@@ -597,6 +603,11 @@ def _one_line(error: Exception) -> str:
 
 def _say(line: str) -> None:
     sys.stdout.write(line + "\n")
+
+
+def _note(line: str) -> None:
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
 
 
 def _fail(line: str, code: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -326,8 +327,17 @@ class Controller:
             return
         decision = self.policy.decide(reading)
         if decision.acts or decision.phase != self.phase:
-            self._record(decision)
+            self._record(replace(decision, eligible=self._eligible(decision)))
         self._carry_out(decision)
+
+    def _eligible(self, decision: Decision) -> int | None:
+        """The first step at which the policy reads again and may act, as far as it knows."""
+        earliest = getattr(self.policy, "earliest", lambda step: step + 1)(self.step)
+        if earliest is None or decision.freeze:
+            return None
+        first = max(earliest, self.step + 1)
+        every = self.plan.every
+        return next((s for s in range(first, first + every) if s % every == 0 or self.policy.due(s)), None)
 
     def _carry_out(self, decision: Decision) -> None:
         self.decision, self.phase = decision, decision.phase

@@ -124,6 +124,8 @@ class Decision:
     """Standard deviation of the input noise from now on; ``None`` leaves it, ``0.0`` stops it."""
     freeze: bool = False
     """Whether the mask is final from now on."""
+    eligible: int | None = None
+    """First step at which the policy may act again, as the controller records it; ``None``: never, or unknown."""
 
     @property
     def acts(self) -> bool:

@@ -118,6 +118,9 @@ class Policy(Stateful, Protocol):
 
     A policy with an attribute ``from_start = True`` is asked once more, before the first optimizer step, with a reading
     of step 0 that has seen nothing yet (static masks, RigL).
+
+    One with a method ``earliest(step) -> int | None`` says before which step, greater than ``step``, it will surely not
+    act, because of a dwell or a schedule (``None``: never again); it is shown, and decides nothing.
     """
 
     def start(self, plan: Plan) -> None:

@@ -18,6 +18,7 @@ from surgecollapse.lab.checkpoint import load_checkpoint
 from surgecollapse.lab.config import ConfigError, make_config
 from surgecollapse.lab.exporters import TRACKERS, export_to, to_tensorboard
 from surgecollapse.lab.exporters import export as export_module
+from surgecollapse.lab.exporters import live
 from surgecollapse.lab.exporters.following import follow
 from surgecollapse.lab.run import train
 from surgecollapse.record import CommandQueue, RunStore, Tail, load_run
@@ -181,6 +182,14 @@ def test_a_tail_reads_nothing_twice(run):
     assert (second.measurements, second.events, second.arrays, second.back) == ([], [], [], None)
 
 
+@pytest.fixture
+def patient(monkeypatch):
+    """A busy machine may take long to start a process of low priority."""
+    monkeypatch.setattr(live, "PATIENCE", 250.0)
+    monkeypatch.setattr(live, "_NICE", 0)
+
+
+@pytest.mark.usefixtures("patient")
 def test_a_run_that_is_followed_is_bitwise_the_run_that_is_not(run, tmp_path):
     notes = []
     with_report(tmp_path / "run")
@@ -209,6 +218,7 @@ class Noted:
     def stop(self): ...
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_tracker_that_fails_stops_nothing(tmp_path):
     notes, folder = [], tmp_path / "run"
     folder.mkdir()

@@ -8,6 +8,9 @@ import sqlite3
 import time
 from typing import Any
 
+from surgecollapse.events import Measurement, Reading, from_dict
+from surgecollapse.state import REMEMBERED, StateReader
+
 SILENT = 60.0
 """Seconds without a write after which a run that never said that it ended is called silent."""
 BUCKETS = 800
@@ -32,39 +35,70 @@ def status_of(connection: sqlite3.Connection, changed: float) -> dict[str, Any]:
 
 
 def state(connection: sqlite3.Connection, changed: float) -> dict[str, Any]:
-    """The state strip: phase, why, where the run is and when it is read next.
+    """The state strip: state and phase, why, where the run is and when its policy may act next.
 
     Returns:
         JSON-ready values; ``None`` for what the run has not recorded.
     """
     found = status_of(connection, changed)
     config = meta(connection, "config", {})
+    reader = state_reader(connection, config.get("every"))
     reading = _last(connection, "Reading")
     decision = _last(connection, "Decision")
     act = _last(connection, "Intervention")
     alarm = _last(connection, "Alarm")
-    every = config.get("every")
     step = connection.execute("SELECT max(step) FROM events").fetchone()[0] or 0
     for (series,) in connection.execute("SELECT id FROM series WHERE name IN ('loss/train', 'sparsity')").fetchall():
         last = connection.execute("SELECT max(step) FROM measurements WHERE series = ?", (series,)).fetchone()[0]
         step = max(step, last or 0)
-    next_step = reading["step"] + every if reading and every and found["status"] == "live" else None
     return found | {
         "step": step,
         "total": config.get("steps"),
+        "name": reader.state.name,
+        "cause": reader.state.why,
         "phase": decision["phase"] if decision else (act or {}).get("phase"),
         "why": decision["reason"] if decision else (act or {}).get("reason"),
         "last": None if act is None else {key: act[key] for key in ("step", "kind", "reason")},
         "alarm": alarm,
-        "next": next_step,
+        "next": reader.next_step if found["status"] == "live" else None,
         "sparsity": act["sparsity_after"] if act else None,
         "entropy": reading["entropy"] if reading else None,
         "loss": reading["loss"] if reading else None,
-        "finite": reading["finite"] if reading else True,
         "held": _switched(connection, "hold", "resume"),
         "paused": _switched(connection, "pause", "continue"),
         "checkpoints": meta(connection, "checkpoints", []),
     }
+
+
+def state_reader(connection: sqlite3.Connection, every: int | None) -> StateReader:
+    """The state of a run as far as its record goes, of what the state is judged by alone."""
+    reader = StateReader(every)
+    rows = connection.execute(
+        "SELECT step, json_extract(body, '$.entropy'), json_extract(body, '$.finite') FROM events "
+        "WHERE kind = 'Reading' ORDER BY step DESC LIMIT ?",
+        (REMEMBERED,),
+    ).fetchall()
+    for step, entropy, sound in rows[::-1]:
+        reader.take(Reading(step=step, entropy=entropy, finite=bool(sound)))
+    for kinds in ("('collapse', 'surge')", "('pump')", "('freeze')"):
+        _give(
+            reader,
+            connection,
+            f"kind = 'Intervention' AND json_extract(body, '$.kind') IN {kinds} ORDER BY step DESC, id DESC",
+        )
+    for kind in ("Alarm", "Decision"):
+        _give(reader, connection, f"kind = '{kind}' ORDER BY step DESC, id DESC")
+    query = "SELECT step, value FROM measurements WHERE series = (SELECT id FROM series WHERE name = 'loss/train' "
+    row = connection.execute(query + "AND layer = '') ORDER BY step DESC LIMIT 1").fetchone()
+    if row is not None:
+        reader.take(Measurement(step=row[0], name="loss/train", value=float("nan") if row[1] is None else row[1]))
+    return reader
+
+
+def _give(reader: StateReader, connection: sqlite3.Connection, where: str) -> None:
+    row = connection.execute(f"SELECT kind, version, body FROM events WHERE {where} LIMIT 1").fetchone()
+    if row is not None:
+        reader.take(from_dict({"kind": row[0], "version": row[1], "event": json.loads(row[2])}))
 
 
 def series_of(connection: sqlite3.Connection) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from surgecollapse.dashboard.reading import sparkline, status_of
+from surgecollapse.dashboard.reading import sparkline, state_reader, status_of
 from surgecollapse.record.schema import check, connect
 
 _DEEPEST = 4
@@ -78,6 +78,8 @@ class Runs:
             with closing(connect(path, "r")) as connection:
                 check(connection, path)
                 row |= status_of(connection, row["changed"]) | {"line": sparkline(connection)}
+                if row["status"] == "live":
+                    row["state"] = state_reader(connection, None).state.name
         except (sqlite3.Error, ValueError, OSError) as error:
             row |= {"status": "unreadable", "why": str(error), "line": []}
         self._rows[run] = mark, row

@@ -108,6 +108,12 @@ class Cycles:
         plan = guards.started(self._run.plan, owner="Cycles")
         return step > 0 and (step % plan.every == 0 or self.schedule.marks(step))
 
+    def earliest(self, step: int) -> int | None:
+        """The first step after ``step`` at which a phase begins; ``None`` once the mask is final."""
+        if self._run.phase == "frozen":
+            return None
+        return next((mark.step for mark in self.schedule.boundaries if mark.step > step), step + 1)
+
     def decide(self, reading: Reading) -> Decision:
         """Bring training into the phase that the schedule wants at this step."""
         run = self._run

@@ -202,6 +202,17 @@ class EntropyBoundedCycles:
         start, end = self._schedule.dense_end, self._schedule.cycles_end
         return start <= step <= end and (step - start) % self._shortest_steps == 0
 
+    def earliest(self, step: int) -> int | None:
+        """The first step after ``step`` at which the present phase may end; ``None`` once the mask is final."""
+        run, schedule = self._run, self._schedule
+        if self.periodic or run.phase in ("dense", "frozen"):
+            return None if run.phase == "frozen" else self._fixed.earliest(step)
+        if run.pumping:  # it stops as soon as the measure is back
+            return step + 1
+        if step >= schedule.cycles_end:
+            return schedule.freeze if self.landing == "drop" else step + 1
+        return max(step + 1, min(to_step(run.since) + self._shortest_steps, schedule.cycles_end))
+
     def decide(self, reading: Reading) -> Decision:
         """Begin the next phase, or say why the present one goes on."""
         if self.periodic:

@@ -156,6 +156,19 @@ class EntropyRules:
         plan = guards.started(self._run.plan, owner="EntropyRules")
         return step > 0 and (step % plan.every == 0 or step == self._freeze_step(plan))
 
+    def earliest(self, step: int) -> int | None:
+        """The step at which the shorter of dwell and cool-down is over; ``None`` once the mask is final."""
+        run = self._run
+        plan = guards.started(run.plan, owner="EntropyRules")
+        if run.phase == "frozen":
+            return None
+        if run.acted_at is None or run.pump > 0.0:
+            return step + 1
+        left = min(self.dwell, self.cooldown) - (run.readings - run.acted_at)
+        free = step + 1 if left <= 0 else (step // plan.every + left) * plan.every
+        freeze = self._freeze_step(plan)
+        return free if freeze is None or freeze <= step else min(free, freeze)
+
     def decide(self, reading: Reading) -> Decision:
         """Answer one reading."""
         run = self._run

@@ -1,4 +1,4 @@
-"""What a person sees while a run trains: a bar on a terminal, plain lines elsewhere, or nothing."""
+"""What a person sees while a run trains: a state strip and a bar on a terminal, plain lines elsewhere, or nothing."""
 
 from __future__ import annotations
 
@@ -8,8 +8,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 if TYPE_CHECKING:
+    from rich.live import Live
     from rich.progress import Progress as RichBar
     from rich.progress import TaskID
+    from rich.text import Text
+
+    from surgecollapse.state import TrainingState
+
+STYLES = {
+    "stable": "black on green",
+    "collapse": "white on blue",
+    "surge": "black on yellow",
+    "pump": "white on magenta",
+    "plateau": "black on cyan",
+    "alarm": "bold white on red",
+}
+"""How the terminal shows a state; it is written out, so that nobody needs the colour."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +37,10 @@ class Snapshot:
     loss: float
     accuracy: float | None
     """Validation accuracy at the last evaluation, in [0, 1]."""
+    state: TrainingState | None = None
+    """The state, in one word and why."""
+    next_step: int | None = None
+    """First step at which the policy may act again."""
 
 
 class Progress(Protocol):
@@ -102,48 +120,77 @@ class Lines:
 
 
 class Bar:
-    """A live bar on standard error: phase, sparsity, entropy, loss, validation accuracy, time left."""
+    """The state strip over a live bar, on standard error.
+
+    One line says the state, why it is so, and when the policy may act next; one says phase, sparsity, entropy, loss and
+    validation accuracy; the bar, how far the run is.
+    """
 
     def __init__(self) -> None:
+        self._live: Live | None = None
         self._bar: RichBar | None = None
         self._task: TaskID | None = None
 
     def start(self, title: str, total: int, done: int) -> None:
-        """Open the bar."""
+        """Open it."""
         from rich.console import Console
+        from rich.live import Live
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
         self.stop()
+        console = Console(stderr=True)
         self._bar = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=18),
             TextColumn("{task.completed}/{task.total}"),
-            TextColumn("{task.fields[state]}"),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            console=Console(stderr=True),
+            console=console,
         )
-        self._bar.start()
-        self._task = self._bar.add_task(title, total=total, completed=done, state="")
+        self._task = self._bar.add_task(title, total=total, completed=done)
+        self._live = Live(self._bar, console=console, refresh_per_second=5)
+        self._live.start()
 
     def update(self, snapshot: Snapshot) -> None:
-        """Move the bar."""
-        if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=snapshot.step, state=describe(snapshot))
+        """Show where the run is."""
+        from rich.console import Group
+        from rich.text import Text
+
+        if self._live is None or self._bar is None or self._task is None:
+            return
+        self._bar.update(self._task, completed=snapshot.step)
+        lines = [] if snapshot.state is None else [strip(snapshot.state, snapshot.next_step)]
+        lines.append(Text(describe(snapshot), no_wrap=True, overflow="ellipsis"))
+        self._live.update(Group(*lines, self._bar))
 
     def note(self, line: str) -> None:
-        """Write the line above the bar."""
-        if self._bar is None:
+        """Write the line above it."""
+        if self._live is None:
             sys.stderr.write(line + "\n")
         else:
-            self._bar.console.print(line, markup=False, highlight=False)
+            self._live.console.print(line, markup=False, highlight=False)
 
     def stop(self) -> None:
-        """Close the bar; its last state stays on the screen."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+        """Close it; what it last said stays on the screen."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+
+def strip(state: TrainingState, next_step: int | None) -> Text:
+    """The state in one line that fits the terminal.
+
+    >>> from surgecollapse.state import TrainingState
+    >>> strip(TrainingState(name="collapse", why="step 50: high entropy"), 100).plain
+    ' COLLAPSE  next decision: step 100 · step 50: high entropy'
+    """
+    from rich.text import Text
+
+    line = Text(no_wrap=True, overflow="ellipsis")
+    line.append(f" {state.name.upper()} ", style=STYLES[state.name])
+    line.append(" " + (f"next decision: step {next_step} · " if next_step is not None else "") + state.why)
+    return line
 
 
 def describe(snapshot: Snapshot) -> str:

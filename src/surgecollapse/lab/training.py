@@ -30,6 +30,7 @@ from surgecollapse.lab.objective import make_loss, make_optimizer, make_transfor
 from surgecollapse.lab.progress import Snapshot
 from surgecollapse.lab.sketch import CountSketch
 from surgecollapse.lab.summary import weight_summary
+from surgecollapse.state import REMEMBERED, StateReader
 from surgecollapse.steering import Steering
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ class Training:
         self.rate_factor = 1.0
         self.to_repeat: frozenset[int] = frozenset()
         self._store: RunStore | None = None
+        self._state = StateReader(config.every)
         self._checkpoints = checkpoints
         self._progress = progress
         self._loss = make_loss(config, self.data)
@@ -129,6 +131,7 @@ class Training:
     def recorded(self, store: RunStore) -> Iterator[None]:
         """Record into ``store`` for the length of a block; after it the controller is detached."""
         self._store = store
+        self._recall()
         try:
             yield
         finally:
@@ -204,11 +207,20 @@ class Training:
     def record(self, event: Event) -> None:
         """Pass an event on to the store, which is made after everything else is in order, and to the detectors."""
         self.store.record(event)
+        self._state.take(event)
         if self.foresight is not None and isinstance(event, Measurement):
             self.foresight.take(event)
 
+    def _recall(self) -> None:
+        """Judge the state by what the record has, after a resume or a roll-back."""
+        self._state, store = StateReader(self.config.every), self.store
+        known: list[Any] = [*store.readings()[-REMEMBERED:], *store.interventions(), *store.alarms()]
+        for event in sorted(known, key=lambda event: event.step):
+            self._state.take(event)
+
     def _alarm(self, alarm: Alarm) -> None:
         self.store.record(alarm)
+        self._state.take(alarm)
         self._progress.note(f"step {alarm.step}: {alarm.detector}: {alarm.forecast} ({alarm.reason})")
 
     def _note(self, name: str, value: float) -> None:
@@ -262,6 +274,7 @@ class Training:
             if later > step:
                 checkpoint_path(self._checkpoints, later).unlink()
         self.store.truncate_after(step)
+        self._recall()
         self.steering.roll_back(step)
 
     @property
@@ -371,6 +384,8 @@ class Training:
             entropy=readings[-1].entropy if readings else None,
             loss=loss,
             accuracy=self._accuracy,
+            state=self._state.state,
+            next_step=self._state.next_step,
         )
         self._progress.update(snapshot)
 

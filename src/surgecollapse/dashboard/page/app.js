@@ -44,7 +44,7 @@ async function list(generation) {
         box.type = "checkbox"; box.value = run.id; box.checked = chosen.has(run.id); box.onchange = choose; box.dataset.key = "b" + run.id;
         box.setAttribute("aria-label", "compare " + run.name); open.dataset.key = "o" + run.id;
         open.onclick = () => go([run.id]);
-        const cells = [make("td"), make("td"), make("td", run.status + (run.touched ? " · touched" : ""), "mark " + run.status), make("td")];
+        const cells = [make("td"), make("td"), make("td", run.status + (run.state ? " · " + run.state : "") + (run.touched ? " · touched" : ""), "mark " + run.status), make("td")];
         if (run.why) cells[2].title = run.why;
         cells[0].append(box); cells[1].append(open); if (run.line.length) cells[3].append(sparkline(run.line));
         row.append(...cells);
@@ -147,14 +147,14 @@ function later() { if (!now.dirty) { now.dirty = true; requestAnimationFrame(() 
 
 function strip(run) {
   const s = run.state, percent = (v) => (v === null ? "–" : (100 * v).toFixed(1) + "%");
-  const alarm = !s.finite ? "ALARM: not finite" : null;
-  const facts = [["run", s.status + (s.touched ? ", touched" : ""), s.status], ["phase", alarm ?? (s.held ? "held · " : "") + (s.paused ? "paused · " : "") + (s.phase ?? "–"), alarm ? "failed" : ""],
-    ["step", s.total ? `${s.step} / ${s.total}` : String(s.step)], ["next decision", s.next === null ? "–" : `step ${s.next}`], ["sparsity", percent(s.sparsity)], ["entropy", short(s.entropy)], ["loss", short(s.loss)],
+  const facts = [["run", s.status + (s.touched ? ", touched" : ""), s.status], ["state", s.name, "state"], ["step", s.total ? `${s.step} / ${s.total}` : String(s.step)],
+    ["phase", (s.held ? "held · " : "") + (s.paused ? "paused · " : "") + (s.phase ?? "–")], ["next decision", s.next === null ? "–" : `step ${s.next}`], ["sparsity", percent(s.sparsity)], ["entropy", short(s.entropy)], ["loss", short(s.loss)],
     ["last act", s.last ? `${s.last.kind} at ${s.last.step}` : "–"]];
   if (s.alarm) facts.push(["alarm", `${s.alarm.forecast}, says ${s.alarm.detector} at ${s.alarm.step}`, s.alarm.forecast === "generalises" ? "live" : "failed", s.alarm.reason]);
-  $("strip").dataset.phase = alarm ? "alarm" : s.phase ?? "";
-  $("strip").replaceChildren(...facts.map(([name, value, cls, title]) => { const d = make("div"); if (title) d.title = title; d.append(make("span", name), make("b", value, cls)); return d; }));
-  const why = make("div", undefined, "why"); why.append(make("span", "why"), make("b", s.why ?? (s.status === "live" ? "no decision yet" : "–"))); $("strip").append(why);
+  facts.push([`why ${s.name}`, s.cause, "", "", "why"]);
+  if (s.why && !s.cause.endsWith(s.why)) facts.push(["last decision", s.why, "", "", "why"]);
+  $("strip").dataset.state = s.name;
+  $("strip").replaceChildren(...facts.map(([name, value, cls, title, wide]) => { const d = make("div", undefined, wide); if (title) d.title = title; d.append(make("span", name), make("b", value, cls)); return d; }));
 }
 
 // charts

@@ -13,7 +13,7 @@ from surgecollapse.lab.exporters.export import check_tracker
 
 PATIENCE = 120.0
 """Seconds for which a run that has ended waits for its exporters."""
-_NICE = 10
+_NICE = 5
 _late: list[subprocess.Popen[bytes]] = []
 """Exporters that go on by themselves."""
 
