@@ -16,9 +16,8 @@ from surgecollapse import commands
 from surgecollapse.events import Alarm
 from surgecollapse.lab.checkpoint import load_checkpoint
 from surgecollapse.lab.config import ConfigError, make_config
-from surgecollapse.lab.exporters import TRACKERS, export_to, to_tensorboard
+from surgecollapse.lab.exporters import TRACKERS, export_to, live, to_tensorboard
 from surgecollapse.lab.exporters import export as export_module
-from surgecollapse.lab.exporters import live
 from surgecollapse.lab.exporters.following import follow
 from surgecollapse.lab.run import train
 from surgecollapse.record import CommandQueue, RunStore, Tail, load_run
