@@ -58,7 +58,8 @@ WAVES: dict[str, Any] = {"dense_until": 0.05, "waves": 4, "last_wave_at": 0.5}
 
 
 def _waves(**options: Any) -> dict[str, Any]:
-    return {"policy": "waves", "policy_options": options, **FAST}
+    """Bounded by on/off entropy, down to half the target's density, unless said otherwise."""
+    return {"policy": "waves", "policy_options": {"measure": "on_off", "thinnest": 0.5, **options}, **FAST}
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -252,6 +253,25 @@ VARIANTS: dict[str, dict[str, Any]] = {
         for end, spread in {"": {}, "-layer": LAYER, "-lamp": {"saliency": "lamp"}}.items()
     },
     "waves-4-surge-0.35-layer": {**_waves(**WAVES, floor=0.3, surge=0.35), **LAYER},
+    # Thirteenth round: deeper waves, for 80, 90 and 95%; the number is the share of the target's density.
+    "fast-rigl-layer": {"policy": "rigl", **_options(layers="layer"), **FAST},
+    **{
+        f"waves-4-thinnest-{share:g}": {**_waves(**WAVES, floor=0.3, surge=0.35, thinnest=share), **LAYER}
+        for share in (0.165, 0.25, 0.33, 0.34)
+    },
+    # Fourteenth round: bounded by how certain the predictions on the probe batch still are.
+    **{
+        f"waves-4-certainty-{floor:g}-thinnest-{share:g}{end}": {
+            **_waves(**WAVES, floor=floor, surge=0.35, thinnest=share, measure="certainty"), **spread
+        }
+        for floor in (0.5, 0.6, 0.7, 0.8)
+        for share in (0.05, 0.1, 0.2)
+        for end, spread in {"-layer": LAYER, "-lamp": {"saliency": "lamp"}}.items()
+    },
+    "waves-4-certainty-0.6-drop-0.2-layer": {
+        **_waves(**WAVES, floor=0.6, surge=0.35, thinnest=0.1, measure="certainty"), **LAYER, "dropout": 0.2
+    },
+    "waves-4-surge-0.35-floor-1-lamp": {**_waves(**WAVES, floor=1.0, surge=0.35), "saliency": "lamp"},
 }
 
 

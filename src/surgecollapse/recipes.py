@@ -10,7 +10,14 @@ RECIPES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "surge-collapse": {
             "policy": "waves",
-            "policy_options": {"dense_until": 0.05, "waves": 4, "last_wave_at": 0.5, "surge": 0.35, "floor": 0.3},
+            "policy_options": {
+                "dense_until": 0.05,
+                "waves": 4,
+                "last_wave_at": 0.5,
+                "surge": 0.35,
+                "measure": "certainty",
+                "floor": 0.6,
+            },
         },
     }
 )

@@ -32,7 +32,7 @@ def follow(policy: Waves | GradualPruning, plan: Plan, *, deep: float = 1.0) -> 
 
 def test_three_waves_by_hand() -> None:
     # T = 1000: waves begin at 100, 275, 450, end at 250, 425, 750; the target is .8, half its density .9.
-    made = follow(Waves(floor=0.0), Plan(sparsity=0.8, total_steps=1000, every=25))
+    made = follow(Waves(floor=0.0, thinnest=0.5), Plan(sparsity=0.8, total_steps=1000, every=25))
     assert made[75][0].phase == made[100][0].phase == "dense"
     halfway = 1 - 0.5**3  # the share of the way, at the middle of a wave
     assert made[175][1] == pytest.approx(0.9 * halfway)
@@ -78,12 +78,14 @@ def test_a_wave_rests_until_the_next_one() -> None:
     waves=st.integers(1, 4),
     surge=st.floats(0.01, 1.0),
     deep=st.floats(0.0, 1.0),
+    thinnest=st.floats(0.01, 1.0),
 )
 def test_never_deeper_than_allowed_and_exact_at_the_end(
-    sparsity: float, total: int, every: int, waves: int, surge: float, deep: float
+    sparsity: float, total: int, every: int, waves: int, surge: float, deep: float, thinnest: float
 ) -> None:
-    made = follow(Waves(waves=waves, surge=surge), Plan(sparsity=sparsity, total_steps=total, every=every), deep=deep)
-    deepest = 1 - (1 - sparsity) / 2
+    policy = Waves(waves=waves, surge=surge, thinnest=thinnest)
+    made = follow(policy, Plan(sparsity=sparsity, total_steps=total, every=every), deep=deep)
+    deepest = 1 - thinnest * (1 - sparsity)
     assert all(value <= deepest + 1e-12 for _, value in made.values())
     assert sum(decision.surge is not None for decision, _ in made.values()) == waves - 1
     frozen = [decision for decision, _ in made.values() if decision.freeze]
@@ -98,7 +100,8 @@ def test_never_deeper_than_allowed_and_exact_at_the_end(
         ({"rest": 0.2}, "leaves nothing of a wave: 3 waves are 0.175 of the run long"),
         ({"surge": 0.0}, "surge must be in"),
         ({"floor": 1.5}, "floor must be in"),
-        ({"measure": "loss"}, "measure must be one of on_off, entropy"),
+        ({"thinnest": 0.0}, "thinnest must be in"),
+        ({"measure": "loss"}, "measure must be one of certainty, on_off, entropy"),
     ],
 )
 def test_impossible_options_are_refused(options: dict[str, float], message: str) -> None:
@@ -107,7 +110,5 @@ def test_impossible_options_are_refused(options: dict[str, float], message: str)
 
 
 def test_what_cannot_be_planned_is_refused() -> None:
-    with pytest.raises(ValueError, match="is shallower than the target"):
-        Waves(deepest=0.8).start(Plan(sparsity=0.9, total_steps=1000, every=25))
     with pytest.raises(ValueError, match="too short for Waves"):
         Waves().start(Plan(sparsity=0.9, total_steps=10, every=1))

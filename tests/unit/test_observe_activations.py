@@ -421,3 +421,37 @@ def test_a_probe_measure_is_the_same_each_time_and_moves_nothing():
 
 def test_a_measure_that_is_not_defined_is_no_hindrance():
     assert math.isinf(Observer(nn.ReLU(), ActivationReader(nn.ReLU(), {}), Probe(), generator()).measure("entropy"))
+
+
+class _Answers(nn.Module):
+    """Answers what it is told to, whatever it is asked."""
+
+    def __init__(self, answers):
+        super().__init__()
+        self.answers = answers
+
+    def forward(self, x):
+        return self.answers
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(3, 4), (2, 5, 4)])
+def test_certainty_is_one_minus_the_normalised_entropy_of_the_predictions(shape, dtype):
+    def certainty(answers):
+        model = _Answers(answers)
+        return Observer(model, ActivationReader(model, {}), Probe(torch.zeros(3, 2)), generator()).measure("certainty")
+
+    even, sure = torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype)
+    sure[..., 0] = 50.0
+    assert certainty(even) == pytest.approx(0.0, abs=1e-6)
+    assert certainty(sure) == pytest.approx(1.0, abs=1e-6)
+    assert certainty({"labels": torch.ones(3, dtype=torch.long), "logits": sure}) == pytest.approx(1.0, abs=1e-6)
+    two = torch.zeros(shape, dtype=dtype)
+    two[..., :2] = 50.0  # two classes out of four: ln 2 / ln 4
+    assert certainty(two) == pytest.approx(0.5, abs=1e-6)
+
+
+def test_certainty_of_a_single_output_is_not_defined():
+    model = _Answers(torch.ones(3, 1))
+    assert Observer(model, ActivationReader(model, {}), Probe(torch.ones(3, 2)), generator()).measure("certainty") < 0
+    assert Observer(model, ActivationReader(model, {}), Probe(), generator()).measure("certainty") < 0

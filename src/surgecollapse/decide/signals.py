@@ -13,6 +13,9 @@ from surgecollapse.events import Reading
 MEASURES = ("on_off", "entropy")
 """Attributes of :class:`~surgecollapse.events.Reading` that a floor may bound."""
 
+DEPTH_MEASURES = ("certainty", *MEASURES)
+"""What a depth may be bounded by: it is measured on the probe batch."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signals:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from surgecollapse.decide import guards
 from surgecollapse.decide.frame import Scheduled
+from surgecollapse.decide.signals import DEPTH_MEASURES
 from surgecollapse.events import Decision, Plan, Reading
 
 
@@ -33,9 +34,9 @@ class Waves(Scheduled):
     It ends at e_k: ``rest`` before the next one begins, so that the net can settle; the last at ``freeze_at``, with the
     exact target and the final mask. At the beginning of every wave but the first a *surge* reopens ``surge`` of the
     pruned weights, at zero, by |EMA of the dense gradient|. The depth d of the last wave is the target; that of the
-    others lies between the target and ``deepest``: the controller goes as deep as leaves the ``measure`` of the probe
-    batch at ``floor`` or above. With ``floor=1`` it stays at the target, with ``floor=0`` it always goes to
-    ``deepest``.
+    others lies between the target and ``thinnest`` of its density: the controller goes as deep as leaves the ``measure`` of the probe
+    batch at ``floor`` or above. By default that is how certain the predictions are. With ``floor=1`` it stays at the target, with ``floor=0`` it always goes to
+    ``thinnest``.
 
     AC/DC (arXiv 2106.12379) alternates too, but collapses at once and reopens everything; one wave is gradual pruning.
 
@@ -46,9 +47,10 @@ class Waves(Scheduled):
         freeze_at: fraction at which the mask is frozen, at most 1.
         rest: fraction of the run between the end of a wave and the next surge, in [0, 1).
         surge: share of the pruned weights that a surge reopens, in (0, 1].
-        deepest: greatest sparsity of the waves before the last; default 1 − (1 − s)/2, half the target's density.
+        thinnest: least density of the waves before the last, as a share of the target's density, in (0, 1].
         floor: lowest value of ``measure`` that counts as enough (bits for ``on_off``), in [0, 1].
-        measure: ``on_off`` (lowest on/off unit entropy over layers) or ``entropy`` (mean activation entropy).
+        measure: ``certainty`` (1 − the normalised entropy of the predictions on the probe batch), ``on_off`` (lowest
+            on/off unit entropy over layers) or ``entropy`` (mean activation entropy).
 
     Raises:
         ValueError: if an option is out of range, or a wave would be no longer than its rest.
@@ -63,7 +65,7 @@ class Waves(Scheduled):
     ...     elif decision.surge is not None:
     ...         sparsity *= 1 - decision.surge
     >>> round(made[43].depth[1], 3), made[45].surge, round(made[75].depth, 3), made[75].freeze
-    (0.9, 0.5, 0.8, True)
+    (0.98, 0.5, 0.8, True)
     """
 
     dense_until: float = 0.10
@@ -72,9 +74,9 @@ class Waves(Scheduled):
     freeze_at: float = 0.75
     rest: float = 0.025
     surge: float = 0.5
-    deepest: float | None = None
+    thinnest: float = 0.1
     floor: float = 0.6
-    measure: str = "on_off"
+    measure: str = "certainty"
     growth: ClassVar[str] = "ema_gradient"
     _wave: _Wave = field(default_factory=_Wave, init=False, repr=False)
 
@@ -86,10 +88,9 @@ class Waves(Scheduled):
         guards.fraction("freeze_at", self.freeze_at, zero=False)
         guards.fraction("rest", self.rest, one=False)
         guards.fraction("surge", self.surge, zero=False)
+        guards.fraction("thinnest", self.thinnest, zero=False)
         guards.fraction("floor", self.floor)
-        guards.one_of("measure", self.measure, ("on_off", "entropy"))
-        if self.deepest is not None:
-            guards.fraction("deepest", self.deepest, one=False)
+        guards.one_of("measure", self.measure, DEPTH_MEASURES)
         if not self.dense_until < self.last_wave_at < self.freeze_at:
             raise ValueError(
                 "expected dense_until < last_wave_at < freeze_at, got "
@@ -121,13 +122,8 @@ class Waves(Scheduled):
         """Learn the plan and forget any earlier run.
 
         Raises:
-            ValueError: if ``total_steps`` is missing or too short, or ``deepest`` is shallower than the target.
+            ValueError: if ``total_steps`` is missing or too short.
         """
-        if self.deepest is not None and self.deepest < plan.sparsity:
-            raise ValueError(
-                f"deepest={self.deepest!r} is shallower than the target sparsity {plan.sparsity!r}: "
-                "give at least the target, or leave it out"
-            )
         super().start(plan)
         object.__setattr__(self, "_wave", _Wave())
 
@@ -152,7 +148,7 @@ class Waves(Scheduled):
         wave, plan = self._wave, self._plan
         begin, end = self._step(self._begins()[wave.index]), self._step(self._ends()[wave.index])
         share = 1.0 - (1.0 - min(1.0, (reading.step - begin) / (end - begin))) ** 3
-        deepest = 1.0 - (1.0 - plan.sparsity) / 2.0 if self.deepest is None else self.deepest
+        deepest = 1.0 - self.thinnest * (1.0 - plan.sparsity)
         least, most = (
             wave.start + share * max(0.0, depth - wave.start)
             for depth in (plan.sparsity, plan.sparsity if wave.index == self.waves - 1 else deepest)

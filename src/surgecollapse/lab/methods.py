@@ -138,9 +138,9 @@ _ALL = (
         description="Waves: gradual collapses with surges between them, as deep as entropy allows: the recipe.",
         settings=RECIPES["surge-collapse"],
         trials=(
-            *({"dropout": 0.1, **how, "policy_options": {"floor": f}} for f in (0.3, 1.0) for how in _HOWS),
-            {"dropout": 0.05, **_LAMP, "policy_options": {"floor": 0.3}},
-            {"dropout": 0.2, **_EVEN, "policy_options": {"floor": 0.3}},
+            *({"dropout": 0.1, **how, "policy_options": {"floor": f}} for f in (0.6, 1.0) for how in _HOWS),
+            {"dropout": 0.05, **_LAMP, "policy_options": {"floor": 0.6}},
+            {"dropout": 0.2, **_EVEN, "policy_options": {"floor": 0.6}},
         ),
     ),
 )
@@ -167,7 +167,7 @@ _BY_ENTROPY: Settings = {**_CYCLES, "shortest": 0.05, "longest": 0.15}
 
 _ABLATIONS = (
     _ablation("recipe", "The recipe."),
-    _ablation("fixed-depth", "Always half the target's density.", floor=0.0),
+    _ablation("fixed-depth", "Always half the target's density.", floor=0.0, thinnest=0.5),
     _ablation("target-depth", "Never deeper than the target.", floor=1.0),
     _ablation("one-wave", "No surge at all.", waves=1),
     _ablation("two-waves", "One surge.", waves=2),

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from surgecollapse.events import LayerReading, Reading
-from surgecollapse.functional import target_entropy
-from surgecollapse.modules import canonical_name
+from surgecollapse.functional import predictive_entropy, target_entropy
+from surgecollapse.modules import canonical_name, tensors_in
 from surgecollapse.observe.activations import ActivationReader
 from surgecollapse.observe.passages import follow_units
 from surgecollapse.observe.probe import Probe
@@ -93,10 +93,23 @@ class Observer:
     def measure(self, name: str) -> float:
         """Take one measure of the net as it is now, on the probe batch; −∞ where it is not defined.
 
-        A floor that cannot be measured is never met: a collapse then goes no deeper than its target.
+        A floor that cannot be measured is never met: a collapse then goes no deeper than its target. ``certainty`` is
+        1 − H(softmax(z))/ln K, the mean over rows (and positions) of the model's outputs z of K classes, on the last
+        axis of its first floating-point output; of a single output it is not defined.
         """
+        if name == "certainty":
+            return self._certainty()
         value = getattr(_assemble(0, 0.0, self._probe_layers(), {}, "probe"), name)
         return -math.inf if value is None else float(value)
+
+    def _certainty(self) -> float:
+        self._reader.disarm()
+        if not self._probe.known:
+            return -math.inf
+        outputs = (t for t in tensors_in(self._probe.forward(self._model)) if t.is_floating_point() and t.ndim >= 2)
+        logits = next(outputs, None)
+        value = math.nan if logits is None else predictive_entropy(logits.flatten(0, -2).float()).item()
+        return 1.0 - value if math.isfinite(value) else -math.inf
 
     def activation_energy(self) -> dict[str, float]:
         """Mean squared activation of each site on the probe batch; empty while no probe is known."""

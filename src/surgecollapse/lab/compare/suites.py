@@ -110,13 +110,13 @@ _ALL = (
             Entry(
                 label="mnist-cnn",
                 title="MNIST, CNN 16-32",
-                settings={**_IMAGES, "task": "mnist", "model": "cnn", "widths": (16, 32), "steps": 3_000},
+                settings={**_IMAGES, "task": "mnist", "model": "cnn", "widths": (16, 32), "steps": 1_500},
                 sparsities=(0.9,),
             ),
             Entry(
                 label="fashion-cnn",
                 title="Fashion-MNIST, CNN 16-32",
-                settings={**_IMAGES, "task": "fashion-mnist", "model": "cnn", "widths": (16, 32), "steps": 4_000},
+                settings={**_IMAGES, "task": "fashion-mnist", "model": "cnn", "widths": (16, 32), "steps": 2_000},
                 sparsities=(0.9,),
             ),
             Entry(
@@ -135,7 +135,7 @@ _ALL = (
                     "weight_decay": 0.1,
                     "beta2": 0.99,
                     "clip": 1.0,
-                    "steps": 1_500,
+                    "steps": 1_000,
                     "batch_size": 16,
                     "dropout": 0.0,
                 },
