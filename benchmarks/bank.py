@@ -1,7 +1,7 @@
 """The bank of runs: hundreds of small nets, of which some grok, each with its settings and all its readings.
 
     python benchmarks/bank.py                        # everything; what is finished is never repeated
-    python benchmarks/bank.py --tasks s4 mnist
+    python benchmarks/bank.py --blocks s4 s5
     python benchmarks/bank.py --ratio                # a stack over as many separate runs, interleaved
 
 Goal: at least 100 runs that grok and 100 that do not, within four core-hours; a stack of 16 in less time than 16 runs.
@@ -20,32 +20,32 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from surgecollapse.lab.bank.members import problem
-from surgecollapse.lab.bank.plan import TASKS, block
+from surgecollapse.lab.bank.plan import BLOCKS, block
 from surgecollapse.lab.bank.stack import BETAS, EPS, Stack
 from surgecollapse.lab.bank.store import facts_of, read_bank, write_stack
 
 
-def generate(tasks: list[str], out: Path) -> None:
+def generate(names: list[str], out: Path) -> None:
     """Train the stacks that have no file yet."""
     out.mkdir(parents=True, exist_ok=True)
     jobs = [
-        (task, i, members, out / f"{task}-{i:02d}.npz")
-        for task in tasks
-        for i, members in enumerate(block(task).stacks())
+        (name, i, members, out / f"{name}-{i:02d}.npz")
+        for name in names
+        for i, members in enumerate(block(name).stacks())
     ]
     missing = [job for job in jobs if not job[3].exists()]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, refresh_per_second=1) as bar:
-        shown = bar.add_task("", total=sum(block(task).steps * len(members) for task, _, members, _ in missing))
+        shown = bar.add_task("", total=sum(block(name).steps * len(members) for name, _, members, _ in missing))
         done = 0
-        for task, i, members, path in missing:
-            bar.update(shown, description=f"{task}, stack {i}")
+        for name, i, members, path in missing:
+            bar.update(shown, description=f"{name}, stack {i}")
 
             def tell(step: int, done: int = done, members: tuple = members) -> None:
                 bar.update(shown, completed=done + step * len(members))
 
-            write_stack(path, task, members, block(task), tell)
-            done += block(task).steps * len(members)
+            write_stack(path, members, block(name), tell)
+            done += block(name).steps * len(members)
 
 
 def table(out: Path) -> str:
@@ -127,7 +127,7 @@ def ratio(task: str = "add-23", count: int = 16, steps: int = 200, repeats: int 
 def main() -> None:
     """Generate what is missing, write and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", nargs="*", default=list(TASKS), choices=TASKS, metavar="TASK")
+    parser.add_argument("--blocks", nargs="*", default=list(BLOCKS), choices=BLOCKS, metavar="NAME")
     parser.add_argument("--out", type=Path, default=Path("runs/bank"), help="folder of the files")
     parser.add_argument("--table", type=Path, default=Path(__file__).parent / "results" / "bank.md")
     parser.add_argument("--ratio", action="store_true", help="only measure what stacking gains")
@@ -137,7 +137,7 @@ def main() -> None:
     if options.ratio:
         print(ratio())
         return
-    generate(options.tasks, options.out)
+    generate(options.blocks, options.out)
     text = table(options.out)
     options.table.write_text(text, encoding="utf-8")
     print(text)

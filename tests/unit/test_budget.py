@@ -1,18 +1,22 @@
-"""The budget keeper: what fits runs as asked, what does not is rotated and stretched, and noise moves nothing."""
+"""The budget keeper: what fits runs as asked, what does not is rotated, stretched or put off, and noise moves nothing."""
 
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
+import surgecollapse.observe.stopwatch
+import surgecollapse.observe.watch
 from surgecollapse import MemoryRecorder, watch_training
-from surgecollapse.observe.budget import BudgetKeeper
+from surgecollapse.observe.budget import GUESS, MOST, RESERVE, BudgetKeeper
 
 
-def keeper(step=0.01, every=10, limit=0.02):
+def keeper(step=0.01, every=10, limit=0.02 / (1 - RESERVE)):
+    """Earns 2% of its steps."""
     made = BudgetKeeper(every=every, limit=limit)
     for _ in range(20):
         made.step_took(step)
@@ -88,6 +92,106 @@ def test_a_budget_out_of_range_is_refused(limit):
         BudgetKeeper(every=10, limit=limit)
     with pytest.raises(ValueError, match="every"):
         BudgetKeeper(every=0)
+
+
+def test_nothing_is_spent_before_it_was_earned():
+    made = BudgetKeeper(every=10, limit=0.02)
+    assert made.wait({"a": 0.0}) == 1  # no step was seen: nothing is known
+    made.step_took(0.01)
+    earned = (1 - RESERVE) * 0.02 * 0.01
+    assert made.wait({"a": 0.5}) == -(-(GUESS[0] + 0.5 * 0.01 - earned) // earned)
+    made.event_took({"a": 0.0001, "b": 0.0001})
+    assert made.wait({"a": 9.0, "b": 9.0}) == 2  # what is known is not guessed: .4 ms in all, of which .17 are earned
+    assert BudgetKeeper(every=10, limit=None).wait({"a": 1e9}) == 0
+
+
+def test_an_event_that_was_not_its_own_is_charged_in_part():
+    made = keeper()
+    for _ in range(5):
+        made.event_took({"a": 0.001})
+    debt = made.wait({"a": 0.0})
+    made.event_took({"a": 3600.0})  # the machine was put to sleep
+    assert made.report().share > 1000
+    for _ in range(5):
+        made.event_took({"a": 0.001})
+    assert made.wait({"a": 0.0}) == pytest.approx(debt + (5 + MOST) * 0.001 / (0.02 * 0.01), abs=1)
+
+
+def test_what_was_learned_is_in_the_state():
+    made = keeper()
+    made.event_took({"a": 0.008, "b": 0.001}, rotating={"a"}, layers=6)
+    again = BudgetKeeper(every=3, limit=made.limit)
+    again.load_state_dict(made.state_dict())
+    assert (again.every, again.turns, again.report().seconds) == (made.every, made.turns, made.report().seconds)
+    older = {key: value for key, value in made.state_dict().items() if key in ("asked", "every", "turns")}
+    again.load_state_dict(older)
+    assert (again.every, again.report().seconds) == (made.every, {})
+
+
+class Dear:
+    """Lets the clock run on at its events."""
+
+    needs = ()
+
+    def __init__(self, clock, name, costs, **options):
+        self.clock, self.name, self.costs, self.spent, self.starts = clock, name, costs, 0.0, []
+        self.__dict__.update(options)
+
+    def measure(self, scene):
+        self.starts.append(scene.step)
+        cost = self.costs[min(len(self.starts), len(self.costs)) - 1] * max(1, len(scene.weights)) / 4
+        self.clock.now, self.spent = self.clock.now + cost, self.spent + cost
+        return {f"{self.name}/one": 1.0}
+
+
+def simulate(monkeypatch, step_seconds, made, steps=12_000, every=20, limit=0.02):
+    """Train a net of four weights by a clock that moves when it is told to; the share spent after every step."""
+    clock = SimpleNamespace(now=0.0)
+    fake = SimpleNamespace(perf_counter=lambda: clock.now)
+    monkeypatch.setattr(surgecollapse.observe.watch, "time", fake)
+    monkeypatch.setattr(surgecollapse.observe.stopwatch, "time", fake)
+    model = nn.Sequential(*(nn.Linear(2, 2, bias=False) for _ in range(4)))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    monitors, shares = made(clock), []
+    with watch_training(model, optimizer, monitors=monitors, every=every, budget=limit):
+        for step in range(1, steps + 1):
+            clock.now += step_seconds
+            optimizer.step()
+            shares.append(sum(monitor.spent for monitor in monitors) / (step * step_seconds))
+    return monitors, shares
+
+
+CLOCKED = {
+    "a tiny net": (0.0003, lambda clock: [Dear(clock, f"m{i}", [0.0025, 0.001]) for i in range(5)]),
+    "costs that go up and down": (0.01, lambda clock: [Dear(clock, "m", [0.003, 0.001, 0.002, 0.004] * 50)]),
+    "a monitor that rotates": (0.002, lambda clock: [Dear(clock, "m", [0.002, 0.008], rotates=True)]),
+    "every fourth event a dear one": (
+        0.01,
+        lambda clock: [Dear(clock, "m", [0.001]), Dear(clock, "d", [0.05, 0.01], period=4, first_cost=5.0)],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CLOCKED)
+def test_the_budget_holds_from_the_first_event_on(case, monkeypatch):
+    monitors, shares = simulate(monkeypatch, *CLOCKED[case])
+    assert max(shares) <= 0.02 + 1e-9
+    assert len(monitors[0].starts) >= 5
+    assert shares[-1] > 0.005 or monitors[0].starts[1] - monitors[0].starts[0] == 20  # and it is used where it is short
+
+
+def test_an_event_dearer_than_was_thought_is_paid_back_before_the_next(monkeypatch):
+    (monitor,), shares = simulate(monkeypatch, 0.001, lambda clock: [Dear(clock, "m", [0.03, 0.005])])
+    first, second = monitor.starts[:2]
+    assert max(shares[first - 1 : second - 1]) > 0.02
+    assert shares[second - 2] <= 0.02
+    assert max(shares[second - 1 :]) <= 0.02
+
+
+def test_a_cadence_of_one_step_waits_for_what_was_earned(monkeypatch):
+    (monitor,), shares = simulate(monkeypatch, 0.01, lambda clock: [Dear(clock, "m", [0.001])], every=1)
+    assert max(shares) <= 0.02
+    assert 4 <= monitor.starts[-1] - monitor.starts[-2] <= 8
 
 
 class Slow:

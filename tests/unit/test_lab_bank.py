@@ -8,7 +8,7 @@ from torch import nn
 
 from surgecollapse.functional import naive_loss_minimisation, singular_values, stable_rank
 from surgecollapse.lab.bank.members import Member, problem, rows_of
-from surgecollapse.lab.bank.plan import TASKS, Block, block
+from surgecollapse.lab.bank.plan import BLOCKS, Block, block
 from surgecollapse.lab.bank.readings import PROBE, SERIES, Readings
 from surgecollapse.lab.bank.stack import BETAS, EPS, Stack
 from surgecollapse.lab.bank.store import evaluation_steps, read_bank, train_stack, write_stack
@@ -130,7 +130,7 @@ def test_random_labels_are_random_and_validation_labels_are_not():
 
 def test_a_file_gives_back_the_settings_and_the_numbers_to_twelve_bits(tmp_path):
     small = Block(task="add-7", members=MEMBERS[:2], hidden=16, steps=60, together=2)
-    write_stack(tmp_path / "add-7-00.npz", "add-7", MEMBERS[:2], small, lambda _: None)
+    write_stack(tmp_path / "add-7-00.npz", MEMBERS[:2], small, lambda _: None)
     steps, values = train_stack(TASK, MEMBERS[:2], small)
     runs = read_bank(tmp_path)
     assert [run.member for run in runs] == list(MEMBERS[:2])
@@ -141,5 +141,5 @@ def test_a_file_gives_back_the_settings_and_the_numbers_to_twelve_bits(tmp_path)
 
 
 def test_every_member_of_every_block_has_a_seed_of_its_own():
-    seeds = [member.seed for task in TASKS for member in block(task).members]
+    seeds = [member.seed for name in BLOCKS for member in block(name).members]
     assert len(seeds) == len(set(seeds))

@@ -13,13 +13,17 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from surgecollapse.events import Measurement
-from surgecollapse.observe.budget import BudgetKeeper, BudgetReport
+from surgecollapse.observe.budget import GUESS, BudgetKeeper, BudgetReport
 from surgecollapse.observe.scene import Scenes, part_of
 from surgecollapse.observe.stopwatch import Stopwatch
 from surgecollapse.types import Monitor
 
 if TYPE_CHECKING:
     from surgecollapse.types import Scene, Series
+
+
+SCENE = 0.5
+"""Training steps that a pass of the probe batch is thought to take, before it was timed."""
 
 
 class Watch:
@@ -55,6 +59,7 @@ class Watch:
         self._next, self._count = every, 0
         self._prepared: dict[str, Stopwatch] = {}
         self._left: float | None = None
+        self._hook = 0.0
 
     @property
     def every(self) -> int:
@@ -80,14 +85,24 @@ class Watch:
             optimizers: the innermost ones.
             live: gives the share of each prunable weight that its mask leaves open.
         """
+        began = time.perf_counter()
         self.scenes.first_step_done()
         if self._left is not None:
-            self._keeper.step_took(time.perf_counter() - self._left)
-        if step >= self._next:
+            self._keeper.step_took(began - self._left, self._hook)
+        quiet = step + 1 < self._next
+        if step >= self._next and not self._keeper.wait(self._parts()):
             self._event(step, optimizers, live())
-        if step == self._next - 1:
+        if step + 1 >= self._next:
+            self._next = step + 1 + self._keeper.wait(self._parts())
+        if step + 1 == self._next:
             self._prepare(step, optimizers)
         self._left = time.perf_counter()
+        self._hook = self._left - began if quiet else 0.0  # otherwise the event's parts were timed, one by one
+
+    def _parts(self) -> dict[str, float]:
+        """What the next event consists of, and the training steps that each may take before it was ever timed."""
+        guesses = {monitor.name: getattr(monitor, "first_cost", GUESS[1]) for monitor in self._due()}
+        return {"scene": SCENE, **guesses, "record": 0.0}
 
     def _due(self) -> list[Monitor]:
         return [monitor for monitor in self.monitors if self._count % _period(monitor) == 0]
@@ -162,9 +177,7 @@ class Watch:
         return {
             "next": self._next,
             "count": self._count,
-            "asked": self._keeper.asked,
-            "every": self._keeper.every,
-            "turns": self._keeper.turns,
+            **self._keeper.state_dict(),
             "scenes": self.scenes.state_dict(),
             "monitors": {m.name: m.state_dict() for m in self.monitors if hasattr(m, "state_dict")},
         }
@@ -172,7 +185,7 @@ class Watch:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where :meth:`state_dict` was taken; monitors that were not there then start afresh."""
         self._next, self._count = state["next"], state["count"]
-        self._keeper.asked, self._keeper.every, self._keeper.turns = state["asked"], state["every"], state["turns"]
+        self._keeper.load_state_dict(state)
         self.scenes.load_state_dict(state["scenes"])
         for monitor in self.monitors:
             if monitor.name in state["monitors"]:

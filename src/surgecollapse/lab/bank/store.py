@@ -91,14 +91,14 @@ def train_stack(
     return steps, torch.stack(rows, 1).numpy()
 
 
-def write_stack(path: Path, task: str, members: Sequence[Member], block: Block, tell: Callable[[int], None]) -> None:
+def write_stack(path: Path, members: Sequence[Member], block: Block, tell: Callable[[int], None]) -> None:
     """Train a stack and write its file, whole or not at all."""
     began = time.perf_counter()
-    samples = problem(task)
+    samples = problem(block.task)
     steps, values = train_stack(samples, members, block, tell)
     facts = {
         "version": VERSION,
-        "task": task,
+        "task": block.task,
         "generalise": samples.generalise,
         "series": list(SERIES),
         "members": [asdict(member) for member in members],
