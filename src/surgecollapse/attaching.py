@@ -74,9 +74,10 @@ def attach(
         seed: of the library's own generators.
         moments: what the optimizer remembers of pruned and reopened weights: ``reset | keep | warmup``.
         entropy: form of the activation entropy, see :data:`surgecollapse.functional.ENTROPY`.
-        saliency: what is pruned first: ``magnitude | lamp | taylor`` (lowest), or a criterion.
-        growth: what is reopened first: ``ema_gradient | gradient | momentum | random``, or a criterion; default: the
-            policy's choice, else ``ema_gradient``.
+        saliency: what is pruned first: ``magnitude | lamp | taylor`` (lowest), or a criterion, or the name of one
+            that a package registered under the entry-point group ``surgecollapse.criteria``.
+        growth: what is reopened first: ``ema_gradient | gradient | momentum | random``, or a criterion as above;
+            default: the policy's choice, else ``ema_gradient``.
         initial: first value of reopened weights: ``zero | noise | last``; default: the policy's choice, else ``zero``.
         rho: bound on injected over live energy; default: the policy's choice, else 0.1.
         distribution: how zeros spread over layers: ``global | layer | erk``.

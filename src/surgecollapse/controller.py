@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from surgecollapse.act.pump import EntropyPump
 from surgecollapse.act.randomness import Generators
+from surgecollapse.act.rewiring import criterion_of
 from surgecollapse.connection import Connection
 from surgecollapse.decide import make_policy
 from surgecollapse.engine import Engine
@@ -83,6 +84,7 @@ class Controller:
                 f"sparsity {sparsity:g} leaves less than minimum_density={options['minimum_density']:g} of the "
                 "weights: lower one of them"
             )
+        options |= {option: criterion_of(option, options[option]) for option in ("saliency", "growth")}
         self._options, self._outer, self.model = options, model, unwrap_model(model)
         self._given = list(optimizer) if isinstance(optimizer, list | tuple) else [optimizer]
         self.optimizers: list[Optimizer] = [StepHooks.chain(item)[-1] for item in self._given]

@@ -71,10 +71,10 @@ class Monitor(Protocol):
     """Measures something of the net while it trains; changes nothing. Nothing that decides reads it.
 
     Optional attributes: ``period = n``: only at every n-th event; ``rotates = True``: each event may show it only some
-    of the weights and sites, in turn, so that its cost can be bounded; ``first_cost = c``: about as long as c training
-    steps takes its first event, which waits until that has been earned (default .15). Optional methods: ``prepare(scene)``, called one
-    optimizer step before :meth:`measure` (with weights and gradients alone); ``state_dict`` and ``load_state_dict``,
-    for what a checkpoint must hold.
+    of the weights and sites, in turn, so that its cost can be bounded; ``first_cost = c``: its first event takes about
+    as long as c training steps, and waits until that has been earned (default .15). Optional methods:
+    ``prepare(scene)``, called one optimizer step before :meth:`measure` (with weights and gradients alone);
+    ``state_dict`` and ``load_state_dict``, for what a checkpoint must hold.
     """
 
     @property

@@ -1,4 +1,4 @@
-"""The budget keeper: what fits runs as asked, what does not is rotated, stretched or put off, and noise moves nothing."""
+"""The budget keeper: what fits runs as asked, what does not is rotated or put off, and noise moves nothing."""
 
 from __future__ import annotations
 

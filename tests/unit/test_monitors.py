@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+import surgecollapse.registered
 from surgecollapse import Measurement, MemoryRecorder, attach, watch_training
 from surgecollapse.functional import (
     effective_rank,
@@ -381,7 +382,9 @@ def test_names_objects_and_registered_monitors_are_found(monkeypatch):
             return {"mine/steps": float(scene.step)}
 
     entry = SimpleNamespace(name="theirs", load=lambda: Mine)
-    monkeypatch.setattr(registry, "entry_points", lambda group: [entry] if group == "surgecollapse.monitors" else [])
+    monkeypatch.setattr(
+        surgecollapse.registered, "entry_points", lambda group: [entry] if group == "surgecollapse.monitors" else []
+    )
     assert [m.name for m in make_monitors("theirs")] == ["mine"]
     assert [m.name for m in make_monitors([Mine(), "norms"])] == ["mine", "norms"]
     assert [m.name for m in make_monitors("default")] == list(DEFAULT)

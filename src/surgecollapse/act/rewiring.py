@@ -21,6 +21,7 @@ from surgecollapse.functional import DISTRIBUTIONS, GROWTH, SALIENCY, Pattern, e
 from surgecollapse.functional.growth import random
 from surgecollapse.functional.selection import count_true
 from surgecollapse.functional.structured import open_count
+from surgecollapse.registered import find
 from surgecollapse.types import Criterion
 
 
@@ -35,6 +36,24 @@ def one_of(option: str, value: str, valid: tuple[str, ...]) -> str:
         hint = f" (did you mean {near[0]!r}?)" if near else ""
         raise ValueError(f"unknown {option} {value!r}{hint}: expected one of {', '.join(valid)}")
     return value
+
+
+def criterion_of(option: str, chosen: str | Criterion | None) -> str | Criterion | None:
+    """One of our criteria by its name as it stands; one that a package offers by its name as a function.
+
+    Args:
+        option: ``saliency`` or ``growth``.
+        chosen: as the user gave it.
+
+    Raises:
+        ValueError: for a name that nobody offers.
+        TypeError: if what a package offers cannot be called.
+    """
+    own = (*SALIENCY, "random") if option == "saliency" else GROWTH
+    if not isinstance(chosen, str) or chosen in own:
+        return chosen
+    found: Criterion = find("criteria", option, chosen, {}, also=own)
+    return found
 
 
 class Rewiring:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import fields
 from typing import Any
 
@@ -20,6 +19,7 @@ from surgecollapse.decide.recycling import Recycle
 from surgecollapse.decide.rigl import RigL
 from surgecollapse.decide.set import SET
 from surgecollapse.decide.waves import Waves
+from surgecollapse.registered import find, fitting, unknown
 from surgecollapse.types import Policy
 
 __all__ = [
@@ -62,7 +62,8 @@ def make_policy(policy: str | Policy, **options: Any) -> Policy:
     """Turn a name with options, or a policy object, into a policy.
 
     Args:
-        policy: a key of :data:`POLICIES`, or any object of the protocol, which is returned as it is.
+        policy: a key of :data:`POLICIES`, a name that a package registered under the entry-point group
+            ``surgecollapse.policies``, or any object of the protocol, which is returned as it is.
         **options: constructor options of the named policy.
 
     Returns:
@@ -70,7 +71,7 @@ def make_policy(policy: str | Policy, **options: Any) -> Policy:
 
     Raises:
         ValueError: if the name or an option is unknown, or options come with an object.
-        TypeError: if it is neither a name nor a policy.
+        TypeError: if it is neither a name nor a policy, or what a package registered is none.
 
     >>> make_policy("cycles", surge=0.5)
     Cycles(dense_until=0.1, cycles_until=0.75, freeze_at=0.85, phase=0.05, surge=0.5)
@@ -80,15 +81,17 @@ def make_policy(policy: str | Policy, **options: Any) -> Policy:
     ValueError: unknown policy 'clasic': expected one of classic, rules, ... Did you mean 'classic'?
     """
     if isinstance(policy, str):
+        kind = find("policies", "policy", policy, POLICIES)
         if policy not in POLICIES:
-            raise ValueError(_unknown("policy", policy, list(POLICIES)))
-        kind = POLICIES[policy]
+            theirs: Policy = fitting("policies", policy, kind(**options), _is_policy)
+            return theirs
         valid = [option.name for option in fields(kind) if option.init]
         for name in options:
             if name not in valid:
-                raise ValueError(_unknown(f"option of policy '{policy}'", name, valid))
-        return kind(**options)
-    if isinstance(policy, type) or not isinstance(policy, Policy):
+                raise ValueError(unknown(f"option of policy '{policy}'", name, valid))
+        ours: Policy = kind(**options)
+        return ours
+    if not _is_policy(policy):
         raise TypeError(
             f"policy must be a name ({', '.join(POLICIES)}) or an object with start, due, decide, "
             f"state_dict and load_state_dict, got {policy!r}"
@@ -101,8 +104,5 @@ def make_policy(policy: str | Policy, **options: Any) -> Policy:
     return policy
 
 
-def _unknown(what: str, given: str, valid: list[str]) -> str:
-    """Say that a word is unknown, list the valid ones, and suggest the nearest."""
-    near = difflib.get_close_matches(given, valid, n=1)
-    hint = f". Did you mean {near[0]!r}?" if near else ""
-    return f"unknown {what} {given!r}: expected one of {', '.join(valid) or '(it has none)'}{hint}"
+def _is_policy(part: Any) -> bool:
+    return isinstance(part, Policy) and not isinstance(part, type)

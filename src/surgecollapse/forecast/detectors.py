@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from surgecollapse.events import Alarm, Measurement
 from surgecollapse.forecast.features import CLOCK
 from surgecollapse.forecast.times import FIT
 
 
+@runtime_checkable
 class Detector(Protocol):
-    """Raises at most one alarm in a run, from what it has seen so far alone."""
+    """Raises at most one alarm in a run, from what it has seen so far alone.
+
+    The ``forecast`` of its alarm is ``generalises`` or ``does not generalise``.
+    """
 
     def update(self, measurement: Measurement) -> Alarm | None:
         """Take the next measurement, in the order of their steps."""

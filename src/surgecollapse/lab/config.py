@@ -11,13 +11,14 @@ import json
 import math
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WrapValidator, model_validator
 
 from surgecollapse.lab.experiments import EXPERIMENTS
 from surgecollapse.lab.presets import DEFAULT_TASK_PRESET, MODEL_PRESETS, OPTIMIZER_PRESETS, TASK_PRESETS
 from surgecollapse.recipes import RECIPES
+from surgecollapse.registered import offered
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,6 +45,8 @@ PolicyName = Literal[
     "redo",
 ]
 
+ForecastName = Literal["none", "train", "unlabelled", "labelled"]
+
 MOST_THREADS = 1_024
 """More threads than any machine has cores; torch crashes on numbers far above that."""
 MOST_WIDTH = 1_000_000
@@ -52,6 +55,20 @@ MOST_WIDTH = 1_000_000
 
 class ConfigError(ValueError):
     """A configuration that cannot be used, in one line: which key, what was expected, what came."""
+
+
+def _or_offered(kind: str) -> WrapValidator:
+    """Take one of our words, else the name of what a package offers."""
+
+    def check(value: Any, handler: Any) -> Any:
+        try:
+            return handler(value)
+        except ValidationError:
+            if isinstance(value, str) and value in offered(kind):
+                return value
+            raise
+
+    return WrapValidator(check)
 
 
 class RunConfig(BaseModel):
@@ -71,7 +88,7 @@ class RunConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    task: TaskName = Field(description="What is learned.")
+    task: Annotated[TaskName, _or_offered("tasks")] = Field(description="What is learned.")
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of everything that is random.")
 
     data_dir: Path | None = Field(
@@ -119,7 +136,7 @@ class RunConfig(BaseModel):
     recipe: Literal["surge-collapse"] | None = Field(
         None, description="A named configuration of policy and options; options that are given come before its own."
     )
-    policy: PolicyName = Field(
+    policy: Annotated[PolicyName, _or_offered("policies")] = Field(
         "entropy",
         description="none: plain training; hold: plain training with readings; "
         "classic: the published fixed intervals; "
@@ -235,10 +252,11 @@ class RunConfig(BaseModel):
     until: Literal["end", "grokked"] = Field(
         "end", description="grokked: stop once three evaluations on end reach 95% validation accuracy."
     )
-    forecast: Literal["none", "train", "unlabelled", "labelled"] = Field(
+    forecast: Annotated[ForecastName, _or_offered("detectors")] = Field(
         "none",
         description="Raise an alarm when the net is about to generalise, or will not, from the training rows alone, "
-        "from validation inputs, too, or from their labels, too; calibrated on small nets.",
+        "from validation inputs, too, or from their labels, too; calibrated on small nets. Or a detector that a "
+        "package offers.",
     )
     give_up: bool = Field(
         False, description="Stop when the forecast says that the net will not generalise; takes a forecast."

@@ -19,6 +19,7 @@ from surgecollapse.lab.mnist1d import mnist1d
 from surgecollapse.lab.presets import TASK_PRESETS
 from surgecollapse.lab.reviews import imdb
 from surgecollapse.lab.text import kjv
+from surgecollapse.registered import find, fitting, offered
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,7 +49,8 @@ def load_task(
     """Load or generate a task; the same arguments give the same tensors.
 
     Args:
-        name: a key of ``TASK_PRESETS``.
+        name: a key of ``TASK_PRESETS``, or a name that a package registered under the entry-point group
+            ``surgecollapse.tasks``.
         seed: of the split, of generated data, of ``train_samples`` and of ``label_noise``, each by its own
             generator.
         data_dir: where the IDX files of mnist and fashion-mnist lie, the standard download of imdb, or the text of
@@ -69,6 +71,7 @@ def load_task(
     Raises:
         ConfigError: for an unknown task or a setting that leaves a set empty.
         MissingDataError: if files or packages are missing, with how to get them.
+        TypeError: if what a package registered gives no :class:`Data`.
     """
     if name == "digits":
         data = digits(seed)
@@ -90,9 +93,17 @@ def load_task(
     elif name == "dummy":
         data = dummy(noise, 10_000, seed)
     else:
-        valid = list(TASK_PRESETS)
-        raise ConfigError(f"unknown task {name!r}:{nearest(name, valid)} Valid tasks: {', '.join(valid)}")
+        data = _offered(name, seed, data_dir)
     return with_label_noise(_limited(data, train_samples, seed), label_noise, seed)
+
+
+def _offered(name: str, seed: int, data_dir: Path | None) -> Data:
+    """The task that a package offers under this name."""
+    if name not in offered("tasks"):
+        valid = [*TASK_PRESETS, *offered("tasks")]
+        raise ConfigError(f"unknown task {name!r}:{nearest(name, valid)} Valid tasks: {', '.join(valid)}")
+    data: Data = fitting("tasks", name, find("tasks", "task", name, {})(seed, data_dir), lambda d: isinstance(d, Data))
+    return data
 
 
 def load_data(config: RunConfig) -> Data:

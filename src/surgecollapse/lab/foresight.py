@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from surgecollapse.forecast.calibrated import PURPOSES, calibrated
+from surgecollapse.forecast.detectors import Detector
+from surgecollapse.forecast.features import TRACKS
 from surgecollapse.functional import predictive_entropy
+from surgecollapse.registered import find, fitting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -15,31 +18,40 @@ if TYPE_CHECKING:
     from surgecollapse.events import Alarm, Measurement
 
 
+HOPELESS = "does not generalise"
+"""The forecast of an alarm that says so."""
+
+
 class Foresight:
-    """One detector that says that the net is about to generalise, one that says that it will not.
+    """Detectors that say that the net is about to generalise, or that it will not.
 
     Args:
-        track: what they may look at, see :func:`surgecollapse.forecast.calibrated.calibrated`.
+        name: what the library's own two may look at, see :func:`surgecollapse.forecast.calibrated.calibrated`; or one
+            detector that a package registered under the entry-point group ``surgecollapse.detectors``.
         tell: takes every alarm.
+
+    Raises:
+        ValueError: for a name that nobody offers.
+        TypeError: if what a package registered is no detector.
     """
 
-    def __init__(self, track: str, tell: Callable[[Alarm], None]) -> None:
+    def __init__(self, name: str, tell: Callable[[Alarm], None]) -> None:
         self._tell = tell
-        self._detectors = {purpose: calibrated(track, purpose) for purpose in PURPOSES}
+        self._detectors = _detectors(name)
         self.hopeless = False
-        """Whether the second one has spoken before the first."""
+        """Whether an alarm said that the net will not generalise before any said that it will."""
         self._hopeful = False
 
     def take(self, measurement: Measurement) -> None:
         """Hear one measurement, in the order of the steps."""
-        for purpose, detector in self._detectors.items():
+        for detector in self._detectors.values():
             alarm = detector.update(measurement)
             if alarm is None:
                 continue
             self._tell(alarm)
-            if purpose == "grokking":
+            if alarm.forecast != HOPELESS:
                 self._hopeful = True
-            self.hopeless = self.hopeless or (purpose == "give up" and not self._hopeful)
+            self.hopeless = self.hopeless or not self._hopeful
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must hold."""
@@ -51,6 +63,13 @@ class Foresight:
         for purpose, detector in self._detectors.items():
             detector.load_state_dict(state["detectors"][purpose])
         self.hopeless, self._hopeful = state["hopeless"], state["hopeful"]
+
+
+def _detectors(name: str) -> dict[str, Detector]:
+    if name in TRACKS:
+        return {purpose: calibrated(name, purpose) for purpose in PURPOSES}
+    made = find("detectors", "forecast", name, {}, also=TRACKS)()
+    return {name: fitting("detectors", name, made, lambda part: isinstance(part, Detector))}
 
 
 def certainty(logits: Tensor, part: str) -> dict[str, float]:

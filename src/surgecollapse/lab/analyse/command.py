@@ -16,6 +16,7 @@ import torch
 from surgecollapse.lab.analyse.kinds import ANALYSES, TITLES
 from surgecollapse.lab.analyse.subject import Subject
 from surgecollapse.lab.config import ConfigError, nearest
+from surgecollapse.registered import find, offered
 
 if TYPE_CHECKING:
     from surgecollapse.lab.analyse.finding import Finding
@@ -48,7 +49,8 @@ def analyse(
 
     Args:
         runs: run directories; what compares nets compares the first with the others.
-        what: names of :data:`~surgecollapse.lab.analyse.kinds.ANALYSES`; by default all that have something to say.
+        what: names of :data:`~surgecollapse.lab.analyse.kinds.ANALYSES`, or of analyses that packages registered under
+            the entry-point group ``surgecollapse.analyses``; by default all of the first that have something to say.
         out: folder; by default ``analysis`` in the run, or beside the runs if there are several.
         samples: rows of the data that nets are shown.
         times: most checkpoints of a run that are looked at, evenly spaced.
@@ -76,7 +78,7 @@ def analyse(
         tell(name, len(folders) + done, len(folders) + len(chosen))
         try:
             with _threads(subjects[0].config.threads):
-                findings[name] = ANALYSES[name](subjects)
+                findings[name] = find("analyses", "analysis", name, ANALYSES)(subjects)
         except ValueError as error:
             skipped.append((name, str(error)))
     tell("writing", len(folders) + len(chosen), len(folders) + len(chosen))
@@ -103,8 +105,8 @@ def _checked(runs: Sequence[str | Path], what: Sequence[str], samples: int, time
             "no run given: name one or more run directories, as in `surgecollapse analyse runs/demo/plain`"
         )
     for name in what:
-        if name not in ANALYSES:
-            valid = list(ANALYSES)
+        valid = list(ANALYSES) if name in ANALYSES else [*ANALYSES, *offered("analyses")]
+        if name not in valid:
             raise ConfigError(f"unknown analysis {name!r}:{nearest(name, valid)} Valid analyses: {', '.join(valid)}")
     if samples < 16 or times < 2:
         raise ConfigError(f"expected at least 16 samples and 2 times, got {samples} and {times}")

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
-from importlib.metadata import entry_points
-from typing import Any
 
 from surgecollapse.observe.monitors.alignment import Alignment
 from surgecollapse.observe.monitors.criticality import Criticality
@@ -19,10 +16,8 @@ from surgecollapse.observe.monitors.predictions import Predictions
 from surgecollapse.observe.monitors.representation import Representation
 from surgecollapse.observe.monitors.units import Units
 from surgecollapse.observe.monitors.weight_rank import WeightRank
+from surgecollapse.registered import find, fitting
 from surgecollapse.types import Monitor
-
-GROUP = "surgecollapse.monitors"
-"""Entry-point group under which other packages register monitors by name."""
 
 MONITORS: dict[str, Callable[[], Monitor]] = {
     "entropy": Entropies,
@@ -76,12 +71,12 @@ def make_monitors(monitors: Monitors) -> list[Monitor]:
     >>> make_monitors("norm")
     Traceback (most recent call last):
     ...
-    ValueError: unknown monitor 'norm': expected 'default' or one of entropy, ... Did you mean 'norms'?
+    ValueError: unknown monitor 'norm': expected one of default, entropy, ... Did you mean 'norms'?
     """
     made: list[Monitor] = []
     for item in [monitors] if isinstance(monitors, str | Monitor) else monitors:
         if isinstance(item, str):
-            made += [_find(name)() for name in (DEFAULT if item == "default" else [item])]
+            made += [_made(name) for name in (DEFAULT if item == "default" else [item])]
         elif isinstance(item, Monitor) and not isinstance(item, type):
             made.append(item)
         else:
@@ -93,14 +88,6 @@ def make_monitors(monitors: Monitors) -> list[Monitor]:
     return made
 
 
-def _find(name: str) -> Callable[[], Any]:
-    if name in MONITORS:
-        return MONITORS[name]
-    registered = {entry.name: entry for entry in entry_points(group=GROUP)}
-    if name in registered:
-        loaded: Callable[[], Any] = registered[name].load()
-        return loaded
-    valid = [*MONITORS, *registered]
-    near = difflib.get_close_matches(name, ["default", *valid], n=1)
-    hint = f". Did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"unknown monitor {name!r}: expected 'default' or one of {', '.join(valid)}{hint}")
+def _made(name: str) -> Monitor:
+    made: Monitor = find("monitors", "monitor", name, MONITORS, also=("default",))()
+    return made if name in MONITORS else fitting("monitors", name, made, lambda part: isinstance(part, Monitor))
