@@ -40,6 +40,9 @@ def generate(names: list[str], out: Path) -> None:
         done = 0
         for name, i, members, path in missing:
             bar.update(shown, description=f"{name}, stack {i}")
+            if path.exists():  # another process works on the same folder
+                done += block(name).steps * len(members)
+                continue
 
             def tell(step: int, done: int = done, members: tuple = members) -> None:
                 bar.update(shown, completed=done + step * len(members))
