@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 
@@ -12,7 +13,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from surgecollapse.analysis.alignment import align, permute
-from surgecollapse.analysis.local_learning_coefficient import local_learning_coefficient, sample_learning_coefficient
+from surgecollapse.analysis.local_learning_coefficient import (
+    local_learning_coefficient,
+    reduced_rank_regression,
+    sample_learning_coefficient,
+)
 from surgecollapse.analysis.mode_connectivity import CURVES, curved_path, linear_path
 from surgecollapse.analysis.spectral_density import lanczos, spectral_density
 from surgecollapse.analysis.surface import loss_surface
@@ -192,6 +197,72 @@ def test_singular_coefficients_are_those_of_the_finite_integral(powers):
     density = np.exp(-cost - gamma / 2 * (grid[:, None] ** 2 + grid**2))
     exact = (cost * density).sum() / density.sum()
     assert found.value / copies == pytest.approx(exact, rel=0.15)
+
+
+def reduced_rank_integral(m, n, h, scale, gamma):
+    """E[t·‖BA‖²/2] under exp(−t‖BA‖²/2 − γ(‖A‖² + ‖B‖²)/2): B integrated out, A by the eigenvalues of AAᵀ."""
+    few, many = min(m, h), max(m, h)
+    u = np.linspace(-45, np.log(80 / gamma), 600)
+    lam = np.exp(u)
+    weight = lam ** ((many - few + 1) / 2) * np.exp(-gamma * lam / 2) * (gamma + scale * lam) ** (-n / 2)
+    cost = n / 2 * scale * lam / (gamma + scale * lam)
+    if few == 1:
+        return (weight * cost).sum() / weight.sum()
+    both = np.outer(weight, weight) * np.abs(lam[:, None] - lam)
+    return (both * (cost[:, None] + cost)).sum() / both.sum()
+
+
+SHAPES = [(1, 1, 1), (2, 1, 1), (3, 1, 1), (2, 2, 1), (2, 2, 2), (3, 2, 2), (3, 3, 2), (2, 4, 2), (4, 2, 2), (3, 1, 2)]
+
+
+@pytest.mark.parametrize(("m", "n", "h"), SHAPES)
+def test_reduced_rank_regression_is_the_limit_of_its_integral(m, n, h):
+    """Aoyagi and Watanabe's closed form, at all four of its cases, against quadrature that knows nothing of it."""
+    value, multiplicity = reduced_rank_regression(m, n, h)
+    scale = 1e12
+    assert reduced_rank_integral(m, n, h, scale, 1.0) == pytest.approx(
+        value - (multiplicity - 1) / math.log(scale), abs=0.01
+    )
+
+
+def test_what_the_truth_fixes_is_regular_and_the_rest_is_a_smaller_regression_of_nothing():
+    for m, n, h, r in itertools.product(range(1, 6), range(1, 6), range(1, 6), range(1, 6)):
+        if r < min(m, n, h):
+            value, multiplicity = reduced_rank_regression(m, n, h, r)
+            rest = reduced_rank_regression(m - r, n - r, h - r)
+            assert (value, multiplicity) == (rest[0] + r * (m + n - r) / 2, rest[1])
+        elif r == min(m, n, h) == h:
+            assert reduced_rank_regression(m, n, h, r) == (r * (m + n - r) / 2, 1)  # matrices of rank r are smooth
+    with pytest.raises(ValueError, match="rank 3"):
+        reduced_rank_regression(2, 3, 4, rank=3)
+
+
+@DTYPES
+@pytest.mark.parametrize(("m", "n", "h"), [(2, 1, 1), (2, 2, 2), (3, 2, 2)])
+def test_coefficient_of_reduced_rank_regression_is_that_of_the_finite_integral(m, n, h, dtype):
+    """And well below half the number of weights, 1.5, 4 and 5."""
+    samples, copies = 1000, 400
+    found = sample_learning_coefficient(
+        lambda w, _: torch.bmm(w["b"], w["a"]).square().sum() / 2,
+        {"a": torch.zeros(copies, h, m, dtype=dtype), "b": torch.zeros(copies, n, h, dtype=dtype)}, samples, 0.0,
+        step_size=1e-3, localisation=10.0, chains=1, draws=1000, burn_in=1000,
+    )  # fmt: skip
+    exact = reduced_rank_integral(m, n, h, samples / math.log(samples), 10.0)
+    assert (2 * found.at_half_step - found.value) / copies == pytest.approx(exact, rel=0.04)  # to a step of 0
+
+
+def test_coefficient_of_a_linear_net_of_two_layers_is_that_of_the_finite_integral():
+    net = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False)).double()
+    with torch.no_grad():
+        for p in net.parameters():
+            p.zero_()
+    x = torch.linalg.qr(normal(400, 2)).Q * 20  # XᵀX = 400, so that the loss is ‖BA‖²/2
+    found = local_learning_coefficient(
+        net, lambda o, t: (o - t).square().sum(1).mean() / 2, x, torch.zeros(400, 2, dtype=torch.float64),
+        step_size=1.5e-3, localisation=20.0, chains=4, draws=1000, burn_in=200, check_step=False,
+    )  # fmt: skip
+    exact = reduced_rank_integral(2, 2, 2, 400 / math.log(400), 20.0)
+    assert found.value == pytest.approx(exact, abs=max(0.1, 3 * found.standard_error))
 
 
 def test_coefficient_of_a_linear_net_is_half_its_weights_and_the_net_stays():

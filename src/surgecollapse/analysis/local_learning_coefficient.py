@@ -164,6 +164,43 @@ def local_learning_coefficient(
         return sample_learning_coefficient(loss, weights, len(inputs), best, **options)
 
 
+def reduced_rank_regression(inputs: int, outputs: int, hidden: int, rank: int = 0) -> tuple[float, int]:
+    r"""Learning coefficient λ and multiplicity m of y = BAx + noise, where the truth has a lower rank than BA may have.
+
+    The closed form of Aoyagi and Watanabe (2005, Neural Networks 18, 924–933), for A (H, M), B (N, H) and a truth of
+    rank r. With s = H + r, if none of the three sums N + r, M + r, H + r exceeds M + H, N + H, M + N in turn::
+
+        λ = (2sM + 2sN + 2MN − s² − M² − N²)/8, m = 1, where M + N + s is even;  1/8 more, m = 2, where it is odd
+
+    otherwise m = 1 and λ is (HM − Hr + Nr)/2, (HN − Hr + Mr)/2 or MN/2. Sampling from a true (A, B), both of rank r,
+    tends to it as n grows; at finite n it finds less, where m = 2 by about 1/ln n.
+
+    Args:
+        inputs: M.
+        outputs: N.
+        hidden: H.
+        rank: r ≤ min(H, M, N).
+
+    Raises:
+        ValueError: for sizes below 1 or a rank that BA cannot have.
+
+    >>> reduced_rank_regression(1, 1, 1), reduced_rank_regression(2, 2, 2), reduced_rank_regression(3, 3, 2, rank=2)
+    ((0.5, 2), (1.5, 1), (4.0, 1))
+    """
+    m, n, h, r = inputs, outputs, hidden, rank
+    if min(m, n, h) < 1 or not 0 <= r <= min(m, n, h):
+        raise ValueError(f"expected sizes ≥ 1 and a rank in [0, min of them], got {m}, {n}, {h} and rank {r}")
+    if n + r > m + h:
+        return (h * m - h * r + n * r) / 2, 1
+    if m + r > n + h:
+        return (h * n - h * r + m * r) / 2, 1
+    if h + r > m + n:
+        return m * n / 2, 1
+    s = h + r
+    whole = 2 * s * m + 2 * s * n + 2 * m * n - s * s - m * m - n * n
+    return ((whole + 1) / 8, 2) if (m + n + s) % 2 else (whole / 8, 1)
+
+
 def _chain(
     loss: Sampled, weights: Weights, scale: float, epsilon: float, localisation: float, steps: int, seed: int
 ) -> list[float]:
