@@ -1,6 +1,6 @@
 """What the default monitors add to a training step, as a ratio to the same step without them.
 
-    python benchmarks/monitors.py [--only NAME]
+    python benchmarks/monitors.py [--only NAME] [--tier-two]
 
 Three nets: the 423k-parameter decoder of Grokfast (arXiv 2405.20233; batch 512), three convolutions on 28×28 images
 (batch 64), and a decoder of 25 M parameters (batch 16). Two copies of each train in turn, plain and under
@@ -10,6 +10,9 @@ not do: the keeper takes all time between two steps of its net for training, and
 block is four turns: after four events each monitor had its turn (one for the largest net, where a block lasts long; the
 ratio of the sums then has all of them). Goal: at most 1.02. The table is written anew after every block from the fifth
 on.
+
+``--tier-two``: what an event of the curvature and of the criticality monitor costs, in training steps, without a
+budget. They are not on by default and have no goal.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ from torch import Tensor, nn
 from surgecollapse import MemoryRecorder, watch_training
 
 GOAL, EVERY = 1.02, 20
+TIER_TWO = ("curvature", "criticality")
 AFTER = 5
 """Steps of a turn that follow its event, so that what it left cold in the caches is counted, too."""
 
@@ -62,13 +66,17 @@ def cases() -> dict[str, tuple[int, Callable[[], nn.Module], Tensor, Tensor]]:
     }
 
 
-def step_of(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Callable[[], None], torch.optim.Optimizer]:
-    """One training step of a net, and its optimizer."""
+def step_of(
+    model: nn.Module, x: Tensor, y: Tensor, note: Callable[[], None] = lambda: None
+) -> tuple[Callable[[], None], torch.optim.Optimizer]:
+    """One training step of a net, and its optimizer; ``note`` is called once the loss is known."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
 
     def step() -> None:
         optimizer.zero_grad()
-        nn.functional.cross_entropy(model(x), y).backward()
+        loss = nn.functional.cross_entropy(model(x), y)
+        note()
+        loss.backward()
         optimizer.step()
 
     return step, optimizer
@@ -133,6 +141,48 @@ def summary(net: nn.Module, pairs: dict[str, list[tuple[float, float]]], report:
     }
 
 
+def tier_two(build: Callable[[], nn.Module], x: Tensor, y: Tensor, events: int = 10) -> dict[str, Any]:
+    """Seconds of an event of each monitor, at first and later on, beside those of a step."""
+    torch.manual_seed(0)
+    model = build()
+    handles: list[Any] = []
+    step, optimizer = step_of(model, x, y, lambda: handles[0].note(targets=y))
+    found: dict[str, Any] = {}
+    with watch_training(model, optimizer, monitors=TIER_TWO, every=2, budget=None) as handle:
+        handles.append(handle)
+        for _ in range(2 * (2 * events + 1)):  # every second event is one of theirs
+            step()
+            report = handle.report()
+            if not found and TIER_TWO[0] in report.seconds:
+                found["first"] = dict(report.seconds)
+    report = handle.report()
+    return found | {"later": dict(report.seconds), "step": report.step_seconds, "events": events}
+
+
+def tier_table(rows: dict[str, Any]) -> list[str]:
+    """The costs of tier 2 in Markdown."""
+    lines = [
+        "",
+        "## Curvature and criticality",
+        "",
+        "`python benchmarks/monitors.py --tier-two`",
+        "",
+        "An event of each, in training steps: the first (curvature: ten Hessian products and one for the trace), then",
+        "the lower median of the last five of ten (two products). They come at every second event. *2%*: steps between",
+        "two events at which both together take 2% of the time.",
+        "",
+        "| net | step | curvature, first | curvature | criticality | 2% |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, row in rows.items():
+        first, later = ({key: row[when][key] / row["step"] for key in TIER_TWO} for when in ("first", "later"))
+        lines.append(
+            f"| {name} | {1e3 * row['step']:.0f} ms | {first['curvature']:.1f} | {later['curvature']:.1f} | "
+            f"{later['criticality']:.2f} | {sum(later.values()) / 0.02 / 2:.0f} |"
+        )
+    return lines
+
+
 def table(record: dict[str, Any]) -> str:
     """The record in Markdown."""
     lines = [
@@ -158,6 +208,7 @@ def table(record: dict[str, Any]) -> str:
             f"{row['turns']} | {row['blocks']}, {row['events']} | {cells[0]} | {row['sums']['cpu']:.3f} | {cells[1]} | "
             f"{met} |"
         )
+    lines += tier_table(record["tier_two"]) if record["tier_two"] else []
     return "\n".join(lines) + "\n"
 
 
@@ -167,23 +218,39 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=8, help="timed blocks, at least 5")
     parser.add_argument("--events", type=int, help="events a block (default: 4, and 1 for the largest net)")
     parser.add_argument("--only", choices=list(cases()), help="measure one net and keep the other rows of the table")
+    parser.add_argument("--tier-two", action="store_true", help="only measure the curvature and criticality monitors")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     for name in [options.only] if options.only else list(cases()):
         per_block, *case = cases()[name]
+        if options.tier_two:
+            write(options, name, tier_two(*case), "tier_two")
+            continue
         for row in measure(options.events or per_block, *case, options.blocks):
             write(options, name, row)
     print((options.out / "monitors.md").read_text())
 
 
-def write(options: argparse.Namespace, name: str, row: dict[str, Any]) -> None:
+def write(options: argparse.Namespace, name: str, row: dict[str, Any], part: str = "rows") -> None:
     """Put one row into the record and its table."""
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "monitors.json"
-    known = json.loads(path.read_text())["rows"] if path.exists() else {}
-    record = {
+    record = json.loads(path.read_text()) if path.exists() else {}
+    known = {key: record.get(key, {}) for key in ("rows", "tier_two")}
+    known[part][name] = row
+    known[part] = {key: known[part][key] for key in cases() if key in known[part]}
+    record |= known
+    if part == "rows" or "command" not in record:
+        record |= facts(options)
+    path.write_text(json.dumps(record, indent=1) + "\n")
+    (options.out / "monitors.md").write_text(table(record))
+
+
+def facts(options: argparse.Namespace) -> dict[str, Any]:
+    """Where and how it was measured."""
+    return {
         "command": shlex.join(["python", *sys.argv]),
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -191,10 +258,7 @@ def write(options: argparse.Namespace, name: str, row: dict[str, Any]) -> None:
         "threads": options.threads,
         "load": os.getloadavg()[1],
         "goal": GOAL,
-        "rows": {key: row if key == name else known[key] for key in cases() if key == name or key in known},
     }
-    path.write_text(json.dumps(record, indent=1) + "\n")
-    (options.out / "monitors.md").write_text(table(record))
 
 
 if __name__ == "__main__":
