@@ -3,6 +3,7 @@
     python benchmarks/bank.py                        # everything; what is finished is never repeated
     python benchmarks/bank.py --blocks s4 s5
     python benchmarks/bank.py --ratio                # a stack over as many separate runs, interleaved
+    python benchmarks/bank.py --slice tests/data/bank    # a few runs of three tasks, thinned, for the tests
 
 Goal: at least 100 runs that grok and 100 that do not, within four core-hours; a stack of 16 in less time than 16 runs.
 """
@@ -22,7 +23,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from surgecollapse.lab.bank.members import problem
 from surgecollapse.lab.bank.plan import BLOCKS, block
 from surgecollapse.lab.bank.stack import BETAS, EPS, Stack
-from surgecollapse.lab.bank.store import facts_of, read_bank, write_stack
+from surgecollapse.lab.bank.store import cut, facts_of, read_bank, write_stack
+
+
+SLICED = ("add-23-02", "div-23-01", "s4-03")
+"""Files of the slice."""
 
 
 def generate(names: list[str], out: Path) -> None:
@@ -62,7 +67,7 @@ def table(out: Path) -> str:
         "",
         "`python benchmarks/bank.py`",
         "",
-        f"{len(runs)} runs, {spent:,.0f} s of one thread in all, {size / 1e6:.1f} MB; "
+        f"{len(runs)} runs, {spent:,.0f} s of one thread in all by the wall clock, {size / 1e6:.1f} MB; "
         f"python {platform.python_version()}, torch {torch.__version__}.",
         "",
         "| task | runs | grokked | at once | not, fitted | not, never fitted | median t_fit | median t_gen of grokked "
@@ -85,6 +90,18 @@ def table(out: Path) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def write_slice(bank: Path, out: Path) -> None:
+    """Of three tasks two runs that grokked and two that fitted and did not, at every second evaluation."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name in SLICED:
+        runs = read_bank(bank, f"{name}.npz")
+        wanted = [
+            [i for i, run in enumerate(runs) if run.outcome == outcome and run.times.t_fit is not None][:2]
+            for outcome in ("grokked", "not")
+        ]
+        cut(bank / f"{name}.npz", out / f"{name}.npz", sum(wanted, []), every=2)
 
 
 def ratio(task: str = "add-23", count: int = 16, steps: int = 200, repeats: int = 7) -> str:
@@ -133,12 +150,16 @@ def main() -> None:
     parser.add_argument("--blocks", nargs="*", default=list(BLOCKS), choices=BLOCKS, metavar="NAME")
     parser.add_argument("--out", type=Path, default=Path("runs/bank"), help="folder of the files")
     parser.add_argument("--table", type=Path, default=Path(__file__).parent / "results" / "bank.md")
+    parser.add_argument("--slice", type=Path, help="only write a slice for the tests into this folder")
     parser.add_argument("--ratio", action="store_true", help="only measure what stacking gains")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)  # gradients that vanish would cost twice the time
     if options.ratio:
         print(ratio())
+        return
+    if options.slice:
+        write_slice(options.out, options.slice)
         return
     generate(options.blocks, options.out)
     text = table(options.out)

@@ -113,20 +113,32 @@ def write_stack(path: Path, members: Sequence[Member], block: Block, tell: Calla
     os.replace(written, path)
 
 
+def cut(path: Path, out: Path, members: Sequence[int], every: int) -> None:
+    """Write a part of a file as a file of its own: some members, every n-th evaluation counted back from the last."""
+    with np.load(path) as file:
+        steps, values, facts = file["steps"], file["values"], json.loads(str(file["facts"]))
+    facts["members"] = [facts["members"][i] for i in members]
+    kept = np.arange(len(steps))[::-1][::every][::-1]
+    with out.open("wb") as written:
+        np.savez_compressed(
+            written, steps=steps[kept], values=values[list(members)][:, kept], facts=np.array(json.dumps(facts))
+        )
+
+
 def facts_of(path: Path) -> dict[str, object]:
     """What a file says of itself."""
     with np.load(path) as file:
         return dict(json.loads(str(file["facts"])))
 
 
-def read_bank(folder: Path) -> list[BankRun]:
-    """All runs of the files in a folder.
+def read_bank(folder: Path, pattern: str = "*.npz") -> list[BankRun]:
+    """All runs of the files in a folder whose names fit a pattern.
 
     Raises:
         ValueError: if a file is of a newer version.
     """
     runs: list[BankRun] = []
-    for path in sorted(folder.glob("*.npz")):
+    for path in sorted(folder.glob(pattern)):
         with np.load(path) as file:
             steps, values, facts = file["steps"], file["values"], json.loads(str(file["facts"]))
         if facts["version"] > VERSION:

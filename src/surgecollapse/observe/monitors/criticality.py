@@ -35,6 +35,7 @@ class Criticality:
     name = "criticality"
     needs = ("activations",)
     period = 2
+    first_cost = 3.0
 
     def __init__(self, *, scale: float = 1e-3, seed: int = 0) -> None:
         if not 0.0 < scale < 1.0:

@@ -42,6 +42,8 @@ class Curvature:
     name = "curvature"
     needs = ()
     period = 2
+    first_cost = 25.0
+    """Ten Hessian products and one for the trace."""
 
     def __init__(
         self, criterion: Criterion | None = None, *, trace_samples: int = 1, first: int = 10, seed: int = 0

@@ -1,0 +1,87 @@
+"""The benchmark of the detectors, end to end on a committed slice of the bank (`bank.py --slice tests/data/bank`)."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+from surgecollapse.forecast.calibration import alarm_threshold, held_out_scores
+from surgecollapse.lab.bank.members import Member
+from surgecollapse.lab.bank.plan import block
+from surgecollapse.lab.bank.store import read_bank
+
+pytest.importorskip("sklearn")
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    spec = importlib.util.spec_from_file_location("early_warning", ROOT / "benchmarks" / "early_warning.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # its dataclasses look themselves up there
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+@pytest.fixture(scope="module")
+def runs():
+    return read_bank(ROOT / "tests" / "data" / "bank")
+
+
+@pytest.fixture(scope="module")
+def courses(benchmark, runs):
+    return benchmark.courses_of(runs)
+
+
+def rows(benchmark, courses, name):
+    entry = next(entry for entry in benchmark.entries() if entry.name == name)
+    return entry, benchmark.evaluate(entry, benchmark.folds_by([c.group for c in courses], courses))
+
+
+def test_the_slice_is_of_the_plan_and_has_both_outcomes_of_three_tasks(runs):
+    assert [run.outcome for run in runs] == ["grokked", "grokked", "not", "not"] * 3
+    for run in runs:
+        assert isinstance(run.member, Member)
+        assert run.member in block(run.task).members
+
+
+def test_a_run_counts_from_fitting_to_the_last_evaluation_before_it_generalised(runs, courses):
+    for run, course in zip(runs, courses, strict=True):
+        assert course.steps[0] == run.times.t_fit
+        if run.outcome == "grokked":
+            assert course.steps[-1] < run.times.t_gen_sustained
+        else:
+            assert course.steps[-1] == run.steps[-1]
+
+
+def test_every_run_is_scored_by_what_saw_no_run_of_its_task(benchmark, courses):
+    entry, found = rows(benchmark, courses, "logistic, labelled")
+    assert sorted(row["run"] for row in found) == list(range(12))
+    assert all(row["fold"] == row["task"] for row in found)
+    # The fold's own runs have no part in it: the scores are those of the others alone.
+    rest = [course for course in courses if course.group != "add-23"]
+    scorer = benchmark.fitted(entry, rest)
+    inner = held_out_scores(rest, lambda calibration: benchmark.fitted(entry, calibration))
+    threshold = alarm_threshold([s.max() for s, c in zip(inner, rest, strict=True) if not c.grokked], benchmark.RATE)
+    for row in found:
+        if row["task"] == "add-23":
+            course = courses[row["run"]]
+            assert row["course"][1].tolist() == pytest.approx(scorer(course).tolist())
+            assert row["alarm"] == benchmark.first_alarm(course, scorer(course), threshold)
+
+
+def test_the_slope_of_the_validation_loss_ranks_and_the_time_after_fitting_does_not(benchmark, courses):
+    _, slope = rows(benchmark, courses, "control: slope of the validation loss")
+    _, clock = rows(benchmark, courses, "control: time after fitting")
+    assert benchmark.auroc(slope, 8)[0] >= 0.8
+    assert benchmark.summary(slope)["auroc"][8][0] == benchmark.auroc(slope, 8)[0]
+    for row in slope:
+        if row["grokked"] and row["alarm"] is not None:
+            assert 0 < benchmark.lead(row) < 1
+    assert abs(benchmark.auroc(clock, 4)[0] - 0.5) < 0.25
