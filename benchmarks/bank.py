@@ -25,7 +25,6 @@ from surgecollapse.lab.bank.plan import BLOCKS, block
 from surgecollapse.lab.bank.stack import BETAS, EPS, Stack
 from surgecollapse.lab.bank.store import cut, facts_of, read_bank, write_stack
 
-
 SLICED = ("add-23-02", "div-23-01", "s4-03")
 """Files of the slice."""
 
@@ -97,11 +96,9 @@ def write_slice(bank: Path, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for name in SLICED:
         runs = read_bank(bank, f"{name}.npz")
-        wanted = [
-            [i for i, run in enumerate(runs) if run.outcome == outcome and run.times.t_fit is not None][:2]
-            for outcome in ("grokked", "not")
-        ]
-        cut(bank / f"{name}.npz", out / f"{name}.npz", sum(wanted, []), every=2)
+        fitted = [i for i, run in enumerate(runs) if run.times.t_fit is not None]
+        grokked, not_yet = ([i for i in fitted if runs[i].outcome == outcome][:2] for outcome in ("grokked", "not"))
+        cut(bank / f"{name}.npz", out / f"{name}.npz", [*grokked, *not_yet], every=2)
 
 
 def ratio(task: str = "add-23", count: int = 16, steps: int = 200, repeats: int = 7) -> str:
