@@ -34,9 +34,9 @@ class Waves(Scheduled):
     It ends at e_k: ``rest`` before the next one begins, so that the net can settle; the last at ``freeze_at``, with the
     exact target and the final mask. At the beginning of every wave but the first a *surge* reopens ``surge`` of the
     pruned weights, at zero, by |EMA of the dense gradient|. The depth d of the last wave is the target; that of the
-    others lies between the target and ``thinnest`` of its density: the controller goes as deep as leaves the ``measure`` of the probe
-    batch at ``floor`` or above. By default that is how certain the predictions are. With ``floor=1`` it stays at the target, with ``floor=0`` it always goes to
-    ``thinnest``.
+    others lies between the target and ``thinnest`` of its density: the controller goes as deep as leaves the
+    ``measure`` of the probe batch at ``floor`` or above; by default that is how certain the predictions are. With
+    ``floor=1`` it stays at the target, with ``floor=0`` it always goes to ``thinnest``.
 
     AC/DC (arXiv 2106.12379) alternates too, but collapses at once and reopens everything; one wave is gradual pruning.
 
