@@ -19,8 +19,9 @@ from surgecollapse.act.rewiring import criterion_of
 from surgecollapse.connection import Connection
 from surgecollapse.decide import make_policy
 from surgecollapse.engine import Engine
-from surgecollapse.events import Decision, Event, Intervention, Plan, Reading, from_dict, to_dict
+from surgecollapse.events import Decision, Event, Intervention, Measurement, Plan, Reading, from_dict, to_dict
 from surgecollapse.gradients.chain import TransformChain
+from surgecollapse.gradients.effects import Effects
 from surgecollapse.interventions import Interventions
 from surgecollapse.modules import unwrap_model
 from surgecollapse.observe.monitors import make_monitors
@@ -101,7 +102,7 @@ class Controller:
         self._random = {role: Generators(options["seed"] + _APART * i) for i, role in enumerate(_ROLES)}
         self._pump = EntropyPump(model, self._random["noise"])
         self._connection = Connection(model, self._given)
-        self._transforms = TransformChain(options["transforms"])
+        self._transforms, self._effects = TransformChain(options["transforms"]), Effects()
         self.watch = self._new_watch()
         self.steering = Steering(self._record)
         self._interventions = Interventions(self)
@@ -237,7 +238,9 @@ class Controller:
         due = self._due and index <= engine.primary  # an optimizer behind it still ends the step that was read
         if len(self._transforms) or tracked or due:
             unscale(optimizer)
-            self._transforms.apply(optimizer)
+            if index == 0:
+                self._effects.clear()
+            self._transforms.apply(optimizer, self._effects if due else None)
             if due:
                 engine.observer.see_gradients([p.grad for p in parameters_of(optimizer) if p.grad is not None])
             engine.signal.update(tracked)
@@ -313,6 +316,8 @@ class Controller:
         reading = self._engine.observer.read(self.step, self.sparsity)
         self.readings.append(reading)
         self._record(reading)
+        for name, value in self._effects.read().items():
+            self._record(Measurement(step=self.step, name=name, value=value))
         joined = self._engine.join()
         if joined is not None:
             self._log("join", f"joined the optimizer, prunable from now on: {', '.join(joined) or 'no new weights'}")

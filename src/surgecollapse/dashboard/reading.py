@@ -44,7 +44,7 @@ def state(connection: sqlite3.Connection, changed: float) -> dict[str, Any]:
     config = meta(connection, "config", {})
     reader = state_reader(connection, config.get("every"))
     reading = _last(connection, "Reading")
-    decision = _last(connection, "Decision")
+    decision = _last(connection, "Decision") or {}
     act = _last(connection, "Intervention")
     alarm = _last(connection, "Alarm")
     step = connection.execute("SELECT max(step) FROM events").fetchone()[0] or 0
@@ -56,12 +56,12 @@ def state(connection: sqlite3.Connection, changed: float) -> dict[str, Any]:
         "total": config.get("steps"),
         "name": reader.state.name,
         "cause": reader.state.why,
-        "phase": decision["phase"] if decision else (act or {}).get("phase"),
-        "why": decision["reason"] if decision else (act or {}).get("reason"),
+        "phase": decision.get("phase") or (act or {}).get("phase") or ("dense" if reading else None),
+        "why": decision.get("reason") or (act or {}).get("reason"),
         "last": None if act is None else {key: act[key] for key in ("step", "kind", "reason")},
         "alarm": alarm,
         "next": reader.next_step if found["status"] == "live" else None,
-        "sparsity": act["sparsity_after"] if act else None,
+        "sparsity": act["sparsity_after"] if act else reading["sparsity"] if reading else None,
         "entropy": reading["entropy"] if reading else None,
         "loss": reading["loss"] if reading else None,
         "held": _switched(connection, "hold", "resume"),

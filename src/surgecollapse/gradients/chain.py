@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from surgecollapse.step_hooks import overflowed, parameters_of, unscale
+from surgecollapse.gradients.effects import Effects
+from surgecollapse.step_hooks import parameters_of
 from surgecollapse.types import GradientTransform
 
 STAGES = ("filter", "project", "clip")
@@ -56,20 +57,25 @@ class TransformChain:
         return f"TransformChain({self._transforms!r})"
 
     @torch.no_grad()
-    def apply(self, optimizer: Optimizer) -> None:
-        """Transform the optimizer's gradients in place; they must be unscaled."""
+    def apply(self, optimizer: Optimizer, effects: Effects | None = None) -> None:
+        """Transform the optimizer's gradients in place; they must be unscaled.
+
+        Args:
+            optimizer: whose gradients.
+            effects: where given, sees the gradients before and after each transform.
+        """
         if not self._transforms:
             return
         params = [p for p in parameters_of(optimizer) if p.grad is not None]
         grads = [p.grad for p in params if p.grad is not None]
         for transform in self._transforms:
-            transform(params, grads)
-
-    def before_step(self, optimizer: Optimizer) -> None:
-        """Do all that belongs before a step: nothing at all if the step is about to be skipped for an overflow."""
-        if self._transforms and not overflowed(optimizer):
-            unscale(optimizer)
-            self.apply(optimizer)
+            if effects is None:
+                transform(params, grads)
+            else:
+                whole = [g for g in grads if g.layout is torch.strided and not hasattr(g, "to_local")]
+                before = [g.clone() for g in whole]
+                transform(params, grads)
+                effects.see(transform, before, whole)
 
     def state_dict(self, params: Sequence[Tensor]) -> list[dict[str, Any]]:
         """State of every transform, with one entry for each of ``params``."""

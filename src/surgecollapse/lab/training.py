@@ -166,7 +166,7 @@ class Training:
                     criterion=self._loss,
                 )
             if transforms:
-                self.transforms = transform_gradients(self.optimizer, transforms)
+                self.transforms = transform_gradients(self.optimizer, transforms, recorders=(self,), every=config.every)
             return None
 
         try:

@@ -1,4 +1,4 @@
-import { Chart, ORDER, append, clock, groupOf, path, short, stepOf, words } from "/charts.js";
+import { Chart, HEADINGS, ORDER, append, clock, groupOf, path, short, stepOf, words } from "/charts.js";
 
 const $ = (id) => document.getElementById(id);
 const make = (tag, text, cls) => { const e = document.createElement(tag); if (text !== undefined) e.textContent = text; if (cls) e.className = cls; return e; };
@@ -192,12 +192,12 @@ function paint() {
     charts.get(title).push({ label: limit ? `${label === "all" || !several ? "" : label + " "}threshold` : label, limit, id: line.id, x: line.x, y: line.y, run: run.id });
   }
   const rank = (t) => { const i = ORDER.indexOf(groupOf(t)); return i < 0 ? 99 : i; };
-  const titles = [...charts.keys()].sort((a, b) => rank(a) - rank(b) || a.localeCompare(b));
+  const titles = [...charts.keys()].sort((a, b) => rank(a) - rank(b) || groupOf(a).localeCompare(groupOf(b)) || a.localeCompare(b));
   if (titles.some((t) => !now.charts.has(t)) || now.charts.size !== titles.length) {
     $("charts").replaceChildren(); now.charts.clear();
     let group = "";
     for (const title of titles) {
-      if (groupOf(title) !== group) { group = groupOf(title); if (title !== group) $("charts").append(make("h2", group.replace(/_/g, " "))); }
+      if (groupOf(title) !== group) { group = groupOf(title); if (title !== group) $("charts").append(make("h2", HEADINGS[group] ?? group.replace(/_/g, " "))); }
       now.charts.set(title, new Chart($("charts"), title, () => now.events.filter((e) => e.class !== "Decision" && e.class !== "Reading"), refine));
     }
   }
@@ -248,7 +248,7 @@ function forms() {
     const form = make("form"), button = make("button", kind);
     form.dataset.kind = kind;
     form.append(button);
-    for (const [name, value] of inputs) { const input = make("input"); input.name = name; input.value = value; input.placeholder = name === "layers" ? "all layers" : name; input.title = name; input.setAttribute("aria-label", `${kind} ${name}`); if (typeof value === "string") input.classList.toggle("wide", name !== "step"); form.append(input); }
+    for (const [name, value] of inputs) { const input = make("input"), label = make("label", name === "layers" ? "in " : name + " ", "soft"); input.name = name; input.value = value; input.placeholder = name === "layers" ? "all layers" : name; input.title = name; input.setAttribute("aria-label", `${kind} ${name}`); if (typeof value === "string") input.classList.toggle("wide", name !== "step"); label.append(input); form.append(label); }
     form.onsubmit = (submit) => { submit.preventDefault(); send(kind, form); };
     $("forms").append(form);
   }

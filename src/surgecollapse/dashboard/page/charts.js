@@ -3,8 +3,9 @@ const PALETTE = ["#3b82c4", "#d1762b", "#3a9a5d", "#c0504d", "#8a6cc0", "#8c6d52
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const MOST = 4000;
 
-export const ORDER = ["loss", "accuracy", "entropy", "mask", "energy", "dimension", "rank", "curvature", "noise", "norm"];
-const UNDER = { sparsity: "mask", gradient_norm: "norm", learning_rate: "time" };
+export const ORDER = ["loss", "accuracy", "entropy", "mask", "energy", "dimension", "rank", "curvature", "grokfast", "noise", "norm"];
+const UNDER = { sparsity: "mask", gradient_norm: "norm", learning_rate: "time", "orthograd/removed": "grokfast", "clip/factor": "grokfast" };
+export const HEADINGS = { grokfast: "Grokfast and ⊥Grad", mask: "sparsity", time: "time and learning rate" };
 
 export function groupOf(name) { return UNDER[name] ?? name.split("/")[0]; }
 

@@ -20,6 +20,7 @@ GRADIENT_ROWS = 256
 """Validation rows of the batch whose gradient is shown."""
 SCALARS = (
     "loss/train", "loss/validation", "accuracy/train", "accuracy/validation", "sparsity", "energy/weights",
+    "grokfast/slow_norm", "grokfast/ratio", "grokfast/cosine", "orthograd/removed", "clip/factor",
 )  # fmt: skip
 
 

@@ -89,3 +89,34 @@ def accuracy(runs: Sequence[RunData]) -> Picture | None:
     legend_above(figure, [ax], columns=2)
     caption = "Share of right answers over training. Dotted and thin: training; solid with marks: validation."
     return Picture("accuracy", "Accuracy", caption, figure)
+
+
+EFFECTS = {
+    "grokfast/slow_norm": "norm of the slow gradient",
+    "grokfast/ratio": "amplified slow over raw gradient",
+    "grokfast/cosine": "cosine of slow and raw gradient",
+    "orthograd/removed": "energy removed by ⊥Grad (share)",
+    "clip/factor": "factor of the final clip",
+}
+"""What gradient transforms did, by series (:class:`~surgecollapse.gradients.effects.Effects`)."""
+
+
+@styled
+def gradients(runs: Sequence[RunData]) -> Picture | None:
+    """What Grokfast, ⊥Grad and the final clip did to the gradients; ``None`` where no run had any of them."""
+    there = [name for name in EFFECTS if any(name in run.measurements for run in runs)]
+    if not there:
+        return None
+    figure = canvas(2.7 * max(2, len(there)), 3.1)
+    axes = [figure.add_subplot(1, len(there), i + 1) for i in range(len(there))]
+    for ax, name in zip(axes, there, strict=True):
+        draw(ax, runs, [name])
+        log_if_wide(ax, runs, [name])
+        ax.set_ylabel(EFFECTS[name])
+        step_axis(ax)
+    for handle in (line for ax in axes for line in ax.get_lines()):
+        handle.set_label(str(handle.get_label()).partition(",")[0])
+    if len(runs) > 1:
+        legend_above(figure, axes)
+    caption = "What the gradient transforms did to the gradient, at the readings' cadence."
+    return Picture("gradient-transforms", "Grokfast and ⊥Grad", caption, figure, wide=True)

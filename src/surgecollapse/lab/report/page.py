@@ -146,12 +146,15 @@ HEADS = {
 
 
 def _learning(runs: Sequence[RunData]) -> Section:
-    from surgecollapse.lab.report.curves import accuracy, loss
+    from surgecollapse.lab.report.curves import accuracy, gradients, loss
     from surgecollapse.lab.report.markup import Section
 
     part = Section("learning", "Loss and accuracy")
     part.add(loss(runs), "No run recorded a loss.")
     part.add(accuracy(runs), "No accuracy was recorded: the task has no classes, or nothing was evaluated.")
+    transformed = gradients(runs)
+    if transformed is not None:
+        part.add(transformed, "")
     return part
 
 
