@@ -15,6 +15,8 @@ SILENT = 60.0
 """Seconds without a write after which a run that never said that it ended is called silent."""
 BUCKETS = 800
 """Most buckets of one series that are sent."""
+_ACTS = 500
+"""Interventions among which the last of a kind is looked for, five times a second."""
 _STATUS = {"running": "live", "complete": "finished"}
 _SHOWN = ("Reading", "Decision", "Intervention", "Request", "Alarm")
 
@@ -80,14 +82,11 @@ def state_reader(connection: sqlite3.Connection, every: int | None) -> StateRead
     ).fetchall()
     for step, entropy, sound in rows[::-1]:
         reader.take(Reading(step=step, entropy=entropy, finite=bool(sound)))
+    acts = f"(SELECT * FROM events WHERE kind = 'Intervention' ORDER BY step DESC, id DESC LIMIT {_ACTS})"
     for kinds in ("('collapse', 'surge')", "('pump')", "('freeze')"):
-        _give(
-            reader,
-            connection,
-            f"kind = 'Intervention' AND json_extract(body, '$.kind') IN {kinds} ORDER BY step DESC, id DESC",
-        )
+        _give(reader, connection, f"{acts} WHERE json_extract(body, '$.kind') IN {kinds}")
     for kind in ("Alarm", "Decision"):
-        _give(reader, connection, f"kind = '{kind}' ORDER BY step DESC, id DESC")
+        _give(reader, connection, f"events WHERE kind = '{kind}'")
     query = "SELECT step, value FROM measurements WHERE series = (SELECT id FROM series WHERE name = 'loss/train' "
     row = connection.execute(query + "AND layer = '') ORDER BY step DESC LIMIT 1").fetchone()
     if row is not None:
@@ -95,8 +94,10 @@ def state_reader(connection: sqlite3.Connection, every: int | None) -> StateRead
     return reader
 
 
-def _give(reader: StateReader, connection: sqlite3.Connection, where: str) -> None:
-    row = connection.execute(f"SELECT kind, version, body FROM events WHERE {where} LIMIT 1").fetchone()
+def _give(reader: StateReader, connection: sqlite3.Connection, of: str) -> None:
+    """Tell the newest event of some."""
+    query = f"SELECT kind, version, body FROM {of} ORDER BY step DESC, id DESC LIMIT 1"
+    row = connection.execute(query).fetchone()
     if row is not None:
         reader.take(from_dict({"kind": row[0], "version": row[1], "event": json.loads(row[2])}))
 

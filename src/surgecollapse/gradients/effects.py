@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from surgecollapse.functional.projections import gram
 from surgecollapse.types import GradientTransform
 
 
@@ -45,11 +44,12 @@ class Effects:
     @torch.no_grad()
     def see(self, transform: GradientTransform, before: Sequence[Tensor], after: Sequence[Tensor]) -> None:
         """Add what one transform did to the gradients of one optimizer."""
-        products = [gram(g, changed) for g, changed in zip(before, after, strict=True)]
+        products = [_products(g, changed) for g, changed in zip(before, after, strict=True)]
         if not products:
             return
         home = products[0].device
-        both, old, new = torch.stack([p.to(home) for p in products]).unbind(1)
+        wide = torch.float32 if home.type == "mps" else torch.float64
+        both, old, new = torch.stack([p.to(home, wide) for p in products]).unbind(1)
         # By tensor: each has a direction, and perhaps a rescaling, of its own.
         kept = torch.where(new > 0, both.square() / new, torch.zeros_like(both))
         found = torch.stack([both.sum(), old.sum(), new.sum(), kept.sum()])
@@ -68,6 +68,14 @@ class Effects:
                 found |= {"orthograd/removed": 1.0 - kept / old} if project else {"clip/factor": math.sqrt(new / old)}
         self.clear()
         return {name: value for name, value in found.items() if math.isfinite(value)}
+
+
+def _products(before: Tensor, after: Tensor) -> Tensor:
+    """b·a, b·b and a·a of all entries, in float32 at least: three decimals are enough here, and it is cheap."""
+    pair = (torch.view_as_real(before), torch.view_as_real(after)) if before.is_complex() else (before, after)
+    dtype = torch.promote_types(pair[0].dtype, torch.float32)
+    b, a = (part.reshape(-1).to(dtype) for part in pair)
+    return torch.stack([torch.dot(b, a), torch.dot(b, b), torch.dot(a, a)])
 
 
 def _slow(transform: GradientTransform, both: float, old: float, new: float) -> dict[str, float]:

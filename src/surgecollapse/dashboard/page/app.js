@@ -233,6 +233,7 @@ async function table() {
     row.title = words(e);
     row.append(make("td", String(e.step)), make("td", kind + (e.status ? " · " + e.status : ""), "mark " + (e.status ?? "")),
       make("td", e.class === "Intervention" ? `${(100 * e.sparsity_before).toFixed(1)} → ${(100 * e.sparsity_after).toFixed(1)}%` : ""),
+      make("td", e.energy_before ? `${short(e.energy_before)} → ${short(e.energy_after)}` + (e.energy_injected ? `, ${short(e.energy_injected)} injected` : "") : ""),
       make("td", e.reason ?? (e.entropy != null ? `entropy ${short(e.entropy)}, loss ${short(e.loss)}` : "")));
     return row;
   }));

@@ -93,9 +93,9 @@ def accuracy(runs: Sequence[RunData]) -> Picture | None:
 
 EFFECTS = {
     "grokfast/slow_norm": "norm of the slow gradient",
-    "grokfast/ratio": "amplified slow over raw gradient",
-    "grokfast/cosine": "cosine of slow and raw gradient",
-    "orthograd/removed": "energy removed by ⊥Grad (share)",
+    "grokfast/ratio": "λ·slow over raw norm",
+    "grokfast/cosine": "cosine of slow and raw",
+    "orthograd/removed": "share removed by ⊥Grad",
     "clip/factor": "factor of the final clip",
 }
 """What gradient transforms did, by series (:class:`~surgecollapse.gradients.effects.Effects`)."""
