@@ -262,14 +262,17 @@ VARIANTS: dict[str, dict[str, Any]] = {
     # Fourteenth round: bounded by how certain the predictions on the probe batch still are.
     **{
         f"waves-4-certainty-{floor:g}-thinnest-{share:g}{end}": {
-            **_waves(**WAVES, floor=floor, surge=0.35, thinnest=share, measure="certainty"), **spread
+            **_waves(**WAVES, floor=floor, surge=0.35, thinnest=share, measure="certainty"),
+            **spread,
         }
         for floor in (0.5, 0.6, 0.7, 0.8)
         for share in (0.05, 0.1, 0.2)
         for end, spread in {"-layer": LAYER, "-lamp": {"saliency": "lamp"}}.items()
     },
     "waves-4-certainty-0.6-drop-0.2-layer": {
-        **_waves(**WAVES, floor=0.6, surge=0.35, thinnest=0.1, measure="certainty"), **LAYER, "dropout": 0.2
+        **_waves(**WAVES, floor=0.6, surge=0.35, thinnest=0.1, measure="certainty"),
+        **LAYER,
+        "dropout": 0.2,
     },
     "waves-4-surge-0.35-floor-1-lamp": {**_waves(**WAVES, floor=1.0, surge=0.35), "saliency": "lamp"},
 }
