@@ -100,8 +100,10 @@ def test_large_weights_are_measured_on_a_block_that_keeps_a_low_rank():
     assert monitor.measure(scene(weights={"w": full}))["rank/numerical"]["w"].item() == 32
 
 
-def test_dead_and_dormant_units_are_counted():
-    x = torch.tensor([[0.0, 1.0, 2.0, 0.001], [0.0, 3.0, 1.0, 0.002]])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("copies", [1, 9])
+def test_dead_and_dormant_units_are_counted(copies, dtype):
+    x = torch.tensor([[0.0, 1.0, 2.0, 0.001], [0.0, 3.0, 1.0, 0.002]], dtype=dtype).repeat(copies, copies)
     found = MONITORS["units"]().measure(scene(activations={"a": x}))
     assert found["units/dead"]["a"].item() == 0.25
     assert found["units/dormant"]["a"].item() == 0.5
@@ -109,11 +111,13 @@ def test_dead_and_dormant_units_are_counted():
     assert broken["units/dormant"]["a"].isnan()
 
 
-def test_predictions_of_uniform_and_of_collapsed_logits():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("rows", "classes"), [(5, 4), (64, 97)])
+def test_predictions_of_uniform_and_of_collapsed_logits(rows, classes, dtype):
     measure = MONITORS["predictions"]().measure
-    flat = measure(scene(outputs=torch.zeros(5, 4)))
+    flat = measure(scene(outputs=torch.zeros(rows, classes, dtype=dtype)))
     assert [flat[k].item() for k in flat] == pytest.approx([0.0, 0.0, 1.0])
-    sharp = measure(scene(outputs=torch.tensor([[40.0, -40.0]]).repeat(3, 1)))
+    sharp = measure(scene(outputs=torch.tensor([[40.0, -40.0]], dtype=dtype).repeat(rows, 1)))
     assert [sharp[k].item() for k in sharp] == pytest.approx([40.0, 1.0, 0.0])
     images = measure(scene(outputs=normal(2, 3, 4, 5)))
     rows = normal(2, 3, 4, 5).movedim(1, -1).reshape(-1, 3)
@@ -122,15 +126,24 @@ def test_predictions_of_uniform_and_of_collapsed_logits():
     assert measure(scene()) == {}
 
 
-def test_alignment_is_one_where_the_gradient_only_scales_the_weights_up():
-    w = normal(3, 4)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(3, 4), (50, 7)])
+def test_alignment_is_one_where_the_gradient_only_scales_the_weights_up(shape, dtype):
+    w, other = normal(*shape, dtype=dtype), normal(*shape, seed=1, dtype=dtype)
     found = MONITORS["alignment"]().measure(scene(weights={"w": w}, gradients={"w": -2 * w}))
     assert found["alignment/naive_loss"]["w"].item() == pytest.approx(1.0)
     assert found["alignment/naive_loss"][None].item() == pytest.approx(1.0)
+    across = other - (other * w).sum() / w.square().sum() * w
+    mixed = MONITORS["alignment"]().measure(
+        scene(weights={"w": w}, gradients={"w": 3 * across / across.norm() * w.norm() - 4 * w})
+    )
+    assert mixed["alignment/naive_loss"]["w"].item() == pytest.approx(0.8, rel=1e-5)
 
 
-def test_masks_and_live_energy():
-    w = torch.tensor([[2.0, 0.0], [0.0, 4.0]])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("copies", [1, 8])
+def test_masks_and_live_energy(copies, dtype):
+    w = torch.tensor([[2.0, 0.0], [0.0, 4.0]], dtype=dtype).repeat(copies, copies)
     found = MONITORS["masks"]().measure(scene(weights={"w": w, "v": w}, live={"w": 0.5}))
     assert found["mask/sparsity"] == {"w": 0.5}
     assert found["energy/live"]["w"].item() == pytest.approx(10.0)
@@ -159,14 +172,15 @@ def test_norms_are_those_of_the_loop(big):
         assert (step, "norm/weight", "0.bias") not in found
 
 
-def test_the_noise_scale_of_gradients_with_known_noise():
-    mean, sigma, batch = normal(4000, seed=1), 3.0, 16
-    expected = 4000 * sigma**2 / mean.square().sum().item()
+@pytest.mark.parametrize(("size", "dtype"), [(4000, torch.float32), (4000, torch.float64), (12_000, torch.float32)])
+def test_the_noise_scale_of_gradients_with_known_noise(size, dtype):
+    mean, sigma, batch = normal(size, seed=1, dtype=dtype), 3.0, 16
+    expected = size * sigma**2 / mean.square().sum().item()
     monitor = MONITORS["noise_scale"]()
     g = torch.Generator().manual_seed(2)
     for step in range(1, 41, 2):
         for at, method in ((step, monitor.prepare), (step + 1, monitor.measure)):
-            noisy = mean + sigma / batch**0.5 * torch.randn(4000, generator=g)
+            noisy = mean + sigma / batch**0.5 * torch.randn(size, generator=g, dtype=dtype)
             found = method(scene(step=at, gradients={"w": noisy}, batch_size=batch))
     assert found["noise/scale"].item() == pytest.approx(expected, rel=0.1)
 
