@@ -46,9 +46,10 @@ class BudgetKeeper:
     """Spends on passive monitors what training has earned for them: at no event more than that.
 
     With t the seconds of a step and L 85% of ``limit``, every step earns L·t. An event is due after max(asked, c/(L·t))
-    steps, c being its cost, and happens once what it is expected to cost has been earned: the costliest of its last
-    five by part, a guess where none is known yet. So the cost of all events stays below ``limit`` of the training time
-    from the first one on, if none costs more than was expected; one that does is paid back before the next.
+    steps, c being its cost, and happens once what it is expected to cost has been earned: part by part the costliest
+    but one of its last five (the costliest may have been disturbed), a guess where none is known yet. So the cost of
+    all events stays below ``limit`` of the training time from the first one on, as long as none costs much more than
+    was expected; one that does is paid back before the next.
 
     Where c/(L·t) is more than was asked for, monitors that rotate first do one n-th of the layers an event,
     n = ⌈c/(L·t·asked)⌉, at most the number of layers; the cadence does the rest. Both times are medians of its own
@@ -116,7 +117,8 @@ class BudgetKeeper:
         """Seconds that a part may take at the next event."""
         if name not in self._costs:
             return GUESS[0] + guess * (median(self._steps) if self._steps else 0.0)
-        return max(self._costs[name]) / (self.turns if name in self._rotating else 1)
+        second_most = sorted(self._costs[name])[-2:][0]
+        return second_most / (self.turns if name in self._rotating else 1)
 
     def event_took(
         self,

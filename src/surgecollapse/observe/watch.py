@@ -93,7 +93,7 @@ class Watch:
         if step >= self._next and not self._keeper.wait(self._parts()):
             self._event(step, optimizers, live())
         if step + 1 >= self._next:
-            self._next = step + 1 + self._keeper.wait(self._parts())
+            self._next = step + 1 + min(self._keeper.wait(self._parts()), self._keeper.asked)  # then asked again
         if step + 1 == self._next:
             self._prepare(step, optimizers)
         self._left = time.perf_counter()
