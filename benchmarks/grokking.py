@@ -45,9 +45,16 @@ _TRANSFORMER = {
     "adamw": {"task": "grokfast-modular-adamw", **_TENS},
     "muon": {"task": "grokfast-modular-muon", **_FINE},
     "record": {"task": "grokfast-modular-record", **_FINE},
+    "record-125": {"task": "grokfast-modular-record-125", **_FINE},
 }
-_RECORD = {**_TRANSFORMER["record"], "steps": 200}
-_ABLATIONS = {
+_NEW = {
+    "the record": {},
+    "no average of the weights": {"average_decay": 0.0},
+    "short batches count in full": {"weigh_batches": False},
+    "positions as the tokens": {"position_scale": 1.0, "position_lr": 1.0},
+    "the earlier rates": {"lr": 6e-3, "position_lr": 1.0},
+}
+_OLD = {
     "the record": {},
     "tokens by AdamW": {"muon_tokens": False},
     "norms and biases decay": {"decay_vectors": True},
@@ -63,7 +70,9 @@ _ABLATIONS = {
     "with ⊥Grad": {"orthograd": "rescaled"},
     "with surge-collapse, 50% sparse": {"policy": "entropy", "recipe": "surge-collapse", "sparsity": 0.5},
 }
-"""One change of the record each: what is taken away, then what is laid on top."""
+_ABLATIONS = {name: {**_TRANSFORMER["record"], "steps": 200, **change} for name, change in _NEW.items()}
+_ABLATIONS_125 = {name: {**_TRANSFORMER["record-125"], "steps": 200, **change} for name, change in _OLD.items()}
+"""One change each of the record and of the one before it: what is taken away, then what is laid on top."""
 _SHORT = {"evaluate_every": 25, "stop_at_accuracy": 0.95, "steps": 3_000}
 _MLP = {
     "plain": {"task": "prieto-modular", **_SHORT},
@@ -90,7 +99,8 @@ ARMS: dict[str, dict[str, dict[str, Any]]] = {
     "mlp": _MLP,
     "parity": _PARITY,
     "mnist": _MNIST,
-    "ablations": {name: {**_RECORD, **change} for name, change in _ABLATIONS.items()},
+    "ablations": _ABLATIONS,
+    "ablations-125": _ABLATIONS_125,
 }
 """Methods by task: Grokfast's transformer on x·y and on x/y mod 97, Prieto et al.'s perceptron on x+y mod 113 and on
 sparse parity, 1,000 digits of MNIST with initial weights × 8; and the record on x·y with one thing changed. Runs of the

@@ -30,7 +30,7 @@ _GROKFAST_MODULAR: Preset = {
     "stop_at_accuracy": 0.95,
 }
 
-_RECORD: Preset = {
+_RECORD_125: Preset = {
     **_GROKFAST_MODULAR,
     "steps": 300,
     "optimizer": "muon",
@@ -45,6 +45,14 @@ _RECORD: Preset = {
     "embedding_lr": 2.0,
     "embedding_scale": 0.2,
     "evaluate_every": 5,
+}
+_RECORD: Preset = {
+    **_RECORD_125,
+    "lr": 9e-3,
+    "average_decay": 0.8,
+    "weigh_batches": True,
+    "position_lr": 1 / 3,
+    "position_scale": 0.1,
 }
 
 _PRIETO_MODULAR: Preset = {
@@ -167,6 +175,7 @@ EXPERIMENTS: dict[str, Preset] = {
         "evaluate_every": 5,
     },
     "grokfast-modular-record": _RECORD,
+    "grokfast-modular-record-125": _RECORD_125,
     "grokfast-mnist": {
         **_MNIST,
         "weight_decay": 2.0,
