@@ -52,7 +52,7 @@ _NEW = {
     "no average of the weights": {"average_decay": 0.0},
     "short batches count in full": {"weigh_batches": False},
     "positions as the tokens": {"position_scale": 1.0, "position_lr": 1.0},
-    "the earlier rates": {"lr": 6e-3, "position_lr": 1.0},
+    "all rates × 2/3": {"lr": 6e-3},
 }
 _OLD = {
     "the record": {},
@@ -70,7 +70,9 @@ _OLD = {
     "with ⊥Grad": {"orthograd": "rescaled"},
     "with surge-collapse, 50% sparse": {"policy": "entropy", "recipe": "surge-collapse", "sparsity": 0.5},
 }
-_ABLATIONS = {name: {**_TRANSFORMER["record"], "steps": 200, **change} for name, change in _NEW.items()}
+_ABLATIONS = {
+    name: {**_TRANSFORMER["record"], **({"steps": 200} | change if change else {})} for name, change in _NEW.items()
+}
 _ABLATIONS_125 = {name: {**_TRANSFORMER["record-125"], "steps": 200, **change} for name, change in _OLD.items()}
 """One change each of the record and of the one before it: what is taken away, then what is laid on top."""
 _SHORT = {"evaluate_every": 25, "stop_at_accuracy": 0.95, "steps": 3_000}
