@@ -53,6 +53,7 @@ _NEW = {
     "short batches count in full": {"weigh_batches": False},
     "positions as the tokens": {"position_scale": 1.0, "position_lr": 1.0},
     "all rates × 2/3": {"lr": 6e-3},
+    "rates fall from step 60 to none at 120": {"schedule": "linear", "hold": 60, "steps": 120},
 }
 _OLD = {
     "the record": {},

@@ -46,7 +46,7 @@ _GROUPS = {
     "Method": "recipe policy policy_options sparsity every moments entropy saliency growth initial rho distribution "
     "minimum_density pattern",
     "Training": "seed steps epochs batch_size optimizer lr embedding_lr position_lr weight_decay momentum beta2 "
-    "schedule muon_lr muon_tokens muon_beta1 decay_vectors warmup average_decay weigh_batches clip "
+    "schedule muon_lr muon_tokens muon_beta1 decay_vectors warmup hold average_decay weigh_batches clip "
     "grokfast grokfast_alpha grokfast_window grokfast_lamb orthograd loss "
     "class_weights early_stopping stop_at_accuracy until forecast give_up monitors monitor_budget "
     "evaluate_every checkpoint_every keep_checkpoints threads",

@@ -196,6 +196,7 @@ def test_a_run_with_grokfast_is_the_loop_with_grokfast(tmp_path):
         ({"grokfast": "emma"}, "unknown grokfast 'emma': did you mean 'ema'?"),
         ({"model": "autoregressive", "bias": False}, "bias = false is for model 'mlp', got model 'autoregressive'"),
         ({"embedding_lr": 2.0}, "embedding_lr = 2.0: model 'mlp' has no embeddings; drop it"),
+        ({"hold": 9, "schedule": "constant"}, "hold = 9 has no effect with schedule = 'constant': drop it"),
         ({"position_lr": 2.0}, "position_lr = 2.0: model 'mlp' has no positions; drop it"),
         ({"muon_tokens": True}, "muon_tokens = true has no effect with optimizer = 'adamw': drop it"),
         ({"muon_beta1": 0.5}, "muon_beta1 = 0.5 has no effect with optimizer = 'adamw': drop it"),

@@ -142,9 +142,20 @@ def test_schedules_at_known_points(schedule, step, factor):
     assert rate_factor(step, 100, schedule=schedule, warmup=0) == pytest.approx(factor)
 
 
-@given(st.integers(0, 500), st.integers(1, 500), st.sampled_from(["constant", "cosine", "linear"]), st.integers(0, 600))
-def test_rate_factors_stay_in_the_unit_interval(step, total, schedule, warmup):
-    assert 0.0 <= rate_factor(min(step, total), total, schedule=schedule, warmup=warmup) <= 1.0
+@given(
+    st.integers(0, 500),
+    st.integers(1, 500),
+    st.sampled_from(["constant", "cosine", "linear"]),
+    st.integers(0, 600),
+    st.integers(0, 600),
+)
+def test_rate_factors_stay_in_the_unit_interval(step, total, schedule, warmup, hold):
+    assert 0.0 <= rate_factor(min(step, total), total, schedule=schedule, warmup=warmup, hold=hold) <= 1.0
+
+
+def test_a_held_rate_falls_only_after_the_step_that_it_is_held_to():
+    factors = [rate_factor(step, 100, schedule="linear", warmup=10, hold=60) for step in (9, 10, 59, 60, 80, 100)]
+    assert factors == [1.0, 1.0, 1.0, 1.0, 0.5, 0.0]
 
 
 def test_warm_up_rises_in_equal_steps():

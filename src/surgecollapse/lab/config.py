@@ -211,6 +211,7 @@ class RunConfig(BaseModel):
         "constant", description="Learning rate after the warm-up: constant, or down to zero."
     )
     warmup: int = Field(0, ge=0, description="Steps of linear warm-up.")
+    hold: int = Field(0, ge=0, description="Step until which cosine and linear keep the peak rate before they fall.")
     average_decay: float = Field(
         0.0,
         ge=0,
@@ -366,6 +367,8 @@ class RunConfig(BaseModel):
         for key in ("embedding_scale", "embedding_lr"):
             if getattr(self, key) != 1.0 and self.model not in ("transformer", "decoder", "lstm", "gpt"):
                 raise ValueError(f"{key} = {getattr(self, key)}: model {self.model!r} has no embeddings; drop it")
+        if self.hold and self.schedule == "constant":
+            raise ValueError(f"hold = {self.hold} has no effect with schedule = 'constant': drop it")
         for key in ("position_scale", "position_lr"):
             if getattr(self, key) != 1.0 and self.model not in ("transformer", "decoder", "gpt"):
                 raise ValueError(f"{key} = {getattr(self, key)}: model {self.model!r} has no positions; drop it")

@@ -161,7 +161,7 @@ def _muon(config: RunConfig, model: nn.Module) -> Muon:
     )
 
 
-def rate_factor(step: int, total: int, *, schedule: str, warmup: int) -> float:
+def rate_factor(step: int, total: int, *, schedule: str, warmup: int, hold: int = 0) -> float:
     """Learning rate of one step over its peak: linear warm-up, then constant, or down to 0 at ``total``.
 
     A function of the step alone, so that there is nothing to save.
@@ -171,16 +171,20 @@ def rate_factor(step: int, total: int, *, schedule: str, warmup: int) -> float:
         total: steps of the whole run.
         schedule: ``constant``, ``cosine`` or ``linear``.
         warmup: steps of warm-up; the first of them has factor 1/warmup.
+        hold: step until which the rate stays at its peak before it falls, if that is after the warm-up.
 
     Returns:
         A factor in [0, 1].
 
     >>> [rate_factor(step, 10, schedule="linear", warmup=2) for step in (0, 1, 2, 6)]
     [0.5, 1.0, 1.0, 0.5]
+    >>> [rate_factor(step, 10, schedule="linear", warmup=2, hold=6) for step in (0, 2, 6, 7, 8)]
+    [0.5, 1.0, 1.0, 0.75, 0.5]
     """
     if step < warmup:
         return (step + 1) / warmup
     if schedule == "constant":
         return 1.0
-    progress = (step - warmup) / max(1, total - warmup)
+    start = max(warmup, hold)
+    progress = max(0, step - start) / max(1, total - start)
     return 1 - progress if schedule == "linear" else 0.5 * (1 + math.cos(math.pi * progress))

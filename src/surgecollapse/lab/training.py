@@ -292,7 +292,9 @@ class Training:
         if self.step == 0:
             self.store.put_array(0, "sketch/weights", self._sketch())
         config, rows = self.config, next(self._batches)
-        rate = config.lr * rate_factor(self.step, self.total, schedule=config.schedule, warmup=config.warmup)
+        rate = config.lr * rate_factor(
+            self.step, self.total, schedule=config.schedule, warmup=config.warmup, hold=config.hold
+        )
         rate *= self.rate_factor
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group.get("factor", 1.0)
