@@ -141,10 +141,24 @@ def summary(net: nn.Module, pairs: dict[str, list[tuple[float, float]]], report:
     }
 
 
+class BatchFirst(nn.Module):
+    """The same net with samples in the first dimension, as the probe batch takes them."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens (batch, length)."""
+        return self.net(tokens.T)
+
+
 def tier_two(build: Callable[[], nn.Module], x: Tensor, y: Tensor, events: int = 10) -> dict[str, Any]:
     """Seconds of an event of each monitor, at first and later on, beside those of a step."""
     torch.manual_seed(0)
     model = build()
+    if not x.is_floating_point():
+        model, x = BatchFirst(model), x.T
     handles: list[Any] = []
     step, optimizer = step_of(model, x, y, lambda: handles[0].note(targets=y))
     found: dict[str, Any] = {}
@@ -171,14 +185,14 @@ def tier_table(rows: dict[str, Any]) -> list[str]:
         "the lower median of the last five of ten (two products). They come at every second event. *2%*: steps between",
         "two events at which both together take 2% of the time.",
         "",
-        "| net | step | curvature, first | curvature | criticality | 2% |",
-        "|---|---|---|---|---|---|",
+        "| net | step | curvature, first | curvature | criticality | 2% | load |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, row in rows.items():
         first, later = ({key: row[when][key] / row["step"] for key in TIER_TWO} for when in ("first", "later"))
         lines.append(
             f"| {name} | {1e3 * row['step']:.0f} ms | {first['curvature']:.1f} | {later['curvature']:.1f} | "
-            f"{later['criticality']:.2f} | {sum(later.values()) / 0.02 / 2:.0f} |"
+            f"{later['criticality']:.2f} | {sum(later.values()) / 0.02 / 2:.0f} | {row['load']:.1f} |"
         )
     return lines
 
@@ -191,14 +205,14 @@ def table(record: dict[str, Any]) -> str:
         f"`{record['command']}`",
         "",
         f"{record['cores']} cores, {record['threads']} thread(s); python {record['python']}, torch {record['torch']}.",
-        f"Load average of the last five minutes: {record['load']:.1f}.",
         "Ratio of the watched over the plain step, in turn, one event of the monitors a turn: median over blocks",
         f"(quartiles), and ratio of the sums. Asked for every {EVERY} steps; *kept* is what the budget keeper made of",
         "it, in how many turns it goes through the layers; the event is all layers and monitors, in wall time, as the",
-        "keeper measured them.",
+        "keeper measured them; load: average of the last five minutes at the end.",
         "",
-        "| net | parameters | step | event | kept | turns | blocks, events | processor time | sums | wall time | |",
-        f"|{'---|' * 11}",
+        "| net | parameters | step | event | kept | turns | blocks, events | processor time | sums | wall time | load "
+        "| |",
+        f"|{'---|' * 12}",
     ]
     for name, row in record["rows"].items():
         met = "met" if max(row["cpu"]["ratio"], row["sums"]["cpu"]) <= GOAL else "missed"
@@ -206,7 +220,7 @@ def table(record: dict[str, Any]) -> str:
         lines.append(
             f"| {name} | {row['parameters']:,} | {row['step_ms']:.0f} ms | {row['event_ms']:.0f} ms | {row['every']} | "
             f"{row['turns']} | {row['blocks']}, {row['events']} | {cells[0]} | {row['sums']['cpu']:.3f} | {cells[1]} | "
-            f"{met} |"
+            f"{row['load']:.1f} | {met} |"
         )
     lines += tier_table(record["tier_two"]) if record["tier_two"] else []
     return "\n".join(lines) + "\n"
@@ -239,7 +253,7 @@ def write(options: argparse.Namespace, name: str, row: dict[str, Any], part: str
     path = options.out / "monitors.json"
     record = json.loads(path.read_text()) if path.exists() else {}
     known = {key: record.get(key, {}) for key in ("rows", "tier_two")}
-    known[part][name] = row
+    known[part][name] = row | {"load": os.getloadavg()[1]}
     known[part] = {key: known[part][key] for key in cases() if key in known[part]}
     record |= known
     if part == "rows" or "command" not in record:
@@ -256,7 +270,6 @@ def facts(options: argparse.Namespace) -> dict[str, Any]:
         "python": platform.python_version(),
         "cores": os.cpu_count(),
         "threads": options.threads,
-        "load": os.getloadavg()[1],
         "goal": GOAL,
     }
 

@@ -42,7 +42,7 @@ class Curvature:
     name = "curvature"
     needs = ()
     period = 2
-    first_cost = 25.0
+    first_cost = 40.0
     """Ten Hessian products and one for the trace."""
 
     def __init__(
