@@ -38,12 +38,12 @@ def test_multiplications_are_half_of_the_operations_that_torch_counts(model, x):
     assert 2 * sum(multiplications(model, x).values()) == counter.get_total_flops()
 
 
-def test_attention_multiplies_each_projection_once_a_position():
+def test_attention_multiplies_keys_and_values_everywhere_and_the_rest_where_it_is_asked():
     model = OneLayerTransformer(7, 4, 5, width=8, hidden=16)
     counts = multiplications(model, torch.zeros(2, 4, dtype=torch.int64))
-    assert counts["attention.in_proj_weight"] == 3 * 8 * 8 * 4
-    assert counts["attention.out_proj.weight"] == 8 * 8 * 4
-    assert counts["mlp.0.weight"] == 8 * 16 * 4
+    assert counts["attention.in_proj_weight"] == 8 * 8 * (1 + 2 * 4)
+    assert counts["attention.out_proj.weight"] == 8 * 8
+    assert counts["mlp.0.weight"] == 8 * 16
     assert counts["head.weight"] == 8 * 5
     assert not [name for name in counts if name.startswith(("tokens", "positions"))]
 

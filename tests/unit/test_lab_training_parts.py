@@ -62,12 +62,23 @@ def test_initial_weights_are_a_function_of_the_seed_and_leave_the_global_state_a
     assert not torch.equal(one["head.weight"], three["head.weight"])
 
 
-def test_the_transformer_is_causal_and_reads_positions():
+def test_the_transformer_reads_positions():
     net = OneLayerTransformer(9, 4, 7, width=16, hidden=32)
-    x = torch.tensor([[1, 7, 2, 8], [2, 7, 1, 8]])
-    logits = net(x)
+    logits = net(torch.tensor([[1, 7, 2, 8], [2, 7, 1, 8]]))
     assert not torch.allclose(logits[0], logits[1]), "swapped operands must differ"
-    assert torch.equal(net.causal, torch.ones(4, 4).triu(1).bool())
+
+
+def test_the_last_position_alone_gives_the_logits_and_gradients_of_a_causal_pass_over_all():
+    net = OneLayerTransformer(9, 4, 7, width=16, hidden=32).double()
+    x = torch.randint(0, 9, (6, 4), generator=torch.Generator().manual_seed(0))
+    embedded = net.tokens(x) + net.positions.weight
+    causal = torch.ones(4, 4).triu(1).bool()
+    stream = embedded + net.attention(embedded, embedded, embedded, attn_mask=causal, need_weights=False)[0]
+    whole = net.head(stream + net.mlp(stream))[:, -1]
+    weights = list(net.parameters())
+    torch.testing.assert_close(net(x), whole)
+    expected = torch.autograd.grad(whole.square().sum(), weights)
+    torch.testing.assert_close(torch.autograd.grad(net(x).square().sum(), weights), expected)
 
 
 def test_the_transformer_has_the_size_of_its_parts():

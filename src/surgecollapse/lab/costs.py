@@ -73,11 +73,14 @@ def multiplications(model: nn.Module, x: Tensor) -> dict[str, int]:
 
 
 def _counter(own: Mapping[str, Tensor], found: dict[str, int]) -> Any:
-    def count(module: nn.Module, _inputs: Any, output: Any) -> None:
+    def count(module: nn.Module, inputs: Any, output: Any) -> None:
         first = output[0] if isinstance(output, tuple) else output
-        units = first.shape[1 if isinstance(module, _CONVOLUTIONS) else -1]
+        places = first.numel() // first.shape[1 if isinstance(module, _CONVOLUTIONS) else -1]
         for name, weight in own.items():
-            found[name] = found.get(name, 0) + weight.numel() * (first.numel() // units)
+            each = places
+            if name.endswith("in_proj_weight"):  # a third makes queries, the rest keys and values
+                each = (places + 2 * (inputs[-1].numel() // inputs[-1].shape[-1])) / 3
+            found[name] = found.get(name, 0) + round(weight.numel() * each)
 
     return count
 

@@ -155,7 +155,7 @@ class OneLayerTransformer(nn.Module):
 
     The architecture of Nanda et al. (2301.05217): width 128, 4 heads, MLP 512, ReLU, learned positions,
     untied head without bias. Deviation: attention has no biases, and the tables start at N(0,
-    1/width).
+    1/width). Only the last position is computed, as no other enters the loss: it sees them all.
 
     Args:
         vocabulary: number of different tokens.
@@ -170,8 +170,6 @@ class OneLayerTransformer(nn.Module):
     >>> OneLayerTransformer(7, 4, 5, width=8, hidden=16)(torch.zeros(2, 4, dtype=torch.int64)).shape
     torch.Size([2, 5])
     """
-
-    causal: Tensor
 
     def __init__(
         self,
@@ -197,16 +195,14 @@ class OneLayerTransformer(nn.Module):
         self.head = nn.Linear(width, classes, bias=False)
         for table in (self.tokens, self.positions):
             nn.init.normal_(table.weight, std=width**-0.5)
-        causal = torch.ones(length, length, dtype=torch.bool).triu(1)
-        self.register_buffer("causal", causal, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (n, classes) that follow token rows (n, length)."""
         embedded = self.tokens(x) + self.positions.weight[: x.shape[1]]
-        attended, _ = self.attention(embedded, embedded, embedded, attn_mask=self.causal, need_weights=False)
-        stream = embedded + attended
-        stream = stream + self.mlp(stream)
-        return self.head(stream[:, -1])  # type: ignore[no-any-return]
+        last = embedded[:, -1:]
+        attended, _ = self.attention(last, embedded, embedded, need_weights=False)
+        stream = (last + attended)[:, 0]
+        return self.head(stream + self.mlp(stream))  # type: ignore[no-any-return]
 
 
 class AutoregressiveMLP(nn.Module):
