@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from surgecollapse.lab.config import RunConfig
 
 
 class Batches:
@@ -66,3 +69,8 @@ class Batches:
         self._position = state["position"]
         self.epoch = state["epoch"]
         self._generator.set_state(state["generator"])
+
+
+def batches_of(config: RunConfig, size: int) -> Batches:
+    """The batches of a run with so many training samples."""
+    return Batches(size, config.batch_size, (config.seed + 0xBA7C4) % 2**63)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 Kind = Literal["vector", "series", "image", "tokens", "pairs", "text"]
+_TRAIN_ROWS = 2_000
 _PURPOSES = ("split", "bits", "dummy", "label noise", "subset")
 
 
@@ -61,3 +62,12 @@ def in_three(parts: Sequence[Tensor], inputs: Tensor, labels: Tensor, **facts: A
 def generator(seed: int, purpose: str) -> torch.Generator:
     """A generator per purpose, so that turning one option on leaves the other draws alone."""
     return torch.Generator().manual_seed((seed * len(_PURPOSES) + _PURPOSES.index(purpose)) % 2**63)
+
+
+def training_sample(data: Data) -> slice:
+    """Training rows to evaluate on: the first ones; of text, whose neighbours overlap, as many as to validate."""
+    if data.kind != "text":
+        return slice(_TRAIN_ROWS)
+    count = min(_TRAIN_ROWS, len(data.x_train), len(data.x_validation))
+    step = len(data.x_train) // count
+    return slice(0, step * count, step)

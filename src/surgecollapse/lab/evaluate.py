@@ -100,3 +100,16 @@ def predict(model: nn.Module, x: Tensor, *, rows: int = 2_048) -> Tensor:
     """
     with evaluating(model):
         return torch.cat([model(part) for part in torch.split(x, rows)])
+
+
+def right_share(answers: Tensor, labels: Tensor) -> float:
+    """Share of the labels whose class has the largest output; of text, over all positions.
+
+    Args:
+        answers: outputs (…, K).
+        labels: int64 (…).
+
+    >>> right_share(torch.tensor([[0.0, 2.0], [3.0, 1.0]]), torch.tensor([1, 1]))
+    0.5
+    """
+    return (answers.argmax(dim=-1) == labels).double().mean().item()

@@ -11,7 +11,7 @@ import torch
 
 from surgecollapse.events import Measurement
 from surgecollapse.lab.asked import handlers
-from surgecollapse.lab.batches import Batches
+from surgecollapse.lab.batches import batches_of
 from surgecollapse.lab.checkpoint import (
     checkpoint_path,
     drop_old_checkpoints,
@@ -22,7 +22,8 @@ from surgecollapse.lab.checkpoint import (
 from surgecollapse.lab.config import ConfigError, as_mapping
 from surgecollapse.lab.costs import cost_summary
 from surgecollapse.lab.data import load_data
-from surgecollapse.lab.evaluate import predict
+from surgecollapse.lab.dataset import training_sample
+from surgecollapse.lab.evaluate import predict, right_share
 from surgecollapse.lab.foresight import Foresight, certainty
 from surgecollapse.lab.grokking import GENERALISE, IN_A_ROW, grokking_summary
 from surgecollapse.lab.models import build_model
@@ -44,14 +45,12 @@ if TYPE_CHECKING:
     from surgecollapse.controller import Controller
     from surgecollapse.events import Alarm, Event
     from surgecollapse.lab.config import RunConfig
-    from surgecollapse.lab.dataset import Data
     from surgecollapse.lab.progress import Progress
     from surgecollapse.record import RunStore
     from surgecollapse.watching import WatchedTraining
 
 _SKETCHES = 60
 _LOSSES = 1_000
-_TRAIN_ROWS = 2_000
 _FORESEEN = ("train", "validation")
 
 
@@ -87,7 +86,7 @@ class Training:
         self._checkpoints = checkpoints
         self._progress = progress
         self._loss = make_loss(config, self.data)
-        self._batches = Batches(len(self.data.x_train), config.batch_size, (config.seed + 0xBA7C4) % 2**63)
+        self._batches = batches_of(config, len(self.data.x_train))
         self._sketch = CountSketch(list(self.model.parameters()))
         self._best: list[float] | None = None
         self._best_step = 0
@@ -320,7 +319,7 @@ class Training:
     def _evaluate(self) -> None:
         data, step = self.data, self.step
         accuracy, loss = self._measure("validation", data.x_validation, data.y_validation)
-        some = _training_sample(data)
+        some = training_sample(data)
         train, train_loss = self._score(data.x_train[some], data.y_train[some], "train")
         self._note("accuracy/train", train)
         self._note("gap/accuracy", train - accuracy)
@@ -373,8 +372,7 @@ class Training:
         if self.foresight is not None and part in _FORESEEN:
             for name, value in certainty(logits, part).items():
                 self._note(name, value)
-        accuracy = (logits.argmax(dim=-1) == y).double().mean().item()
-        return accuracy, self._loss(logits, y).item()
+        return right_share(logits, y), self._loss(logits, y).item()
 
     def _show(self, loss: float) -> None:
         controller = self.controller
@@ -517,15 +515,6 @@ class Training:
         self.steering.last, self.rate_factor = asked["last"], asked["rate_factor"]
         self.to_repeat = frozenset(asked["to_repeat"])
         self._seconds = self._seconds_then = state["seconds"]
-
-
-def _training_sample(data: Data) -> slice:
-    """Training rows to evaluate on: the first ones; of text, whose neighbours overlap, as many as to validate."""
-    if data.kind != "text":
-        return slice(_TRAIN_ROWS)
-    count = min(_TRAIN_ROWS, len(data.x_train), len(data.x_validation))
-    step = len(data.x_train) // count
-    return slice(0, step * count, step)
 
 
 def _squared_norm(tensors: list[Tensor]) -> float:
