@@ -45,7 +45,7 @@ _GROUPS = {
     "Model": "model widths activation dropout bias init_scale embedding_scale position_scale precision",
     "Method": "recipe policy policy_options sparsity every moments entropy saliency growth initial rho distribution "
     "minimum_density pattern",
-    "Training": "seed steps epochs batch_size optimizer lr embedding_lr position_lr weight_decay momentum beta2 "
+    "Training": "seed steps epochs batch_size optimizer lr embedding_lr position_lr eps weight_decay momentum beta2 "
     "schedule muon_lr muon_tokens muon_beta1 decay_vectors warmup hold average_decay weigh_batches clip "
     "grokfast grokfast_alpha grokfast_window grokfast_lamb orthograd loss "
     "class_weights early_stopping stop_at_accuracy until forecast give_up monitors monitor_budget "
@@ -101,7 +101,7 @@ def run(
     The same keys may stand in a TOML file (with underscores) and as flags; flags win.
 
     Args:
-        task: What to learn: digits, mnist1d, mnist5k, mnist, fashion-mnist, modular, parity, dummy or imdb; or a
+        task: What to learn: digits, mnist1d, mnist5k, mnist, fashion-mnist, modular, parity, dummy, imdb, kjv or qm9; or a
             published experiment with its settings: grokfast-modular, prieto-modular, nanda-modular and others.
         config: TOML file with any of the keys below, and `task`.
         out: Run directory, one that holds no run yet. Default: runs/TASK-POLICY-sSEED, numbered if that is taken.

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from typing import Self
 
 TaskName = Literal[
-    "digits", "mnist1d", "mnist5k", "mnist", "fashion-mnist", "modular", "parity", "dummy", "imdb", "kjv"
+    "digits", "mnist1d", "mnist5k", "mnist", "fashion-mnist", "modular", "parity", "dummy", "imdb", "kjv", "qm9"
 ]
-ModelName = Literal["mlp", "cnn", "transformer", "autoregressive", "decoder", "lstm", "gpt"]
+ModelName = Literal["mlp", "cnn", "transformer", "autoregressive", "decoder", "lstm", "gpt", "gnn"]
 PolicyName = Literal[
     "none",
     "hold",
@@ -92,7 +92,7 @@ class RunConfig(BaseModel):
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of everything that is random.")
 
     data_dir: Path | None = Field(
-        None, description="Folder with the data files of mnist, fashion-mnist and imdb; text file of kjv."
+        None, description="Folder with the data files of mnist, fashion-mnist, imdb and qm9; text file of kjv."
     )
     train_samples: int | None = Field(None, ge=1, description="Use only that many training samples, drawn at random.")
     label_noise: float = Field(0.0, ge=0, le=1, description="Share of training labels replaced by another class.")
@@ -117,7 +117,7 @@ class RunConfig(BaseModel):
     model: ModelName = Field(description="Architecture.")
     widths: tuple[int, ...] = Field(
         description="Hidden widths; channels of the cnn; model and MLP width of transformer, decoder and "
-        "gpt; embedding and state of the lstm."
+        "gpt; embedding and state of the lstm; the two convolutions and the hidden layer of the gnn."
     )
     activation: Literal["relu", "gelu"] = Field("relu", description="Activation function.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout rate after each hidden activation.")
@@ -193,6 +193,9 @@ class RunConfig(BaseModel):
         0.9, ge=0, lt=1, description="Momentum of sgd, rmsprop and muon; first beta of adam and adamw."
     )
     beta2: float = Field(0.999, ge=0, lt=1, description="Second beta of adam(w) and muon; smoothing of rmsprop.")
+    eps: float = Field(
+        1e-8, gt=0, allow_inf_nan=False, description="Added to the denominator of adam(w): gradients far below it rest."
+    )
     embedding_lr: float = Field(
         1.0, gt=0, allow_inf_nan=False, description="Factor on the learning rate of embedding tables."
     )
@@ -358,6 +361,8 @@ class RunConfig(BaseModel):
             if self.optimizer != "muon" and getattr(self, key) != type(self).model_fields[key].default:
                 value = str(getattr(self, key)).lower()
                 raise ValueError(f"{key} = {value} has no effect with optimizer = {self.optimizer!r}: drop it")
+        if self.eps != type(self).model_fields["eps"].default and self.optimizer not in ("adam", "adamw"):
+            raise ValueError(f"eps = {self.eps} has no effect with optimizer = {self.optimizer!r}: drop it")
         used = {"none": "", "ema": "grokfast_alpha grokfast_lamb", "ma": "grokfast_window grokfast_lamb"}[self.grokfast]
         for key in ("grokfast_alpha", "grokfast_window", "grokfast_lamb"):
             if key not in used and getattr(self, key) != type(self).model_fields[key].default:
@@ -379,8 +384,15 @@ class RunConfig(BaseModel):
             raise ValueError("give_up = true needs a forecast: choose train, unlabelled or labelled")
         if self.until == "grokked" and self.stop_at_accuracy is not None:
             raise ValueError("until = 'grokked' and stop_at_accuracy are two goals: drop one")
-        if self.forecast != "none" and self.task == "kjv":
-            raise ValueError(f"forecast = {self.forecast!r} is for classification, got the text kjv: drop it")
+        if self.forecast != "none" and self.task in ("kjv", "qm9"):
+            raise ValueError(f"forecast = {self.forecast!r} is for classification, got the task {self.task}: drop it")
+        for key in ("label_noise", "class_weights") if self.task == "qm9" else ():
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"{key} = {getattr(self, key)!r}: the labels of qm9 are numbers; drop it")
+        if self.task == "qm9" and self.loss != "mse":
+            raise ValueError(f"loss = {self.loss!r}: the labels of qm9 are numbers, so its loss is mse")
+        if self.model == "gnn" and self.dropout:
+            raise ValueError(f"dropout = {self.dropout}: model 'gnn' has none; drop it")
         if not self.bias and self.model != "mlp":
             raise ValueError(f"bias = false is for model 'mlp', got model {self.model!r}: drop it")
 

@@ -16,6 +16,7 @@ from surgecollapse.lab.dataset import Data, generator
 from surgecollapse.lab.generated import dummy, modular, parity
 from surgecollapse.lab.images import digits, from_idx, mnist5k
 from surgecollapse.lab.mnist1d import mnist1d
+from surgecollapse.lab.molecules import qm9
 from surgecollapse.lab.presets import TASK_PRESETS
 from surgecollapse.lab.reviews import imdb
 from surgecollapse.lab.text import kjv
@@ -53,8 +54,8 @@ def load_task(
             ``surgecollapse.tasks``.
         seed: of the split, of generated data, of ``train_samples`` and of ``label_noise``, each by its own
             generator.
-        data_dir: where the IDX files of mnist and fashion-mnist lie, the standard download of imdb, or the text of
-            kjv.
+        data_dir: where the IDX files of mnist and fashion-mnist lie, the standard download of imdb or qm9, or the
+            text of kjv.
         train_samples: keep that many training samples, drawn at random.
         label_noise: share of the training labels replaced by another class, in [0, 1].
         representation: of modular arithmetic: ``tokens`` ``x op y =``, or ``pairs``, two one-hots side by
@@ -87,6 +88,9 @@ def load_task(
         data = parity(parity_bits, noise_bits, 2_000, train_fraction, seed)
     elif name == "imdb":
         data = imdb(seed, data_dir=data_dir, vocabulary=vocabulary, length=text_length, samples=train_samples)
+        train_samples = None
+    elif name == "qm9":
+        data = qm9(seed, data_dir=data_dir, samples=train_samples)
         train_samples = None
     elif name == "kjv":
         data = kjv(data_dir=data_dir, length=text_length)

@@ -11,7 +11,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-Kind = Literal["vector", "series", "image", "tokens", "pairs", "text"]
+Kind = Literal["vector", "series", "image", "tokens", "pairs", "text", "graph"]
 _TRAIN_ROWS = 2_000
 _PURPOSES = ("split", "bits", "dummy", "label noise", "subset")
 
@@ -20,13 +20,15 @@ _PURPOSES = ("split", "bits", "dummy", "label noise", "subset")
 class Data:
     """One task, ready to train on.
 
-    Inputs have one row per sample; labels are int64 classes, one for each row, or of ``text`` for each of its tokens.
+    Inputs have one row per sample; labels are int64 classes, one for each row, or of ``text`` for each of its tokens; of
+    ``graph`` they are numbers, and nothing is classified.
     """
 
     name: str
     kind: Kind
     """``vector`` (n, d), ``series`` (n, channels, length), ``image`` (n, channels, h, w), ``tokens`` (n, length),
-    ``pairs`` (n, 2·modulus), ``text`` (n, length), with labels of that shape."""
+    ``pairs`` (n, 2·modulus), ``text`` (n, length), with labels of that shape,
+    ``graph`` (n, atoms, 11 + 4·atoms)."""
     x_train: Tensor
     y_train: Tensor
     x_validation: Tensor
@@ -38,6 +40,8 @@ class Data:
     """Number of different tokens; 0 unless ``kind`` is ``tokens`` or ``text``."""
     description: str
     source: str
+    tolerance: float = 0.0
+    """Where labels are numbers: error up to which an answer counts as right in what is called accuracy."""
 
     @property
     def input_shape(self) -> tuple[int, ...]:

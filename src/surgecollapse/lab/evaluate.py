@@ -102,14 +102,21 @@ def predict(model: nn.Module, x: Tensor, *, rows: int = 2_048) -> Tensor:
         return torch.cat([model(part) for part in torch.split(x, rows)])
 
 
-def right_share(answers: Tensor, labels: Tensor) -> float:
+def right_share(answers: Tensor, labels: Tensor, tolerance: float = 0.0) -> float:
     """Share of the labels whose class has the largest output; of text, over all positions.
 
+    Where labels are numbers, the share of the answers that are as near as ``tolerance``.
+
     Args:
-        answers: outputs (…, K).
-        labels: int64 (…).
+        answers: outputs (…, K); (…, 1) for numbers.
+        labels: int64 (…), or floating point.
+        tolerance: largest error of a right answer.
 
     >>> right_share(torch.tensor([[0.0, 2.0], [3.0, 1.0]]), torch.tensor([1, 1]))
     0.5
+    >>> right_share(torch.tensor([[70.2], [64.0]]), torch.tensor([70.0, 66.0]), tolerance=1.0)
+    0.5
     """
+    if labels.is_floating_point():
+        return ((answers.squeeze(-1) - labels).abs() <= tolerance).double().mean().item()
     return (answers.argmax(dim=-1) == labels).double().mean().item()

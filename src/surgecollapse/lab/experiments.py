@@ -67,23 +67,37 @@ _PRIETO_MODULAR: Preset = {
     "optimizer": "adamw",
     "lr": 1e-2,
     "weight_decay": 0.0,
-    "beta2": 0.999,
+    "beta2": 0.99,
+    "eps": 1e-25,
     "batch_size": 0,
     "warmup": 0,
     "evaluate_every": 50,
     "checkpoint_every": 5_000,
 }
-_STABLEMAX: Preset = {"loss": "stablemax", "precision": "float64", "steps": 80_000}
+_STABLEMAX: Preset = {"loss": "stablemax", "precision": "float64", "beta2": 0.999, "steps": 80_000}
+_ORTHOGONAL: Preset = {"orthograd": "rescaled", "beta2": 0.999, "eps": 1e-8, "steps": 300, "evaluate_every": 10}
 _ORTHOGONAL_SGD: Preset = {
     "optimizer": "sgd",
     "lr": 10.0,
     "momentum": 0.8,
     "weight_decay": 0.0,
+    "eps": 1e-8,
     "orthograd": "rescaled",
     "loss": "stablemax",
     "precision": "float64",
     "steps": 400,
     "evaluate_every": 10,
+}
+_PRODUCT: Preset = {"operation": "mul"}
+_PRIETO_TRANSFORMER: Preset = {
+    **_PRIETO_MODULAR,
+    "model": "transformer",
+    "widths": (128, 512),
+    "bias": True,
+    "lr": 1e-3,
+    "steps": 5_000,
+    "evaluate_every": 20,
+    "checkpoint_every": 500,
 }
 
 _PRIETO_PARITY: Preset = {
@@ -139,6 +153,23 @@ _IMDB: Preset = {
 _IMDB_FILTER: Preset = {"weight_decay": 10.0, "grokfast": "ema", "grokfast_alpha": 0.98, "grokfast_lamb": 2.0}
 _SMALL: Preset = {"text_length": 80, "widths": (64, 128), "steps": 3_000}
 
+_QM9: Preset = {
+    **_PLAIN,
+    "task": "qm9",
+    "train_samples": 50,
+    "model": "gnn",
+    "widths": (32, 16, 32),
+    "init_scale": 3.0,
+    "loss": "mse",
+    "optimizer": "adamw",
+    "lr": 1e-3,
+    "weight_decay": 0.01,
+    "batch_size": 32,
+    "epochs": 50_000.0,
+    "evaluate_every": 100,
+    "checkpoint_every": 5_000,
+}
+
 EXPERIMENTS: dict[str, Preset] = {
     "grokfast-modular": {
         **_GROKFAST_MODULAR,
@@ -188,20 +219,25 @@ EXPERIMENTS: dict[str, Preset] = {
     "grokfast-imdb-baseline": _IMDB,
     "grokfast-imdb-small": {**_IMDB, **_IMDB_FILTER, **_SMALL},
     "grokfast-imdb-small-baseline": {**_IMDB, **_SMALL},
+    "grokfast-qm9": {**_QM9, "grokfast": "ema", "grokfast_alpha": 0.9, "grokfast_lamb": 1.0},
+    "grokfast-qm9-baseline": {**_QM9, "weight_decay": 0.0},
     "omnigrok-mnist": {**_MNIST, "precision": "float64"},
     "prieto-modular": {**_PRIETO_MODULAR, "steps": 80_000},
     "prieto-modular-float64": {**_PRIETO_MODULAR, "steps": 80_000, "loss": "cross_entropy_float64"},
     "prieto-modular-stablemax": {**_PRIETO_MODULAR, **_STABLEMAX},
-    "prieto-modular-orthograd": {
-        **_PRIETO_MODULAR,
-        "orthograd": "rescaled",
-        "steps": 300,
-        "evaluate_every": 10,
-    },
+    "prieto-modular-orthograd": {**_PRIETO_MODULAR, **_ORTHOGONAL},
     "prieto-modular-orthosgd": {**_PRIETO_MODULAR, **_ORTHOGONAL_SGD},
+    "prieto-product": {**_PRIETO_MODULAR, **_PRODUCT, "steps": 100_000},
+    "prieto-product-stablemax": {**_PRIETO_MODULAR, **_PRODUCT, **_STABLEMAX, "steps": 100_000},
+    "prieto-product-orthograd": {**_PRIETO_MODULAR, **_PRODUCT, **_ORTHOGONAL},
+    "prieto-product-orthosgd": {**_PRIETO_MODULAR, **_PRODUCT, **_ORTHOGONAL_SGD},
+    "prieto-transformer": _PRIETO_TRANSFORMER,
+    "prieto-transformer-decay": {**_PRIETO_TRANSFORMER, "weight_decay": 1.5},
+    "prieto-transformer-orthograd": {**_PRIETO_TRANSFORMER, **_ORTHOGONAL, "steps": 5_000},
     "prieto-parity": {**_PRIETO_PARITY, "steps": 80_000},
     "prieto-parity-stablemax": {**_PRIETO_PARITY, **_STABLEMAX},
-    "prieto-parity-orthograd": {**_PRIETO_PARITY, "orthograd": "rescaled", "steps": 1_000, "evaluate_every": 10},
+    "prieto-parity-float64": {**_PRIETO_PARITY, "steps": 80_000, "loss": "cross_entropy_float64"},
+    "prieto-parity-orthograd": {**_PRIETO_PARITY, **_ORTHOGONAL, "steps": 1_000},
     "nanda-modular": {
         **_PLAIN,
         "task": "modular",

@@ -103,9 +103,10 @@ def inspect(training: Training) -> str:
         store.put_array(step, f"histogram/{name}", histogram(values))
     logits, labels = predict(model, training.data.x_validation), training.data.y_validation
     classes = logits.shape[-1]
-    if classes <= _CLASSES:
+    classified = classes <= _CLASSES and not labels.is_floating_point()
+    if classified:
         store.put_array(step, "confusion/validation", confusions(logits.argmax(dim=-1), labels, classes))
-    return f"{len(shown)} histograms" + (" and the confusion matrix" if classes <= _CLASSES else "")
+    return f"{len(shown)} histograms" + (" and the confusion matrix" if classified else "")
 
 
 def _is_activation(module: nn.Module) -> bool:

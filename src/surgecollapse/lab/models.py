@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from surgecollapse.lab.config import ConfigError
 from surgecollapse.lab.decoder import Decoder
 from surgecollapse.lab.gpt import GPT
+from surgecollapse.lab.graphs import GraphNet
 from surgecollapse.lab.lstm import LSTMClassifier
 
 if TYPE_CHECKING:
@@ -274,7 +275,9 @@ def build_model(config: RunConfig, data: Data) -> nn.Module:
 def _construct(config: RunConfig, data: Data) -> nn.Module:
     size = math.prod(data.input_shape)
     style: dict[str, Any] = {"activation": config.activation, "dropout": config.dropout}
-    if config.model == "mlp" and data.kind not in ("tokens", "text"):
+    if config.model == "gnn" and data.kind == "graph":
+        return GraphNet((*config.widths, *config.widths[-1:] * 2)[:3])
+    if config.model == "mlp" and data.kind not in ("tokens", "text", "graph"):
         return MLP(size, config.widths, data.num_classes, config.activation, config.dropout, config.bias)
     if config.model == "cnn" and data.kind == "image":
         channels, height, width = data.input_shape
@@ -297,13 +300,14 @@ def _construct(config: RunConfig, data: Data) -> nn.Module:
     if config.model == "gpt" and data.kind == "text":
         width, hidden = (*config.widths, 4 * config.widths[0])[:2]
         return GPT(data.vocabulary, data.input_shape[0], width=width, hidden=hidden, **style)
-    if config.model == "autoregressive" and data.kind != "text":
+    if config.model == "autoregressive" and data.kind not in ("text", "graph"):
         return AutoregressiveMLP(size, data.num_classes, hidden=config.widths[0], vocabulary=data.vocabulary, **style)
     reads = {
         "mlp": "vectors, series, images and pairs",
         "cnn": "images and series",
-        "autoregressive": "all but text",
+        "autoregressive": "all but text and graphs",
         "gpt": "text",
+        "gnn": "graphs",
     }.get(config.model, "tokens")
     raise ConfigError(f"model {config.model!r} reads {reads}, but task {data.name!r} gives {data.kind}")
 

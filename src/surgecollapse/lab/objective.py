@@ -44,8 +44,11 @@ def balanced_weights(labels: Tensor, num_classes: int) -> Tensor:
 def make_loss(config: RunConfig, data: Data) -> Callable[[Tensor, Tensor], Tensor]:
     """The loss of logits (n, K) and labels (n,), a mean over samples; ``mse`` compares with one-hots.
 
-    Of text, logits (n, length, K) and labels (n, length), a mean over all positions.
+    Of text, logits (n, length, K) and labels (n, length), a mean over all positions. Of graphs, outputs (n, 1) and
+    numbers (n,), the mean of the squared errors.
     """
+    if data.kind == "graph":
+        return lambda outputs, labels: (outputs.squeeze(-1) - labels).square().mean()
     loss = _loss_of_rows(config, data)
     if data.kind != "text":
         return loss
@@ -106,9 +109,9 @@ def make_optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer
         parameters = [{"params": rest, "factor": 1.0}, *apart]
     rate, decay, betas = config.lr, config.weight_decay, (config.momentum, config.beta2)
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay, betas=betas)
+        return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay, betas=betas, eps=config.eps)
     if config.optimizer == "adam":
-        return torch.optim.Adam(parameters, lr=rate, weight_decay=decay, betas=betas)
+        return torch.optim.Adam(parameters, lr=rate, weight_decay=decay, betas=betas, eps=config.eps)
     if config.optimizer == "sgd":
         return torch.optim.SGD(
             parameters, lr=rate, weight_decay=decay, momentum=config.momentum, nesterov=config.momentum > 0

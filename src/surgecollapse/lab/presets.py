@@ -71,6 +71,15 @@ TASK_PRESETS: dict[str, Preset] = {
         "warmup": 50,
         "evaluate_every": 500,
     },
+    "qm9": {
+        "model": "gnn",
+        "widths": (32, 16, 32),
+        "loss": "mse",
+        "train_samples": 200,
+        "batch_size": 32,
+        "steps": 2_000,
+        "weight_decay": 0.01,
+    },
     "dummy": {"steps": 2_000, "schedule": "cosine", "weight_decay": 0.05, "warmup": 50},
 }
 """By task name, in the order in which they are listed to users."""
@@ -83,6 +92,7 @@ MODEL_PRESETS: dict[str, Preset] = {
     "decoder": {"widths": (128, 512)},
     "lstm": {"widths": (64, 128)},
     "gpt": {"widths": (128, 512)},
+    "gnn": {"widths": (32, 16, 32)},
 }
 """Widths for a model that is not the task's own."""
 

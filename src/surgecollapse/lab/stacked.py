@@ -195,7 +195,7 @@ class _Stack:
         parts = zip(*(rows.split(_ROWS) for rows in x), strict=True)
         logits = torch.cat([self.logits(torch.stack(part)) for part in parts], 1)
         return [
-            (right_share(answers, labels), self._loss(answers, labels).item())
+            (right_share(answers, labels, self._data[0].tolerance), self._loss(answers, labels).item())
             for answers, labels in zip(logits, y, strict=True)
         ]
 

@@ -306,10 +306,11 @@ class Training:
         (loss * weight).backward()  # type: ignore[no-untyped-call]
         if config.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
+        classes = None if labels.is_floating_point() else labels
         if self.controller is not None:
-            self.controller.note(loss=loss, targets=labels)
+            self.controller.note(loss=loss, targets=classes)
         elif self.watched is not None:
-            self.watched.note(loss=loss, targets=labels)
+            self.watched.note(loss=loss, targets=classes)
         self.optimizer.step()
         self.step += 1
         return loss.detach()
@@ -372,7 +373,7 @@ class Training:
         if self.foresight is not None and part in _FORESEEN:
             for name, value in certainty(logits, part).items():
                 self._note(name, value)
-        return right_share(logits, y), self._loss(logits, y).item()
+        return right_share(logits, y, self.data.tolerance), self._loss(logits, y).item()
 
     def _show(self, loss: float) -> None:
         controller = self.controller

@@ -78,7 +78,8 @@ def _gather(loaded: LoadedRun, directory: Path) -> RunData:
     notes: list[str] = []
     predictions = _predictions(loaded)
     if predictions is None:
-        notes.append("the final model gives values that are not finite on the test data, so there are no metrics")
+        why = "the labels are numbers" if data.kind == "graph" else "the final model gives values that are not finite"
+        notes.append(f"{why} on the test data, so there are no metrics of classes")
     interventions = tuple(store.interventions())
     decisions = store.decisions()
     parameters = {name: value.detach().cpu().numpy() for name, value in loaded.model.named_parameters()}
@@ -145,6 +146,9 @@ def _sketch(store: RunStore) -> tuple[Array, Array] | None:
 def _predictions(loaded: LoadedRun) -> Predictions | None:
     """Class probabilities of the final model on the test data; ``None`` if any is not finite."""
     from surgecollapse.lab.evaluate import predict
+
+    if loaded.data.kind == "graph":
+        return None  # numbers, not classes
 
     logits = predict(loaded.model, loaded.data.x_test)
     scores = logits.flatten(0, -2).double().softmax(dim=1).numpy()  # of text, every position is a row
