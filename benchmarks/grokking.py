@@ -7,8 +7,8 @@
     python benchmarks/grokking.py --arm parity --ratio                               # what that gains
 
 A finished run is one row in ``rows.jsonl`` and is never repeated; one that was interrupted goes on from its newest
-checkpoint; stacked ones start again. Tables and plots are made from the rows that are there. A file of methods is JSON, keys of ``RunConfig`` by
-method name: ``{"muon, small embeddings": {"task": "grokfast-modular-muon", "embedding_scale": 0.1}}``.
+checkpoint; stacked ones start again. Tables and plots are made from the rows that are there. A file of methods is JSON,
+keys of ``RunConfig`` by method name: ``{"muon, small embeddings": {"task": "grokfast-modular-muon", "embedding_scale": 0.1}}``.
 
 Goal (the record): median of ten seeds ≤ 100 steps to 95% validation accuracy, sustained over three evaluations.
 """
@@ -29,6 +29,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ def train_one(values: dict[str, Any], folder: Path, data_dir: Path | None) -> di
 
 
 def train_stack(configs: list[dict[str, Any]], data_dir: Path | None, show: Callable[[int], None]) -> list[dict]:
-    """Train configurations that differ in their seed as one batched model; their rows, as :func:`train_one` has them."""
+    """Rows, as :func:`train_one` has them, of configurations that differ in their seed, trained as one batched model."""
     from surgecollapse.lab.config import make_config
     from surgecollapse.lab.grokking import grokking_summary
     from surgecollapse.lab.stacked import train_stacked
@@ -277,6 +278,33 @@ def run_stacked(missing: Missing, rows: Rows, options: argparse.Namespace) -> No
     for name, configs in methods.items():
         for row, config in zip(train_stack(configs, options.data_dir, lambda _: None), configs, strict=True):
             keep(row, name, config, rows, options)
+
+
+def ratio(options: argparse.Namespace) -> None:
+    """Processor time of whole runs, one after the other, over that of the same runs in one stack: a line a method."""
+    import torch
+
+    from surgecollapse.lab.config import make_config
+    from surgecollapse.lab.run import train
+    from surgecollapse.lab.stacked import train_stacked
+
+    torch.set_num_threads(1)
+    for name, settings in chosen(options).items():
+        given = {**settings, "stop_at_accuracy": None, "monitors": "none", "data_dir": options.data_dir}
+        configs = [make_config(**given, seed=options.first_seed + i) for i in range(options.seeds)]
+        began = time.process_time()
+        train_stacked(configs)
+        stacked = time.process_time() - began
+        began = time.process_time()
+        with TemporaryDirectory() as folder:
+            for config in configs:
+                train(config, Path(folder) / str(config.seed))
+        apart = time.process_time() - began
+        print(
+            f"{options.arm}, {name}: {options.seeds} seeds of {configs[0].steps} steps take {apart:.1f} s of processor "
+            f"time one by one, {stacked:.1f} s stacked: {apart / stacked:.2f} times as long",
+            flush=True,
+        )
 
 
 def times_of(row: dict[str, Any]) -> dict[str, Any]:
@@ -430,6 +458,9 @@ def main() -> None:
     options = parser.parse_args()
     if options.seeds < 1 or options.jobs < 1:
         raise SystemExit("--seeds and --jobs must be at least 1")
+    if options.ratio:
+        ratio(options)
+        return
     rows, elapsed = run_all(chosen(options), options)
     if not any(rows.values()):
         raise SystemExit("no run has finished yet: nothing to tell")

@@ -20,8 +20,8 @@ _PURPOSES = ("split", "bits", "dummy", "label noise", "subset")
 class Data:
     """One task, ready to train on.
 
-    Inputs have one row per sample; labels are int64 classes, one for each row, or of ``text`` for each of its tokens; of
-    ``graph`` they are numbers, and nothing is classified.
+    Inputs have one row per sample; labels are int64 classes, one for each row, or of ``text`` for each of its tokens.
+    Those of ``graph`` are numbers, and nothing is classified.
     """
 
     name: str

@@ -16,7 +16,7 @@ BONDS = 4
 class EdgeConvolution(nn.Module):
     """Edge-conditioned convolution: h′ᵢ = W hᵢ + Σ_{j bound to i} A(e_ij)ᵀ hⱼ + b, with a small net A of the bond.
 
-    As bonds have a kind and nothing else, A has four arguments only; it is computed once for each and not for each bond.
+    As bonds have a kind and nothing else, A has four arguments only; it is computed for these and not for every bond.
 
     Args:
         inputs: numbers of a node.
@@ -71,7 +71,7 @@ class GraphNet(nn.Module):
         self.head = nn.Linear(last, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return (n, outputs) for molecules (n, atoms, 11 + 4·atoms), see :func:`surgecollapse.lab.molecules.packed`."""
+        """Return (n, outputs) for molecules (n, atoms, 11 + 4·atoms) as :mod:`surgecollapse.lab.molecules` packs them."""
         h = x[..., :ATOM]
         there = h[..., :5].sum(2, keepdim=True)  # 0 for places that a smaller molecule leaves empty
         bonds = x[..., ATOM:].unflatten(2, (BONDS, x.shape[1]))
