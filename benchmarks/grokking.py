@@ -8,7 +8,8 @@
 
 A finished run is one row in ``rows.jsonl`` and is never repeated; one that was interrupted goes on from its newest
 checkpoint; stacked ones start again. Tables and plots are made from the rows that are there. A file of methods is JSON,
-keys of ``RunConfig`` by method name: ``{"muon, small embeddings": {"task": "grokfast-modular-muon", "embedding_scale": 0.1}}``.
+keys of ``RunConfig`` by method name:
+``{"muon, small embeddings": {"task": "grokfast-modular-muon", "embedding_scale": 0.1}}``.
 
 Goal (the record): median of ten seeds ≤ 100 steps to 95% validation accuracy, sustained over three evaluations.
 """
@@ -175,7 +176,7 @@ def train_one(values: dict[str, Any], folder: Path, data_dir: Path | None) -> di
 
 
 def train_stack(configs: list[dict[str, Any]], data_dir: Path | None, show: Callable[[int], None]) -> list[dict]:
-    """Rows, as :func:`train_one` has them, of configurations that differ in their seed, trained as one batched model."""
+    """Rows of configurations that differ in their seed, trained as one batched model; as :func:`train_one` has them."""
     from surgecollapse.lab.config import make_config
     from surgecollapse.lab.grokking import grokking_summary
     from surgecollapse.lab.stacked import train_stacked

@@ -101,8 +101,8 @@ def run(
     The same keys may stand in a TOML file (with underscores) and as flags; flags win.
 
     Args:
-        task: What to learn: digits, mnist1d, mnist5k, mnist, fashion-mnist, modular, parity, dummy, imdb, kjv or qm9; or
-            a published experiment with its settings: grokfast-modular, prieto-modular, nanda-modular and others.
+        task: What to learn: digits, mnist1d, mnist5k, mnist, fashion-mnist, modular, parity, dummy, imdb, kjv, qm9;
+            or a published experiment with its settings: grokfast-modular, prieto-modular, nanda-modular and others.
         config: TOML file with any of the keys below, and `task`.
         out: Run directory, one that holds no run yet. Default: runs/TASK-POLICY-sSEED, numbered if that is taken.
         resume: Go on with the run in this directory, bit for bit as if it had never stopped. Takes no other flags.

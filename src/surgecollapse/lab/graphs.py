@@ -71,7 +71,7 @@ class GraphNet(nn.Module):
         self.head = nn.Linear(last, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return (n, outputs) for molecules (n, atoms, 11 + 4·atoms) as :mod:`surgecollapse.lab.molecules` packs them."""
+        """Return (n, outputs) for molecules (n, atoms, 11 + 4·atoms), as ``lab.molecules`` packs them."""
         h = x[..., :ATOM]
         there = h[..., :5].sum(2, keepdim=True)  # 0 for places that a smaller molecule leaves empty
         bonds = x[..., ATOM:].unflatten(2, (BONDS, x.shape[1]))
