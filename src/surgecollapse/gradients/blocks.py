@@ -32,8 +32,7 @@ def blocks(items: Iterable[Sequence[Tensor]], size: int = BLOCK) -> Iterator[tup
     gathered: list[tuple[Tensor, ...]] = []
     entries = 0
     for item in items:
-        flat = flattened(item)
-        for piece in [tuple(item)] if flat is None else _split(flat, size):
+        for piece in [tuple(item)] if item[0].numel() <= size else _split(item, size):
             if gathered and entries + piece[0].numel() > size:
                 yield tuple(map(list, zip(*gathered, strict=True)))
                 gathered, entries = [], 0
@@ -43,9 +42,10 @@ def blocks(items: Iterable[Sequence[Tensor]], size: int = BLOCK) -> Iterator[tup
         yield tuple(map(list, zip(*gathered, strict=True)))
 
 
-def _split(flat: list[Tensor], size: int) -> Iterable[tuple[Tensor, ...]]:
-    if flat[0].numel() <= size:
-        return [tuple(flat)]
+def _split(item: Sequence[Tensor], size: int) -> Iterable[tuple[Tensor, ...]]:
+    flat = flattened(item)
+    if flat is None:
+        return [tuple(item)]
     return zip(*(view.split(size) for view in flat), strict=True)  # type: ignore[no-untyped-call]
 
 

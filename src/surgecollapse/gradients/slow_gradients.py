@@ -12,6 +12,8 @@ from torch import Tensor
 
 from surgecollapse.gradients.single_pass import SMALLEST
 
+_AT_ONCE = 1 << 18
+"""Entries that are looked at before they are filtered."""
 State = dict[str, Any]
 """What is kept for one parameter, by name."""
 
@@ -45,7 +47,8 @@ class SlowGradients(ABC):
         Raises:
             TypeError: if a gradient is sparse.
         """
-        on_host = []
+        on_host: list[tuple[State, Tensor]] = []
+        entries = 0
         for param, grad in zip(params, grads, strict=True):
             if self._only is not None and param not in self._only:
                 continue
@@ -59,6 +62,10 @@ class SlowGradients(ABC):
             if self._waits_for(grad):
                 if _is_finite(grad):
                     on_host.append((self._state_of(param, grad), grad))
+                    entries += grad.numel()
+                if entries >= _AT_ONCE:  # while the cache still holds what was looked at
+                    self._filter_finite(on_host)
+                    on_host, entries = [], 0
             else:
                 self._filter_flagged(self._state_of(param, grad), grad, torch.isfinite(grad).all())
         if on_host:
