@@ -180,6 +180,8 @@ def test_the_experiment_has_the_papers_settings(package):
     config = make_config(task="grokfast-qm9")
     assert (config.widths, config.init_scale, config.batch_size, config.epochs) == ((32, 16, 32), 3.0, 32, 50_000)
     assert (config.grokfast_alpha, config.grokfast_lamb, config.weight_decay, config.lr) == (0.9, 1.0, 0.01, 1e-3)
+    shorter = make_config(task="grokfast-qm9", steps=9)
+    assert (shorter.steps, shorter.epochs) == (9, None)
     assert EXPERIMENTS["grokfast-qm9-baseline"]["weight_decay"] == 0.0
     small = make_config(task="grokfast-qm9", train_samples=8)
     net = build_model(small, load_data(small))

@@ -297,9 +297,11 @@ class RunConfig(BaseModel):
         experiment = dict(EXPERIMENTS.get(str(given.get("task")), {}))
         if given.get("recipe") is not None:  # what is asked for comes before what is preset
             experiment.pop("policy", None)
+        asked = given
         given = {**experiment, **given, **({"task": experiment["task"]} if experiment else {})}
-        if "epochs" in given and "steps" in experiment:
-            given.pop("steps")
+        for one, other in (("epochs", "steps"), ("steps", "epochs")):
+            if asked.get(one) is not None and asked.get(other) is None:
+                given.pop(other, None)
         recipe = RECIPES.get(str(given.get("recipe")), {})
         if recipe and given.get("policy", recipe["policy"]) == recipe["policy"]:
             options = {**recipe["policy_options"], **(given.get("policy_options") or {})}
