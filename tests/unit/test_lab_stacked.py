@@ -96,6 +96,7 @@ def test_a_run_that_diverges_leaves_the_others_alone(monkeypatch):
         ({"policy": "cycles"}, "policy"),
         ({"optimizer": "muon"}, "muon"),
         ({"class_weights": "balanced"}, "class_weights"),
+        ({"average_decay": 0.5}, "average_decay"),
     ],
 )
 def test_what_cannot_be_stacked_is_refused(change, message):

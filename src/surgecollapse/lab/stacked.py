@@ -66,7 +66,8 @@ def train_stacked(configs: Sequence[RunConfig], tell: Callable[[int], None] = la
     no checkpoints, and it cannot be resumed.
 
     Args:
-        configs: without policy, dropout, clipping, class weights, early stopping or forecast; no Muon.
+        configs: without policy, dropout, clipping, class weights, early stopping, forecast, averages of weights or
+            weighted batches; no Muon.
         tell: called with the step after each evaluation.
 
     Returns:
@@ -93,8 +94,15 @@ def _check(configs: Sequence[RunConfig]) -> None:
     first = configs[0]
     if any(config.model_copy(update={"seed": first.seed}) != first for config in configs):
         raise ConfigError("stacked runs differ in their seed alone: train others apart")
-    plain = {"policy": "none", "dropout": 0.0, "clip": None, "class_weights": "none", "early_stopping": 0}
-    for key, value in {**plain, "forecast": "none"}.items():
+    plain: dict[str, Any] = {
+        "policy": "none",
+        "dropout": 0.0,
+        "clip": None,
+        "class_weights": "none",
+        "early_stopping": 0,
+    }
+    plain |= {"early_stopping": 0, "forecast": "none", "average_decay": 0.0, "weigh_batches": False}
+    for key, value in plain.items():
         if getattr(first, key) != value:
             raise ConfigError(f"{key} = {getattr(first, key)!r} cannot be stacked: expected {value!r}, or train apart")
     if first.model not in STACKABLE or first.optimizer == "muon":
