@@ -96,6 +96,32 @@ def test_the_convolution_is_the_sum_over_bonds_of_the_edge_networks_matrices():
     torch.testing.assert_close(layer(atoms[None], bonds[None])[0], expected)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_the_net_is_that_of_pytorch_geometrics_convolutions():
+    geometric = pytest.importorskip("torch_geometric.nn")
+    torch.manual_seed(0)
+    net = GraphNet((8, 6, 5)).double()
+    graphs = [tuple(part.double() for part in graph(text)) for text in ("C", "CC(=O)N", "c1cnoc1", "C#N")]
+    others = []
+    for ours, inputs, outputs in ((net.first, ATOM, 8), (net.second, 8, 6)):
+        nn.init.normal_(ours.bias)
+        edge = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, inputs * outputs))
+        other = geometric.NNConv(inputs, outputs, edge).double()
+        edge.load_state_dict(ours.edge.state_dict())
+        other.lin.load_state_dict(ours.root.state_dict())
+        with torch.no_grad():
+            other.bias.copy_(ours.bias)
+        others.append(other)
+    expected = []
+    for atoms, bonds in graphs:
+        i, kind, j = bonds.nonzero().T
+        kinds = nn.functional.one_hot(kind, 4).double()
+        h = others[0](atoms, torch.stack([j, i]), kinds).relu()
+        h = others[1](h, torch.stack([j, i]), kinds).relu()
+        expected.append(net.head(net.hidden(h.sum(0)).relu()))
+    torch.testing.assert_close(net(packed(graphs).double()), torch.stack(expected))
+
+
 def test_padding_and_the_order_of_atoms_change_nothing():
     torch.manual_seed(0)
     net = GraphNet((8, 8, 8)).double()
