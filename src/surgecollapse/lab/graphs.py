@@ -74,7 +74,7 @@ class GraphNet(nn.Module):
         """Return (n, outputs) for molecules (n, atoms, 11 + 4·atoms), as ``lab.molecules`` packs them."""
         h = x[..., :ATOM]
         there = h[..., :5].sum(2, keepdim=True)  # 0 for places that a smaller molecule leaves empty
-        bonds = x[..., ATOM:].unflatten(2, (BONDS, x.shape[1]))
+        bonds = x[..., ATOM:].reshape(*x.shape[:2], BONDS, x.shape[1])
         h = self.first_activation(self.first(h, bonds))
         h = self.second_activation(self.second(h, bonds))
         return self.head(self.hidden_activation(self.hidden((h * there).sum(1))))  # type: ignore[no-any-return]

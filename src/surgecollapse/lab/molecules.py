@@ -60,7 +60,7 @@ def qm9(seed: int, *, data_dir: Path | None = None, samples: int | None = 50) ->
     graphs = [atoms_and_bonds(reader(named[i])) for i in chosen]
     inputs = packed(graphs)
     labels = torch.tensor([values[i] for i in chosen])
-    parts = {}
+    parts: dict[str, Any] = {}
     for number, part in enumerate(("train", "validation", "test")):
         rows = slice(number * samples, (number + 1) * samples)
         parts |= {f"x_{part}": inputs[rows], f"y_{part}": labels[rows]}

@@ -141,7 +141,7 @@ class _Stack:
 
     def logits(self, x: Tensor) -> Tensor:
         """Outputs of every net for its own rows (runs, n, …)."""
-        weights = dict(self._net.named_parameters())
+        weights: dict[str, Tensor] = dict(self._net.named_parameters())
         if self._first is not None:
             x = _sums_of_columns(weights.pop(f"{self._first}.weight"), weights.pop(f"{self._first}.bias", None), x)
 
@@ -149,7 +149,7 @@ class _Stack:
             return functional_call(self._shape, weights, (x,))  # type: ignore[no-any-return]
 
         with sdpa_kernel(SDPBackend.MATH):  # the fused attention of the CPU has no batched form
-            return vmap(one)(weights, x)  # type: ignore[no-any-return]
+            return vmap(one)(weights, x)
 
     def train_step(self) -> None:
         """One step of every run."""
@@ -200,7 +200,7 @@ class _Stack:
             run.loss_validation.append(loss)
 
     def _score(self, x: list[Tensor], y: list[Tensor]) -> list[tuple[float, float]]:
-        parts = zip(*(rows.split(_ROWS) for rows in x), strict=True)
+        parts = zip(*(torch.split(rows, _ROWS) for rows in x), strict=True)
         logits = torch.cat([self.logits(torch.stack(part)) for part in parts], 1)
         return [
             (right_share(answers, labels, self._data[0].tolerance), self._loss(answers, labels).item())
@@ -218,9 +218,8 @@ class _Stack:
             if over:
                 run.accuracy, run.loss = accuracy, loss
         going = [i for i, over in enumerate(ended) if not over]
-        self.runs, self._data, self._batches, self._own = (
-            [given[i] for i in going] for given in (self.runs, self._data, self._batches, self._own)
-        )
+        self.runs, self._data = [self.runs[i] for i in going], [self._data[i] for i in going]
+        self._batches, self._own = [self._batches[i] for i in going], [self._own[i] for i in going]
         if going:
             self._shrink(going)
             self._gather()
@@ -254,9 +253,9 @@ def _take_first(shape: nn.Module) -> str | None:
     """Take the first linear layer out of a perceptron on two one-hots; its name, or ``None`` where there is none."""
     for name, module in shape.named_modules():
         if isinstance(module, nn.Linear) and name != "head":
-            owner, _, last = name.rpartition(".")
+            owner, _, last = str(name).rpartition(".")
             setattr(shape.get_submodule(owner), last, nn.Identity())
-            return name
+            return str(name)
     return None
 
 
@@ -286,5 +285,6 @@ def _as_numbers(data: Data) -> Data:
         first, second = questions(x, half)
         return torch.stack([first, second + half], 1)
 
-    parts = {name: places(getattr(data, name)) for name in ("x_train", "x_validation", "x_test")}
-    return replace(data, **parts)
+    return replace(
+        data, x_train=places(data.x_train), x_validation=places(data.x_validation), x_test=places(data.x_test)
+    )
