@@ -155,7 +155,9 @@ class _Stack:
         """One step of every run."""
         began = time.perf_counter()
         config, (x, y) = self.config, self._rows()
-        rate = config.lr * rate_factor(self.step, self.total, schedule=config.schedule, warmup=config.warmup)
+        rate = config.lr * rate_factor(
+            self.step, self.total, schedule=config.schedule, warmup=config.warmup, hold=config.hold
+        )
         for group in self._optimizer.param_groups:
             group["lr"] = rate * group.get("factor", 1.0)
         self._optimizer.zero_grad()
