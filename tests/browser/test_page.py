@@ -178,6 +178,7 @@ def test_thresholds_alarms_operations_and_a_zoom(written, page):
         page.wait_for_selector(".chart canvas")
         strip = page.inner_text("#strip")
         assert "does not generalise, says change at 15000" in strip
+        assert page.inner_text("#strip .state") == "alarm"
         assert page.locator("#events i").count() == 0  # a detector's words are text
         titles = page.locator(".chart h3").all_inner_texts()
         assert titles == ["loss", "curvature/sharpness"]

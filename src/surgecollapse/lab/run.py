@@ -245,7 +245,8 @@ def _refuse_changed(config: RunConfig, state: dict[str, Any], folder: Path) -> N
 
 def _discard(folder: Path, made: list[Path]) -> None:
     """Remove what :func:`_make` wrote, and the folders that were not there before."""
-    for name in (*_OURS, "run.db-wal", "run.db-shm", "run.db-journal"):
+    logs = [path.name for path in folder.glob("export-*.log")]
+    for name in (*_OURS, "run.db-wal", "run.db-shm", "run.db-journal", *logs):
         if (folder / name).is_dir():
             shutil.rmtree(folder / name, ignore_errors=True)
         else:
