@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from surgecollapse.commands import Pump
+from surgecollapse.dashboard.beside import page_beside
 from surgecollapse.dashboard.server import STREAMS
 from surgecollapse.dashboard.token import kept_token
 from surgecollapse.lab import run as run_module
@@ -245,3 +246,16 @@ def test_a_run_on_a_network_file_system_says_what_that_means(tmp_path, monkeypat
     config = make_config(task="digits", policy="none", widths=(4,), steps=2, monitors="none")
     run_module.train(config, tmp_path / "run", progress=notes)
     assert any("network file system" in line and "local disk" in line for line in notes.lines)
+
+
+def test_a_page_beside_a_run_is_there_for_its_length_and_no_longer(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    told = []
+    with page_beside(tmp_path / "runs", told.append):
+        host, port, token = re.fullmatch(r"http://(.+):(\d+)/#(.+)", told[0]).groups()
+        connection = http.client.HTTPConnection(host, int(port), timeout=20)
+        connection.request("GET", "/api/runs", headers={"authorization": f"Bearer {token}"})
+        assert json.loads(connection.getresponse().read())["runs"] == []
+        connection.close()
+    with pytest.raises(ConnectionRefusedError):
+        http.client.HTTPConnection(host, int(port), timeout=20).request("GET", "/")
