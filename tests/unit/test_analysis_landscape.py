@@ -93,24 +93,27 @@ def value_of(output, _targets):
     return output
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_barrier_between_two_wells_is_exact(dtype):
-    nets = [Double([w, 0.0]).to(dtype) for w in (-1.0, 1.0)]
+@DTYPES
+@pytest.mark.parametrize("weights", [2, 5])
+def test_barrier_between_two_wells_is_exact(weights, dtype):
+    nets = [Double([w] + [0.0] * (weights - 1)).to(dtype) for w in (-1.0, 1.0)]
     path = linear_path(*nets, value_of, torch.zeros(1, dtype=dtype), torch.zeros(1))
     assert path.barrier == pytest.approx(1.0, abs=1e-6)
     assert path.instability == pytest.approx(1.0, abs=1e-6)
     assert min(path.losses) >= 0
 
 
+@DTYPES
+@pytest.mark.parametrize("beside", [[], [0.0, 0.0]])
 @pytest.mark.parametrize("kind", sorted(CURVES))
-def test_a_curve_goes_round_the_barrier(kind):
-    nets = [Double([-1.0, 0.0]), Double([0.0, 1.0])]
-    x = torch.zeros(4, 1)
+def test_a_curve_goes_round_the_barrier(kind, beside, dtype):
+    nets = [Double([*w, *beside]).to(dtype) for w in ([-1.0, 0.0], [0.0, 1.0])]
+    x = torch.zeros(4, 1, dtype=dtype)
     straight = linear_path(*nets, value_of, x, x)
     bent = curved_path(*nets, value_of, x, x, kind=kind, steps=80, lr=0.05)
     assert straight.barrier == pytest.approx(0.25, abs=1e-6)
     assert bent.barrier < 0.05
-    assert nets[0].w.tolist() == [-1.0, 0.0]
+    assert nets[0].w.tolist() == [-1.0, 0.0, *beside]
 
 
 def test_batch_norm_statistics_are_those_of_the_net_on_the_way():
@@ -155,9 +158,10 @@ def test_nets_that_are_no_chain_are_refused():
 
 
 @DTYPES
+@pytest.mark.parametrize("width", [5, 8])
 @pytest.mark.parametrize("dimensions", [1, 2])
-def test_surface_meets_the_net_and_is_filter_normalised(dimensions, dtype):
-    net, x, y = mlp().to(dtype), normal(16, 4, dtype=dtype), torch.arange(16) % 3
+def test_surface_meets_the_net_and_is_filter_normalised(dimensions, width, dtype):
+    net, x, y = mlp(width=width).to(dtype), normal(16, 4, dtype=dtype), torch.arange(16) % 3
     before = {k: v.clone() for k, v in net.state_dict().items()}
     found = loss_surface(net, F.cross_entropy, x, y, dimensions=dimensions, points=5)
     middle = found.losses[len(found.losses) // 2][2]

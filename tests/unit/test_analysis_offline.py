@@ -24,9 +24,11 @@ from surgecollapse.lab.gpt import GPT
 from surgecollapse.lab.lstm import LSTMClassifier
 from surgecollapse.lab.models import MLP, OneLayerTransformer, SmallCNN
 
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 
-def normal(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+def normal(*shape, seed=0, dtype=torch.float32):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
 def check_result(result):
@@ -107,8 +109,10 @@ def test_representing_leaves_the_net_as_it_was():
 # similarity
 
 
-def test_the_map_of_a_net_with_itself_has_ones_on_its_diagonal():
-    layers = {"a": normal(50, 8), "b": normal(50, 5, seed=1)}
+@DTYPES
+@pytest.mark.parametrize("samples", [50, 90])
+def test_the_map_of_a_net_with_itself_has_ones_on_its_diagonal(samples, dtype):
+    layers = {"a": normal(samples, 8, dtype=dtype), "b": normal(samples, 5, seed=1, dtype=dtype)}
     found = similarity_map(layers, layers)
     values = np.array(found.values)
     assert np.diag(values) == pytest.approx([1.0, 1.0])
@@ -117,10 +121,12 @@ def test_the_map_of_a_net_with_itself_has_ones_on_its_diagonal():
     check_result(found)
 
 
-def test_a_representation_that_turns_is_unchanged_and_one_that_mixes_in_noise_moves_away():
-    x = normal(80, 6)
-    turn = torch.linalg.qr(normal(6, 6, seed=1))[0]
-    history = [{"turns": x @ turn * k, "mixes": x + s * normal(80, 6, seed=2)} for k, s in ((1, 0), (2, 1), (3, 3))]
+@DTYPES
+@pytest.mark.parametrize("shape", [(80, 6), (60, 11)])
+def test_a_representation_that_turns_is_unchanged_and_one_that_mixes_in_noise_moves_away(shape, dtype):
+    x, noise = normal(*shape, dtype=dtype), normal(*shape, seed=2, dtype=dtype)
+    turn = torch.linalg.qr(normal(shape[1], shape[1], seed=1, dtype=dtype))[0]
+    history = [{"turns": x @ turn * k, "mixes": x + s * noise} for k, s in ((1, 0), (2, 1), (3, 3))]
     found = representation_change((0, 10, 20), history)
     assert found.to_first[0] == pytest.approx([1.0] * 3, abs=1e-5)
     mixes = found.to_first[1]
@@ -168,10 +174,12 @@ def test_a_layer_with_a_planted_tail_and_one_without():
         heavy_tails({"bias": torch.zeros(9)})
 
 
-def test_dimensions_of_a_sphere_and_of_a_hyperplane():
-    sphere = nn.functional.normalize(normal(900, 4), dim=1) @ normal(4, 30, seed=1)
-    plane = normal(900, 5, seed=2) @ torch.linalg.qr(normal(20, 5, seed=3))[0].T
-    found = intrinsic_dimensions({"sphere": sphere, "plane": plane})
+@DTYPES
+@pytest.mark.parametrize("samples", [900, 1200])
+def test_dimensions_of_a_sphere_and_of_a_hyperplane(samples, dtype):
+    sphere = nn.functional.normalize(normal(samples, 4), dim=1) @ normal(4, 30, seed=1)
+    plane = normal(samples, 5, seed=2) @ torch.linalg.qr(normal(20, 5, seed=3))[0].T
+    found = intrinsic_dimensions({"sphere": sphere.to(dtype), "plane": plane.to(dtype)})
     assert found.two_nn == pytest.approx([3.0, 5.0], rel=0.15)
     assert found.maximum_likelihood == pytest.approx([3.0, 5.0], rel=0.15)
     assert found.participation_ratio[1] == pytest.approx(5.0, rel=0.05)
@@ -179,14 +187,20 @@ def test_dimensions_of_a_sphere_and_of_a_hyperplane():
     check_result(found)
 
 
-def test_one_wave_is_all_concentrated_and_noise_is_not():
-    wave = np.cos(2 * np.pi * 5 * np.arange(31) / 31)[:, None] * np.ones(4)
-    noise = normal(31, 400).numpy()
-    found = fourier_history((0, 100), [noise, wave])
-    assert found.frequencies == tuple(range(1, 16))
-    assert found.ipr == pytest.approx([1 / 15, 1.0], abs=0.01)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("tokens", "count"), [(31, 15), (24, 12)])
+def test_one_wave_is_all_concentrated_and_noise_is_not(tokens, count, dtype):
+    wave = np.cos(2 * np.pi * 5 * np.arange(tokens) / tokens)[:, None] * np.ones(4)
+    noise = normal(tokens, 1600).numpy()
+    found = fourier_history((0, 100), [noise.astype(dtype), wave.astype(dtype)])
+    assert found.frequencies == tuple(range(1, count + 1))
+    assert found.ipr[1] == pytest.approx(1.0, abs=1e-6)
     assert found.gini[0] < 0.1
-    assert found.gini[1] == pytest.approx(1 - 1 / 15)
+    assert found.gini[1] == pytest.approx(1 - 1 / count, rel=1e-6)
+    basis = np.exp(-2j * np.pi * np.outer(np.arange(1, count + 1), np.arange(tokens)) / tokens)
+    power = (np.abs(basis @ noise) ** 2).sum(1)
+    assert found.power[0] == pytest.approx(power / power.sum(), rel=1e-6)
+    assert found.ipr[0] == pytest.approx((power**2).sum() / power.sum() ** 2, rel=1e-6)
     assert int(np.argmax(found.power[1])) + 1 == 5
     check_result(found)
 
@@ -220,8 +234,10 @@ def logistic(t, rate=2.0):
     return 1 / (1 + t**-rate)
 
 
-def test_curves_of_one_shape_collapse_whatever_their_scales():
-    t = np.geomspace(1e-2, 1e2, 300)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("points", [200, 300])
+def test_curves_of_one_shape_collapse_whatever_their_scales(points, dtype):
+    t = np.geomspace(1e-2, 1e2, points).astype(dtype)
     curves = {
         "plain": (100 * t, logistic(t)),
         "slow": (900 * t, logistic(t)),
@@ -234,8 +250,10 @@ def test_curves_of_one_shape_collapse_whatever_their_scales():
     check_result(found)
 
 
-def test_curves_of_different_shapes_stay_apart():
-    t = np.geomspace(1e-2, 1e2, 300)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("points", [200, 300])
+def test_curves_of_different_shapes_stay_apart(points, dtype):
+    t = np.geomspace(1e-2, 1e2, points).astype(dtype)
     found = universality(
         {"steep": (t, logistic(t, 8.0)), "flat": (7 * t, logistic(t, 1.0)), "same": (t, logistic(t, 8.0))}
     )

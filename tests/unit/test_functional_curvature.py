@@ -60,21 +60,27 @@ def test_products_equal_the_dense_hessian_of_autograd(sizes, dtype):
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_linear_least_squares_has_the_hessian_of_its_inputs():
-    x, y = torch.randn(20, 4, generator=generator(), dtype=torch.float64), torch.zeros(20, 1, dtype=torch.float64)
-    model = nn.Linear(4, 1, bias=False).double()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("rows", "units"), [(20, 4), (9, 7)])
+def test_linear_least_squares_has_the_hessian_of_its_inputs(rows, units, dtype):
+    x, y = torch.randn(rows, units, generator=generator(), dtype=dtype), torch.zeros(rows, 1, dtype=dtype)
+    model = nn.Linear(units, 1, bias=False).to(dtype)
     hessian = Hessian(batch_loss(model, F.mse_loss, x, y), dict(model.named_parameters()))
-    dense = torch.stack([hessian @ e for e in torch.eye(4, dtype=torch.float64)])
-    assert torch.allclose(dense, 2 * x.T @ x / 20, atol=1e-12)
+    dense = torch.stack([hessian @ e for e in torch.eye(units, dtype=dtype)])
+    assert torch.allclose(dense, 2 * x.T @ x / rows, atol=1e-5 if dtype == torch.float32 else 1e-12)
 
 
-def test_attention_can_be_differentiated_twice():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("width", [8, 12])
+def test_attention_can_be_differentiated_twice(width, dtype):
     torch.manual_seed(0)
-    model = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
-    loss = batch_loss(model, F.mse_loss, torch.randn(2, 3, 8), torch.zeros(2, 3, 8))
+    model = nn.TransformerEncoderLayer(width, 2, 16, dropout=0.0, batch_first=True).to(dtype)
+    x = torch.randn(2, 3, width, dtype=dtype)
+    loss = batch_loss(model, F.mse_loss, x, torch.zeros_like(x))
     hessian = Hessian(loss, dict(model.named_parameters()))
-    u, v = torch.randn(2, hessian.size)
-    assert (u @ (hessian @ v)).item() == pytest.approx((v @ (hessian @ u)).item(), rel=1e-3)
+    u, v = torch.randn(2, hessian.size, dtype=dtype)
+    rel = 1e-3 if dtype == torch.float32 else 1e-9
+    assert (u @ (hessian @ v)).item() == pytest.approx((v @ (hessian @ u)).item(), rel=rel)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -149,6 +155,19 @@ def test_random_tanh_nets_grow_disturbances_as_mean_field_says(variance, dtype):
         assert chi(disturbances[l], disturbances[l + 1]).item() == pytest.approx(predicted[l], rel=0.05)
     expected = sum(math.log(p) for p in predicted) / 2 / depth
     assert lyapunov_exponent(disturbances).item() == pytest.approx(expected, abs=0.02)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(3, 7), (5, 2, 6)])
+def test_growth_and_branching_are_numpys(shape, dtype):
+    layers = [torch.randn(*shape, generator=generator(seed), dtype=dtype) * 2**seed for seed in range(3)]
+    first, second, last = (layer.double().numpy().reshape(shape[0], -1) for layer in layers)
+    rel = 1e-6 if dtype == torch.float32 else 1e-12
+    assert chi(*layers[:2]).item() == pytest.approx((second**2).mean() / (first**2).mean(), rel=rel)
+    growth = np.log(np.linalg.norm(last, axis=1) / np.linalg.norm(first, axis=1)).mean() / 2
+    assert lyapunov_exponent(layers).item() == pytest.approx(growth, rel=rel)
+    ratio = ((last > 0).mean(1) / (first > 0).mean(1)).mean()
+    assert branching_ratio(layers[0], layers[2]).item() == pytest.approx(ratio, rel=rel)
 
 
 def test_mean_field_edge_of_chaos_of_tanh_is_at_variance_one():

@@ -32,6 +32,19 @@ def rank_k(k, units, rows=128, seed=0, dtype=torch.float32):
     return torch.randn(rows, k, generator=generator(seed), dtype=dtype) @ basis.T
 
 
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+SHAPES = pytest.mark.parametrize("shape", [(50, 12), (33, 5)])
+
+
+def normal(shape, dtype):
+    return torch.randn(*shape, generator=generator(), dtype=torch.float64).to(dtype)
+
+
+def close(dtype):
+    """Absolute error of an entropy in [0, 1]."""
+    return 1e-6 if dtype == torch.float32 else 1e-12
+
+
 def mean_over_seeds(make, seeds=20):
     return float(np.mean([sign_covariance_entropy(make(seed)).item() for seed in range(seeds)]))
 
@@ -45,14 +58,15 @@ def by_double_loop(x):
     return np.clip(-log(max(np.mean(squares), 1 / x.shape[1])) / log(x.shape[1]), 0, 1)
 
 
+@DTYPES
 @pytest.mark.parametrize(("rows", "units"), [(4, 2), (5, 3), (128, 7), (127, 64), (16, 300)])
-def test_sign_covariance_entropy_is_its_definition(rows, units):
-    x = torch.randn(rows, units, generator=generator(rows))
+def test_sign_covariance_entropy_is_its_definition(rows, units, dtype):
+    x = torch.randn(rows, units, generator=generator(rows), dtype=dtype)
     x[0] = x[1]
     if rows > 5:
         x[2] = x[3]
     expected = by_double_loop(x) if rows > 5 else 0.0  # of two pairs one is left: a single direction
-    assert sign_covariance_entropy(x).item() == pytest.approx(expected, abs=1e-6)
+    assert sign_covariance_entropy(x).item() == pytest.approx(expected, abs=close(dtype))
 
 
 @pytest.mark.parametrize("units", [32, 128, 512])
@@ -110,50 +124,61 @@ def test_entropy_of_a_single_differing_pair_is_zero():
     assert sign_covariance_entropy(x).item() == 0.0
 
 
-def test_spectral_entropy_is_that_of_the_covariance_eigenvalues():
-    x = torch.randn(50, 12, generator=generator(), dtype=torch.float64) * torch.linspace(0.1, 3, 12)
-    eigenvalues = np.linalg.eigvalsh(np.cov(x.numpy(), rowvar=False))
-    assert spectral_entropy(x).item() == pytest.approx(stats.entropy(eigenvalues) / log(12), abs=1e-12)
+@DTYPES
+@SHAPES
+def test_spectral_entropy_is_that_of_the_covariance_eigenvalues(shape, dtype):
+    x = normal(shape, dtype) * torch.linspace(0.1, 3, shape[1], dtype=dtype)
+    eigenvalues = np.linalg.eigvalsh(np.cov(x.double().numpy(), rowvar=False))
+    assert spectral_entropy(x).item() == pytest.approx(stats.entropy(eigenvalues) / log(shape[1]), abs=close(dtype))
 
 
-def test_unit_energy_entropy_matches_scipy_and_falls_when_units_die():
-    x = torch.randn(50, 12, generator=generator(), dtype=torch.float64)
-    expected = stats.entropy((x**2).mean(0).numpy()) / log(12)
-    assert unit_energy_entropy(x).item() == pytest.approx(expected, abs=1e-12)
-    x[:, 6:] = 0
-    assert unit_energy_entropy(x).item() == pytest.approx(log(6) / log(12), abs=0.01)
+@DTYPES
+@pytest.mark.parametrize("shape", [(50, 12), (80, 20)])
+def test_unit_energy_entropy_matches_scipy_and_falls_when_units_die(shape, dtype):
+    x, units = normal(shape, dtype), shape[1]
+    expected = stats.entropy((x.double() ** 2).mean(0).numpy()) / log(units)
+    assert unit_energy_entropy(x).item() == pytest.approx(expected, abs=close(dtype))
+    x[:, units // 2 :] = 0
+    assert unit_energy_entropy(x).item() == pytest.approx(log(units // 2) / log(units), abs=0.01)
     assert unit_energy_entropy(x * 0).item() == 0.0
     assert unit_energy_entropy(torch.full((2, 4), 1e30)).item() == pytest.approx(1.0)
 
 
-def test_on_off_entropy_matches_scipy_and_its_threshold():
-    x = torch.randn(200, 9, generator=generator(), dtype=torch.float64) + torch.linspace(-2, 2, 9)
+@DTYPES
+@pytest.mark.parametrize("shape", [(200, 9), (31, 4)])
+def test_on_off_entropy_matches_scipy_and_its_threshold(shape, dtype):
+    x = normal(shape, dtype) + torch.linspace(-2, 2, shape[1], dtype=dtype)
     for threshold in (0.0, 0.7):
         share = (x > threshold).double().mean(0).numpy()
         expected = np.mean([stats.entropy([p, 1 - p], base=2) for p in share])
-        assert on_off_entropy(x, threshold).item() == pytest.approx(expected, abs=1e-12)
+        assert on_off_entropy(x, threshold).item() == pytest.approx(expected, abs=close(dtype))
     assert on_off_entropy(torch.tensor([[0.0], [1.0]])).item() == 1.0  # zero is off
 
 
-def test_predictive_entropy_matches_scipy():
-    logits = torch.randn(20, 7, generator=generator(), dtype=torch.float64) * 3
-    expected = np.mean([stats.entropy(row) for row in logits.softmax(1).numpy()]) / log(7)
-    assert predictive_entropy(logits).item() == pytest.approx(expected, abs=1e-12)
+@DTYPES
+@SHAPES
+def test_predictive_entropy_matches_scipy(shape, dtype):
+    logits = normal(shape, dtype) * 3
+    expected = np.mean([stats.entropy(row) for row in logits.double().softmax(1).numpy()]) / log(shape[1])
+    assert predictive_entropy(logits).item() == pytest.approx(expected, abs=close(dtype))
     assert predictive_entropy(torch.tensor([[0.0, 0.0, -torch.inf, -torch.inf]])).item() == pytest.approx(0.5)
 
 
-def test_histogram_entropy_matches_numpy():
-    x = torch.randn(100, 10, generator=generator(), dtype=torch.float64)
-    counts, _ = np.histogram(x.numpy(), bins=32)
-    assert histogram_entropy(x, 32).item() == pytest.approx(stats.entropy(counts) / log(32), abs=1e-12)
+@DTYPES
+@pytest.mark.parametrize(("shape", "bins"), [((100, 10), 32), ((40, 6), 9)])
+def test_histogram_entropy_matches_numpy(shape, bins, dtype):
+    x = normal(shape, dtype)
+    counts, _ = np.histogram(x.double().numpy(), bins=bins)
+    assert histogram_entropy(x, bins).item() == pytest.approx(stats.entropy(counts) / log(bins), abs=close(dtype))
 
 
+@DTYPES
 @pytest.mark.parametrize("labels", [[0, 1, 2, 3], [0, 0, 0, 1], [2, 2, 2], [3, 1, 1, 0, 0]])
-def test_target_entropy_matches_scipy(labels):
+def test_target_entropy_matches_scipy(labels, dtype):
     expected = stats.entropy(np.bincount(labels, minlength=4)) / log(4)
     assert target_entropy(torch.tensor(labels), 4).item() == pytest.approx(expected, abs=1e-6)
-    one_hot = torch.nn.functional.one_hot(torch.tensor(labels), 4).float()
-    assert target_entropy(one_hot).item() == pytest.approx(expected, abs=1e-6)
+    one_hot = torch.nn.functional.one_hot(torch.tensor(labels), 4).to(dtype)
+    assert target_entropy(one_hot).item() == pytest.approx(expected, abs=close(dtype))
 
 
 def test_target_entropy_of_odd_labels():
@@ -167,8 +192,10 @@ def test_target_entropy_of_odd_labels():
         target_entropy(torch.ones(2, 3), 4)
 
 
-def test_dead_units_are_those_constant_over_the_rows():
-    x = torch.randn(10, 4, generator=generator())
+@DTYPES
+@pytest.mark.parametrize("rows", [2, 10])
+def test_dead_units_are_those_constant_over_the_rows(rows, dtype):
+    x = normal((rows, 4), dtype)
     x[:, 1] = 0.0
     x[:, 2] = -3.0
     x[0, 3] = torch.nan

@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy.spatial
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -41,14 +42,17 @@ def test_equal_singular_values_give_the_same_rank_in_every_form(rows, columns, d
         assert rank(sigma).item() == pytest.approx(min(rows, columns), rel=1e-5), rank.__name__
 
 
-def test_a_spectrum_by_hand():
-    sigma = torch.tensor([2.0, 1.0, 1.0], dtype=torch.float64)
-    shares = np.array([0.5, 0.25, 0.25])
-    assert effective_rank(sigma).item() == pytest.approx(math.exp(-(shares * np.log(shares)).sum()))
-    variances = np.array([4, 1, 1]) / 6
-    assert spectral_rank(sigma).item() == pytest.approx(math.exp(-(variances * np.log(variances)).sum()))
-    assert participation_ratio(sigma).item() == pytest.approx(36 / 18)
-    assert stable_rank(sigma).item() == pytest.approx(1.5)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("values", [(2.0, 1.0, 1.0), (7.0, 5.0, 0.5, 0.25, 0.125)])
+def test_a_spectrum_by_hand(values, dtype):
+    sigma, exact = torch.tensor(values, dtype=dtype), np.array(values)
+    close = {"rel": 1e-6 if dtype == torch.float32 else 1e-12}
+    shares, variances = exact / exact.sum(), exact**2 / (exact**2).sum()
+    assert numerical_rank(sigma).item() == len(values)
+    assert effective_rank(sigma).item() == pytest.approx(math.exp(-(shares * np.log(shares)).sum()), **close)
+    assert spectral_rank(sigma).item() == pytest.approx(math.exp(-(variances * np.log(variances)).sum()), **close)
+    assert participation_ratio(sigma).item() == pytest.approx(1 / (variances**2).sum(), **close)
+    assert stable_rank(sigma).item() == pytest.approx(1 / variances[0], **close)
 
 
 @settings(max_examples=60, deadline=None)
@@ -75,9 +79,12 @@ def test_what_is_not_finite_is_nan():
     assert sample_participation_ratio(torch.tensor([[1.0], [math.nan], [0.0]])).isnan()
 
 
-def test_singular_values_are_numpys():
-    matrix = normal(7, 4)
-    assert_close(singular_values(matrix), torch.from_numpy(np.linalg.svd(matrix.numpy(), compute_uv=False)))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(7, 4), (5, 30)])
+def test_singular_values_are_numpys(shape, dtype):
+    matrix = normal(*shape, dtype=dtype)
+    oracle = torch.from_numpy(np.linalg.svd(matrix.double().numpy(), compute_uv=False))
+    assert_close(singular_values(matrix), oracle.to(dtype))
     with pytest.raises(ValueError, match="flatten"):
         singular_values(torch.zeros(2, 3, 4))
 
@@ -101,11 +108,13 @@ def test_the_correction_recovers_isotropic_noise_from_few_rows():
     assert 1 / np.mean(corrected) == pytest.approx(512, rel=0.06)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("rows", [50, 200, 800])
-def test_the_corrected_ratio_does_not_depend_on_the_sample_size(rows):
+def test_the_corrected_ratio_does_not_depend_on_the_sample_size(rows, dtype):
     scales = torch.linspace(1, 3, 60, dtype=torch.float64)
     true = scales.square().sum() ** 2 / (scales**4).sum()
-    inverse = [1 / sample_participation_ratio(normal(rows, 60, seed=seed) * scales).item() for seed in range(12)]
+    draws = [(normal(rows, 60, seed=seed) * scales).to(dtype) for seed in range(12)]
+    inverse = [1 / sample_participation_ratio(x).item() for x in draws]
     assert 1 / np.mean(inverse) == pytest.approx(true.item(), rel=0.05)
 
 
@@ -118,6 +127,21 @@ def test_planted_dimensions_are_found(dimension, dtype):
     # Standard error of d over 1,350 ratios: d/√1350 = 2.7%. Edges bias both downwards: more with more neighbours.
     assert two_nn(points).item() == pytest.approx(dimension, rel=0.12)
     assert levina_bickel(points, 4).item() == pytest.approx(dimension, rel=0.12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(60, 3), (150, 40)])
+def test_dimensions_are_their_formulas_on_the_distances_of_a_tree(shape, dtype):
+    x = normal(*shape, dtype=dtype)
+    distances = scipy.spatial.cKDTree(x.double().numpy()).query(x.double().numpy(), 8)[0][:, 1:]
+    logs = np.sort(np.log(distances[:, 1] / distances[:, 0]))
+    used = round(0.9 * len(x))
+    rel = 1e-6 if dtype == torch.float32 else 1e-10
+    expected = used / (logs[:used].sum() + (len(x) - used) * logs[used - 1])
+    assert two_nn(x).item() == pytest.approx(expected, rel=rel)
+    inverse = np.log(distances[:, 6:] / distances[:, :6]).mean()
+    assert levina_bickel(x, 7).item() == pytest.approx(1 / inverse, rel=rel)
+    assert two_nn(x).dtype == levina_bickel(x, 7).dtype == dtype
 
 
 def test_a_sphere_has_one_dimension_less():
@@ -133,8 +157,12 @@ def test_copies_and_too_few_points():
     assert two_nn(torch.full((5, 2), math.nan)).isnan()
 
 
-def test_hessian_effective_dimension_by_hand():
-    eigenvalues = torch.tensor([3.0, 1.0, 0.0, -2.0])
-    assert hessian_effective_dimension(eigenvalues, 1.0).item() == pytest.approx(0.75 + 0.5)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("values", "scale", "expected"), [((3, 1, 0, -2), 1.0, 0.75 + 0.5), ((8, 0.5), 2.0, 0.8 + 0.2)]
+)
+def test_hessian_effective_dimension_by_hand(values, scale, expected, dtype):
+    eigenvalues = torch.tensor(values, dtype=dtype)
+    assert hessian_effective_dimension(eigenvalues, scale).item() == pytest.approx(expected)
     with pytest.raises(ValueError, match="scale must be above 0"):
         hessian_effective_dimension(eigenvalues, 0.0)

@@ -33,6 +33,7 @@ from surgecollapse.functional import (
 )
 
 DTYPES = [torch.float32, torch.float64]
+BOTH = pytest.mark.parametrize("dtype", DTYPES)
 SIMILARITIES = {
     "cka": linear_cka,
     "biased cka": lambda x, y: linear_cka(x, y, debiased=False),
@@ -47,6 +48,11 @@ def normal(*shape, seed=0, dtype=torch.float64):
 
 def rotation(size, seed=0):
     return torch.linalg.qr(normal(size, size, seed=seed))[0]
+
+
+def close(dtype):
+    """Relative error of a short sum in a dtype."""
+    return 1e-5 if dtype == torch.float32 else 1e-9
 
 
 def uniform(count, seed=0):
@@ -84,45 +90,66 @@ def test_similarities_are_symmetric_and_blind_to_rotation_shift_and_scale(n, p, 
             assert -1e-9 <= value <= 1 + 1e-9, name
 
 
-def test_invertible_maps_change_cka_and_not_svcca():
-    x = normal(60, 4)
-    stretched = x @ torch.diag(torch.tensor([1.0, 1.0, 1.0, 50.0], dtype=torch.float64))
-    assert svcca(x, stretched, share=1.0).item() == pytest.approx(1.0)
-    assert linear_cka(x, stretched).item() < 0.7
+@BOTH
+@pytest.mark.parametrize(("n", "p"), [(60, 4), (90, 7)])
+def test_invertible_maps_change_cka_and_not_svcca(n, p, dtype):
+    x = normal(n, p)
+    scales = torch.ones(p, dtype=torch.float64)
+    scales[-1] = 50
+    stretched = (x * scales).to(dtype)
+    assert svcca(x.to(dtype), stretched, share=1.0).item() == pytest.approx(1.0)
+    assert linear_cka(x.to(dtype), stretched).item() < 0.7
 
 
-def test_unbiased_hsic_is_the_mean_over_quadruples():
-    n = 6
+@BOTH
+@pytest.mark.parametrize(("n", "p", "q"), [(60, 7, 9), (400, 30, 20)])
+def test_svcca_counts_no_direction_that_is_rounding(n, p, q, dtype):
+    """Two wide layers that hold the same four directions are the same, whatever their dtype rounds off."""
+    inner = normal(n, 4)
+    x, y = inner @ normal(4, p, seed=1), inner @ normal(4, q, seed=2)
+    assert svcca(x.to(dtype), y.to(dtype), share=1.0).item() == pytest.approx(1.0, abs=1e-5)
+
+
+@BOTH
+@pytest.mark.parametrize("n", [4, 6])
+def test_unbiased_hsic_is_the_mean_over_quadruples(n, dtype):
     x, y = normal(n, 3), normal(n, 2, seed=1)
     k, l = x @ x.T, y @ y.T
     terms = [k[i, j] * (l[i, j] + l[q, r] - 2 * l[i, q]) for i, j, q, r in itertools.permutations(range(n), 4)]
-    assert unbiased_hsic(k, l).item() == pytest.approx(torch.stack(terms).mean().item())
+    found = unbiased_hsic(k.to(dtype), l.to(dtype)).item()
+    assert found == pytest.approx(torch.stack(terms).mean().item(), rel=close(dtype), abs=close(dtype))
 
 
-def test_debiasing_takes_away_the_similarity_of_unrelated_wide_representations():
-    pairs = [(normal(20, 200, seed=2 * s), normal(20, 200, seed=2 * s + 1)) for s in range(40)]
+@BOTH
+@pytest.mark.parametrize("shape", [(20, 200), (15, 150)])
+def test_debiasing_takes_away_the_similarity_of_unrelated_wide_representations(shape, dtype):
+    pairs = [[normal(*shape, seed=2 * s + side, dtype=dtype) for side in (0, 1)] for s in range(40)]
     biased = np.mean([linear_cka(x, y, debiased=False).item() for x, y in pairs])
     debiased = np.mean([linear_cka(x, y).item() for x, y in pairs])
     assert biased > 0.8
     assert abs(debiased) < 0.02
 
 
+@BOTH
 @pytest.mark.parametrize("shape", [(30, 3), (10, 50)])
-def test_biased_cka_is_the_cosine_of_centred_gram_matrices(shape):
+def test_biased_cka_is_the_cosine_of_centred_gram_matrices(shape, dtype):
     x, y = normal(*shape), normal(*shape, seed=1) + normal(*shape)
     h = torch.eye(len(x), dtype=torch.float64) - 1 / len(x)
     k, l = (h @ (z @ z.T) @ h for z in (x, y))
-    assert_close(linear_cka(x, y, debiased=False), (k * l).sum() / (k.norm() * l.norm()))
+    expected = ((k * l).sum() / (k.norm() * l.norm())).to(dtype)
+    assert_close(linear_cka(x.to(dtype), y.to(dtype), debiased=False), expected)
 
 
-def test_procrustes_similarity_is_reached_by_the_best_rotation():
-    x, y = normal(30, 4), normal(30, 4, seed=1) + normal(30, 4)
+@BOTH
+@pytest.mark.parametrize("shape", [(30, 4), (12, 20)])
+def test_procrustes_similarity_is_reached_by_the_best_rotation(shape, dtype):
+    x, y = normal(*shape), normal(*shape, seed=1) + normal(*shape)
     x, y = x - x.mean(0), y - y.mean(0)
     x, y = x / x.norm(), y / y.norm()
     from scipy.linalg import orthogonal_procrustes
 
     turn, total = orthogonal_procrustes(x.numpy(), y.numpy())
-    assert procrustes_similarity(x, y).item() == pytest.approx(total)
+    assert procrustes_similarity(x.to(dtype), y.to(dtype)).item() == pytest.approx(total, rel=close(dtype))
     assert 2 - 2 * total == pytest.approx((x @ torch.from_numpy(turn) - y).square().sum().item())
 
 
@@ -158,32 +185,40 @@ def test_an_exact_simplex_is_collapsed(classes, dimensions, dtype):
     assert [value.item() for value in found] == pytest.approx([0.0] * 5, abs=1e-5)
 
 
+@BOTH
 @pytest.mark.parametrize(("classes", "spread"), [(4, 0.1), (7, 0.3)])
-def test_scatter_within_over_between_by_hand(classes, spread):
+def test_scatter_within_over_between_by_hand(classes, spread, dtype):
     dimensions, each = 20, 4_000
     labels = torch.arange(classes).repeat(each)
     x = simplex(classes, dimensions)[labels] + spread * normal(len(labels), dimensions)
     # Σ_B = (I − 11ᵀ/C)/C in the plane of the corners, so that tr(Σ_W Σ_B⁺)/C = s²·(C − 1)·C/C.
     expected = spread**2 * (classes - 1)
-    assert neural_collapse(x, labels).within.item() == pytest.approx(expected, rel=0.03)
+    assert neural_collapse(x.to(dtype), labels).within.item() == pytest.approx(expected, rel=0.03)
     sigma_w, sigma_b = spread**2 * np.eye(dimensions), np.cov(simplex(classes, dimensions).T.numpy(), bias=True)
     assert np.trace(sigma_w @ np.linalg.pinv(sigma_b, rcond=1e-10)) / classes == pytest.approx(expected)
 
 
-def test_orthogonal_classes_are_not_at_the_largest_angles_to_each_other():
-    means = torch.diag(torch.tensor([1.0, 2.0, 3.0]))
-    found = neural_collapse(means.repeat(2, 1), torch.tensor([0, 1, 2] * 2), weight=-simplex(3, 3, dtype=torch.float32))
-    centred = (means - means.mean(0)).numpy()
+@BOTH
+@pytest.mark.parametrize("classes", [3, 6])
+def test_orthogonal_classes_are_not_at_the_largest_angles_to_each_other(classes, dtype):
+    means = torch.diag(torch.arange(1, classes + 1, dtype=dtype))
+    weight = -simplex(classes, classes, dtype=dtype)
+    found = neural_collapse(means.repeat(2, 1), torch.arange(classes).repeat(2), weight=weight)
+    centred = (means - means.mean(0)).double().numpy()
     norms = np.linalg.norm(centred, axis=1)
-    cosines = (centred @ centred.T / np.outer(norms, norms))[~np.eye(3, dtype=bool)]
-    assert found.norms.item() == pytest.approx(norms.std() / norms.mean(), rel=1e-5)
-    assert found.angles.item() == pytest.approx(np.abs(cosines + 0.5).mean(), rel=1e-5)
-    assert 0 < found.duality.item() <= 4
+    cosines = (centred @ centred.T / np.outer(norms, norms))[~np.eye(classes, dtype=bool)]
+    assert found.norms.item() == pytest.approx(norms.std() / norms.mean(), rel=close(dtype))
+    assert found.angles.item() == pytest.approx(np.abs(cosines + 1 / (classes - 1)).mean(), rel=close(dtype))
+    rows = weight.double().numpy()
+    apart = rows / np.linalg.norm(rows) - centred / np.linalg.norm(centred)
+    assert found.duality.item() == pytest.approx((apart**2).sum(), rel=close(dtype))
     assert found.disagreement.isnan()
 
 
-def test_opposite_classifiers_have_duality_four_and_disagreement_counts():
-    corners, labels = simplex(3, 5), torch.tensor([0, 1, 2, 0])
+@BOTH
+@pytest.mark.parametrize("dimensions", [3, 5])
+def test_opposite_classifiers_have_duality_four_and_disagreement_counts(dimensions, dtype):
+    corners, labels = simplex(3, dimensions, dtype=dtype), torch.tensor([0, 1, 2, 0])
     found = neural_collapse(corners[labels], labels, weight=-corners, predictions=torch.tensor([0, 1, 1, 0]))
     assert found.duality.item() == pytest.approx(4.0)
     assert found.disagreement.item() == pytest.approx(0.25)
@@ -208,10 +243,12 @@ def test_the_exponent_of_a_planted_pareto_tail_is_found(alpha, count, dtype):
     assert found.distance < 1.5 / math.sqrt(found.tail)
 
 
-def test_the_fit_is_scipys_at_its_threshold():
-    values = (1 - uniform(300)) ** (-1 / 1.7)
+@BOTH
+@pytest.mark.parametrize("count", [120, 300])
+def test_the_fit_is_scipys_at_its_threshold(count, dtype):
+    values = ((1 - uniform(count)) ** (-1 / 1.7)).to(dtype)
     found = power_law(values)
-    tail = values[values >= found.xmin * (1 - 1e-12)].numpy()
+    tail = values.double()[values.double() >= found.xmin * (1 - 1e-12)].numpy()
     shape, _, _ = scipy.stats.pareto.fit(tail, floc=0, fscale=found.xmin)
     assert found.alpha == pytest.approx(1 + shape)
     assert found.distance == pytest.approx(scipy.stats.kstest(tail, "pareto", args=(shape, 0, found.xmin)).statistic)
@@ -228,12 +265,12 @@ def test_what_has_no_tail_has_no_exponent(values):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("index", [1.0, 2.5])
-def test_hill_finds_the_planted_index(index, dtype):
-    values = ((1 - uniform(5_000)) ** (-1 / index)).to(dtype)
+@pytest.mark.parametrize(("index", "shape"), [(1.0, (5_000,)), (2.5, (100, 50)), (2.5, (4_000,))])
+def test_hill_finds_the_planted_index(index, shape, dtype):
+    values = ((1 - uniform(math.prod(shape))) ** (-1 / index)).to(dtype).reshape(shape)
     assert hill(values, 1_000).item() == pytest.approx(index, rel=0.1)
     with pytest.raises(ValueError, match="tail"):
-        hill(values, 5_000)
+        hill(values, values.numel())
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -254,16 +291,27 @@ def test_nothing_has_no_bulk():
 # concentration
 
 
+@BOTH
 @settings(max_examples=60, deadline=None)
 @given(n=st.integers(1, 30), seed=st.integers(0, 999), scale=st.sampled_from([1e-20, 1.0, 1e25]))
-def test_concentration_is_between_its_bounds_and_without_scale(n, seed, scale):
-    x = normal(n, seed=seed)
-    ipr, spread = inverse_participation_ratio(scale * x).item(), gini(scale * x.abs()).item()
-    assert 1 / n * (1 - 1e-9) <= ipr <= 1 + 1e-9
-    assert -1e-9 <= spread <= 1 - 1 / n + 1e-9
+def test_concentration_is_between_its_bounds_and_without_scale(dtype, n, seed, scale):
+    x, error = normal(n, seed=seed), close(dtype)
+    ipr = inverse_participation_ratio((scale * x).to(dtype)).item()
+    spread = gini((scale * x.abs()).to(dtype)).item()
+    assert 1 / n * (1 - error) <= ipr <= 1 + error
+    assert -error <= spread <= 1 - 1 / n + error
     differences = (x.abs()[:, None] - x.abs()[None, :]).abs().mean() / (2 * x.abs().mean())
-    assert spread == pytest.approx(differences.item(), abs=1e-9)
-    assert ipr == pytest.approx((x**4).sum().item() / (x**2).sum().item() ** 2)
+    assert spread == pytest.approx(differences.item(), abs=error)
+    assert ipr == pytest.approx((x**4).sum().item() / (x**2).sum().item() ** 2, rel=error)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("shape", [(3_000,), (2, 70_000)])
+def test_concentration_of_many_values_is_that_in_float64(shape, dtype):
+    x = normal(*shape, dtype=dtype).abs()
+    for measure in (gini, inverse_participation_ratio):
+        assert measure(x).dtype == torch.float32
+        assert_close(measure(x).double(), measure(x.double()), rtol=1e-4, atol=0)
 
 
 def test_concentration_of_nothing_is_unknown():
@@ -284,51 +332,63 @@ def test_ksg_gives_the_information_of_correlated_gaussians(count, correlation, d
     assert found == pytest.approx(-0.5 * math.log(1 - correlation**2), abs=0.07)
 
 
-def test_ksg_adds_over_independent_coordinates():
+@BOTH
+def test_ksg_adds_over_independent_coordinates(dtype):
     x, noise = normal(2_000, 2), normal(2_000, 2, seed=1)
     y = 0.8 * x + 0.6 * noise
-    assert ksg_mutual_information(x, y).item() == pytest.approx(-math.log(0.36), abs=0.12)
+    assert ksg_mutual_information(x.to(dtype), y.to(dtype)).item() == pytest.approx(-math.log(0.36), abs=0.12)
 
 
-def test_label_information_is_scikit_learns_in_one_dimension():
+@BOTH
+@pytest.mark.parametrize(("classes", "each"), [(3, 100), (5, 40)])
+def test_label_information_is_scikit_learns_in_one_dimension(classes, each, dtype):
     from sklearn.feature_selection import mutual_info_classif
 
-    labels = torch.arange(3).repeat(100)
-    x = normal(300, 1) + labels[:, None]
+    labels = torch.arange(classes).repeat(each)
+    x = (normal(classes * each, 1) + labels[:, None]).to(dtype)
     # It adds noise of 1e-10 of the scale, and centres nothing.
     expected = mutual_info_classif(x.numpy(), labels.numpy(), discrete_features=False, random_state=0)[0]
     assert label_mutual_information(x, labels).item() == pytest.approx(expected, abs=1e-3)
 
 
-def test_label_information_of_separate_and_of_unrelated_classes():
-    labels = torch.arange(4).repeat(100)
-    assert label_mutual_information(normal(400, 2) + 50 * labels[:, None], labels).item() == pytest.approx(
-        math.log(4), abs=0.02
-    )
-    assert abs(label_mutual_information(normal(400, 2), labels).item()) < 0.1
+@BOTH
+@pytest.mark.parametrize("units", [2, 3])
+def test_label_information_of_separate_and_of_unrelated_classes(units, dtype):
+    labels, x = torch.arange(4).repeat(100), normal(400, units, dtype=dtype)
+    separate = label_mutual_information(x + 50 * labels[:, None], labels)
+    assert separate.item() == pytest.approx(math.log(4), abs=0.02)
+    assert abs(label_mutual_information(x, labels).item()) < 0.1
 
 
-def test_binned_information_of_gaussians_nears_the_truth_and_miller_madow_helps():
-    x, noise = normal(4_000, 1), normal(4_000, 1, seed=1)
+@BOTH
+@pytest.mark.parametrize("count", [4_000, 6_000])
+def test_binned_information_of_gaussians_nears_the_truth_and_miller_madow_helps(count, dtype):
+    x, noise = normal(count, 1), normal(count, 1, seed=1)
     y = 0.8 * x + 0.6 * noise
-    a, b = discretise(x, 24, low=-3, high=3), discretise(y, 24, low=-3, high=3)
+    a, b = (discretise(z.to(dtype), 24, low=-3, high=3) for z in (x, y))
     truth = -0.5 * math.log(0.36)
     plain, corrected = (symbol_mutual_information(a, b, correct=c).item() for c in (False, True))
     assert abs(corrected - truth) < abs(plain - truth)
     assert corrected == pytest.approx(truth, abs=0.04)
 
 
-def test_miller_madow_takes_the_bias_of_the_plug_in_entropy_away():
-    draws = torch.randint(50, (200, 100), generator=torch.Generator().manual_seed(0))
-    plain = np.mean([symbol_entropy(row, correct=False).item() for row in draws])
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int16])
+@pytest.mark.parametrize(("symbols", "samples"), [(50, 100), (20, 60)])
+def test_miller_madow_takes_the_bias_of_the_plug_in_entropy_away(symbols, samples, dtype):
+    draws = torch.randint(symbols, (200, samples), generator=torch.Generator().manual_seed(0)).to(dtype)
+    plain = [symbol_entropy(row, correct=False).item() for row in draws]
+    counts = [np.bincount(row.numpy()) for row in draws]
+    assert plain == pytest.approx([scipy.stats.entropy(count) for count in counts])
     corrected = np.mean([symbol_entropy(row).item() for row in draws])
-    assert abs(corrected - math.log(50)) < 0.35 * abs(plain - math.log(50))
+    assert abs(corrected - math.log(symbols)) < 0.35 * abs(np.mean(plain) - math.log(symbols))
 
 
-def test_plug_in_information_of_different_rows_saturates_at_ln_n():
-    rows = discretise(normal(64, 10), 30)
-    found = symbol_mutual_information(rows, torch.arange(64), correct=False)
-    assert found.item() == pytest.approx(math.log(64))
+@BOTH
+@pytest.mark.parametrize(("n", "units"), [(64, 10), (40, 25)])
+def test_plug_in_information_of_different_rows_saturates_at_ln_n(n, units, dtype):
+    rows = discretise(normal(n, units, dtype=dtype), 30)
+    found = symbol_mutual_information(rows, torch.arange(n), correct=False)
+    assert found.item() == pytest.approx(math.log(n))
 
 
 def test_inputs_are_left_alone():

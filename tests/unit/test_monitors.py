@@ -71,9 +71,10 @@ def test_representation_agrees_with_the_functions_it_stands_for(shape, dtype):
     assert found["dimension/participation_ratio"]["a"].item() == sample_participation_ratio(x).item()
 
 
-def test_spectra_by_gram_matrices_are_numpys_and_know_what_is_not_finite():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_spectra_by_gram_matrices_are_numpys_and_know_what_is_not_finite(dtype):
     matrices = [normal(7, 4), normal(3, 9, seed=1), torch.zeros(2, 2), torch.full((2, 3), math.nan)]
-    sigma = gram_spectra(matrices)
+    sigma = gram_spectra([matrix.to(dtype) for matrix in matrices])
     for row, matrix in zip(sigma[:3], matrices, strict=False):
         oracle = np.linalg.svd(matrix.double().numpy(), compute_uv=False)
         assert row[: len(oracle)].numpy() == pytest.approx(oracle, rel=1e-6)
@@ -81,10 +82,11 @@ def test_spectra_by_gram_matrices_are_numpys_and_know_what_is_not_finite():
     assert sigma[3].isnan().all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("shape", [(12, 20), (300, 40), (8, 3, 3, 3)])
-def test_weight_ranks_of_a_planted_rank(shape):
+def test_weight_ranks_of_a_planted_rank(shape, dtype):
     rows, columns = shape[0], math.prod(shape[1:])
-    planted = (normal(rows, 3) @ normal(3, columns, seed=1)).reshape(shape)
+    planted = (normal(rows, 3, dtype=dtype) @ normal(3, columns, seed=1, dtype=dtype)).reshape(shape)
     found = MONITORS["weight_rank"]().measure(scene(weights={"w": planted, "bias": normal(5)}))
     assert set(found["rank/effective"]) == {"w"}
     assert found["rank/numerical"]["w"].item() == 3
@@ -92,11 +94,13 @@ def test_weight_ranks_of_a_planted_rank(shape):
     assert found["rank/effective"]["w"].item() == pytest.approx(effective_rank(sigma).item(), rel=1e-4)
 
 
-def test_large_weights_are_measured_on_a_block_that_keeps_a_low_rank():
-    big = normal(700, 2, dtype=torch.float64) @ normal(2, 3000, seed=1, dtype=torch.float64)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("rows", [300, 700])
+def test_large_weights_are_measured_on_a_block_that_keeps_a_low_rank(rows, dtype):
+    big = normal(rows, 2, dtype=dtype) @ normal(2, 3000, seed=1, dtype=dtype)
     monitor = registry.WeightRank(short=32, long=64)
     assert monitor.measure(scene(weights={"w": big}))["rank/numerical"]["w"].item() == 2
-    full = normal(700, 3000, seed=2)
+    full = normal(rows, 3000, seed=2, dtype=dtype)
     assert monitor.measure(scene(weights={"w": full}))["rank/numerical"]["w"].item() == 32
 
 
@@ -149,11 +153,12 @@ def test_masks_and_live_energy(copies, dtype):
     assert found["energy/live"]["w"].item() == pytest.approx(10.0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("big", [False, True])
-def test_norms_are_those_of_the_loop(big):
+def test_norms_are_those_of_the_loop(big, dtype):
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(6, 4000), nn.ReLU(), nn.Linear(4000, 3)) if big else mlp()
-    x, y = normal(32, 6), torch.arange(32) % 3
+    model = (nn.Sequential(nn.Linear(6, 4000), nn.ReLU(), nn.Linear(4000, 3)) if big else mlp()).to(dtype)
+    x, y = normal(32, 6, dtype=dtype), torch.arange(32) % 3
     seen = []
 
     def keep(net):
@@ -191,8 +196,10 @@ def test_the_noise_scale_wants_two_gradients_in_a_row():
     assert monitor.measure(scene(step=3, gradients={"w": torch.ones(3)}, batch_size=4)) == {}
 
 
-def test_entropies_are_taken_after_the_activation_of_hidden_layers_on_the_probe():
-    model, x, y = mlp(), normal(32, 6), torch.arange(32) % 3
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("rows", [32, 48])
+def test_entropies_are_taken_after_the_activation_of_hidden_layers_on_the_probe(rows, dtype):
+    model, x, y = mlp(dtype=dtype), normal(rows, 6, dtype=dtype), torch.arange(rows) % 3
     hidden = {}
 
     def look(net):

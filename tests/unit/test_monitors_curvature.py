@@ -81,8 +81,10 @@ def test_sharpness_and_trace_are_those_of_the_dense_hessian(dtype, width):
     assert abs(float(found["curvature/trace"]) - exact.trace().item()) < 4 * error
 
 
-def test_adam_is_seen_through_its_preconditioner():
-    model, (x, y) = net(torch.float64), data(torch.float64)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("width", [5, 8])
+def test_adam_is_seen_through_its_preconditioner(width, dtype):
+    model, (x, y) = net(dtype, width), data(dtype)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     for _ in range(3):
         optimizer.zero_grad()
@@ -100,8 +102,10 @@ def test_adam_is_seen_through_its_preconditioner():
     assert found["curvature/threshold"] == pytest.approx(19.0)
 
 
-def test_masked_weights_have_no_curvature():
-    model, (x, y) = net(torch.float64), data(torch.float64)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("width", [5, 8])
+def test_masked_weights_have_no_curvature(width, dtype):
+    model, (x, y) = net(dtype, width), data(dtype)
     with torch.no_grad():
         model[2].weight[:, ::2] = 0.0
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
@@ -113,12 +117,12 @@ def test_masked_weights_have_no_curvature():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("gain", [0.5, 2.0])
-def test_orthogonal_linear_layers_multiply_disturbances_by_their_gain(dtype, gain):
-    layers = [nn.Linear(16, 16, bias=False) for _ in range(4)]
+@pytest.mark.parametrize(("gain", "width"), [(0.5, 16), (2.0, 16), (2.0, 9)])
+def test_orthogonal_linear_layers_multiply_disturbances_by_their_gain(dtype, gain, width):
+    layers = [nn.Linear(width, width, bias=False) for _ in range(4)]
     for layer in layers:
         nn.init.orthogonal_(layer.weight, gain=gain)
-    model, x = nn.Sequential(*layers).to(dtype), torch.randn(32, 16, dtype=dtype)
+    model, x = nn.Sequential(*layers).to(dtype), torch.randn(32, width, dtype=dtype)
     found = Criticality().measure(
         Scene(step=1, model=model, weights={}, inputs=((x,), {}), activations={str(i): x for i in range(3)})
     )

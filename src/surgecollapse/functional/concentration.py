@@ -16,12 +16,12 @@ def inverse_participation_ratio(amplitudes: Tensor) -> Tensor:
         amplitudes: ``(…, n)``, real or complex; of *powers* |x|² pass their square roots.
 
     Returns:
-        ``(…)`` in [1/n, 1]; NaN where all are zero or one is not finite.
+        ``(…)`` in [1/n, 1], in float32 at least; NaN where all are zero or one is not finite.
 
     >>> inverse_participation_ratio(torch.tensor([[1.0, -1, 1, -1], [0, 3, 0, 0]]))
     tensor([0.2500, 1.0000])
     """
-    size = amplitudes.abs()
+    size = _wide(amplitudes.abs())
     share = size / size.amax(-1, keepdim=True)  # fourth powers overflow early
     return share.pow(4).sum(-1) / share.square().sum(-1).square()
 
@@ -36,15 +36,19 @@ def gini(values: Tensor) -> Tensor:
         values: ``(…, n)``, at least 0.
 
     Returns:
-        ``(…)`` in [0, 1 − 1/n]: 0 if all are equal, 1 − 1/n if one holds everything; NaN where all are zero or one is
-        negative or not finite.
+        ``(…)`` in [0, 1 − 1/n], in float32 at least: 0 if all are equal, 1 − 1/n if one holds everything; NaN where all
+        are zero or one is negative or not finite.
 
     >>> gini(torch.tensor([[2.0, 2, 2, 2], [0, 3, 0, 0], [1, 2, 3, 4]]))
     tensor([0.0000, 0.7500, 0.2500])
     """
     n = values.shape[-1]
-    ordered = values.sort(-1).values
+    ordered = _wide(values).sort(-1).values
     share = ordered / ordered[..., -1:]
     ranks = torch.arange(1, n + 1, dtype=share.dtype, device=share.device)
     found: Tensor = ((2 * ranks - n - 1) * share).sum(-1) / (n * share.sum(-1))
     return torch.where((values >= 0).all(-1), found, torch.nan)
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))

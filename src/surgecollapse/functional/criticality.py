@@ -65,12 +65,13 @@ def branching_ratio(before: Tensor, after: Tensor) -> Tensor:
         after: ``(n, units')`` activations of the next layer, of the same samples.
 
     Returns:
-        0-dim tensor ≥ 0; NaN if no sample has an active unit.
+        0-dim tensor ≥ 0, in float32 at least; NaN if no sample has an active unit.
 
     >>> branching_ratio(torch.tensor([[1.0, 1.0, 0.0, 0.0]]), torch.tensor([[1.0, 0.0, 0.0, 0.0]]))
     tensor(0.5000)
     """
-    ancestors, descendants = ((x > 0).flatten(1).float().mean(1) for x in (before, after))
+    dtype = torch.promote_types(before.dtype, torch.float32)
+    ancestors, descendants = ((x > 0).flatten(1).to(dtype).mean(1) for x in (before, after))
     alive = ancestors > 0
     ratios = torch.where(alive, descendants / ancestors.clamp(min=1e-12), 0.0)
     return ratios.sum() / alive.sum()
