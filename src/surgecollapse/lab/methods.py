@@ -46,6 +46,8 @@ _SPREAD: tuple[Settings, ...] = (
 _SPREAD_AT_START: tuple[Settings, ...] = tuple(
     {"dropout": rate, "policy_options": {"layers": how}} for rate in _RATES for how in ("erk", "layer")
 )
+_DEEP: Settings = {"policy_options": {"floor": 0.6}}
+_AT_TARGET: Settings = {"policy_options": {"floor": 1.0}}
 _DENSE = {"policy": "none"}
 
 _ALL = (
@@ -138,9 +140,11 @@ _ALL = (
         description="Waves: gradual collapses with surges between them, as deep as entropy allows: the recipe.",
         settings=RECIPES["surge-collapse"],
         trials=(
-            *({"dropout": 0.1, **how, "policy_options": {"floor": f}} for f in (0.6, 1.0) for how in _HOWS),
-            {"dropout": 0.05, **_LAMP, "policy_options": {"floor": 0.6}},
-            {"dropout": 0.2, **_EVEN, "policy_options": {"floor": 0.6}},
+            *({"dropout": rate, **how, **_DEEP} for rate, how in ((0.05, _GLOBAL), (0.05, _EVEN))),
+            {"dropout": 0.05, **_LAMP, **_AT_TARGET},
+            *({"dropout": 0.1, **how, **_DEEP} for how in _HOWS),
+            {"dropout": 0.1, **_LAMP, **_AT_TARGET},
+            {"dropout": 0.2, **_EVEN, **_DEEP},
         ),
     ),
 )
