@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from surgecollapse.commands import HARMLESS
+from surgecollapse.distributed import from_first_rank, rank
 from surgecollapse.events import Request
 
 if TYPE_CHECKING:
@@ -19,12 +21,30 @@ Handler = Callable[[Any], str]
 
 _SECONDS = 0.1
 _WAIT = 0.02
+TOGETHER = 10
+"""Steps between two exchanges of commands where several processes train one model."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """One command on its way to being carried out."""
+
+    command: Command | None
+    """``None``: it could not be read."""
+    source: str
+    id: int | None = None
+    """In the queue; ``None`` where it did not come from one."""
+    fault: str = ""
 
 
 class Steering:
     """The commands of one run: asked for anywhere, settled in order and once, between two optimizer steps.
 
     Looking whether there are any costs a comparison of clocks, and ten times a second one pragma of SQLite.
+
+    Where several processes train one model (``torch.distributed``, more than one rank), rank 0 alone takes commands;
+    every :data:`TOGETHER` steps they go to all ranks, which carry them out at the same boundary. Every rank must call
+    :meth:`boundary` for the same steps.
 
     Args:
         record: takes a :class:`~surgecollapse.events.Request` for every command that is settled.
@@ -68,8 +88,10 @@ class Steering:
         """Ask for something at the next step boundary; from any thread.
 
         Raises:
-            ValueError: if too many requests wait in the queue.
+            ValueError: if too many requests wait in the queue, or on a rank other than 0.
         """
+        if rank():
+            raise ValueError(f"commands are taken by rank 0 and sent to all: expected rank 0, got rank {rank()}")
         if self._queue is None:
             self._asked.append((command, source))
         else:
@@ -101,9 +123,9 @@ class Steering:
         """
         self.step = step
         applied = self._repeat()
-        if self._asked or time.monotonic() >= self._next:
+        if rank() is None or step % TOGETHER == 0:
             applied |= self._take()
-        while self.paused and not self.stopping and not self.interrupted():
+        while self.paused and not self.stopping and not from_first_rank(self.interrupted()):
             time.sleep(_WAIT)
             applied |= self._take()
         return applied
@@ -111,7 +133,7 @@ class Steering:
     def reject_all(self, reason: str) -> None:
         """Settle whatever waits as rejected: at the end of a run."""
         for asked in self._queue.pending() if self._queue is not None else ():
-            self._settle(asked, self.step, "rejected", reason)
+            self._settle(asked.id, self.step, "rejected", reason)
 
     def close(self) -> None:
         """Let go of the queue."""
@@ -134,28 +156,27 @@ class Steering:
 
     def _take(self) -> bool:
         applied = False
-        while self._asked:
-            command, source = self._asked.popleft()
-            status, reason = self._carry_out(command)
-            self._tell(command, source, status, reason)
+        for taken in from_first_rank(self._waiting()):
+            step = self.step  # a roll-back changes it
+            status, reason = ("rejected", taken.fault) if taken.command is None else self._carry_out(taken.command)
+            if taken.command is not None:
+                self._tell(taken.command, taken.source, status, reason)
+            if taken.id is not None:
+                self._settle(taken.id, step, status, reason)
             applied |= status == "applied"
-        if self._queue is not None and time.monotonic() >= self._next:
-            self._next = time.monotonic() + _SECONDS
-            for asked in self._queue.pending() if self._queue.changed() else ():
-                applied |= self._take_one(asked)
         return applied
 
-    def _take_one(self, asked: Asked) -> bool:
-        step = self.step
-        try:
-            command = asked.command
-        except ValueError as error:
-            self._settle(asked, step, "rejected", str(error))
-            return False
-        status, reason = self._carry_out(command)
-        self._tell(command, asked.source, status, reason)
-        self._settle(asked, step, status, reason)
-        return status == "applied"
+    def _waiting(self) -> list[_Taken]:
+        """What was asked for since the last look; nothing on a rank other than 0."""
+        found: list[_Taken] = []
+        if rank():
+            return found
+        while self._asked:
+            found.append(_Taken(*self._asked.popleft()))
+        if self._queue is not None and time.monotonic() >= self._next:
+            self._next = time.monotonic() + _SECONDS
+            found += map(_read, self._queue.pending() if self._queue.changed() else ())
+        return found
 
     def _carry_out(self, command: Command) -> tuple[str, str]:
         handler = self.handlers.get(command.kind)
@@ -166,15 +187,22 @@ class Steering:
         except ValueError as error:
             return "rejected", str(error)
 
-    def _settle(self, asked: Asked, step: int, status: str, reason: str) -> None:
-        assert self._queue is not None
-        self._queue.settle(asked.id, status, step=step, reason=reason)
-        self.last = max(self.last, asked.id)
+    def _settle(self, asked: int, step: int, status: str, reason: str) -> None:
+        if self._queue is not None and not rank():
+            self._queue.settle(asked, status, step=step, reason=reason)
+        self.last = max(self.last, asked)
 
     def _tell(self, command: Command, source: str, status: str, reason: str) -> None:
         self._record(
             Request(step=self.step, kind=command.kind, body=command.body, source=source, status=status, reason=reason)
         )
+
+
+def _read(asked: Asked) -> _Taken:
+    try:
+        return _Taken(asked.command, asked.source, asked.id)
+    except ValueError as error:
+        return _Taken(None, asked.source, asked.id, str(error))
 
 
 def effective(applied: Sequence[Asked]) -> list[Asked]:
