@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import math
@@ -169,6 +170,37 @@ def test_surface_meets_the_net_and_is_filter_normalised(dimensions, width, dtype
     assert net.training
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
     assert found.plot().axes
+
+
+@DTYPES
+@pytest.mark.parametrize(("rows", "columns"), [(3, 5), (7, 2)])
+def test_a_step_of_one_moves_each_filter_as_far_as_it_is_long(rows, columns, dtype):
+    """Of a linear map the loss Σ‖w‖² rises by x²·Σ‖w‖² on the mean of both sides, whatever the directions are."""
+    net = nn.Linear(columns, rows, bias=False).to(dtype)
+    found = loss_surface(
+        net, lambda out, _: out.square().sum(), torch.eye(columns, dtype=dtype), torch.zeros(columns),
+        reach=1.5, points=5,
+    )  # fmt: skip
+    square, middle = net.weight.square().sum().item(), 2
+    assert found.losses[middle][middle] == pytest.approx(square, rel=1e-5)
+    for i, step in enumerate(found.steps):
+        for one, other in (
+            (found.losses[middle][i], found.losses[middle][-1 - i]),
+            (found.losses[i][middle], found.losses[-1 - i][middle]),
+        ):
+            assert (one + other) / 2 == pytest.approx(square * (1 + step**2), rel=1e-5)
+
+
+def test_the_surface_does_not_see_how_two_layers_share_their_scale():
+    net, x, y = mlp(width=6).double(), normal(16, 4), torch.arange(16) % 3
+    shared = copy.deepcopy(net)
+    layers = [module for module in shared.modules() if isinstance(module, nn.Linear)]
+    with torch.no_grad():
+        layers[0].weight.mul_(8.0)
+        layers[0].bias.mul_(8.0)
+        layers[1].weight.div_(8.0)
+    one, other = (loss_surface(m, F.cross_entropy, x, y, points=5).losses for m in (net, shared))
+    assert np.array(one) == pytest.approx(np.array(other), rel=1e-9)
 
 
 @DTYPES

@@ -101,7 +101,7 @@ def test_nothing_is_spent_before_it_was_earned():
     earned = (1 - RESERVE) * 0.02 * 0.01
     assert made.wait({"a": 0.5}) == -(-(GUESS[0] + 0.5 * 0.01 - earned) // earned)
     made.event_took({"a": 0.0001, "b": 0.0001})
-    assert made.wait({"a": 9.0, "b": 9.0}) == 2  # what is known is not guessed: .4 ms in all, of which .17 are earned
+    assert made.wait({"a": 9.0, "b": 9.0}) == 2  # what is known is not guessed: .4 ms in all, of which .15 are earned
     assert BudgetKeeper(every=10, limit=None).wait({"a": 1e9}) == 0
 
 
@@ -224,3 +224,24 @@ def test_a_costly_monitor_is_held_to_the_share_of_a_real_loop():
     assert report.share < 0.075
     stated = [event.value for event in recorder.events if event.name == "budget/share"]
     assert stated[-1] <= 0.075
+
+
+def test_a_pause_between_two_steps_earns_no_more_than_one_step():
+    steady, interrupted = (BudgetKeeper(every=10, limit=0.02) for _ in range(2))
+    for _ in range(20):
+        steady.step_took(0.010)
+        interrupted.step_took(0.010)
+    steady.step_took(0.010)
+    interrupted.step_took(30.0)  # an evaluation, say
+    parts = {"norms": 0.3}
+    assert interrupted.wait(parts) == steady.wait(parts) > 0
+    assert interrupted.report().step_seconds == steady.report().step_seconds
+
+
+def test_a_slower_step_earns_what_it_took():
+    slow = BudgetKeeper(every=10, limit=0.02)
+    for _ in range(20):
+        slow.step_took(0.010)
+    before = slow.wait({"norms": 0.3})
+    slow.step_took(0.025)
+    assert before - slow.wait({"norms": 0.3}) in (2, 3)  # two and a half steps' worth

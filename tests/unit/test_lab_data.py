@@ -109,6 +109,25 @@ def test_standardising_uses_the_training_set_alone_and_leaves_constant_pixels_fi
     assert float(data.x_test.mean().abs()) > 1e-4
 
 
+def test_images_that_are_not_standardised_lie_in_0_to_1(write_set, tmp_path):
+    write_set(tmp_path)
+    for name, most in (("digits", 1.0), ("mnist", 19 / 255)):
+        raw, standard = (load_task(name, seed=0, data_dir=tmp_path, standardise=how) for how in (False, True))
+        joined = torch.cat([x for x, _ in all_sets(raw)])
+        assert float(joined.min()) == 0.0
+        assert float(joined.max()) == pytest.approx(most)
+        assert torch.equal(raw.y_train, standard.y_train)
+        per_pixel = (0,) if name == "digits" else None
+        mean, deviation = raw.x_train.mean(dim=per_pixel), raw.x_train.std(dim=per_pixel, unbiased=False)
+        assert torch.allclose(standard.x_train * deviation, raw.x_train - mean, atol=1e-6)
+
+
+def test_only_images_can_be_left_as_they_are():
+    assert load_data(make_config(task="digits", standardise=False)).x_train.max() == 1.0
+    with pytest.raises(ConfigError, match="standardise = false: the task 'parity' has no images"):
+        make_config(task="parity", standardise=False)
+
+
 @pytest.mark.parametrize(
     ("operation", "answer"),
     [("add", lambda x, y: (x + y) % 7), ("sub", lambda x, y: (x - y) % 7), ("mul", lambda x, y: (x * y) % 7)],

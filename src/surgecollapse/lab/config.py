@@ -96,6 +96,9 @@ class RunConfig(BaseModel):
     )
     train_samples: int | None = Field(None, ge=1, description="Use only that many training samples, drawn at random.")
     label_noise: float = Field(0.0, ge=0, le=1, description="Share of training labels replaced by another class.")
+    standardise: bool = Field(
+        True, description="Image files: subtract the training mean and divide by the deviation; else 0 to 1."
+    )
     operation: Literal["add", "sub", "mul", "div"] = Field("add", description="Modular arithmetic: which operation.")
     modulus: int = Field(97, ge=2, le=10_000, description="Modular arithmetic: the modulus.")
     train_fraction: float = Field(
@@ -379,6 +382,8 @@ class RunConfig(BaseModel):
         for key in ("position_scale", "position_lr"):
             if getattr(self, key) != 1.0 and self.model not in ("transformer", "decoder", "gpt"):
                 raise ValueError(f"{key} = {getattr(self, key)}: model {self.model!r} has no positions; drop it")
+        if not self.standardise and self.task not in ("digits", "mnist5k", "mnist", "fashion-mnist"):
+            raise ValueError(f"standardise = false: the task {self.task!r} has no images from files; drop it")
         for key in ("label_noise", "class_weights") if self.task == "kjv" else ():
             if getattr(self, key) != type(self).model_fields[key].default:
                 raise ValueError(f"{key} = {getattr(self, key)!r}: the labels of kjv are its own characters; drop it")

