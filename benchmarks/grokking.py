@@ -118,7 +118,9 @@ _PARITY = {
 _DIGITS = {"evaluate_every": 250, "stop_at_accuracy": 0.85, "steps": 50_000}
 _MNIST = {
     "baseline": {"task": "grokfast-mnist-baseline", **_DIGITS},
-    "ema": {"task": "grokfast-mnist", **_DIGITS},
+    "ema": {"task": "grokfast-mnist", **_DIGITS, "steps": 4_000},
+    "its weight decay, no filter": {"task": "grokfast-mnist-baseline", "weight_decay": 2.0, **_DIGITS, "steps": 4_000},
+    "filter, weight decay .01": {"task": "grokfast-mnist", "weight_decay": 0.01, **_DIGITS, "steps": 4_000},
 }
 _IMDB = {
     "baseline": {"task": "grokfast-imdb-small-baseline"},
@@ -234,7 +236,8 @@ def run_all(methods: dict[str, dict[str, Any]], options: argparse.Namespace) -> 
             if key not in rows:
                 missing[key] = (name, seed, config)
     began = time.perf_counter()
-    (run_stacked if options.stacked else run_apart)(missing, rows, options)
+    if not options.show:
+        (run_stacked if options.stacked else run_apart)(missing, rows, options)
     found = {name: [rows.get(wanted[name, s]) for n, s in wanted if n == name] for name in methods}
     return {name: [dict(row) for row in given if row] for name, given in found.items()}, time.perf_counter() - began
 
@@ -455,6 +458,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes of one thread")
     parser.add_argument("--stacked", action="store_true", help="train the seeds of a method as one batched model")
     parser.add_argument("--ratio", action="store_true", help="only measure what stacking the seeds gains")
+    parser.add_argument("--show", action="store_true", help="train nothing: table and plot of the rows that are there")
     parser.add_argument("--data-dir", type=Path, help="folder with the four files of MNIST")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "grokking")
     parser.add_argument("--table", type=Path, help="stem of table and plot; default: OUT/ARM")
