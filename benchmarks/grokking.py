@@ -55,6 +55,12 @@ _TRANSFORMER = {
     "baseline": {"task": "grokfast-modular-baseline", "evaluate_every": 50, "stop_at_accuracy": 0.95},
     "ema": {"task": "grokfast-modular", **_TENS},
     "ma": {"task": "grokfast-modular-ma", **_TENS},
+    "ema's weight decay, no filter": {
+        "task": "grokfast-modular-baseline",
+        "weight_decay": 0.005,
+        **_TENS,
+        "steps": 5_000,
+    },
     "adamw": {"task": "grokfast-modular-adamw", **_TENS},
     "muon": {"task": "grokfast-modular-muon", **_FINE},
     "record": {"task": "grokfast-modular-record", **_FINE},
@@ -97,12 +103,15 @@ _MLP = {
     "⊥AdamW": {"task": "prieto-modular-orthograd", **_FINE, "steps": 2_000},
     "⊥SGD": {"task": "prieto-modular-orthosgd", **_FINE, "steps": 400},
     "muon": {"task": "prieto-modular", **_FINE, "optimizer": "muon", "weight_decay": 1.0, "steps": 2_000},
+    "record": {"task": "prieto-modular-record", **_FINE},
+    "record without ⊥Grad": {"task": "prieto-modular-record", **_FINE, "orthograd": "none"},
 }
 _PRODUCT = {
     "plain": {"task": "prieto-product", **_SHORT},
     "stablemax": {"task": "prieto-product-stablemax", **_SHORT},
     "⊥AdamW": {"task": "prieto-product-orthograd", **_FINE, "steps": 2_000},
     "⊥SGD": {"task": "prieto-product-orthosgd", **_FINE, "steps": 800},
+    "record": {"task": "prieto-modular-record", "operation": "mul", **_FINE},
 }
 _ATTENTION = {
     "plain": {"task": "prieto-transformer", **_TENS},
@@ -114,6 +123,9 @@ _PARITY = {
     "float64": {"task": "prieto-parity-float64", **_SHORT},
     "stablemax": {"task": "prieto-parity-stablemax", **_SHORT, "steps": 20_000},
     "⊥AdamW": {"task": "prieto-parity-orthograd", **_TENS, "steps": 5_000},
+    "AdamW, weight decay 3": {"task": "prieto-parity", "weight_decay": 3.0, "eps": 1e-8, **_FINE, "steps": 1_000},
+    "record": {"task": "prieto-parity-record", **_FINE},
+    "record without ⊥Grad": {"task": "prieto-parity-record", "orthograd": "none", **_FINE, "steps": 1_000},
 }
 _DIGITS = {"evaluate_every": 250, "stop_at_accuracy": 0.85, "steps": 50_000}
 _MNIST = {
@@ -121,12 +133,18 @@ _MNIST = {
     "ema": {"task": "grokfast-mnist", **_DIGITS, "steps": 4_000},
     "its weight decay, no filter": {"task": "grokfast-mnist-baseline", "weight_decay": 2.0, **_DIGITS, "steps": 4_000},
     "filter, weight decay .01": {"task": "grokfast-mnist", "weight_decay": 0.01, **_DIGITS, "steps": 4_000},
+    "record": {"task": "grokfast-mnist-record", "stop_at_accuracy": 0.85},
 }
 _IMDB = {
     "baseline": {"task": "grokfast-imdb-small-baseline"},
     "ema": {"task": "grokfast-imdb-small"},
+    "its weight decay, no filter": {"task": "grokfast-imdb-small-baseline", "weight_decay": 10.0},
 }
-_QM9 = {"baseline": {"task": "grokfast-qm9-baseline"}, "ema": {"task": "grokfast-qm9"}}
+_QM9 = {
+    "baseline": {"task": "grokfast-qm9-baseline"},
+    "ema": {"task": "grokfast-qm9"},
+    "its weight decay, no filter": {"task": "grokfast-qm9-baseline", "weight_decay": 0.01},
+}
 ARMS: dict[str, dict[str, dict[str, Any]]] = {
     "multiplication": _TRANSFORMER,
     "division": {name: {**settings, "operation": "div"} for name, settings in _TRANSFORMER.items()},

@@ -40,7 +40,7 @@ def package(tmp_path, monkeypatch):
         with (folder / "data" / f"qm9_part{part}.csv").open("w", newline="") as file:
             table = csv.writer(file)
             table.writerow(["Index", "SMILES", "Polarizability_bohr3"])
-            table.writerows([i, text, 10.0 * i] for i, text in enumerate(SMILES) if i % 2 == part - 1)
+            table.writerows([i, text, 10.0 * i] for i, text in enumerate(SMILES) if i // 18 == part - 1)
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     return folder
 
@@ -151,6 +151,16 @@ def test_the_package_is_read_without_being_imported_and_rows_are_drawn(package):
     assert qm9(0, samples=8).x_train.equal(data.x_train)
     assert not qm9(1, samples=8).y_train.equal(data.y_train)
     assert (package / "data").is_dir()
+
+
+def test_the_smallest_are_the_first_of_the_files(package):
+    data = qm9(0, samples=5, smallest=True)
+    learned = torch.cat([data.y_train, data.y_validation])
+    assert sorted(learned.tolist()) == [10.0 * i for i in range(10)]
+    assert data.y_test.tolist() == [10.0 * i for i in range(10, 15)]
+    assert learned.tolist() != sorted(learned.tolist())
+    with pytest.raises(ConfigError, match="smallest = true: the task 'digits' has no molecules"):
+        make_config(task="digits", smallest=True)
 
 
 def test_the_standard_download_without_what_is_in_doubt(download):

@@ -99,6 +99,7 @@ class RunConfig(BaseModel):
     standardise: bool = Field(
         True, description="Image files: subtract the training mean and divide by the deviation; else 0 to 1."
     )
+    smallest: bool = Field(False, description="Molecules: train and validate on the first of the files, the smallest.")
     operation: Literal["add", "sub", "mul", "div"] = Field("add", description="Modular arithmetic: which operation.")
     modulus: int = Field(97, ge=2, le=10_000, description="Modular arithmetic: the modulus.")
     train_fraction: float = Field(
@@ -384,6 +385,8 @@ class RunConfig(BaseModel):
                 raise ValueError(f"{key} = {getattr(self, key)}: model {self.model!r} has no positions; drop it")
         if not self.standardise and self.task not in ("digits", "mnist5k", "mnist", "fashion-mnist"):
             raise ValueError(f"standardise = false: the task {self.task!r} has no images from files; drop it")
+        if self.smallest and self.task != "qm9":
+            raise ValueError(f"smallest = true: the task {self.task!r} has no molecules; drop it")
         for key in ("label_noise", "class_weights") if self.task == "kjv" else ():
             if getattr(self, key) != type(self).model_fields[key].default:
                 raise ValueError(f"{key} = {getattr(self, key)!r}: the labels of kjv are its own characters; drop it")

@@ -38,6 +38,7 @@ def load_task(
     train_samples: int | None = None,
     label_noise: float = 0.0,
     standardise: bool = True,
+    smallest: bool = False,
     representation: Literal["tokens", "pairs"] = "tokens",
     operation: str = "add",
     modulus: int = 97,
@@ -61,6 +62,7 @@ def load_task(
         label_noise: share of the training labels replaced by another class, in [0, 1].
         standardise: of digits and the MNISTs: subtract the training mean and divide by the training deviation (before
             ``train_samples`` are drawn); else pixels lie in [0, 1].
+        smallest: of qm9: train and validate on the first molecules of the files.
         representation: of modular arithmetic: ``tokens`` ``x op y =``, or ``pairs``, two one-hots side by
             side.
         operation: of modular arithmetic: ``add``, ``sub``, ``mul`` or ``div``.
@@ -93,7 +95,7 @@ def load_task(
         data = imdb(seed, data_dir=data_dir, vocabulary=vocabulary, length=text_length, samples=train_samples)
         train_samples = None
     elif name == "qm9":
-        data = qm9(seed, data_dir=data_dir, samples=train_samples)
+        data = qm9(seed, data_dir=data_dir, samples=train_samples, smallest=smallest)
         train_samples = None
     elif name == "kjv":
         data = kjv(data_dir=data_dir, length=text_length)
@@ -122,6 +124,7 @@ def load_data(config: RunConfig) -> Data:
         train_samples=config.train_samples,
         label_noise=config.label_noise,
         standardise=config.standardise,
+        smallest=config.smallest,
         representation="pairs" if config.model == "mlp" else "tokens",
         operation=config.operation,
         modulus=config.modulus,

@@ -88,6 +88,7 @@ _ORTHOGONAL_SGD: Preset = {
     "steps": 400,
     "evaluate_every": 10,
 }
+_ORTHOGONAL_MUON: Preset = {**_ORTHOGONAL, "optimizer": "muon", "lr": 3e-2, "momentum": 0.5, "beta2": 0.95}
 _PRODUCT: Preset = {"operation": "mul"}
 _PRIETO_TRANSFORMER: Preset = {
     **_PRIETO_MODULAR,
@@ -158,6 +159,7 @@ _QM9: Preset = {
     **_PLAIN,
     "task": "qm9",
     "train_samples": 50,
+    "smallest": True,
     "model": "gnn",
     "widths": (32, 16, 32),
     "init_scale": 3.0,
@@ -216,6 +218,16 @@ EXPERIMENTS: dict[str, Preset] = {
         "grokfast_lamb": 0.1,
     },
     "grokfast-mnist-baseline": _MNIST,
+    "grokfast-mnist-record": {
+        **_MNIST,
+        "optimizer": "muon",
+        "lr": 1e-2,
+        "weight_decay": 2.0,
+        "momentum": 0.9,
+        "beta2": 0.95,
+        "steps": 1_000,
+        "evaluate_every": 25,
+    },
     "grokfast-imdb": {**_IMDB, **_IMDB_FILTER},
     "grokfast-imdb-baseline": _IMDB,
     "grokfast-imdb-small": {**_IMDB, **_IMDB_FILTER, **_SMALL},
@@ -228,6 +240,7 @@ EXPERIMENTS: dict[str, Preset] = {
     "prieto-modular-stablemax": {**_PRIETO_MODULAR, **_STABLEMAX},
     "prieto-modular-orthograd": {**_PRIETO_MODULAR, **_ORTHOGONAL},
     "prieto-modular-orthosgd": {**_PRIETO_MODULAR, **_ORTHOGONAL_SGD},
+    "prieto-modular-record": {**_PRIETO_MODULAR, **_ORTHOGONAL_MUON},
     "prieto-product": {**_PRIETO_MODULAR, **_PRODUCT, "steps": 100_000},
     "prieto-product-stablemax": {**_PRIETO_MODULAR, **_PRODUCT, **_STABLEMAX, "steps": 100_000},
     "prieto-product-orthograd": {**_PRIETO_MODULAR, **_PRODUCT, **_ORTHOGONAL},
@@ -239,6 +252,7 @@ EXPERIMENTS: dict[str, Preset] = {
     "prieto-parity-stablemax": {**_PRIETO_PARITY, **_STABLEMAX},
     "prieto-parity-float64": {**_PRIETO_PARITY, "steps": 80_000, "loss": "cross_entropy_float64"},
     "prieto-parity-orthograd": {**_PRIETO_PARITY, **_ORTHOGONAL, "steps": 1_000},
+    "prieto-parity-record": {**_PRIETO_PARITY, **_ORTHOGONAL_MUON, "lr": 2e-2},
     "nanda-modular": {
         **_PLAIN,
         "task": "modular",

@@ -134,9 +134,9 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _grid(panels: Sequence[Panel], *, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    """One titled axes per panel, at most three side by side."""
-    across = min(_ACROSS, len(panels))
-    down = math.ceil(len(panels) / across)
+    """One titled axes per panel, at most three side by side, in rows of about the same length."""
+    down = math.ceil(len(panels) / _ACROSS)
+    across = math.ceil(len(panels) / down)
     figure = canvas(width * across, height * down)
     axes = list(figure.subplots(down, across, squeeze=False).flat)
     for ax in axes[len(panels) :]:
