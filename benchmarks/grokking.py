@@ -17,6 +17,7 @@ Goal (the record): median of ten seeds ≤ 100 steps to 95% validation accuracy,
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -426,7 +427,8 @@ def as_markdown(rows: dict[str, list[dict]], facts: list[str], picture: str | No
 
 
 def draw(rows: dict[str, list[dict]], path: Path) -> bool:
-    """Accuracy of every seed by step, on a logarithmic axis; ``False`` without matplotlib."""
+    """Accuracy of every seed by step, or the least loss so far where none counts; ``False`` without matplotlib."""
+    reached = level(rows)
     try:
         from surgecollapse.lab.report.style import RUNS, canvas, legend_above, save_png, styled
     except ModuleNotFoundError:
@@ -438,15 +440,21 @@ def draw(rows: dict[str, list[dict]], path: Path) -> bool:
         ax = figure.add_subplot()
         for (colour, _), (name, given) in zip(RUNS * len(rows), rows.items(), strict=False):
             for i, row in enumerate(given):
-                curve = row["curve"]
-                ax.plot(curve["steps"], curve["validation"], color=colour, linewidth=1.1, alpha=0.8,
-                        label=name if i == 0 else None)  # fmt: skip
+                curve, label = row["curve"], name if i == 0 else None
+                if reached is None:
+                    least = list(itertools.accumulate(curve["loss"], min))
+                    ax.plot(curve["steps"], least, color=colour, linewidth=1.1, alpha=0.8, label=label)
+                    continue
+                ax.plot(curve["steps"], curve["validation"], color=colour, linewidth=1.1, alpha=0.8, label=label)
                 ax.plot(curve["steps"], curve["train"], color=colour, linewidth=0.8, alpha=0.5, linestyle=":")
         ax.set_xscale("log")
         ax.set_xlabel("optimizer step (logarithmic)")
-        ax.set_ylabel("accuracy: validation (solid), training (dotted)")
-        if level(rows) is not None:
-            ax.axhline(level(rows), color="#5f6872", linewidth=0.8)
+        if reached is None:
+            ax.set_yscale("log")
+            ax.set_ylabel("least validation loss so far (logarithmic)")
+        else:
+            ax.set_ylabel("accuracy: validation (solid), training (dotted)")
+            ax.axhline(reached, color="#5f6872", linewidth=0.8)
         legend_above(figure, [ax], columns=5)
         return figure
 
