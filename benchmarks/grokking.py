@@ -294,15 +294,24 @@ def run_apart(missing: Missing, rows: Rows, options: argparse.Namespace) -> None
 
 
 def run_stacked(missing: Missing, rows: Rows, options: argparse.Namespace) -> None:
-    """All seeds of a method at once, in this process and on one thread."""
+    """All seeds of a method at once, in this process and on one thread; what cannot be stacked, apart."""
     import torch
 
+    from surgecollapse.lab.config import ConfigError
+
     torch.set_num_threads(1)
-    methods: dict[str, list[dict[str, Any]]] = {}
-    for name, _, config in missing.values():
-        methods.setdefault(name, []).append(config)
-    for name, configs in methods.items():
-        for row, config in zip(train_stack(configs, options.data_dir, lambda _: None), configs, strict=True):
+    methods: dict[str, Missing] = {}
+    for key, run in missing.items():
+        methods.setdefault(run[0], {})[key] = run
+    for name, runs in methods.items():
+        configs = [config for _, _, config in runs.values()]
+        try:
+            found = train_stack(configs, options.data_dir, lambda _: None)
+        except ConfigError as error:
+            print(f"{name}: {error}; its seeds are trained apart", flush=True)
+            run_apart(runs, rows, options)
+            continue
+        for row, config in zip(found, configs, strict=True):
             keep(row, name, config, rows, options)
 
 
@@ -310,7 +319,7 @@ def ratio(options: argparse.Namespace) -> None:
     """Processor time of whole runs, one after the other, over that of the same runs in one stack: a line a method."""
     import torch
 
-    from surgecollapse.lab.config import make_config
+    from surgecollapse.lab.config import ConfigError, make_config
     from surgecollapse.lab.run import train
     from surgecollapse.lab.stacked import train_stacked
 
@@ -319,7 +328,11 @@ def ratio(options: argparse.Namespace) -> None:
         given = {**settings, "stop_at_accuracy": None, "monitors": "none", "data_dir": options.data_dir}
         configs = [make_config(**given, seed=options.first_seed + i) for i in range(options.seeds)]
         began = time.process_time()
-        train_stacked(configs)
+        try:
+            train_stacked(configs)
+        except ConfigError as error:
+            print(f"{options.arm}, {name}: {error}", flush=True)
+            continue
         stacked = time.process_time() - began
         began = time.process_time()
         with TemporaryDirectory() as folder:
@@ -455,7 +468,7 @@ def draw(rows: dict[str, list[dict]], path: Path) -> bool:
         else:
             ax.set_ylabel("accuracy: validation (solid), training (dotted)")
             ax.axhline(reached, color="#5f6872", linewidth=0.8)
-        legend_above(figure, [ax], columns=5)
+        legend_above(figure, [ax], columns=4)
         return figure
 
     save_png(picture(), path)

@@ -5,11 +5,11 @@
 Three nets: the 423k-parameter decoder of Grokfast (arXiv 2405.20233; batch 512), three convolutions on 28×28 images
 (batch 64), and a decoder of 25 M parameters (batch 16). Each trains under ``watch_training`` with all default
 monitors, asked for every 20 steps, and in turn with all hooks taken off: the same net and optimizer, since two equal
-copies differ by up to 1% by where their tensors lie in memory. A watched turn holds exactly one event of the monitors,
-however far the budget keeper puts it off, and the few steps after it; the plain turn has as many steps (for the keeper
-it is a pause, which earns nothing). A block is four turns of each: after four events each monitor had its turn (two for
-the largest net, where a block lasts long; the ratio of the sums then has all of them). Goal: at most 1.02. The table is
-written anew after every block from the fifth on.
+copies differ by as much as is measured here, by where their tensors lie in memory. A watched turn holds exactly one
+event of the monitors, however far the budget keeper puts it off, and the few steps after it; the plain turn has as many
+steps (for the keeper it is a pause, which earns as much as one step). A block is four turns of each: after four events
+each monitor had its turn (two for the largest net, where a block lasts long; the ratio of the sums then has all of
+them). Goal: at most 1.02. The table is written anew after every block from the fifth on.
 
 ``--tier-two``: what an event of the curvature and of the criticality monitor costs, in training steps, without a
 budget. They are not on by default and have no goal.
