@@ -111,7 +111,7 @@ _ALL = (
                 label="mnist-cnn",
                 title="MNIST, CNN 16-32",
                 settings={**_IMAGES, "task": "mnist", "model": "cnn", "widths": (16, 32), "steps": 1_500},
-                sparsities=(0.9,),
+                sparsities=(0.9, 0.98),
             ),
             Entry(
                 label="fashion-cnn",

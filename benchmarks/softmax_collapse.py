@@ -1,0 +1,157 @@
+"""Softmax collapse over the size of the training set: Prieto et al. 2025 (arXiv 2501.04697), figure 2.
+
+    python benchmarks/softmax_collapse.py                               # 3 losses × 3 fractions: about an hour
+    python benchmarks/softmax_collapse.py --fractions 0.7 --steps 2000
+
+The paper's perceptron on x+y mod 113, AdamW without weight decay, full batch, with the softmax in float32, the softmax
+in float64 and StableMax; weights are float32 in all three (in the paper StableMax's are float64). Recorded at every
+evaluation: accuracies, the share of training samples whose softmax has absorbed every class but the largest in the
+precision of its loss (StableMax: those whose loss is exactly zero), and the share whose loss is exactly zero. A
+finished run is a row in ``softmax-collapse.jsonl`` and is not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from surgecollapse.functional import softmax_collapse, stablemax_cross_entropy, zero_loss_share
+from surgecollapse.lab.config import make_config
+from surgecollapse.lab.data import load_data
+from surgecollapse.lab.models import build_model
+from surgecollapse.lab.objective import make_loss, make_optimizer
+
+LOSSES = {
+    "softmax, float32": ("prieto-modular", torch.float32),
+    "softmax, float64": ("prieto-modular-float64", torch.float64),
+    "StableMax": ("prieto-modular-stablemax", torch.float32),
+}
+"""By name: the experiment, and the precision in which its loss is computed here."""
+
+
+def shares(name: str, logits: Tensor, target: Tensor) -> tuple[float, float]:
+    """Of collapsed samples and of samples with a loss of exactly zero, in the precision of the loss."""
+    wide = logits.to(LOSSES[name][1])
+    if name == "StableMax":
+        zero = (stablemax_cross_entropy(wide, target, reduction="none") == 0).double().mean().item()
+        return zero, zero
+    return softmax_collapse(wide).item(), zero_loss_share(wide, target).item()
+
+
+def train(name: str, fraction: float, seed: int, steps: int, every: int) -> dict[str, Any]:
+    """One run: rows of step, training and validation accuracy, share of collapsed and of zero losses."""
+    config = make_config(task=LOSSES[name][0], precision="float32", train_fraction=fraction, seed=seed, steps=steps)
+    data = load_data(config)
+    model = build_model(config, data)
+    optimizer, loss = make_optimizer(config, model), make_loss(config, data)
+    curve: list[list[float]] = []
+    began = time.perf_counter()
+    for step in range(steps + 1):
+        logits = model(data.x_train)
+        if step % every == 0:
+            with torch.no_grad():
+                right = [
+                    (scores.argmax(1) == y).double().mean().item()
+                    for scores, y in ((logits, data.y_train), (model(data.x_validation), data.y_validation))
+                ]
+                curve.append([step, *right, *shares(name, logits, data.y_train)])
+            minutes = (time.perf_counter() - began) / max(step, 1) * (steps - step) / 60
+            print(f"\r{name}, {fraction:.0%}: step {step:,}, {minutes:.0f} min left", end="", flush=True)
+        if step == steps:
+            break
+        optimizer.zero_grad()
+        loss(logits, data.y_train).backward()
+        optimizer.step()
+    print(flush=True)
+    return {
+        "loss": name, "fraction": fraction, "seed": seed, "steps": steps,
+        "seconds": round(time.perf_counter() - began, 1),
+        "columns": ["step", "train", "validation", "collapsed", "zero loss"],
+        "curve": [[row[0], *(round(value, 4) for value in row[1:])] for row in curve],
+    }  # fmt: skip
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """One line a run."""
+    lines = [
+        "| training set | loss | seed | first collapsed at | half at | best validation accuracy | "
+        "end: training, validation, collapsed, zero loss |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        curve = row["curve"]
+        first, half = (next((f"{c[0]:,}" for c in curve if c[3] > share), "–") for share in (0.0, 0.5))
+        last = ", ".join(f"{value:.1%}" for value in curve[-1][1:])
+        best = max(curve, key=lambda c: c[2])
+        cells = [f"{row['fraction']:.0%}", row["loss"], str(row["seed"]), first, half]
+        cells += [f"{best[2]:.1%} at {best[0]:,}", last]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """A panel a fraction: validation accuracy solid, share of collapsed samples dotted."""
+    from surgecollapse.lab.report.style import RUNS, canvas, legend_above, save_png, step_axis, styled
+
+    @styled
+    def picture() -> Any:
+        fractions = sorted({row["fraction"] for row in rows})
+        figure = canvas(3.4 * len(fractions), 3.8)
+        axes = figure.subplots(1, len(fractions), sharey=True, squeeze=False)[0]
+        for ax, fraction in zip(axes, fractions, strict=True):
+            for row in (row for row in rows if row["fraction"] == fraction):
+                colour = RUNS[list(LOSSES).index(row["loss"])][0]
+                steps, _, validation, collapsed, _ = zip(*row["curve"], strict=True)
+                ax.plot(steps, validation, color=colour, linewidth=1.5, label=row["loss"] if row["seed"] == 0 else None)
+                ax.plot(steps, collapsed, color=colour, linewidth=1.2, linestyle=":")
+            ax.set_title(f"{fraction:.0%} for training")
+            step_axis(ax)
+        axes[0].set_ylabel("validation accuracy (solid),\nshare of collapsed samples (dotted)")
+        legend_above(figure, list(axes))
+        return figure
+
+    save_png(picture(), path)
+
+
+def main() -> None:
+    """Train what has no row, write table and plot."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--fractions", type=float, nargs="*", default=[0.4, 0.6, 0.7], help="of all pairs, for training"
+    )
+    parser.add_argument("--losses", nargs="*", choices=list(LOSSES), default=list(LOSSES), help="default: all")
+    parser.add_argument("--seeds", type=int, default=1, help="how many seeds")
+    parser.add_argument("--steps", type=int, default=4_000, help="of a run")
+    parser.add_argument("--every", type=int, default=50, help="steps between two evaluations")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "grokking")
+    parser.add_argument("--picture", type=Path, help="file of the plot; default: OUT/softmax-collapse.png")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    log = options.out / "softmax-collapse.jsonl"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    done = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    wanted = []
+    for fraction in options.fractions:
+        for name in options.losses:
+            for seed in range(options.seeds):
+                key = {"loss": name, "fraction": fraction, "seed": seed, "steps": options.steps}
+                row = next((row for row in done if key.items() <= row.items()), None)
+                if row is None:
+                    row = train(name, fraction, seed, options.steps, options.every)
+                    with log.open("a") as file:
+                        file.write(json.dumps(row) + "\n")
+                wanted.append(row)
+    text = table(wanted)
+    log.with_suffix(".md").write_text(f"# Softmax collapse, x+y mod 113\n\ntorch {torch.__version__}\n\n{text}\n")
+    draw(wanted, options.picture or log.with_suffix(".png"))
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
