@@ -4,7 +4,7 @@
     python benchmarks/grokking.py --arm division --methods adamw muon
     python benchmarks/grokking.py --methods-file candidates.json --first-seed 1000   # for tuning: seeds of its own
     python benchmarks/grokking.py --arm parity --stacked --seeds 10                  # all seeds as one batched model
-    python benchmarks/grokking.py --arm parity --ratio                               # what that gains
+    python benchmarks/sweep.py --arm parity                                          # what that gains
 
 A finished run is one row in ``rows.jsonl`` and is never repeated; one that was interrupted goes on from its newest
 checkpoint; stacked ones start again. Tables and plots are made from the rows that are there. A file of methods is JSON,
@@ -31,7 +31,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -315,37 +314,6 @@ def run_stacked(missing: Missing, rows: Rows, options: argparse.Namespace) -> No
             keep(row, name, config, rows, options)
 
 
-def ratio(options: argparse.Namespace) -> None:
-    """Processor time of whole runs, one after the other, over that of the same runs in one stack: a line a method."""
-    import torch
-
-    from surgecollapse.lab.config import ConfigError, make_config
-    from surgecollapse.lab.run import train
-    from surgecollapse.lab.stacked import train_stacked
-
-    torch.set_num_threads(1)
-    for name, settings in chosen(options).items():
-        given = {**settings, "stop_at_accuracy": None, "monitors": "none", "data_dir": options.data_dir}
-        configs = [make_config(**given, seed=options.first_seed + i) for i in range(options.seeds)]
-        began = time.process_time()
-        try:
-            train_stacked(configs)
-        except ConfigError as error:
-            print(f"{options.arm}, {name}: {error}", flush=True)
-            continue
-        stacked = time.process_time() - began
-        began = time.process_time()
-        with TemporaryDirectory() as folder:
-            for config in configs:
-                train(config, Path(folder) / str(config.seed))
-        apart = time.process_time() - began
-        print(
-            f"{options.arm}, {name}: {options.seeds} seeds of {configs[0].steps} steps take {apart:.1f} s of processor "
-            f"time one by one, {stacked:.1f} s stacked: {apart / stacked:.2f} times as long",
-            flush=True,
-        )
-
-
 def times_of(row: dict[str, Any]) -> dict[str, Any]:
     """When a run fitted, and when it was at the accuracy to stop at (95%, and 85% of MNIST), from its evaluations."""
     from surgecollapse.forecast.times import FIT, GROKKED, IN_A_ROW, first_at
@@ -496,7 +464,6 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="end runs after that many steps")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes of one thread")
     parser.add_argument("--stacked", action="store_true", help="train the seeds of a method as one batched model")
-    parser.add_argument("--ratio", action="store_true", help="only measure what stacking the seeds gains")
     parser.add_argument("--show", action="store_true", help="train nothing: table and plot of the rows that are there")
     parser.add_argument("--data-dir", type=Path, help="folder with the four files of MNIST")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "grokking")
@@ -505,9 +472,6 @@ def main() -> None:
     options = parser.parse_args()
     if options.seeds < 1 or options.jobs < 1:
         raise SystemExit("--seeds and --jobs must be at least 1")
-    if options.ratio:
-        ratio(options)
-        return
     rows, elapsed = run_all(chosen(options), options)
     if not any(rows.values()):
         raise SystemExit("no run has finished yet: nothing to tell")
