@@ -47,7 +47,7 @@ _SPREAD_AT_START: tuple[Settings, ...] = tuple(
     {"dropout": rate, "policy_options": {"layers": how}} for rate in _RATES for how in ("erk", "layer")
 )
 _DEEP: Settings = {"policy_options": {"floor": 0.6}}
-_AT_TARGET: Settings = {"policy_options": {"floor": 1.0}}
+_AT_TARGET: Settings = {"policy_options": {"floor": 0.0, "thinnest": 1.0}}
 _DENSE = {"policy": "none"}
 
 _ALL = (
@@ -137,7 +137,7 @@ _ALL = (
     Method(
         name="surge-collapse",
         title="surge-collapse",
-        description="Waves: gradual collapses with surges between them, as deep as entropy allows: the recipe.",
+        description="Gradual pruning; waves, as deep as entropy allows, once the net is certain: the recipe.",
         settings=RECIPES["surge-collapse"],
         trials=(
             *({"dropout": rate, **how, **_DEEP} for rate, how in ((0.05, _GLOBAL), (0.05, _EVEN))),
@@ -172,7 +172,7 @@ _BY_ENTROPY: Settings = {**_CYCLES, "shortest": 0.05, "longest": 0.15}
 _ABLATIONS = (
     _ablation("recipe", "The recipe."),
     _ablation("fixed-depth", "Always half the target's density.", floor=0.0, thinnest=0.5),
-    _ablation("target-depth", "Never deeper than the target.", floor=1.0),
+    _ablation("target-depth", "Never deeper than the target.", floor=0.0, thinnest=1.0),
     _ablation("one-wave", "No surge at all.", waves=1),
     _ablation("two-waves", "One surge.", waves=2),
     _ablation("half-surge", "Surges reopen half.", surge=0.5),
