@@ -110,6 +110,16 @@ def test_the_papers_net_has_its_size_and_reads_to_the_end():
     assert not torch.allclose(predict(net, x), predict(net, changed))
 
 
+def test_the_mean_of_the_states_is_read_on_request(package):
+    config = make_config(task="imdb", readout="mean", vocabulary=6, text_length=4, widths=(4, 8), train_samples=None)
+    net = build_model(config, load_data(config)).eval()
+    x = torch.randint(0, 6, (3, 4), generator=torch.Generator().manual_seed(0))
+    states, _ = net.recurrent(net.tokens(x))
+    torch.testing.assert_close(predict(net, x), net.head(torch.stack([*states.unbind(1)]).sum(0) / 4))
+    with pytest.raises(ConfigError, match="readout = 'mean' is for model 'lstm', got model 'mlp'"):
+        make_config(task="digits", readout="mean")
+
+
 @pytest.mark.parametrize("policy", ["none", "cycles"])
 def test_reviews_are_learned_sparse_and_dense(package, policy, tmp_path):
     config = make_config(

@@ -123,6 +123,9 @@ class RunConfig(BaseModel):
         description="Hidden widths; channels of the cnn; model and MLP width of transformer, decoder and "
         "gpt; embedding and state of the lstm; the two convolutions and the hidden layer of the gnn."
     )
+    readout: Literal["last", "mean"] = Field(
+        "last", description="lstm: its head reads the last state, or the mean over all of them."
+    )
     activation: Literal["relu", "gelu"] = Field("relu", description="Activation function.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout rate after each hidden activation.")
     bias: bool = Field(True, description="Whether the linear layers of the mlp have biases.")
@@ -403,6 +406,8 @@ class RunConfig(BaseModel):
             raise ValueError(f"loss = {self.loss!r}: the labels of qm9 are numbers, so its loss is mse")
         if self.model == "gnn" and self.dropout:
             raise ValueError(f"dropout = {self.dropout}: model 'gnn' has none; drop it")
+        if self.readout != "last" and self.model != "lstm":
+            raise ValueError(f"readout = {self.readout!r} is for model 'lstm', got model {self.model!r}: drop it")
         if not self.bias and self.model != "mlp":
             raise ValueError(f"bias = false is for model 'mlp', got model {self.model!r}: drop it")
 

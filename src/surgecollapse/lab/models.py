@@ -296,7 +296,14 @@ def _construct(config: RunConfig, data: Data) -> nn.Module:
         return Decoder(data.vocabulary, data.input_shape[0], width=width, hidden=hidden, economy=economy, **style)
     if config.model == "lstm" and data.kind == "tokens":
         width, hidden = (*config.widths, 4 * config.widths[0])[:2]
-        return LSTMClassifier(data.vocabulary, data.num_classes, embedding=width, hidden=hidden, dropout=config.dropout)
+        return LSTMClassifier(
+            data.vocabulary,
+            data.num_classes,
+            embedding=width,
+            hidden=hidden,
+            dropout=config.dropout,
+            readout=config.readout,
+        )
     if config.model == "gpt" and data.kind == "text":
         width, hidden = (*config.widths, 4 * config.widths[0])[:2]
         return GPT(data.vocabulary, data.input_shape[0], width=width, hidden=hidden, **style)
