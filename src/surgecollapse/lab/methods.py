@@ -140,11 +140,10 @@ _ALL = (
         description="Gradual pruning; waves, as deep as entropy allows, once the net is certain: the recipe.",
         settings=RECIPES["surge-collapse"],
         trials=(
-            *({"dropout": rate, **how, **_DEEP} for rate, how in ((0.05, _GLOBAL), (0.05, _EVEN))),
+            *({"dropout": rate, **_EVEN, **_DEEP} for rate in (0.2, 0.05)),
             {"dropout": 0.05, **_LAMP, **_AT_TARGET},
             *({"dropout": 0.1, **how, **_DEEP} for how in _HOWS),
-            {"dropout": 0.1, **_LAMP, **_AT_TARGET},
-            {"dropout": 0.2, **_EVEN, **_DEEP},
+            *({"dropout": rate, **_LAMP, **_AT_TARGET} for rate in (0.1, 0.2)),
         ),
     ),
 )
