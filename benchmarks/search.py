@@ -58,12 +58,7 @@ WAVES: dict[str, Any] = {"dense_until": 0.05, "waves": 4, "last_wave_at": 0.5}
 
 
 def _waves(**options: Any) -> dict[str, Any]:
-    """Bounded by on/off entropy, down to half the target's density, unless said otherwise; floor 1: at the target.
-
-    Rounds 12 to 14 had waves from the start, also in a net that was not certain yet (decision 0013).
-    """
-    if options.get("floor") == 1.0:
-        options = {**options, "floor": 0.0, "thinnest": 1.0}
+    """Bounded by on/off entropy, down to half the target's density, unless said otherwise."""
     return {"policy": "waves", "policy_options": {"measure": "on_off", "thinnest": 0.5, **options}, **FAST}
 
 
@@ -280,17 +275,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "dropout": 0.2,
     },
     "waves-4-surge-0.35-floor-1-lamp": {**_waves(**WAVES, floor=1.0, surge=0.35), "saliency": "lamp"},
-    # Fifteenth round: gradual pruning until the net is certain; with a floor of 1 it never is.
-    **{
-        f"gradual-then-{floor:g}{end}": {
-            "policy": "waves",
-            "policy_options": {**WAVES, "surge": 0.35, "floor": floor},
-            **FAST,
-            **spread,
-        }
-        for floor in (0.6, 0.8, 0.9, 1.0)
-        for end, spread in {"-layer": LAYER, "-lamp": {"saliency": "lamp"}}.items()
-    },
 }
 
 

@@ -1,4 +1,4 @@
-"""Waves: gradual collapses with surges between them, once the net is certain, each as deep as entropy allows."""
+"""Waves: gradual collapses with surges between them, each as deep as activation entropy allows."""
 
 from __future__ import annotations
 
@@ -18,20 +18,12 @@ class _Wave:
     index: int = -1
     """Of the wave; −1 before the first."""
     start: float = 0.0
-    """Sparsity that it began from; after a surge, what that left."""
-    certain: bool = False
-    """Whether the net has been sparser than gradual pruning would have it: from then on there are waves."""
+    """Sparsity that the surge before it left."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Waves(Scheduled):
     """Collapse gradually, surge, collapse again: gradual pruning several times over, each time from half open.
-
-    Until the net is certain this is gradual pruning from ``dense_until`` to ``freeze_at``, g(t) = d·(1 − (1 − v)³) with
-    the target d, without any surge: what has learnt nothing by heart has nothing to be shaken out of it. It is certain
-    once the ``measure`` of the probe batch is at ``floor`` or above with more weights pruned than g(t): every reading
-    of a wave before the last tries the wave's depth, and takes what the floor allows of it. From then on there are
-    waves.
 
     Wave k = 0 … ``waves`` − 1 begins at the fraction b_k of the run; the first at ``dense_until``, the last at
     ``last_wave_at``, the others evenly in between. Within a wave the sparsity follows the cubic schedule of gradual
@@ -43,8 +35,8 @@ class Waves(Scheduled):
     exact target and the final mask. At the beginning of every wave but the first a *surge* reopens ``surge`` of the
     pruned weights, at zero, by |EMA of the dense gradient|. The depth d of the last wave is the target; that of the
     others lies between the target and ``thinnest`` of its density: the controller goes as deep as leaves the
-    ``measure`` at ``floor`` or above; by default that is how certain the predictions on the probe batch are. With
-    ``floor=1`` it is gradual pruning throughout, with ``floor=0`` waves always go to ``thinnest``.
+    ``measure`` of the probe batch at ``floor`` or above; by default that is how certain the predictions are. With
+    ``floor=1`` it stays at the target, with ``floor=0`` it always goes to ``thinnest``.
 
     AC/DC (arXiv 2106.12379) alternates too, but collapses at once and reopens everything; one wave is gradual pruning.
 
@@ -144,48 +136,37 @@ class Waves(Scheduled):
         index = sum(step >= self._step(begin) for begin in self._begins()) - 1
         if index < 0:
             return Decision(phase="dense", reason=f"dense until step {self._step(self.dense_until)}, at step {step}")
-        wave.certain = wave.certain or reading.sparsity > self._gradual(step)
         if index != wave.index:
-            surges = index > 0 and wave.certain
-            wave.index, wave.start = index, (1.0 - self.surge * surges) * reading.sparsity
-            if surges:
+            wave.index, wave.start = index, (1.0 - self.surge) * reading.sparsity if index else 0.0
+            if index:
                 reason = f"wave {index + 1} of {self.waves} begins: surge"
                 return Decision(phase="open", reason=reason, surge=self.surge, growth=self.growth, initial="zero")
         return self._collapse(reading)
 
-    def _gradual(self, step: int) -> float:
-        """Sparsity that gradual pruning over the whole run has at a step."""
-        begin, end = self._step(self.dense_until), self._step(self.freeze_at)
-        return self._plan.sparsity * (1.0 - (1.0 - max(0, step - begin) / (end - begin)) ** 3)
-
     def _collapse(self, reading: Reading) -> Decision:
         """As deep as the wave is at this step, or nothing where the net is as sparse already."""
-        step, wave, target = reading.step, self._wave, self._plan.sparsity
+        wave, plan = self._wave, self._plan
         begin, end = self._step(self._begins()[wave.index]), self._step(self._ends()[wave.index])
-        share = 1.0 - (1.0 - min(1.0, (step - begin) / (end - begin))) ** 3
-        last, rests = wave.index == self.waves - 1, step > end
-        deepest = target if last else 1.0 - self.thinnest * (1.0 - target)
-        least, most = (wave.start + share * max(0.0, depth - wave.start) for depth in (target, deepest))
+        share = 1.0 - (1.0 - min(1.0, (reading.step - begin) / (end - begin))) ** 3
+        deepest = 1.0 - self.thinnest * (1.0 - plan.sparsity)
+        least, most = (
+            wave.start + share * max(0.0, depth - wave.start)
+            for depth in (plan.sparsity, plan.sparsity if wave.index == self.waves - 1 else deepest)
+        )
         name = f"wave {wave.index + 1} of {self.waves}"
-        if not wave.certain:
-            name = f"not certain before {name}, gradual pruning"
-            least = self._gradual(step)
-            most = least if last or rests else max(least, most)
-            rests = False
-        if rests or most <= reading.sparsity:
+        if most <= reading.sparsity or reading.step > end:
             phase = "sparse" if reading.sparsity else "dense"
             return Decision(phase=phase, reason=f"{name}: rests at sparsity {reading.sparsity:.4g}")
         least = max(least, reading.sparsity)
-        reason = f"{name}: sparsity {least:.4g} at step {step}"
+        reason = f"{name}: sparsity {least:.4g} at step {reading.step}"
         if least == most:
             return Decision(phase="sparse", reason=reason, depth=most)
-        reason = f"{name}: sparsity {least:.4g} to {most:.4g} at step {step}"
+        reason = f"{name}: sparsity {least:.4g} to {most:.4g} at step {reading.step}"
         return Decision(phase="sparse", reason=reason, depth=(least, most), floor=self.floor, measure=self.measure)
 
     def state_dict(self) -> dict[str, Any]:
-        """The phase, the wave, the sparsity that it began from, and whether the net has been certain."""
-        wave = self._wave
-        return {**super().state_dict(), "wave": wave.index, "start": wave.start, "certain": wave.certain}
+        """The phase, the wave, and the sparsity that it began from."""
+        return {**super().state_dict(), "wave": self._wave.index, "start": self._wave.start}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned; call it after :meth:`start`.
@@ -193,7 +174,6 @@ class Waves(Scheduled):
         Raises:
             ValueError: if the state is foreign or damaged.
         """
-        guards.check_state(state, owner=type(self).__name__, keys=("phase", "wave", "start", "certain"))
+        guards.check_state(state, owner=type(self).__name__, keys=("phase", "wave", "start"))
         self._run.phase = state["phase"]
         self._wave.index, self._wave.start = state["wave"], state["start"]
-        self._wave.certain = state["certain"]

@@ -137,7 +137,7 @@ _ALL = (
     Method(
         name="surge-collapse",
         title="surge-collapse",
-        description="Gradual pruning; waves, as deep as entropy allows, once the net is certain: the recipe.",
+        description="Waves: gradual collapses with surges between them, as deep as entropy allows: the recipe.",
         settings=RECIPES["surge-collapse"],
         trials=(
             *({"dropout": rate, **_EVEN, **_DEEP} for rate in (0.2, 0.05)),
