@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from surgecollapse.decide import GradualPruning, Waves
@@ -80,6 +80,7 @@ def test_a_wave_rests_until_the_next_one() -> None:
     deep=st.floats(0.0, 1.0),
     thinnest=st.floats(0.01, 1.0),
 )
+@example(sparsity=1 / 3, total=60, every=1, waves=2, surge=1.0, deep=0.0, thinnest=1.0)
 def test_never_deeper_than_allowed_and_exact_at_the_end(
     sparsity: float, total: int, every: int, waves: int, surge: float, deep: float, thinnest: float
 ) -> None:

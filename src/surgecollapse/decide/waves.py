@@ -148,7 +148,7 @@ class Waves(Scheduled):
         wave, plan = self._wave, self._plan
         begin, end = self._step(self._begins()[wave.index]), self._step(self._ends()[wave.index])
         share = 1.0 - (1.0 - min(1.0, (reading.step - begin) / (end - begin))) ** 3
-        deepest = 1.0 - self.thinnest * (1.0 - plan.sparsity)
+        deepest = max(plan.sparsity, 1.0 - self.thinnest * (1.0 - plan.sparsity))
         least, most = (
             wave.start + share * max(0.0, depth - wave.start)
             for depth in (plan.sparsity, plan.sparsity if wave.index == self.waves - 1 else deepest)
