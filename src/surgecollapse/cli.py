@@ -42,7 +42,7 @@ app = App(
 _GROUPS = {
     "Data": "data_dir train_samples label_noise standardise smallest operation modulus train_fraction parity_bits "
     "noise_bits noise vocabulary text_length",
-    "Model": "model widths activation dropout bias init_scale embedding_scale position_scale precision",
+    "Model": "model widths readout activation dropout bias init_scale embedding_scale position_scale precision",
     "Method": "recipe policy policy_options sparsity every moments entropy saliency growth initial rho distribution "
     "minimum_density pattern",
     "Training": "seed steps epochs batch_size optimizer lr embedding_lr position_lr eps weight_decay momentum beta2 "
