@@ -11,6 +11,7 @@ import torch
 from surgecollapse.record import CommandQueue, RunStore
 
 WORKER = """
+import os
 import sys
 import torch
 from torch import distributed, nn
@@ -48,6 +49,9 @@ weight = model.module[0].weight.detach()
 found = {"weight": weight, "asked": asked, "refused": refused, "last": controller.steering.last}
 torch.save(found, f"{folder}/{rank}.pt")
 distributed.destroy_process_group()
+# All is saved. Without the interpreter's teardown: a thread of gloo that still holds a tensor and asks for the GIL
+# in it ends the process with SIGABRT (torch 2.13, once in some hundred runs).
+os._exit(0)
 """
 
 
