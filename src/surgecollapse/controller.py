@@ -126,6 +126,9 @@ class Controller:
             random=self._random,
             saved=saved,
         )
+        for i, given in enumerate(self._given):
+            if len(StepHooks.chain(given)) > 1:  # a wrapper writes weights of its own after the step
+                self._engine.at_rest.distrust(i)
 
     def _new_watch(self) -> Watch | None:
         options = self._options
@@ -245,13 +248,14 @@ class Controller:
                 engine.observer.see_gradients([p.grad for p in parameters_of(optimizer) if p.grad is not None])
             engine.signal.update(tracked)
         engine.weights.mask_gradients(engine.groups[index])
+        engine.at_rest.before_step(index, engine.groups[index])
 
     @torch.no_grad()
     def _after(self, index: int) -> None:
         engine = self._engine
         for group, rate in zip(self.optimizers[index].param_groups, self._rates.pop(index, ()), strict=False):
             group["lr"] = rate
-        engine.weights.apply(engine.groups[index])
+        engine.at_rest.after_step(index, engine.groups[index], check=self._due)
         if index != engine.primary or index in self._skipped:
             return
         self.step += 1
@@ -318,6 +322,12 @@ class Controller:
         self._record(reading)
         for name, value in self._effects.read().items():
             self._record(Measurement(step=self.step, name=name, value=value))
+        if self._engine.at_rest.found_values():
+            self._log(
+                "zeros",
+                f"pruned weights had other values than zero at step {self.step}, from something that writes to weights "
+                "through .data or sets moments: they are zero again, and from now on after every step",
+            )
         joined = self._engine.join()
         if joined is not None:
             self._log("join", f"joined the optimizer, prunable from now on: {', '.join(joined) or 'no new weights'}")

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from surgecollapse.act.actor import Actor
+from surgecollapse.act.at_rest import AtRest
 from surgecollapse.act.ledger import Ledger
 from surgecollapse.act.masked_weights import MaskedWeights
 from surgecollapse.act.optimizer_state import momentum_of
@@ -63,7 +64,9 @@ class Engine:
         self._model, self._optimizers, self._options, self._probe = model, optimizers, options, probe
         self._rows = random["rows"].on()
         chosen = self._choose()
-        self.weights = MaskedWeights(chosen if saved is None else self._as_saved(chosen, saved))
+        chosen = chosen if saved is None else self._as_saved(chosen, saved)
+        self.weights = MaskedWeights(chosen, compile=options.get("compile", False))
+        self.at_rest = AtRest(self.weights, optimizers, options["moments"])
         self._regroup()
         pattern, target = options.get("pattern"), options["sparsity"]
         self._pattern = None if pattern is None else fitting_pattern(pattern, target)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import io
+import shutil
 
 import pytest
 import torch
 from torch import nn
 
-from surgecollapse.act.masked_weights import MaskedWeights
+import surgecollapse
+from surgecollapse import single_pass
+from surgecollapse.act import masked_weights
+from surgecollapse.act.masked_weights import MaskedWeights, mask_pass
 
 
 def layouts(dtype):
@@ -59,6 +63,81 @@ def test_weights_and_gradients_are_masked_in_every_precision_and_layout(dtype):
     assert weights.live == sum(live.values())
     assert weights.size == sum(p.numel() for p in params.values())
     assert weights.sparsity == pytest.approx(1 - weights.live / weights.size)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_one_pass_leaves_the_same_bits_as_plain_operations(dtype, monkeypatch):
+    passes = []
+    monkeypatch.setattr(masked_weights, "SMALLEST", 9)
+    monkeypatch.setattr(single_pass, "_compiled", lambda function: passes.append(function) or function)
+    results = []
+    for compile in (False, True):
+        params = layouts(dtype)
+        weights = MaskedWeights(params, compile=compile)
+        weights.set(*half(params))
+        for p in params.values():
+            generator = torch.Generator().manual_seed(2)
+            p.grad = torch.randn(p.shape, generator=generator).to(dtype)  # contiguous, whatever the weight is
+            if p.numel():
+                p.grad.view(-1)[:3] = torch.tensor([float("nan"), float("inf"), -0.0])
+            with torch.no_grad():
+                p.copy_(torch.randn(p.shape, generator=generator).to(dtype))
+        weights.apply()
+        weights.mask_gradients()
+        assert compile == any(weights.held(n).dtype is torch.uint8 for n in params if weights.held(n) is not None)
+        results.append([p for n in params for p in (params[n].detach(), params[n].grad)])
+        state = weights.state_dict()
+    assert passes == [mask_pass] * len(passes)
+    assert len(passes) >= 4
+    for plain, passed in zip(*results, strict=True):
+        assert torch.equal(plain.isnan(), passed.isnan())
+        assert torch.equal(torch.signbit(plain.nan_to_num()), torch.signbit(passed.nan_to_num()))
+        assert torch.equal(plain.nan_to_num(), passed.nan_to_num())
+    other = MaskedWeights(layouts(dtype))
+    other.load_state_dict(state)
+    assert all(torch.equal(other.mask(n), weights.mask(n)) for n in other.params)
+
+
+def test_without_a_compiler_masks_are_floats_again(monkeypatch):
+    def missing(function):
+        raise RuntimeError("InvalidCxxCompiler: No working C++ compiler found")
+
+    monkeypatch.setattr(masked_weights, "SMALLEST", 9)
+    monkeypatch.setattr(single_pass, "_compiled", missing)
+    monkeypatch.setattr(single_pass, "_refused", set())
+    monkeypatch.setattr(single_pass, "_proven", set())
+    params = layouts(torch.float32)
+    weights = MaskedWeights(params, compile=True)
+    weights.set(*half(params))
+    with torch.no_grad():
+        params["plain"].fill_(1.0)
+    with pytest.warns(RuntimeWarning, match="install a C\\+\\+ compiler"):
+        weights.apply()
+    assert torch.equal(params["plain"].detach(), weights.mask("plain").float())
+    assert {weights.held(n).dtype for n in params if weights.held(n) is not None} == {torch.float32}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_compiled_masks_train_the_same_net():
+    def trained(compile):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 4))
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        controller = surgecollapse.attach(
+            model, optimizer, sparsity=0.9, total_steps=40, policy="cycles", every=4, compile=compile
+        )
+        for step in range(40):
+            x = torch.randn(16, 512, generator=torch.Generator().manual_seed(step))
+            optimizer.zero_grad()
+            model(x).square().mean().backward()
+            optimizer.step()
+        controller.finalize()
+        return model[0].weight.detach()
+
+    assert torch.equal(trained(compile=True), trained(compile=False))
+    assert mask_pass in single_pass._proven
 
 
 def test_only_the_named_weights_are_touched():

@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 import surgecollapse
-from surgecollapse import Grokfast, GrokfastMA
+from surgecollapse import Grokfast, GrokfastMA, single_pass
 from surgecollapse.functional import filters
-from surgecollapse.gradients import single_pass, slow_gradients
+from surgecollapse.gradients import slow_gradients
 from surgecollapse.gradients.blocks import BLOCK, blocks
-from surgecollapse.gradients.single_pass import ema_pass, ma_pass
+from surgecollapse.gradients.passes import ema_pass, ma_pass
 
 FILTERS = {
     "ema": lambda **kw: Grokfast(alpha=0.9, lamb=2.0, **kw),

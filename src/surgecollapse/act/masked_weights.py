@@ -10,6 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from surgecollapse.functional import pack, unpack
+from surgecollapse.single_pass import SMALLEST, flattened, in_one_pass, is_dense
+
+
+def mask_pass(values: Tensor, mask: Tensor) -> None:
+    """Multiply ``values`` by their mask in place, to be compiled."""
+    values.mul_(mask)
 
 
 class MaskedWeights:
@@ -17,14 +23,20 @@ class MaskedWeights:
 
     Parameters keep their identity and their state-dict keys; masks live here. A mask has the dtype and the strides of
     its weight, since a float multiply is several times faster than a boolean one; a parameter that is fully open has no
-    mask and costs nothing.
+    mask and costs nothing. With ``compile=True`` the mask of a large weight is one byte an entry, and one compiled pass
+    multiplies by it: three quarters of the memory traffic, and a third of the time. The values are the same, bit for
+    bit.
 
     Args:
         params: canonical name → parameter, in a fixed order.
+        compile: multiply large weights and gradients in one compiled pass each; without a compiler there is one
+            warning, and plain operations do the work.
     """
 
-    def __init__(self, params: Mapping[str, nn.Parameter]) -> None:
+    def __init__(self, params: Mapping[str, nn.Parameter], *, compile: bool = False) -> None:
         self.params: dict[str, nn.Parameter] = dict(params)
+        self._compile = compile
+        self.changes = 0
         self._masks: dict[str, Tensor] = {}
         self._live: dict[str, int] = {name: p.numel() for name, p in self.params.items()}
 
@@ -78,7 +90,7 @@ class MaskedWeights:
         return torch.ones_like(p, dtype=torch.bool) if held is None else held.bool()
 
     def held(self, name: str) -> Tensor | None:
-        """The mask itself, in the weight's dtype; ``None`` where the parameter is fully open. Not to be changed."""
+        """The mask itself, ones and zeros; ``None`` where the parameter is fully open. Not to be changed."""
         return self._masks.get(name)
 
     @torch.no_grad()
@@ -91,6 +103,7 @@ class MaskedWeights:
         Raises:
             ValueError: if a shape differs from its weight's.
         """
+        self.changes += 1
         for name, mask in masks.items():
             p = self.params[name]
             if mask.shape != p.shape:
@@ -99,7 +112,9 @@ class MaskedWeights:
             if live[name] == p.numel():
                 self._masks.pop(name, None)
             else:
-                self._masks[name] = torch.empty_like(p, requires_grad=False).copy_(mask)
+                once = self._compile and p.numel() >= SMALLEST and is_dense(p)
+                dtype = torch.uint8 if once else p.dtype
+                self._masks[name] = torch.empty_like(p, dtype=dtype, requires_grad=False).copy_(mask)
                 p.masked_fill_(self._masks[name] == 0, 0)
 
     def add(self, name: str, param: nn.Parameter) -> None:
@@ -110,23 +125,40 @@ class MaskedWeights:
     @torch.no_grad()
     def apply(self, names: Iterable[str] | None = None) -> None:
         """Write ``weight *= mask`` on the parameters that have one."""
-        chosen = [name for name in (self._masks if names is None else names) if name in self._masks]
-        if chosen:
-            weights: list[Tensor] = [self.params[name] for name in chosen]
-            torch._foreach_mul_(weights, [self._masks[name] for name in chosen])
+        self._multiply({name: self.params[name] for name in self._masked(names)})
 
     @torch.no_grad()
     def mask_gradients(self, names: Iterable[str] | None = None) -> None:
         """Write ``grad *= mask`` in place, so that no optimizer state of a pruned weight moves."""
-        grads: list[Tensor] = []
-        masks: list[Tensor] = []
-        for name in self._masks if names is None else names:
-            mask, grad = self._masks.get(name), self.params[name].grad
-            if mask is not None and grad is not None:
-                grads.append(grad)
-                masks.append(mask)
-        if grads:
-            torch._foreach_mul_(grads, masks)
+        grads = {name: self.params[name].grad for name in self._masked(names)}
+        self._multiply({name: grad for name, grad in grads.items() if grad is not None})
+
+    @torch.no_grad()
+    def closed_are_zero(self, names: Iterable[str] | None = None) -> bool:
+        """Whether every closed weight is zero now, or not finite."""
+        closed = (self.params[name].masked_fill(self._masks[name] != 0, 0) for name in self._masked(names))
+        flags = [(values.isfinite() & (values != 0)).any() for values in closed]
+        return not flags or not bool(torch.stack([flag.to(flags[0].device) for flag in flags]).any())
+
+    def _masked(self, names: Iterable[str] | None) -> list[str]:
+        return [name for name in (self._masks if names is None else names) if name in self._masks]
+
+    def _multiply(self, values: Mapping[str, Tensor]) -> None:
+        rest = [name for name, value in values.items() if not self._in_one_pass(name, value)]
+        if rest:
+            torch._foreach_mul_([values[name] for name in rest], [self._masks[name] for name in rest])
+
+    def _in_one_pass(self, name: str, value: Tensor) -> bool:
+        mask = self._masks[name]
+        if mask.dtype is not torch.uint8:
+            return False
+        flat = flattened((value, mask))
+        if flat is None:  # a gradient in another order than its weight
+            return False
+        if not in_one_pass(mask_pass, *flat):  # no compiler
+            self._masks[name] = mask.to(value.dtype)
+            return False
+        return True
 
     def state_dict(self) -> dict[str, Any]:
         """Packed masks (one bit a weight) and shapes."""

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from torch import Tensor
 
+from surgecollapse.single_pass import flattened
+
 BLOCK = 1 << 16
 """Entries of a piece: two to four float32 arrays of it fit into a second-level cache of 1 MB."""
 
@@ -47,29 +49,3 @@ def _split(item: Sequence[Tensor], size: int) -> Iterable[tuple[Tensor, ...]]:
     if flat is None:
         return [tuple(item)]
     return zip(*(view.split(size) for view in flat), strict=True)  # type: ignore[no-untyped-call]
-
-
-def flattened(item: Sequence[Tensor]) -> list[Tensor] | None:
-    """One-dimensional views of the tensors in memory order, where all lie densely in the same order; else ``None``."""
-    first = item[0]
-    if all(tensor.is_contiguous() for tensor in item):
-        return [tensor.view(-1) for tensor in item]
-    if not is_dense(first) or any(tensor.stride() != first.stride() for tensor in item):
-        return None
-    return [tensor.as_strided((tensor.numel(),), (1,)) for tensor in item]
-
-
-def is_dense(tensor: Tensor) -> bool:
-    """Whether the entries fill one piece of memory, in whatever order of the dimensions.
-
-    >>> import torch
-    >>> is_dense(torch.ones(2, 3).T), is_dense(torch.ones(2, 4)[:, ::2]), is_dense(torch.ones(1).expand(3))
-    (True, False, False)
-    """
-    expected = 1
-    for stride, length in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
-        if length != 1:
-            if stride != expected:
-                return False
-            expected *= length
-    return True

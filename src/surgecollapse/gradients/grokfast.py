@@ -24,9 +24,10 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from surgecollapse.gradients.blocks import BLOCK, blocks, flattened
-from surgecollapse.gradients.single_pass import ema_pass, in_one_pass, ma_pass
+from surgecollapse.gradients.blocks import BLOCK, blocks
+from surgecollapse.gradients.passes import ema_pass, ma_pass
 from surgecollapse.gradients.slow_gradients import SlowGradients, State, copy_of, slots_like, state_dtype
+from surgecollapse.single_pass import flattened, in_one_pass
 
 
 class Grokfast(SlowGradients):

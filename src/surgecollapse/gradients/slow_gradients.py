@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from surgecollapse.gradients.single_pass import SMALLEST
+from surgecollapse.single_pass import SMALLEST
 
 _AT_ONCE = 1 << 18
 """Entries that are looked at before they are filtered."""

@@ -7,7 +7,7 @@ that memory asks for.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import torch
@@ -61,49 +61,27 @@ def in_one_pass(function: _Pass, *tensors: Tensor) -> bool:
     return True
 
 
-def ema_pass(average: Tensor, grad: Tensor, started: Tensor, weight: Tensor, lamb: Tensor) -> None:
-    """One step of Grokfast-EMA: h ← h + (1 − α)(g − h), g ← g + λ h, entry by entry where g is finite.
+def flattened(item: Sequence[Tensor]) -> list[Tensor] | None:
+    """One-dimensional views of the tensors in memory order, where all lie densely in the same order; else ``None``."""
+    first = item[0]
+    if all(tensor.is_contiguous() for tensor in item):
+        return [tensor.view(-1) for tensor in item]
+    if not is_dense(first) or any(tensor.stride() != first.stride() for tensor in item):
+        return None
+    return [tensor.as_strided((tensor.numel(),), (1,)) for tensor in item]
 
-    Args:
-        average: h, changed in place.
-        grad: g, changed in place.
-        started: whether h holds something; else it starts at g.
-        weight: 1 − α.
-        lamb: λ.
 
-    >>> average, grad = torch.tensor([1.0, 1.0]), torch.tensor([3.0, float("inf")])
-    >>> ema_pass(average, grad, torch.tensor(True), torch.tensor(0.5), torch.tensor(2.0))
-    >>> average.tolist(), grad.tolist()
-    ([2.0, 1.0], [7.0, inf])
+def is_dense(tensor: Tensor) -> bool:
+    """Whether the entries fill one piece of memory, in whatever order of the dimensions.
+
+    >>> import torch
+    >>> is_dense(torch.ones(2, 3).T), is_dense(torch.ones(2, 4)[:, ::2]), is_dense(torch.ones(1).expand(3))
+    (True, False, False)
     """
-    precise = grad.to(average.dtype)
-    finite = torch.isfinite(precise)
-    before = torch.where(started, average, precise)
-    mean = before + weight * (precise - before)
-    result = torch.where(finite, precise + lamb * mean, precise)
-    average.copy_(torch.where(finite, mean, average))
-    grad.copy_(result)
-
-
-def ma_pass(total: Tensor, slot: Tensor, grad: Tensor, scale: Tensor) -> None:
-    """One step of Grokfast-MA: the running sum and the slot that leaves, entry by entry where g is finite.
-
-    Args:
-        total: running sum, changed in place.
-        slot: the oldest stored gradient, replaced by the present one in place.
-        grad: g, changed in place.
-        scale: what the sum is multiplied by, λ/w.
-
-    >>> total, slot, grad = torch.tensor([5.0]), torch.tensor([2.0]), torch.tensor([4.0])
-    >>> ma_pass(total, slot, grad, torch.tensor(1.0))
-    >>> total.item(), slot.item(), grad.item()
-    (7.0, 4.0, 11.0)
-    """
-    stored = grad.to(slot.dtype)
-    finite = torch.isfinite(grad)
-    coming = torch.where(finite, stored, slot)
-    moved = total - slot + coming
-    result = torch.where(finite, grad.to(total.dtype) + scale * moved, grad.to(total.dtype))
-    total.copy_(torch.where(finite, moved, total))
-    slot.copy_(coming)
-    grad.copy_(result)
+    expected = 1
+    for stride, length in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if length != 1:
+            if stride != expected:
+                return False
+            expected *= length
+    return True
