@@ -24,18 +24,13 @@ from torch import Tensor
 
 
 class _SignedLog(torch.autograd.Function):
-    """f(x) = sign(x)·log(1 + |x|) with f′(x) = 1/(1 + |x|), in five passes over memory there and back."""
-
-    generate_vmap_rule = True
+    """f(x) = sign(x)·log(1 + |x|) with f′(x) = 1/(1 + |x|), in six passes over memory there and back."""
 
     @staticmethod
-    def forward(x: Tensor) -> Tensor:
-        return x.abs().log1p_().copysign_(x)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:  # noqa: ARG004
-        ctx.save_for_backward(*inputs)
-        ctx.save_for_forward(*inputs)
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # pyrefly: ignore[bad-override]
+        ctx.save_for_backward(x)
+        ctx.save_for_forward(x)
+        return x.abs().log1p_().mul_(x.sign())
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:  # pyrefly: ignore[bad-override]
@@ -48,13 +43,29 @@ class _SignedLog(torch.autograd.Function):
         return torch.div(tangent, x.abs().add_(1))
 
 
+class _SignedLogTransformed(_SignedLog):
+    """The same under ``torch.func``, which asks for a context of its own; elsewhere that takes as long as the rest."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:  # type: ignore[override]  # pyrefly: ignore[bad-override]
+        return x.abs().log1p_().mul_(x.sign())
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:  # noqa: ARG004
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+
 def _signed_log(logits: Tensor) -> Tensor:
     if not logits.is_floating_point():
         raise TypeError(f"logits must be floating-point numbers, got {logits.dtype}: convert them")
     x = _precise(logits)  # in bfloat16 a logarithm near 10 is good to .03, and so a probability to 3 percent
     if torch.compiler.is_compiling():  # the compiler fuses the passes itself, and refuses a forward mode of our own
         return torch.where(x >= 0, x.clamp(min=0).log1p(), -(-x).clamp(min=0).log1p())
-    result: Tensor = _SignedLog.apply(x)  # type: ignore[no-untyped-call]
+    transformed = torch._C._functorch.peek_interpreter_stack() is not None
+    result: Tensor = (_SignedLogTransformed if transformed else _SignedLog).apply(x)  # type: ignore[no-untyped-call]
     return result
 
 
