@@ -281,20 +281,25 @@ VARIANTS: dict[str, dict[str, Any]] = {
 @lru_cache(maxsize=1)
 def data() -> Any:
     """The set of the search: the published generator with another seed."""
+    x, y = generated(14_000, DATA_SEED)
+    return x[:4_000], y[:4_000], x[4_000:], y[4_000:]
+
+
+def generated(samples: int, seed: int) -> tuple[Any, Any]:
+    """MNIST-1D by the published generator."""
     import numpy as np
     import torch
     from mnist1d.data import get_dataset_args, make_dataset
 
     settings = get_dataset_args()
-    settings.num_samples, settings.train_split, settings.seed = 14_000, 1.0, DATA_SEED
+    settings.num_samples, settings.train_split, settings.seed = samples, 1.0, seed
     made = make_dataset(settings)
     x = torch.from_numpy(np.asarray(made["x"], dtype=np.float32)).unsqueeze(1)
-    y = torch.from_numpy(np.asarray(made["y"], dtype=np.int64))
-    return x[:4_000], y[:4_000], x[4_000:], y[4_000:]
+    return x, torch.from_numpy(np.asarray(made["y"], dtype=np.int64))
 
 
-def run(name: str, changes: dict[str, Any], model: str, sparsity: float, seed: int) -> dict[str, Any]:
-    """Train one net; accuracy in percent on the 10,000 samples."""
+def run(name: str, changes: dict[str, Any], model: str, sparsity: float, seed: int, sets: Any = None) -> dict[str, Any]:
+    """Train one net; accuracy in percent on the 10,000 samples, or on ``sets`` (x and y to train, x and y to score)."""
     import torch
 
     from surgecollapse import attach
@@ -312,7 +317,7 @@ def run(name: str, changes: dict[str, Any], model: str, sparsity: float, seed: i
     config = make_config(
         task="mnist1d", model=model, widths=widths, sparsity=sparsity, seed=seed, **{**BASE, **changes}
     )
-    x, y, x_test, y_test = data()
+    x, y, x_test, y_test = sets or data()
     torch.manual_seed(seed)
     net = build_model(config, load_data(config))
     optimizer, steps = make_optimizer(config, net), 4_000
