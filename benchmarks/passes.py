@@ -4,10 +4,10 @@
     python benchmarks/passes.py --methods waves gmp --seeds 3
 
 The MLP of the suite ``quick`` (MNIST-1D, 4,000 steps of 100 samples, 90% sparse), with 1,000 to 400,000 training
-samples of the published generator: the 400,000 samples of a run are 400 passes over the smallest set and one over the largest.
-All else is the same, and no method is tuned again: each has an even distribution and dropout .1, as the search left
-them for 100 passes. Scored on the 10,000 samples of the search, which no report of the suite uses. A finished run is a
-row in ``passes.jsonl`` and is not repeated.
+samples of the published generator: the 400,000 samples of a run are 400 passes over the smallest set and one over the
+largest. All else is the same, and no method is tuned again: each has an even distribution and dropout .1, as the
+search left them for 100 passes. Scored on the 10,000 samples of the search, which no report of the suite uses. A
+finished run is a row in ``passes.jsonl`` and is not repeated.
 """
 
 from __future__ import annotations
