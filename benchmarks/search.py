@@ -320,7 +320,7 @@ def run(name: str, changes: dict[str, Any], model: str, sparsity: float, seed: i
     x, y, x_test, y_test = sets or data()
     torch.manual_seed(seed)
     net = build_model(config, load_data(config))
-    optimizer, steps = make_optimizer(config, net), 4_000
+    optimizer = make_optimizer(config, net)
     controller = None
     if config.policy != "none":
         controller = attach(
