@@ -298,7 +298,9 @@ def generated(samples: int, seed: int) -> tuple[Any, Any]:
     return x, torch.from_numpy(np.asarray(made["y"], dtype=np.int64))
 
 
-def run(name: str, changes: dict[str, Any], model: str, sparsity: float, seed: int, sets: Any = None) -> dict[str, Any]:
+def run(
+    name: str, changes: dict[str, Any], model: str, sparsity: float, seed: int, sets: Any = None, steps: int = 4_000
+) -> dict[str, Any]:
     """Train one net; accuracy in percent on the 10,000 samples, or on ``sets`` (x and y to train, x and y to score)."""
     import torch
 
