@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 
@@ -63,6 +63,29 @@ _CNN = Entry(
 _NOISE = {"label_noise": 0.2}
 _IMAGES: dict[str, Any] = {"optimizer": "adamw", "lr": 1e-3, "schedule": "cosine", "batch_size": 128, "dropout": 0.0}
 
+_GPT = Entry(
+    label="kjv-gpt",
+    title="King James text, next character, GPT of 1 M parameters",
+    settings={
+        "task": "kjv",
+        "model": "gpt",
+        "widths": (128, 512),
+        "activation": "gelu",
+        "text_length": 64,
+        "optimizer": "adamw",
+        "lr": 3e-3,
+        "schedule": "cosine",
+        "warmup": 50,
+        "weight_decay": 0.1,
+        "beta2": 0.99,
+        "clip": 1.0,
+        "steps": 1_000,
+        "batch_size": 16,
+        "dropout": 0.0,
+    },
+    sparsities=(0.9,),
+)
+
 _ALL = (
     Suite(
         name="smoke",
@@ -119,28 +142,7 @@ _ALL = (
                 settings={**_IMAGES, "task": "fashion-mnist", "model": "cnn", "widths": (16, 32), "steps": 2_000},
                 sparsities=(0.9,),
             ),
-            Entry(
-                label="kjv-gpt",
-                title="King James text, next character, GPT of 1 M parameters",
-                settings={
-                    "task": "kjv",
-                    "model": "gpt",
-                    "widths": (128, 512),
-                    "activation": "gelu",
-                    "text_length": 64,
-                    "optimizer": "adamw",
-                    "lr": 3e-3,
-                    "schedule": "cosine",
-                    "warmup": 50,
-                    "weight_decay": 0.1,
-                    "beta2": 0.99,
-                    "clip": 1.0,
-                    "steps": 1_000,
-                    "batch_size": 16,
-                    "dropout": 0.0,
-                },
-                sparsities=(0.9,),
-            ),
+            _GPT,
             Entry(
                 label="imdb-lstm",
                 title="IMDb 25k, own split, LSTM of 2 × 128",
@@ -165,6 +167,11 @@ _ALL = (
                 sparsities=(0.9,),
             ),
         ),
+    ),
+    Suite(
+        name="long-text",
+        description="the GPT of full for 4,000 steps instead of 1,000: do waves pay when there is time to learn?",
+        entries=(replace(_GPT, settings={**_GPT.settings, "steps": 4_000}),),
     ),
 )
 
