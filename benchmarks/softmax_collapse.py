@@ -148,7 +148,10 @@ def main() -> None:
                         file.write(json.dumps(row) + "\n")
                 wanted.append(row)
     text = table(wanted)
-    log.with_suffix(".md").write_text(f"# Softmax collapse, x+y mod 113\n\ntorch {torch.__version__}\n\n{text}\n")
+    command = f"`python benchmarks/softmax_collapse.py --steps {options.steps}`"
+    log.with_suffix(".md").write_text(
+        f"# Softmax collapse, x+y mod 113\n\n{command}; one thread, torch {torch.__version__}\n\n{text}\n"
+    )
     draw(wanted, options.picture or log.with_suffix(".png"))
     print(text)
 
