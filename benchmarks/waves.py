@@ -17,7 +17,6 @@ import argparse
 import json
 import os
 import statistics
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from rich.console import Console
 from rich.progress import track
-from search import BASE, FAST, LAYER, VARIANTS, data, generated, run
+from search import BASE, FAST, VARIANTS, data, generated, run
 
 BATCH, STEPS, MOST = 100, 4_000, 400_000
 BY_DATA = [(size, STEPS) for size in (1_000, 4_000, 16_000, 64_000, MOST)]
@@ -137,9 +136,10 @@ def main() -> None:
         [
             "# When do waves pay? The MLP of MNIST-1D, 90% sparse",
             "",
-            f"`{' '.join(['python', 'benchmarks/waves.py', *sys.argv[1:]])}`",
+            f"`python benchmarks/waves.py --methods {' '.join(given.methods)} --seeds {given.seeds}`",
             "",
-            f"torch {torch.__version__}; settings of all: {BASE | FAST | LAYER}. Test accuracy in percent;",
+            f"One thread, torch {torch.__version__}. All: rate {FAST['lr']:g}, dropout {BASE['dropout']:g}, even.",
+            "Test accuracy in percent;",
             "differences are paired, with 95% intervals.",
             "",
             f"## More data, {STEPS:,} steps",
