@@ -324,7 +324,7 @@ def compare(
     What is finished is kept: the same command goes on where it stopped, on any machine that has the folder.
 
     Args:
-        suite: What to train: smoke, quick, quick-mlp, quick-cnn, noise or full.
+        suite: What to train: smoke, quick, quick-mlp, quick-cnn, noise, full or long-text.
         methods: Comma-separated; default: all (dense, weight-decay, dropout, one-shot, gmp, static, set, rigl, granet,
             dsd, acdc, surge-collapse).
         entries: Comma-separated labels of the nets to train now, as in mnist-mlp,kjv-gpt; default: all of the suite.
