@@ -26,6 +26,9 @@ from rich.console import Console
 from rich.progress import track
 from search import BASE, FAST, VARIANTS, data, generated, run
 
+from surgecollapse.lab.compare.statistics import mean_interval
+from surgecollapse.lab.compare.table import plus_minus
+
 BATCH, STEPS, MOST = 100, 4_000, 400_000
 BY_DATA = [(size, STEPS) for size in (1_000, 4_000, 16_000, 64_000, MOST)]
 BY_STEPS = [(MOST, steps) for steps in (250, 500, 1_000, 2_000, STEPS)]
@@ -42,20 +45,15 @@ METHODS: dict[str, dict[str, Any]] = {
 
 def paired(rows: list[dict[str, Any]], method: str) -> str:
     """Accuracy of ``waves`` minus that of a method on the same seeds, with a 95% interval."""
-    from scipy.stats import t
-
     ours, theirs = (
         {row["seed"]: row["accuracy"] for row in rows if row["method"] == name} for name in ("waves", method)
     )
     differences = [ours[seed] - theirs[seed] for seed in ours.keys() & theirs.keys()]
-    if len(differences) < 2:
-        return "–"
-    half = t.ppf(0.975, len(differences) - 1) * statistics.stdev(differences) / len(differences) ** 0.5
-    return f"{statistics.mean(differences):+.2f} ± {half:.2f}"
+    return plus_minus(mean_interval(differences), sign=True) if len(differences) > 1 else "–"
 
 
 def table(rows: list[dict[str, Any]], settings: list[tuple[int, int]]) -> str:
-    """One line a setting: mean accuracies, training accuracy of the first method, and waves minus each other."""
+    """One line a setting: seeds of each method, mean accuracies, and waves minus each other."""
     names = [name for name in METHODS if any(row["method"] == name for row in rows)]
     others = [name for name in names if name != "waves"]
     titles = ["training samples", "steps", "passes", "seeds", *names, *(f"waves − {name}" for name in others)]

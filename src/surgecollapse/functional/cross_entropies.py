@@ -22,6 +22,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from surgecollapse.modules import is_transformed
+
+
+def _value(x: Tensor) -> Tensor:
+    return x.abs().log1p_().mul_(x.sign())
+
 
 class _SignedLog(torch.autograd.Function):
     """f(x) = sign(x)·log(1 + |x|) with f′(x) = 1/(1 + |x|), in six passes over memory there and back."""
@@ -30,7 +36,7 @@ class _SignedLog(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor) -> Tensor:  # pyrefly: ignore[bad-override]
         ctx.save_for_backward(x)
         ctx.save_for_forward(x)
-        return x.abs().log1p_().mul_(x.sign())
+        return _value(x)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:  # pyrefly: ignore[bad-override]
@@ -50,7 +56,7 @@ class _SignedLogTransformed(_SignedLog):
 
     @staticmethod
     def forward(x: Tensor) -> Tensor:  # type: ignore[override]  # pyrefly: ignore[bad-override]
-        return x.abs().log1p_().mul_(x.sign())
+        return _value(x)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:  # noqa: ARG004
@@ -64,8 +70,7 @@ def _signed_log(logits: Tensor) -> Tensor:
     x = _precise(logits)  # in bfloat16 a logarithm near 10 is good to .03, and so a probability to 3 percent
     if torch.compiler.is_compiling():  # the compiler fuses the passes itself, and refuses a forward mode of our own
         return torch.where(x >= 0, x.clamp(min=0).log1p(), -(-x).clamp(min=0).log1p())
-    transformed = torch._C._functorch.peek_interpreter_stack() is not None
-    result: Tensor = (_SignedLogTransformed if transformed else _SignedLog).apply(x)  # type: ignore[no-untyped-call]
+    result: Tensor = (_SignedLogTransformed if is_transformed() else _SignedLog).apply(x)  # type: ignore[no-untyped-call]
     return result
 
 
