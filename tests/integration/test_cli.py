@@ -11,8 +11,7 @@ import time
 
 import pytest
 
-from surgecollapse import cli
-from surgecollapse.cli import INTERRUPTED, MISTAKE, Flags, main
+from surgecollapse.cli import INTERRUPTED, MISTAKE, Flags, main, training
 from surgecollapse.lab.config import RunConfig, read_config
 from surgecollapse.lab.doctor import examine
 from surgecollapse.record import RunStore
@@ -192,9 +191,9 @@ def test_an_interrupted_run_says_how_to_go_on_and_goes_on(number, tmp_path):
 
 def test_the_demo_compares_two_runs_of_one_seed_and_writes_a_report(tmp_path, monkeypatch, capsys):
     pytest.importorskip("matplotlib")
-    real = cli.make_config
+    real = training.make_config
     short = {"steps": 60, "widths": (16, 16), "every": 5, "evaluate_every": 10, "minimum_density": 0.0}
-    monkeypatch.setattr(cli, "make_config", lambda **values: real(**{**short, **values}))
+    monkeypatch.setattr(training, "make_config", lambda **values: real(**{**short, **values}))
     assert main(["demo", "--out", "demo", "--seed", "3"]) == 0
     out = capsys.readouterr().out
     assert "plain" in out

@@ -1,0 +1,8 @@
+"""``python -m surgecollapse.cli``."""
+
+import sys
+
+from surgecollapse.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,161 @@
+"""``report``, ``export`` and ``analyse``: what becomes of a finished run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from surgecollapse.cli.flags import words
+from surgecollapse.cli.output import say, say_now, write_table
+from surgecollapse.lab.config import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from surgecollapse.lab.deploy import Exported
+
+
+def report(
+    *runs: Path,
+    out: Path | None = None,
+    to: Literal["html", "tensorboard", "trackio", "wandb", "mlflow"] = "html",
+    follow: bool = False,
+    touched: bool = False,
+) -> int:
+    """Write the report of one run, or of several to compare, as one HTML page and PNGs, or for a tracker.
+
+    Args:
+        runs: Run directories.
+        out: Folder of the report. Default: report/ in the run, or beside the runs if there are several.
+        to: html, or a tracker: tensorboard (event files in the run), trackio (its local project surgecollapse), wandb
+            (offline files beside the run) or mlflow (mlruns beside the run).
+        follow: Go on telling the tracker until the run ends.
+        touched: Compare also runs that a person changed while they trained.
+    """
+    from surgecollapse.lab.report import write_report
+
+    if not runs:
+        raise ConfigError(
+            "no run given: name one or more run directories, as in `surgecollapse report runs/demo/plain`"
+        )
+    for folder in runs:
+        if not (folder / "run.db").is_file():
+            raise ConfigError(f"{folder} holds no run: expected a directory made by `surgecollapse run`")
+    if to != "html":
+        return _to_tracker(to, runs, out, follow=follow)
+    if follow:
+        raise ConfigError("--follow is for trackers: a report is written once; `surgecollapse watch` shows a run live")
+    if len(runs) > 1 and not touched:
+        runs = _untouched(runs)
+    place = out or (runs[0] / "report" if len(runs) == 1 else runs[0].parent / "report")
+    say(f"report: {write_report(runs, place)}")
+    return 0
+
+
+def export(
+    run: Path,
+    /,
+    *,
+    form: Annotated[Literal["sparse", "csr", "compact", "onnx", "2:4"], Parameter(name="--format")],
+    out: Path | None = None,
+    batch: int = 128,
+) -> int:
+    """Write the net of a finished run as a file for use elsewhere, load it back and compare.
+
+    Args:
+        run: Run directory.
+        form: sparse: a small file with the same values; csr: linear layers as sparse rows where that is measured
+            faster here; compact: a smaller dense net without its dead neurons, channels and heads; onnx: a file for
+            onnxruntime and others; 2:4: in half precision, if layers have the pattern of sparse tensor cores.
+        out: The file. Default: in the folder export of the run.
+        batch: Samples in the batch that speed is measured with.
+    """
+    from surgecollapse.lab.deploy import export_run
+
+    outcome = export_run(run, form, out=out, batch=batch)
+    _export_table(form, outcome)
+    for note in outcome.notes:
+        say(note)
+    say(f"export: {outcome.path}")
+    return 0
+
+
+def analyse(
+    *runs: Path,
+    what: str | None = None,
+    out: Path | None = None,
+    samples: int = 512,
+    times: int = 40,
+) -> int:
+    """Analyse runs from their checkpoints; write results, pictures and one page.
+
+    For analyses over time, train with `--keep-checkpoints 0` and a small `--checkpoint-every`.
+
+    Args:
+        runs: Run directories. What compares nets compares the first with the others.
+        what: Comma-separated analyses: cka, collapse, tails, dimension, fourier, progress, information,
+            universality, connectivity, surface, density, llc.
+            Default: all that have something to say.
+        out: Folder of the page. Default: analysis/ in the run, or beside the runs if there are several.
+        samples: Rows of the data that nets are shown.
+        times: Most checkpoints of a run that are looked at.
+    """
+    from surgecollapse.lab.analyse import analyse as analyse_runs
+    from surgecollapse.lab.analyse.display import for_terminal, table
+
+    with for_terminal() as tell:
+        outcome = analyse_runs(runs, words(what), out=out, samples=samples, times=times, tell=tell)
+    table(outcome)
+    say(f"analysis: {outcome.page}")
+    return 0
+
+
+def _to_tracker(name: str, runs: Sequence[Path], out: Path | None, *, follow: bool) -> int:
+    """Write every run for a tracker; follow one until it ends, or whoever started this is gone."""
+    from surgecollapse.lab.exporters import export_to
+
+    if follow and len(runs) > 1:
+        raise ConfigError("--follow takes one run: start one command for each")
+    parent = os.getppid()
+    for folder in runs:
+        own = name == "tensorboard" and len(runs) > 1 and out is not None
+        place = out / folder.name if own and out is not None else out
+        say_now(export_to(name, folder, place, until=(lambda: os.getppid() != parent) if follow else None))
+    return 0
+
+
+def _untouched(runs: Sequence[Path]) -> tuple[Path, ...]:
+    """The runs that nobody changed while they trained; says which are left out."""
+    from surgecollapse.record import RunStore
+
+    kept = []
+    for folder in runs:
+        with RunStore(folder / "run.db") as store:
+            if not store.get("touched", False):
+                kept.append(folder)
+                continue
+        say(f"left out, as a person changed it while it trained (--touched takes it in): {folder}")
+    if not kept:
+        raise ConfigError("a person changed each of these runs while it trained: compare them with --touched")
+    return tuple(kept)
+
+
+def _export_table(form: str, outcome: Exported) -> None:
+    from surgecollapse.lab.report.summary import readable_bytes
+
+    headings = (
+        "dense",
+        "written",
+        "non-zeros\n+ 1 bit each",
+        "largest\ndiff.",
+        "accuracy\nbefore",
+        "after",
+        "speed-up",
+    )
+    sizes = [readable_bytes(size) for size in (outcome.dense, outcome.bytes, outcome.bound)]
+    accuracies = [f"{accuracy:.2%}" for accuracy in outcome.accuracy]
+    speedup = "–" if outcome.speedup is None else f"{outcome.speedup:.2f}×"
+    write_table(("format", *headings), [(form, *sizes, f"{outcome.max_difference:.1e}", *accuracies, speedup)])

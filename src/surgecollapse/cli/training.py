@@ -1,0 +1,157 @@
+"""``run`` and ``demo``: nets are trained."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Group, Parameter
+
+from surgecollapse.cli.flags import Flags, values_of, words
+from surgecollapse.cli.output import INTERRUPTED, note, say, write_table
+from surgecollapse.lab.config import ConfigError, RunConfig, make_config, read_config
+from surgecollapse.lab.experiments import EXPERIMENTS
+
+if TYPE_CHECKING:
+    from surgecollapse.lab.run import RunResult
+
+
+_FIRST = Group("Run", sort_key=0)
+
+
+def run(
+    task: str | None = None,
+    /,
+    *,
+    config: Annotated[Path | None, Parameter(group=_FIRST)] = None,
+    out: Annotated[Path | None, Parameter(group=_FIRST)] = None,
+    resume: Annotated[Path | None, Parameter(group=_FIRST)] = None,
+    replay: Annotated[Path | None, Parameter(group=_FIRST)] = None,
+    to: Annotated[str | None, Parameter(group=_FIRST)] = None,
+    watch: Annotated[bool, Parameter(group=_FIRST, negative="")] = False,
+    flags: Annotated[Flags | None, Parameter(name="*")] = None,
+) -> int:
+    """Train one net and record everything in a run directory.
+
+    The same keys may stand in a TOML file (with underscores) and as flags; flags win.
+
+    Args:
+        task: What to learn: digits, mnist1d, mnist5k, mnist, fashion-mnist, modular, parity, dummy, imdb, kjv, qm9;
+            or a published experiment with its settings: grokfast-modular, prieto-modular, nanda-modular and others.
+        config: TOML file with any of the keys below, and `task`.
+        out: Run directory, one that holds no run yet. Default: runs/TASK-POLICY-sSEED, numbered if that is taken.
+        resume: Go on with the run in this directory, bit for bit as if it had never stopped. Takes no other flags.
+        replay: Train again as this run was trained, with the same interventions by people after the same steps, to
+            bitwise the same weights. Takes no other flags but --out.
+        watch: Serve the live page of the run's folder while it trains, and print its address.
+        to: Comma-separated trackers that follow the run while it trains: tensorboard, trackio, wandb (offline), mlflow.
+        flags: Keys of the configuration.
+    """
+    from surgecollapse.dashboard.beside import page_beside
+    from surgecollapse.lab.progress import for_terminal
+    from surgecollapse.lab.run import train
+
+    values = values_of(flags)
+    kept = {"task": task, "config": config, "out": out, "resume": resume}
+    settled: RunConfig | None = None
+    if replay is not None:
+        _refuse("--replay takes the run as it was", values, kept, "task", "config", "resume")
+        folder = out or _free(replay.with_name(f"{replay.name}-replay"))
+    elif resume is not None:
+        _refuse("--resume takes the run as it was begun", values, kept, "task", "config", "out")
+        folder = resume
+    else:
+        if task is not None:
+            values["task"] = task
+        settled = read_config(config, **values) if config is not None else make_config(**values)
+        name = task if task in EXPERIMENTS else f"{settled.task}-{settled.policy}"
+        folder = out or _free(Path("runs") / f"{name}-s{settled.seed}")
+    with page_beside(folder.parent, note) if watch else nullcontext():
+        result = train(
+            settled, folder, resume=resume is not None, replay=replay, progress=for_terminal(), trackers=words(to)
+        )
+    return _tell(result)
+
+
+def demo(*, out: Path | None = None, seed: int = 0, sparsity: float = 0.9) -> int:
+    """Train a digit classifier twice on the same seed, plain and with surge-collapse, and write a report.
+
+    Half a minute of one core.
+
+    Args:
+        out: Folder of both runs and the report. Default: runs/demo, numbered if that is taken.
+        seed: Seed of both runs.
+        sparsity: Share of the prunable weights that end at zero.
+    """
+    from surgecollapse.lab.progress import for_terminal
+    from surgecollapse.lab.run import train
+
+    folder = out or _free(Path("runs") / "demo")
+    # `hold` is bitwise plain training, with readings, so that both entropies can be compared.
+    plans = {
+        "plain": make_config(task="digits", policy="hold", seed=seed),
+        "surge-collapse": make_config(task="digits", policy="entropy", seed=seed, sparsity=sparsity),
+    }
+    results: dict[str, RunResult] = {}
+    for name, plan in plans.items():
+        results[name] = train(plan, folder / name, progress=for_terminal())
+        if results[name].status == "interrupted":
+            return _tell(results[name])
+    from surgecollapse.lab.report import write_report
+
+    sys.stderr.write("writing the report\n")
+    page = write_report([folder / name for name in plans], folder / "report")
+    _show({name: result.summary for name, result in results.items()})
+    say(f"report: {page}")
+    return 0
+
+
+def _refuse(reason: str, values: dict[str, Any], given: dict[str, Any], *names: str) -> None:
+    """Say which of the words of a command line do not go together."""
+    others = [*values, *(name for name in names if given[name])]
+    if others:
+        raise ConfigError(f"{reason}: drop {', '.join(others)}")
+
+
+def _free(folder: Path) -> Path:
+    """The folder itself if it is not there yet, else the first free one of its numbered names."""
+    number = 2
+    candidate = folder
+    while candidate.exists():
+        candidate = folder.with_name(f"{folder.name}-{number}")
+        number += 1
+    return candidate
+
+
+def _tell(result: RunResult) -> int:
+    if result.status == "interrupted":
+        say(f"stopped after step {result.step}, nothing is lost; go on with:")
+        say(f"  surgecollapse run --resume {result.directory}")
+        return INTERRUPTED
+    _show({result.directory.name: result.summary})
+    say(f"run: {result.directory}")
+    say(f"for the report: surgecollapse report {result.directory}")
+    return 0
+
+
+def _show(summaries: dict[str, dict[str, Any]]) -> None:
+    from rich.table import Column
+
+    from surgecollapse.lab.report.summary import readable_bytes
+
+    headings = ("test accuracy", "sparsity", "mean\ndensity", "size", "time", "inter-\nventions")
+    rows = [
+        (
+            name,
+            f"{facts['accuracy']:.2%}",
+            f"{facts['sparsity']:.1%}",
+            f"{facts['mean_density']:.3f}" if "mean_density" in facts else "–",
+            readable_bytes(facts["bytes_sparse"]),
+            f"{facts['seconds']:.1f} s",
+            str(facts["interventions"]),
+        )
+        for name, facts in summaries.items()
+    ]
+    write_table((Column("run", overflow="fold"), *headings), rows)
