@@ -1,27 +1,18 @@
-"""Everything that decides how a run goes, as one frozen, flat, checked value.
-
-The same keys serve as TOML keys, command line flags and Python arguments. Never imports torch, so that help
-and error messages come at once.
-"""
+"""The keys of a run, what each of them takes, and its defaults."""
 
 from __future__ import annotations
 
-import difflib
-import json
 import math
-import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WrapValidator, model_validator
 
-from surgecollapse.lab.experiments import EXPERIMENTS
-from surgecollapse.lab.presets import DEFAULT_TASK_PRESET, MODEL_PRESETS, OPTIMIZER_PRESETS, TASK_PRESETS
-from surgecollapse.recipes import RECIPES
+from surgecollapse.lab.config.checks import check_effects, check_pattern, check_together, refuse_lookalikes
+from surgecollapse.lab.config.filling import filled
 from surgecollapse.registered import offered
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from typing import Self
 
 TaskName = Literal[
@@ -49,12 +40,6 @@ ForecastName = Literal["none", "train", "unlabelled", "labelled"]
 
 MOST_THREADS = 1_024
 """More threads than any machine has cores; torch crashes on numbers far above that."""
-MOST_WIDTH = 1_000_000
-"""Of one hidden layer."""
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot be used, in one line: which key, what was expected, what came."""
 
 
 def _or_offered(kind: str) -> WrapValidator:
@@ -297,119 +282,18 @@ class RunConfig(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _fill_presets(cls, given: Any) -> Any:
-        """Fill what was not given from the presets of the task, the model and the optimizer."""
+    def _prepare(cls, given: Any) -> Any:
         if not isinstance(given, dict):
             return given
-        experiment = dict(EXPERIMENTS.get(str(given.get("task")), {}))
-        if given.get("recipe") is not None:  # what is asked for comes before what is preset
-            experiment.pop("policy", None)
-        asked = given
-        given = {**experiment, **given, **({"task": experiment["task"]} if experiment else {})}
-        for one, other in (("epochs", "steps"), ("steps", "epochs")):
-            if asked.get(one) is not None and asked.get(other) is None:
-                given.pop(other, None)
-        recipe = RECIPES.get(str(given.get("recipe")), {})
-        if recipe and given.get("policy", recipe["policy"]) == recipe["policy"]:
-            options = {**recipe["policy_options"], **(given.get("policy_options") or {})}
-            given = {**recipe, **given, "policy_options": options}
-        merged = {**DEFAULT_TASK_PRESET, **TASK_PRESETS.get(str(given.get("task")), {})}
-        model = given.get("model")
-        if model is not None and model != merged["model"]:
-            merged.update(MODEL_PRESETS.get(str(model), {}))
-        merged.update(OPTIMIZER_PRESETS.get(str(given.get("optimizer")), {}))
-        if given.get("epochs") is not None:
-            merged.pop("steps", None)
-        return {**merged, **given}
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_lookalikes(cls, given: Any) -> Any:
-        """Pydantic would read ``true`` as 1 and ``"5"`` as 5: in a file, both are slips that should be seen."""
-        for key, value in given.items() if isinstance(given, dict) else ():
-            annotation = cls.model_fields[key].annotation if key in cls.model_fields else None
-            if annotation is bool and not isinstance(value, bool):
-                raise ValueError(f"{key} = {value!r}: expected true or false, got a {type(value).__name__}")
-            if {int, float} & {annotation, *get_args(annotation)}:
-                for item in value if isinstance(value, list | tuple) else (value,):
-                    if isinstance(item, bool | str):
-                        shown = str(item).lower() if isinstance(item, bool) else repr(item)
-                        raise ValueError(f"{key} = {shown}: expected a number, got a {type(item).__name__}")
-        return given
+        refuse_lookalikes(given, cls.model_fields)
+        return filled(given)
 
     @model_validator(mode="after")
-    def _check_together(self) -> Self:
-        if (self.steps is None) == (self.epochs is None):
-            raise ValueError("give either steps or epochs, and only one of them")
-        if not self.widths and self.model != "mlp":
-            raise ValueError(f"widths must name at least one width for model {self.model!r}")
-        if any(not 1 <= width <= MOST_WIDTH for width in self.widths):
-            raise ValueError(f"widths must be from 1 to {MOST_WIDTH}, got {list(self.widths)}")
-        if self.policy in ("none", "hold") and self.policy_options:
-            given = ", ".join(self.policy_options)
-            raise ValueError(
-                f"policy {self.policy!r} takes no policy_options, got {given}: choose a policy, or drop them"
-            )
-        self._check_pattern()
-        self._check_effects()
+    def _check(self) -> Self:
+        check_together(self)
+        check_pattern(self)
+        check_effects(self)
         return self
-
-    def _check_pattern(self) -> None:
-        """Check the pattern against the sparsity, at the price of importing torch where there is one."""
-        if self.pattern is None:
-            return
-        if self.policy == "none" or self.ends_dense:
-            raise ValueError(f"pattern = {self.pattern!r} has no effect with policy {self.policy!r}: drop it")
-        from surgecollapse.functional.structured import fitting_pattern
-
-        fitting_pattern(self.pattern, self.sparsity)
-
-    def _check_effects(self) -> None:
-        """A setting of something that is not there would be ignored: say so."""
-        for key in ("muon_lr", "muon_tokens", "muon_beta1", "decay_vectors"):
-            if self.optimizer != "muon" and getattr(self, key) != type(self).model_fields[key].default:
-                value = str(getattr(self, key)).lower()
-                raise ValueError(f"{key} = {value} has no effect with optimizer = {self.optimizer!r}: drop it")
-        if self.eps != type(self).model_fields["eps"].default and self.optimizer not in ("adam", "adamw"):
-            raise ValueError(f"eps = {self.eps} has no effect with optimizer = {self.optimizer!r}: drop it")
-        used = {"none": "", "ema": "grokfast_alpha grokfast_lamb", "ma": "grokfast_window grokfast_lamb"}[self.grokfast]
-        for key in ("grokfast_alpha", "grokfast_window", "grokfast_lamb"):
-            if key not in used and getattr(self, key) != type(self).model_fields[key].default:
-                raise ValueError(
-                    f"{key} = {getattr(self, key)} has no effect with grokfast = {self.grokfast!r}: drop it"
-                )
-        for key in ("embedding_scale", "embedding_lr"):
-            if getattr(self, key) != 1.0 and self.model not in ("transformer", "decoder", "lstm", "gpt"):
-                raise ValueError(f"{key} = {getattr(self, key)}: model {self.model!r} has no embeddings; drop it")
-        if self.hold and self.schedule == "constant":
-            raise ValueError(f"hold = {self.hold} has no effect with schedule = 'constant': drop it")
-        for key in ("position_scale", "position_lr"):
-            if getattr(self, key) != 1.0 and self.model not in ("transformer", "decoder", "gpt"):
-                raise ValueError(f"{key} = {getattr(self, key)}: model {self.model!r} has no positions; drop it")
-        if not self.standardise and self.task not in ("digits", "mnist5k", "mnist", "fashion-mnist"):
-            raise ValueError(f"standardise = false: the task {self.task!r} has no images from files; drop it")
-        if self.smallest and self.task != "qm9":
-            raise ValueError(f"smallest = true: the task {self.task!r} has no molecules; drop it")
-        for key in ("label_noise", "class_weights") if self.task == "kjv" else ():
-            if getattr(self, key) != type(self).model_fields[key].default:
-                raise ValueError(f"{key} = {getattr(self, key)!r}: the labels of kjv are its own characters; drop it")
-        if self.give_up and self.forecast == "none":
-            raise ValueError("give_up = true needs a forecast: choose train, unlabelled or labelled")
-        if self.until == "grokked" and self.stop_at_accuracy is not None:
-            raise ValueError("until = 'grokked' and stop_at_accuracy are two goals: drop one")
-        if self.forecast != "none" and self.task in ("kjv", "qm9"):
-            raise ValueError(f"forecast = {self.forecast!r} is for classification, got the task {self.task}: drop it")
-        for key in ("label_noise", "class_weights") if self.task == "qm9" else ():
-            if getattr(self, key) != type(self).model_fields[key].default:
-                raise ValueError(f"{key} = {getattr(self, key)!r}: the labels of qm9 are numbers; drop it")
-        if self.task == "qm9" and self.loss != "mse":
-            raise ValueError(f"loss = {self.loss!r}: the labels of qm9 are numbers, so its loss is mse")
-        if self.model == "gnn" and self.dropout:
-            raise ValueError(f"dropout = {self.dropout}: model 'gnn' has none; drop it")
-        if self.readout != "last" and self.model != "lstm":
-            raise ValueError(f"readout = {self.readout!r} is for model 'lstm', got model {self.model!r}: drop it")
-        if not self.bias and self.model != "mlp":
-            raise ValueError(f"bias = false is for model 'mlp', got model {self.model!r}: drop it")
 
     @property
     def ends_dense(self) -> bool:
@@ -432,105 +316,3 @@ class RunConfig(BaseModel):
             return self.steps
         batch = min(self.batch_size or train_size, train_size)
         return max(1, round((self.epochs or 0) * math.ceil(train_size / batch)))
-
-
-def make_config(**values: Any) -> RunConfig:
-    """Build a configuration; every mistake is one line.
-
-    Raises:
-        ConfigError: for an unknown key or a value that the key does not take.
-
-    >>> make_config(task="digits", sparcity=0.5)
-    Traceback (most recent call last):
-    surgecollapse.lab.config.ConfigError: unknown key 'sparcity': did you mean 'sparsity'? Valid keys: ...
-    """
-    unknown = [key for key in values if key not in RunConfig.model_fields]
-    if unknown:
-        raise ConfigError(_unknown(unknown[0], list(RunConfig.model_fields), what="key"))
-    if "task" not in values:
-        raise ConfigError(f"no task given: choose one of {', '.join((*TASK_PRESETS, *EXPERIMENTS))}")
-    try:
-        return RunConfig(**values)
-    except ValidationError as error:
-        raise ConfigError(explain(error)) from error
-
-
-def read_config(path: str | Path, **overrides: Any) -> RunConfig:
-    """Read a TOML file of :class:`RunConfig` keys; ``overrides`` win over the file.
-
-    Raises:
-        ConfigError: if the file cannot be read, is no TOML, or holds an unknown key or a bad value.
-    """
-    try:
-        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise ConfigError(f"cannot read the configuration {path}: {reason}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path} is no TOML file: {error}") from error
-    except RecursionError as error:
-        raise ConfigError(f"{path} is nested too deeply: expected flat keys") from error
-    try:
-        return make_config(**{**values, **overrides})
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
-
-
-def write_config(config: RunConfig, path: Path) -> None:
-    """Write the resolved configuration as TOML that :func:`read_config` reads back equal."""
-    lines = [f"{key} = {_toml(value)}" for key, value in config.model_dump(mode="json").items() if value is not None]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def nearest(word: str, valid: list[str]) -> str:
-    """Say which valid word is nearest, as the middle of a sentence; empty if none is near.
-
-    >>> nearest("digit", ["digits", "mnist"])
-    " did you mean 'digits'?"
-    """
-    close = difflib.get_close_matches(word.lower(), valid, n=1, cutoff=0.5)
-    return f" did you mean {close[0]!r}?" if close else ""
-
-
-def _unknown(word: str, valid: list[str], *, what: str) -> str:
-    return f"unknown {what} {word!r}:{nearest(word, valid)} Valid {what}s: {', '.join(valid)}"
-
-
-def explain(error: ValidationError) -> str:
-    """The first mistake that pydantic found, in one line."""
-    first = error.errors()[0]
-    key = str(first["loc"][0]) if first["loc"] else ""
-    if first["type"] == "literal_error":
-        valid = _choices(RunConfig.model_fields[key].annotation) + (list(EXPERIMENTS) if key == "task" else [])
-        plural = "policies" if key == "policy" else f"{key} values" if key.endswith("s") else f"{key}s"
-        hint = nearest(str(first["input"]), valid)
-        return f"unknown {key} {first['input']!r}:{hint} Valid {plural}: {', '.join(valid)}"
-    message = first["msg"].removeprefix("Value error, ")
-    if not key:
-        return message
-    return f"{key} = {first['input']!r}: {message[0].lower()}{message[1:]}"
-
-
-def _choices(annotation: Any) -> list[str]:
-    """The words of a ``Literal``, or of the one inside ``Literal | None``."""
-    if get_origin(annotation) is Literal:
-        return list(get_args(annotation))
-    return [word for part in get_args(annotation) for word in _choices(part)]
-
-
-def _toml(value: Any) -> str:
-    """One value in TOML; basic strings of JSON and TOML are written alike."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{_toml(key)} = {_toml(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(_toml(item) for item in value) + "]"
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    return repr(value)
-
-
-def as_mapping(config: RunConfig) -> Mapping[str, Any]:
-    """The configuration as JSON-ready values, by key."""
-    return config.model_dump(mode="json")
