@@ -22,7 +22,7 @@ def handlers(training: Training) -> dict[str, Handler]:
         return f"learning rate × {command.factor:g}"
 
     def change_cadence(command: ask.Cadence) -> str:
-        watched = training.watched or training.controller
+        watched = training.attached.watched or training.controller
         return cadence(getattr(watched, "watch", None), command.every)
 
     def checkpoint(_: ask.Checkpoint) -> str:

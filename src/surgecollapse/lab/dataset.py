@@ -48,6 +48,22 @@ class Data:
         """Shape of one sample."""
         return tuple(self.x_train.shape[1:])
 
+    def described(self) -> dict[str, Any]:
+        """What a run learns from, for its record."""
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "description": self.description,
+            "source": self.source,
+            "num_classes": self.num_classes,
+            "input_shape": list(self.input_shape),
+            "samples": {
+                "train": len(self.y_train),
+                "validation": len(self.y_validation),
+                "test": len(self.y_test),
+            },
+        }
+
 
 def in_three(parts: Sequence[Tensor], inputs: Tensor, labels: Tensor, **facts: Any) -> Data:
     """Take training, validation and test set by their indices; ``facts`` are the other fields of :class:`Data`."""

@@ -210,7 +210,7 @@ def _make(folder: Path, config: RunConfig, training: Training) -> RunStore:
     store = RunStore(folder / "run.db", mode="w")
     store.set("config", as_mapping(config))
     store.set("environment", facts)
-    store.set("data", training.describe_data())
+    store.set("data", training.data.described())
     store.set("costs", step_costs(config, training.data, training.controller))
     return store
 

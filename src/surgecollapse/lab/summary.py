@@ -1,4 +1,4 @@
-"""How large a trained net is, dense and sparse."""
+"""What is kept of a finished run as its summary: its end and, dense and sparse, the size of its net."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from surgecollapse.lab.costs import cost_summary
+from surgecollapse.lab.grokking import grokking_summary
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from surgecollapse.controller import Controller
+    from surgecollapse.lab.training import Training
 
 
 def sparse_bytes(weight: Tensor) -> int:
@@ -43,4 +47,39 @@ def weight_summary(model: nn.Module, controller: Controller | None) -> dict[str,
         "sparsity_total": 1 - nonzeros / count,
         "bytes_dense": sum(parameter.numel() * parameter.element_size() for parameter in parameters),
         "bytes_sparse": sum(sparse_bytes(parameter) for parameter in parameters),
+    }
+
+
+def run_summary(training: Training, scores: dict[str, Any]) -> dict[str, Any]:
+    """Everything that tables and comparisons read of a run.
+
+    Args:
+        training: at its end, its mask final.
+        scores: of the net on the held-out samples.
+    """
+    config, store, stopping, step = training.config, training.store, training.stopping, training.step
+    interventions = [event.kind for event in store.interventions() if event.kind != "skip"]
+    steps, validation = store.measurements("accuracy/validation")
+    _, train = store.measurements("accuracy/train")
+    return {
+        "task": config.task,
+        "policy": config.policy,
+        "seed": config.seed,
+        "steps": step,
+        "stopped_early": stopping.early,
+        "stopped_by_hand": training.steering.stopping,
+        "touched": store.get("touched", False),
+        "reached_goal": stopping.reached_goal,
+        "given_up": training.given_up,
+        **scores,
+        "best_validation": None if stopping.best is None else stopping.best[0],
+        "best_step": None if stopping.best is None else stopping.best_step,
+        "seconds": training.seconds,
+        "grokking": grokking_summary(
+            steps.tolist(), train.tolist(), validation.tolist(), training.seconds / max(1, step)
+        ),
+        "interventions": len(interventions),
+        "interventions_by_kind": {kind: interventions.count(kind) for kind in sorted(set(interventions))},
+        **weight_summary(training.model, training.controller),
+        **cost_summary(config, training.model, training.data.x_test, training.controller, store, step),
     }
