@@ -20,17 +20,17 @@ from surgecollapse.connection import Connection
 from surgecollapse.decide import make_policy
 from surgecollapse.engine import Engine
 from surgecollapse.events import Decision, Event, Intervention, Measurement, Plan, Reading, from_dict, to_dict
-from surgecollapse.gradients.chain import TransformChain
-from surgecollapse.gradients.effects import Effects
 from surgecollapse.interventions import Interventions
 from surgecollapse.modules import unwrap_model
 from surgecollapse.observe.monitors import make_monitors
 from surgecollapse.observe.probe import Probe
 from surgecollapse.observe.scene import Scenes
 from surgecollapse.observe.watch import Watch
+from surgecollapse.optimizer_steps import OptimizerSteps
 from surgecollapse.record import CommandQueue
 from surgecollapse.steering import Steering
-from surgecollapse.step_hooks import StepHooks, overflowed, parameters_of, unscale
+from surgecollapse.step_hooks import StepHooks
+from surgecollapse.timetable import Timetable
 from surgecollapse.types import Policy
 
 if TYPE_CHECKING:
@@ -73,41 +73,28 @@ class Controller:
 
     def _start(self, model: nn.Module, optimizer: Any, options: dict[str, Any]) -> None:
         """Set everything up except hooks."""
-        sparsity, every, rows = options["sparsity"], options["every"], options["rows"]
-        if not 0.0 <= sparsity < 1.0:
-            raise ValueError(
-                f"sparsity must be in [0, 1), the share of prunable weights that end at zero; got {sparsity}"
-            )
-        if every < 1 or rows < 2:
-            raise ValueError(f"every must be at least 1 and rows at least 2, got {every} and {rows}")
-        if 1.0 - sparsity < options["minimum_density"] <= 1.0:
-            raise ValueError(
-                f"sparsity {sparsity:g} leaves less than minimum_density={options['minimum_density']:g} of the "
-                "weights: lower one of them"
-            )
+        _check_numbers(options)
         options |= {option: criterion_of(option, options[option]) for option in ("saliency", "growth")}
         self._options, self._outer, self.model = options, model, unwrap_model(model)
         self._given = list(optimizer) if isinstance(optimizer, list | tuple) else [optimizer]
         self.optimizers: list[Optimizer] = [StepHooks.chain(item)[-1] for item in self._given]
-        self.plan = Plan(sparsity=sparsity, total_steps=options["total_steps"], every=every, seed=options["seed"])
+        self.plan = Plan(**{name: options[name] for name in ("sparsity", "total_steps", "every", "seed")})
         self.policy: Policy = make_policy(options["policy"])
         self.policy.start(self.plan)
         self.step, self.phase, self.finalized = 0, "dense", False
         self.decision: Decision | None = None
         self.events: list[Intervention] = []
         self.readings: deque[Reading] = deque(maxlen=1000)
-        self._next_due = self._searched = 0
-        self._skipped: set[int] = set()
+        self._timetable = Timetable(self._falls_on)
         self._probe = Probe(options["probe"])
         self._random = {role: Generators(options["seed"] + _APART * i) for i, role in enumerate(_ROLES)}
         self._pump = EntropyPump(model, self._random["noise"])
         self._connection = Connection(model, self._given)
-        self._transforms, self._effects = TransformChain(options["transforms"]), Effects()
+        self._steps = OptimizerSteps(self.optimizers, options["transforms"])
         self.watch = self._new_watch()
         self.steering = Steering(self._record)
         self._interventions = Interventions(self)
         self.steering.handlers.update(self._interventions.handlers())
-        self._rates: dict[int, list[Any]] = {}
         self._resolved = self._probe.known
         self._build(self._probe.output_layers(self.model) if self._resolved else ())
         if self._resolved:
@@ -229,51 +216,26 @@ class Controller:
         self._resolve()
         self._begin()
         self._connection.first_step_done()
-        engine, optimizer = self._engine, self.optimizers[index]
-        self._skipped.discard(index)
-        if overflowed(optimizer):
-            self._skipped.add(index)
+        if self._steps.skips(index):
             return
         if self.watch is not None and index == 0:
-            self.watch.before_step(self.step + 1, self.optimizers, engine.weights.shares)
-        self._scale_rates(index)
-        tracked = engine.tracked(index, self._next_due - (self.step + 1))
-        due = self._due and index <= engine.primary  # an optimizer behind it still ends the step that was read
-        if len(self._transforms) or tracked or due:
-            unscale(optimizer)
-            if index == 0:
-                self._effects.clear()
-            self._transforms.apply(optimizer, self._effects if due else None)
-            if due:
-                engine.observer.see_gradients([p.grad for p in parameters_of(optimizer) if p.grad is not None])
-            engine.signal.update(tracked)
-        engine.weights.mask_gradients(engine.groups[index])
-        engine.at_rest.before_step(index, engine.groups[index])
+            self.watch.before_step(self.step + 1, self.optimizers, self._engine.weights.shares)
+        until_due = self._timetable.next - (self.step + 1)
+        self._steps.prepare(index, self._engine, factor=self._interventions.factor, until_due=until_due)
 
     @torch.no_grad()
     def _after(self, index: int) -> None:
         engine = self._engine
-        for group, rate in zip(self.optimizers[index].param_groups, self._rates.pop(index, ()), strict=False):
-            group["lr"] = rate
-        engine.at_rest.after_step(index, engine.groups[index], check=self._due)
-        if index != engine.primary or index in self._skipped:
+        self._steps.put_right(index, engine, check=self._due)
+        if index != engine.primary or self._steps.skipped(index):
             return
         self.step += 1
-        if self._next_due == self.step:
+        if self._timetable.next == self.step:
             self._observe_decide_act()
         engine.observer.end_step()
         if not self.steering.by_hand:
             self.steering.boundary(self.step)
         self._arm()
-
-    def _scale_rates(self, index: int) -> None:
-        """Multiply the learning rates for this one step, by what a person asked for; schedulers see nothing of it."""
-        factor = self._interventions.factor
-        if factor != 1.0:
-            groups = self.optimizers[index].param_groups
-            rates = self._rates.setdefault(index, [group["lr"] for group in groups])
-            for group, rate in zip(groups, rates, strict=False):
-                group["lr"] = rate * factor
 
     def _resolve(self) -> None:
         """Settle what is prunable, once the layer that produces the output can be found."""
@@ -298,29 +260,26 @@ class Controller:
             self._record(decision)
             self._carry_out(decision)
 
-    def _arm(self) -> None:
-        """Arm the reader if a reading falls on the next step; on others no hook exists.
+    def _falls_on(self, step: int) -> bool:
+        """Whether a reading falls on a step, as far as the policy knows now."""
+        return step % self.plan.every == 0 or self.policy.due(step)
 
-        The next reading is looked for only as far ahead as the growth signal must know of it.
-        """
-        step = self.step + 1
-        while self._next_due < step and self._searched < step + self._engine.signal.window:
-            self._searched += 1
-            if self._searched % self.plan.every == 0 or self.policy.due(self._searched):
-                self._next_due = self._searched
+    def _arm(self) -> None:
+        """Arm the reader if a reading falls on the next step; on others no hook exists."""
+        self._timetable.look_ahead(self.step + 1, self._engine.signal.window)  # the growth signal must know so far
         if self._due:
             self._engine.observer.arm()
 
     @property
     def _due(self) -> bool:
         """Whether the step under way is due for a reading."""
-        return self._next_due == self.step + 1
+        return self._timetable.next == self.step + 1
 
     def _observe_decide_act(self) -> None:
         reading = self._engine.observer.read(self.step, self.sparsity)
         self.readings.append(reading)
         self._record(reading)
-        for name, value in self._effects.read().items():
+        for name, value in self._steps.effects.read().items():
             self._record(Measurement(step=self.step, name=name, value=value))
         if self._engine.at_rest.found_values():
             self._log(
@@ -331,9 +290,7 @@ class Controller:
         joined = self._engine.join()
         if joined is not None:
             self._log("join", f"joined the optimizer, prunable from now on: {', '.join(joined) or 'no new weights'}")
-        if self.finalized:
-            return
-        if self._interventions.held:
+        if self.finalized or self._interventions.held:
             return
         if not reading.finite:
             self._engine.actor.rewiring.restore_zeros()
@@ -353,8 +310,7 @@ class Controller:
         if earliest is None or decision.freeze:
             return None
         first = max(earliest, self.step + 1)
-        every = self.plan.every
-        return next((s for s in range(first, first + every) if s % every == 0 or self.policy.due(s)), None)
+        return next(filter(self._falls_on, range(first, first + self.plan.every)), None)
 
     def _carry_out(self, decision: Decision) -> None:
         self.decision, self.phase = decision, decision.phase
@@ -469,14 +425,11 @@ class Controller:
             "random": {role: generators.state_dict() for role, generators in self._random.items()},
             "pump": self._pump.sigma,
             "decision": None if self.decision is None else to_dict(self.decision),
-            "transforms": self._transforms.state_dict(self._all_parameters()),
+            "transforms": self._steps.state_dict(),
             "events": [to_dict(event) for event in self.events],
             **({} if self.watch is None else {"watch": self.watch.state_dict()}),
             **({"interventions": changed} if (changed := self._interventions.state_dict()) else {}),
         }
-
-    def _all_parameters(self) -> list[Tensor]:
-        return [p for optimizer in self.optimizers for p in parameters_of(optimizer)]
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where :meth:`state_dict` was taken. Load the model and the optimizer first.
@@ -494,9 +447,9 @@ class Controller:
             generators.load_state_dict(state["random"][role])
         self._interventions.load_state_dict(state.get("interventions", {}))
         self.policy.load_state_dict(state["policy"]["state"])
-        self._transforms.load_state_dict(state["transforms"], self._all_parameters())
+        self._steps.load_state_dict(state["transforms"])
         self.step, self.phase, self.finalized = state["step"], state["phase"], state["finalized"]
-        self._next_due, self._searched = 0, self.step
+        self._timetable.restart(self.step)
         self.decision = None if state["decision"] is None else from_dict(state["decision"])
         self.events = [from_dict(event) for event in state["events"]]
         self._pump.sigma = state["pump"]
@@ -520,3 +473,17 @@ class Controller:
         given = self._interventions.given_plan
         if (plan := from_dict(state["plan"])) != given:
             raise ValueError(f"this state was saved under {plan}, but this controller was attached with {given}")
+
+
+def _check_numbers(options: Mapping[str, Any]) -> None:
+    """Refuse what is out of range."""
+    sparsity, every, rows = options["sparsity"], options["every"], options["rows"]
+    if not 0.0 <= sparsity < 1.0:
+        raise ValueError(f"sparsity must be in [0, 1), the share of prunable weights that end at zero; got {sparsity}")
+    if every < 1 or rows < 2:
+        raise ValueError(f"every must be at least 1 and rows at least 2, got {every} and {rows}")
+    if 1.0 - sparsity < options["minimum_density"] <= 1.0:
+        raise ValueError(
+            f"sparsity {sparsity:g} leaves less than minimum_density={options['minimum_density']:g} of the "
+            "weights: lower one of them"
+        )
