@@ -176,6 +176,8 @@ def train_one(values: dict[str, Any], folder: Path, data_dir: Path | None) -> di
     from surgecollapse.record import RunStore
 
     begun = (folder / "run.db").is_file()
+    if not begun and folder.is_dir():  # stopped before there was a record: nothing to lose
+        shutil.rmtree(folder)
     result = (
         train(None, folder, resume=True) if begun else train(make_config(**{**values, "data_dir": data_dir}), folder)
     )

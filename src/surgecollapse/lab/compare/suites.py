@@ -61,7 +61,7 @@ _CNN = Entry(
     sparsities=(0.9, 0.95),
 )
 _NOISE = {"label_noise": 0.2}
-_IMAGES: dict[str, Any] = {"optimizer": "adamw", "lr": 1e-3, "schedule": "cosine", "batch_size": 128, "dropout": 0.0}
+_IMAGES: dict[str, Any] = {"optimizer": "adamw", "schedule": "cosine", "batch_size": 128, "dropout": 0.0}
 
 _GPT = Entry(
     label="kjv-gpt",
@@ -73,7 +73,7 @@ _GPT = Entry(
         "activation": "gelu",
         "text_length": 64,
         "optimizer": "adamw",
-        "lr": 3e-3,
+        "lr": 1e-2,
         "schedule": "cosine",
         "warmup": 50,
         "weight_decay": 0.1,
@@ -127,19 +127,26 @@ _ALL = (
             Entry(
                 label="mnist-mlp",
                 title="MNIST, LeNet-300-100",
-                settings={**_IMAGES, "task": "mnist", "model": "mlp", "widths": (300, 100), "steps": 4_000},
+                settings={**_IMAGES, "task": "mnist", "model": "mlp", "widths": (300, 100), "lr": 3e-3, "steps": 4_000},
                 sparsities=(0.9, 0.98),
             ),
             Entry(
                 label="mnist-cnn",
                 title="MNIST, CNN 16-32",
-                settings={**_IMAGES, "task": "mnist", "model": "cnn", "widths": (16, 32), "steps": 1_500},
+                settings={**_IMAGES, "task": "mnist", "model": "cnn", "widths": (16, 32), "lr": 1e-2, "steps": 1_500},
                 sparsities=(0.9, 0.98),
             ),
             Entry(
                 label="fashion-cnn",
                 title="Fashion-MNIST, CNN 16-32",
-                settings={**_IMAGES, "task": "fashion-mnist", "model": "cnn", "widths": (16, 32), "steps": 2_000},
+                settings={
+                    **_IMAGES,
+                    "task": "fashion-mnist",
+                    "model": "cnn",
+                    "widths": (16, 32),
+                    "lr": 2e-2,
+                    "steps": 2_000,
+                },
                 sparsities=(0.9,),
             ),
             _GPT,
@@ -155,7 +162,7 @@ _ALL = (
                     "text_length": 80,
                     "train_samples": None,
                     "optimizer": "adamw",
-                    "lr": 5e-3,
+                    "lr": 1e-2,
                     "schedule": "cosine",
                     "warmup": 0,
                     "weight_decay": 0.0,
@@ -171,7 +178,7 @@ _ALL = (
     Suite(
         name="long-text",
         description="the GPT of full for 4,000 steps instead of 1,000: do waves pay when there is time to learn?",
-        entries=(replace(_GPT, settings={**_GPT.settings, "steps": 4_000}),),
+        entries=(replace(_GPT, settings={**_GPT.settings, "lr": 3e-3, "steps": 4_000}),),
     ),
 )
 
