@@ -65,7 +65,7 @@ _IMAGES: dict[str, Any] = {"optimizer": "adamw", "schedule": "cosine", "batch_si
 
 _GPT = Entry(
     label="kjv-gpt",
-    title="King James text, next character, GPT of 1 M parameters",
+    title="King James text, GPT of 1 M parameters",
     settings={
         "task": "kjv",
         "model": "gpt",
