@@ -5,12 +5,13 @@
 
 Gradual pruning and forms of surge-collapse at the sparsity of tuning, on the tuning seed and those after it, which no
 report uses. A net's rate is the one with the best mean over gradual pruning and surge-collapse. A finished run is a
-row in ``forms/rows.jsonl``, in the form of ``surgecollapse compare``, and is not repeated.
+row in ``forms/rows.jsonl``, in the form of ``surgecollapse compare``, and is not repeated; tables are beside it.
 """
 
 from __future__ import annotations
 
 import argparse
+import shlex
 import statistics
 from dataclasses import replace
 from itertools import product
@@ -20,7 +21,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from surgecollapse.lab.compare.plan import TUNING_SEED, Cell, identity, make_cell, merged, version
+from surgecollapse.lab.compare.plan import TUNING_SEED, Cell, identity, make_cell, merged
 from surgecollapse.lab.compare.pool import Pool, cores
 from surgecollapse.lab.compare.rows import Rows, only_writer
 from surgecollapse.lab.compare.suites import SUITES, Entry
@@ -87,11 +88,16 @@ def main() -> None:
         for done in pool.run(missing, lambda: False, progress.refresh):
             if done.row is None:
                 raise SystemExit(f"{done.cell.name}: {done.error}")
-            facts = {name: getattr(done.cell, name) for name in ("key", "entry", "method", "sparsity", "seed", "trial")}
             config = identity(as_mapping(done.cell.config))
-            rows.append({**facts, "version": version(), **done.row, "wall": done.row["seconds"], "config": config})
+            rows.append({**done.cell.facts, **done.row, "wall": done.row["seconds"], "config": config})
             progress.advance(bar)
-    print(table({where: row["accuracy_validation"] for where, at in jobs.items() if (row := rows.get(at.key))}, titles))
+    found = {where: row["accuracy_validation"] for where, at in jobs.items() if (row := rows.get(at.key))}
+    flags = f" --rates {' '.join(titles.values())}" if given.rates else ""
+    nets = f" --entries {' '.join(given.entries)} --methods {shlex.join(given.methods)}"
+    command = f"python benchmarks/forms.py --data-dir DATA{nets}{flags} --seeds {given.seeds}"
+    text = f"`{command}`\n\nValidation accuracy in percent, mean over seeds.\n\n{table(found, titles)}\n"
+    (given.out / f"{'rates' if given.rates else 'forms'}.md").write_text(text, encoding="utf-8")
+    print(text)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surgecollapse.lab.compare.display import Display, Quiet
-from surgecollapse.lab.compare.plan import Cell, Plan, identity, unique, version
+from surgecollapse.lab.compare.plan import Cell, Plan, identity, unique
 from surgecollapse.lab.compare.pool import Pool, cores
 from surgecollapse.lab.compare.results import Panel, Tuned, choose_trial, panels
 from surgecollapse.lab.compare.rows import Rows, only_writer
@@ -188,22 +188,13 @@ class Comparison:
 
     def _keep(self, done: Done, wall: float, display: Display) -> None:
         cell = done.cell
-        facts: dict[str, Any] = {
-            "key": cell.key,
-            "entry": cell.entry,
-            "method": cell.method,
-            "sparsity": cell.sparsity,
-            "seed": cell.seed,
-            "trial": cell.trial,
-            "version": version(),
-        }
         if done.row is None:
             self.failures[cell.name] = str(done.error)
             display.note(f"failed: {cell.name}: {done.error}")
-            self.rows.append({**facts, "error": done.error})
+            self.rows.append({**cell.facts, "error": done.error})
             return
         config = identity(as_mapping(cell.config))
-        self.rows.append({**facts, **done.row, "wall": round(wall, 3), "config": config})
+        self.rows.append({**cell.facts, **done.row, "wall": round(wall, 3), "config": config})
 
     def _choose(self) -> None:
         """Choose settings for every method all of whose trials have ended."""

@@ -52,6 +52,12 @@ class Cell:
         run = f"seed {self.seed}" if self.trial is None else f"trial {self.trial + 1}"
         return f"{self.entry} {self.method}{target} {run}"
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a row says of the cell beside its configuration."""
+        own = ("key", "entry", "method", "sparsity", "seed", "trial")
+        return {**{name: getattr(self, name) for name in own}, "version": version()}
+
 
 def choose(names: Sequence[str], known: Mapping[str, Thing], *, what: str) -> list[Thing]:
     """Look names up, in the order in which they were given.
