@@ -116,7 +116,8 @@ _PRODUCT = {
 _ATTENTION = {
     "plain": {"task": "prieto-transformer", **_TENS},
     "decay 1.5": {"task": "prieto-transformer-decay", **_TENS},
-    "⊥AdamW": {"task": "prieto-transformer-orthograd", **_TENS},
+    "stablemax": {"task": "prieto-transformer-stablemax", **_TENS, "steps": 20_000},
+    "⊥AdamW": {"task": "prieto-transformer-orthograd", **_TENS, "steps": 10_000},
 }
 _PARITY = {
     "plain": {"task": "prieto-parity", **_SHORT},
@@ -145,6 +146,7 @@ _QM9 = {
     "ema": {"task": "grokfast-qm9"},
     "its weight decay, no filter": {"task": "grokfast-qm9-baseline", "weight_decay": 0.01},
 }
+_NANDA = {"weight decay 1": {"task": "nanda-modular", "evaluate_every": 100, "stop_at_accuracy": 0.95}}
 ARMS: dict[str, dict[str, dict[str, Any]]] = {
     "multiplication": _TRANSFORMER,
     "division": {name: {**settings, "operation": "div"} for name, settings in _TRANSFORMER.items()},
@@ -152,6 +154,7 @@ ARMS: dict[str, dict[str, dict[str, Any]]] = {
     "product": _PRODUCT,
     "transformer": _ATTENTION,
     "parity": _PARITY,
+    "nanda": _NANDA,
     "mnist": _MNIST,
     "imdb": _IMDB,
     "qm9": _QM9,
@@ -159,8 +162,9 @@ ARMS: dict[str, dict[str, dict[str, Any]]] = {
     "ablations-125": _ABLATIONS_125,
 }
 """Methods by task: Grokfast's transformer on x·y and on x/y mod 97; Prieto et al.'s perceptron on x+y and x·y mod 113,
-their transformer on x+y, and sparse parity; 1,000 digits of MNIST with initial weights × 8; film reviews, the smaller
-version; 50 molecules of QM9; and the record on x·y with one thing changed. Many runs end sooner than in the papers."""
+their transformer on x+y, and sparse parity; Nanda et al.; 1,000 digits of MNIST with initial weights × 8; film reviews,
+the smaller version; 50 molecules of QM9; and the record on x·y with one thing changed. Many end sooner than in the
+papers."""
 
 
 def single_thread() -> None:
@@ -236,8 +240,8 @@ def chosen(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     if unknown:
         raise SystemExit(f"unknown method {unknown[0]!r}: expected {', '.join(known)}")
     picked = {name: known[name] for name in options.methods or known}
-    shorter = {} if options.steps is None else {"steps": options.steps}
-    return {name: {**settings, **shorter} for name, settings in picked.items()}
+    common = {"device": options.device, **({} if options.steps is None else {"steps": options.steps})}
+    return {name: {**settings, **common} for name, settings in picked.items()}
 
 
 def run_all(methods: dict[str, dict[str, Any]], options: argparse.Namespace) -> tuple[dict[str, list[dict]], float]:
@@ -455,6 +459,16 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
+def hardware(options: argparse.Namespace) -> str:
+    """What the runs of this call train on."""
+    import torch
+
+    share = f"{options.jobs} process(es) of one thread"
+    if options.device == "cuda" and torch.cuda.is_available():
+        return f"{torch.cuda.get_device_name()}, {share}"
+    return f"{processor()}, {share}"
+
+
 def main() -> None:
     """Run what is missing, write table and plot, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -465,6 +479,7 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=0, help="tuning takes others than the report: 1000 and on")
     parser.add_argument("--steps", type=int, help="end runs after that many steps")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes of one thread")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where nets train")
     parser.add_argument("--stacked", action="store_true", help="train the seeds of a method as one batched model")
     parser.add_argument("--show", action="store_true", help="train nothing: table and plot of the rows that are there")
     parser.add_argument("--data-dir", type=Path, help="folder with the four files of MNIST")
@@ -486,7 +501,7 @@ def main() -> None:
     facts = [
         f"`{shlex.join(['python', 'benchmarks/grokking.py', *sys.argv[1:]])}`",
         "",
-        f"{processor()}, {options.jobs} process(es) of one thread; python {platform.python_version()}, torch "
+        f"{hardware(options)}; python {platform.python_version()}, torch "
         f"{torch.__version__}. Training seconds of all rows: {trained:,.0f}; this call took {elapsed:,.0f}.",
     ]
     text = as_markdown(rows, facts, os.path.relpath(picture, stem.parent) if drawn else None)

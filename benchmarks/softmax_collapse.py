@@ -2,6 +2,7 @@
 
     python benchmarks/softmax_collapse.py                               # 3 losses × 3 fractions: about an hour
     python benchmarks/softmax_collapse.py --fractions 0.7 --steps 2000
+    python benchmarks/softmax_collapse.py --seeds 5 --device cuda
 
 The paper's perceptron on x+y mod 113, AdamW without weight decay, full batch, with the softmax in float32, the softmax
 in float64 and StableMax; weights are float32 in all three (in the paper StableMax's are float64). Recorded at every
@@ -14,6 +15,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -44,11 +47,11 @@ def shares(name: str, logits: Tensor, target: Tensor) -> tuple[float, float]:
     return softmax_collapse(wide).item(), zero_loss_share(wide, target).item()
 
 
-def train(name: str, fraction: float, seed: int, steps: int, every: int) -> dict[str, Any]:
+def train(name: str, fraction: float, seed: int, steps: int, every: int, device: str) -> dict[str, Any]:
     """One run: rows of step, training and validation accuracy, share of collapsed and of zero losses."""
     config = make_config(task=LOSSES[name][0], precision="float32", train_fraction=fraction, seed=seed, steps=steps)
-    data = load_data(config)
-    model = build_model(config, data)
+    data = load_data(config).to(torch.device(device))
+    model = build_model(config, data).to(device)
     optimizer, loss = make_optimizer(config, model), make_loss(config, data)
     curve: list[list[float]] = []
     began = time.perf_counter()
@@ -71,7 +74,7 @@ def train(name: str, fraction: float, seed: int, steps: int, every: int) -> dict
     print(flush=True)
     return {
         "loss": name, "fraction": fraction, "seed": seed, "steps": steps,
-        "seconds": round(time.perf_counter() - began, 1),
+        "device": device, "seconds": round(time.perf_counter() - began, 1),
         "columns": ["step", "train", "validation", "collapsed", "zero loss"],
         "curve": [[row[0], *(round(value, 4) for value in row[1:])] for row in curve],
     }  # fmt: skip
@@ -129,6 +132,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1, help="how many seeds")
     parser.add_argument("--steps", type=int, default=4_000, help="of a run")
     parser.add_argument("--every", type=int, default=50, help="steps between two evaluations")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where nets train")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "grokking")
     parser.add_argument("--picture", type=Path, help="file of the plot; default: OUT/softmax-collapse.png")
     options = parser.parse_args()
@@ -143,14 +147,15 @@ def main() -> None:
                 key = {"loss": name, "fraction": fraction, "seed": seed, "steps": options.steps}
                 row = next((row for row in done if key.items() <= row.items()), None)
                 if row is None:
-                    row = train(name, fraction, seed, options.steps, options.every)
+                    row = train(name, fraction, seed, options.steps, options.every, options.device)
                     with log.open("a") as file:
                         file.write(json.dumps(row) + "\n")
                 wanted.append(row)
     text = table(wanted)
-    command = f"`python benchmarks/softmax_collapse.py --steps {options.steps}`"
+    command = shlex.join(["python", "benchmarks/softmax_collapse.py", *sys.argv[1:]])
+    place = torch.cuda.get_device_name() if options.device == "cuda" else "one thread"
     log.with_suffix(".md").write_text(
-        f"# Softmax collapse, x+y mod 113\n\n{command}; one thread, torch {torch.__version__}\n\n{text}\n"
+        f"# Softmax collapse, x+y mod 113\n\n`{command}`; {place}, torch {torch.__version__}\n\n{text}\n"
     )
     draw(wanted, options.picture or log.with_suffix(".png"))
     print(text)

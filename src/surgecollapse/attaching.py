@@ -102,6 +102,7 @@ def attach(
         compile: put the masks on large weights in one compiled pass each (``torch.compile``; the first masked step
             takes seconds): a quarter of the memory for masks, nine tenths of the time, the same values. For nets of
             millions of weights on a CPU; without a C++ compiler there is one warning, and plain operations do the work.
+            On a GPU it made a step slower.
 
     Returns:
         The controller; a context manager that detaches on exit.

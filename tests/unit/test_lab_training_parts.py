@@ -13,12 +13,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 from surgecollapse.lab.batches import Batches
-from surgecollapse.lab.config import ConfigError, make_config
+from surgecollapse.lab.compare.plan import key_of
+from surgecollapse.lab.config import ConfigError, as_mapping, make_config
 from surgecollapse.lab.data import load_data
 from surgecollapse.lab.evaluate import predict
 from surgecollapse.lab.models import MLP, AutoregressiveMLP, OneLayerTransformer, SmallCNN, build_model
 from surgecollapse.lab.objective import make_loss, make_optimizer, rate_factor
 from surgecollapse.lab.progress import Lines, Snapshot
+from surgecollapse.lab.run import train
 from surgecollapse.lab.sketch import CountSketch
 from surgecollapse.lab.summary import weight_summary
 
@@ -282,3 +284,23 @@ def test_plain_lines_say_where_the_run_is():
         "digits none: 10 steps, going on after 4",
         "step 5/10  sparse  sparsity 50.0%  entropy 0.250  loss 1.000  accuracy 75.0%",
     ]
+
+
+def test_a_gpu_that_is_not_there_is_refused_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match=r"device = 'cuda': torch sees no GPU here .*or train with device = 'cpu'"):
+        train(make_config(task="digits", device="cuda", steps=2), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_where_a_run_trained_does_not_make_it_another():
+    here, there = (as_mapping(make_config(task="digits", device=device)) for device in ("cpu", "cuda"))
+    assert key_of(here) == key_of(there)
+
+
+def test_samples_that_lie_there_already_are_not_copied():
+    data = load_data(make_config(task="digits"))
+    assert data.to(torch.device("cpu")) is data
+    moved = data.to(torch.device("meta"))
+    assert {t.device.type for t in (moved.x_train, moved.y_train, moved.x_test, moved.y_validation)} == {"meta"}
+    assert (moved.name, moved.source) == (data.name, data.source)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from surgecollapse.functional.filters import is_stable, largest_pole
 from surgecollapse.gradients.blocks import BLOCK, blocks
-from surgecollapse.gradients.slow_gradients import SlowGradients, State, slots_like, state_dtype
+from surgecollapse.gradients.slow_gradients import SlowGradients, State, Together, slots_like, state_dtype
+
+if TYPE_CHECKING:
+    from surgecollapse.gradients.side_by_side import SideBySide
 
 
 class GradientFilter(SlowGradients):
@@ -97,7 +101,7 @@ class GradientFilter(SlowGradients):
         ]
 
     def _new_state(self, grad: Tensor) -> State:
-        like = torch.empty_like(grad, dtype=state_dtype(grad))
+        like = torch.empty_like(grad, dtype=state_dtype(grad.dtype))
         memory = slots_like(self.order, like, like.dtype)
         return {"memory": memory, "started": torch.tensor(self.start == "zero", device=grad.device)}
 
@@ -113,7 +117,7 @@ class GradientFilter(SlowGradients):
             self._filter_block(grads, memory)
 
     def _filter_block(self, grads: list[Tensor], memory: list[list[Tensor]]) -> None:
-        precise = [state_dtype(grad) for grad in grads]
+        precise = [state_dtype(grad.dtype) for grad in grads]
         given = [grad.to(dtype) for grad, dtype in zip(grads, precise, strict=True)]  # no copy where it is the same
         results = torch._foreach_mul(given, self.b[0])
         if memory:
@@ -133,22 +137,27 @@ class GradientFilter(SlowGradients):
         elif self.lamb:
             torch._foreach_add_(grads, results, alpha=self.lamb)
 
-    def _filter_flagged(self, state: State, grad: Tensor, finite: Tensor) -> None:
-        memory, started = state["memory"], state["started"]
-        precise = grad.to(memory.dtype)
-        old = list(memory.unbind(0))
+    def _new_matrices(self, rows: SideBySide, dtype: torch.dtype) -> State:
+        memory = rows.zeros(state_dtype(dtype), self.order)
+        started = torch.full((len(rows.shapes),), self.start == "zero", device=memory.device)
+        return {"memory": memory, "started": started}
+
+    def _filter_rows(self, together: Together, finite: Tensor) -> bool:
+        memory, started, grads = together.state["memory"], together.state["started"], together.grads
+        here, old = together.rows.each_row(finite), list(memory.unbind(0))
         if self.start == "gradient":
-            old = [torch.where(started, z, precise * value) for z, value in zip(old, self._steady(), strict=True)]
-        result = precise * self.b[0] + old[0] if old else precise * self.b[0]
+            begun = together.rows.each_row(started)
+            old = [torch.where(begun, z, grads * value) for z, value in zip(old, self._steady(), strict=True)]
+        result = grads * self.b[0] + old[0] if old else grads * self.b[0]
         for i, held in enumerate(memory.unbind(0), start=1):
             moved = old[i] if i < self.order else torch.zeros_like(result)
-            moved = moved + precise * self.b[i] - result * self.a[i]
-            held.copy_(torch.where(finite, moved, held))
+            moved = moved + grads * self.b[i] - result * self.a[i]
+            held.copy_(torch.where(here, moved, held))
         started.logical_or_(finite)
-        if self.replace:
-            grad.copy_(torch.where(finite, (result * self.lamb).to(grad.dtype), grad))
-        elif self.lamb:
-            grad.copy_(torch.where(finite, grad.add(result, alpha=self.lamb), grad))
+        if not self.replace:
+            result = torch.add(grads, result, alpha=self.lamb)
+        grads.copy_(torch.where(here, result * self.lamb if self.replace else result, grads))
+        return bool(self.lamb)
 
     def _restored(self, saved: State, param: Tensor) -> State:
         wanted = (self.order, *param.shape)

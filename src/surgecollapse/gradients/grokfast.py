@@ -8,26 +8,33 @@ What they share:
 * State is made for a parameter when its first gradient comes, and holds copies only: gradients zeroed in place
   (``zero_grad(set_to_none=False)``) and gradients made anew give the same results.
 * A gradient with a non-finite entry leaves its parameter's state as it is, and is left as it is. On the CPU such
-  parameters are left out; elsewhere a flag on the device selects, and the host does not wait for it.
+  parameters are left out; elsewhere a flag on the device selects, and the host does not wait for it (the sign of a
+  zero may change there).
+* On an accelerator the state of all parameters lies side by side, and each operation is launched once for all of them;
+  that takes the memory of one more copy of the gradients.
 * With ``lamb=0`` gradients are not touched at all.
 * With ``compile=True`` large tensors are filtered in one compiled pass each (``torch.compile``; the first steps take
-  seconds), which is what memory asks for and no more. Results differ by float rounding, and non-finite values are dealt
-  with entry by entry: such an entry passes as it is and leaves its own state alone, while its neighbours are filtered,
-  since looking at all of them first would be another pass. Without a compiler there is one warning, and plain
-  operations do the work.
+  seconds), which is what memory asks for and no more. Results differ by float rounding, and on the CPU non-finite
+  values are dealt with entry by entry: such an entry passes as it is and leaves its own state alone, while its
+  neighbours are filtered, since looking at all of them first would be another pass. Without a compiler there is one
+  warning, and plain operations do the work.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from surgecollapse.gradients.blocks import BLOCK, blocks
-from surgecollapse.gradients.passes import ema_pass, ma_pass
-from surgecollapse.gradients.slow_gradients import SlowGradients, State, copy_of, slots_like, state_dtype
+from surgecollapse.gradients.passes import ema_pass, ema_rows, ma_pass, ma_rows
+from surgecollapse.gradients.slow_gradients import SlowGradients, State, Together, copy_of, slots_like, state_dtype
 from surgecollapse.single_pass import flattened, in_one_pass
+
+if TYPE_CHECKING:
+    from surgecollapse.gradients.side_by_side import SideBySide
 
 
 class Grokfast(SlowGradients):
@@ -84,7 +91,7 @@ class Grokfast(SlowGradients):
         return f"Grokfast(alpha={self.alpha}, lamb={self.lamb}, start={self.start!r})"
 
     def _new_state(self, grad: Tensor) -> State:
-        average = torch.zeros_like(grad, dtype=state_dtype(grad))
+        average = torch.zeros_like(grad, dtype=state_dtype(grad.dtype))
         return {"average": average, "started": torch.tensor(self.start == "zero", device=grad.device)}
 
     def _filter_finite(self, items: list[tuple[State, Tensor]]) -> None:
@@ -112,14 +119,21 @@ class Grokfast(SlowGradients):
         state["started"].fill_(True)
         return True
 
-    def _filter_flagged(self, state: State, grad: Tensor, finite: Tensor) -> None:
-        average, started = state["average"], state["started"]
-        precise = grad.to(average.dtype)
-        moved = torch.lerp(torch.where(started, average, precise), precise, 1.0 - self.alpha)
-        average.copy_(torch.where(finite, moved, average))
+    def _new_matrices(self, rows: SideBySide, dtype: torch.dtype) -> State:
+        average = rows.zeros(state_dtype(dtype))
+        started = torch.full((len(rows.shapes),), self.start == "zero", device=average.device)
+        return {"average": average, "started": started}
+
+    def _filter_rows(self, together: Together, finite: Tensor) -> bool:
+        average, started = together.state["average"], together.state["started"]
+        weight = torch.full(started.shape, 1.0 - self.alpha, dtype=torch.float64, device=started.device)
+        numbers = [weight.where(started, 1.0), finite * self.lamb]
+        weights, scales = (together.rows.each_row(number).to(average.dtype) for number in numbers)
+        arguments = average, together.grads, together.rows.each_row(finite), weights, scales
+        if not (self.compile and in_one_pass(ema_rows, *arguments)):
+            ema_rows(*arguments)
         started.logical_or_(finite)
-        if self.lamb:
-            grad.copy_(torch.where(finite, grad.add(average, alpha=self.lamb), grad))
+        return bool(self.lamb)
 
     def _restored(self, saved: State, param: Tensor) -> State:
         if saved["average"].shape != param.shape:
@@ -195,7 +209,7 @@ class GrokfastMA(SlowGradients):
         return f"GrokfastMA(window={self.window}, lamb={self.lamb}, warmup={self.warmup}, filter={self.filter!r})"
 
     def _new_state(self, grad: Tensor) -> State:
-        total = torch.zeros_like(grad, dtype=state_dtype(grad))
+        total = torch.zeros_like(grad, dtype=state_dtype(grad.dtype))
         seen = torch.zeros((), dtype=torch.long, device=grad.device)
         slots = slots_like(self.window, total, self.buffer_dtype or grad.dtype)
         # Parameters begin their turns apart, so that their fresh sums do not all fall on the same steps.
@@ -220,8 +234,6 @@ class GrokfastMA(SlowGradients):
             self._sum_afresh(state)
 
     def _filter_once(self, state: State, grad: Tensor) -> bool:
-        if grad.device.type != "cpu":
-            return False  # the host would have to wait for the number of gradients seen
         seen = int(state["seen"])
         scale = self._scale(seen + 1)
         flat = flattened((state["total"], state["gradients"][seen % self.window], grad))
@@ -236,19 +248,34 @@ class GrokfastMA(SlowGradients):
             return 0.0
         return self.lamb / min(seen, self.window) if self.filter == "mean" else self.lamb
 
-    def _filter_flagged(self, state: State, grad: Tensor, finite: Tensor) -> None:
-        slots, total, seen = state["gradients"], state["total"], state["seen"]
-        position = (seen % self.window).reshape(1)
-        leaving = slots.index_select(0, position)[0]
-        coming = torch.where(finite, grad.to(slots.dtype), leaving)
-        total.copy_(torch.where(finite, total - leaving + coming, total))
-        slots.index_copy_(0, position, coming[None])
+    def _new_matrices(self, rows: SideBySide, dtype: torch.dtype) -> State:
+        total, slots = rows.zeros(state_dtype(dtype)), rows.zeros(self.buffer_dtype or dtype, self.window)
+        seen = torch.zeros(len(rows.shapes), dtype=torch.long, device=total.device)
+        turn = torch.zeros(len(rows.shapes), dtype=torch.long)  # the host must know it
+        return {"gradients": slots, "total": total, "seen": seen, "turn": turn}
+
+    def _filter_rows(self, together: Together, finite: Tensor) -> bool:
+        slots, total, seen = (together.state[name] for name in ("gradients", "total", "seen"))
+        place = together.rows.each_row(seen % self.window).squeeze(1)
         seen.add_(finite)
-        if self.lamb:
-            ready = finite & (seen >= self.window) if self.warmup else finite
-            divisor = seen.clamp(1, self.window) if self.filter == "mean" else 1
-            grad.copy_(torch.where(ready, grad + total * (self.lamb / divisor), grad))
-        self._sum_afresh(state)
+        ready = finite & (seen >= self.window) if self.warmup else finite
+        divisor = seen.clamp(1, self.window) if self.filter == "mean" else 1
+        scales = together.rows.each_row(ready.double() * self.lamb / divisor).to(total.dtype)
+        row = torch.arange(len(total), device=total.device)
+        arguments = total, slots, together.grads, place, row, together.rows.each_row(finite), scales
+        if not (self.compile and in_one_pass(ma_rows, *arguments)):
+            ma_rows(*arguments)
+        self._sum_rows_afresh(together)
+        return bool(self.lamb)
+
+    def _sum_rows_afresh(self, together: Together) -> None:
+        """As :meth:`_sum_afresh`, for a share of the rows of every parameter."""
+        total, slots, rows = together.state["total"], together.state["gradients"], together.rows
+        turns = together.state["turn"]
+        share = rows.turns(self.window)[int(turns[0])]
+        turns.add_(1).remainder_(self.window)
+        if len(share):
+            total.index_copy_(0, share, slots.index_select(1, share).sum(0, dtype=total.dtype))
 
     def _sum_afresh(self, state: State) -> None:
         """Replace the running sum of one slice of the entries by the direct sum; all have had it after w calls."""
@@ -263,7 +290,7 @@ class GrokfastMA(SlowGradients):
             return
         columns = state["gradients"].as_strided((self.window, count), (count, 1))[:, first : first + length]
         sums = total.as_strided((count,), (1,))[first : first + length]
-        if columns.dtype == sums.dtype or total.device.type != "cpu":
+        if columns.dtype == sums.dtype:
             torch.sum(columns, 0, dtype=sums.dtype, out=sums)
             return
         # The CPU casts before it sums: block by block, or the cast would be as large as the parameter.
@@ -278,6 +305,7 @@ class GrokfastMA(SlowGradients):
             found = tuple(saved["gradients"].shape)
             raise ValueError(f"the saved window has the shape {found}, expected {wanted}: keep window= as it was")
         state = {name: copy_of(value, param.device) for name, value in saved.items() if name != "gradients"}
+        state["turn"] = int(saved["turn"])
         state["gradients"] = slots_like(self.window, state["total"], saved["gradients"].dtype)
         state["gradients"].copy_(saved["gradients"])
         return state

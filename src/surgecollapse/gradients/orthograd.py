@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from surgecollapse.functional.projections import gram, inner_product, projection_factors, relative_floor
 from surgecollapse.gradients.blocks import blocks
+from surgecollapse.gradients.side_by_side import SideBySide, groups
 
 
 class OrthoGrad:
@@ -23,6 +24,7 @@ class OrthoGrad:
     * One-dimensional and single-element parameters are left alone: their gradient is mostly, or wholly, along
       themselves.
     * A zero weight, a zero gradient and non-finite gradients are left as they are.
+    * On an accelerator tensors are taken together, 16 million entries at a time, in a copy of weights and gradients.
 
     Args:
         rescale: bring g⊥ back to the norm of g, as the published code does; ``False``: eq. 12 of the paper.
@@ -52,6 +54,7 @@ class OrthoGrad:
             raise ValueError(f"floor must lie in (0, 1], got {floor}")
         self.rescale, self.floor = bool(rescale), floor
         self._only = None if parameters is None else dict.fromkeys(parameters)
+        self._layouts: dict[tuple[tuple[torch.Size, ...], torch.device], SideBySide] = {}
 
     def __repr__(self) -> str:
         return f"OrthoGrad(rescale={self.rescale}, floor={self.floor})"
@@ -71,21 +74,58 @@ class OrthoGrad:
             pair = (torch.view_as_real(weight), torch.view_as_real(grad)) if grad.is_complex() else (weight, grad)
             alike.setdefault((grad.device, pair[1].dtype), []).append(pair)
         for (device, dtype), pairs in alike.items():
-            along, factor = self._factors(pairs, dtype)
-            change = _change_on_host if device.type == "cpu" else _change
-            change(pairs, along, factor)
+            if self._waits_for(device):
+                self._project(pairs, dtype)
+            else:
+                for some in groups(pairs):
+                    self._project_together(some, dtype)
 
-    def _factors(self, pairs: list[tuple[Tensor, Tensor]], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        products = torch.stack([gram(weight, grad) for weight, grad in pairs]).unbind(1)
+    @staticmethod
+    def _waits_for(device: torch.device) -> bool:
+        # Looking at a number costs nothing on the CPU; on an accelerator the host would wait for all work under way.
+        return device.type == "cpu"
+
+    def _project(self, pairs: list[tuple[Tensor, Tensor]], dtype: torch.dtype) -> None:
+        def left(along: Tensor) -> Tensor:
+            rests = [grad - number * weight for (weight, grad), number in zip(pairs, along, strict=True)]
+            return torch.stack([inner_product(rest, rest) for rest in rests])
+
+        along, factor = self._factors(torch.stack([gram(weight, grad) for weight, grad in pairs]), dtype, left)
+        _change_on_host(pairs, along, factor)
+
+    def _project_together(self, pairs: list[tuple[Tensor, Tensor]], dtype: torch.dtype) -> None:
+        """Every operation is launched once for all pairs, and the numbers stay on the device."""
+        weights, grads = [weight for weight, _ in pairs], [grad for _, grad in pairs]
+        shapes, device = tuple(grad.shape for grad in grads), grads[0].device
+        if (shapes, device) not in self._layouts:
+            self._layouts[shapes, device] = SideBySide(shapes, device)
+        rows = self._layouts[shapes, device]
+        precise = torch.promote_types(dtype, torch.float32)
+        w, g = rows.zeros(precise), rows.zeros(precise)
+        inside = rows.views(g)
+        torch._foreach_copy_(rows.views(w), weights)
+        torch._foreach_copy_(inside, grads)
+
+        def left(along: Tensor) -> Tensor:
+            rest = torch.addcmul(g, w, rows.each_row(along).to(precise), value=-1)
+            return rows.sums(rest, rest)[:, 0]
+
+        along, factor = self._factors(rows.sums(w, g), dtype, left)
+        changed = torch.addcmul(g, w, rows.each_row(along).to(precise), value=-1)
+        changed.mul_(rows.each_row(factor).to(precise))
+        g.copy_(torch.where(rows.each_row(along) == 0, g, changed))  # what is not sound is left as it is
+        torch._foreach_copy_(grads, inside)
+
+    def _factors(self, products: Tensor, dtype: torch.dtype, left: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        """Numbers of the projection and of the rescaling, from w·g, w·w and g·g of every pair (pairs, 3)."""
+        numbers = products.unbind(1)
         floor = relative_floor(dtype) if self.floor is None else self.floor
-        along, factor = projection_factors(*products, floor=floor)
+        along, factor = projection_factors(*numbers, floor=floor)
         if not self.rescale:
             return along, torch.ones_like(factor)
         if dtype == torch.float64:
             # The difference of float64 products knows a small ‖g⊥‖ of float32 gradients, but not of float64 ones.
-            rests = [grad - number * weight for (weight, grad), number in zip(pairs, along, strict=True)]
-            left = torch.stack([inner_product(rest, rest) for rest in rests])
-            along, factor = projection_factors(*products, floor=floor, left=left)
+            along, factor = projection_factors(*numbers, floor=floor, left=left(along))
         return along, factor
 
     def state_dict(self, params: Sequence[Tensor]) -> dict[str, Any]:  # noqa: ARG002
@@ -124,11 +164,3 @@ def _change_on_host(pairs: list[tuple[Tensor, Tensor]], along: Tensor, factor: T
                 grad.copy_(grad.float().sub_(weight.float(), alpha=number).mul_(scale))
             else:
                 grad.sub_(weight, alpha=number).mul_(scale)
-
-
-def _change(pairs: list[tuple[Tensor, Tensor]], along: Tensor, factor: Tensor) -> None:
-    # The numbers stay on the device: the host does not wait for the gradients.
-    for (weight, grad), number, scale in zip(pairs, along, factor, strict=True):
-        precise = torch.promote_types(grad.dtype, torch.float32)
-        rest = torch.addcmul(grad.to(precise), weight.to(precise), number.to(precise), value=-1).mul_(scale)
-        grad.copy_(torch.where(number == 0, grad, rest))

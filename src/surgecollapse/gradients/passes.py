@@ -52,3 +52,51 @@ def ma_pass(total: Tensor, slot: Tensor, grad: Tensor, scale: Tensor) -> None:
     total.copy_(torch.where(finite, moved, total))
     slot.copy_(coming)
     grad.copy_(result)
+
+
+def ema_rows(average: Tensor, grads: Tensor, finite: Tensor, weights: Tensor, scales: Tensor) -> None:
+    """One step of Grokfast-EMA for many parameters: h ← h + w(g − h), g ← g + s h, in rows whose parameter is finite.
+
+    Args:
+        average: h (rows, entries), changed in place.
+        grads: g, changed in place.
+        finite: bool (rows, 1).
+        weights: w (rows, 1): 1 − α, or 1 where h holds nothing yet.
+        scales: s (rows, 1): λ, and 0 in rows that are not finite.
+
+    >>> average, grads = torch.tensor([[1.0], [1.0]]), torch.tensor([[3.0], [float("inf")]])
+    >>> half, two = torch.full((2, 1), 0.5), torch.tensor([[2.0], [0.0]])
+    >>> ema_rows(average, grads, torch.tensor([[True], [False]]), half, two)
+    >>> average.flatten().tolist(), grads.flatten().tolist()
+    ([2.0, 1.0], [7.0, inf])
+    """
+    average.lerp_(torch.where(finite, grads, average), weights)
+    grads.addcmul_(average, scales)
+
+
+def ma_rows(
+    total: Tensor, slots: Tensor, grads: Tensor, place: Tensor, row: Tensor, finite: Tensor, scales: Tensor
+) -> None:
+    """One step of Grokfast-MA for many parameters, in rows whose parameter is finite.
+
+    Args:
+        total: running sums (rows, entries), changed in place.
+        slots: stored gradients (window, rows, entries); the oldest of each row is replaced in place.
+        grads: g (rows, entries), changed in place.
+        place: int64 (rows,), the oldest slot of each row.
+        row: 0, 1, 2, …
+        finite: bool (rows, 1).
+        scales: what the sums are multiplied by (rows, 1): λ/w, and 0 in rows that are not finite.
+
+    >>> total, slots, grads = torch.tensor([[5.0]]), torch.tensor([[[3.0]], [[2.0]]]), torch.tensor([[4.0]])
+    >>> one, row = torch.ones(1, 1), torch.tensor([0])
+    >>> ma_rows(total, slots, grads, torch.tensor([1]), row, one.bool(), one)
+    >>> total.item(), slots.flatten().tolist(), grads.item()
+    (7.0, [3.0, 4.0], 11.0)
+    """
+    leaving = slots[place, row]
+    coming = torch.where(finite, grads.to(slots.dtype), leaving)
+    slots.index_put_((place, row), coming)
+    # The difference is exactly zero where nothing comes.
+    total.add_(coming.to(total.dtype) - leaving.to(total.dtype))
+    grads.addcmul_(total, scales)

@@ -5,17 +5,34 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from surgecollapse.gradients.side_by_side import SideBySide, all_finite
 from surgecollapse.single_pass import SMALLEST
 
 _AT_ONCE = 1 << 18
 """Entries that are looked at before they are filtered."""
 State = dict[str, Any]
 """What is kept for one parameter, by name."""
+
+
+@dataclass
+class Together:
+    """What is kept for all parameters of one device and precision, side by side."""
+
+    rows: SideBySide
+    place: dict[Tensor, int]
+    """Number of each parameter."""
+    grads: Tensor
+    """Matrix (rows, 1024) in the precision of the state: the gradients of this step, changed in place."""
+    views: list[Tensor]
+    """The parts of that, by parameter."""
+    state: State
+    """Matrices (…, rows, 1024), and of what is one number a parameter, vectors (parameters,)."""
 
 
 class SlowGradients(ABC):
@@ -39,6 +56,7 @@ class SlowGradients(ABC):
         self.lamb = float(lamb)
         self._only = None if parameters is None else dict.fromkeys(parameters)
         self._state: dict[Tensor, State] = {}
+        self._together: dict[tuple[torch.device, torch.dtype], Together] = {}
 
     @torch.no_grad()
     def __call__(self, params: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
@@ -48,6 +66,7 @@ class SlowGradients(ABC):
             TypeError: if a gradient is sparse.
         """
         on_host: list[tuple[State, Tensor]] = []
+        elsewhere: dict[tuple[torch.device, torch.dtype], dict[Tensor, Tensor]] = {}
         entries = 0
         for param, grad in zip(params, grads, strict=True):
             if self._only is not None and param not in self._only:
@@ -57,19 +76,55 @@ class SlowGradients(ABC):
                     f"{type(self).__name__} needs dense gradients, got {grad.layout} of shape {tuple(grad.shape)}: "
                     "build the embedding with sparse=False, or name the other parameters in parameters="
                 )
+            if not self._waits_for(grad):
+                if grad.numel():
+                    elsewhere.setdefault((grad.device, grad.dtype), {})[param] = grad
+                continue
             if self.compile and self._passes_once(param, grad):
                 continue
-            if self._waits_for(grad):
-                if _is_finite(grad):
-                    on_host.append((self._state_of(param, grad), grad))
-                    entries += grad.numel()
-                if entries >= _AT_ONCE:  # while the cache still holds what was looked at
-                    self._filter_finite(on_host)
-                    on_host, entries = [], 0
-            else:
-                self._filter_flagged(self._state_of(param, grad), grad, torch.isfinite(grad).all())
+            if _is_finite(grad):
+                on_host.append((self._state_of(param, grad), grad))
+                entries += grad.numel()
+            if entries >= _AT_ONCE:  # while the cache still holds what was looked at
+                self._filter_finite(on_host)
+                on_host, entries = [], 0
         if on_host:
             self._filter_finite(on_host)
+        for kind, given in elsewhere.items():
+            self._filter_together(kind, given)
+
+    def _filter_together(self, kind: tuple[torch.device, torch.dtype], given: dict[Tensor, Tensor]) -> None:
+        together = self._together.get(kind)
+        if together is None or not given.keys() <= together.place.keys():
+            together = self._together[kind] = self._gathered(kind[1], given, together)
+        places = [together.place[param] for param in given]
+        inside, grads = [together.views[place] for place in places], list(given.values())
+        torch._foreach_copy_(inside, grads)
+        finite = all_finite(grads)
+        if len(given) < len(together.views):  # nothing comes for the others in this step
+            where = torch.tensor(places).to(finite.device, non_blocking=True)
+            finite = finite.new_zeros(len(together.views)).index_copy_(0, where, finite)
+        if self._filter_rows(together, finite):
+            torch._foreach_copy_(grads, inside)
+
+    def _gathered(self, dtype: torch.dtype, given: dict[Tensor, Tensor], before: Together | None) -> Together:
+        """Put the state of all parameters side by side, that of new ones with that of known ones."""
+        params = [*given, *(param for param in (before.place if before else ()) if param not in given)]
+        rows = SideBySide([param.shape for param in params], params[0].device)
+        state = self._new_matrices(rows, dtype)
+        parts: list[State] = [{} for _ in params]
+        for name, value in state.items():
+            views = value.unbind() if value.ndim == 1 else rows.views(value)
+            for part, view in zip(parts, views, strict=True):
+                part[name] = view
+        for param, part in zip(params, parts, strict=True):
+            known = self._state.get(param, {})
+            for name, value in known.items():
+                part[name].copy_(value) if isinstance(value, Tensor) else part[name].fill_(value)
+            self._state[param] = part
+        grads = rows.zeros(state_dtype(dtype))
+        place = {param: number for number, param in enumerate(params)}
+        return Together(rows=rows, place=place, grads=grads, views=rows.views(grads), state=state)
 
     @staticmethod
     def _waits_for(grad: Tensor) -> bool:
@@ -97,10 +152,24 @@ class SlowGradients(ABC):
     def _filter_finite(self, items: list[tuple[State, Tensor]]) -> None: ...
 
     @abstractmethod
-    def _filter_flagged(self, state: State, grad: Tensor, finite: Tensor) -> None: ...
+    def _new_matrices(self, rows: SideBySide, dtype: torch.dtype) -> State:
+        """The state of new parameters with gradients of ``dtype`` side by side, by the names of :meth:`_new_state`."""
+
+    @abstractmethod
+    def _filter_rows(self, together: Together, finite: Tensor) -> bool:
+        """Filter the gradients of all parameters at once; whether they changed.
+
+        Args:
+            together: of these parameters.
+            finite: bool (parameters,); the state and the gradients of the others must stay as they are.
+        """
 
     @abstractmethod
     def _restored(self, saved: State, param: Tensor) -> State: ...
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy puts its parameters side by side anew: pickle does not know that views share memory.
+        return {**self.__dict__, "_together": {}}
 
     def state_dict(self, params: Sequence[Tensor]) -> dict[str, Any]:
         """Copies of the state, in lists that correspond to ``params``; ``None`` where a parameter has none."""
@@ -125,12 +194,13 @@ class SlowGradients(ABC):
             if saved[self._fields[0]] is not None:
                 restored[param] = self._restored(saved, param)
         given = set(params)
+        self._together.clear()
         self._state = {param: kept for param, kept in self._state.items() if param not in given} | restored
 
 
-def state_dtype(grad: Tensor) -> torch.dtype:
-    """Precision of the state: float32 for half precision, else the gradient's own."""
-    return torch.promote_types(grad.dtype, torch.float32)
+def state_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Precision of the state: float32 for gradients in half precision, else their own."""
+    return torch.promote_types(dtype, torch.float32)
 
 
 def slots_like(count: int, like: Tensor, dtype: torch.dtype) -> Tensor:

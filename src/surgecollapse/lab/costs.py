@@ -252,7 +252,7 @@ def step_costs(config: RunConfig, data: Data, controller: Controller | None) -> 
     if controller is not None:
         growth = config.growth or getattr(controller.policy, "growth", "ema_gradient")
         window = growth_window(str(growth), config.saliency, config.momentum)
-    counts = multiplications(build_model(config, data), data.x_train)
+    counts = multiplications(build_model(config, data).to(data.x_train.device), data.x_train)
     return {"multiplications": counts, "rows": samples / per_epoch, "window": window}
 
 

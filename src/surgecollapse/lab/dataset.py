@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["vector", "series", "image", "tokens", "pairs", "text", "graph"]
 _TRAIN_ROWS = 2_000
+_TENSORS = ("x_train", "y_train", "x_validation", "y_validation", "x_test", "y_test")
 _PURPOSES = ("split", "bits", "dummy", "label noise", "subset")
 
 
@@ -47,6 +48,11 @@ class Data:
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one sample."""
         return tuple(self.x_train.shape[1:])
+
+    def to(self, device: torch.device) -> Data:
+        """The same task with its samples on a device; itself, where they lie there."""
+        moved = {name: getattr(self, name).to(device) for name in _TENSORS}
+        return self if all(moved[name] is getattr(self, name) for name in _TENSORS) else replace(self, **moved)
 
     def described(self) -> dict[str, Any]:
         """What a run learns from, for its record."""

@@ -46,7 +46,8 @@ def examine(*, blocks: int = 8, every: int = 50, rows: int = 128) -> list[Check]
         Check("device", f"{facts['device']}" + ("" if cuda else f", {facts['processor']}"), None),
         Check("threads", f"{torch.get_num_threads()} of {facts['cores']} cores", None),
         _hooks_fire(),
-        _mask_holds(),
+        _mask_holds("cpu"),
+        *([_mask_holds("cuda")] if cuda else []),
         Check(
             f"overhead of a controller, reading every {every} steps, its decisions included",
             f"× {ratio:.3f} (± {spread:.3f}) of a plain step of {milliseconds:.1f} ms (small transformer)",
@@ -118,14 +119,14 @@ def _hooks_fire() -> Check:
     return Check("optimizer step hooks", "fire, plain and fused" if good else f"called as {calls}", good)
 
 
-def _mask_holds() -> Check:
+def _mask_holds(device: str) -> Check:
     """A controller reaches its target exactly, and weight decay and momentum revive nothing."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         hidden = nn.Linear(16, 64)
-        model = nn.Sequential(hidden, nn.ReLU(), nn.Linear(64, 4))
-    x = torch.randn(32, 16, generator=torch.Generator().manual_seed(0))
-    step, optimizer = _stepper(model, x, torch.arange(32) % 4)
+        model = nn.Sequential(hidden, nn.ReLU(), nn.Linear(64, 4)).to(device)
+    x = torch.randn(32, 16, generator=torch.Generator().manual_seed(0)).to(device)
+    step, optimizer = _stepper(model, x, torch.arange(32, device=device) % 4)
     with attach(model, optimizer, sparsity=0.75, total_steps=40, every=1) as controller:
         for _ in range(40):
             step()
@@ -133,4 +134,5 @@ def _mask_holds() -> Check:
         for _ in range(3):
             step()
         live = int(torch.count_nonzero(hidden.weight))
-    return Check("exact mask", f"{live} of 1024 weights live at sparsity 75%", live == 256)
+    where = "" if device == "cpu" else " on the GPU"
+    return Check(f"exact mask{where}", f"{live} of 1024 weights live at sparsity 75%", live == 256)

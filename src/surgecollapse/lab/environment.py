@@ -1,13 +1,39 @@
-"""What a run ran on: versions and hardware, for its record."""
+"""What a run runs on: its device, and versions and hardware for its record."""
 
 from __future__ import annotations
 
 import os
 import platform
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+from surgecollapse.lab.config import ConfigError
+
+if TYPE_CHECKING:
+    from surgecollapse.lab.config import RunConfig
+
+
+def training_device(config: RunConfig) -> torch.device:
+    """Where a run trains.
+
+    Raises:
+        ConfigError: if it asks for a GPU and torch sees none.
+    """
+    if config.device == "cuda" and not torch.cuda.is_available():
+        build = f"is built for CUDA {torch.version.cuda}" if torch.version.cuda else "is a build for CPUs"
+        raise ConfigError(
+            f"device = 'cuda': torch sees no GPU here (torch {torch.__version__} {build}): see `surgecollapse doctor`, "
+            "or train with device = 'cpu'"
+        )
+    return torch.device(config.device)
+
+
+def finish_work(device: torch.device) -> None:
+    """Wait for all that is queued on a device, so that a clock read after it has counted it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def environment() -> dict[str, Any]:

@@ -247,6 +247,7 @@ EXPERIMENTS: dict[str, Preset] = {
     "prieto-product-orthosgd": {**_PRIETO_MODULAR, **_PRODUCT, **_ORTHOGONAL_SGD},
     "prieto-transformer": _PRIETO_TRANSFORMER,
     "prieto-transformer-decay": {**_PRIETO_TRANSFORMER, "weight_decay": 1.5},
+    "prieto-transformer-stablemax": {**_PRIETO_TRANSFORMER, **_STABLEMAX},
     "prieto-transformer-orthograd": {**_PRIETO_TRANSFORMER, **_ORTHOGONAL, "steps": 5_000},
     "prieto-parity": {**_PRIETO_PARITY, "steps": 80_000},
     "prieto-parity-stablemax": {**_PRIETO_PARITY, **_STABLEMAX},

@@ -259,7 +259,7 @@ def build_model(config: RunConfig, data: Data) -> nn.Module:
         ConfigError: if the model cannot read this kind of data.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
+        torch.default_generator.manual_seed(config.seed)  # of the CPU: it leaves those of GPUs alone
         model = _construct(config, data)
     with torch.no_grad():
         for parameter in model.parameters():

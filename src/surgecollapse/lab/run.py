@@ -94,7 +94,7 @@ def train(
                 return _resume(config, folder, progress, trackers)
             return _begin(config, folder, progress, replay, trackers)
         except (RuntimeError, MemoryError) as error:
-            if isinstance(error, RuntimeError) and "allocate memory" not in str(error):
+            if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "allocate memory" not in str(error):
                 raise
             raise ConfigError("not enough memory for this run: make widths, batch_size or the data smaller") from error
         finally:
@@ -234,7 +234,7 @@ def _refuse_changed(config: RunConfig, state: dict[str, Any], folder: Path) -> N
     if not isinstance(then, dict):
         raise CheckpointError(f"the newest checkpoint of {folder} holds no configuration: start a new run")
     # Keys that are younger than the checkpoint, and what decides nothing, are taken as they are.
-    ignored = {"data_dir", "monitors", "monitor_budget"}
+    ignored = {"data_dir", "device", "monitors", "monitor_budget"}
     changed = [key for key in now if key not in ignored and key in then and now[key] != then[key]]
     if changed:
         raise CheckpointError(
@@ -270,7 +270,8 @@ def _isolated(config: RunConfig) -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(config.threads)
     try:
-        with torch.random.fork_rng(devices=[]):
+        gpus = [0] if config.device == "cuda" and torch.cuda.is_available() else []
+        with torch.random.fork_rng(devices=gpus):
             torch.manual_seed((config.seed + 0x5C0FFEE) % 2**63)
             yield
     finally:

@@ -18,6 +18,7 @@ from surgecollapse.lab.circuits import questions
 from surgecollapse.lab.config import ConfigError
 from surgecollapse.lab.data import load_data
 from surgecollapse.lab.dataset import training_sample
+from surgecollapse.lab.environment import finish_work, training_device
 from surgecollapse.lab.evaluate import right_share
 from surgecollapse.lab.grokking import GENERALISE, IN_A_ROW
 from surgecollapse.lab.models import build_model
@@ -118,8 +119,9 @@ class _Stack:
     def __init__(self, configs: Sequence[RunConfig]) -> None:
         self.config = configs[0]
         self.runs = self.all = [StackedRun(config=config) for config in configs]
-        self._data = [load_data(config) for config in configs]
-        nets = [build_model(config, data) for config, data in zip(configs, self._data, strict=True)]
+        self._device = training_device(self.config)
+        self._data = [load_data(config).to(self._device) for config in configs]
+        nets = [build_model(config, data).to(self._device) for config, data in zip(configs, self._data, strict=True)]
         self._loss = make_loss(self.config, self._data[0])
         size = len(self._data[0].x_train)
         self._batches = [batches_of(config, size) for config in configs]
@@ -168,6 +170,8 @@ class _Stack:
             self._transform()
         self._optimizer.step()
         self.step += 1
+        if self.step % config.evaluate_every == 0 or self.step == self.total:
+            finish_work(self._device)
         spent = (time.perf_counter() - began) / len(self.runs)
         for run in self.runs:
             run.seconds += spent
@@ -180,10 +184,10 @@ class _Stack:
             transform(params, grads)
 
     def _rows(self) -> tuple[Tensor, Tensor]:
-        rows = torch.stack([next(batches) for batches in self._batches])
+        rows = torch.stack([next(batches) for batches in self._batches]).to(self._device, non_blocking=True)
         if rows.shape[1] == self._x.shape[1]:
             return self._x, self._y
-        which = torch.arange(len(rows)).unsqueeze(1)
+        which = torch.arange(len(rows), device=self._device).unsqueeze(1)
         return self._x[which, rows], self._y[which, rows]
 
     @torch.no_grad()
@@ -273,7 +277,7 @@ def _sums_of_columns(weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
         (runs, n, hidden).
     """
     runs, hidden, columns = weight.shape
-    places = x + columns * torch.arange(runs).view(-1, 1, 1)
+    places = x + columns * torch.arange(runs, device=x.device).view(-1, 1, 1)
     table = weight.mT.reshape(-1, hidden)
     sums = nn.functional.embedding_bag(places.flatten(0, 1), table, mode="sum").view(runs, -1, hidden)
     return sums if bias is None else sums + bias.unsqueeze(1)

@@ -23,6 +23,7 @@ from surgecollapse.lab.checkpoint import (
 from surgecollapse.lab.config import as_mapping
 from surgecollapse.lab.data import load_data
 from surgecollapse.lab.dataset import training_sample
+from surgecollapse.lab.environment import finish_work, training_device
 from surgecollapse.lab.evaluate import predict, right_share
 from surgecollapse.lab.foresight import certainty
 from surgecollapse.lab.journal import Journal
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
 _SKETCHES = 60
 _LOSSES = 1_000
+_SHOWN = 200
 _FORESEEN = ("train", "validation")
 
 
@@ -59,6 +61,7 @@ class Training:
 
     Attributes:
         step: completed optimizer steps, of ``total``.
+        device: where the net and the samples lie.
         stopping: what the evaluations so far say.
         journal: takes every event.
         attached: the controller, if the run has one, and what else is attached to the net.
@@ -67,8 +70,9 @@ class Training:
 
     def __init__(self, config: RunConfig, checkpoints: Path, progress: Progress) -> None:
         self.config = config
-        self.data = load_data(config)
-        self.model = build_model(config, self.data)
+        self.device = training_device(config)
+        self.data = load_data(config).to(self.device)
+        self.model = build_model(config, self.data).to(self.device)
         self.optimizer = make_optimizer(config, self.model)
         self.total = config.total_steps(len(self.data.x_train))
         self.step = 0
@@ -138,16 +142,24 @@ class Training:
         """Train one step, and do what is due after it: record, evaluate, checkpoint, show."""
         began = time.perf_counter()
         loss = self._train_step()
-        self.seconds += time.perf_counter() - began
         last = self.step == self.total
-        if last or self.step % max(1, self.total // _LOSSES) == 0:
+
+        def due(every: int) -> bool:
+            return last or self.step % max(1, every) == 0
+
+        recorded, sketched = due(self.total // _LOSSES), due(self.total // _SKETCHES)
+        evaluated = due(self.config.evaluate_every)
+        shown = evaluated or due(self.total // _SHOWN)
+        if recorded or sketched or shown:
+            finish_work(self.device)
+        self.seconds += time.perf_counter() - began
+        if recorded:
             self._record_loss(loss.item())
-        if last or self.step % max(1, self.total // _SKETCHES) == 0:
+        if sketched:
             self.store.put_array(self.step, "sketch/weights", self._sketch())
-        evaluated = last or self.step % self.config.evaluate_every == 0
         if evaluated:
             self._evaluate()
-        if evaluated or self.step % max(1, self.total // 200) == 0:
+        if shown:
             self._show(loss.item())
         if not last:
             self.answer()
@@ -199,7 +211,7 @@ class Training:
     def _train_step(self) -> Tensor:
         if self.step == 0:
             self.store.put_array(0, "sketch/weights", self._sketch())
-        config, rows = self.config, next(self._batches)
+        config, rows = self.config, next(self._batches).to(self.device, non_blocking=True)
         rate = config.lr * rate_factor(
             self.step, self.total, schedule=config.schedule, warmup=config.warmup, hold=config.hold
         )
@@ -326,6 +338,7 @@ class Training:
             "foresight": None if foresight is None else foresight.state_dict(),
             "batches": self._batches.state_dict(),
             "torch_rng": torch.get_rng_state(),
+            "device_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
             **self.stopping.state_dict(),
             "asked": {
                 "last": self.steering.last,
@@ -345,6 +358,8 @@ class Training:
             self.journal.foresight.load_state_dict(state["foresight"])
         self._batches.load_state_dict(state["batches"])
         torch.set_rng_state(state["torch_rng"])
+        if self.device.type == "cuda" and state.get("device_rng") is not None:
+            torch.cuda.set_rng_state(state["device_rng"], self.device)
         self.stopping.load_state_dict(state)
         # not in checkpoints of version 0.1.0
         asked = state.get("asked", {"last": 0, "to_repeat": [], "rate_factor": 1.0})

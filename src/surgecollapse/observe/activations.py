@@ -85,9 +85,9 @@ def sample_rows(x: Tensor, *, rows: int, channels_first: bool, batch: int | None
     samples, positions, _ = flat.shape
     chosen = torch.randperm(samples, generator=generator)[:rows]
     if positions <= 1:
-        return flat[chosen.to(x.device), 0] if positions else flat.reshape(0, flat.shape[-1])
+        return flat[chosen.to(x.device, non_blocking=True), 0] if positions else flat.reshape(0, flat.shape[-1])
     where = torch.randint(positions, (len(chosen),), generator=generator)
-    return flat[chosen.to(x.device), where.to(x.device)]
+    return flat[chosen.to(x.device, non_blocking=True), where.to(x.device, non_blocking=True)]
 
 
 class ActivationReader:

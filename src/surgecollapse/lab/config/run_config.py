@@ -276,6 +276,11 @@ class RunConfig(BaseModel):
         ge=0,
         description="Newest checkpoints that are kept beside the best; 0 keeps all, as analyses over time need.",
     )
+    device: Literal["cpu", "cuda"] = Field(
+        "cpu",
+        description="Where it trains; cuda is the GPU that CUDA_VISIBLE_DEVICES names first. Small nets are quicker on "
+        "a CPU.",
+    )
     threads: int = Field(
         1, ge=1, le=MOST_THREADS, description="Threads of torch; results are reproducible for a fixed number only."
     )

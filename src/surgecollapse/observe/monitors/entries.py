@@ -43,7 +43,7 @@ class Entries:
             if key not in self._indices:
                 generator = torch.Generator().manual_seed(crc32(name.encode()))
                 drawn = torch.randint(flat.numel(), (self._most,), generator=generator)
-                self._indices[key] = drawn.sort().values.to(flat.device)
+                self._indices[key] = drawn.sort().values.to(flat.device, non_blocking=True)
             flat = flat[self._indices[key]]
         return flat.to(torch.promote_types(flat.dtype, torch.float32))
 

@@ -57,7 +57,8 @@ class WeightRank:
         most = (self._short, self._long) if matrix.shape[0] <= matrix.shape[1] else (self._long, self._short)
         for axis, limit in enumerate(most):
             if matrix.shape[axis] > limit:
-                matrix = matrix.index_select(axis, self._draw(name, axis, matrix.shape[axis], limit).to(matrix.device))
+                drawn = self._draw(name, axis, matrix.shape[axis], limit)
+                matrix = matrix.index_select(axis, drawn.to(matrix.device, non_blocking=True))
         return matrix
 
     def _draw(self, name: str, axis: int, size: int, count: int) -> Tensor:
