@@ -51,6 +51,12 @@ PUBLISHED = {
 """Steps to generalise that the papers report, by arm and method (arXiv 2405.20233, 2501.04697); MNIST at their 95%."""
 _FINE = {"evaluate_every": 5, "stop_at_accuracy": 0.95}
 _TENS = {"evaluate_every": 10, "stop_at_accuracy": 0.95}
+_ON_TOP = {
+    "with Grokfast (α .9, λ .5)": {"grokfast": "ema", "grokfast_alpha": 0.9, "grokfast_lamb": 0.5},
+    "with StableMax": {"loss": "stablemax"},
+    "with ⊥Grad": {"orthograd": "rescaled"},
+    "with surge-collapse, 50% sparse": {"policy": "entropy", "recipe": "surge-collapse", "sparsity": 0.5},
+}
 _TRANSFORMER = {
     "baseline": {"task": "grokfast-modular-baseline", "evaluate_every": 50, "stop_at_accuracy": 0.95},
     "ema": {"task": "grokfast-modular", **_TENS},
@@ -64,6 +70,7 @@ _TRANSFORMER = {
     "adamw": {"task": "grokfast-modular-adamw", **_TENS},
     "muon": {"task": "grokfast-modular-muon", **_FINE},
     "record": {"task": "grokfast-modular-record", **_FINE},
+    "record with Grokfast": {"task": "grokfast-modular-record", **_FINE, **_ON_TOP["with Grokfast (α .9, λ .5)"]},
     "record-125": {"task": "grokfast-modular-record-125", **_FINE},
 }
 _NEW = {
@@ -73,6 +80,7 @@ _NEW = {
     "positions as the tokens": {"position_scale": 1.0, "position_lr": 1.0},
     "all rates × 2/3": {"lr": 6e-3},
     "rates fall from step 60 to none at 120": {"schedule": "linear", "hold": 60, "steps": 120},
+    **_ON_TOP,
 }
 _OLD = {
     "the record": {},
@@ -85,10 +93,7 @@ _OLD = {
     "hidden matrices at the base rate": {"muon_lr": 1.0},
     "weight decay 1": {"weight_decay": 1.0},
     "weight decay 0": {"weight_decay": 0.0},
-    "with Grokfast (α .9, λ .5)": {"grokfast": "ema", "grokfast_alpha": 0.9, "grokfast_lamb": 0.5},
-    "with StableMax": {"loss": "stablemax"},
-    "with ⊥Grad": {"orthograd": "rescaled"},
-    "with surge-collapse, 50% sparse": {"policy": "entropy", "recipe": "surge-collapse", "sparsity": 0.5},
+    **_ON_TOP,
 }
 _ABLATIONS = {
     name: {**_TRANSFORMER["record"], **({"steps": 200} | change if change else {})} for name, change in _NEW.items()
@@ -270,7 +275,8 @@ def keep(row: dict[str, Any], name: str, config: dict[str, Any], rows: Rows, opt
     """Write a finished run down, and say when it generalised."""
     from surgecollapse.lab.compare.plan import version
 
-    row = {"version": version(), "arm": options.arm, "method": name, "config": config, **row}
+    facts = {"version": version(), "arm": options.arm, "method": name, "config": config, "hardware": hardware(options)}
+    row = {**facts, **row}
     rows.append(dict(row))
     t_gen = times_of(row)["t_gen_sustained"]
     print(f"{name}, seed {config['seed']}: {t_gen or '–'} steps, {row['seconds']:.0f} s", flush=True)
@@ -461,12 +467,15 @@ def processor() -> str:
 
 def hardware(options: argparse.Namespace) -> str:
     """What the runs of this call train on."""
+    place = gpu_name() if options.device == "cuda" else ""
+    return f"{place or processor()}, {options.jobs} process(es) of one thread"
+
+
+def gpu_name() -> str:
+    """Name of the GPU, if torch sees one."""
     import torch
 
-    share = f"{options.jobs} process(es) of one thread"
-    if options.device == "cuda" and torch.cuda.is_available():
-        return f"{torch.cuda.get_device_name()}, {share}"
-    return f"{processor()}, {share}"
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else ""
 
 
 def main() -> None:
@@ -487,6 +496,8 @@ def main() -> None:
     parser.add_argument("--table", type=Path, help="stem of table and plot; default: OUT/ARM")
     parser.add_argument("--picture", type=Path, help="file of the plot; default: beside the table")
     options = parser.parse_args()
+    if options.device == "cuda" and not (options.show or gpu_name()):
+        raise SystemExit("torch sees no GPU here: train with --device cpu")
     if options.seeds < 1 or options.jobs < 1:
         raise SystemExit("--seeds and --jobs must be at least 1")
     rows, elapsed = run_all(chosen(options), options)
@@ -498,10 +509,11 @@ def main() -> None:
     trained = sum(row["seconds"] for given in rows.values() for row in given)
     import torch
 
+    places = {row.get("hardware", hardware(options)) for given in rows.values() for row in given}
     facts = [
         f"`{shlex.join(['python', 'benchmarks/grokking.py', *sys.argv[1:]])}`",
         "",
-        f"{hardware(options)}; python {platform.python_version()}, torch "
+        f"{' and '.join(sorted(places))}; python {platform.python_version()}, torch "
         f"{torch.__version__}. Training seconds of all rows: {trained:,.0f}; this call took {elapsed:,.0f}.",
     ]
     text = as_markdown(rows, facts, os.path.relpath(picture, stem.parent) if drawn else None)

@@ -145,7 +145,9 @@ def main() -> None:
         for name in options.losses:
             for seed in range(options.seeds):
                 key = {"loss": name, "fraction": fraction, "seed": seed, "steps": options.steps}
-                row = next((row for row in done if key.items() <= row.items()), None)
+                row = next(
+                    (r for r in done if key.items() <= r.items() and r.get("device", "cpu") == options.device), None
+                )
                 if row is None:
                     row = train(name, fraction, seed, options.steps, options.every, options.device)
                     with log.open("a") as file:

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Synchronization debug mode is a 
 
 GPU = torch.device("cuda")
 TRANSFORMS = {
-    "Grokfast": lambda: Grokfast(alpha=0.9, lamb=2.0),
+    "Grokfast": lambda: Grokfast(alpha=0.9, lamb=0.3),
     "Grokfast from zero": lambda: Grokfast(alpha=0.9, lamb=2.0, start="zero"),
     "GrokfastMA": lambda: GrokfastMA(window=7, lamb=3.0),
     "GrokfastMA without warm-up": lambda: GrokfastMA(window=7, lamb=3.0, warmup=False),
@@ -57,6 +57,29 @@ def test_a_transform_gives_what_it_gives_on_the_host(name, bad):
     for step, (one, other) in enumerate(zip(host, device, strict=True)):
         for a, b in zip(one, other, strict=True):
             torch.testing.assert_close(b, a, rtol=1e-10, atol=1e-12, equal_nan=True, msg=f"step {step}")
+
+
+@pytest.mark.parametrize("name", ["Grokfast", "GrokfastMA without warm-up", "GradientFilter", "OrthoGrad"])
+def test_parameters_of_two_precisions_come_in_any_order(name):
+    shapes = [(30, 20), (20,), (700, 3), (5, 4)]
+    dtypes = [torch.float64, torch.float32, torch.float64, torch.float32]
+    orders = [[0, 1], [1, 2, 3], [0, 1, 2, 3], [3, 0, 2, 1], [2, 3]]
+    found = []
+    for device in ("cpu", "cuda"):
+        transform = TRANSFORMS[name]()
+        params = [normal(*s, seed=i, dtype=d).to(device) for i, (s, d) in enumerate(zip(shapes, dtypes, strict=True))]
+        given = []
+        for step in range(30):
+            chosen = orders[step % len(orders)]
+            grads = [normal(*shapes[i], seed=10 * step + i, dtype=dtypes[i]) for i in chosen]
+            if step % 3 == 2:
+                grads[step % len(grads)].view(-1)[1] = float("nan")
+            grads = [grad.to(device) for grad in grads]
+            transform([params[i] for i in chosen], grads)
+            given += [grad.cpu() for grad in grads]
+        found.append(given)
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-6, equal_nan=True)
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")

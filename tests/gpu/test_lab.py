@@ -88,16 +88,16 @@ def test_a_run_of_the_gpu_goes_on_on_the_host(tmp_path):
     assert train(None, tmp_path / "run", resume=True).status == "complete"
 
 
-@pytest.mark.parametrize("name", ["prieto-modular-orthograd", "prieto-transformer", "prieto-parity"])
+@pytest.mark.parametrize("name", ["prieto-modular-orthograd", "prieto-transformer"])
 def test_stacked_runs_are_the_single_ones(name, tmp_path):
-    settings = {"task": name, "steps": 40, "evaluate_every": 10, "device": "cuda", "monitors": "none"}
+    settings = {"task": name, "steps": 40, "evaluate_every": 20, "device": "cuda", "monitors": "none"}
     configs = [make_config(**settings, seed=seed) for seed in (0, 1)]
     stacked = train_stacked(configs)
     for config, run in zip(configs, stacked, strict=True):
         train(config, tmp_path / str(config.seed))
         with RunStore(tmp_path / str(config.seed) / "run.db") as store:
             alone = store.measurements("loss/validation").values
-        assert run.loss_validation[0] == pytest.approx(alone[0], rel=2e-2)
+        assert run.loss_validation == pytest.approx(alone[: len(run.loss_validation)].tolist(), rel=2e-2)
 
 
 def test_what_a_person_asks_to_see(tmp_path):

@@ -80,5 +80,6 @@ class ClipNorm:
 def _energy(grads: list[Tensor]) -> Tensor:
     """Sum of the squares of all entries."""
     if grads[0].device.type == "cuda":  # launched once for all tensors
-        return torch.stack(torch._foreach_norm(grads, 2, dtype=torch.float64)).square().sum()
+        real = [torch.view_as_real(grad) if grad.is_complex() else grad for grad in grads]
+        return torch.stack(torch._foreach_norm(real, 2, dtype=torch.float64)).square().sum()
     return torch.stack([inner_product(grad, grad) for grad in grads]).sum()

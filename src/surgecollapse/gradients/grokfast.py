@@ -8,10 +8,9 @@ What they share:
 * State is made for a parameter when its first gradient comes, and holds copies only: gradients zeroed in place
   (``zero_grad(set_to_none=False)``) and gradients made anew give the same results.
 * A gradient with a non-finite entry leaves its parameter's state as it is, and is left as it is. On the CPU such
-  parameters are left out; elsewhere a flag on the device selects, and the host does not wait for it (the sign of a
-  zero may change there).
-* On an accelerator the state of all parameters lies side by side, and each operation is launched once for all of them;
-  that takes the memory of one more copy of the gradients.
+  parameters are left out; elsewhere a flag on the device selects, and the host does not wait for it.
+* On an accelerator the state of all parameters lies side by side, and nearly every operation is launched once for all
+  of them. That keeps one more copy of the gradients, and makes two or three more for the length of a step.
 * With ``lamb=0`` gradients are not touched at all.
 * With ``compile=True`` large tensors are filtered in one compiled pass each (``torch.compile``; the first steps take
   seconds), which is what memory asks for and no more. Results differ by float rounding, and on the CPU non-finite
@@ -30,6 +29,7 @@ from torch import Tensor
 
 from surgecollapse.gradients.blocks import BLOCK, blocks
 from surgecollapse.gradients.passes import ema_pass, ema_rows, ma_pass, ma_rows
+from surgecollapse.gradients.side_by_side import widest
 from surgecollapse.gradients.slow_gradients import SlowGradients, State, Together, copy_of, slots_like, state_dtype
 from surgecollapse.single_pass import flattened, in_one_pass
 
@@ -126,8 +126,9 @@ class Grokfast(SlowGradients):
 
     def _filter_rows(self, together: Together, finite: Tensor) -> bool:
         average, started = together.state["average"], together.state["started"]
-        weight = torch.full(started.shape, 1.0 - self.alpha, dtype=torch.float64, device=started.device)
-        numbers = [weight.where(started, 1.0), finite * self.lamb]
+        wide = widest(started.device)
+        weight = torch.full(started.shape, 1.0 - self.alpha, dtype=wide, device=started.device)
+        numbers = [weight.where(started, 1.0), finite.to(wide) * self.lamb]
         weights, scales = (together.rows.each_row(number).to(average.dtype) for number in numbers)
         arguments = average, together.grads, together.rows.each_row(finite), weights, scales
         if not (self.compile and in_one_pass(ema_rows, *arguments)):
@@ -260,13 +261,19 @@ class GrokfastMA(SlowGradients):
         seen.add_(finite)
         ready = finite & (seen >= self.window) if self.warmup else finite
         divisor = seen.clamp(1, self.window) if self.filter == "mean" else 1
-        scales = together.rows.each_row(ready.double() * self.lamb / divisor).to(total.dtype)
+        scales = together.rows.each_row(ready.to(widest(total.device)) * self.lamb / divisor).to(total.dtype)
         row = torch.arange(len(total), device=total.device)
         arguments = total, slots, together.grads, place, row, together.rows.each_row(finite), scales
         if not (self.compile and in_one_pass(ma_rows, *arguments)):
             ma_rows(*arguments)
         self._sum_rows_afresh(together)
         return bool(self.lamb)
+
+    def _gathered(self, dtype: torch.dtype, given: dict[Tensor, Tensor], before: Together | None) -> Together:
+        together = super()._gathered(dtype, given, before)
+        turn = together.state["turn"]
+        turn.fill_(turn.max())  # one for all, whoever comes first
+        return together
 
     def _sum_rows_afresh(self, together: Together) -> None:
         """As :meth:`_sum_afresh`, for a share of the rows of every parameter."""

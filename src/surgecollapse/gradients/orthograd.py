@@ -12,6 +12,9 @@ from surgecollapse.functional.projections import gram, inner_product, projection
 from surgecollapse.gradients.blocks import blocks
 from surgecollapse.gradients.side_by_side import SideBySide, groups
 
+_LAYOUTS = 64
+"""Sets of shapes that are remembered: a net gives gradients to few."""
+
 
 class OrthoGrad:
     """⊥Grad: replace each gradient by its part orthogonal to the weight, g⊥ = g − (w·g)/(w·w)·w.
@@ -24,7 +27,8 @@ class OrthoGrad:
     * One-dimensional and single-element parameters are left alone: their gradient is mostly, or wholly, along
       themselves.
     * A zero weight, a zero gradient and non-finite gradients are left as they are.
-    * On an accelerator tensors are taken together, 16 million entries at a time, in a copy of weights and gradients.
+    * On an accelerator tensors are taken together, 16 million entries at a time (or one larger tensor), in four copies
+      of that size.
 
     Args:
         rescale: bring g⊥ back to the norm of g, as the published code does; ``False``: eq. 12 of the paper.
@@ -94,10 +98,12 @@ class OrthoGrad:
         _change_on_host(pairs, along, factor)
 
     def _project_together(self, pairs: list[tuple[Tensor, Tensor]], dtype: torch.dtype) -> None:
-        """Every operation is launched once for all pairs, and the numbers stay on the device."""
+        """Nearly every operation is launched once for all pairs, and the numbers stay on the device."""
         weights, grads = [weight for weight, _ in pairs], [grad for _, grad in pairs]
         shapes, device = tuple(grad.shape for grad in grads), grads[0].device
         if (shapes, device) not in self._layouts:
+            if len(self._layouts) >= _LAYOUTS:
+                self._layouts.clear()
             self._layouts[shapes, device] = SideBySide(shapes, device)
         rows = self._layouts[shapes, device]
         precise = torch.promote_types(dtype, torch.float32)
@@ -115,6 +121,9 @@ class OrthoGrad:
         changed.mul_(rows.each_row(factor).to(precise))
         g.copy_(torch.where(rows.each_row(along) == 0, g, changed))  # what is not sound is left as it is
         torch._foreach_copy_(grads, inside)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_layouts": {}}
 
     def _factors(self, products: Tensor, dtype: torch.dtype, left: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         """Numbers of the projection and of the rescaling, from w·g, w·w and g·g of every pair (pairs, 3)."""

@@ -71,7 +71,7 @@ def ema_rows(average: Tensor, grads: Tensor, finite: Tensor, weights: Tensor, sc
     ([2.0, 1.0], [7.0, inf])
     """
     average.lerp_(torch.where(finite, grads, average), weights)
-    grads.addcmul_(average, scales)
+    grads.copy_(torch.where(scales != 0, torch.addcmul(grads, average, scales), grads))
 
 
 def ma_rows(
@@ -99,4 +99,4 @@ def ma_rows(
     slots.index_put_((place, row), coming)
     # The difference is exactly zero where nothing comes.
     total.add_(coming.to(total.dtype) - leaving.to(total.dtype))
-    grads.addcmul_(total, scales)
+    grads.copy_(torch.where(scales != 0, torch.addcmul(grads, total, scales), grads))

@@ -13,16 +13,16 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-ROW = 1024
+ROW = 256
 """Entries of a row: each tensor begins a new one, and leaves the rest of its last one empty."""
-_AT_ONCE = 1 << 12
+_AT_ONCE = 1 << 14
 """Rows that are widened to float64 at a time."""
 _GROUP = 1 << 24
 """Entries that are copied at a time, where a copy is made for one step."""
 
 
 class SideBySide:
-    """Where each of many tensors lies in a matrix (rows, 1024).
+    """Where each of many tensors lies in a matrix (rows, 256).
 
     Args:
         shapes: of the tensors.
@@ -51,12 +51,12 @@ class SideBySide:
         self._owners = torch.repeat_interleave(torch.arange(len(counts)), counts).to(device)
 
     def zeros(self, dtype: torch.dtype, count: int | None = None) -> Tensor:
-        """A matrix (rows, 1024) of zeros, or ``count`` of them (count, rows, 1024)."""
+        """A matrix (rows, 256) of zeros, or ``count`` of them (count, rows, 256)."""
         shape = (self._starts[-1], ROW) if count is None else (count, self._starts[-1], ROW)
         return torch.zeros(shape, dtype=dtype, device=self._device)
 
     def views(self, matrix: Tensor) -> list[Tensor]:
-        """The part of each tensor in a matrix (…, rows, 1024), as (…, its shape)."""
+        """The part of each tensor in a matrix (…, rows, 256), as (…, its shape)."""
         flat = matrix.flatten(-2)
         return [
             flat[..., start * ROW : start * ROW + size].view((*flat.shape[:-1], *shape))
@@ -69,7 +69,7 @@ class SideBySide:
 
     def sums(self, a: Tensor, b: Tensor) -> Tensor:
         """Inner products a·b, a·a and b·b of each tensor's parts of two matrices, in float64 (tensors, 3)."""
-        wide = torch.float32 if a.device.type == "mps" else torch.float64
+        wide = widest(a.device)
         parts = []
         for some, others in zip(torch.split(a, _AT_ONCE), torch.split(b, _AT_ONCE), strict=True):
             x, y = some.to(wide), others.to(wide)
@@ -85,6 +85,11 @@ class SideBySide:
         sizes = torch.bincount(turn, minlength=count).tolist()
         self._turns[count] = list(torch.split(order.to(self._device), sizes))
         return self._turns[count]
+
+
+def widest(device: torch.device) -> torch.dtype:
+    """float64, or float32 where the device has no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def groups(pairs: Sequence[tuple[Tensor, Tensor]], size: int = _GROUP) -> Iterator[list[tuple[Tensor, Tensor]]]:

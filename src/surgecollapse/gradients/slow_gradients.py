@@ -28,11 +28,15 @@ class Together:
     place: dict[Tensor, int]
     """Number of each parameter."""
     grads: Tensor
-    """Matrix (rows, 1024) in the precision of the state: the gradients of this step, changed in place."""
+    """Matrix (rows, 256) in the precision of the state: the gradients of this step, changed in place."""
     views: list[Tensor]
     """The parts of that, by parameter."""
+    order: list[int]
+    """Numbers of the parameters as they came last."""
+    numbers: Tensor
+    """Those on the device."""
     state: State
-    """Matrices (…, rows, 1024), and of what is one number a parameter, vectors (parameters,)."""
+    """Matrices (…, rows, 256), and of what is one number a parameter, vectors (parameters,)."""
 
 
 class SlowGradients(ABC):
@@ -96,14 +100,19 @@ class SlowGradients(ABC):
     def _filter_together(self, kind: tuple[torch.device, torch.dtype], given: dict[Tensor, Tensor]) -> None:
         together = self._together.get(kind)
         if together is None or not given.keys() <= together.place.keys():
-            together = self._together[kind] = self._gathered(kind[1], given, together)
+            together = self._gathered(kind[1], given, together)
+            # What a parameter had on another device, or in another precision, is of the past.
+            others = {k: t for k, t in self._together.items() if not (k == kind or given.keys() & t.place.keys())}
+            self._together = {**others, kind: together}
         places = [together.place[param] for param in given]
         inside, grads = [together.views[place] for place in places], list(given.values())
         torch._foreach_copy_(inside, grads)
         finite = all_finite(grads)
-        if len(given) < len(together.views):  # nothing comes for the others in this step
-            where = torch.tensor(places).to(finite.device, non_blocking=True)
-            finite = finite.new_zeros(len(together.views)).index_copy_(0, where, finite)
+        if places != list(range(len(together.views))):  # in another order, or without some
+            if places != together.order:
+                together.order, numbers = places, torch.tensor(places)
+                together.numbers = numbers.to(finite.device, non_blocking=True)
+            finite = finite.new_zeros(len(together.views)).index_copy_(0, together.numbers, finite)
         if self._filter_rows(together, finite):
             torch._foreach_copy_(grads, inside)
 
@@ -124,7 +133,15 @@ class SlowGradients(ABC):
             self._state[param] = part
         grads = rows.zeros(state_dtype(dtype))
         place = {param: number for number, param in enumerate(params)}
-        return Together(rows=rows, place=place, grads=grads, views=rows.views(grads), state=state)
+        return Together(
+            rows=rows,
+            place=place,
+            grads=grads,
+            views=rows.views(grads),
+            order=[],
+            numbers=torch.empty(0, dtype=torch.long),
+            state=state,
+        )
 
     @staticmethod
     def _waits_for(grad: Tensor) -> bool:
@@ -168,8 +185,9 @@ class SlowGradients(ABC):
     def _restored(self, saved: State, param: Tensor) -> State: ...
 
     def __getstate__(self) -> dict[str, Any]:
-        # A copy puts its parameters side by side anew: pickle does not know that views share memory.
-        return {**self.__dict__, "_together": {}}
+        # A copy puts its parameters side by side anew. Pickle would write the whole matrix for every view of it.
+        state = {param: {n: copy_of(value) for n, value in kept.items()} for param, kept in self._state.items()}
+        return {**self.__dict__, "_together": {}, "_state": state}
 
     def state_dict(self, params: Sequence[Tensor]) -> dict[str, Any]:
         """Copies of the state, in lists that correspond to ``params``; ``None`` where a parameter has none."""

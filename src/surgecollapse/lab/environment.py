@@ -25,7 +25,7 @@ def training_device(config: RunConfig) -> torch.device:
         build = f"is built for CUDA {torch.version.cuda}" if torch.version.cuda else "is a build for CPUs"
         raise ConfigError(
             f"device = 'cuda': torch sees no GPU here (torch {torch.__version__} {build}): see `surgecollapse doctor`, "
-            "or train with device = 'cpu'"
+            "or train with device = 'cpu' (a run that is resumed or replayed has it in its config.toml)"
         )
     return torch.device(config.device)
 

@@ -272,7 +272,10 @@ def _isolated(config: RunConfig) -> Iterator[None]:
     try:
         gpus = [0] if config.device == "cuda" and torch.cuda.is_available() else []
         with torch.random.fork_rng(devices=gpus):
-            torch.manual_seed((config.seed + 0x5C0FFEE) % 2**63)
+            seed = (config.seed + 0x5C0FFEE) % 2**63
+            torch.default_generator.manual_seed(seed)
+            if gpus:
+                torch.cuda.manual_seed(seed)
             yield
     finally:
         torch.set_num_threads(threads)

@@ -150,7 +150,7 @@ class Training:
         recorded, sketched = due(self.total // _LOSSES), due(self.total // _SKETCHES)
         evaluated = due(self.config.evaluate_every)
         shown = evaluated or due(self.total // _SHOWN)
-        if recorded or sketched or shown:
+        if recorded or sketched or shown or self.step % self.config.checkpoint_every == 0:
             finish_work(self.device)
         self.seconds += time.perf_counter() - began
         if recorded:
