@@ -30,7 +30,7 @@ from surgecollapse.commands import Collapse, LearningRate, Pump, Surge
 from surgecollapse.lab.environment import environment
 from surgecollapse.record import CommandQueue, RunStore
 
-COMMAND = [sys.executable, "-m", "surgecollapse.cli", "run"]
+COMMAND = [sys.executable, "-m", "surgecollapse", "run"]
 KEYS = {"policy": "entropy", "widths": 32, "train-samples": 500, "every": 10, "evaluate-every": 100, "monitors": "none"}
 
 

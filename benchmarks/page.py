@@ -52,7 +52,7 @@ TICK = os.sysconf("SC_CLK_TCK")
 @contextmanager
 def served(root: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The page's server in a process of its own, and the address that it tells."""
-    command = [sys.executable, "-m", "surgecollapse.cli", "watch", str(root), "--port", "0"]
+    command = [sys.executable, "-m", "surgecollapse", "watch", str(root), "--port", "0"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:

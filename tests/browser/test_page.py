@@ -23,7 +23,7 @@ pytestmark = [
 
 
 def start(*words, **options):
-    return subprocess.Popen([sys.executable, "-m", "surgecollapse.cli", *map(str, words)], **options)
+    return subprocess.Popen([sys.executable, "-m", "surgecollapse", *map(str, words)], **options)
 
 
 @pytest.fixture(autouse=True)

@@ -169,7 +169,7 @@ def test_a_damaged_checkpoint_is_one_line(capsys, tmp_path):
 def test_an_interrupted_run_says_how_to_go_on_and_goes_on(number, tmp_path):
     argv = ["run", "digits", "--policy", "none", "--steps", "100000", "--out", "there", "--evaluate-every", "50"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "surgecollapse.cli", *argv],
+        [sys.executable, "-m", "surgecollapse", *argv],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -224,7 +224,7 @@ def test_a_dry_run_counts_and_touches_nothing(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
 def test_terminating_the_command_ends_its_workers_and_keeps_the_tables(tmp_path):
-    command = [sys.executable, "-m", "surgecollapse.cli", "compare", "smoke", "--methods", "set", "--seeds", "50",
+    command = [sys.executable, "-m", "surgecollapse", "compare", "smoke", "--methods", "set", "--seeds", "50",
                "--budget", "none", "--jobs", "1", "--out", "out", "--work", "work"]  # fmt: skip
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     rows = tmp_path / "out" / "rows.jsonl"

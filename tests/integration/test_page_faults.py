@@ -26,7 +26,7 @@ from surgecollapse.lab.checkpoint import load_checkpoint
 from surgecollapse.lab.config import make_config
 from surgecollapse.record import CommandQueue, RunStore
 
-PROGRAM = [sys.executable, "-m", "surgecollapse.cli"]
+PROGRAM = [sys.executable, "-m", "surgecollapse"]
 SMALL = ["digits", "--widths", "16,16", "--evaluate-every", "5", "--checkpoint-every", "200", "--monitor-budget", "1"]
 
 

@@ -25,7 +25,7 @@ def page_beside(folder: Path, tell: Callable[[str], None]) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     words = ["watch", str(folder), "--port", str(PORT if _free(PORT) else 0)]
     server = subprocess.Popen(
-        [sys.executable, "-m", "surgecollapse.cli", *words],
+        [sys.executable, "-m", "surgecollapse", *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,

@@ -50,7 +50,7 @@ def log_of(run: Path, name: str) -> Path:
 
 
 def _start(run: Path, name: str) -> subprocess.Popen[bytes]:
-    words = [sys.executable, "-m", "surgecollapse.cli", "report", str(run), "--to", name, "--follow"]
+    words = [sys.executable, "-m", "surgecollapse", "report", str(run), "--to", name, "--follow"]
     priority = ["nice", "-n", str(_NICE)] if os.name == "posix" else []
     with log_of(run, name).open("wb") as log:
         # A session of its own: Ctrl-C is for the run, whose end the exporter then sees.

@@ -1,4 +1,4 @@
-"""``python -m surgecollapse.cli``."""
+"""``python -m surgecollapse``."""
 
 import sys
 
