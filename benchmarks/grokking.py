@@ -125,9 +125,9 @@ _ATTENTION = {
     "⊥AdamW": {"task": "prieto-transformer-orthograd", **_TENS, "steps": 10_000},
 }
 _PARITY = {
-    "plain": {"task": "prieto-parity", **_SHORT},
-    "float64": {"task": "prieto-parity-float64", **_SHORT},
-    "stablemax": {"task": "prieto-parity-stablemax", **_SHORT, "steps": 20_000},
+    "plain": {"task": "prieto-parity", **_SHORT, "steps": 20_000},
+    "float64": {"task": "prieto-parity-float64", **_SHORT, "steps": 20_000},
+    "stablemax": {"task": "prieto-parity-stablemax", "precision": "float32", **_SHORT, "steps": 100_000},
     "⊥AdamW": {"task": "prieto-parity-orthograd", **_TENS, "steps": 5_000},
     "AdamW, weight decay 3": {"task": "prieto-parity", "weight_decay": 3.0, "eps": 1e-8, **_FINE, "steps": 1_000},
     "record": {"task": "prieto-parity-record", **_FINE},

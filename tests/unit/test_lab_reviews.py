@@ -63,6 +63,18 @@ def test_the_package_is_read_without_being_imported(package):
     assert torch.equal(data.y_train, torch.tensor([0] * 30 + [1] * 30))
 
 
+def test_content_words_leave_out_what_is_unknown_or_says_little(package):
+    data = imdb(0, vocabulary=3, length=5, content_words=True)
+    # "a" is a stop word, "awful" is not among the three most frequent others: "film", "number" and "word".
+    assert data.x_train[0].tolist() == [0, 0, 2, 3, 4]
+    assert data.vocabulary == 5
+    assert "known content words" in data.description
+    config = make_config(task="grokfast-imdb-small")
+    assert config.content_words
+    with pytest.raises(ConfigError, match="content_words = true: the task 'digits' has no reviews"):
+        make_config(task="digits", content_words=True)
+
+
 def test_a_draw_of_reviews_takes_a_third_as_many_to_validate(package):
     one, two = imdb(1, samples=30), imdb(1, samples=30)
     assert [len(y) for y in (one.y_train, one.y_validation, one.y_test)] == [30, 10, 20]
@@ -136,4 +148,4 @@ def test_the_experiment_has_the_papers_settings(package):
     net = build_model(config, load_data(config))
     assert net.tokens.weight.detach().std() == pytest.approx(6.0, rel=0.15)
     assert (config.clip, config.weight_decay, config.grokfast_lamb) == (5.0, 10.0, 2.0)
-    assert EXPERIMENTS["grokfast-imdb-small"]["text_length"] == 80
+    assert EXPERIMENTS["grokfast-imdb-small"]["text_length"] == 128

@@ -48,6 +48,7 @@ def load_task(
     noise: float = 2.5,
     vocabulary: int = 1_000,
     text_length: int = 500,
+    content_words: bool = False,
 ) -> Data:
     """Load or generate a task; the same arguments give the same tensors.
 
@@ -73,6 +74,7 @@ def load_task(
         noise: standard deviation of the input noise of dummy.
         vocabulary: words of imdb that are known.
         text_length: words of a review of imdb that are read; characters of a window of kjv.
+        content_words: read the known words of imdb alone, but for stop words.
 
     Raises:
         ConfigError: for an unknown task or a setting that leaves a set empty.
@@ -92,7 +94,14 @@ def load_task(
     elif name == "parity":
         data = parity(parity_bits, noise_bits, 2_000, train_fraction, seed)
     elif name == "imdb":
-        data = imdb(seed, data_dir=data_dir, vocabulary=vocabulary, length=text_length, samples=train_samples)
+        data = imdb(
+            seed,
+            data_dir=data_dir,
+            vocabulary=vocabulary,
+            length=text_length,
+            samples=train_samples,
+            content_words=content_words,
+        )
         train_samples = None
     elif name == "qm9":
         data = qm9(seed, data_dir=data_dir, samples=train_samples, smallest=smallest)
@@ -134,6 +143,7 @@ def load_data(config: RunConfig) -> Data:
         noise=config.noise,
         vocabulary=config.vocabulary,
         text_length=config.text_length,
+        content_words=config.content_words,
     )
     if config.precision == "float32" or not data.x_train.is_floating_point():
         return data

@@ -137,6 +137,7 @@ _IMDB: Preset = {
     "train_samples": 750,
     "vocabulary": 1_000,
     "text_length": 500,
+    "content_words": True,
     "model": "lstm",
     "widths": (64, 256),
     "dropout": 0.0,
@@ -153,7 +154,7 @@ _IMDB: Preset = {
     "checkpoint_every": 500,
 }
 _IMDB_FILTER: Preset = {"weight_decay": 10.0, "grokfast": "ema", "grokfast_alpha": 0.98, "grokfast_lamb": 2.0}
-_SMALL: Preset = {"text_length": 80, "widths": (64, 128), "steps": 3_000}
+_SMALL: Preset = {"text_length": 128, "widths": (64, 128), "steps": 6_000}
 
 _QM9: Preset = {
     **_PLAIN,

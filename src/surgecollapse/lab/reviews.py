@@ -75,8 +75,27 @@ def blocks(reviews: Labelled) -> tuple[Labelled, Labelled, Labelled]:
     return parts
 
 
+def stop_words() -> frozenset[str]:
+    """The most common English words that say little, as scikit-learn lists them.
+
+    Raises:
+        MissingDataError: without scikit-learn.
+    """
+    try:
+        from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+    except ModuleNotFoundError as error:
+        raise MissingDataError("content_words needs a list of stop words: pip install scikit-learn") from error
+    return frozenset(ENGLISH_STOP_WORDS)
+
+
 def imdb(
-    seed: int, *, data_dir: Path | None = None, vocabulary: int = 1_000, length: int = 500, samples: int | None = None
+    seed: int,
+    *,
+    data_dir: Path | None = None,
+    vocabulary: int = 1_000,
+    length: int = 500,
+    samples: int | None = None,
+    content_words: bool = False,
 ) -> Data:
     """IMDb's 25,000 labelled reviews with a split of our own, or the standard download with its test set.
 
@@ -86,6 +105,8 @@ def imdb(
         vocabulary: most frequent words of the training reviews that have a number.
         length: words of a review that are read.
         samples: use only that many training reviews, and a third as many for validation, drawn at random.
+        content_words: leave out words that have no number, and give none to stop words, before ``length`` words are
+            read: a review is then some sixty words, most of which say something.
 
     Raises:
         ConfigError: if there are not that many.
@@ -100,10 +121,13 @@ def imdb(
         held_out = torch.randperm(len(validation), generator=draws)[: max(1, samples // 3)]
         validation = [validation[i] for i in held_out.tolist()]
     parts = [[(words(text), label) for text, label in part] for part in (train, validation, test)]
-    counts = Counter(word for text, _ in parts[0] for word in text)
+    silent = stop_words() if content_words else frozenset()
+    counts = Counter(word for text, _ in parts[0] for word in text if word not in silent)
     # Ties by the alphabet, so that the same reviews give the same numbers in whatever order they come.
     chosen = sorted(counts, key=lambda word: (-counts[word], word))[:vocabulary]
-    x_train, x_validation, x_test = (encode((text for text, _ in part), chosen, length) for part in parts)
+    read = set(chosen) if content_words else None
+    texts = [[text if read is None else [word for word in text if word in read] for text, _ in part] for part in parts]
+    x_train, x_validation, x_test = (encode(part, chosen, length) for part in texts)
     y_train, y_validation, y_test = (torch.tensor([label for _, label in part]) for part in parts)
     return Data(
         name="imdb",
@@ -116,7 +140,8 @@ def imdb(
         y_test=y_test,
         num_classes=2,
         vocabulary=vocabulary + UNKNOWN + 1,
-        description=f"film reviews, first {length} words, {vocabulary} words known, {len(train)} for training",
+        description=f"film reviews, first {length} {'known content ' if content_words else ''}words, {vocabulary} words "
+        f"known, {len(train)} for training",
         source=source,
     )
 

@@ -102,6 +102,7 @@ _NEEDS = (
         lambda c: c.task in _IMAGES,
         "{key} = {value}: the task {c.task!r} has no images from files; drop it",
     ),
+    _Need("content_words", lambda c: c.task == "imdb", "{key} = {value}: the task {c.task!r} has no reviews; drop it"),
     _Need("smallest", lambda c: c.task == "qm9", "{key} = {value}: the task {c.task!r} has no molecules; drop it"),
     _Need(
         "label_noise class_weights",

@@ -99,6 +99,9 @@ class RunConfig(BaseModel):
     text_length: int = Field(
         500, ge=1, le=100_000, description="Reviews: words of each that are read; kjv: characters of a window."
     )
+    content_words: bool = Field(
+        False, description="Reviews: read known words alone, and no stop words; else unknown ones have a number, too."
+    )
     noise: float = Field(
         2.5, ge=0, allow_inf_nan=False, description="Dummy data: standard deviation of the noise on the inputs."
     )
