@@ -140,8 +140,8 @@ def imdb(
         y_test=y_test,
         num_classes=2,
         vocabulary=vocabulary + UNKNOWN + 1,
-        description=f"film reviews, first {length} {'known content ' if content_words else ''}words, {vocabulary} words "
-        f"known, {len(train)} for training",
+        description=f"film reviews, first {length} {'known content words' if content_words else 'words'}, {vocabulary} "
+        f"words known, {len(train)} for training",
         source=source,
     )
 
