@@ -82,7 +82,7 @@ def stop_words() -> frozenset[str]:
         MissingDataError: without scikit-learn.
     """
     try:
-        from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+        from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS  # type: ignore[import-untyped]
     except ModuleNotFoundError as error:
         raise MissingDataError("content_words needs a list of stop words: pip install scikit-learn") from error
     return frozenset(ENGLISH_STOP_WORDS)
