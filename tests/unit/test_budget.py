@@ -245,3 +245,21 @@ def test_a_slower_step_earns_what_it_took():
     before = slow.wait({"norms": 0.3})
     slow.step_took(0.025)
     assert before - slow.wait({"norms": 0.3}) in (2, 3)  # two and a half steps' worth
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["saved now", "saved by an older version"])
+def test_a_keeper_that_was_saved_goes_on_when_a_part_is_not_measured_at_once(old):
+    keeper = BudgetKeeper(every=10, limit=0.02)
+    for _ in range(10):
+        keeper.step_took(0.010)
+    keeper.event_took({"norms": 0.002, "rank": 0.004}, rotating=["rank"], layers=4, periods={"rank": 3})
+    state = keeper.state_dict()
+    if old:
+        for name in ("frequency", "rotating", "layers"):
+            del state[name]
+    again = BudgetKeeper(every=10, limit=0.02)
+    again.load_state_dict(state)
+    for each in (keeper, again):
+        each.event_took({"norms": 0.002}, rotating=["rank"], layers=4)  # rank has its turn later
+    if not old:
+        assert (again.every, again.turns) == (keeper.every, keeper.turns)

@@ -194,6 +194,9 @@ class BudgetKeeper:
             "turns": self.turns,
             "steps": list(self._steps),
             "costs": {name: list(costs) for name, costs in self._costs.items()},
+            "frequency": dict(self._frequency),
+            "rotating": sorted(self._rotating),
+            "layers": self._layers,
             "totals": [self._training, self._own, self._charged],
         }
 
@@ -202,4 +205,6 @@ class BudgetKeeper:
         self.asked, self.every, self.turns = state["asked"], state["every"], state["turns"]
         self._steps = deque(state.get("steps", ()), maxlen=_STEPS)
         self._costs = {name: deque(costs, maxlen=_EVENTS) for name, costs in state.get("costs", {}).items()}
+        self._frequency = {name: 1.0 for name in self._costs} | state.get("frequency", {})
+        self._rotating, self._layers = set(state.get("rotating", ())), state.get("layers", 1)
         self._training, self._own, self._charged = state.get("totals", (0.0, 0.0, 0.0))
