@@ -205,6 +205,6 @@ class BudgetKeeper:
         self.asked, self.every, self.turns = state["asked"], state["every"], state["turns"]
         self._steps = deque(state.get("steps", ()), maxlen=_STEPS)
         self._costs = {name: deque(costs, maxlen=_EVENTS) for name, costs in state.get("costs", {}).items()}
-        self._frequency = {name: 1.0 for name in self._costs} | state.get("frequency", {})
+        self._frequency = dict.fromkeys(self._costs, 1.0) | state.get("frequency", {})
         self._rotating, self._layers = set(state.get("rotating", ())), state.get("layers", 1)
         self._training, self._own, self._charged = state.get("totals", (0.0, 0.0, 0.0))
