@@ -34,6 +34,14 @@ RUNS = {
 SHORT = {"steps": 60, "evaluate_every": 20, "checkpoint_every": 25, "device": "cuda", "monitor_budget": 1.0}
 
 
+class Until40(Silent):
+    """Stops a run after step 40."""
+
+    def update(self, snapshot):
+        if snapshot.step == 40:
+            raise KeyboardInterrupt
+
+
 @pytest.mark.parametrize("name", list(RUNS))
 def test_a_run_trains_on_the_gpu_and_is_read_back_on_the_host(name, tmp_path):
     config = make_config(**{**RUNS[name], **SHORT})
@@ -60,13 +68,8 @@ def test_a_resumed_run_is_the_uninterrupted_one(name, tmp_path):
     config = make_config(**{**RUNS[name], **SHORT})
     train(config, tmp_path / "whole")
 
-    class Until(Silent):
-        def update(self, snapshot):
-            if snapshot.step == 40:
-                raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        train(config, tmp_path / "parts", progress=Until())
+        train(config, tmp_path / "parts", progress=Until40())
     train(None, tmp_path / "parts", resume=True)
     ends = [load_checkpoint(tmp_path / part / "checkpoints" / "step-60.pt")["model"] for part in ("whole", "parts")]
     for key, weight in ends[0].items():
@@ -76,13 +79,8 @@ def test_a_resumed_run_is_the_uninterrupted_one(name, tmp_path):
 def test_a_run_of_the_gpu_goes_on_on_the_host(tmp_path):
     config = make_config(**{**RUNS["surge-collapse"], **SHORT})
 
-    class Until(Silent):
-        def update(self, snapshot):
-            if snapshot.step == 40:
-                raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        train(config, tmp_path / "run", progress=Until())
+        train(config, tmp_path / "run", progress=Until40())
     file = tmp_path / "run" / "config.toml"
     write_config(read_config(file, device="cpu"), file)
     assert train(None, tmp_path / "run", resume=True).status == "complete"

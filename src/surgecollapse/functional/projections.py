@@ -52,12 +52,17 @@ def gram(a: Tensor, b: Tensor) -> Tensor:
     return _products(a, b, lambda x, y: torch.stack([torch.dot(x, y), torch.dot(x, x), torch.dot(y, y)]))
 
 
+def widest(device: torch.device) -> torch.dtype:
+    """float64, or float32 where the device has no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def _products(a: Tensor, b: Tensor, reduce: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     if a.shape != b.shape:
         raise ValueError(f"an inner product needs equal shapes, got {tuple(a.shape)} and {tuple(b.shape)}")
     if a.is_complex() or b.is_complex():
         return _products(torch.view_as_real(a.resolve_conj()), torch.view_as_real(b.resolve_conj()), reduce)
-    dtype = torch.float32 if a.device.type == "mps" else torch.float64
+    dtype = widest(a.device)
     size = _CHUNK if a.device.type == "cpu" else _CHUNK_ELSEWHERE
     flat_a, flat_b = _flat(a, b), _flat(b, a)
     same = a is b

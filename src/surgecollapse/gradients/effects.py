@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from surgecollapse.functional.projections import widest
 from surgecollapse.types import GradientTransform
 
 
@@ -48,7 +49,7 @@ class Effects:
         if not products:
             return
         home = products[0].device
-        wide = torch.float32 if home.type == "mps" else torch.float64
+        wide = widest(home)
         both, old, new = torch.stack([p.to(home, wide) for p in products]).unbind(1)
         # By tensor: each has a direction, and perhaps a rescaling, of its own.
         kept = torch.where(new > 0, both.square() / new, torch.zeros_like(both))

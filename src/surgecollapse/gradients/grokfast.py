@@ -27,9 +27,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from surgecollapse.functional.projections import widest
 from surgecollapse.gradients.blocks import BLOCK, blocks
 from surgecollapse.gradients.passes import ema_pass, ema_rows, ma_pass, ma_rows
-from surgecollapse.gradients.side_by_side import widest
 from surgecollapse.gradients.slow_gradients import SlowGradients, State, Together, copy_of, slots_like, state_dtype
 from surgecollapse.single_pass import flattened, in_one_pass
 

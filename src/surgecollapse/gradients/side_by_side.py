@@ -13,6 +13,8 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from surgecollapse.functional.projections import widest
+
 ROW = 256
 """Entries of a row: each tensor begins a new one, and leaves the rest of its last one empty."""
 _AT_ONCE = 1 << 14
@@ -85,11 +87,6 @@ class SideBySide:
         sizes = torch.bincount(turn, minlength=count).tolist()
         self._turns[count] = list(torch.split(order.to(self._device), sizes))
         return self._turns[count]
-
-
-def widest(device: torch.device) -> torch.dtype:
-    """float64, or float32 where the device has no float64."""
-    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def groups(pairs: Sequence[tuple[Tensor, Tensor]], size: int = _GROUP) -> Iterator[list[tuple[Tensor, Tensor]]]:

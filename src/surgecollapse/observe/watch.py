@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from surgecollapse.events import Measurement
+from surgecollapse.functional.projections import widest
 from surgecollapse.observe.budget import GUESS, BudgetKeeper, BudgetReport
 from surgecollapse.observe.scene import Scenes, part_of
 from surgecollapse.observe.stopwatch import Stopwatch
@@ -217,5 +218,5 @@ def _flat(found: Mapping[str, Series]) -> Iterator[tuple[str, str | None, Tensor
 def _stacked(values: Sequence[Tensor | float]) -> Tensor:
     """All numbers in one tensor on the device, in float64 where there is such a thing."""
     home = next((value.device for value in values if isinstance(value, Tensor)), torch.device("cpu"))
-    wide = torch.float32 if home.type == "mps" else torch.float64
+    wide = widest(home)
     return torch.stack([torch.as_tensor(value, dtype=wide, device=home) for value in values])
