@@ -30,6 +30,12 @@ from surgecollapse import Grokfast, GrokfastMA
 EMA_GOAL, MA_GOAL = 1.15, 2.5
 COMPILED_EMA_GOAL, COMPILED_MA_GOAL = 0.8, 1.6
 TENSORS = 24
+KINDS = {
+    "plain": ("", None, False),
+    "compiled": (", compiled", None, True),
+    "bf16": (", bf16 buffer", torch.bfloat16, False),
+}
+"""Of the windowed filter, by name: what its rows are called, how its window is stored, whether it is compiled."""
 
 
 def gradients(size: int) -> list[Tensor]:
@@ -86,10 +92,8 @@ def time_filters(size: int, windows: list[int], options: argparse.Namespace) -> 
         "ema, compiled": lambda: compiled(params, grads),
     }
     for window in windows:
-        kinds: list[tuple[str, torch.dtype | None, bool]] = [("", None, False), (", compiled", None, True)]
-        if not options.no_bf16:
-            kinds.append((", bf16 buffer", torch.bfloat16, False))
-        for suffix, dtype, fused in kinds:
+        for kind in options.kinds:
+            suffix, dtype, fused = KINDS[kind]
             ma = GrokfastMA(window, buffer_dtype=dtype, compile=fused)
             actions[f"ma {window}{suffix}"] = lambda ma=ma: ma(params, grads)
             for _ in range(window):  # every page of the window is there before the clock runs
@@ -218,7 +222,7 @@ def main() -> None:
     parser.add_argument("--small", type=int, default=2_000_000, help="entries for the long windows")
     parser.add_argument("--small-windows", type=int, nargs="*", default=[10, 100, 1000], help="windows at that size")
     parser.add_argument("--repeats", type=int, default=31, help="turns; medians are reported")
-    parser.add_argument("--no-bf16", action="store_true", help="leave out the windows stored in bfloat16")
+    parser.add_argument("--kinds", nargs="*", choices=list(KINDS), default=list(KINDS), help="of the windowed filter")
     parser.add_argument("--threads", type=int, default=1, help="torch threads")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "grokfast")
     options = parser.parse_args()

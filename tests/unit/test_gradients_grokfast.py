@@ -187,7 +187,7 @@ def direct_error(transform, history, window):
         if step % 501 == 0:
             total = transform.state_dict([param])["total"][0].double()
             direct = prefix[step + 1] - prefix[max(0, step + 1 - window)]
-            size = stored[max(0, step + 1 - 2 * window) : step + 1].abs().sum(0)
+            size = stored[max(0, step + 1 - 3 * window) : step + 1].abs().sum(0)
             worst = max(worst, ((total - direct).abs() / (2**-24 * size)).max().item())
     return worst
 
@@ -199,23 +199,24 @@ def test_the_running_sum_does_not_drift_in_a_hundred_thousand_steps(buffer_dtype
     history = noise(100_000, 3) + 0.5
     history[::9973] *= 1e4
     transform = GrokfastMA(window=50, lamb=0.0, buffer_dtype=buffer_dtype)
-    assert direct_error(transform, history, 50) < 3 * 50
+    bounded = direct_error(transform, history, 50)
+    assert bounded < 5 * 50
     # The bound holds from any step on, so that it holds after 10⁶; the proof is in the docstring. The same
-    # history without sums afresh: the error is above it.
+    # history without sums afresh: the error is of another order.
     transform._sum_afresh = lambda state: None
     transform._state.clear()
-    assert direct_error(transform, history, 50) > 2 * 3 * 50
+    assert direct_error(transform, history, 50) > 100 * bounded
 
 
 @both_paths
 @pytest.mark.parametrize("count", [1, 1023, 5000])
-def test_every_entry_is_summed_afresh_within_a_window(count, accelerator):
+def test_every_entry_is_summed_afresh_within_two_windows(count, accelerator):
     transform, param = GrokfastMA(window=4, lamb=1.0), torch.zeros(count)
     history = noise(13, count)
     run(transform, history[:5], param)
     transform._state[param]["total"].fill_(1e9)  # as if rounding had done its worst
-    run(transform, history[5:9], param)
-    assert torch.allclose(transform._state[param]["total"], history[5:9].sum(0), atol=1e-5)
+    run(transform, history[5:], param)
+    assert torch.allclose(transform._state[param]["total"], history[9:].sum(0), atol=1e-5)
 
 
 @both_paths

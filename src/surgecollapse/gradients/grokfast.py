@@ -22,6 +22,7 @@ What they share:
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -35,6 +36,10 @@ from surgecollapse.single_pass import flattened, in_one_pass
 
 if TYPE_CHECKING:
     from surgecollapse.gradients.side_by_side import SideBySide
+
+
+_READS = 1 << 17
+"""Stored gradients that are summed afresh at a time, at least."""
 
 
 class Grokfast(SlowGradients):
@@ -149,12 +154,12 @@ class GrokfastMA(SlowGradients):
     ĝ_t = g_t + λ · mean(g_{t−w+1} … g_t). On a constant gradient g that is (1 + λ) g, with ``filter="sum"``
     (1 + λw) g, from step w on. The code waits for a full window, the paper filters at once: ``warmup`` chooses.
 
-    **Cost.** A step adds the new gradient to a running sum, takes off the one that leaves, and sums one w-th of the
-    entries afresh over their whole window: w · N/w = N reads. Nothing depends on w but the memory of w gradients.
+    **Cost.** A step adds the new gradient to a running sum, takes off the one that leaves, and sums one 2w-th of the
+    entries afresh over their whole window: w · N/2w = N/2 reads. Nothing depends on w but the memory of w gradients.
 
-    **Drift.** Each entry's sum is formed afresh every w steps, so it carries the rounding of at most w steps, however
-    long the training: with u the unit roundoff of the sum, |error| ≤ (3w + 1)·u·S (to first order), where S bounds
-    Σ|g| over any window of the last w steps: w − 1 additions afresh, then two a step. A plain running sum has no such
+    **Drift.** Each entry's sum is formed afresh every 2w steps, so it carries the rounding of at most 2w steps, however
+    long the training: with u the unit roundoff of the sum, |error| ≤ (5w + 1)·u·S (to first order), where S bounds
+    Σ|g| over any window of the last 2w steps: w − 1 additions afresh, then two a step. A plain running sum has no such
     bound, since 2u·S may be added at each step for ever. The sum is that of the *stored* entries: with
     ``buffer_dtype=torch.bfloat16`` what is added is what will be taken off.
 
@@ -206,6 +211,11 @@ class GrokfastMA(SlowGradients):
         self.window, self.warmup, self.filter, self.buffer_dtype = window, bool(warmup), filter, buffer_dtype
         self.compile = bool(compile)
 
+    @property
+    def _period(self) -> int:
+        """Steps in which every running sum is formed afresh."""
+        return 2 * self.window
+
     def __repr__(self) -> str:
         return f"GrokfastMA(window={self.window}, lamb={self.lamb}, warmup={self.warmup}, filter={self.filter!r})"
 
@@ -214,7 +224,7 @@ class GrokfastMA(SlowGradients):
         seen = torch.zeros((), dtype=torch.long, device=grad.device)
         slots = slots_like(self.window, total, self.buffer_dtype or grad.dtype)
         # Parameters begin their turns apart, so that their fresh sums do not all fall on the same steps.
-        return {"gradients": slots, "total": total, "seen": seen, "turn": 7919 * len(self._state) % self.window}
+        return {"gradients": slots, "total": total, "seen": seen, "turn": 7919 * len(self._state) % self._period}
 
     def _filter_finite(self, items: list[tuple[State, Tensor]]) -> None:
         by_scale: dict[float, list[tuple[Tensor, Tensor, Tensor]]] = {}
@@ -279,19 +289,19 @@ class GrokfastMA(SlowGradients):
         """As :meth:`_sum_afresh`, for a share of the rows of every parameter."""
         total, slots, rows = together.state["total"], together.state["gradients"], together.rows
         turns = together.state["turn"]
-        share = rows.turns(self.window)[int(turns[0])]
-        turns.add_(1).remainder_(self.window)
+        share = rows.turns(self._period)[int(turns[0])]
+        turns.add_(1).remainder_(self._period)
         if len(share):
             total.index_copy_(0, share, slots.index_select(1, share).sum(0, dtype=total.dtype))
 
     def _sum_afresh(self, state: State) -> None:
-        """Replace the running sum of one slice of the entries by the direct sum; all have had it after w calls."""
+        """Replace the running sum of one slice of the entries by the direct sum; all have had it after 2w calls."""
         total, turn = state["total"], state["turn"]
-        state["turn"] = (turn + 1) % self.window
+        state["turn"] = (turn + 1) % self._period
         count = total.numel()
-        # Slices of a thousand entries at least: a smaller tensor is summed whole, now and then, not bit by bit.
-        length = max(-(-count // self.window), 1024)
-        pause = self.window // max(-(-count // length), 1)
+        # A slice has a thousand entries and a hundred thousand reads at least: smaller tensors have it whole, at times.
+        length = max(-(-count // self._period), _READS // self.window, 1024)
+        pause = self._period // max(-(-count // length), 1)
         first = turn // pause * length
         if turn % pause or first >= count:
             return
@@ -318,6 +328,7 @@ class GrokfastMA(SlowGradients):
         return state
 
 
+@lru_cache(256)
 def _number(value: float) -> Tensor:
     # A tensor, so that another value does not compile again; without dimensions, it changes no precision.
-    return torch.tensor(value, dtype=torch.float64)
+    return torch.tensor(value, dtype=torch.float64, device="cpu")

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from surgecollapse.gradients.side_by_side import SideBySide, all_finite
-from surgecollapse.single_pass import SMALLEST
 
+SMALLEST = 1 << 16
+"""Entries from which on a compiled pass costs no more than plain operations."""
 _AT_ONCE = 1 << 18
 """Entries that are looked at before they are filtered."""
 State = dict[str, Any]
