@@ -15,9 +15,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shlex
+import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -74,26 +77,36 @@ def train(name: str, fraction: float, seed: int, steps: int, every: int, device:
     print(flush=True)
     return {
         "loss": name, "fraction": fraction, "seed": seed, "steps": steps,
-        "device": device, "seconds": round(time.perf_counter() - began, 1),
+        "device": device, "torch": torch.__version__,
+        "hardware": torch.cuda.get_device_name() if device == "cuda" else "one thread of a CPU",
+        "seconds": round(time.perf_counter() - began, 1),
         "columns": ["step", "train", "validation", "collapsed", "zero loss"],
         "curve": [[row[0], *(round(value, 4) for value in row[1:])] for row in curve],
     }  # fmt: skip
 
 
+def spread(values: list[float], form: Callable[[float], str]) -> str:
+    """Median with the range."""
+    low, middle, high = (form(value) for value in (min(values), statistics.median(values), max(values)))
+    return middle if low == high else f"{middle} ({low}–{high})"
+
+
 def table(rows: list[dict[str, Any]]) -> str:
-    """One line a run."""
+    """One line a training set and loss."""
     lines = [
-        "| training set | loss | seed | first collapsed at | half at | best validation accuracy | "
-        "end: training, validation, collapsed, zero loss |",
-        "|---|---|---|---|---|---|---|",
+        "| training set | loss | seeds | first collapsed at | collapsed, at most | at the end | validation accuracy at "
+        "the end | at best |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    for row in rows:
-        curve = row["curve"]
-        first, half = (next((f"{c[0]:,}" for c in curve if c[3] > share), "–") for share in (0.0, 0.5))
-        last = ", ".join(f"{value:.1%}" for value in curve[-1][1:])
-        best = max(curve, key=lambda c: c[2])
-        cells = [f"{row['fraction']:.0%}", row["loss"], str(row["seed"]), first, half]
-        cells += [f"{best[2]:.1%} at {best[0]:,}", last]
+    kinds = dict.fromkeys((row["fraction"], row["loss"]) for row in rows)
+    for fraction, loss in kinds:
+        curves = [row["curve"] for row in rows if (row["fraction"], row["loss"]) == (fraction, loss)]
+        first = [next((c[0] for c in curve if c[3] > 0), math.inf) for curve in curves]
+        cells = [f"{fraction:.0%}", loss, str(len(curves))]
+        cells.append(spread(first, lambda step: "never" if math.isinf(step) else f"{step:,.0f}"))
+        cells.append(spread([max(c[3] for c in curve) for curve in curves], "{:.1%}".format))
+        cells += [spread([curve[-1][column] for curve in curves], "{:.1%}".format) for column in (3, 2)]
+        cells.append(spread([max(c[2] for c in curve) for curve in curves], "{:.1%}".format))
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -111,8 +124,8 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
             for row in (row for row in rows if row["fraction"] == fraction):
                 colour = RUNS[list(LOSSES).index(row["loss"])][0]
                 steps, _, validation, collapsed, _ = zip(*row["curve"], strict=True)
-                ax.plot(steps, validation, color=colour, linewidth=1.5, label=row["loss"] if row["seed"] == 0 else None)
-                ax.plot(steps, collapsed, color=colour, linewidth=1.2, linestyle=":")
+                ax.plot(steps, validation, color=colour, linewidth=1.2, label=row["loss"] if row["seed"] == 0 else None)
+                ax.plot(steps, collapsed, color=colour, linewidth=0.8, linestyle=":", alpha=0.7)
             ax.set_title(f"{fraction:.0%} for training")
             step_axis(ax)
         axes[0].set_ylabel("validation accuracy (solid),\nshare of collapsed samples (dotted)")
@@ -155,10 +168,9 @@ def main() -> None:
                 wanted.append(row)
     text = table(wanted)
     command = shlex.join(["python", "benchmarks/softmax_collapse.py", *sys.argv[1:]])
-    place = torch.cuda.get_device_name() if options.device == "cuda" else "one thread"
-    log.with_suffix(".md").write_text(
-        f"# Softmax collapse, x+y mod 113\n\n`{command}`; {place}, torch {torch.__version__}\n\n{text}\n"
-    )
+    kept = {(row.get("hardware", "one thread of a CPU"), row.get("torch", torch.__version__)) for row in wanted}
+    places = " and ".join(f"{hardware}, torch {version}" for hardware, version in sorted(kept))
+    log.with_suffix(".md").write_text(f"# Softmax collapse, x+y mod 113\n\n`{command}`; {places}\n\n{text}\n")
     draw(wanted, options.picture or log.with_suffix(".png"))
     print(text)
 

@@ -264,6 +264,7 @@ EXPERIMENTS: dict[str, Preset] = {
         "model": "transformer",
         "widths": (128, 512),
         "activation": "relu",
+        "loss": "cross_entropy_float64",
         "optimizer": "adamw",
         "lr": 1e-3,
         "weight_decay": 1.0,
