@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 Missing = dict[str, tuple[str, int, dict[str, Any]]]
 """Runs without a row: method, seed and configuration by key."""
-GOAL = 100
+GOAL, SMOOTH = 100, 5
 PUBLISHED = {
     "multiplication": {"baseline": "39,890", "ema": "910", "ma": "790"},
     "mlp": {
@@ -430,35 +430,44 @@ def as_markdown(rows: dict[str, list[dict]], facts: list[str], picture: str | No
     return "\n".join([*lines, f"![Accuracy of every seed by step]({picture})", ""] if picture else lines)
 
 
+def means(values: list[float]) -> list[float]:
+    """Of each value and the few before it."""
+    return [statistics.fmean(values[max(0, i + 1 - SMOOTH) : i + 1]) for i in range(len(values))]
+
+
 def draw(rows: dict[str, list[dict]], path: Path) -> bool:
-    """Accuracy of every seed by step, or the least loss so far where none counts; ``False`` without matplotlib."""
+    """Accuracy of every seed by step, with the least loss so far where none counts; ``False`` without matplotlib."""
     reached = level(rows)
     try:
         from surgecollapse.lab.report.style import RUNS, canvas, legend_above, save_png, styled
     except ModuleNotFoundError:
         return False
 
+    def lines(ax: Any, key: Callable[[dict], list[float]], **style: Any) -> None:
+        for (colour, _), (name, given) in zip(RUNS * len(rows), rows.items(), strict=False):
+            for i, row in enumerate(given):
+                label = name if i == 0 and style.get("linestyle") is None else None
+                ax.plot(row["curve"]["steps"], key(row["curve"]), color=colour, label=label, **style)
+        ax.set_xscale("log")
+        ax.set_xlabel("optimizer step (logarithmic)")
+
     @styled
     def picture() -> Any:
         figure = canvas(7.4, 4.4)
-        ax = figure.add_subplot()
-        for (colour, _), (name, given) in zip(RUNS * len(rows), rows.items(), strict=False):
-            for i, row in enumerate(given):
-                curve, label = row["curve"], name if i == 0 else None
-                if reached is None:
-                    least = list(itertools.accumulate(curve["loss"], min))
-                    ax.plot(curve["steps"], least, color=colour, linewidth=1.1, alpha=0.8, label=label)
-                    continue
-                ax.plot(curve["steps"], curve["validation"], color=colour, linewidth=1.1, alpha=0.8, label=label)
-                ax.plot(curve["steps"], curve["train"], color=colour, linewidth=0.8, alpha=0.5, linestyle=":")
-        ax.set_xscale("log")
-        ax.set_xlabel("optimizer step (logarithmic)")
         if reached is None:
-            ax.set_yscale("log")
-            ax.set_ylabel("least validation loss so far (logarithmic)")
-        else:
-            ax.set_ylabel("accuracy: validation (solid), training (dotted)")
-            ax.axhline(reached, color="#5f6872", linewidth=0.8)
+            loss, accuracy = figure.subplots(1, 2)
+            lines(loss, lambda curve: list(itertools.accumulate(curve["loss"], min)), linewidth=1.1, alpha=0.8)
+            loss.set_yscale("log")
+            loss.set_ylabel("least validation loss so far (logarithmic)")
+            lines(accuracy, lambda curve: means(curve["validation"]), linewidth=1.1, alpha=0.8)
+            accuracy.set_ylabel(f"validation accuracy, mean of {SMOOTH} evaluations")
+            legend_above(figure, [loss], columns=4)
+            return figure
+        ax = figure.add_subplot()
+        lines(ax, lambda curve: curve["validation"], linewidth=1.1, alpha=0.8)
+        lines(ax, lambda curve: curve["train"], linewidth=0.8, alpha=0.5, linestyle=":")
+        ax.set_ylabel("accuracy: validation (solid), training (dotted)")
+        ax.axhline(reached, color="#5f6872", linewidth=0.8)
         legend_above(figure, [ax], columns=4)
         return figure
 
