@@ -155,6 +155,7 @@ class TransformedGradients:
                 "transforms to attach(..., transforms=[...]), or call transform_gradients before attach"
             )
         self._chain, self._effects = TransformChain(transforms), Effects()
+        self._chain.stand_before(self._optimizer)
         self._recorders, self._every, self._step = recorders, every, 0
         self._hooks = StepHooks(optimizer, self._before_step, lambda: None)
 
@@ -173,6 +174,7 @@ class TransformedGradients:
     def remove(self) -> None:
         """Take the transforms off again; the optimizer is what it was."""
         self._hooks.remove()
+        self._chain.leave(self._optimizer)
 
     def __enter__(self) -> TransformedGradients:
         return self
@@ -215,7 +217,8 @@ def transform_gradients(
 
     Raises:
         TypeError: if something is no optimizer or no transform.
-        ValueError: for LBFGS, a wrong order, or parameters that a controller masks already.
+        ValueError: for LBFGS, a wrong order, also after transforms of an earlier call, or parameters that a controller
+            masks already.
 
     >>> import torch, surgecollapse
     >>> model = torch.nn.Linear(2, 2)

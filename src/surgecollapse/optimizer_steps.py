@@ -27,12 +27,14 @@ class OptimizerSteps:
 
     Raises:
         TypeError: if an item is no transform.
-        ValueError: if transforms are not in the declared order.
+        ValueError: if transforms are not in the declared order, also after those that an optimizer has already.
     """
 
     def __init__(self, optimizers: Sequence[Optimizer], transforms: Sequence[GradientTransform]) -> None:
         self._optimizers = optimizers
         self._transforms, self.effects = TransformChain(transforms), Effects()
+        for optimizer in optimizers:
+            self._transforms.check_after_standing(optimizer)
         self._rates: dict[int, list[Any]] = {}
         self._skipped: set[int] = set()
 

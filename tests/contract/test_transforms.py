@@ -135,6 +135,45 @@ def test_the_declared_order_is_enforced():
         TransformChain([lambda params, grads: None])
 
 
+def test_the_declared_order_holds_over_several_calls():
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    first = surgecollapse.transform_gradients(optimizer, [Times(stage="project")])
+    refused = r"Times \(filter\) would act after Times \(project\).*in one call"
+    with pytest.raises(ValueError, match=refused):
+        surgecollapse.transform_gradients(optimizer, [Times(stage="filter")])
+    with pytest.raises(ValueError, match=refused):
+        surgecollapse.attach(model, optimizer, sparsity=0.5, total_steps=100, transforms=[Times(stage="filter")])
+    surgecollapse.transform_gradients(optimizer, [Times(stage="project"), Times(stage="clip")]).remove()
+    first.remove()
+    surgecollapse.transform_gradients(optimizer, [Times(stage="filter")])
+    loss_of(model).backward()
+    optimizer.step()
+
+
+class Shard(torch.Tensor):
+    """What a distributed tensor shows of itself."""
+
+    def to_local(self):
+        return self
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        surgecollapse.Grokfast(),
+        surgecollapse.GrokfastMA(3),
+        surgecollapse.GradientFilter([0.5, 0.5]),
+        surgecollapse.OrthoGrad(),
+        surgecollapse.ClipNorm(1.0),
+    ],
+    ids=repr,
+)
+def test_sharded_gradients_are_refused(transform):
+    with pytest.raises(TypeError, match="whole gradients"):
+        transform([torch.zeros(3, 2)], [torch.ones(3, 2).as_subclass(Shard)])
+
+
 def test_transforms_after_masking_are_refused():
     model = net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

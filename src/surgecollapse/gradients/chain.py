@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -15,6 +16,10 @@ from surgecollapse.types import GradientTransform
 
 STAGES = ("filter", "project", "clip")
 """The order in which transforms may follow each other. A user's own clipping comes before all of them."""
+
+
+_standing: WeakKeyDictionary[Optimizer, list[TransformChain]] = WeakKeyDictionary()
+"""Chains that act before each step of an optimizer already, in the order in which they do."""
 
 
 class TransformChain:
@@ -49,6 +54,31 @@ class TransformChain:
         if stages != sorted(stages):
             given = ", ".join(f"{type(item).__name__} ({item.stage})" for item in self._transforms)
             raise ValueError(f"transforms must come in the order {' → '.join(STAGES)}, got {given}: reorder them")
+
+    def check_after_standing(self, optimizer: Optimizer) -> None:
+        """Check that this chain may act after those that the optimizer has.
+
+        Raises:
+            ValueError: if one of them ends with a later stage than this one begins with.
+        """
+        before = [item for chain in _standing.get(optimizer, []) for item in chain._transforms]
+        if before and self._transforms and STAGES.index(before[-1].stage) > STAGES.index(self._transforms[0].stage):
+            raise ValueError(
+                f"{type(self._transforms[0]).__name__} ({self._transforms[0].stage}) would act after "
+                f"{type(before[-1]).__name__} ({before[-1].stage}), which this optimizer has already, and the order is "
+                f"{' → '.join(STAGES)}: give all transforms in one call, or remove() the earlier ones first"
+            )
+
+    def stand_before(self, optimizer: Optimizer) -> None:
+        """Note that this chain acts before each step of an optimizer from now on, after those that do already."""
+        self.check_after_standing(optimizer)
+        _standing.setdefault(optimizer, []).append(self)
+
+    def leave(self, optimizer: Optimizer) -> None:
+        """Note that it does no longer."""
+        chains = _standing.get(optimizer, [])
+        if self in chains:
+            chains.remove(self)
 
     def __len__(self) -> int:
         return len(self._transforms)

@@ -7,8 +7,9 @@ What they share:
 
 * State is made for a parameter when its first gradient comes, and holds copies only: gradients zeroed in place
   (``zero_grad(set_to_none=False)``) and gradients made anew give the same results.
-* A gradient with a non-finite entry leaves its parameter's state as it is, and is left as it is. On the CPU such
-  parameters are left out; elsewhere a flag on the device selects, and the host does not wait for it.
+* A gradient with a non-finite entry leaves its parameter's state as it is, and is left as it is; so does one with an
+  entry so large that sums of such could overflow. On the CPU such parameters are left out; elsewhere a flag on the
+  device selects, and the host does not wait for it.
 * On an accelerator the state of all parameters lies side by side, and nearly every operation is launched once for all
   of them. That keeps one more copy of the gradients, and makes two or three more for the length of a step.
 * With ``lamb=0`` gradients are not touched at all.
@@ -22,7 +23,6 @@ What they share:
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -95,6 +95,10 @@ class Grokfast(SlowGradients):
     def __repr__(self) -> str:
         return f"Grokfast(alpha={self.alpha}, lamb={self.lamb}, start={self.start!r})"
 
+    @property
+    def _adds_up(self) -> float:
+        return 2.0  # the difference of two gradients
+
     def _new_state(self, grad: Tensor) -> State:
         average = torch.zeros_like(grad, dtype=state_dtype(grad.dtype))
         return {"average": average, "started": torch.tensor(self.start == "zero", device=grad.device)}
@@ -118,7 +122,12 @@ class Grokfast(SlowGradients):
     def _filter_once(self, state: State, grad: Tensor) -> bool:
         flat = flattened((state["average"], grad))
         if flat is None or not in_one_pass(
-            ema_pass, *flat, state["started"], _number(1.0 - self.alpha), _number(self.lamb)
+            ema_pass,
+            *flat,
+            state["started"],
+            self._number(1.0 - self.alpha),
+            self._number(self.lamb),
+            self._number(self.largest(grad.dtype)),
         ):
             return False
         state["started"].fill_(True)
@@ -212,6 +221,10 @@ class GrokfastMA(SlowGradients):
         self.compile = bool(compile)
 
     @property
+    def _adds_up(self) -> float:
+        return 1.001 * max(self.window, 2)
+
+    @property
     def _period(self) -> int:
         """Steps in which every running sum is formed afresh."""
         return 2 * self.window
@@ -248,7 +261,9 @@ class GrokfastMA(SlowGradients):
         seen = int(state["seen"])
         scale = self._scale(seen + 1)
         flat = flattened((state["total"], state["gradients"][seen % self.window], grad))
-        if not scale or flat is None or not in_one_pass(ma_pass, *flat, _number(scale)):
+        if not scale or flat is None:
+            return False
+        if not in_one_pass(ma_pass, *flat, self._number(scale), self._number(self.largest(grad.dtype))):
             return False
         state["seen"].add_(1)
         self._sum_afresh(state)
@@ -258,6 +273,11 @@ class GrokfastMA(SlowGradients):
         if self.warmup and seen < self.window:
             return 0.0
         return self.lamb / min(seen, self.window) if self.filter == "mean" else self.lamb
+
+    def largest(self, dtype: torch.dtype) -> float:
+        """As of every filter, and of the stored gradients, too."""
+        stored = dtype if self.buffer_dtype is None or dtype.is_complex else self.buffer_dtype
+        return min(super().largest(dtype), super().largest(stored))
 
     def _new_matrices(self, rows: SideBySide, dtype: torch.dtype) -> State:
         total, slots = rows.zeros(state_dtype(dtype)), rows.zeros(self.buffer_dtype or dtype, self.window)
@@ -326,9 +346,3 @@ class GrokfastMA(SlowGradients):
         state["gradients"] = slots_like(self.window, state["total"], saved["gradients"].dtype)
         state["gradients"].copy_(saved["gradients"])
         return state
-
-
-@lru_cache(256)
-def _number(value: float) -> Tensor:
-    # A tensor, so that another value does not compile again; without dimensions, it changes no precision.
-    return torch.tensor(value, dtype=torch.float64, device="cpu")

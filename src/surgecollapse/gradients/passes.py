@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def ema_pass(average: Tensor, grad: Tensor, started: Tensor, weight: Tensor, lamb: Tensor) -> None:
+def ema_pass(average: Tensor, grad: Tensor, started: Tensor, weight: Tensor, lamb: Tensor, largest: Tensor) -> None:
     """One step of Grokfast-EMA: h ← h + (1 − α)(g − h), g ← g + λ h, entry by entry where g is finite.
 
     Args:
@@ -15,14 +15,15 @@ def ema_pass(average: Tensor, grad: Tensor, started: Tensor, weight: Tensor, lam
         started: whether h holds something; else it starts at g.
         weight: 1 − α.
         lamb: λ.
+        largest: magnitude above which an entry counts as not finite.
 
     >>> average, grad = torch.tensor([1.0, 1.0]), torch.tensor([3.0, float("inf")])
-    >>> ema_pass(average, grad, torch.tensor(True), torch.tensor(0.5), torch.tensor(2.0))
+    >>> ema_pass(average, grad, torch.tensor(True), torch.tensor(0.5), torch.tensor(2.0), torch.tensor(1e38))
     >>> average.tolist(), grad.tolist()
     ([2.0, 1.0], [7.0, inf])
     """
     precise = grad.to(average.dtype)
-    finite = torch.isfinite(precise)
+    finite = precise.abs() <= largest
     before = torch.where(started, average, precise)
     mean = before + weight * (precise - before)
     result = torch.where(finite, precise + lamb * mean, precise)
@@ -30,7 +31,7 @@ def ema_pass(average: Tensor, grad: Tensor, started: Tensor, weight: Tensor, lam
     grad.copy_(result)
 
 
-def ma_pass(total: Tensor, slot: Tensor, grad: Tensor, scale: Tensor) -> None:
+def ma_pass(total: Tensor, slot: Tensor, grad: Tensor, scale: Tensor, largest: Tensor) -> None:
     """One step of Grokfast-MA: the running sum and the slot that leaves, entry by entry where g is finite.
 
     Args:
@@ -38,14 +39,15 @@ def ma_pass(total: Tensor, slot: Tensor, grad: Tensor, scale: Tensor) -> None:
         slot: the oldest stored gradient, replaced by the present one in place.
         grad: g, changed in place.
         scale: what the sum is multiplied by, λ/w.
+        largest: magnitude above which an entry counts as not finite.
 
     >>> total, slot, grad = torch.tensor([5.0]), torch.tensor([2.0]), torch.tensor([4.0])
-    >>> ma_pass(total, slot, grad, torch.tensor(1.0))
+    >>> ma_pass(total, slot, grad, torch.tensor(1.0), torch.tensor(1e38))
     >>> total.item(), slot.item(), grad.item()
     (7.0, 4.0, 11.0)
     """
     stored = grad.to(slot.dtype)
-    finite = torch.isfinite(grad)
+    finite = grad.to(total.dtype).abs() <= largest
     coming = torch.where(finite, stored, slot)
     moved = total - slot + coming
     result = torch.where(finite, grad.to(total.dtype) + scale * moved, grad.to(total.dtype))

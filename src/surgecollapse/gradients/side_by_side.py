@@ -107,13 +107,15 @@ def groups(pairs: Sequence[tuple[Tensor, Tensor]], size: int = _GROUP) -> Iterat
         yield gathered
 
 
-def all_finite(tensors: Sequence[Tensor]) -> Tensor:
+def all_finite(tensors: Sequence[Tensor], largest: float = math.inf) -> Tensor:
     """Whether all entries of each tensor are finite, bool (tensors,); the host does not wait for it.
 
     Args:
         tensors: of one dtype and device; none is empty.
+        largest: magnitude that no entry may exceed.
 
     >>> all_finite([torch.ones(2), torch.tensor([1.0, float("inf")]), torch.tensor([float("nan")])]).tolist()
     [True, False, False]
     """
-    return torch.stack(torch._foreach_norm(list(tensors), float("inf"))).isfinite()
+    most = torch.stack(torch._foreach_norm(list(tensors), math.inf))
+    return most.isfinite() & (most.to(widest(most.device)) <= largest)

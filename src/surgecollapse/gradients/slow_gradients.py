@@ -62,13 +62,14 @@ class SlowGradients(ABC):
         self._only = None if parameters is None else dict.fromkeys(parameters)
         self._state: dict[Tensor, State] = {}
         self._together: dict[tuple[torch.device, torch.dtype], Together] = {}
+        self._numbers: dict[float, Tensor] = {}
 
     @torch.no_grad()
     def __call__(self, params: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
         """Filter ``grads`` in place, once per optimizer step; the two sequences correspond.
 
         Raises:
-            TypeError: if a gradient is sparse.
+            TypeError: if a gradient is sparse, or a shard of a distributed tensor.
         """
         on_host: list[tuple[State, Tensor]] = []
         elsewhere: dict[tuple[torch.device, torch.dtype], dict[Tensor, Tensor]] = {}
@@ -76,18 +77,14 @@ class SlowGradients(ABC):
         for param, grad in zip(params, grads, strict=True):
             if self._only is not None and param not in self._only:
                 continue
-            if grad.layout is not torch.strided:
-                raise TypeError(
-                    f"{type(self).__name__} needs dense gradients, got {grad.layout} of shape {tuple(grad.shape)}: "
-                    "build the embedding with sparse=False, or name the other parameters in parameters="
-                )
+            self._check_dense_and_whole(grad)
             if not self._waits_for(grad):
                 if grad.numel():
                     elsewhere.setdefault((grad.device, grad.dtype), {})[param] = grad
                 continue
             if self.compile and self._passes_once(param, grad):
                 continue
-            if _is_finite(grad):
+            if _is_at_most(grad, self.largest(grad.dtype)):
                 on_host.append((self._state_of(param, grad), grad))
                 entries += grad.numel()
             if entries >= _AT_ONCE:  # while the cache still holds what was looked at
@@ -108,7 +105,7 @@ class SlowGradients(ABC):
         places = [together.place[param] for param in given]
         inside, grads = [together.views[place] for place in places], list(given.values())
         torch._foreach_copy_(inside, grads)
-        finite = all_finite(grads)
+        finite = all_finite(grads, self.largest(kind[1]))
         if places != list(range(len(together.views))):  # in another order, or without some
             if places != together.order:
                 together.order, numbers = places, torch.tensor(places)
@@ -148,6 +145,43 @@ class SlowGradients(ABC):
     def _waits_for(grad: Tensor) -> bool:
         # Looking at a number costs nothing on the CPU; on an accelerator the host would wait for all work under way.
         return grad.device.type == "cpu"
+
+    def _check_dense_and_whole(self, grad: Tensor) -> None:
+        if grad.layout is not torch.strided:
+            raise TypeError(
+                f"{type(self).__name__} needs dense gradients, got {grad.layout} of shape {tuple(grad.shape)}: "
+                "build the embedding with sparse=False, or name the other parameters in parameters="
+            )
+        if hasattr(grad, "to_local"):
+            raise TypeError(
+                f"{type(self).__name__} needs whole gradients, got a distributed tensor of shape {tuple(grad.shape)}: "
+                "a gradient that is not finite would be left out on one rank alone; name the parameters that are not "
+                "sharded in parameters="
+            )
+
+    def largest(self, dtype: torch.dtype) -> float:
+        """The largest magnitude of an entry that enters the state; a gradient with a larger one counts as not finite.
+
+        Args:
+            dtype: of the gradient.
+
+        Returns:
+            The largest number of the state, by what the state may add up.
+        """
+        return torch.finfo(state_dtype(dtype)).max / self._adds_up
+
+    @property
+    @abstractmethod
+    def _adds_up(self) -> float:
+        """How many times as large as the largest gradient a number on the way may become."""
+
+    def _number(self, value: float) -> Tensor:
+        # A tensor, so that another value does not compile again; without dimensions, it changes no precision.
+        if value not in self._numbers:
+            if len(self._numbers) > 64:  # a schedule
+                self._numbers.clear()
+            self._numbers[value] = torch.tensor(value, dtype=torch.float64, device="cpu")
+        return self._numbers[value]
 
     def _passes_once(self, param: Tensor, grad: Tensor) -> bool:
         """Filter a large gradient in one compiled pass, where there is state and a compiler; else do nothing."""
@@ -234,7 +268,10 @@ def copy_of(value: Any, device: torch.device | None = None) -> Any:
     return value.detach().to(device or value.device, copy=True) if isinstance(value, Tensor) else value
 
 
-def _is_finite(grad: Tensor) -> bool:
-    # A finite sum has finite terms, and is found in one pass. Large terms may overflow together: then look at each.
-    total = grad.sum().item()
-    return total - total == 0 or bool(torch.isfinite(grad).all())
+def _is_at_most(grad: Tensor, largest: float) -> bool:
+    # No entry is larger than the norm, which is found in one pass. Where that is too large, look at each.
+    if torch.linalg.vector_norm(grad).item() <= largest:
+        return True
+    if grad.dtype is torch.float16:  # whose own largest number is far below
+        return bool(torch.isfinite(grad).all())
+    return bool((grad.abs() <= largest).all())
