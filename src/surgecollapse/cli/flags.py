@@ -21,7 +21,7 @@ _GROUPS = {
     "schedule muon_lr muon_tokens muon_beta1 decay_vectors warmup hold average_decay weigh_batches clip "
     "grokfast grokfast_alpha grokfast_window grokfast_lamb orthograd loss "
     "class_weights early_stopping stop_at_accuracy until forecast give_up monitors monitor_budget "
-    "evaluate_every checkpoint_every keep_checkpoints device threads",
+    "evaluate_every checkpoint_every keep_checkpoints trace_every device threads",
 }
 
 

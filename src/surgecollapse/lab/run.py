@@ -234,7 +234,7 @@ def _refuse_changed(config: RunConfig, state: dict[str, Any], folder: Path) -> N
     if not isinstance(then, dict):
         raise CheckpointError(f"the newest checkpoint of {folder} holds no configuration: start a new run")
     # Keys that are younger than the checkpoint, and what decides nothing, are taken as they are.
-    ignored = {"data_dir", "device", "monitors", "monitor_budget"}
+    ignored = {"data_dir", "device", "monitors", "monitor_budget", "trace_every"}
     changed = [key for key in now if key not in ignored and key in then and now[key] != then[key]]
     if changed:
         raise CheckpointError(

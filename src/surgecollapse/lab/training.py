@@ -33,6 +33,7 @@ from surgecollapse.lab.progress import Snapshot
 from surgecollapse.lab.sketch import CountSketch
 from surgecollapse.lab.stopping import Stopping
 from surgecollapse.lab.summary import run_summary
+from surgecollapse.lab.traces import PREFIX, Traces
 from surgecollapse.steering import Steering
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ class Training:
         self._progress = progress
         self._batches = batches_of(config, len(self.data.x_train))
         self._sketch = CountSketch(list(self.model.parameters()))
+        self._traces = Traces(self.model) if config.trace_every else None
         self._diverged = False
         self.seconds = self._seconds_then = 0.0
         self._step_then = 0
@@ -225,6 +227,9 @@ class Training:
         loss = self._loss(self.model(self.data.x_train[rows]), labels)
         weight = len(rows) / self._batches.batch_size if config.weigh_batches else 1.0
         (loss * weight).backward()  # type: ignore[no-untyped-call]
+        if self._traces is not None and self.step % config.trace_every == 0:
+            for name, values in self._traces().items():
+                self.store.put_array(self.step, f"{PREFIX}{name}", values)
         if config.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
         self.attached.note(loss, None if labels.is_floating_point() else labels)

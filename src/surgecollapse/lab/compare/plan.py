@@ -20,7 +20,7 @@ from surgecollapse.lab.methods import Method
 TUNING_SEED = 10_000
 """The one seed of all tuning; no report uses it."""
 _NEVER = 10**9
-_ELSEWHERE = ("data_dir", "device", "threads", "checkpoint_every", "monitors", "monitor_budget")
+_ELSEWHERE = ("data_dir", "device", "threads", "checkpoint_every", "trace_every", "monitors", "monitor_budget")
 """What may differ between machines, or decides nothing."""
 Thing = TypeVar("Thing")
 

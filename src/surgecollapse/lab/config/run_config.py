@@ -279,6 +279,12 @@ class RunConfig(BaseModel):
         ge=0,
         description="Newest checkpoints that are kept beside the best; 0 keeps all, as analyses over time need.",
     )
+    trace_every: int = Field(
+        0,
+        ge=0,
+        description="Steps between two records of sixteen entries of each weight matrix and of its gradient, whose "
+        "slow and fast parts the report shows; 0: none.",
+    )
     device: Literal["cpu", "cuda"] = Field(
         "cpu",
         description="Where it trains; cuda is the GPU that CUDA_VISIBLE_DEVICES names first. Small nets are quicker on "

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from surgecollapse.lab.report.rundata import Array, Curve, Predictions, RunData
+from surgecollapse.lab.traces import PREFIX
 
 if TYPE_CHECKING:
     from surgecollapse.events import Decision
@@ -106,7 +107,8 @@ def _gather(loaded: LoadedRun, directory: Path) -> RunData:
             if d.floor is not None and d.depth is not None and d.measure == "on_off"
         ),
         measurements=_measurements(store),
-        sketch=_sketch(store),
+        sketch=_array(store, "sketch/weights"),
+        traces={name: found for name in parameters if (found := _array(store, f"{PREFIX}{name}")) is not None},
         predictions=predictions,
         parameters=parameters,
         gradients=_gradients(loaded),
@@ -136,11 +138,12 @@ def _measurements(store: RunStore) -> dict[str, Curve]:
     return found
 
 
-def _sketch(store: RunStore) -> tuple[Array, Array] | None:
-    arrays = store.arrays("sketch/weights")
+def _array(store: RunStore, name: str) -> tuple[Array, Array] | None:
+    """Steps, and what was recorded at them, stacked."""
+    arrays = store.arrays(name)
     if not arrays:
         return None
-    return np.array([step for step, _ in arrays]), np.stack([sketch for _, sketch in arrays])
+    return np.array([step for step, _ in arrays]), np.stack([values for _, values in arrays])
 
 
 def _predictions(loaded: LoadedRun) -> Predictions | None:

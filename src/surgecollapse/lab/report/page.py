@@ -265,12 +265,17 @@ def _weights(runs: Sequence[RunData]) -> Section:
 
 def _trajectory(runs: Sequence[RunData]) -> Section:
     from surgecollapse.lab.report.markup import Section
-    from surgecollapse.lab.report.spectrum import slow_and_fast
+    from surgecollapse.lab.report.spectrum import slow_and_fast, slow_gradients
     from surgecollapse.lab.report.trajectory import trajectory
 
     part = Section("trajectory", "Path through parameter space")
     part.add(trajectory(runs), "No run kept sketches of its weights, so that no path can be drawn.")
     part.add(slow_and_fast(runs), "No run kept eight sketches at even distances, so that no spectrum can be drawn.")
+    pictures = [p for i, run in enumerate(runs, 1) if (p := slow_gradients(run, i)) is not None]
+    for picture in pictures:
+        part.add(picture, "")
+    if not pictures:
+        part.add(None, "No run traced its gradients: train with `trace_every`, one entry in four of a filter's period.")
     return part
 
 

@@ -87,6 +87,8 @@ class RunData:
     measurements: Mapping[str, Curve] = field(default_factory=dict)
     sketch: tuple[Array, Array] | None = None
     """Steps ``(n,)`` and count sketches of all weights ``(n, 1024)``."""
+    traces: Mapping[str, tuple[Array, Array]] = field(default_factory=dict)
+    """Steps ``(n,)``, and weights and gradients ``(n, 2, entries)`` of a few entries, by parameter."""
     predictions: Predictions | None = None
     parameters: Mapping[str, Array] = field(default_factory=dict)
     gradients: Mapping[str, Array] = field(default_factory=dict)
