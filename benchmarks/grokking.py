@@ -120,6 +120,7 @@ _MLP = {
 }
 _PRODUCT = {
     "plain": {"task": "prieto-product", **_SHORT},
+    "float64": {"task": "prieto-product-float64", **_SHORT},
     "stablemax": {"task": "prieto-product-stablemax", **_LONG},
     "⊥AdamW": {"task": "prieto-product-orthograd", **_FINE, "steps": 2_000},
     "⊥SGD": {"task": "prieto-product-orthosgd", **_FINE, "steps": 2_000},
@@ -169,6 +170,7 @@ ARMS: dict[str, dict[str, dict[str, Any]]] = {
     "mlp": _MLP,
     "product": _PRODUCT,
     "transformer": _ATTENTION,
+    "transformer-product": {name: {**settings, "operation": "mul"} for name, settings in _ATTENTION.items()},
     "parity": _PARITY,
     "nanda": _NANDA,
     "mnist": _MNIST,
@@ -178,7 +180,7 @@ ARMS: dict[str, dict[str, dict[str, Any]]] = {
     "ablations-125": _ABLATIONS_125,
 }
 """Methods by task: Grokfast's transformer on x·y and on x/y mod 97; Prieto et al.'s perceptron on x+y and x·y mod 113,
-their transformer on x+y, and sparse parity; Nanda et al.; 1,000 digits of MNIST with initial weights × 8; film reviews,
+their transformer on both, and sparse parity; Nanda et al.; 1,000 digits of MNIST with initial weights × 8; film reviews,
 the smaller version; 50 molecules of QM9; and the record on x·y with one thing changed. Many end sooner than in the
 papers."""
 
