@@ -179,9 +179,9 @@ ARMS: dict[str, dict[str, dict[str, Any]]] = {
     "ablations": _ABLATIONS,
     "ablations-125": _ABLATIONS_125,
 }
-"""Methods by task: Grokfast's transformer on x·y and on x/y mod 97; Prieto et al.'s perceptron on x+y and x·y mod 113,
-their transformer on both, and sparse parity; Nanda et al.; 1,000 digits of MNIST with initial weights × 8; film reviews,
-the smaller version; 50 molecules of QM9; and the record on x·y with one thing changed. Many end sooner than in the
+"""Methods by task: Grokfast's transformer on x·y and on x/y mod 97; Prieto et al.'s perceptron and transformer on x+y
+and x·y mod 113, and sparse parity; Nanda et al.; 1,000 digits of MNIST with initial weights × 8; film reviews, the
+smaller version; 50 molecules of QM9; and the record on x·y with one thing changed. Some end sooner than in the
 papers."""
 
 
