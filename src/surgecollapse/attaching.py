@@ -155,9 +155,10 @@ class TransformedGradients:
                 "transforms to attach(..., transforms=[...]), or call transform_gradients before attach"
             )
         self._chain, self._effects = TransformChain(transforms), Effects()
-        self._chain.stand_before(self._optimizer)
+        self._chain.check_after_standing(self._optimizer)
         self._recorders, self._every, self._step = recorders, every, 0
         self._hooks = StepHooks(optimizer, self._before_step, lambda: None)
+        self._chain.stand_before(self._optimizer)
 
     def _before_step(self) -> None:
         """Do all that belongs before a step: nothing at all if the step is about to be skipped for an overflow."""

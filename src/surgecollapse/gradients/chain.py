@@ -71,7 +71,6 @@ class TransformChain:
 
     def stand_before(self, optimizer: Optimizer) -> None:
         """Note that this chain acts before each step of an optimizer from now on, after those that do already."""
-        self.check_after_standing(optimizer)
         _standing.setdefault(optimizer, []).append(self)
 
     def leave(self, optimizer: Optimizer) -> None:

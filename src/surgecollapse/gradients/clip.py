@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from surgecollapse.functional.projections import inner_product
+from surgecollapse.gradients.whole import check_whole
 
 
 class ClipNorm:
@@ -51,8 +52,7 @@ class ClipNorm:
         """
         by_device: dict[torch.device, list[Tensor]] = {}
         for grad in grads:
-            if grad.layout is not torch.strided or hasattr(grad, "to_local"):
-                raise TypeError(f"ClipNorm needs dense, whole gradients, got {type(grad).__name__} in {grad.layout}")
+            check_whole(self, grad, "the norm would be that of one shard")
             by_device.setdefault(grad.device, []).append(grad)
         if not by_device:
             return

@@ -11,6 +11,7 @@ from torch import Tensor
 from surgecollapse.functional.projections import gram, inner_product, projection_factors, relative_floor
 from surgecollapse.gradients.blocks import blocks
 from surgecollapse.gradients.side_by_side import SideBySide, groups
+from surgecollapse.gradients.whole import check_whole
 
 _LAYOUTS = 64
 """Sets of shapes that are remembered: a net gives gradients to few."""
@@ -74,7 +75,7 @@ class OrthoGrad:
         for weight, grad in zip(params, grads, strict=True):
             if grad.ndim < 2 or grad.numel() < 2 or (self._only is not None and weight not in self._only):
                 continue
-            _check_whole(grad)
+            check_whole(self, grad, "inner products would be those of one shard")
             pair = (torch.view_as_real(weight), torch.view_as_real(grad)) if grad.is_complex() else (weight, grad)
             alike.setdefault((grad.device, pair[1].dtype), []).append(pair)
         for (device, dtype), pairs in alike.items():
@@ -149,19 +150,6 @@ class OrthoGrad:
         """
         if state:
             raise ValueError(f"OrthoGrad has no state, got {', '.join(state)}: attach the same transforms")
-
-
-def _check_whole(grad: Tensor) -> None:
-    if grad.layout is not torch.strided:
-        raise TypeError(
-            f"OrthoGrad needs dense gradients, got {grad.layout} of shape {tuple(grad.shape)}: build the embedding "
-            "with sparse=False, or name the other parameters in parameters="
-        )
-    if hasattr(grad, "to_local"):
-        raise TypeError(
-            f"OrthoGrad needs whole gradients, got a distributed tensor of shape {tuple(grad.shape)}: its inner "
-            "products would be those of one shard; name the parameters that are not sharded in parameters="
-        )
 
 
 def _change_on_host(pairs: list[tuple[Tensor, Tensor]], along: Tensor, factor: Tensor) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from surgecollapse.gradients.side_by_side import SideBySide, all_finite
+from surgecollapse.gradients.whole import check_whole
 
 SMALLEST = 1 << 16
 """Entries from which on a compiled pass costs no more than plain operations."""
@@ -77,7 +78,7 @@ class SlowGradients(ABC):
         for param, grad in zip(params, grads, strict=True):
             if self._only is not None and param not in self._only:
                 continue
-            self._check_dense_and_whole(grad)
+            check_whole(self, grad, "one that is not finite would be left out on one rank alone")
             if not self._waits_for(grad):
                 if grad.numel():
                     elsewhere.setdefault((grad.device, grad.dtype), {})[param] = grad
@@ -145,19 +146,6 @@ class SlowGradients(ABC):
     def _waits_for(grad: Tensor) -> bool:
         # Looking at a number costs nothing on the CPU; on an accelerator the host would wait for all work under way.
         return grad.device.type == "cpu"
-
-    def _check_dense_and_whole(self, grad: Tensor) -> None:
-        if grad.layout is not torch.strided:
-            raise TypeError(
-                f"{type(self).__name__} needs dense gradients, got {grad.layout} of shape {tuple(grad.shape)}: "
-                "build the embedding with sparse=False, or name the other parameters in parameters="
-            )
-        if hasattr(grad, "to_local"):
-            raise TypeError(
-                f"{type(self).__name__} needs whole gradients, got a distributed tensor of shape {tuple(grad.shape)}: "
-                "a gradient that is not finite would be left out on one rank alone; name the parameters that are not "
-                "sharded in parameters="
-            )
 
     def largest(self, dtype: torch.dtype) -> float:
         """The largest magnitude of an entry that enters the state; a gradient with a larger one counts as not finite.

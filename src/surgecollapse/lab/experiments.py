@@ -243,12 +243,7 @@ EXPERIMENTS: dict[str, Preset] = {
     "prieto-modular-orthosgd": {**_PRIETO_MODULAR, **_ORTHOGONAL_SGD},
     "prieto-modular-record": {**_PRIETO_MODULAR, **_ORTHOGONAL_MUON},
     "prieto-product": {**_PRIETO_MODULAR, **_PRODUCT, "steps": 100_000},
-    "prieto-product-float64": {
-        **_PRIETO_MODULAR,
-        **_PRODUCT,
-        "steps": 100_000,
-        "loss": "cross_entropy_float64",
-    },
+    "prieto-product-float64": {**_PRIETO_MODULAR, **_PRODUCT, "steps": 100_000, "loss": "cross_entropy_float64"},
     "prieto-product-stablemax": {**_PRIETO_MODULAR, **_PRODUCT, **_STABLEMAX, "steps": 100_000},
     "prieto-product-orthograd": {**_PRIETO_MODULAR, **_PRODUCT, **_ORTHOGONAL},
     "prieto-product-orthosgd": {**_PRIETO_MODULAR, **_PRODUCT, **_ORTHOGONAL_SGD},

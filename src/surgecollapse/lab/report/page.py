@@ -275,7 +275,7 @@ def _trajectory(runs: Sequence[RunData]) -> Section:
     for picture in pictures:
         part.add(picture, "")
     if not pictures:
-        part.add(None, "No run traced its gradients: train with `trace_every`, one entry in four of a filter's period.")
+        part.add(None, "No run traced its gradients: train with `trace_every`.")
     return part
 
 

@@ -40,7 +40,7 @@ class Parts:
     @property
     def resolved(self) -> bool:
         """Whether the records are close enough in time to show anything faster than the cut-off."""
-        return self.cutoff < 0.5 / float(self.steps[1] - self.steps[0])
+        return resolves(self.steps, self.cutoff)
 
     @property
     def share(self) -> str:
@@ -64,6 +64,15 @@ def cutoff_of(config: Mapping[str, Any]) -> tuple[float, str]:
     return cutoff_frequency(*ema_coefficients(alpha)), f"EMA, α = {alpha:g}"
 
 
+def resolves(steps: Array, cutoff: float) -> bool:
+    """Whether evenly spaced records are close enough in time to show anything faster than a cut-off.
+
+    >>> resolves(np.array([0, 10, 20]), 0.04), resolves(np.array([0, 10, 20]), 0.06)
+    (True, False)
+    """
+    return bool(cutoff < 0.5 / (steps[1] - steps[0]))
+
+
 def closest(cutoff: float) -> int:
     """Steps between two records that show frequencies of up to twice the cut-off.
 
@@ -77,16 +86,31 @@ def parts_of(run: RunData) -> Parts | None:
     """Take the path of a run's weights apart; ``None`` where there are too few sketches at even distances."""
     if run.sketch is None:
         return None
-    steps, sketches = run.sketch
-    stretch = evenly_spaced(steps)
-    steps, sketches = steps[stretch], np.asarray(sketches[stretch], float)
-    if len(steps) < FEWEST or not np.isfinite(sketches).all():
+    even = _evenly(*run.sketch)
+    if even is None:
         return None
-    spacing = float(steps[1] - steps[0])
+    steps, sketches, spacing = even
     cutoff, _ = cutoff_of(run.config)
     taken = split(sketches, cutoff, spacing)
     slow = np.linalg.norm(taken.slow - taken.slow[0], axis=1)
     return Parts(steps, spectrum(sketches, spacing), cutoff, slow, np.linalg.norm(taken.fast, axis=1))
+
+
+def _evenly(steps: Array, values: Array) -> tuple[Array, Array, float] | None:
+    """The longest stretch of records at even distances, and these; ``None`` if it is short or not finite."""
+    stretch = evenly_spaced(steps)
+    steps, values = steps[stretch], np.asarray(values[stretch], float)
+    if len(steps) < FEWEST or not np.isfinite(values).all():
+        return None
+    return steps, values, float(steps[1] - steps[0])
+
+
+def _by_frequency(ax: Axes) -> None:
+    """Name the axes of a spectrum, which are logarithmic."""
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter(FuncFormatter(power))
+        axis.set_minor_formatter(NullFormatter())
+    ax.set_xlabel("frequency (cycles per step)")
 
 
 @styled
@@ -109,10 +133,7 @@ def slow_and_fast(runs: Sequence[RunData]) -> Picture | None:
     fastest = max(parts.spectrum.frequencies[-1] for _, _, parts in able)
     for cutoff, name in ((cutoff, name) for cutoff, name in names if cutoff <= fastest):
         top.axvline(cutoff, color=FAINT, linestyle=":", linewidth=1.3, label=f"cut-off ({name})")
-    for axis in (top.xaxis, top.yaxis):
-        axis.set_major_formatter(FuncFormatter(power))
-        axis.set_minor_formatter(NullFormatter())
-    top.set_xlabel("frequency (cycles per step)")
+    _by_frequency(top)
     top.set_ylabel("power")
     step_axis(bottom)
     split_up = any(parts.resolved for _, _, parts in able)
@@ -137,33 +158,28 @@ class Trace:
     steps: Array
     values: Array
     """Weights and gradients (n, 2, entries)."""
+    spacing: float
+    """Steps between two records."""
     cutoff: float
-
-    @property
-    def spacing(self) -> float:
-        """Steps between two records."""
-        return float(self.steps[1] - self.steps[0])
-
-    def spectrum(self, side: int) -> Spectrum:
-        """Of the weights (0) or the gradients (1), summed over the entries."""
-        return spectrum(self.values[:, side], self.spacing)
+    spectra: tuple[Spectrum, Spectrum]
+    """Of the weights and of the gradients, summed over the entries."""
 
     def slow(self, side: int) -> float:
-        """Share of the power that is slow."""
-        return self.spectrum(side).slow_share(self.cutoff)
+        """Share of the power of the weights (0) or the gradients (1) that is slow."""
+        return self.spectra[side].slow_share(self.cutoff)
 
 
 def traces_of(run: RunData) -> list[Trace]:
     """Of every parameter with enough records at even distances, finite, that moved; the largest parameters first."""
     cutoff, found = cutoff_of(run.config)[0], []
     for name in sorted(run.traces, key=lambda name: -run.parameters[name].size if name in run.parameters else 0):
-        steps, values = run.traces[name]
-        stretch = evenly_spaced(steps)
-        steps, values = steps[stretch], np.asarray(values[stretch], float)
-        if len(steps) >= FEWEST and np.isfinite(values).all():
-            trace = Trace(name, steps, values, cutoff)
-            if all(trace.spectrum(side).total > 0 for side, _ in _SIDES):
-                found.append(trace)
+        even = _evenly(*run.traces[name])
+        if even is None:
+            continue
+        steps, values, spacing = even
+        spectra = spectrum(values[:, 0], spacing), spectrum(values[:, 1], spacing)
+        if all(side.total > 0 for side in spectra):
+            found.append(Trace(name, steps, values, spacing, cutoff, spectra))
     return found
 
 
@@ -178,25 +194,27 @@ def slow_gradients(run: RunData, number: int = 1) -> Picture | None:
     steadiest = max(found, key=lambda trace: trace.slow(1))
     entry = int(steadiest.values[:, 1].var(axis=0).argmax())
     cutoff, name = cutoff_of(run.config)
+    resolved = resolves(steadiest.steps, cutoff)
     for column, (side, word) in enumerate(_SIDES):
         _draw_spectra(axes[0, column], found[:_SHOWN], side)
         axes[0, column].set_title(f"{word}s, by parameter")
-        axes[0, column].axvline(cutoff, color=FAINT, linestyle=":", linewidth=1.3, label=f"cut-off ({name})")
+        if resolved:
+            axes[0, column].axvline(cutoff, color=FAINT, linestyle=":", linewidth=1.3, label=f"cut-off ({name})")
         _draw_entry(axes[1, column], steadiest, side, entry)
         axes[1, column].set_title(f"{word}: {shorten(steadiest.name, 22)}")
     axes[0, 0].set_ylabel("power (all: 1), mean of a band")
-    axes[1, 0].set_ylabel("value (faint), slow part (bold)")
+    axes[1, 0].set_ylabel("value (faint), slow part (bold)" if resolved else "value")
     legend_above(figure, [axes[0, 0]], columns=3)
     shares = "; ".join(f"`{t.name}` {100 * t.slow(1):.1f} % and {100 * t.slow(0):.1f} %" for t in found)
-    coarse = ""
-    if cutoff >= 0.5 / found[0].spacing:
-        coarse = f" These records are too far apart for this cut-off: `trace_every = {closest(cutoff)}` would show it."
+    told = f"Share of the power that is slow, of gradients and of weights: {shares}."
+    if not resolved:
+        told = f"These records are too far apart for this cut-off: `trace_every = {closest(cutoff)}` would show it."
     caption = (
         f"{run.name}: up to sixteen entries of each weight matrix and of its gradient, as the backward pass left it, "
-        f"every {found[0].spacing:,.0f} steps, by frequency in a cosine transform. A filter of gradients amplifies "
+        f"every {steadiest.spacing:,.0f} steps, by frequency in a cosine transform. A filter of gradients amplifies "
         "what lies left of the cut-off, where it loses half the power (−3 dB): the run's own, else the exponential "
-        f"mean with α = .98. Share of the power that is slow, of gradients and of weights: {shares}.{coarse} Below, "
-        "the entry whose gradient varies most, of the parameter whose gradient is slowest."
+        f"mean with α = .98. {told} Below, the entry whose gradient varies most, of the parameter whose gradient is "
+        "slowest."
     )
     return Picture(f"slow-gradients-{number}", f"Slow and fast gradients: {run.name}", caption, figure, wide=True)
 
@@ -218,16 +236,14 @@ def binned(found: Spectrum, bands: int = 60) -> tuple[Array, Array]:
 
 def _draw_spectra(ax: Axes, traces: Sequence[Trace], side: int) -> None:
     for (colour, _), trace in zip(RUNS, traces, strict=False):
-        frequencies, shares = binned(trace.spectrum(side))
+        frequencies, shares = binned(trace.spectra[side])
         ax.loglog(frequencies, shares, color=colour, linewidth=1.3, alpha=0.9, label=shorten(trace.name, 24))
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_formatter(FuncFormatter(power))
-        axis.set_minor_formatter(NullFormatter())
-    ax.set_xlabel("frequency (cycles per step)")
+    _by_frequency(ax)
 
 
 def _draw_entry(ax: Axes, trace: Trace, side: int, entry: int) -> None:
     values = trace.values[:, side, entry]
     ax.plot(trace.steps, values, color=FAINT, linewidth=0.7, alpha=0.7)
-    ax.plot(trace.steps, split(values, trace.cutoff, trace.spacing).slow, color=RUNS[0][0], linewidth=1.6)
+    if resolves(trace.steps, trace.cutoff):
+        ax.plot(trace.steps, split(values, trace.cutoff, trace.spacing).slow, color=RUNS[0][0], linewidth=1.6)
     step_axis(ax)
