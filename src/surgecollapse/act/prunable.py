@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.utils.weight_norm import WeightNorm
 
-from surgecollapse.modules import canonical_name, is_embedding, is_norm
+from surgecollapse.torch_utils.modules import canonical_name, is_embedding, is_norm
 
 logger = logging.getLogger(__name__)
 _EMBEDDING_WORDS = ("embed", "pos_", "position", "cls_token", "mask_token", "class_token")
@@ -104,7 +104,8 @@ def _computed_from(module: nn.Module) -> Iterator[nn.Parameter]:
     for hook in module._forward_pre_hooks.values():
         if isinstance(hook, WeightNorm):
             yield from (getattr(module, f"{hook.name}_{part}") for part in ("g", "v"))
-    for steps in getattr(module, "parametrizations", {}).values():
+    parametrizations: Any = getattr(module, "parametrizations", {})
+    for steps in parametrizations.values():
         if any(type(step).__name__ != "_SpectralNorm" for step in steps):
             yield from steps.parameters()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,10 +13,10 @@ from cyclopts import Group, Parameter
 from surgecollapse.cli.flags import Flags, values_of, words
 from surgecollapse.cli.output import INTERRUPTED, note, say, write_table
 from surgecollapse.lab.config import ConfigError, RunConfig, make_config, read_config
-from surgecollapse.lab.experiments import EXPERIMENTS
+from surgecollapse.lab.config.experiments import EXPERIMENTS
 
 if TYPE_CHECKING:
-    from surgecollapse.lab.run import RunResult
+    from surgecollapse.lab.training.run import RunResult
 
 
 _FIRST = Group("Run", sort_key=0)
@@ -50,9 +51,13 @@ def run(
         flags: Keys of the configuration.
     """
     from surgecollapse.dashboard.beside import page_beside
-    from surgecollapse.lab.progress import for_terminal
-    from surgecollapse.lab.run import train
+    from surgecollapse.lab.training.progress import for_terminal
+    from surgecollapse.lab.training.run import train
+    from surgecollapse.trackers import check_tracker, exporting
 
+    names = words(to)
+    for name in names:
+        check_tracker(name)
     values = values_of(flags)
     kept = {"task": task, "config": config, "out": out, "resume": resume}
     settled: RunConfig | None = None
@@ -69,9 +74,9 @@ def run(
         name = task if task in EXPERIMENTS else f"{settled.task}-{settled.policy}"
         folder = out or _free(Path("runs") / f"{name}-s{settled.seed}")
     with page_beside(folder.parent, note) if watch else nullcontext():
-        result = train(
-            settled, folder, resume=resume is not None, replay=replay, progress=for_terminal(), trackers=words(to)
-        )
+        progress = for_terminal()
+        around = partial(exporting, trackers=names, tell=progress.note)
+        result = train(settled, folder, resume=resume is not None, replay=replay, progress=progress, around=around)
     return _tell(result)
 
 
@@ -85,8 +90,8 @@ def demo(*, out: Path | None = None, seed: int = 0, sparsity: float = 0.9) -> in
         seed: Seed of both runs.
         sparsity: Share of the prunable weights that end at zero.
     """
-    from surgecollapse.lab.progress import for_terminal
-    from surgecollapse.lab.run import train
+    from surgecollapse.lab.training.progress import for_terminal
+    from surgecollapse.lab.training.run import train
 
     folder = out or _free(Path("runs") / "demo")
     # `hold` is bitwise plain training, with readings, so that both entropies can be compared.
@@ -99,7 +104,7 @@ def demo(*, out: Path | None = None, seed: int = 0, sparsity: float = 0.9) -> in
         results[name] = train(plan, folder / name, progress=for_terminal())
         if results[name].status == "interrupted":
             return _tell(results[name])
-    from surgecollapse.lab.report import write_report
+    from surgecollapse.report import write_report
 
     sys.stderr.write("writing the report\n")
     page = write_report([folder / name for name in plans], folder / "report")
@@ -139,7 +144,7 @@ def _tell(result: RunResult) -> int:
 def _show(summaries: dict[str, dict[str, Any]]) -> None:
     from rich.table import Column
 
-    from surgecollapse.lab.report.summary import readable_bytes
+    from surgecollapse.report.summary import readable_bytes
 
     headings = ("test accuracy", "sparsity", "mean\ndensity", "size", "time", "inter-\nventions")
     rows = [
