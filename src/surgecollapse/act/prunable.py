@@ -104,8 +104,8 @@ def _computed_from(module: nn.Module) -> Iterator[nn.Parameter]:
     for hook in module._forward_pre_hooks.values():
         if isinstance(hook, WeightNorm):
             yield from (getattr(module, f"{hook.name}_{part}") for part in ("g", "v"))
-    parametrizations: Any = getattr(module, "parametrizations", {})
-    for steps in parametrizations.values():
+    parametrized: Any = getattr(module, "parametrizations", {})
+    for steps in parametrized.values():
         if any(type(step).__name__ != "_SpectralNorm" for step in steps):
             yield from steps.parameters()
 
