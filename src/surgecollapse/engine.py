@@ -13,11 +13,12 @@ from surgecollapse.act.at_rest import AtRest
 from surgecollapse.act.ledger import Ledger
 from surgecollapse.act.masked_weights import MaskedWeights
 from surgecollapse.act.optimizer_state import momentum_of
-from surgecollapse.act.prunable import named_weights, prunable_parameters
+from surgecollapse.act.prunable import explain_choice, named_weights, prunable_parameters
 from surgecollapse.act.pump import EntropyPump
 from surgecollapse.act.randomness import Generators
 from surgecollapse.act.recycle import Recycler
 from surgecollapse.act.rewiring import Rewiring
+from surgecollapse.act.roles import Explanation, with_reason
 from surgecollapse.decide.depth import deepest
 from surgecollapse.events import Decision
 from surgecollapse.functional import WITHOUT_GRADIENT, minimum_live
@@ -27,6 +28,7 @@ from surgecollapse.observe.dense_gradient import DenseGradient
 from surgecollapse.observe.observer import Observer
 from surgecollapse.observe.probe import Probe
 from surgecollapse.step_hooks import parameters_of
+from surgecollapse.types import Dataflow
 
 
 class Engine:
@@ -39,7 +41,7 @@ class Engine:
         model: the unwrapped model.
         optimizers: innermost optimizers, in the order in which they step.
         options: the arguments of :func:`surgecollapse.attach`.
-        heads: canonical names of the layers that produce the output.
+        dataflow: what a forward pass showed of the model; empty before one is known.
         growth: name of the growth criterion whose signal is tracked.
         probe: the probe batch.
         pump: the input noise.
@@ -53,17 +55,17 @@ class Engine:
         optimizers: Sequence[Optimizer],
         options: Mapping[str, Any],
         *,
-        heads: Sequence[str],
+        dataflow: Dataflow,
         growth: str,
         probe: Probe,
         pump: EntropyPump,
         random: Mapping[str, Generators],
         saved: Mapping[str, Any] | None = None,
     ) -> None:
-        self.heads = tuple(heads)
+        self.dataflow = dataflow
         self._model, self._optimizers, self._options, self._probe = model, optimizers, options, probe
         self._rows = random["rows"].on()
-        chosen = self._choose()
+        chosen = self._choose(required=saved is None)
         chosen = chosen if saved is None else self._as_saved(chosen, saved)
         self.weights = MaskedWeights(chosen, compile=options.get("compile", False))
         self.at_rest = AtRest(self.weights, optimizers, options["moments"])
@@ -107,10 +109,25 @@ class Engine:
     def _activation_energy(self) -> dict[str, float]:
         return self.observer.activation_energy()
 
-    def _choose(self) -> dict[str, nn.Parameter]:
-        owned = {id(p) for optimizer in self._optimizers for p in parameters_of(optimizer)}
-        include, exclude = self._options["include"], self._options["exclude"]
-        return prunable_parameters(self._model, owned=owned, heads=self.heads, include=include, exclude=exclude)
+    def _choose(self, *, required: bool = True) -> dict[str, nn.Parameter]:
+        return prunable_parameters(self._model, **self._selection(), required=required)
+
+    def _selection(self) -> dict[str, Any]:
+        return {
+            "owned": {id(p) for optimizer in self._optimizers for p in parameters_of(optimizer)},
+            "dataflow": self.dataflow,
+            "include": self._options["include"],
+            "exclude": self._options["exclude"],
+        }
+
+    def explain(self) -> Explanation:
+        """Say of every parameter whether it is pruned, and why."""
+        rows = []
+        for row in explain_choice(self._model, **self._selection()):
+            held = row.name in self.weights.params
+            joined = "is frozen, but was prunable before" if held else "joins at the next reading"
+            rows.append(row if row.prunable == held else with_reason(row, joined, prunable=held))
+        return Explanation(tuple(rows))
 
     def _as_saved(self, chosen: Mapping[str, nn.Parameter], saved: Mapping[str, Any]) -> dict[str, nn.Parameter]:
         """Choose as the saved run had: without what joins only at its next reading, with what is frozen by now."""
@@ -175,7 +192,7 @@ class Engine:
         if not joined:
             return None
         if self._probe.known:
-            self.heads = self._probe.output_layers(self._model)
+            self.dataflow = self._probe.dataflow(self._model)
         new = {} if self.actor.frozen else {n: p for n, p in self._choose().items() if n not in self.weights.params}
         for name, p in new.items():
             self.weights.add(name, p)
@@ -244,7 +261,7 @@ class Engine:
     def state_dict(self) -> dict[str, Any]:
         """Masks, signal, remembered values and whether the mask is final."""
         return {
-            "heads": list(self.heads),
+            "dataflow": self.dataflow.to_dict(),
             "candidates": list(self._candidates),
             "weights": self.weights.state_dict(),
             "signal": self.signal.state_dict(),
@@ -253,7 +270,7 @@ class Engine:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned, in an engine that was built with its ``heads`` and as ``saved``.
+        """Restore what :meth:`state_dict` returned, in an engine that was built with its ``dataflow`` and as ``saved``.
 
         Raises:
             ValueError: if the state belongs to other weights.
