@@ -97,11 +97,12 @@ class Controller:
         self._interventions = Interventions(self)
         self.steering.handlers.update(self._interventions.handlers())
         self._resolved = self._probe.known
-        self._build(self._probe.dataflow(self.model) if self._resolved else Dataflow())
+        self._build(self._probe.dataflow(self.model) if self._resolved else None)
         if self._resolved:
             self._engine.check_target()
+            self._engine.warn_of_adapters()
 
-    def _build(self, dataflow: Dataflow, saved: Mapping[str, Any] | None = None) -> None:
+    def _build(self, dataflow: Dataflow | None, saved: Mapping[str, Any] | None = None) -> None:
         growth = self._options["growth"] or getattr(self.policy, "growth", "ema_gradient")
         self._engine = Engine(
             self.model,
@@ -252,6 +253,7 @@ class Controller:
         self._build(self._probe.dataflow(self.model))
         self._engine.observer.note(*noted)
         self._engine.check_target()
+        self._engine.warn_of_adapters()
         self._resolved = True
 
     def _begin(self) -> None:
@@ -460,7 +462,8 @@ class Controller:
         self._probe.load_state_dict(state["probe"])
         self._resolved = state["resolved"]
         self._engine.observer.disarm()
-        self._build(Dataflow.from_dict(state["engine"]["dataflow"]), saved=state["engine"])
+        found = state["engine"]["dataflow"]
+        self._build(None if found is None else Dataflow.from_dict(found), saved=state["engine"])
         self._engine.load_state_dict(state["engine"])
         for role, generators in self._random.items():
             generators.load_state_dict(state["random"][role])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -41,7 +42,7 @@ class Engine:
         model: the unwrapped model.
         optimizers: innermost optimizers, in the order in which they step.
         options: the arguments of :func:`surgecollapse.attach`.
-        dataflow: what a forward pass showed of the model; empty before one is known.
+        dataflow: what a forward pass showed of the model; ``None`` before one is known.
         growth: name of the growth criterion whose signal is tracked.
         probe: the probe batch.
         pump: the input noise.
@@ -55,7 +56,7 @@ class Engine:
         optimizers: Sequence[Optimizer],
         options: Mapping[str, Any],
         *,
-        dataflow: Dataflow,
+        dataflow: Dataflow | None,
         growth: str,
         probe: Probe,
         pump: EntropyPump,
@@ -120,6 +121,18 @@ class Engine:
             "exclude": self._options["exclude"],
         }
 
+    def warn_of_adapters(self) -> None:
+        """Warn of trained low-rank factors: whether they are pruned or not, the merged weight is dense."""
+        trained = set(self._candidates)
+        factors = [row.name for row in self.explain() if row.role == "low-rank adapter" and row.name in trained]
+        if factors:
+            warnings.warn(
+                f"the model trains factors of low-rank adapters ({', '.join(factors)}): the merged weight is dense, "
+                "whatever is pruned. Merge the adapters and train the weights themselves for a sparse model",
+                UserWarning,
+                stacklevel=2,
+            )
+
     def explain(self) -> Explanation:
         """Say of every parameter whether it is pruned, and why."""
         rows = []
@@ -157,7 +170,7 @@ class Engine:
         return next((o for o in self._optimizers if any(q is p for q in parameters_of(o))), None)
 
     def _signal_decay(self) -> float:
-        if self._growth == "momentum":
+        if self._growth == "momentum" and self.weights.params:
             name, p = next(iter(self.weights.params.items()))
             return momentum_of(self._owner(name), p)
         return 0.0 if self._growth == "gradient" else 0.9
@@ -261,7 +274,7 @@ class Engine:
     def state_dict(self) -> dict[str, Any]:
         """Masks, signal, remembered values and whether the mask is final."""
         return {
-            "dataflow": self.dataflow.to_dict(),
+            "dataflow": None if self.dataflow is None else self.dataflow.to_dict(),
             "candidates": list(self._candidates),
             "weights": self.weights.state_dict(),
             "signal": self.signal.state_dict(),

@@ -223,7 +223,7 @@ def _changed(pairs: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
 
 @contextmanager
 def evaluating(model: nn.Module, *, only: type[nn.Module] = nn.Module) -> Iterator[None]:
-    """Put every module (of a kind) into eval mode; afterwards each has its own training flag again, frozen parts included.
+    """Put every module (of a kind) into eval mode; afterwards each has its own training flag again.
 
     >>> net = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2).eval())
     >>> with evaluating(net):
@@ -246,9 +246,9 @@ def evaluating(model: nn.Module, *, only: type[nn.Module] = nn.Module) -> Iterat
 def undisturbed(model: nn.Module, *, training: bool = False) -> Iterator[None]:
     """Run passes in eval mode, without gradient and eagerly; leave no trace.
 
-    With ``training`` every module but the batch norms (which would need several samples, and the other processes) stays
-    in the mode that it is in. The training flag of every module, every buffer and the global random state of the CPU and of the devices that
-    the model lives on are exactly what they were before.
+    With ``training`` every module stays in the mode that it is in, but for batch norms: they would need several samples
+    and the other processes. The training flag of every module, every buffer and the global random state of the CPU and
+    of the devices that the model lives on are exactly what they were before.
     """
     buffers = [
         (module, name, buffer, buffer.clone())

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 import surgecollapse as sc
 from surgecollapse.observe.probe import Probe
 
-Pair = namedtuple("Pair", "policy value")  # noqa: PYI024  (as reinforcement learning code writes it)
+Pair = namedtuple("Pair", "policy value")
 
 
 @dataclasses.dataclass

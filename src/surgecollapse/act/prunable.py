@@ -44,7 +44,7 @@ def prunable_parameters(
     Args:
         model: the unwrapped model.
         owned: ``id`` of every parameter that an attached optimizer steps.
-        dataflow: what a forward pass showed of the model.
+        dataflow: what a forward pass showed of the model; ``None`` before one is known.
         include: shell patterns on parameter or module names, or parameters: exactly these instead of the default.
         exclude: likewise: never these.
         required: whether it is an error to find nothing.
@@ -61,7 +61,8 @@ def prunable_parameters(
     unowned = [row.name for row in table if row.reason == UNOWNED]
     if unowned:
         logger.info("not pruned, since no attached optimizer steps them: %s", ", ".join(unowned))
-    if required and not chosen:
+    later = dataflow is None and any(row.role == "bare parameter" for row in table)  # a pass may show what they do
+    if required and not chosen and not later:
         why = "; ".join(f"{row.name}: {row.reason}" for row in table) or "no parameters"
         raise ValueError(
             "nothing to prune: expected at least one trainable weight of a layer that multiplies and is not an output "

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import nn
+from torch.nn.utils.parametrize import ParametrizationList
 from torch.nn.utils.weight_norm import WeightNorm
 
 from surgecollapse.modules import canonical_name, is_embedding, is_norm
@@ -133,6 +134,8 @@ def explain_parameters(model: nn.Module, dataflow: Dataflow | None = None) -> Ex
     uses: dict[int, list[_Use]] = {}
     parents = {canonical_name(path): module for path, module in model.named_modules(remove_duplicate=False)}
     for path, module in parents.items():
+        if isinstance(module, ParametrizationList):  # what it holds belongs to the layer that is parametrized
+            continue
         for key, p in module.named_parameters(remove_duplicate=False):
             if "." not in key or key.startswith("parametrizations."):
                 uses.setdefault(id(p), []).append(_Use(path, module, key, p, parents.get(path.rpartition(".")[0])))
@@ -243,7 +246,7 @@ def _is_router(use: _Use) -> bool:
         return True
     own = use.path.rpartition(".")[2].lower()
     beside = [] if use.parent is None else [key.lower() for key, _ in use.parent.named_children()]
-    return own in _ROUTERS and any("expert" in key for key in beside)
+    return own.endswith("expert_gate") or (own in _ROUTERS and any("expert" in key for key in beside))
 
 
 def _is_weight_by_name(leaf: str) -> bool:

@@ -41,8 +41,8 @@ class _State:
 
     ``parents`` are the states of activations that it was computed from; a value of parameters and constants alone has
     ``activation=False``. ``sources`` are the parameters behind such a value, ``direct`` those of which it is a plain
-    copy or a part. A product with parameters is a layer, with its ``weights``. ``plain``: a copy of its one parent, up
-    to a constant that is added.
+    copy or a part (also one that activations chose, of a batch of experts). A product with parameters is a layer, with
+    its ``weights``. ``plain``: a copy of its one parent, up to a constant that is added.
     """
 
     __slots__ = ("activation", "direct", "mixing", "parents", "plain", "sources", "stops", "weights")
@@ -117,11 +117,11 @@ def _recurrent(model: nn.Module) -> set[str]:
     }
 
 
-class _Tracer(TorchDispatchMode):
+class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call, misc, unused-ignore]
     """Keeps the state of every storage that the pass writes."""
 
     def __init__(self, model: nn.Module) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call, unused-ignore]
         self._states: dict[int, tuple[StorageWeakRef, _State]] = {}
         self._spans: dict[int, list[tuple[int, int, str]]] = {}
         self._held: list[Tensor] = []  # tensors without a storage are known by their id
@@ -167,19 +167,22 @@ class _Tracer(TorchDispatchMode):
             return _State(sources=sources, direct=direct)
         if "embedding" in name and not before[0].activation:
             return _State(activation=True, parents=parents, stops=True)
+        if name in _PICKING and before[0].direct and not before[0].activation and taken[0].ndim > 2:
+            return _State(activation=True, parents=parents, direct=before[0].direct)  # experts, chosen by activations
         if name in _SELECTIONS:
             self.selectors |= self._behind(parents[:1], mixing=False)
         if not _is_product(name):
             plain = len(parents) == 1 and (name in _COPIES or name in ("add", "add_"))
-            return _State(activation=True, parents=parents, plain=plain)
+            direct = parents[0].direct if plain else frozenset[str]()
+            return _State(activation=True, parents=parents, plain=plain, direct=direct)
         operands = [
-            (tensor, state)
+            state
             for i, (tensor, state) in enumerate(zip(taken, before, strict=True))
-            if state.sources and not state.activation and tensor.ndim >= 2 and not _is_bias(name, i)
+            if (state.sources or state.direct) and tensor.ndim >= 2 and not _is_bias(name, i)
         ]
-        for _, state in operands:
+        for state in operands:
             self.weights |= state.direct
-        weights = frozenset[str]().union(*(state.sources for _, state in operands))
+        weights = frozenset[str]().union(*(state.sources or state.direct for state in operands))
         return _State(
             activation=True,
             parents=parents,
@@ -243,7 +246,8 @@ class _Tracer(TorchDispatchMode):
             self._by_id[id(tensor)] = state
         else:
             # The weak reference keeps the address from being used again, not the memory.
-            self._states[key] = (StorageWeakRef(tensor.untyped_storage()), state)
+            weak = StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call, unused-ignore]
+            self._states[key] = (weak, state)
 
     def _is_view(self, tensor: Tensor, taken: list[Tensor]) -> bool:
         key = self._key(tensor)
@@ -259,8 +263,8 @@ class _Tracer(TorchDispatchMode):
 def _span(tensor: Tensor) -> tuple[int, int]:
     """First byte of a tensor in its storage, and the one after its last."""
     reach = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    first, size = tensor.storage_offset(), tensor.element_size()
-    return first * size, (first + reach + 1) * size
+    first, size = int(tensor.storage_offset()), tensor.element_size()
+    return first * size, (first + int(reach) + 1) * size
 
 
 def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
