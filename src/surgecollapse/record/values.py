@@ -37,11 +37,11 @@ def whole(value: Any, what: str = "step") -> int:
     (3, 4)
     """
     number = value if type(value) is int else _scalar(value, what)
-    found = None
+    found: int | None = None
     if isinstance(number, Integral):
         found = int(number)
     elif isinstance(number, Real) and math.isfinite(number) and number % 1 == 0:
-        found = math.floor(number)
+        found = int(float(number))
     if found is None:
         raise ValueError(f"{what} must be a whole number, got {_shown(value)}")
     if not -_END <= found < _END:
