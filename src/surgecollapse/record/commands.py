@@ -267,15 +267,15 @@ class CommandQueue:
         found, self._damaged = [], []
         for row in rows:
             try:
-                found.append(_asked(row))
+                found.append(asked_from(*row))
             except ValueError:
                 self.skipped += 1
                 self._damaged += [row[0]] if type(row[0]) is int else []
         return found
 
 
-def _asked(row: tuple[Any, ...]) -> Asked:
-    """One row, checked.
+def asked_from(*row: Any) -> Asked:
+    """One row of the table, checked.
 
     Raises:
         ValueError: if it is damaged.

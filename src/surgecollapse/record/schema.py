@@ -46,6 +46,12 @@ class RunStoreError(OSError):
     """The run store cannot be opened or written, with what to do about it."""
 
 
+class Connection(sqlite3.Connection):
+    """A connection that counts the damaged rows that its readers passed over."""
+
+    skipped = 0
+
+
 def create(connection: sqlite3.Connection) -> None:
     """Make all tables in an empty file."""
     marks = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"
@@ -105,7 +111,7 @@ def migrate(connection: sqlite3.Connection) -> None:
 
 def connect(
     path: Path, mode: str, *, seconds: float | None = None, largest: int = LARGEST, wait: float = 10.0
-) -> sqlite3.Connection:
+) -> Connection:
     """Open with autocommit (transactions are explicit) and the journal that the place allows.
 
     A file that is there is checked before anything is read from it or written to it, and nothing in it can run code.
@@ -164,8 +170,8 @@ def _make_file(path: Path) -> None:
         raise RunStoreError(reason) from error
 
 
-def _open(uri: str, seconds: float | None, largest: int, wait: float) -> sqlite3.Connection:
-    connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=wait)
+def _open(uri: str, seconds: float | None, largest: int, wait: float) -> Connection:
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=wait, factory=Connection)
     connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, largest)
     connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
     if seconds is not None:

@@ -23,8 +23,9 @@ import logging
 import sqlite3
 import weakref
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
@@ -49,11 +50,27 @@ logger = logging.getLogger(__name__)
 Row = TypeVar("Row")
 
 
-class Series(NamedTuple):
-    """One measured quantity over the run."""
+@dataclass(frozen=True, eq=False)
+class Series:
+    """One measured quantity over the run; its length is the number of points, and it unpacks into steps and values.
+
+    >>> series = Series(np.array([1, 2, 3]), np.array([0.5, 0.25, 0.125]))
+    >>> steps, values = series
+    >>> len(series), steps.tolist()
+    (3, [1, 2, 3])
+    """
 
     steps: NDArray[np.int64]
     values: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        """How many points."""
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[NDArray[Any]]:
+        """Steps, then values."""
+        yield self.steps
+        yield self.values
 
 
 class RunStore:
