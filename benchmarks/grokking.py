@@ -61,7 +61,7 @@ _ON_TOP = {
     "with Grokfast (α .9, λ .5)": {"grokfast": "ema", "grokfast_alpha": 0.9, "grokfast_lamb": 0.5},
     "with StableMax": {"loss": "stablemax"},
     "with ⊥Grad": {"orthograd": "rescaled"},
-    "with surge-collapse, 50% sparse": {"policy": "entropy", "recipe": "surge-collapse", "sparsity": 0.5},
+    "with surge-collapse, 50% sparse": {"policy": "entropy_cycles", "recipe": "surge-collapse", "sparsity": 0.5},
 }
 _TRANSFORMER = {
     "baseline": {"task": "grokfast-modular-baseline", "evaluate_every": 50, "stop_at_accuracy": 0.95},

@@ -93,8 +93,8 @@ def misfit(kind: str, name: str, part: Any) -> TypeError:
 def unknown(what: str, given: str, valid: Collection[str]) -> str:
     """Say that a word is unknown, list the valid ones, and suggest the nearest.
 
-    >>> unknown("policy", "x", ["classic"])
-    "unknown policy 'x': expected one of classic"
+    >>> unknown("policy", "x", ["gmp"])
+    "unknown policy 'x': expected one of gmp"
     """
     near = difflib.get_close_matches(given, valid, n=1)
     hint = f". Did you mean {near[0]!r}?" if near else ""

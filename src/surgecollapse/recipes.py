@@ -9,15 +9,8 @@ from typing import Any
 RECIPES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "surge-collapse": {
-            "policy": "waves",
-            "policy_options": {
-                "dense_until": 0.05,
-                "waves": 4,
-                "last_wave_at": 0.5,
-                "surge": 0.35,
-                "measure": "certainty",
-                "floor": 0.6,
-            },
+            "policy": "cyclic_pruning",
+            "policy_options": {},
         },
     }
 )

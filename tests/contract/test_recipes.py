@@ -24,7 +24,7 @@ def test_a_recipe_is_the_policy_with_its_options(name):
 
 
 def test_what_is_given_comes_before_the_recipe():
-    assert type(attached(recipe="surge-collapse", policy="cycles").policy).__name__ == "ACDC"
+    assert type(attached(recipe="surge-collapse", policy="acdc").policy).__name__ == "ACDC"
     other = surgecollapse.EntropyCycles(floor=0.1)
     assert attached(recipe="surge-collapse", policy=other).policy is other
 

@@ -103,7 +103,7 @@ def test_granet_exchanges_what_gmp_prunes():
 
 
 def test_one_shot_prunes_once():
-    controller, _ = train("one-shot")
+    controller, _ = train("one_shot")
     assert [(event.kind, event.step) for event in controller.events[:2]] == [("collapse", 200), ("freeze", 200)]
     assert sum(event.kind == "collapse" and event.pruned > 0 for event in controller.events) == 1
 

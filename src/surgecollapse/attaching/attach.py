@@ -30,7 +30,7 @@ def attach(
     sparsity: float,
     total_steps: int | None = None,
     recipe: str | None = None,
-    policy: str | Policy = "entropy",
+    policy: str | Policy = "entropy_cycles",
     transforms: Sequence[GradientTransform] = (),
     include: Patterns = None,
     exclude: Patterns = None,

@@ -29,6 +29,7 @@ from surgecollapse.observe.monitors import make_monitors
 from surgecollapse.observe.probe import Probe
 from surgecollapse.observe.watch import Watch
 from surgecollapse.policies import make_policy
+from surgecollapse.policies.version_01 import class_of
 from surgecollapse.protocols import Dataflow, Policy
 from surgecollapse.record import CommandQueue
 from surgecollapse.torch_utils.modules import unwrap_model
@@ -351,7 +352,7 @@ class Controller:
         >>> from surgecollapse.commands import Collapse
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        >>> controller = surgecollapse.attach(model, optimizer, sparsity=0.5, policy="hold")
+        >>> controller = surgecollapse.attach(model, optimizer, sparsity=0.5, policy="no_op")
         >>> controller.request(Collapse(fraction=0.25))
         >>> model(torch.ones(4, 4)).sum().backward()
         >>> optimizer.step()
@@ -490,7 +491,7 @@ class Controller:
         if missing := sorted(set(here) - {*state, *state["engine"], "watch", "interventions"}):
             raise ValueError(f"this controller state lacks {', '.join(missing)}: the checkpoint is damaged")
         name = type(self.policy).__name__
-        if state["policy"]["name"] != name:
+        if class_of(state["policy"]["name"]) != name:
             raise ValueError(f"this state belongs to the policy {state['policy']['name']}, but {name} is attached")
         given = self._interventions.given_plan
         if (plan := from_dict(state["plan"])) != given:

@@ -43,19 +43,19 @@ __all__ = [
 POLICIES: dict[
     str, type[FixedInterval | EntropyThresholds | ACDC | EntropyCycles | NoOp | ScheduledPolicy | Recycle]
 ] = {
-    "classic": FixedInterval,
-    "rules": EntropyThresholds,
-    "cycles": ACDC,
-    "entropy": EntropyCycles,
-    "waves": CyclicPruning,
-    "hold": NoOp,
-    "one-shot": OneShot,
+    "cyclic_pruning": CyclicPruning,
+    "entropy_cycles": EntropyCycles,
+    "entropy_thresholds": EntropyThresholds,
+    "fixed_interval": FixedInterval,
+    "acdc": ACDC,
+    "one_shot": OneShot,
     "gmp": GradualPruning,
     "granet": GraNet,
     "static": Static,
     "set": SET,
     "rigl": RigL,
     "redo": Recycle,
+    "no_op": NoOp,
 }
 """The policies that have a name, on the command line and in ``attach(policy=...)``."""
 
@@ -75,12 +75,12 @@ def make_policy(policy: str | Policy, **options: Any) -> Policy:
         ValueError: if the name or an option is unknown, or options come with an object.
         TypeError: if it is neither a name nor a policy, or what a package registered is none.
 
-    >>> make_policy("cycles", surge=0.5)
+    >>> make_policy("acdc", surge=0.5)
     ACDC(dense_until=0.1, cycles_until=0.75, freeze_at=0.85, phase=0.05, surge=0.5)
-    >>> make_policy("clasic")
+    >>> make_policy("acdd")
     Traceback (most recent call last):
     ...
-    ValueError: unknown policy 'clasic': expected one of classic, rules, ... Did you mean 'classic'?
+    ValueError: unknown policy 'acdd': expected one of cyclic_pruning, entropy_cycles, ... Did you mean 'acdc'?
     """
     if isinstance(policy, str):
         kind = find("policies", "policy", policy, POLICIES)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from surgecollapse.events import Decision, Plan, Reading
-from surgecollapse.policies import validation as guards
+from surgecollapse.policies import validation
 from surgecollapse.policies.schedule import Boundary, CycleSchedule
 
 
@@ -63,10 +63,10 @@ class ACDC:
 
     def __post_init__(self) -> None:
         """Check the options."""
-        guards.fraction("dense_until", self.dense_until, zero=False)
-        guards.fraction("freeze_at", self.freeze_at, zero=False)
-        guards.fraction("phase", self.phase, zero=False)
-        guards.fraction("surge", self.surge, zero=False)
+        validation.fraction("dense_until", self.dense_until, zero=False)
+        validation.fraction("freeze_at", self.freeze_at, zero=False)
+        validation.fraction("phase", self.phase, zero=False)
+        validation.fraction("surge", self.surge, zero=False)
         if not self.dense_until < self.cycles_until < self.freeze_at:
             raise ValueError(
                 "expected dense_until < cycles_until < freeze_at, got "
@@ -81,7 +81,7 @@ class ACDC:
     @property
     def schedule(self) -> CycleSchedule:
         """The boundaries in steps; there once the policy has been started."""
-        guards.started(self._run.plan, owner="ACDC")
+        validation.started(self._run.plan, owner="ACDC")
         assert self._run.schedule is not None
         return self._run.schedule
 
@@ -91,7 +91,7 @@ class ACDC:
         Raises:
             ValueError: if ``total_steps`` is missing or too short for distinct boundaries.
         """
-        guards.check_plan(plan, owner="a policy of cycles", scheduled=True)
+        validation.check_plan(plan, owner="a policy of cycles", scheduled=True)
         assert plan.total_steps is not None
         schedule = CycleSchedule.of(
             plan.total_steps,
@@ -105,7 +105,7 @@ class ACDC:
 
     def due(self, step: int) -> bool:
         """Whether ``step`` is a boundary or a multiple of ``every`` (where skipped ones are made up for)."""
-        plan = guards.started(self._run.plan, owner="ACDC")
+        plan = validation.started(self._run.plan, owner="ACDC")
         return step > 0 and (step % plan.every == 0 or self.schedule.marks(step))
 
     def earliest(self, step: int) -> int | None:
@@ -117,8 +117,8 @@ class ACDC:
     def decide(self, reading: Reading) -> Decision:
         """Bring training into the phase that the schedule wants at this step."""
         run = self._run
-        plan = guards.started(run.plan, owner="ACDC")
-        idle = guards.pause(reading, plan, run.phase)
+        plan = validation.started(run.plan, owner="ACDC")
+        idle = validation.pause(reading, plan, run.phase)
         if idle is not None:
             return idle
         boundary = self.schedule.at(reading.step)
@@ -154,5 +154,5 @@ class ACDC:
         Raises:
             ValueError: if the state is foreign or damaged.
         """
-        guards.check_state(state, owner="ACDC", keys=("phase",))
+        state = validation.check_state(state, owner="ACDC", keys=("phase",))
         self._run.phase = state["phase"]

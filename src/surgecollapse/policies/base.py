@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from surgecollapse.events import Decision, Plan, Reading
-from surgecollapse.policies import validation as guards
+from surgecollapse.policies import validation
 from surgecollapse.policies.schedule import to_step
 
 
@@ -37,7 +37,7 @@ class ScheduledPolicy:
         Raises:
             ValueError: if ``total_steps`` is missing or too short.
         """
-        guards.check_plan(plan, owner=type(self).__name__, scheduled=True)
+        validation.check_plan(plan, owner=type(self).__name__, scheduled=True)
         self._run.plan, self._run.phase = plan, "dense"
         marks = [self._step(at) for at in self._marks()]
         if any(later <= earlier for earlier, later in zip([0, *marks], marks, strict=False)):
@@ -53,7 +53,7 @@ class ScheduledPolicy:
 
     @property
     def _plan(self) -> Plan:
-        return guards.started(self._run.plan, owner=type(self).__name__)
+        return validation.started(self._run.plan, owner=type(self).__name__)
 
     def _step(self, fraction: float) -> int:
         """The step of a fraction of the run."""
@@ -66,7 +66,7 @@ class ScheduledPolicy:
     def decide(self, reading: Reading) -> Decision:
         """Do what the schedule wants at this step."""
         run = self._run
-        idle = guards.pause(reading, self._plan, run.phase)
+        idle = validation.pause(reading, self._plan, run.phase)
         if idle is not None:
             return idle
         if run.phase == "frozen":
@@ -89,5 +89,5 @@ class ScheduledPolicy:
         Raises:
             ValueError: if the state is foreign or damaged.
         """
-        guards.check_state(state, owner=type(self).__name__, keys=("phase",))
+        state = validation.check_state(state, owner=type(self).__name__, keys=("phase",))
         self._run.phase = state["phase"]

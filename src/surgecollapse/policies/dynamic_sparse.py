@@ -7,7 +7,7 @@ from math import cos, pi
 from typing import ClassVar
 
 from surgecollapse.events import Decision, Reading
-from surgecollapse.policies import validation as guards
+from surgecollapse.policies import validation
 from surgecollapse.policies.base import ScheduledPolicy
 
 
@@ -31,10 +31,10 @@ class Static(ScheduledPolicy):
     masked like every other.
 
     Args:
-        layers: how the open weights are shared among layers: ``erk``, or ``layer`` for the same density everywhere.
+        allocation: how the open weights are shared among layers: ``erk``, or ``layer`` for the same density everywhere.
 
     Raises:
-        ValueError: if ``layers`` is unknown.
+        ValueError: if ``allocation`` is unknown.
 
     >>> from surgecollapse.events import Plan, Reading
     >>> policy = Static()
@@ -44,13 +44,13 @@ class Static(ScheduledPolicy):
     ('frozen', 0.9, 'random', 'erk')
     """
 
-    layers: str = "erk"
+    allocation: str = "erk"
     from_start: ClassVar[bool] = True
     """Asked before the first optimizer step too."""
 
     def __post_init__(self) -> None:
         """Check the option."""
-        guards.one_of("layers", self.layers, ("erk", "layer"))
+        validation.one_of("allocation", self.allocation, ("erk", "layer"))
 
     def _act(self, reading: Reading) -> Decision:
         return self._open(reading.step, "frozen")
@@ -59,10 +59,10 @@ class Static(ScheduledPolicy):
         """Put the first mask on."""
         return Decision(
             phase=phase,
-            reason=f"a random mask of sparsity {self._plan.sparsity:.4g} ({self.layers}) at step {step}",
+            reason=f"a random mask of sparsity {self._plan.sparsity:.4g} ({self.allocation}) at step {step}",
             depth=self._plan.sparsity,
             saliency="random",
-            distribution=self.layers,
+            distribution=self.allocation,
             freeze=phase == "frozen",
         )
 
@@ -72,15 +72,15 @@ class DynamicSparsePolicy(Static):
     """What SET and RigL share: their schedule."""
 
     interval: int = 100
-    drop: float = 0.3
+    drop_fraction: float = 0.3
     until: float = 0.75
 
     def __post_init__(self) -> None:
         """Check the options."""
         super().__post_init__()
-        guards.whole("interval", self.interval)
-        guards.fraction("drop", self.drop)
-        guards.fraction("until", self.until, zero=False)
+        validation.whole("interval", self.interval)
+        validation.fraction("drop_fraction", self.drop_fraction)
+        validation.fraction("until", self.until, zero=False)
 
     def _marks(self) -> tuple[float, ...]:
         return (self.until,)
@@ -92,7 +92,7 @@ class DynamicSparsePolicy(Static):
     def _share(self, step: int) -> float:
         """Share of the open weights that is exchanged at ``step``."""
         del step
-        return self.drop
+        return self.drop_fraction
 
     def _act(self, reading: Reading) -> Decision:
         step, end = reading.step, self._step(self.until)

@@ -1,4 +1,4 @@
-"""Entropy-bounded cycles, the default: AC/DC's frame, its phases and depths bounded by activation entropy."""
+"""Entropy-bounded cycles: AC/DC's frame, its phases and depths bounded by activation entropy."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from surgecollapse.events import Decision, Plan, Reading
-from surgecollapse.policies import validation as guards
+from surgecollapse.policies import validation
 from surgecollapse.policies.acdc import ACDC
 from surgecollapse.policies.dynamic_sparse import cosine_decay
 from surgecollapse.policies.phase_timing import PhaseTiming
@@ -43,7 +43,7 @@ class EntropyCycles:
     - a *sparse* phase surges from ``shortest`` on if the measure is under its floor; at its nominal length
       unless entropy still rises clearly; at ``longest`` always.
 
-    A collapse may go from the plan's sparsity down to ``deepest``; the controller goes as deep as leaves the
+    A collapse may go from the plan's sparsity down to ``max_sparsity``; the controller goes as deep as leaves the
     measure on the probe batch at ``floor`` or above. A surge reopens ``surge`` of the pruned weights, at
     zero, by |EMA of the dense gradient|; where the measure is under its floor it also starts input noise,
     which stops at the next collapse or once the measure is back. At ``cycles_until`` a sparse phase surges;
@@ -59,14 +59,14 @@ class EntropyCycles:
         phase: nominal length of a phase.
         shortest: least length of a phase, in (0, phase].
         longest: greatest length of a phase, in [phase, 1].
-        deepest: greatest sparsity of a collapse inside the cycles; default 1 − (1 − s)/2, half the target's
+        max_sparsity: greatest sparsity of a collapse inside the cycles; default 1 − (1 − s)/2, half the target's
             density.
         floor: lowest value of ``measure`` that counts as enough (bits for ``on_off``), in [0, 1].
         measure: ``on_off`` (lowest on/off unit entropy over layers) or ``entropy`` (mean activation entropy).
         surge: share of the pruned weights that a surge reopens, in (0, 1].
         growth: criterion by which they are chosen.
-        initial: their first value: ``zero | noise | last``.
-        pump: σ of the input noise, ≥ 0; 0 for none.
+        regrow_init: their first value: ``zero | noise | last``.
+        noise_std: σ of the input noise, ≥ 0; 0 for none.
         plateau: |change| of the entropy's moving average per 10 readings below which it is flat.
         high: quantile of the readings outside sparse phases; a phase whose mean entropy is above it is high.
         window: such readings over which that quantile rolls.
@@ -77,7 +77,7 @@ class EntropyCycles:
         anneal: whether surges shrink: the share at step t is surge/2·(1 + cos(πt/t_c)), with t_c the step of
             ``cycles_until`` (the decay of RigL's exchanges, arXiv 1911.11134), so that the mask settles; the last
             collapse of the cycles is then not reopened.
-        landing: how the target is reached after the cycles: ``drop``, at once at ``freeze_at``; or ``gradual``, by
+        final_ramp: how the target is reached after the cycles: ``none``, at once at ``freeze_at``; or ``cubic``, by
             the cubic schedule of gradual pruning (arXiv 1710.01878) from ``cycles_until`` to ``freeze_at``.
         periodic: decide exactly as ``ACDC`` does: nominal phases, depth at the target, all pruned reopened,
             no noise.
@@ -101,13 +101,13 @@ class EntropyCycles:
     phase: float = 0.05
     shortest: float = 0.025
     longest: float = 0.10
-    deepest: float | None = None
+    max_sparsity: float | None = None
     floor: float = 0.4
     measure: str = "on_off"
     surge: float = 0.5
     growth: str = "ema_gradient"
-    initial: str = "zero"
-    pump: float = 0.05
+    regrow_init: str = "zero"
+    noise_std: float = 0.05
     plateau: float = 1e-3
     high: float = 0.8
     window: int = 50
@@ -115,8 +115,8 @@ class EntropyCycles:
     timing: str = "entropy"
     full_depth_at: float = 0.0
     anneal: bool = False
-    landing: str = "drop"
-    _clock: PhaseTiming = field(init=False, repr=False)
+    final_ramp: str = "none"
+    _timing: PhaseTiming = field(init=False, repr=False)
     _fixed: ACDC = field(init=False, repr=False)
     """The same frame with fixed times: gives the schedule, and the decisions where ``periodic``."""
     _run: _Run = field(init=False, repr=False)
@@ -130,16 +130,16 @@ class EntropyCycles:
             phase=self.phase,
         )
         clock = PhaseTiming(shortest=self.shortest, nominal=self.phase, longest=self.longest, timing=self.timing)
-        guards.one_of("landing", self.landing, ("drop", "gradual"))
-        guards.fraction("full_depth_at", self.full_depth_at, one=False)
-        if self.deepest is not None:
-            guards.fraction("deepest", self.deepest, one=False)
-        guards.fraction("surge", self.surge, zero=False)
-        guards.one_of("growth", self.growth, ("random", "gradient", "ema_gradient", "momentum"))
-        guards.one_of("initial", self.initial, ("zero", "noise", "last"))
-        guards.not_negative("pump", self.pump)
+        validation.one_of("final_ramp", self.final_ramp, ("none", "cubic"))
+        validation.fraction("full_depth_at", self.full_depth_at, one=False)
+        if self.max_sparsity is not None:
+            validation.fraction("max_sparsity", self.max_sparsity, one=False)
+        validation.fraction("surge", self.surge, zero=False)
+        validation.one_of("growth", self.growth, ("random", "gradient", "ema_gradient", "momentum"))
+        validation.one_of("regrow_init", self.regrow_init, ("zero", "noise", "last"))
+        validation.not_negative("noise_std", self.noise_std)
         object.__setattr__(self, "_fixed", fixed)
-        object.__setattr__(self, "_clock", clock)
+        object.__setattr__(self, "_timing", clock)
         object.__setattr__(self, "_run", self._fresh())
 
     def _fresh(self) -> _Run:
@@ -157,12 +157,12 @@ class EntropyCycles:
         """Learn the plan, lay out the schedule and forget any earlier run.
 
         Raises:
-            ValueError: if ``total_steps`` is missing or too short, or ``deepest`` is shallower than the
+            ValueError: if ``total_steps`` is missing or too short, or ``max_sparsity`` is shallower than the
                 target.
         """
-        if self.deepest is not None and self.deepest < plan.sparsity:
+        if self.max_sparsity is not None and self.max_sparsity < plan.sparsity:
             raise ValueError(
-                f"deepest={self.deepest!r} is shallower than the target sparsity {plan.sparsity!r}: "
+                f"max_sparsity={self.max_sparsity!r} is shallower than the target sparsity {plan.sparsity!r}: "
                 "give at least the target, or leave it out"
             )
         self._fixed.start(plan)
@@ -180,7 +180,7 @@ class EntropyCycles:
 
     @property
     def _plan(self) -> Plan:
-        return guards.started(self._fixed.plan, owner="EntropyCycles")
+        return validation.started(self._fixed.plan, owner="EntropyCycles")
 
     @property
     def _schedule(self) -> CycleSchedule:
@@ -189,7 +189,7 @@ class EntropyCycles:
     @property
     def _shortest_steps(self) -> int:
         """Least length of a phase, in whole steps."""
-        return self._clock.shortest_steps(self._plan.total_steps or 0)
+        return self._timing.shortest_steps(self._plan.total_steps or 0)
 
     def due(self, step: int) -> bool:
         """Whether ``step`` is a multiple of the plan's ``every`` or a nominal boundary.
@@ -210,7 +210,7 @@ class EntropyCycles:
         if run.pumping:  # it stops as soon as the measure is back
             return step + 1
         if step >= schedule.cycles_end:
-            return schedule.freeze if self.landing == "drop" else step + 1
+            return schedule.freeze if self.final_ramp == "none" else step + 1
         return max(step + 1, min(to_step(run.since) + self._shortest_steps, schedule.cycles_end))
 
     def decide(self, reading: Reading) -> Decision:
@@ -218,7 +218,7 @@ class EntropyCycles:
         if self.periodic:
             return self._fixed.decide(reading)
         run = self._run
-        idle = guards.pause(reading, self._plan, run.phase)
+        idle = validation.pause(reading, self._plan, run.phase)
         if idle is not None:
             return idle
         step, schedule = reading.step, self._schedule
@@ -245,7 +245,7 @@ class EntropyCycles:
         """Whether the phase ends at this step, and why or why not."""
         run, plan = self._run, self._plan
         if run.phase != "dense":
-            return self._clock.ends(run.phase, run.since, step, plan.total_steps or 0, signals, seed=plan.seed)
+            return self._timing.ends(run.phase, run.since, step, plan.total_steps or 0, signals, seed=plan.seed)
         start = self._schedule.dense_end
         if step < start:
             return False, f"dense until step {start}, at step {step}"
@@ -260,7 +260,7 @@ class EntropyCycles:
     def _collapse(self, step: int, why: str) -> Decision:
         """Begin a sparse phase."""
         least = self._plan.sparsity
-        most = 1.0 - (1.0 - least) / 2.0 if self.deepest is None else self.deepest
+        most = 1.0 - (1.0 - least) / 2.0 if self.max_sparsity is None else self.max_sparsity
         if (full := to_step(self.full_depth_at * (self._plan.total_steps or 0))) > step:
             share = 1.0 - (1.0 - step / full) ** 3
             least, most = share * least, share * most
@@ -273,13 +273,13 @@ class EntropyCycles:
             depth=(least, most),
             floor=self.floor,
             measure=self.measure,
-            initial=self.initial,
+            initial=self.regrow_init,
             pump=pump,
         )
 
     def _surge(self, step: int, why: str, signals: Signals) -> Decision:
         """Begin an open phase, with input noise where the measure is under its floor."""
-        pumped = self.pump > 0.0 and signals.low is not None
+        pumped = self.noise_std > 0.0 and signals.low is not None
         self._run.pumping = pumped
         self._enter("open", step)
         return Decision(
@@ -287,8 +287,8 @@ class EntropyCycles:
             reason=why,
             surge=cosine_decay(self.surge, step, self._schedule.cycles_end) if self.anneal else self.surge,
             growth=self.growth,
-            initial=self.initial,
-            pump=self.pump if pumped else None,
+            initial=self.regrow_init,
+            pump=self.noise_std if pumped else None,
         )
 
     def _freeze(self, step: int) -> Decision:
@@ -302,13 +302,13 @@ class EntropyCycles:
     def _land(self, reading: Reading, signals: Signals) -> Decision:
         """Go down to the target between the cycles and the final mask, or wait for it."""
         step, schedule, phase = reading.step, self._schedule, self._run.phase
-        if self.landing == "gradual":
+        if self.final_ramp == "cubic":
             u = (step - schedule.cycles_end) / (schedule.freeze - schedule.cycles_end)
             depth = self._plan.sparsity * (1.0 - (1.0 - u) ** 3)
             if depth > reading.sparsity:
                 if phase != "sparse":
                     self._enter("sparse", step)
-                return Decision(phase="sparse", reason=f"landing: sparsity {depth:.4g} at step {step}", depth=depth)
+                return Decision(phase="sparse", reason=f"final ramp: sparsity {depth:.4g} at step {step}", depth=depth)
         return self._stay(f"{phase} until the final mask at step {schedule.freeze}", signals)
 
     def _stay(self, why: str, signals: Signals) -> Decision:
@@ -339,7 +339,7 @@ class EntropyCycles:
             ValueError: if the state is foreign or damaged, or was written with the other value of
                 ``periodic``.
         """
-        guards.check_state(state, owner="EntropyCycles", keys=_KEYS)
+        state = validation.check_state(state, owner="EntropyCycles", keys=_KEYS)
         if state["periodic"] != self.periodic:
             raise ValueError(
                 f"the state was written with periodic={state['periodic']!r}, this policy has "

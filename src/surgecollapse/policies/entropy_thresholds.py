@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from surgecollapse.events import Decision, Plan, Reading
-from surgecollapse.policies import validation as guards
+from surgecollapse.policies import validation
 from surgecollapse.policies.bands import Band, FixedBand, Hysteresis, QuantileBand, TargetBand
 from surgecollapse.policies.schedule import to_step
 from surgecollapse.policies.trend import Trend
@@ -38,8 +38,8 @@ class EntropyThresholds:
 
     ========  ============================================================================================
     high      collapse by ``collapse`` of the live weights, then reopen ``reopen`` of what was just pruned,
-              as noise of energy ≤ ``rho`` of the live energy ("energy injection")
-    low       noise on the inputs, σ from ``pump[0]`` by ``pump_step`` to ``pump[1]`` at each further low
+              as noise of energy ≤ ``noise_energy_budget`` of the live energy ("energy injection")
+    low       noise on the inputs, σ from ``noise_std[0]`` by ``noise_step`` to ``noise_std[1]`` at each further low
               reading; stopped once entropy is back in the band
     plateau   collapse by ``collapse`` of the live weights
     ========  ============================================================================================
@@ -60,9 +60,9 @@ class EntropyThresholds:
         cooldown: readings after an intervention before the same signal is answered again.
         collapse: share of the live weights that one collapse removes, in (0, 1].
         reopen: share of those that are reopened on high entropy, in [0, 1].
-        rho: bound on injected over live energy.
-        pump: least and greatest σ of the input noise.
-        pump_step: by how much σ rises at each further low reading, ≥ 0.
+        noise_energy_budget: bound on injected over live energy.
+        noise_std: least and greatest σ of the input noise.
+        noise_step: by how much σ rises at each further low reading, ≥ 0.
         plateau: |change| of the entropy's moving average per ``span`` readings below which it is flat.
         span: readings over which that change is taken.
         freeze_at: fraction of ``total_steps`` at which the mask is frozen, in (0, 1].
@@ -89,9 +89,9 @@ class EntropyThresholds:
     cooldown: int = 5
     collapse: float = 0.1
     reopen: float = 0.5
-    rho: float = 0.1
-    pump: tuple[float, float] = (0.05, 0.2)
-    pump_step: float = 0.05
+    noise_energy_budget: float = 0.1
+    noise_std: tuple[float, float] = (0.05, 0.2)
+    noise_step: float = 0.05
     plateau: float = 1e-3
     span: int = 10
     freeze_at: float = 0.85
@@ -99,16 +99,18 @@ class EntropyThresholds:
 
     def __post_init__(self) -> None:
         """Check the options; the thresholds check theirs."""
-        guards.one_of("thresholds", self.thresholds, _LIMITS)
-        guards.whole("dwell", self.dwell, least=0)
-        guards.whole("cooldown", self.cooldown, least=0)
-        guards.fraction("collapse", self.collapse, zero=False)
-        guards.fraction("reopen", self.reopen)
-        guards.fraction("rho", self.rho)
-        guards.fraction("freeze_at", self.freeze_at, zero=False)
-        guards.not_negative("pump_step", self.pump_step)
-        if len(self.pump) != 2 or not 0.0 < self.pump[0] <= self.pump[1] < float("inf"):
-            raise ValueError(f"pump must be (least, greatest) σ with 0 < least <= greatest, got {self.pump!r}")
+        validation.one_of("thresholds", self.thresholds, _LIMITS)
+        validation.whole("dwell", self.dwell, least=0)
+        validation.whole("cooldown", self.cooldown, least=0)
+        validation.fraction("collapse", self.collapse, zero=False)
+        validation.fraction("reopen", self.reopen)
+        validation.fraction("noise_energy_budget", self.noise_energy_budget)
+        validation.fraction("freeze_at", self.freeze_at, zero=False)
+        validation.not_negative("noise_step", self.noise_step)
+        if len(self.noise_std) != 2 or not 0.0 < self.noise_std[0] <= self.noise_std[1] < float("inf"):
+            raise ValueError(
+                f"noise_std must be (least, greatest) σ with 0 < least <= greatest, got {self.noise_std!r}"
+            )
         object.__setattr__(self, "_run", self._fresh())
 
     def _fresh(self) -> _Run:
@@ -143,7 +145,7 @@ class EntropyThresholds:
         Raises:
             ValueError: if the plan is out of range.
         """
-        guards.check_plan(plan, owner="EntropyThresholds", scheduled=False)
+        validation.check_plan(plan, owner="EntropyThresholds", scheduled=False)
         object.__setattr__(self, "_run", self._fresh())
         self._run.plan = plan
 
@@ -153,13 +155,13 @@ class EntropyThresholds:
 
     def due(self, step: int) -> bool:
         """Whether ``step`` is a multiple of the plan's ``every``, or the one at which the mask is frozen."""
-        plan = guards.started(self._run.plan, owner="EntropyThresholds")
+        plan = validation.started(self._run.plan, owner="EntropyThresholds")
         return step > 0 and (step % plan.every == 0 or step == self._freeze_step(plan))
 
     def earliest(self, step: int) -> int | None:
         """The step at which the shorter of dwell and cool-down is over; ``None`` once the mask is final."""
         run = self._run
-        plan = guards.started(run.plan, owner="EntropyThresholds")
+        plan = validation.started(run.plan, owner="EntropyThresholds")
         if run.phase == "frozen":
             return None
         if run.acted_at is None or run.pump > 0.0:
@@ -172,8 +174,8 @@ class EntropyThresholds:
     def decide(self, reading: Reading) -> Decision:
         """Answer one reading."""
         run = self._run
-        plan = guards.started(run.plan, owner="EntropyThresholds")
-        idle = guards.pause(reading, plan, run.phase)
+        plan = validation.started(run.plan, owner="EntropyThresholds")
+        idle = validation.pause(reading, plan, run.phase)
         if idle is not None:
             return idle
         freeze = self._freeze_step(plan)
@@ -183,7 +185,7 @@ class EntropyThresholds:
             run.phase, run.pump = "frozen", 0.0
             reason = f"exact target {plan.sparsity:.4g} and final mask at step {reading.step} (due from {freeze})"
             return Decision(phase="frozen", reason=reason, depth=plan.sparsity, pump=0.0, freeze=True)
-        entropy = guards.known(reading.entropy)
+        entropy = validation.known(reading.entropy)
         if entropy is None:
             return Decision(phase=run.phase, reason=f"no activation entropy was read at step {reading.step}")
         signal, why = self._listen(entropy)
@@ -230,7 +232,7 @@ class EntropyThresholds:
         run = self._run
         if signal == "low":
             run.acted_at, run.signal = run.readings, signal
-            run.pump, run.phase = self.pump[0], "pump"
+            run.pump, run.phase = self.noise_std[0], "pump"
             return Decision(phase="pump", reason=f"{why}: input noise σ = {run.pump:g}", pump=run.pump)
         depth = min(reading.sparsity + self.collapse * (1.0 - reading.sparsity), plan.sparsity)
         if depth <= reading.sparsity:
@@ -246,14 +248,14 @@ class EntropyThresholds:
             surge=self.reopen,
             reopen="collapsed",
             initial="noise",
-            rho=self.rho,
+            rho=self.noise_energy_budget,
         )
 
     def _pumping(self, signal: str, why: str, reading: Reading) -> Decision:
         """Strengthen the input noise while entropy stays low; stop it once entropy is back."""
         run = self._run
         if signal == "low":
-            sigma = min(run.pump + self.pump_step, self.pump[1])
+            sigma = min(run.pump + self.noise_step, self.noise_std[1])
             stronger = sigma > run.pump
             run.pump = sigma
             reason = f"{why}: input noise σ = {sigma:g}{'' if stronger else ', its greatest'}"
@@ -283,7 +285,7 @@ class EntropyThresholds:
         Raises:
             ValueError: if the state is foreign or damaged.
         """
-        guards.check_state(state, owner="EntropyThresholds", keys=_KEYS)
+        state = validation.check_state(state, owner="EntropyThresholds", keys=_KEYS)
         run = self._run
         run.phase, run.pump, run.readings = state["phase"], state["pump"], state["readings"]
         run.acted_at, run.signal = state["acted_at"], state["signal"]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from surgecollapse.events import Decision, Plan, Reading
-from surgecollapse.policies import validation as guards
+from surgecollapse.policies import validation
 
 
 @dataclass(slots=True)
@@ -60,10 +60,10 @@ class FixedInterval:
 
     def __post_init__(self) -> None:
         """Check the options."""
-        guards.whole("collapse_every", self.collapse_every)
-        guards.whole("surge_every", self.surge_every)
-        guards.fraction("sparsity", self.sparsity, one=False)
-        guards.not_negative("recovery", self.recovery)
+        validation.whole("collapse_every", self.collapse_every)
+        validation.whole("surge_every", self.surge_every)
+        validation.fraction("sparsity", self.sparsity, one=False)
+        validation.not_negative("recovery", self.recovery)
 
     def start(self, plan: Plan) -> None:
         """Learn the plan and forget any earlier run.
@@ -71,7 +71,7 @@ class FixedInterval:
         Raises:
             ValueError: if the plan is out of range.
         """
-        guards.check_plan(plan, owner="FixedInterval", scheduled=False)
+        validation.check_plan(plan, owner="FixedInterval", scheduled=False)
         run = self._run
         run.plan, run.phase, run.collapses, run.surges = plan, "dense", 0, 0
 
@@ -82,8 +82,8 @@ class FixedInterval:
     def decide(self, reading: Reading) -> Decision:
         """Collapse, surge, both or neither, by the number of intervals that have passed."""
         run = self._run
-        plan = guards.started(run.plan, owner="FixedInterval")
-        idle = guards.pause(reading, plan, "hold" if reading.finite else run.phase)
+        plan = validation.started(run.plan, owner="FixedInterval")
+        idle = validation.pause(reading, plan, "hold" if reading.finite else run.phase)
         if idle is not None:
             return idle
         collapses, surges = reading.step // self.collapse_every, reading.step // self.surge_every
@@ -130,6 +130,6 @@ class FixedInterval:
         Raises:
             ValueError: if the state is foreign or damaged.
         """
-        guards.check_state(state, owner="FixedInterval", keys=("phase", "collapses", "surges"))
+        state = validation.check_state(state, owner="FixedInterval", keys=("phase", "collapses", "surges"))
         run = self._run
         run.phase, run.collapses, run.surges = state["phase"], state["collapses"], state["surges"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from surgecollapse.events import Decision, Reading
-from surgecollapse.policies import validation as guards
+from surgecollapse.policies import validation
 from surgecollapse.policies.base import ScheduledPolicy
 
 
@@ -37,8 +37,8 @@ class GradualPruning(ScheduledPolicy):
 
     def __post_init__(self) -> None:
         """Check the options."""
-        guards.fraction("start_at", self.start_at, one=False)
-        guards.fraction("end_at", self.end_at, zero=False)
+        validation.fraction("start_at", self.start_at, one=False)
+        validation.fraction("end_at", self.end_at, zero=False)
         if not self.start_at < self.end_at:
             raise ValueError(f"expected start_at < end_at, got {self.start_at!r}, {self.end_at!r}")
 

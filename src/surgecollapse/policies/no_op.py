@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from surgecollapse.events import Decision, Plan, Reading
-from surgecollapse.policies import validation as guards
+from surgecollapse.policies import validation
 
 
 @dataclass(slots=True)
@@ -39,12 +39,12 @@ class NoOp:
         Raises:
             ValueError: if the plan is out of range.
         """
-        guards.check_plan(plan, owner="NoOp", scheduled=False)
+        validation.check_plan(plan, owner="NoOp", scheduled=False)
         self._run.plan = plan
 
     def due(self, step: int) -> bool:
         """Whether ``step`` is a multiple of the plan's ``every``."""
-        return step > 0 and step % guards.started(self._run.plan, owner="NoOp").every == 0
+        return step > 0 and step % validation.started(self._run.plan, owner="NoOp").every == 0
 
     def decide(self, reading: Reading) -> Decision:
         """Do nothing."""
@@ -60,4 +60,4 @@ class NoOp:
         Raises:
             ValueError: if it was written by another policy.
         """
-        guards.check_state(state, owner="NoOp", keys=())
+        state = validation.check_state(state, owner="NoOp", keys=())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from surgecollapse.events import Decision, Reading
-from surgecollapse.policies import validation as guards
+from surgecollapse.policies import validation
 from surgecollapse.policies.base import ScheduledPolicy
 
 
@@ -34,7 +34,7 @@ class OneShot(ScheduledPolicy):
 
     def __post_init__(self) -> None:
         """Check the option."""
-        guards.fraction("at", self.at, zero=False, one=False)
+        validation.fraction("at", self.at, zero=False, one=False)
 
     def _marks(self) -> tuple[float, ...]:
         return (self.at,)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
-from surgecollapse.policies import validation as guards
+from surgecollapse.policies import validation
 from surgecollapse.policies.schedule import to_step
 from surgecollapse.policies.signals import Signals
 
@@ -41,9 +41,9 @@ class PhaseTiming:
     timing: str
 
     def __post_init__(self) -> None:
-        guards.fraction("shortest", self.shortest, zero=False)
-        guards.fraction("longest", self.longest, zero=False)
-        guards.one_of("timing", self.timing, TIMINGS)
+        validation.fraction("shortest", self.shortest, zero=False)
+        validation.fraction("longest", self.longest, zero=False)
+        validation.one_of("timing", self.timing, TIMINGS)
         if not self.shortest <= self.nominal <= self.longest:
             raise ValueError(
                 f"expected shortest <= phase <= longest, got {self.shortest!r}, {self.nominal!r}, {self.longest!r}"

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from surgecollapse.events import Decision, Plan, Reading
-from surgecollapse.policies import validation as guards
+from surgecollapse.policies import validation
 from surgecollapse.policies.no_op import NoOp
 from surgecollapse.protocols import Policy
 
@@ -51,15 +51,15 @@ class Recycle:
 
     tau: float = 0.025
     interval: int = 1000
-    over: str | Policy = "hold"
+    over: str | Policy = "no_op"
     _run: _Run = field(default_factory=_Run, init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Check the options and find the other policy."""
         from surgecollapse.policies import make_policy  # it knows this class by name, too
 
-        guards.not_negative("tau", self.tau)
-        guards.whole("interval", self.interval)
+        validation.not_negative("tau", self.tau)
+        validation.whole("interval", self.interval)
         self._run.over = make_policy(self.over)
 
     @property
@@ -78,21 +78,21 @@ class Recycle:
         Raises:
             ValueError: if the plan is out of range, or the other policy cannot follow it.
         """
-        guards.check_plan(plan, owner="Recycle", scheduled=False)
+        validation.check_plan(plan, owner="Recycle", scheduled=False)
         self._run.over.start(plan)
         self._run.plan, self._run.last = plan, 0
 
     def due(self, step: int) -> bool:
         """Whether the other policy is due, or ``step`` is a multiple of ``every`` or of ``interval``."""
-        every = guards.started(self._run.plan, owner="Recycle").every
+        every = validation.started(self._run.plan, owner="Recycle").every
         return step > 0 and (step % every == 0 or step % self.interval == 0 or self._run.over.due(step))
 
     def decide(self, reading: Reading) -> Decision:
         """Decide as the other policy does, and recycle where an interval is over."""
         run = self._run
-        plan = guards.started(run.plan, owner="Recycle")
+        plan = validation.started(run.plan, owner="Recycle")
         decision = run.over.decide(reading)
-        idle = guards.pause(reading, plan, decision.phase)
+        idle = validation.pause(reading, plan, decision.phase)
         if idle is not None:
             return idle
         last = reading.step == plan.total_steps  # nothing would be learnt any more
@@ -113,6 +113,6 @@ class Recycle:
         Raises:
             ValueError: if the state is foreign or damaged.
         """
-        guards.check_state(state, owner="Recycle", keys=_KEYS)
+        state = validation.check_state(state, owner="Recycle", keys=_KEYS)
         self._run.over.load_state_dict(state["over"])
         self._run.last = state["last"]

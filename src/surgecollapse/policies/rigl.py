@@ -18,9 +18,9 @@ class RigL(DynamicSparsePolicy):
     also steps where weights are exchanged; the published code exchanges instead of stepping.
 
     Args:
-        layers: how the open weights are shared among layers: ``erk`` or ``layer``.
+        allocation: how the open weights are shared among layers: ``erk`` or ``layer``.
         interval: steps between two exchanges (ΔT), at least 1.
-        drop: first share of each layer's open weights that an exchange replaces (α), in [0, 1].
+        drop_fraction: first share of each layer's open weights that an exchange replaces (α), in [0, 1].
         until: fraction of the run from which the mask is final (T_end), in (0, 1].
 
     Raises:
@@ -37,4 +37,4 @@ class RigL(DynamicSparsePolicy):
     growth: ClassVar[str] = "gradient"
 
     def _share(self, step: int) -> float:
-        return cosine_decay(self.drop, step, self._step(self.until))
+        return cosine_decay(self.drop_fraction, step, self._step(self.until))

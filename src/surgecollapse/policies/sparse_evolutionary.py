@@ -17,9 +17,9 @@ class SET(DynamicSparsePolicy):
     in the comparison of Evci et al. 2020 (arXiv 1911.11134), which also gives the layers their densities.
 
     Args:
-        layers: how the open weights are shared among layers: ``erk`` or ``layer``.
+        allocation: how the open weights are shared among layers: ``erk`` or ``layer``.
         interval: steps between two exchanges, at least 1.
-        drop: share of each layer's open weights that an exchange replaces (ζ), in [0, 1].
+        drop_fraction: share of each layer's open weights that an exchange replaces (ζ), in [0, 1].
         until: fraction of the run from which the mask is final, in (0, 1].
 
     Raises:

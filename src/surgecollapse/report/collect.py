@@ -52,10 +52,10 @@ def with_own_names(runs: Sequence[RunData]) -> list[RunData]:
 def run_name(policy: str) -> str:
     """What a run is called in the report; holding (readings, no act) trains bitwise as plain training does.
 
-    >>> run_name("hold"), run_name("entropy"), run_name("classic")
-    ('plain', 'surge-collapse', 'classic')
+    >>> run_name("no_op"), run_name("cyclic_pruning"), run_name("rigl")
+    ('plain', 'surge-collapse', 'rigl')
     """
-    return {"none": "plain", "hold": "plain", "entropy": "surge-collapse"}.get(policy, policy)
+    return {"none": "plain", "no_op": "plain", "cyclic_pruning": "surge-collapse"}.get(policy, policy)
 
 
 def collect(directory: Path) -> RunData:

@@ -327,7 +327,7 @@ def test_recycling_joins_the_decisions_of_another_policy():
         assert found.recycle == (0.1 if step in (25, 50, 75) else None)
         assert wanted.reason in found.reason or not wanted.acts
     assert joined.growth == "random"
-    assert Recycle(over=make_policy("entropy")).growth == "ema_gradient"
+    assert Recycle(over=make_policy("entropy_cycles")).growth == "ema_gradient"
     assert Recycle(over="rigl").from_start
 
 
@@ -392,12 +392,12 @@ def test_recycling_that_finds_nothing_changes_nothing():
     assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), kept.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("over", ["hold", "gmp", "cycles", "rigl"])
+@pytest.mark.parametrize("over", ["no_op", "gmp", "acdc", "rigl"])
 def test_resume_is_bitwise_and_masks_hold(over):
     def policy():
         return Recycle(tau=0.3, interval=10, over=over)
 
-    sparsity = 0.0 if over == "hold" else 0.5
+    sparsity = 0.0 if over == "no_op" else 0.5
     whole, _, through = train(policy(), sparsity=sparsity)
     model, optimizer, first = train(policy(), sparsity=sparsity, steps=25)
     state = copy.deepcopy([model.state_dict(), optimizer.state_dict(), first.state_dict()])

@@ -184,7 +184,7 @@ def test_a_write_that_torch_does_not_count_is_undone_at_the_next_reading_and_sai
 
 
 def test_moments_of_another_run_are_found_when_they_are_loaded(multiplied):
-    training, dense = Training(), Training(policy="hold")
+    training, dense = Training(), Training(policy="no_op")
     training.step(41)
     dense.step(41)
     training.optimizer.load_state_dict(dense.optimizer.state_dict())

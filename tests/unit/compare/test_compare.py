@@ -29,7 +29,7 @@ ENTRY = Entry(
 SUITE = Suite(name="tiny", description="", entries=(ENTRY,))
 
 
-def method(name: str, *, policy: str = "cycles", trials=(), sparse: bool = True, **settings) -> Method:
+def method(name: str, *, policy: str = "acdc", trials=(), sparse: bool = True, **settings) -> Method:
     settings = {"policy": policy, **settings}
     return Method(name=name, title=name.title(), description="", settings=settings, trials=tuple(trials), sparse=sparse)
 
@@ -63,7 +63,7 @@ def test_one_value_has_no_interval():
 
 
 def test_a_key_depends_on_what_decides_the_outcome_and_on_nothing_else(tmp_path):
-    values = {"task": "mnist", "policy": "cycles"}
+    values = {"task": "mnist", "policy": "acdc"}
     key = key_of(as_mapping(make_config(**values)))
     for same in ({"data_dir": tmp_path}, {"threads": 2}, {"checkpoint_every": 7}, {"policy_options": {"phase": 0.05}}):
         assert key_of(as_mapping(make_config(**values, **same))) == key, same

@@ -295,7 +295,7 @@ def test_a_controller_with_monitors_decides_bitwise_as_without():
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
         recorder = MemoryRecorder()
         with attach(
-            model, optimizer, sparsity=0.5, total_steps=60, policy="cycles", every=5, monitors=monitors,
+            model, optimizer, sparsity=0.5, total_steps=60, policy="acdc", every=5, monitors=monitors,
             recorders=[recorder], monitor_budget=None,
         ) as controller:  # fmt: skip
             for _ in range(60):

@@ -94,7 +94,7 @@ def test_collapses_may_go_from_the_target_to_half_its_density_above_the_floor() 
     first = policy.decide(Reading(step=400, entropy=0.5, on_off=0.8))
     assert first.depth == pytest.approx((0.9, 0.95))
     assert (first.floor, first.measure, first.held) == (0.4, "on_off", True)
-    deeper = started(deepest=0.99)
+    deeper = started(max_sparsity=0.99)
     assert deeper.decide(Reading(step=400)).depth == (0.9, 0.99)
 
 
@@ -183,7 +183,7 @@ def test_the_pump_stops_at_the_next_collapse_at_the_latest() -> None:
 
 
 def test_zero_sigma_means_no_pump() -> None:
-    policy = in_sparse_phase(pump=0.0)
+    policy = in_sparse_phase(noise_std=0.0)
     assert all(decision.pump is None for _, decision in run(policy, 3000, entropy=0.5, on_off=0.1, start=401))
 
 
@@ -247,13 +247,13 @@ def test_a_state_of_the_other_form_is_refused() -> None:
     [
         ({"shortest": 0.06}, "shortest <= phase <= longest"),
         ({"longest": 0.01}, "shortest <= phase <= longest"),
-        ({"deepest": 1.0}, "deepest"),
+        ({"max_sparsity": 1.0}, "max_sparsity"),
         ({"floor": 1.1}, "floor"),
         ({"measure": "energy"}, "on_off, entropy"),
         ({"surge": 0.0}, "surge"),
         ({"growth": "best"}, "ema_gradient"),
-        ({"initial": "one"}, "zero, noise, last"),
-        ({"pump": -0.1}, "pump"),
+        ({"regrow_init": "one"}, "zero, noise, last"),
+        ({"noise_std": -0.1}, "noise_std"),
         ({"plateau": -1.0}, "plateau"),
         ({"window": 0}, "window"),
         ({"cycles_until": 0.9}, "cycles_until"),
@@ -266,4 +266,4 @@ def test_options_out_of_range_are_refused_with_what_is_expected(options: dict[st
 
 def test_a_deepest_collapse_shallower_than_the_target_is_refused_at_the_start() -> None:
     with pytest.raises(ValueError, match="give at least the target"):
-        started(deepest=0.8)
+        started(max_sparsity=0.8)

@@ -52,7 +52,7 @@ def phases(policy: EntropyCycles, *, seed: int = 0) -> list[tuple[int, str]]:
 
 
 def test_fixed_timing_is_the_schedule_of_periodic_cycles() -> None:
-    fixed = phases(EntropyCycles(timing="fixed", pump=0.0))
+    fixed = phases(EntropyCycles(timing="fixed", noise_std=0.0))
     assert fixed == phases(EntropyCycles(periodic=True))
 
 
