@@ -413,7 +413,7 @@ class Controller:
         >>> import torch, surgecollapse
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        >>> controller = surgecollapse.attach(model, optimizer, sparsity=0.5, policy="hold", probe=torch.ones(2, 4))
+        >>> controller = surgecollapse.attach(model, optimizer, sparsity=0.5, policy="no_op", probe=torch.ones(2, 4))
         >>> print(controller.explain())
         parameter  shape   role          prunable  reason
         0.weight   (8, 4)  linear        yes       weight of a linear layer
