@@ -163,7 +163,7 @@ def test_deeper_than_n_of_m_there_is_nothing():
 
 def test_an_exchange_under_a_pattern_moves_tiles_and_keeps_the_density():
     run = Run("rigl", pattern="block:4x2", sparsity=0.8).train(TOTAL)
-    exchanges = [event for event in run.controller.events if event.kind == "rewire"]
+    exchanges = [event for event in run.controller.events if event.kind == "exchange"]
     assert exchanges
     assert all(event.grown == event.pruned and event.grown % 8 == 0 for event in exchanges)
     assert sum(event.grown for event in exchanges) > 0

@@ -220,7 +220,7 @@ class Rewiring:
         return ledger
 
     @torch.no_grad()
-    def rewire(
+    def exchange(
         self,
         share: float,
         *,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from surgecollapse.events import Decision, Plan
+from surgecollapse.events import Decision, Plan, Prune, Regrow, SetNoise
 from surgecollapse.functional.structured import fitting_pattern
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Interventions:
         if rewiring.wanted(depth, command.layers) >= part.live:
             raise ValueError(f"{part.live} of {part.size} weights are open: {command.fraction:g} of them closes none")
         reason = f"asked by a person: collapse {command.fraction:.3g} of what is open{_where(command.layers)}"
-        done = self._act(Decision(phase="sparse", reason=reason, depth=depth, layers=command.layers))
+        done = self._act(Decision(phase="sparse", reason=reason, actions=(Prune(depth, layers=command.layers),)))
         return f"closed {done.pruned} weights: sparsity {done.sparsity_after:.4f}"
 
     def surge(self, command: ask.Surge) -> str:
@@ -67,7 +67,8 @@ class Interventions:
         if int(command.fraction * (part.size - part.live) + 0.5) == 0:
             raise ValueError(f"{part.size - part.live} weights are closed: {command.fraction:g} of them opens none")
         reason = f"asked by a person: surge {command.fraction:.3g} of what is closed{_where(command.layers)}"
-        done = self._act(Decision(phase="open", reason=reason, surge=command.fraction, layers=command.layers))
+        regrow = Regrow(command.fraction, layers=command.layers)
+        done = self._act(Decision(phase="open", reason=reason, actions=(regrow,)))
         return f"opened {done.grown} weights: sparsity {done.sparsity_after:.4f}"
 
     def pump(self, command: ask.Pump) -> str:
@@ -75,7 +76,8 @@ class Interventions:
         if command.sigma == self._controller.pump:
             raise ValueError(f"the input noise is {command.sigma:g} already")
         noise = f"input noise of {command.sigma:g}" if command.sigma else "no input noise"
-        self._act(Decision(phase=self._controller.phase, reason=f"asked by a person: {noise}", pump=command.sigma))
+        reason = f"asked by a person: {noise}"
+        self._act(Decision(phase=self._controller.phase, reason=reason, actions=(SetNoise(command.sigma),)))
         return f"{noise} from now on"
 
     def set_sparsity(self, command: ask.SetSparsity) -> str:

@@ -20,7 +20,7 @@ from surgecollapse.act.recycle import Recycler
 from surgecollapse.act.rewiring import Rewiring
 from surgecollapse.act.roles import Explanation, with_reason
 from surgecollapse.act.zero_preservation import AtRest
-from surgecollapse.events import Decision
+from surgecollapse.events import Prune
 from surgecollapse.functional import WITHOUT_GRADIENT, minimum_live
 from surgecollapse.functional.structured import fitting_pattern
 from surgecollapse.observe.activations import ActivationReader, find_sites
@@ -246,27 +246,27 @@ class Engine:
             return minimum_live(sizes, density)
         return {name: self._pattern.least(shape, density) for name, shape in sizes.items()}
 
-    def _find_depth(self, decision: Decision, least: float, most: float) -> dict[str, Any]:
-        """Search the deepest collapse whose measure on the probe batch stays over the decision's floor.
+    def _find_depth(self, action: Prune, least: float, most: float) -> dict[str, Any]:
+        """Search the deepest collapse whose measure on the probe batch stays over the action's floor.
 
         Never deeper than the minimum density of every parameter allows.
         """
-        assert decision.floor is not None
+        assert action.floor is not None
         rewiring = self.actor.rewiring
         most = max(least, min(most, 1.0 - sum(self._minima().values()) / self.weights.size))
 
         def measure(sparsity: float) -> float:
-            masks = rewiring.plan(sparsity, self.signal.values, decision.distribution, decision.saliency)
+            masks = rewiring.plan(sparsity, self.signal.values, action.allocation, action.saliency)
             with rewiring.trial(masks):
-                return self.observer.measure(decision.measure)
+                return self.observer.measure(action.measure)
 
-        found = deepest(measure, least, most, decision.floor)
+        found = deepest(measure, least, most, action.floor)
         return {
             "depth": found.sparsity,
             "measured": found.measured,
             "tries": found.tries,
-            "floor": decision.floor,
-            "measure": decision.measure,
+            "floor": action.floor,
+            "measure": action.measure,
             "least": least,
             "most": most,
         }

@@ -23,7 +23,19 @@ from surgecollapse.controller.components import Engine
 from surgecollapse.controller.optimizer_step import OptimizerSteps
 from surgecollapse.controller.ownership import Connection
 from surgecollapse.controller.reading_schedule import Timetable
-from surgecollapse.events import Decision, Event, Intervention, Measurement, Plan, Reading, from_dict, to_dict
+from surgecollapse.events import (
+    Decision,
+    Event,
+    Freeze,
+    Intervention,
+    Measurement,
+    Plan,
+    Prune,
+    Reading,
+    SetNoise,
+    from_dict,
+    to_dict,
+)
 from surgecollapse.observe.monitor_context import MonitorContexts
 from surgecollapse.observe.monitors import make_monitors
 from surgecollapse.observe.probe import Probe
@@ -311,7 +323,7 @@ class Controller:
     def _eligible(self, decision: Decision) -> int | None:
         """The first step at which the policy reads again and may act, as far as it knows."""
         earliest = getattr(self.policy, "earliest", lambda step: step + 1)(self.step)
-        if earliest is None or decision.freeze:
+        if earliest is None or decision.find(Freeze):
             return None
         first = max(earliest, self.step + 1)
         return next(filter(self._falls_on, range(first, first + self.plan.every)), None)
@@ -379,8 +391,8 @@ class Controller:
         total = self.plan.total_steps
         early = f" at step {self.step} of {total}" if total and self.step < total else ""
         reason = f"finalize{early}: exact target {self.plan.sparsity:g}, final mask"
-        depth = None if self.frozen else self.plan.sparsity
-        self._carry_out(Decision(phase="frozen", reason=reason, depth=depth, pump=0.0, freeze=True))
+        prune = () if self.frozen else (Prune(self.plan.sparsity),)
+        self._carry_out(Decision(phase="frozen", reason=reason, actions=(*prune, SetNoise(0.0), Freeze())))
         self.finalized = True
 
     @property

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 import surgecollapse
-from surgecollapse import Decision
 from surgecollapse.act.masked_weights import MaskedWeights
 from surgecollapse.act.zero_preservation import KEEP_ZEROS
+from surgecollapse.events import Decision, Prune, Regrow
 
 OPTIMIZERS = {
     "SGD": lambda p: torch.optim.SGD(p, lr=0.05),
@@ -43,9 +43,8 @@ class CyclicPruning:
         return False
 
     def decide(self, reading):
-        depth = {10: 0.8, 30: 0.9}.get(reading.step)
-        surge = 0.5 if reading.step == 20 else None
-        return Decision(phase="x", reason="by the clock", depth=depth, surge=surge)
+        actions = {10: (Prune(0.8),), 20: (Regrow(0.5),), 30: (Prune(0.9),)}.get(reading.step, ())
+        return Decision(phase="x", reason="by the clock", actions=actions)
 
     def state_dict(self):
         return {}
