@@ -38,7 +38,9 @@ def train(policy):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2))
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    controller = surgecollapse.attach(model, optimizer, sparsity=0.8, total_steps=200, every=10, policy=policy)
+    controller = surgecollapse.attach(
+        model, optimizer, sparsity=0.8, total_steps=200, readings=surgecollapse.Readings(every=10), policy=policy
+    )
     losses = []
     for step in range(200):
         rows = torch.arange(step * 64, step * 64 + 64) % len(x)

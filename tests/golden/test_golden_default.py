@@ -32,7 +32,9 @@ def train():
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(12, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 2)).double()
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
-    controller = surgecollapse.attach(model, optimizer, sparsity=0.75, total_steps=200, every=5)
+    controller = surgecollapse.attach(
+        model, optimizer, sparsity=0.75, total_steps=200, readings=surgecollapse.Readings(every=5)
+    )
     losses = []
     for _ in range(200):
         optimizer.zero_grad()

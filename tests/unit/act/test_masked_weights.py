@@ -126,7 +126,13 @@ def test_compiled_masks_train_the_same_net():
         model = nn.Sequential(nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 4))
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
         controller = surgecollapse.attach(
-            model, optimizer, sparsity=0.9, total_steps=40, policy="cycles", every=4, compile=compile
+            model,
+            optimizer,
+            sparsity=0.9,
+            total_steps=40,
+            policy="cycles",
+            readings=surgecollapse.Readings(every=4),
+            compile=compile,
         )
         for step in range(40):
             x = torch.randn(16, 512, generator=torch.Generator().manual_seed(step))
