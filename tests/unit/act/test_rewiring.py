@@ -147,7 +147,7 @@ def test_an_unheld_collapse_writes_zeros_tensor_by_tensor_and_counts_them():
 @pytest.mark.parametrize("signals", [True, False])
 @pytest.mark.parametrize("count", [0, 1, 50, 115])
 def test_a_surge_reopens_exactly_as_many_of_the_closed(distribution, growth, signals, count):
-    rewiring = rewire(two(), growth=growth, distribution=distribution)
+    rewiring = rewire(two(), growth=growth, allocation=distribution)
     collapse(rewiring, 0.5)
     closed = closed_of(rewiring)
     signal = {n: torch.randn_like(p) for n, p in rewiring.weights.params.items()} if signals else {}

@@ -57,7 +57,7 @@ class CyclicPruning:
 class Training:
     """A net with a controller that reads every five steps; ``step`` trains it on a batch of its own."""
 
-    def __init__(self, make=OPTIMIZERS["AdamW"], optimizer_state="reset"):
+    def __init__(self, make=OPTIMIZERS["AdamW"], optimizer_state="reset", policy=None):
         torch.manual_seed(0)
         self.model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 3))
         self.optimizer = make(self.model.parameters())
@@ -65,7 +65,7 @@ class Training:
             self.model,
             self.optimizer,
             surgecollapse.Target(0.9, min_density=0.0),
-            policy=CyclicPruning(),
+            policy=policy or CyclicPruning(),
             updates=surgecollapse.Updates(optimizer_state=optimizer_state),
             readings=surgecollapse.Readings(every=5),
         )
