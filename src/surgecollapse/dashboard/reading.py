@@ -28,7 +28,7 @@ def meta(connection: sqlite3.Connection, key: str, default: Any = None) -> Any:
 
 
 def status_of(connection: sqlite3.Connection, changed: float) -> dict[str, Any]:
-    """``live | finished | failed | interrupted | silent``, and whether a person has changed the run."""
+    """``live | finished | diverged | failed | interrupted | silent``, and whether a person has changed the run."""
     said = meta(connection, "status")
     status = _STATUS.get(str(said), str(said or "silent"))
     if status == "live" and time.time() - changed > SILENT and not _switched(connection, "pause", "continue"):

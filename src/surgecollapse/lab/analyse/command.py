@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from surgecollapse.lab.analyse.finding import PartlyApplicable
 from surgecollapse.lab.analyse.kinds import ANALYSES, TITLES
 from surgecollapse.lab.analyse.subject import Subject
 from surgecollapse.lab.config import ConfigError, nearest
@@ -33,7 +34,9 @@ class Analysed:
     page: Path
     findings: tuple[Finding, ...]
     skipped: tuple[tuple[str, str], ...]
-    """Names of analyses without a result, with the reason."""
+    """Names of analyses without a result, or without one of some runs, with the reason."""
+    diverged: tuple[str, ...] = ()
+    """Runs whose net holds values that are not finite, with the parameters."""
 
 
 def analyse(
@@ -79,13 +82,18 @@ def analyse(
         try:
             with _threads(subjects[0].config.threads):
                 findings[name] = find("analyses", "analysis", name, ANALYSES)(subjects)
+        except PartlyApplicable as error:
+            skipped.append((name, str(error)))
+            if error.findings:
+                findings[name] = error.findings
         except ValueError as error:
             skipped.append((name, str(error)))
     tell("writing", len(folders) + len(chosen), len(folders) + len(chosen))
     if not findings:
         raise ConfigError("nothing to analyse: " + "; ".join(f"{name}: {reason}" for name, reason in skipped))
     page = _write(place, findings, skipped, subjects)
-    return Analysed(page, tuple(one for found in findings.values() for one in found), tuple(skipped))
+    broken = tuple(f"{run.name} has diverged: not finite are {', '.join(run.broken)}" for run in subjects if run.broken)
+    return Analysed(page, tuple(one for found in findings.values() for one in found), tuple(skipped), broken)
 
 
 @contextmanager
@@ -142,6 +150,9 @@ def _write(
         sections = [_section(name, found) for name, found in findings.items()]
         names = " and ".join(run.name for run in subjects) if len(subjects) < 3 else f"{len(subjects)} runs"
         lead = f"Analysis of {names}, from checkpoints."
+        for run in subjects:
+            if run.broken:
+                lead += f" {run.name} has diverged: not finite are {', '.join(run.broken)}."
         if skipped:
             lead += " Not shown: " + "; ".join(f"{name} ({reason})" for name, reason in skipped) + "."
         foot = "Made from " + ", ".join(f"`{run.directory}`" for run in subjects) + ". Pictures by matplotlib."
