@@ -12,11 +12,11 @@ import torch
 
 from surgecollapse.analysis.local_learning_coefficient import local_learning_coefficient
 from surgecollapse.cli import MISTAKE, main
-from surgecollapse.lab.analyse import ANALYSES, NotApplicable, analyse
-from surgecollapse.lab.analyse.subject import Subject
-from surgecollapse.lab.checkpoint import load_checkpoint, save_checkpoint
 from surgecollapse.lab.config import ConfigError, make_config
-from surgecollapse.lab.run import train
+from surgecollapse.lab.training.checkpoint import load_checkpoint, save_checkpoint
+from surgecollapse.lab.training.run import train
+from surgecollapse.report.analyses import ANALYSES, NotApplicable, analyse
+from surgecollapse.report.analyses.loaded_run import Subject
 
 pytest.importorskip("matplotlib")
 
@@ -176,7 +176,7 @@ def test_one_layer_that_is_nan_neither_ends_an_analysis_nor_passes_for_a_result(
 
 
 def test_a_diagnostic_that_fails_is_said_instead_of_the_number(runs, tmp_path, monkeypatch):
-    from surgecollapse.lab.analyse import landscape
+    from surgecollapse.report.analyses import landscape
 
     def unmixed(*args, **options):
         return replace(local_learning_coefficient(*args, **options), r_hat=1.25)
@@ -190,7 +190,7 @@ def test_a_diagnostic_that_fails_is_said_instead_of_the_number(runs, tmp_path, m
 
 
 def test_analyses_of_a_masked_net_move_its_open_weights_alone(tmp_path, monkeypatch):
-    from surgecollapse.lab.analyse import landscape
+    from surgecollapse.report.analyses import landscape
 
     folder = tmp_path / "sparse"
     train(make_config(**{**MODULAR, "policy": "one-shot"}, sparsity=0.8, widths=(24,), steps=30), folder)

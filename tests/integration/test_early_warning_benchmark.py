@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from grokking_bank.members import Member
+from grokking_bank.plan import block
+from grokking_bank.store import read_bank
 
 from surgecollapse.forecast.calibration import alarm_threshold, held_out_scores
-from surgecollapse.lab.bank.members import Member
-from surgecollapse.lab.bank.plan import block
-from surgecollapse.lab.bank.store import read_bank
 
 pytest.importorskip("sklearn")
 ROOT = Path(__file__).parents[2]

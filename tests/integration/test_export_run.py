@@ -9,11 +9,11 @@ import torch
 
 from surgecollapse.cli import MISTAKE, main
 from surgecollapse.export import load_csr, load_metadata, load_program, load_sparse
-from surgecollapse.lab import deploy
 from surgecollapse.lab.config import make_config
-from surgecollapse.lab.deploy import FORMATS, export_run
-from surgecollapse.lab.evaluate import load_run
-from surgecollapse.lab.run import train
+from surgecollapse.lab.training.evaluation import load_run
+from surgecollapse.lab.training.run import train
+from surgecollapse.report import export_run as deploy
+from surgecollapse.report.export_run import FORMATS, export_run
 
 pytest.importorskip("safetensors")
 
@@ -164,8 +164,8 @@ def test_a_net_whose_outputs_overflow_is_not_exported(finished, broken, tmp_path
 
 def test_a_run_that_diverges_is_called_so_everywhere(tmp_path, capsys):
     from surgecollapse.dashboard.reading import state
-    from surgecollapse.lab.report import write_report
     from surgecollapse.record.schema import connect
+    from surgecollapse.report import write_report
 
     folder = tmp_path / "run"
     plan = make_config(task="digits", steps=12, widths=(16,), policy="none", optimizer="sgd", lr=1e20, evaluate_every=6)

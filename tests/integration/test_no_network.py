@@ -11,7 +11,7 @@ import textwrap
 import pytest
 
 from surgecollapse.lab.config import make_config
-from surgecollapse.lab.run import train
+from surgecollapse.lab.training.run import train
 
 HOOKED = textwrap.dedent("""
     import sys

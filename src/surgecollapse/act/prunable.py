@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.utils.weight_norm import WeightNorm
 
-from surgecollapse.modules import canonical_name, is_embedding, is_norm
+from surgecollapse.torch_utils.modules import canonical_name, is_embedding, is_norm
 
 logger = logging.getLogger(__name__)
 _EMBEDDING_WORDS = ("embed", "pos_", "position", "cls_token", "mask_token", "class_token")

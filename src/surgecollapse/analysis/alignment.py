@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from surgecollapse.analysis.colours import plain
+from surgecollapse.analysis.colors import plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

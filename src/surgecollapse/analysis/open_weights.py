@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from surgecollapse.modules import canonical_name
+from surgecollapse.torch_utils.modules import canonical_name
 
 
 def open_weights(

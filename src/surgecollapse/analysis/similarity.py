@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from surgecollapse.analysis.colours import plain
+from surgecollapse.analysis.colors import plain
 from surgecollapse.functional import linear_cka
 
 if TYPE_CHECKING:
@@ -52,8 +52,8 @@ class SimilarityMap:
         if max(len(self.rows), len(self.columns)) <= FEWEST_NUMBERS:
             for i, row in enumerate(self.values):
                 for j, value in enumerate(row):
-                    colour = "black" if value > 0.55 else "white"
-                    axes.text(j, i, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=9)
+                    color = "black" if value > 0.55 else "white"
+                    axes.text(j, i, f"{value:.2f}", ha="center", va="center", color=color, fontsize=9)
         figure.colorbar(image, ax=axes, label="linear CKA, debiased")
         return figure
 

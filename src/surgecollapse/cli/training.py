@@ -12,10 +12,10 @@ from cyclopts import Group, Parameter
 from surgecollapse.cli.flags import Flags, values_of, words
 from surgecollapse.cli.output import INTERRUPTED, note, say, write_table
 from surgecollapse.lab.config import ConfigError, RunConfig, make_config, read_config
-from surgecollapse.lab.experiments import EXPERIMENTS
+from surgecollapse.lab.config.experiments import EXPERIMENTS
 
 if TYPE_CHECKING:
-    from surgecollapse.lab.run import RunResult
+    from surgecollapse.lab.training.run import RunResult
 
 
 _FIRST = Group("Run", sort_key=0)
@@ -50,8 +50,8 @@ def run(
         flags: Keys of the configuration.
     """
     from surgecollapse.dashboard.beside import page_beside
-    from surgecollapse.lab.progress import for_terminal
-    from surgecollapse.lab.run import train
+    from surgecollapse.lab.training.progress import for_terminal
+    from surgecollapse.lab.training.run import train
 
     values = values_of(flags)
     kept = {"task": task, "config": config, "out": out, "resume": resume}
@@ -85,8 +85,8 @@ def demo(*, out: Path | None = None, seed: int = 0, sparsity: float = 0.9) -> in
         seed: Seed of both runs.
         sparsity: Share of the prunable weights that end at zero.
     """
-    from surgecollapse.lab.progress import for_terminal
-    from surgecollapse.lab.run import train
+    from surgecollapse.lab.training.progress import for_terminal
+    from surgecollapse.lab.training.run import train
 
     folder = out or _free(Path("runs") / "demo")
     # `hold` is bitwise plain training, with readings, so that both entropies can be compared.
@@ -99,7 +99,7 @@ def demo(*, out: Path | None = None, seed: int = 0, sparsity: float = 0.9) -> in
         results[name] = train(plan, folder / name, progress=for_terminal())
         if results[name].status == "interrupted":
             return _tell(results[name])
-    from surgecollapse.lab.report import write_report
+    from surgecollapse.report import write_report
 
     sys.stderr.write("writing the report\n")
     page = write_report([folder / name for name in plans], folder / "report")
@@ -141,7 +141,7 @@ def _tell(result: RunResult) -> int:
 def _show(summaries: dict[str, dict[str, Any]]) -> None:
     from rich.table import Column
 
-    from surgecollapse.lab.report.summary import readable_bytes
+    from surgecollapse.report.summary import readable_bytes
 
     headings = ("test accuracy", "sparsity", "mean\ndensity", "size", "time", "inter-\nventions")
     rows = [

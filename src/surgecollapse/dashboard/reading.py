@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 from surgecollapse.events import Measurement, Reading, from_dict
-from surgecollapse.state import REMEMBERED, StateReader
+from surgecollapse.training_status import REMEMBERED, StatusReader
 
 SILENT = 60.0
 """Seconds without a write after which a run that never said that it ended is called silent."""
@@ -72,9 +72,9 @@ def state(connection: sqlite3.Connection, changed: float) -> dict[str, Any]:
     }
 
 
-def state_reader(connection: sqlite3.Connection, every: int | None) -> StateReader:
+def state_reader(connection: sqlite3.Connection, every: int | None) -> StatusReader:
     """The state of a run as far as its record goes, of what the state is judged by alone."""
-    reader = StateReader(every)
+    reader = StatusReader(every)
     rows = connection.execute(
         "SELECT step, json_extract(body, '$.entropy'), json_extract(body, '$.finite') FROM events "
         "WHERE kind = 'Reading' ORDER BY step DESC LIMIT ?",
@@ -94,7 +94,7 @@ def state_reader(connection: sqlite3.Connection, every: int | None) -> StateRead
     return reader
 
 
-def _give(reader: StateReader, connection: sqlite3.Connection, of: str) -> None:
+def _give(reader: StatusReader, connection: sqlite3.Connection, of: str) -> None:
     """Tell the newest event of some."""
     query = f"SELECT kind, version, body FROM {of} ORDER BY step DESC, id DESC LIMIT 1"
     row = connection.execute(query).fetchone()

@@ -9,7 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from surgecollapse.modules import Hooks, canonical_name, is_embedding, is_norm, map_tensors, tensors_in, undisturbed
+from surgecollapse.torch_utils.modules import (
+    Hooks,
+    canonical_name,
+    is_embedding,
+    is_norm,
+    map_tensors,
+    tensors_in,
+    undisturbed,
+)
 
 PROBE_ROWS = 64
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from surgecollapse.commands import HARMLESS, Command, command_from
+from surgecollapse.commands import READ_ONLY, Command, command_from
 from surgecollapse.record.schema import RunStoreError, connect, explain
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _SOURCE = 100
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class QueuedCommand:
     """One command, and what became of it."""
 
     id: int
@@ -132,7 +132,7 @@ class CommandQueue:
                     connection.execute("ROLLBACK")
         return int(there[0])
 
-    def pending(self) -> list[Asked]:
+    def pending(self) -> list[QueuedCommand]:
         """What waits, oldest first."""
         return self._select("WHERE status = 'queued' ORDER BY id")
 
@@ -166,7 +166,7 @@ class CommandQueue:
         if not done:
             raise ValueError(f"request {id} of {self.path} does not wait: it was settled, or never asked")
 
-    def adopt(self, applied: Sequence[Asked]) -> None:
+    def adopt(self, applied: Sequence[QueuedCommand]) -> None:
         """Take over what was applied in another run, for this one to carry out again after the same steps."""
         with closing(self._open_to_write()) as connection:
             try:
@@ -181,15 +181,15 @@ class CommandQueue:
             except sqlite3.Error as error:
                 raise explain(error, self.path) from error
 
-    def all(self) -> list[Asked]:
+    def all(self) -> list[QueuedCommand]:
         """Every request, oldest first."""
         return self._select("ORDER BY id")
 
-    def applied(self, *, after: int = 0) -> list[Asked]:
+    def applied(self, *, after: int = 0) -> list[QueuedCommand]:
         """What was carried out, in order, of the requests whose id is greater than ``after``."""
         return self._select("WHERE status = 'applied' AND id > ? ORDER BY id", (after,))
 
-    def get(self, id: int) -> Asked | None:
+    def get(self, id: int) -> QueuedCommand | None:
         """One request."""
         found = self._select("WHERE id = ?", (id,))
         return found[0] if found else None
@@ -223,7 +223,7 @@ class CommandQueue:
                 raise explain(error, self.path) from error
         return self._connection
 
-    def _select(self, where: str, values: Sequence[Any] = ()) -> list[Asked]:
+    def _select(self, where: str, values: Sequence[Any] = ()) -> list[QueuedCommand]:
         connection = self._reader()
         try:
             self._there = self._there or _has_table(connection)  # looked for ten times a second
@@ -233,7 +233,7 @@ class CommandQueue:
         except sqlite3.Error as error:
             raise explain(error, self.path) from error
         names = _COLUMNS.split(", ")
-        return [Asked(**{**dict(zip(names, row, strict=True)), "body": json.loads(row[5])}) for row in rows]
+        return [QueuedCommand(**{**dict(zip(names, row, strict=True)), "body": json.loads(row[5])}) for row in rows]
 
 
 def _has_table(connection: sqlite3.Connection) -> bool:
@@ -242,7 +242,7 @@ def _has_table(connection: sqlite3.Connection) -> bool:
 
 def _mark(connection: sqlite3.Connection) -> None:
     """Mark a run as touched, once a person has changed what it computes."""
-    marks = ", ".join(f"'{kind}'" for kind in HARMLESS)
+    marks = ", ".join(f"'{kind}'" for kind in READ_ONLY)
     connection.execute(
         "INSERT OR REPLACE INTO meta SELECT 'touched', 'true' WHERE EXISTS "
         f"(SELECT 1 FROM commands WHERE status = 'applied' AND kind NOT IN ({marks}))"
