@@ -289,7 +289,7 @@ def give_up_rule(calibration: Sequence[Course], entry: Entry, kept: float) -> tu
 
 
 def until_saved(runs: Sequence[BankRun]) -> float:
-    """Share of all steps of the bank that come after sustained generalisation was seen."""
+    """Share of all steps of the bank that come after sustained generalization was seen."""
     saved = 0
     for run in runs:
         if run.outcome != "not" and run.times.t_gen_sustained is not None:
@@ -437,7 +437,7 @@ def page(
         "",
         "## Steps saved",
         "",
-        f"Stopping once generalisation is sustained saves {until:.0%} of all steps of the bank. Giving up, with "
+        f"Stopping once generalization is sustained saves {until:.0%} of all steps of the bank. Giving up, with "
         "thresholds that at most 5% of the calibration runs that grok would have met, a task held out:",
         "",
         "| detector | of the steps saved | of the hopeless runs stopped | of the runs that grok lost |",

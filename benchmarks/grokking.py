@@ -226,7 +226,7 @@ def train_stack(configs: list[dict[str, Any]], data_dir: Path | None, show: Call
     """Rows of configurations that differ in their seed, trained as one batched model; as :func:`train_one` has them."""
     from grokking_bank.stacked import train_stacked
 
-    from surgecollapse.forecast.grokking_times import grokking_summary
+    from surgecollapse.forecast.times import grokking_summary
     from surgecollapse.lab.config import make_config
 
     runs = train_stacked([make_config(**{**values, "data_dir": data_dir}) for values in configs], show)

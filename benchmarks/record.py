@@ -22,7 +22,7 @@ import optuna
 import torch
 
 from surgecollapse import average_weights
-from surgecollapse.forecast.grokking_times import GENERALISE, IN_A_ROW
+from surgecollapse.forecast.times import GENERALISE, IN_A_ROW
 from surgecollapse.lab.config import RunConfig, make_config
 from surgecollapse.lab.data.registry import load_data
 from surgecollapse.lab.data.sampler import Batches

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from surgecollapse.forecast.grokking_times import GENERALISE, IN_A_ROW
+from surgecollapse.forecast.times import GENERALISE, IN_A_ROW
 from surgecollapse.lab.config import ConfigError
 from surgecollapse.lab.data.dataset import training_sample
 from surgecollapse.lab.data.registry import load_data
@@ -62,9 +62,9 @@ class StackedRun:
 def train_stacked(configs: Sequence[RunConfig], tell: Callable[[int], None] = lambda _: None) -> list[StackedRun]:
     """Train runs that differ in their seed alone, all at once.
 
-    Each is the run that :func:`surgecollapse.lab.training.run.train` would make of its configuration, to float rounding: the
-    same data, initial weights, batches, transforms and stops. It leaves nothing on the disk; there are no monitors and
-    no checkpoints, and it cannot be resumed.
+    Each is the run that :func:`surgecollapse.lab.training.run.train` would make of its configuration, to float
+    rounding: the same data, initial weights, batches, transforms and stops. It leaves nothing on the disk; there are no
+    monitors and no checkpoints, and it cannot be resumed.
 
     Args:
         configs: without policy, dropout, clipping, class weights, early stopping, forecast, averages of weights or

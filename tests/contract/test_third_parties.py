@@ -73,7 +73,8 @@ class Steps:
 
 
 def how_long(subjects):
-    return [AnalysisResult("how-long", "Steps", "Of the run.", Steps(run.steps[-1]), "so many", run.name) for run in subjects]
+    return [AnalysisResult("how-long", "Steps", "Of the run.", Steps(run.steps[-1]), "so many", run.name)
+        for run in subjects]
 
 
 def nothing(*args, **kwargs):

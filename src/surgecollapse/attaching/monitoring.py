@@ -55,7 +55,7 @@ class WatchedTraining:
     ) -> None:
         """Tell the monitors this step's loss and labels before the optimizer's step, or a validation loss any time.
 
-        All are optional: without both losses the generalisation gap is not recorded.
+        All are optional: without both losses the generalization gap is not recorded.
         """
         self.watch.scenes.note(targets, loss=loss, validation_loss=validation_loss)
 

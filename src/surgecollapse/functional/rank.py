@@ -58,8 +58,9 @@ def rounding_level(matrix: Tensor) -> float:
     rows, columns = matrix.shape
     size = float(as_double(matrix).norm())
     stored = matrix.dtype if matrix.is_floating_point() or matrix.is_complex() else torch.float64
-    rounding = 4 * torch.finfo(stored).eps * (rows**-0.5 + columns**-0.5)
-    return size * max(rounding, torch.finfo(torch.float64).eps * max(rows, columns))
+    rounding: float = 4 * torch.finfo(stored).eps * (rows**-0.5 + columns**-0.5)
+    least: float = torch.finfo(torch.float64).eps * max(rows, columns)
+    return size * max(rounding, least)
 
 
 def singular_values(matrix: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import surgecollapse
-from surgecollapse.forecast.grokking_times import first_at, grokking_summary, grokking_times
+from surgecollapse.forecast.times import first_at, grokking_summary, grokking_times
 from surgecollapse.lab.config import ConfigError, RunConfig, make_config, read_config, write_config
 from surgecollapse.lab.config.experiments import EXPERIMENTS
 from surgecollapse.lab.data.registry import load_data

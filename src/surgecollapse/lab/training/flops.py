@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from surgecollapse.functional import WITHOUT_GRADIENT
 from surgecollapse.lab.models.registry import build_model
@@ -53,7 +53,7 @@ def multiplications(model: nn.Module, x: Tensor) -> dict[str, int]:
     found: dict[str, int] = {}
     hooks = []
     for prefix, module in model.named_modules():
-        own = {
+        own: dict[str, Tensor] = {
             f"{prefix}.{name}" if prefix else name: weight
             for name, weight in module.named_parameters(recurse=False)
             if weight.ndim >= 2

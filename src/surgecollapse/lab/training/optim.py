@@ -135,14 +135,14 @@ def _tables(config: RunConfig, model: nn.Module) -> list[dict[str, Any]]:
 
 def _muon(config: RunConfig, model: nn.Module) -> Muon:
     tables = _tables(config, model)
-    head = getattr(model, "head", None)
+    head: Any = getattr(model, "head", None)
     apart = [*(table for group in tables for table in group["params"]), *([] if head is None else [head.weight])]
     matrices: list[Tensor] = []
     vectors: list[Tensor] = []
     for p in model.parameters():
         if not any(p is weight for weight in apart):
             (matrices if p.ndim == 2 else vectors).append(p)
-    tokens = getattr(model, "tokens", None) if config.muon_tokens else None
+    tokens: Any = getattr(model, "tokens", None) if config.muon_tokens else None
     by_muon = [] if tokens is None else [tokens.weight]
     for group in tables:
         group["params"] = [table for table in group["params"] if not any(table is moved for moved in by_muon)]

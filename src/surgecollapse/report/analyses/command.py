@@ -52,8 +52,9 @@ def analyse(
 
     Args:
         runs: run directories; what compares nets compares the first with the others.
-        what: names of :data:`~surgecollapse.report.analyses.registry.ANALYSES`, or of analyses that packages registered under
-            the entry-point group ``surgecollapse.analyses``; by default all of the first that have something to say.
+        what: names of :data:`~surgecollapse.report.analyses.registry.ANALYSES`, or of analyses that packages registered
+            under the entry-point group ``surgecollapse.analyses``; by default all of the first
+            that have something to say.
         out: folder; by default ``analysis`` in the run, or beside the runs if there are several.
         samples: rows of the data that nets are shown.
         times: most checkpoints of a run that are looked at, evenly spaced.
@@ -148,7 +149,7 @@ def _write(
     from surgecollapse.report.style import LINES, STYLE, save_png
 
     lines = LINES[:-1]
-    cycle = cycler(color=[colour for color, _ in lines])
+    cycle = cycler(color=[color for color, _ in lines])
     with matplotlib.rc_context({**STYLE, "axes.prop_cycle": cycle}):
         sections = [_section(name, found) for name, found in findings.items()]
         names = " and ".join(run.name for run in subjects) if len(subjects) < 3 else f"{len(subjects)} runs"
