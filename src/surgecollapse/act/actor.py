@@ -158,8 +158,8 @@ class Actor:
             raise ValueError(f"recycle must be a dormancy of at least 0, got {decision.recycle}")
         connections, lost = self.net.unit_connections(list(self.rewiring.weights.params))
         ledger, details = self.recycler.recycle(named_weights(self._model), connections, decision.recycle)
-        left = {**lost, **details["left"]}
-        self.log("recycle", decision, ledger, tau=decision.recycle, **{**details, "left": left})
+        details["left"] = {**lost, **details["left"]}
+        self.log("recycle", decision, ledger, tau=decision.recycle, **details)
 
     def _choice(self, decision: Decision) -> dict[str, Any]:
         """How weights are reopened: the user's choice comes before the decision's."""
