@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
 from surgecollapse.act.collapse import zero_lowest
+from surgecollapse.act.depth import deepest
 from surgecollapse.act.input_noise import InputNoise
 from surgecollapse.act.ledger import Ledger
 from surgecollapse.act.prunable import named_weights
+from surgecollapse.act.recycle import Recycler
 from surgecollapse.act.rewiring import Rewiring
 from surgecollapse.act.surge import refill_zeros
 from surgecollapse.events import (
@@ -26,16 +28,25 @@ from surgecollapse.events import (
     SetNoise,
 )
 from surgecollapse.functional.selection import count_true
+from surgecollapse.protocols import UnitConnection
 
 logger = logging.getLogger(__name__)
 
-ActivationEnergy = Callable[[], dict[str, float]]
-"""Mean squared activation of every site on the probe batch, with the weights as they are now."""
-FindDepth = Callable[[Prune, float, float], dict[str, Any]]
-"""Searches the depth of a collapse: (action, least, most) → details, ``depth`` among them."""
 
-Renew = Callable[[float], tuple[Ledger, dict[str, Any]]]
-"""Recycles units of at most a dormancy: τ → ledger, details."""
+class NetView(Protocol):
+    """What an actor sees of the net, with the weights as they are at that moment."""
+
+    def measure(self, name: str) -> float:
+        """One measure on the probe batch, which a floor may bound."""
+        ...
+
+    def activation_energy(self) -> dict[str, float]:
+        """Mean squared activation of every site on the probe batch."""
+        ...
+
+    def unit_connections(self, weights: Sequence[str]) -> tuple[list[UnitConnection], dict[str, str]]:
+        """Where the units of these weights go, and why there is nothing for the others."""
+        ...
 
 
 class Actor:
@@ -44,26 +55,24 @@ class Actor:
     Args:
         model: the unwrapped model.
         rewiring: opens and closes weights.
-        pump: the input noise.
-        find_depth: searches the depth where an action bounds it by a floor.
-        activation_energy: measures the net before and after each act on its weights.
-        renew: recycles dormant units.
-        overrides: ``growth``, ``initial`` and ``rho`` where the user's choice comes before the action's.
+        recycler: starts dormant units afresh.
+        noise: the input noise.
+        net: measures the net, before and after each act on its weights.
+        overrides: ``growth``, ``regrow_init`` and ``noise_energy_budget`` where the user's choice comes before the
+            action's.
     """
 
     def __init__(
         self,
         model: nn.Module,
         rewiring: Rewiring,
-        pump: InputNoise,
-        find_depth: FindDepth,
-        activation_energy: ActivationEnergy,
-        renew: Renew,
+        recycler: Recycler,
+        noise: InputNoise,
+        net: NetView,
         overrides: Mapping[str, Any],
     ) -> None:
-        self._model, self.rewiring, self.pump, self._find_depth = model, rewiring, pump, find_depth
-        self._activation_energy, self._overrides = activation_energy, overrides
-        self._renew = renew
+        self._model, self.rewiring, self.recycler, self.noise = model, rewiring, recycler, noise
+        self.net, self._overrides = net, overrides
         self.frozen = False
         self._done: list[Intervention] = []
         self._activations: dict[str, float] = {}
@@ -77,7 +86,7 @@ class Actor:
         self._done, self._step, self._signals, self._decision = [], step, signals, decision
         self._closed: Mapping[str, Tensor] = {}
         if not all(isinstance(action, SetNoise | Freeze) for action in decision.actions):
-            self._activations = self._activation_energy()
+            self._activations = self.net.activation_energy()
         for action in decision.actions:
             self._do(action)
         return self._done
@@ -91,11 +100,10 @@ class Actor:
             case Regrow():
                 self._regrow(action)
             case Recycle():
-                ledger, details = self._renew(action.dormancy)
-                self.log("recycle", ledger, tau=action.dormancy, **details)
+                self._recycle(action)
             case SetNoise():
-                if action.std != self.pump.sigma:
-                    self.pump.set(action.std)
+                if action.std != self.noise.std:
+                    self.noise.set(action.std)
                     self.log("pump", sigma=action.std)
             case Freeze():
                 if not self.frozen:
@@ -117,11 +125,36 @@ class Actor:
             return
         searched = least < most and action.floor is not None
         details = self._find_depth(action, least, most) if searched else {"depth": most}
-        remember = action.keep_values or self._overrides.get("initial") == "last"
+        remember = action.keep_values or self._overrides.get("regrow_init") == "last"
         masks = self.rewiring.plan(details["depth"], self._signals, action.allocation, action.saliency, layers)
         ledger, self._closed = self.rewiring.collapse(masks, remember=remember)
         self.rewiring.check_collapsed(details["depth"], layers)
         self.log("collapse", ledger, before, **details)
+
+    def _find_depth(self, action: Prune, least: float, most: float) -> dict[str, Any]:
+        """Search the greatest sparsity at which the measure on the probe batch stays over the action's floor.
+
+        Never deeper than the minimum density of every parameter allows.
+        """
+        assert action.floor is not None
+        rewiring = self.rewiring
+        most = max(least, min(most, 1.0 - sum(rewiring.minima().values()) / rewiring.weights.size))
+
+        def measure(sparsity: float) -> float:
+            masks = rewiring.plan(sparsity, self._signals, action.allocation, action.saliency)
+            with rewiring.trial(masks):
+                return self.net.measure(action.measure)
+
+        found = deepest(measure, least, most, action.floor)
+        return {
+            "depth": found.sparsity,
+            "measured": found.measured,
+            "tries": found.tries,
+            "floor": action.floor,
+            "measure": action.measure,
+            "least": least,
+            "most": most,
+        }
 
     def _exchange(self, action: Exchange) -> None:
         before = self.rewiring.weights.sparsity
@@ -130,11 +163,16 @@ class Actor:
         )
         self.log("exchange", ledger, before, share=action.fraction, rho=ledger.rho)
 
+    def _recycle(self, action: Recycle) -> None:
+        connections, lost = self.net.unit_connections(list(self.rewiring.weights.params))
+        ledger, details = self.recycler.recycle(named_weights(self._model), connections, action.dormancy)
+        details["left"] = {**lost, **details["left"]}
+        self.log("recycle", ledger, tau=action.dormancy, **details)
+
     def _choice(self, action: Exchange | Regrow | None) -> dict[str, Any]:
         """How weights are regrown: the user's choice comes before the action's."""
-        choice: dict[str, Any] = {}
-        if action is not None:
-            choice = {"growth": action.growth, "initial": action.regrow_init, "rho": action.noise_energy_budget}
+        names = ("growth", "regrow_init", "noise_energy_budget")
+        choice = {} if action is None else {name: getattr(action, name) for name in names}
         return choice | {key: value for key, value in self._overrides.items() if value is not None}
 
     def _regrow(self, action: Regrow) -> None:
@@ -155,11 +193,7 @@ class Actor:
         self._reopen(int(action.fraction * available + 0.5), closed, action.layers, action)
 
     def _reopen(
-        self,
-        count: int,
-        closed: Mapping[str, Tensor] | None,
-        layers: Sequence[str],
-        action: Regrow | None = None,
+        self, count: int, closed: Mapping[str, Tensor] | None, layers: Sequence[str], action: Regrow | None = None
     ) -> None:
         if not count:
             return
@@ -168,8 +202,8 @@ class Actor:
         if closed is None:
             chosen = weights.only(layers).params
             closed = {name: ~weights.mask(name) & (name in chosen) for name in weights.params}
-        sigma = None if action is None else action.noise_std
-        ledger = self.rewiring.surge(closed, count, signals=self._signals, sigma=sigma, **self._choice(action))
+        std = None if action is None else action.noise_std
+        ledger = self.rewiring.surge(closed, count, signals=self._signals, noise_std=std, **self._choice(action))
         if ledger.changed:  # fewer weights than half a tile reopen none
             self.log("surge", ledger, before, rho=ledger.rho)
 
@@ -188,7 +222,7 @@ class Actor:
         """Add one intervention to those of this decision."""
         weights, ledger = self.rewiring.weights, ledger or Ledger({})
         if ledger.changed:
-            before, self._activations = self._activations, self._activation_energy()
+            before, self._activations = self._activations, self.net.activation_energy()
             # A net that routes its inputs may have run other layers before.
             details["activation_energy"] = {
                 site: [before[site], after] for site, after in self._activations.items() if site in before

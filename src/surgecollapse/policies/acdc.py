@@ -56,6 +56,7 @@ class ACDC(BasePolicy):
     freeze_at: float = 0.85
     phase: float = 0.05
     surge: float = 1.0
+    growth: ClassVar[str] = "random"
     scheduled: ClassVar[bool] = True
     _state: _State = field(default_factory=_State, init=False, repr=False)
 

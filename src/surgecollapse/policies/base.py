@@ -47,12 +47,12 @@ class PolicyState:
 class BasePolicy:
     """A policy of frozen options and one :class:`PolicyState`. Subclasses write :meth:`_act`.
 
+    One that never regrows by the dense gradient says ``growth: ClassVar[str] = "random"``, so that none is tracked.
+
     Level-triggered: a decision that is skipped, because the step was not finite, leaves the state as it is, so that
     :meth:`_act` makes up for it at the next reading.
     """
 
-    growth: ClassVar[str] = "random"
-    """Criterion whose signal the controller must track; ``random`` needs none."""
     from_start: ClassVar[bool] = False
     """Whether it is asked before the first optimizer step too."""
     scheduled: ClassVar[bool] = False
@@ -125,6 +125,8 @@ class ScheduledState(PolicyState):
 class ScheduledPolicy(BasePolicy):
     """A policy whose decisions depend on the step alone: subclasses say what is due when, and what then."""
 
+    growth: ClassVar[str] = "random"
+    """What the controller need not track: no dense gradient is ever asked for."""
     scheduled: ClassVar[bool] = True
     _state: ScheduledState = field(default_factory=ScheduledState, init=False, repr=False)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from surgecollapse.events import Action, Decision, Prune, Reading, Regrow
 from surgecollapse.policies import validation
@@ -55,6 +56,7 @@ class FixedInterval(BasePolicy):
     surge_every: int = 200
     sparsity: float = 0.5
     recovery: float = 0.1
+    growth: ClassVar[str] = "random"
     _state: _State = field(default_factory=_State, init=False, repr=False)
 
     def __post_init__(self) -> None:

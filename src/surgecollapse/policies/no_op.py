@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from surgecollapse.events import Decision, Reading
 from surgecollapse.policies.base import BasePolicy
@@ -22,6 +23,8 @@ class NoOp(BasePolicy):
     >>> policy.due(50), policy.due(51), policy.decide(Reading(step=50)).acts
     (True, False, False)
     """
+
+    growth: ClassVar[str] = "random"
 
     def _act(self, reading: Reading) -> Decision:
         return Decision(phase="dense", reason=f"step {reading.step}: this policy never acts (null control)")

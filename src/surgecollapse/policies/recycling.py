@@ -65,7 +65,7 @@ class Recycle(BasePolicy):
         return make_policy(self.over)
 
     @property
-    def growth(self) -> Any:  # type: ignore[override]
+    def growth(self) -> Any:
         """The growth criterion of the other policy: what the controller must track."""
         return getattr(self._over, "growth", "ema_gradient")
 
