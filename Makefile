@@ -23,11 +23,12 @@ test:  ## The test suite
 	@scripts/bootstrap.sh test
 	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
-lint:  ## Style, format and the import contract
+lint:  ## Style, format, the import contract and the form of the documentation; BASE=main: commit subjects, too
 	@scripts/bootstrap.sh test lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/python scripts/check_prose.py $(if $(BASE),--since $(BASE))
 
 types:  ## Both type checkers
 	@scripts/bootstrap.sh test lint

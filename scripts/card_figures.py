@@ -1,4 +1,4 @@
-"""Small figures of method cards, as inline SVG: what a policy does to the sparsity, what a filter does to a gradient."""
+"""Small figures of method cards as inline SVG: the sparsity under a policy, the gain of a gradient filter."""
 
 from __future__ import annotations
 
@@ -65,7 +65,8 @@ def schedule_of_policy(name: str) -> str:
     if not any(sparsity for _, sparsity in line):
         return ""
     points = [(step / STEPS, sparsity) for step, sparsity in line]
-    drawn = _svg(points, [(0, "0"), (0.5, f"step {STEPS // 2}"), (1, f"{STEPS}")], [(0, "0"), (TARGET, "0.9"), (1, "1")])
+    steps = [(0.0, "0"), (0.5, f"step {STEPS // 2}"), (1.0, str(STEPS))]
+    drawn = _svg(points, steps, [(0.0, "0"), (TARGET, str(TARGET)), (1.0, "1")])
     caption = f"Sparsity while a small MLP trains for {STEPS:,} steps on noise, target {TARGET:.0%}."
     return f"<figure>{drawn}<figcaption>{caption}</figcaption></figure>"
 
@@ -83,7 +84,7 @@ def gain_of_filter(name: str) -> str:
     """Gain of a gradient filter over the period of a wave in the gradient; empty for what is not a filter."""
     periods = [2.0 * 10 ** (k / 40) for k in range(134)]
     frequencies = torch.tensor([1.0 / period for period in periods], dtype=torch.float64)
-        filters = {
+    filters = {
         "grokfast": (2.0, *ema_coefficients(0.98), "α = 0.98, λ = 2"),
         "grokfast_ma": (5.0, [0.01] * 100, [1.0], "a window of 100, λ = 5"),
         "gradient_filter": (

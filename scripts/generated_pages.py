@@ -1,7 +1,7 @@
 """Put the reports and the changelog, which live outside of ``docs/``, into the built documentation.
 
-A script of mkdocs-gen-files. Pages link to these files where they lie in the repository (``../benchmarks/reports/…``), so that the
-links work there, too; here they are pointed at the copies.
+A script of mkdocs-gen-files. Pages link to these files where they lie in the repository (``../benchmarks/reports/…``),
+so that the links work there, too; here they are pointed at the copies.
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from card_figures import gain_of_filter, schedule_of_policy  # noqa: E402
-from docstring_roles import to_markdown  # noqa: E402
+from card_figures import gain_of_filter, schedule_of_policy
+from docstring_roles import to_markdown
 
 SECTIONS = ("When to use", "Cost", "Deviations", "Source")
 PICTURES = {
@@ -92,16 +92,21 @@ def sections(value: Any) -> dict[str, str]:
 
 def _prose(text: str) -> str:
     """Markdown of a docstring's text: equations that stand indented after ``::`` become code blocks."""
-    text = re.sub(r"::\n\n((?: {4}.+\n?)+)", lambda m: f":\n\n```text\n{textwrap.dedent(m[1]).rstrip()}\n```\n", text)
-    return _ARXIV.sub(r"[arXiv \1](https://arxiv.org/abs/\1)", to_markdown(text))
+
+    def equation(match: re.Match[str]) -> str:
+        return f":\n\n```text\n{textwrap.dedent(match[1]).rstrip()}\n```\n"
+
+    text = _ARXIV.sub(r"[arXiv \1](https://arxiv.org/abs/\1)", to_markdown(text))
+    return re.sub(r"::\n\n((?: {4}.+\n?)+)", equation, text)
 
 
 def _options(args: str, value: Any) -> Iterator[str]:
     """Rows of the table of options: name, default, meaning."""
-    defaults = {name: given.default for name, given in inspect.signature(value).parameters.items()}
+    given = inspect.signature(value).parameters
     for entry in re.split(r"\n(?=\S)", args):
         name, _, meaning = " ".join(entry.split()).partition(": ")
-        shown = "" if defaults.get(name, inspect.Parameter.empty) is inspect.Parameter.empty else f"`{defaults[name]!r}`"
+        default = given[name].default if name in given else inspect.Parameter.empty
+        shown = "" if default is inspect.Parameter.empty else f"`{default!r}`"
         yield f"| `{name}` | {shown} | {_prose(meaning).replace('|', chr(92) + '|')} |"
 
 
