@@ -18,7 +18,8 @@ def _number(least: float, most: float, *, below: bool = False) -> _Check:
     """A finite number in [least, most], or under ``most``."""
 
     def check(value: Any) -> float:
-        good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        good = isinstance(value, int | float) and not isinstance(value, bool)
+        good = good and (abs(value) < 2**63 if isinstance(value, int) else math.isfinite(value))
         if not good or value < least or value > most or (below and value == most):
             end = f"{most:g})" if below or math.isinf(most) else f"{most:g}]"
             raise ValueError(f"a number in [{least:g}, {end}")
@@ -52,7 +53,7 @@ def _names(value: Any) -> tuple[str, ...]:
     wanted = f"a list of names of at most {_LONGEST} characters"
     if isinstance(value, str) or not isinstance(value, list | tuple):
         raise ValueError(wanted)
-    if not all(isinstance(name, str) and 0 < len(name) <= _LONGEST for name in value) or len(value) > _LONGEST:
+    if not all(map(_is_name, value)) or len(value) > _LONGEST:
         raise ValueError(wanted)
     return tuple(value)
 
@@ -62,12 +63,23 @@ def _numbers(value: Any) -> dict[str, float]:
     wanted = "a table of names and numbers"
     if not isinstance(value, Mapping) or not value or len(value) > _LONGEST:
         raise ValueError(wanted)
-    if not all(isinstance(name, str) and 0 < len(name) <= _LONGEST for name in value):
+    if not all(map(_is_name, value)):
         raise ValueError(wanted)
     try:
         return {name: _number(-math.inf, math.inf)(number) for name, number in value.items()}
     except ValueError:
         raise ValueError(wanted) from None
+
+
+def _is_name(value: Any) -> bool:
+    """Whether it is a name of a few characters, none of them a lone surrogate."""
+    return isinstance(value, str) and 0 < len(value) <= _LONGEST and not any(0xD800 <= ord(c) < 0xE000 for c in value)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, int) and abs(value) >= 2**200:
+        return f"a number of {value.bit_length()} bits"
+    return repr(value)[:_LONGEST]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +100,7 @@ class Command:
                 object.__setattr__(self, part.name, part.metadata["check"](getattr(self, part.name)))
             except ValueError as error:
                 got = getattr(self, part.name)
-                raise ValueError(f"{self.kind}: {part.name} must be {error}, got {got!r}") from None
+                raise ValueError(f"{self.kind}: {part.name} must be {error}, got {_shown(got)}") from None
 
     @property
     def body(self) -> dict[str, Any]:
@@ -242,14 +254,14 @@ def command_from(kind: str, body: Mapping[str, Any]) -> Command:
     """
     cls = COMMANDS.get(kind) if isinstance(kind, str) else None
     if cls is None:
-        shown = repr(kind)[:60]
+        shown = _shown(kind)[:60]
         raise ValueError(f"unknown command {shown}: expected one of {', '.join(COMMANDS)}")
     if not isinstance(body, Mapping):
         raise ValueError(f"{kind}: expected its values as a table, got {type(body).__name__}")
     known = [part.name for part in fields(cls)]
     for name in body:
         if name not in known:
-            shown = repr(name)[:60]
+            shown = _shown(name)[:60]
             raise ValueError(f"{kind} has no value {shown}: expected {', '.join(known) or 'none'}")
     for part in fields(cls):
         if part.default is MISSING and part.name not in body:

@@ -7,8 +7,11 @@ the standard library. ``to_dict`` and ``from_dict`` are the one wire format (run
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, get_type_hints
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cache
+from numbers import Integral, Real
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 EVENT_VERSION = 1
 """Version of the wire format; written beside every event."""
@@ -220,14 +223,48 @@ _KINDS: dict[str, type] = {
 _NESTED = {("Reading", "layers"): LayerReading, ("Intervention", "layers"): LayerChange}
 
 
+def plain(value: Any, *, levels: int = 64) -> Any:
+    """The same as JSON can hold it: NumPy and torch values, tuples, tables and dataclasses become plain ones.
+
+    Args:
+        value: numbers, text, and containers of these.
+        levels: how deep it may be nested.
+
+    Raises:
+        ValueError: if it is nested deeper, or holds what JSON cannot.
+
+    >>> plain({"widths": (8, 8), 3: None})
+    {'widths': [8, 8], '3': None}
+    """
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(value)
+    if levels == 0:
+        raise ValueError("cannot be recorded: expected values that are nested at most 64 deep")
+    if isinstance(value, Mapping):
+        return {str(key): plain(part, levels=levels - 1) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(part, levels=levels - 1) for part in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        return {part.name: plain(getattr(value, part.name), levels=levels - 1) for part in fields(value)}
+    if hasattr(value, "tolist"):
+        return plain(value.tolist(), levels=levels - 1)
+    raise ValueError(f"cannot be recorded: expected numbers, text, lists and tables, got {type(value).__name__}")
+
+
 def to_dict(event: Any) -> dict[str, Any]:
     """Turn an event into plain JSON-ready values, with its kind and version.
+
+    Raises:
+        ValueError: if it holds what JSON cannot.
 
     >>> to_dict(Measurement(step=3, name="loss/train", value=0.5))["kind"]
     'Measurement'
     """
-    body = asdict(event)
-    return {"kind": type(event).__name__, "version": EVENT_VERSION, "event": body}
+    return {"kind": type(event).__name__, "version": EVENT_VERSION, "event": plain(event)}
 
 
 def from_dict(data: Mapping[str, Any]) -> Any:
@@ -236,25 +273,63 @@ def from_dict(data: Mapping[str, Any]) -> Any:
     Fields that this version does not know are dropped, so that an older reader can open a newer record.
 
     Raises:
-        ValueError: if the kind is unknown or the version is newer than this library's.
+        ValueError: if the kind is unknown, the version is newer than this library's, or a value is of another type.
 
     >>> event = Measurement(step=3, name="loss/train", value=0.5)
     >>> from_dict(to_dict(event)) == event
     True
     """
-    kind, version = data.get("kind"), data.get("version", 0)
-    if kind not in _KINDS:
+    kind, version, body = data.get("kind"), data.get("version", 0), data.get("event")
+    if not isinstance(kind, str) or kind not in _KINDS:
         raise ValueError(f"unknown event kind {kind!r}: expected one of {', '.join(_KINDS)}")
+    if not isinstance(version, int) or not isinstance(body, Mapping):
+        raise ValueError(f"damaged event of kind {kind}: expected a version and a table of values")
     if version > EVENT_VERSION:
         raise ValueError(f"event version {version} is newer than {EVENT_VERSION}: update surgecollapse to read it")
-    cls = _KINDS[kind]
-    known = {f.name for f in fields(cls)}
-    body = {key: value for key, value in data["event"].items() if key in known}
-    for (owner, name), part in _NESTED.items():
-        if owner == kind and name in body:
-            body[name] = tuple(part(**item) for item in body[name])
-    hints = get_type_hints(cls)
-    for key, value in body.items():
-        if isinstance(value, list) and "tuple" in str(hints[key]):
-            body[key] = tuple(value)
-    return cls(**body)
+    return _build(_KINDS[kind], body)
+
+
+def _build(cls: type, body: Mapping[str, Any]) -> Any:
+    """One record of a class, each value of the type that the class says."""
+    if not isinstance(body, Mapping):
+        raise ValueError(f"damaged {cls.__name__}: expected a table of values, got {type(body).__name__}")
+    hints, values = _hints(cls), {}
+    for name, hint in hints.items():
+        if name not in body:
+            continue
+        value = body[name]
+        if isinstance(value, list):
+            part = _NESTED.get((cls.__name__, name))
+            value = tuple(_build(part, item) for item in value) if part else tuple(value)
+        if not _fits(value, hint):
+            raise ValueError(f"damaged {cls.__name__}: {name} is {str(value)[:60]!r}, expected {hint}")
+        values[name] = value
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise ValueError(f"damaged {cls.__name__}: {error}") from error
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value read from JSON is of a field's type."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return True
+    if origin in (Union, UnionType):
+        return any(_fits(value, part) for part in parts)
+    if origin is tuple:
+        same = parts[1:] == (...,)
+        wanted = parts[:1] * len(value) if same and isinstance(value, tuple) else parts
+        return isinstance(value, tuple) and len(value) == len(wanted) and all(map(_fits, value, wanted))
+    if origin is not None:
+        return isinstance(value, origin)
+    if isinstance(value, bool):
+        return hint is bool
+    if hint is int:
+        return isinstance(value, int) and -(2**63) <= value < 2**63
+    return isinstance(value, int | float if hint is float else hint)

@@ -32,6 +32,27 @@ class UnitConnection:
     """Dormancy of the units, as ``outgoing`` sees them."""
 
 
+@dataclass(frozen=True, slots=True)
+class Dataflow:
+    """What a forward pass shows of a model's parameters, by canonical name."""
+
+    outputs: tuple[str, ...] = ()
+    """Weights of the layers that produce the output."""
+    selectors: tuple[str, ...] = ()
+    """Weights of the layers whose output goes into a top-k choice (routers of experts)."""
+    weights: tuple[str, ...] = ()
+    """Parameters that multiplied activations as a matrix or a kernel."""
+
+    def to_dict(self) -> dict[str, list[str]]:
+        """Plain lists, for a checkpoint."""
+        return {"outputs": list(self.outputs), "selectors": list(self.selectors), "weights": list(self.weights)}
+
+    @staticmethod
+    def from_dict(saved: Mapping[str, Sequence[str]]) -> Dataflow:
+        """Read what :meth:`to_dict` returned."""
+        return Dataflow(**{key: tuple(names) for key, names in saved.items()})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MonitorContext:
     """What a monitor sees: the net just before one optimizer step, when weights, gradients and activations belong

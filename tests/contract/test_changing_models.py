@@ -233,24 +233,24 @@ def test_a_net_that_routes_its_inputs_may_run_other_layers_after_a_collapse():
     class Routed(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.router = nn.Linear(8, 2, bias=False)
-            self.experts = nn.ModuleList(nn.Sequential(nn.Linear(8, 16), nn.ReLU()) for _ in range(2))
+            self.chooser = nn.Linear(8, 2, bias=False)
+            self.branches = nn.ModuleList(nn.Sequential(nn.Linear(8, 16), nn.ReLU()) for _ in range(2))
             self.head = nn.Linear(16, 2)
             with torch.no_grad():  # the smallest weights of all choose, and are closed
-                self.router.weight.copy_(torch.tensor([[0.0], [1e-6]]).expand(2, 8))
+                self.chooser.weight.copy_(torch.tensor([[0.0], [1e-6]]).expand(2, 8))
 
         def forward(self, x):
-            choice = int(self.router(x.abs()).sum(0).argmax())
+            choice = int(self.chooser(x.abs()).sum(0).argmax())
             if self.training:
-                return self.head(sum(expert(x) for expert in self.experts))
-            return self.head(self.experts[choice](x))
+                return self.head(sum(expert(x) for expert in self.branches))
+            return self.head(self.branches[choice](x))
 
     model = Routed()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     controller = attach(model, optimizer, total_steps=40, policy="cycles", minimum_density=0.0)
     train(model, optimizer, 40)
     collapse = next(event for event in controller.events if event.kind == "collapse")
-    assert set(collapse.details["activation_energy"]) == {"router"}
+    assert set(collapse.details["activation_energy"]) == {"chooser"}
     assert controller.frozen
 
 

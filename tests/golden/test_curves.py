@@ -1,7 +1,8 @@
 """The outcome of 200 steps under each policy: whoever moves these numbers says so in the changelog (**Numerics:**).
 
-Losses are taken every 20 steps and compared to within 1%, since kernels of another torch or processor round
-differently; counts of weights are exact.
+Losses are taken every 20 steps in float64. Rounding differs between processors and thread counts, and stays far below
+the digits that are compared: the last test shows it. In float32 the same curves part by up to 9% between instruction
+sets. Counts of weights are exact.
 """
 
 from __future__ import annotations
@@ -12,13 +13,31 @@ from torch import nn
 
 import surgecollapse
 
+# fmt: off
 CURVES = {
-    "hold": [0.6418, 0.5435, 0.3832, 0.1805, 0.1332, 0.0481, 0.0413, 0.0182, 0.0200, 0.0088],
-    "classic": [0.6418, 0.5435, 0.3832, 0.1805, 0.1332, 0.1135, 0.1087, 0.0332, 0.0363, 0.0150],
-    "cycles": [0.6418, 0.6107, 0.5077, 0.4042, 0.3920, 0.2306, 0.3052, 0.1510, 0.1977, 0.1089],
-    "entropy": [0.6418, 0.6411, 0.5645, 0.5317, 0.4480, 0.3329, 0.3223, 0.1763, 0.2261, 0.1105],
-    "rules": [0.6418, 0.5435, 0.3832, 0.1805, 0.1332, 0.0512, 0.1120, 0.0762, 0.2333, 0.1519],
+    "hold": [
+        0.650673582, 0.581784873, 0.428283756, 0.287456195, 0.141689737,
+        0.0752756375, 0.0394939753, 0.0241959433, 0.0145153242, 0.011057847,
+    ],
+    "classic": [
+        0.650673582, 0.581784873, 0.428283756, 0.287456195, 0.141689737,
+        0.153523963, 0.0580262858, 0.0339879223, 0.0179440276, 0.0133164223,
+    ],
+    "cycles": [
+        0.650673582, 0.622109033, 0.589841391, 0.503932153, 0.419033917,
+        0.349805156, 0.252784064, 0.216682469, 0.184262538, 0.162337895,
+    ],
+    "entropy": [
+        0.650673582, 0.642775927, 0.615659775, 0.542380224, 0.431030355,
+        0.425954044, 0.342826815, 0.166791598, 0.212865965, 0.198136787,
+    ],
+    "rules": [
+        0.650673582, 0.581784873, 0.428283756, 0.287456195, 0.141689737,
+        0.0773968566, 0.0447892449, 0.0263652658, 0.24214458, 0.123349603,
+    ],
 }
+# fmt: on
+CLOSE = 1e-7
 # (step, kind, weights closed, weights reopened); 5,120 weights are prunable, 80% of them are 4,096.
 CYCLES = [
     *((step, kind, *counts) for start in range(20, 160, 20) for step, kind, counts in (
@@ -30,13 +49,20 @@ CYCLES = [
 ]  # fmt: skip
 
 
-def train(policy):
-    """Train for 200 steps on which half of the inputs is longer; return every loss and the controller."""
-    x = torch.randn(512, 16, generator=torch.Generator().manual_seed(0))
+def train(policy, disturbance=0.0):
+    """Learn in 200 steps which half of the inputs is longer; return every loss and the controller.
+
+    The start is disturbed by this relative amount.
+    """
+    x = torch.randn(512, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     y = (x[:, :8].square().sum(1) > x[:, 8:].square().sum(1)).long()
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2))
+        model = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2)).double()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(1 + disturbance * torch.randn(p.shape, generator=generator, dtype=p.dtype))
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     controller = surgecollapse.attach(model, optimizer, sparsity=0.8, total_steps=200, every=10, policy=policy)
     losses = []
@@ -53,7 +79,7 @@ def train(policy):
 @pytest.mark.parametrize("policy", CURVES)
 def test_loss_curve_is_the_one_on_record(policy):
     losses, _ = train(policy)
-    assert losses[19::20] == pytest.approx(CURVES[policy], rel=0.01, abs=1e-4)
+    assert losses[19::20] == pytest.approx(CURVES[policy], rel=CLOSE)
 
 
 def test_cycles_close_and_reopen_exactly_these_weights():
@@ -68,3 +94,15 @@ def test_before_the_first_event_every_policy_is_plain_training():
         first = controller.events[0].step
         assert losses[:first] == plain[:first]
         assert losses[first:] != plain[first:]
+
+
+@pytest.mark.parametrize("policy", CURVES)
+def test_a_disturbance_a_million_times_that_of_rounding_stays_within_what_is_compared(policy):
+    """So kernels that round differently do too, and no decision of the policy hangs on a digit that they move."""
+    losses, controller = train(policy)
+    disturbed, other = train(policy, disturbance=1e6 * torch.finfo(torch.float64).eps)
+    assert disturbed != losses
+    assert disturbed == pytest.approx(losses, rel=CLOSE / 10)
+    assert [(e.step, e.kind, e.pruned, e.grown) for e in other.events] == [
+        (e.step, e.kind, e.pruned, e.grown) for e in controller.events
+    ]

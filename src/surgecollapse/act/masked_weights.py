@@ -53,7 +53,7 @@ class MaskedWeights:
     @property
     def sparsity(self) -> float:
         """Share of the prunable weights that are held at zero."""
-        return 1.0 - self.live / self.size
+        return 1.0 - self.live / self.size if self.size else 0.0
 
     @property
     def dense(self) -> bool:

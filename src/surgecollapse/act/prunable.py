@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.utils.weight_norm import WeightNorm
 
-from surgecollapse.torch_utils.modules import canonical_name, is_embedding, is_norm
+from surgecollapse.act.roles import REASONS, Explanation, explain_parameters, with_reason
+from surgecollapse.protocols import Dataflow
+from surgecollapse.torch_utils.modules import canonical_name
 
 logger = logging.getLogger(__name__)
-_EMBEDDING_WORDS = ("embed", "pos_", "position", "cls_token", "mask_token", "class_token")
+UNOWNED = "no attached optimizer steps it"
+NOT_INCLUDED = "not named by include"
 
 Pattern = str | Tensor
 Patterns = Pattern | Sequence[Pattern] | None
@@ -29,21 +31,23 @@ def prunable_parameters(
     model: nn.Module,
     *,
     owned: Collection[int],
-    heads: Collection[str] = (),
+    dataflow: Dataflow | None = None,
     include: Patterns = None,
     exclude: Patterns = None,
+    required: bool = True,
 ) -> dict[str, nn.Parameter]:
     """Choose the parameters that may be pruned.
 
-    Default: floating-point, trainable, ``ndim >= 2``; no embeddings (nor heads tied to them), norms or biases; not the
-    layer that produces the model's output.
+    Default: the trainable weights of layers that multiply, see :func:`~surgecollapse.act.roles.explain_parameters`; not
+    those of the layers that produce the model's output.
 
     Args:
         model: the unwrapped model.
         owned: ``id`` of every parameter that an attached optimizer steps.
-        heads: canonical names of the modules that produce the output (found on a probe pass).
+        dataflow: what a forward pass showed of the model; ``None`` before one is known.
         include: shell patterns on parameter or module names, or parameters: exactly these instead of the default.
         exclude: likewise: never these.
+        required: whether it is an error to find nothing.
 
     Returns:
         Canonical name → parameter, in the model's order.
@@ -52,67 +56,55 @@ def prunable_parameters(
         ValueError: if a pattern matches nothing, an included parameter has no optimizer, or nothing is left.
     """
     named = named_weights(model)
-    if include is None:
-        off_limits = _off_limits(model, set(heads))
-        chosen = {
-            name: p
-            for name, p in named.items()
-            if p.ndim >= 2 and p.is_floating_point() and p.requires_grad and id(p) not in off_limits
-        }
-        chosen = {name: p for name, p in chosen.items() if not _looks_like_embedding(name)}
-    else:
-        chosen = _matching(named, include, "include")
-        lost = [name for name, p in chosen.items() if id(p) not in owned]
-        if lost:
-            raise ValueError(f"include names parameters that no attached optimizer steps: {', '.join(lost)}")
-    if exclude is not None:
-        for name in _matching(named, exclude, "exclude"):
-            chosen.pop(name, None)
-    unowned = [name for name, p in chosen.items() if id(p) not in owned]
+    table = explain_choice(model, owned=owned, dataflow=dataflow, include=include, exclude=exclude)
+    chosen = {row.name: named[row.name] for row in table if row.prunable}
+    unowned = [row.name for row in table if row.reason == UNOWNED]
     if unowned:
         logger.info("not pruned, since no attached optimizer steps them: %s", ", ".join(unowned))
-    chosen = {name: p for name, p in chosen.items() if id(p) in owned}
-    if not sum(p.numel() for p in chosen.values()):
+    later = dataflow is None and any(row.role == "bare parameter" for row in table)  # a pass may show what they do
+    if required and not chosen and not later:
+        why = "; ".join(f"{row.name}: {row.reason}" for row in table) or "no parameters"
         raise ValueError(
-            "nothing to prune: expected at least one trainable weight with ndim >= 2 that is no embedding, norm or "
-            f"output layer; the model has {', '.join(named) or 'no parameters'}. Name weights with include=…"
+            "nothing to prune: expected at least one trainable weight of a layer that multiplies and is not an output "
+            f"layer; the model has {why}. Name weights with include=…"
         )
     return chosen
 
 
-def _off_limits(model: nn.Module, heads: set[str]) -> set[int]:
-    """Ids of parameters that sit, under any of their names, in an embedding, a norm or a head."""
-    found: set[int] = set()
-    for name, module in model.named_modules(remove_duplicate=False):
-        if is_embedding(module) or is_norm(module) or canonical_name(name) in heads:
-            found.update(id(p) for key, p in module.named_parameters() if _is_own(key))
-        found.update(id(p) for p in _computed_from(module))
-    return found
+def explain_choice(
+    model: nn.Module,
+    *,
+    owned: Collection[int],
+    dataflow: Dataflow | None = None,
+    include: Patterns = None,
+    exclude: Patterns = None,
+) -> Explanation:
+    """Say of every parameter whether it is pruned, and why; the arguments are those of :func:`prunable_parameters`.
 
-
-def _is_own(key: str) -> bool:
-    """Whether a parameter belongs to its module itself: directly, or as the original of a parametrized one."""
-    return "." not in key or key.startswith("parametrizations.")
-
-
-def _computed_from(module: nn.Module) -> Iterator[nn.Parameter]:
-    """The parameters from which a weight is computed in a way that zeros do not survive.
-
-    ``weight_norm`` divides each unit's weights by their length, which is NaN for a unit without any; ``orthogonal``
-    mixes all entries. Spectral normalisation only scales, and is no obstacle.
+    Raises:
+        ValueError: if a pattern matches nothing, or an included parameter has no optimizer.
     """
-    for hook in module._forward_pre_hooks.values():
-        if isinstance(hook, WeightNorm):
-            yield from (getattr(module, f"{hook.name}_{part}") for part in ("g", "v"))
-    parametrizations: Any = getattr(module, "parametrizations", {})
-    for steps in parametrizations.values():
-        if any(type(step).__name__ != "_SpectralNorm" for step in steps):
-            yield from steps.parameters()
-
-
-def _looks_like_embedding(name: str) -> bool:
-    """Whether a bare parameter's own name (not its module's) says that it is a table of positions or tokens."""
-    return any(word in name.rpartition(".")[2].lower() for word in _EMBEDDING_WORDS)
+    named = named_weights(model)
+    included = None if include is None else _matching(named, include, "include")
+    excluded = {} if exclude is None else _matching(named, exclude, "exclude")
+    lost = [name for name, p in (included or {}).items() if id(p) not in owned]
+    if lost:
+        raise ValueError(f"include names parameters that no attached optimizer steps: {', '.join(lost)}")
+    rows = []
+    for row in explain_parameters(model, dataflow):
+        p = named[row.name]
+        if included is not None:
+            there = row.name in included and p.numel() > 0
+            row = with_reason(row, "named by include" if there else NOT_INCLUDED, prunable=there)
+            row = with_reason(row, REASONS["no entries"]) if not p.numel() else row
+        if row.prunable and row.name in excluded:
+            row = with_reason(row, "named by exclude")
+        if row.prunable and included is None and not p.requires_grad:
+            row = with_reason(row, "is frozen (requires_grad is False)")
+        if row.prunable and id(p) not in owned:
+            row = with_reason(row, UNOWNED)
+        rows.append(row)
+    return Explanation(tuple(rows))
 
 
 def _matching(named: dict[str, nn.Parameter], patterns: Patterns, option: str) -> dict[str, nn.Parameter]:

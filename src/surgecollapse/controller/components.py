@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,10 +14,11 @@ from surgecollapse.act.input_noise import InputNoise
 from surgecollapse.act.ledger import Ledger
 from surgecollapse.act.masked_weights import MaskedWeights
 from surgecollapse.act.optimizer_state import momentum_of
-from surgecollapse.act.prunable import named_weights, prunable_parameters
+from surgecollapse.act.prunable import explain_choice, named_weights, prunable_parameters
 from surgecollapse.act.randomness import Generators
 from surgecollapse.act.recycle import Recycler
 from surgecollapse.act.rewiring import Rewiring
+from surgecollapse.act.roles import Explanation, with_reason
 from surgecollapse.act.zero_preservation import AtRest
 from surgecollapse.events import Decision
 from surgecollapse.functional import WITHOUT_GRADIENT, minimum_live
@@ -26,6 +28,7 @@ from surgecollapse.observe.dense_gradient import DenseGradient
 from surgecollapse.observe.observer import Observer
 from surgecollapse.observe.probe import Probe
 from surgecollapse.policies.depth import deepest
+from surgecollapse.protocols import Dataflow
 from surgecollapse.torch_utils.step_hooks import parameters_of
 
 
@@ -39,7 +42,7 @@ class Engine:
         model: the unwrapped model.
         optimizers: innermost optimizers, in the order in which they step.
         options: the arguments of :func:`surgecollapse.attach`.
-        heads: canonical names of the layers that produce the output.
+        dataflow: what a forward pass showed of the model; ``None`` before one is known.
         growth: name of the growth criterion whose signal is tracked.
         probe: the probe batch.
         pump: the input noise.
@@ -53,17 +56,17 @@ class Engine:
         optimizers: Sequence[Optimizer],
         options: Mapping[str, Any],
         *,
-        heads: Sequence[str],
+        dataflow: Dataflow | None,
         growth: str,
         probe: Probe,
         pump: InputNoise,
         random: Mapping[str, Generators],
         saved: Mapping[str, Any] | None = None,
     ) -> None:
-        self.heads = tuple(heads)
+        self.dataflow = dataflow
         self._model, self._optimizers, self._options, self._probe = model, optimizers, options, probe
         self._rows = random["rows"].on()
-        chosen = self._choose()
+        chosen = self._choose(required=saved is None)
         chosen = chosen if saved is None else self._as_saved(chosen, saved)
         self.weights = MaskedWeights(chosen, compile=options.get("compile", False))
         self.zero_preservation = AtRest(self.weights, optimizers, options["moments"])
@@ -107,10 +110,37 @@ class Engine:
     def _activation_energy(self) -> dict[str, float]:
         return self.observer.activation_energy()
 
-    def _choose(self) -> dict[str, nn.Parameter]:
-        owned = {id(p) for optimizer in self._optimizers for p in parameters_of(optimizer)}
-        include, exclude = self._options["include"], self._options["exclude"]
-        return prunable_parameters(self._model, owned=owned, heads=self.heads, include=include, exclude=exclude)
+    def _choose(self, *, required: bool = True) -> dict[str, nn.Parameter]:
+        return prunable_parameters(self._model, **self._selection(), required=required)
+
+    def _selection(self) -> dict[str, Any]:
+        return {
+            "owned": {id(p) for optimizer in self._optimizers for p in parameters_of(optimizer)},
+            "dataflow": self.dataflow,
+            "include": self._options["include"],
+            "exclude": self._options["exclude"],
+        }
+
+    def warn_of_adapters(self) -> None:
+        """Warn of trained low-rank factors: whether they are pruned or not, the merged weight is dense."""
+        trained = set(self._candidates)
+        factors = [row.name for row in self.explain() if row.role == "low-rank adapter" and row.name in trained]
+        if factors:
+            warnings.warn(
+                f"the model trains factors of low-rank adapters ({', '.join(factors)}): the merged weight is dense, "
+                "whatever is pruned. Merge the adapters and train the weights themselves for a sparse model",
+                UserWarning,
+                stacklevel=2,
+            )
+
+    def explain(self) -> Explanation:
+        """Say of every parameter whether it is pruned, and why."""
+        rows = []
+        for row in explain_choice(self._model, **self._selection()):
+            held = row.name in self.weights.params
+            joined = "is frozen, but was prunable before" if held else "joins at the next reading"
+            rows.append(row if row.prunable == held else with_reason(row, joined, prunable=held))
+        return Explanation(tuple(rows))
 
     def _as_saved(self, chosen: Mapping[str, nn.Parameter], saved: Mapping[str, Any]) -> dict[str, nn.Parameter]:
         """Choose as the saved run had: without what joins only at its next reading, with what is frozen by now."""
@@ -140,7 +170,7 @@ class Engine:
         return next((o for o in self._optimizers if any(q is p for q in parameters_of(o))), None)
 
     def _signal_decay(self) -> float:
-        if self._growth == "momentum":
+        if self._growth == "momentum" and self.weights.params:
             name, p = next(iter(self.weights.params.items()))
             return momentum_of(self._owner(name), p)
         return 0.0 if self._growth == "gradient" else 0.9
@@ -175,7 +205,7 @@ class Engine:
         if not joined:
             return None
         if self._probe.known:
-            self.heads = self._probe.output_layers(self._model)
+            self.dataflow = self._probe.dataflow(self._model)
         new = {} if self.actor.frozen else {n: p for n, p in self._choose().items() if n not in self.weights.params}
         for name, p in new.items():
             self.weights.add(name, p)
@@ -244,7 +274,7 @@ class Engine:
     def state_dict(self) -> dict[str, Any]:
         """Masks, signal, remembered values and whether the mask is final."""
         return {
-            "heads": list(self.heads),
+            "dataflow": None if self.dataflow is None else self.dataflow.to_dict(),
             "candidates": list(self._candidates),
             "weights": self.weights.state_dict(),
             "signal": self.signal.state_dict(),
@@ -253,7 +283,7 @@ class Engine:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned, in an engine that was built with its ``heads`` and as ``saved``.
+        """Restore what :meth:`state_dict` returned, in an engine that was built with its ``dataflow`` and as ``saved``.
 
         Raises:
             ValueError: if the state belongs to other weights.

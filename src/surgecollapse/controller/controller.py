@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from surgecollapse.act.input_noise import InputNoise
 from surgecollapse.act.randomness import Generators
 from surgecollapse.act.rewiring import criterion_of
+from surgecollapse.act.roles import Explanation
 from surgecollapse.controller.command_handlers import Interventions
 from surgecollapse.controller.command_loop import Steering
 from surgecollapse.controller.components import Engine
@@ -28,7 +29,7 @@ from surgecollapse.observe.monitors import make_monitors
 from surgecollapse.observe.probe import Probe
 from surgecollapse.observe.watch import Watch
 from surgecollapse.policies import make_policy
-from surgecollapse.protocols import Policy
+from surgecollapse.protocols import Dataflow, Policy
 from surgecollapse.record import CommandQueue
 from surgecollapse.torch_utils.modules import unwrap_model
 from surgecollapse.torch_utils.step_hooks import StepHooks
@@ -96,17 +97,18 @@ class Controller:
         self._interventions = Interventions(self)
         self.steering.handlers.update(self._interventions.handlers())
         self._resolved = self._probe.known
-        self._build(self._probe.output_layers(self.model) if self._resolved else ())
+        self._build(self._probe.dataflow(self.model) if self._resolved else None)
         if self._resolved:
             self._engine.check_target()
+            self._engine.warn_of_adapters()
 
-    def _build(self, heads: tuple[str, ...], saved: Mapping[str, Any] | None = None) -> None:
+    def _build(self, dataflow: Dataflow | None, saved: Mapping[str, Any] | None = None) -> None:
         growth = self._options["growth"] or getattr(self.policy, "growth", "ema_gradient")
         self._engine = Engine(
             self.model,
             self.optimizers,
             self._options,
-            heads=heads,
+            dataflow=dataflow,
             growth=growth if isinstance(growth, str) else "ema_gradient",
             probe=self._probe,
             pump=self._pump,
@@ -248,9 +250,10 @@ class Controller:
             )
         noted = self._engine.observer.noted
         self._engine.observer.disarm()
-        self._build(self._probe.output_layers(self.model))
+        self._build(self._probe.dataflow(self.model))
         self._engine.observer.note(*noted)
         self._engine.check_target()
+        self._engine.warn_of_adapters()
         self._resolved = True
 
     def _begin(self) -> None:
@@ -401,6 +404,24 @@ class Controller:
         weights = self._engine.weights
         return {name: weights.mask(name) for name in weights.params}
 
+    def explain(self) -> Explanation:
+        """Say of every parameter what it is for, whether it is pruned, and why; prints as a table.
+
+        Before the first batch the layers that produce the output are not known.
+
+        >>> import torch, surgecollapse
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> controller = surgecollapse.attach(model, optimizer, sparsity=0.5, policy="hold", probe=torch.ones(2, 4))
+        >>> print(controller.explain())
+        parameter  shape   role          prunable  reason
+        0.weight   (8, 4)  linear        yes       weight of a linear layer
+        0.bias     (8,)    bias          no        is a bias
+        2.weight   (2, 8)  output layer  no        belongs to a layer that produces the model's output
+        2.bias     (2,)    bias          no        is a bias
+        """
+        return self._engine.explain()
+
     @property
     def pump(self) -> float:
         """Standard deviation of the input noise; 0 while the pump is off."""
@@ -441,7 +462,8 @@ class Controller:
         self._probe.load_state_dict(state["probe"])
         self._resolved = state["resolved"]
         self._engine.observer.disarm()
-        self._build(tuple(state["engine"]["heads"]), saved=state["engine"])
+        found = state["engine"]["dataflow"]
+        self._build(None if found is None else Dataflow.from_dict(found), saved=state["engine"])
         self._engine.load_state_dict(state["engine"])
         for role, generators in self._random.items():
             generators.load_state_dict(state["random"][role])

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import sqlite3
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from surgecollapse.dashboard import reading
+from surgecollapse.dashboard.answer import as_json
 from surgecollapse.dashboard.runs import changed, signature
-from surgecollapse.record.schema import connect
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
+
+    from surgecollapse.record.schema import Connection
 
 PERIOD = 0.2
 """Seconds between two looks: at most five messages a second."""
@@ -44,18 +45,18 @@ class Cursor:
         if mark == self._mark:
             return None
         try:
-            with closing(connect(self._path, "r")) as connection:
+            with closing(reading.look(self._path)) as connection:
                 message = self._read(connection)
-        except (sqlite3.Error, OSError):
+        except (sqlite3.Error, OSError, ValueError):
             return None  # locked for a moment, or gone: the next look tells
         self._mark = mark
         return message
 
-    def _read(self, connection: sqlite3.Connection) -> dict[str, Any] | None:
+    def _read(self, connection: Connection) -> dict[str, Any] | None:
         there = reading.series_of(connection)
         ends = {
             row["id"]: connection.execute(
-                "SELECT max(step) FROM measurements WHERE series = ?", (row["id"],)
+                "SELECT max(step) FROM measurements WHERE series = ? AND typeof(step) = 'integer'", (row["id"],)
             ).fetchone()[0]
             for row in there
         }
@@ -127,7 +128,7 @@ class Feed:
             message = await asyncio.to_thread(cursor.read)
             if message is None:
                 continue
-            line = f"data: {json.dumps(message, separators=(',', ':'), allow_nan=False)}\n\n"
+            line = f"data: {as_json(message)}\n\n"
             for queue in self._readers:
                 late = queue.full()
                 if late:
@@ -147,19 +148,20 @@ class Feeds:
         self._open = 0
         self._feeds: dict[str, Feed] = {}
 
-    @property
-    def full(self) -> bool:
-        """Whether one more would be too many."""
-        return self._open >= self.room
-
-    async def listen(self, run: str, path: Path) -> AsyncIterator[str]:
-        """The stream of one run, counted while it is open."""
+    def enter(self) -> bool:
+        """Take one place before anything is answered; false if there is none. :meth:`leave` gives it back."""
+        if self._open >= self.room:
+            return False
         self._open += 1
-        try:
-            async for line in self._feeds.setdefault(run, Feed(path)).listen():
-                yield line
-        finally:
-            self._open -= 1
+        return True
+
+    def leave(self) -> None:
+        """Give a place back."""
+        self._open -= 1
+
+    def listen(self, run: str, path: Path) -> AsyncIterator[str]:
+        """The stream of one run."""
+        return self._feeds.setdefault(run, Feed(path)).listen()
 
     def close(self) -> None:
         """End all streams."""

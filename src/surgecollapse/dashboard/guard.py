@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.responses import JSONResponse
 
+from surgecollapse.record.values import depth
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -33,7 +35,8 @@ class Guard:
     """Checks Host, Origin and, under ``/api/``, the token; adds headers that confine the page.
 
     A foreign page can reach a loopback address through the browser, by a name that resolves to it (DNS rebinding, hence
-    the check of Host) or across origins (hence Origin).
+    the check of Host) or across origins (hence Origin). Starlette's ``TrustedHostMiddleware`` leaves out the port and
+    answers in plain text, so that the check is made here.
 
     Args:
         app: what it protects.
@@ -108,21 +111,6 @@ async def body_of(request: Request) -> dict[str, Any]:
     if depth(found) > DEEPEST_BODY:
         raise ValueError(f"the body is nested more than {DEEPEST_BODY} deep")
     return found
-
-
-def depth(value: Any) -> int:
-    """How deep tables and lists are nested.
-
-    >>> depth(1), depth([1, [2]]), depth({"a": {}})
-    (0, 2, 2)
-    """
-    level, deepest = [(value, 0)], 0
-    while level:
-        part, at = level.pop()
-        if isinstance(part, dict | list):
-            deepest = max(deepest, at + 1)
-            level += [(below, at + 1) for below in (part.values() if isinstance(part, dict) else part)]
-    return deepest
 
 
 def _no_constant(name: str) -> None:

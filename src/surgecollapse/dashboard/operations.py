@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from surgecollapse.dashboard.reading import meta
+from surgecollapse.dashboard.reading import meta, sound
+from surgecollapse.record.values import event_from
 
 if TYPE_CHECKING:
-    import sqlite3
+    from surgecollapse.events import Intervention
+    from surgecollapse.record.schema import Connection
 
 
-def operations(connection: sqlite3.Connection) -> dict[str, list[float]]:
+def operations(connection: Connection) -> dict[str, list[float]]:
     """Floating-point operations of training up to each change of the mask, and to the last reading or change.
 
     Σ_t 2·B·Σ_l c_l·(2·d_l(t) + g_l(t)): B samples in a step, c_l multiplications by layer l for one sample (each with
@@ -27,14 +28,17 @@ def operations(connection: sqlite3.Connection) -> dict[str, list[float]]:
         ``x``, steps from 0 on, and ``y``, operations up to each; between them they grow evenly. Empty where the run did
         not record what a step costs.
     """
-    costs = meta(connection, "costs")
-    if not costs:
+    costs: dict[str, Any] = meta(connection, "costs", dict, {})
+    counts: Any = costs.get("multiplications")
+    rows: Any = costs.get("rows")
+    window: Any = costs.get("window")
+    if not isinstance(counts, dict) or not all(map(_is_number, [*counts.values(), rows, window])):
         return {"x": [], "y": []}
-    counts, rows = costs["multiplications"], costs["rows"]
     shares: dict[str, float] = {}
     x, y = [0.0], [0.0]
-    dense = _dense_gradients(connection, costs["window"])
-    for step, layers in _changes(connection):
+    acts = _acts(connection)
+    dense = _dense_gradients(connection, window, acts)
+    for step, layers in _changes(connection, acts):
         length = step - x[-1]
         if length > 0:
             taken = _common(dense, x[-1], step)
@@ -45,25 +49,46 @@ def operations(connection: sqlite3.Connection) -> dict[str, list[float]]:
     return {"x": x, "y": y}
 
 
-def _changes(connection: sqlite3.Connection) -> list[tuple[float, dict[str, float]]]:
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2.0**63
+
+
+def _acts(connection: Connection) -> list[tuple[int, Intervention]]:
+    """Every intervention, with its step, in the order in which they came."""
+    query = (
+        "SELECT step, version, body FROM events WHERE kind = 'Intervention' AND typeof(step) = 'integer' ORDER BY id"
+    )
+    return list(
+        sound(
+            connection,
+            connection.execute(query),
+            lambda step, version, body: (step, event_from("Intervention", version, body)),
+        )
+    )
+
+
+def _changes(connection: Connection, acts: list[tuple[int, Intervention]]) -> list[tuple[float, dict[str, float]]]:
     """Step and new densities of every intervention that changed a mask; then the last step known, with none."""
-    found = []
-    for step, body in connection.execute("SELECT step, body FROM events WHERE kind = 'Intervention' ORDER BY id"):
-        layers = json.loads(body)["layers"]
-        if layers:
-            found.append((float(step), {layer["name"]: layer["live"] / layer["size"] for layer in layers}))
-    steps = "SELECT max(step) FROM events UNION ALL SELECT max(step) FROM measurements WHERE series = "
-    steps += "(SELECT id FROM series WHERE name = 'loss/train' AND layer = '')"
+    found = [
+        (float(step), {layer.name: layer.live / layer.size for layer in act.layers if layer.size})
+        for step, act in acts
+        if act.layers
+    ]
+    whole = "AND typeof(step) = 'integer'"
+    steps = f"SELECT max(step) FROM events WHERE 1 {whole} UNION ALL SELECT max(step) FROM measurements WHERE series = "
+    steps += f"(SELECT id FROM series WHERE name = 'loss/train' AND layer = '') {whole}"
     last = max((row[0] for row in connection.execute(steps) if row[0] is not None), default=0)
     return [*found, (float(last), {})]
 
 
-def _dense_gradients(connection: sqlite3.Connection, window: int) -> list[tuple[float, float]]:
+def _dense_gradients(
+    connection: Connection, window: float, acts: list[tuple[int, Intervention]]
+) -> list[tuple[float, float]]:
     """Ranges (after, to) of steps with a dense gradient: the last before each reading, until the mask is final."""
-    query = "SELECT min(step) FROM events WHERE kind = 'Intervention' AND json_extract(body, '$.kind') = 'freeze'"
-    (end,) = connection.execute(query).fetchone()
+    end = min((step for step, act in acts if act.kind == "freeze"), default=None)
+    query = "SELECT step FROM events WHERE kind = 'Reading' AND typeof(step) = 'integer' ORDER BY step"
     ranges: list[tuple[float, float]] = []
-    for (step,) in connection.execute("SELECT step FROM events WHERE kind = 'Reading' ORDER BY step"):
+    for (step,) in connection.execute(query):
         after, to = max(0, step - window, ranges[-1][1] if ranges else 0), step if end is None else min(step, end)
         if to > after:
             ranges.append((after, to))

@@ -1,114 +1,177 @@
-"""What the page shows of a run, read through one read-only connection."""
+"""What the page shows of a run, read through one read-only connection; damaged rows are skipped and counted."""
 
 from __future__ import annotations
 
-import json
 import math
 import sqlite3
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from surgecollapse.events import Measurement, Reading, from_dict
+from surgecollapse.events import Measurement, Reading, to_dict
+from surgecollapse.record import heartbeat
+from surgecollapse.record.commands import asked_from
+from surgecollapse.record.schema import Connection, connect
+from surgecollapse.record.values import array_from, event_from, from_json
 from surgecollapse.training_status import REMEMBERED, StatusReader
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+Found = TypeVar("Found")
 SILENT = 60.0
 """Seconds without a write after which a run that never said that it ended is called silent."""
 BUCKETS = 800
 """Most buckets of one series that are sent."""
+LARGEST = 2**24
+"""Bytes of one value that are read for a page (16 MiB)."""
+_SECONDS = 5.0
+_WAIT = 1.0
 _ACTS = 500
 """Interventions among which the last of a kind is looked for, five times a second."""
+_TRIES = 20
+"""Damaged events that are passed over to find a sound one."""
 _STATUS = {"running": "live", "complete": "finished"}
 _SHOWN = ("Reading", "Decision", "Intervention", "Request", "Alarm")
+_SERIES = 10_000
+_SOUND = "typeof(step) = 'integer' AND typeof(value) IN ('real', 'integer', 'null')"
 
 
-def meta(connection: sqlite3.Connection, key: str, default: Any = None) -> Any:
-    """A run-level value."""
+def look(path: Path, seconds: float = _SECONDS) -> Connection:
+    """Open a run to read a little of it, with limits on time and memory.
+
+    Raises:
+        ValueError: if it is not a run store, or one of a newer version.
+        OSError: if it cannot be read.
+        sqlite3.Error: likewise.
+    """
+    return connect(path, "r", seconds=seconds, largest=LARGEST, wait=_WAIT)
+
+
+def sound(connection: Connection, rows: Iterable[tuple[Any, ...]], read: Callable[..., Found]) -> Iterator[Found]:
+    """What the rows say; those that are damaged are skipped and counted."""
+    for row in rows:
+        try:
+            yield read(*row)
+        except ValueError:
+            connection.skipped += 1
+
+
+def meta(connection: Connection, key: str, kind: type[Found], default: Found) -> Found:
+    """A run-level value of a type; the default where there is none, or another."""
     row = connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-    return default if row is None else json.loads(row[0])
+    for value in sound(connection, [] if row is None else [row], from_json):
+        if isinstance(value, kind):
+            return value
+        connection.skipped += 1
+    return default
 
 
-def status_of(connection: sqlite3.Connection, changed: float) -> dict[str, Any]:
+def status_of(connection: Connection, changed: float) -> dict[str, Any]:
     """``live | finished | failed | interrupted | silent``, and whether a person has changed the run."""
-    said = meta(connection, "status")
-    status = _STATUS.get(str(said), str(said or "silent"))
-    if status == "live" and time.time() - changed > SILENT and not _switched(connection, "pause", "continue"):
-        status = "silent"
-    return {"status": status, "touched": bool(meta(connection, "touched", False))}
+    said = meta(connection, "status", str, "")[:40]
+    status, why = _STATUS.get(said, said or "silent"), None
+    if status == "live":
+        why = heartbeat.gone(meta(connection, "heartbeat", dict, {}))
+        quiet = time.time() - changed > SILENT and not _switched(connection, "pause", "continue")
+        status = "silent" if why or quiet else "live"
+    return {"status": status, "touched": meta(connection, "touched", bool, False)} | ({"why": why} if why else {})
 
 
-def state(connection: sqlite3.Connection, changed: float) -> dict[str, Any]:
+def state(connection: Connection, changed: float) -> dict[str, Any]:
     """The state strip: state and phase, why, where the run is and when its policy may act next.
 
     Returns:
         JSON-ready values; ``None`` for what the run has not recorded.
     """
     found = status_of(connection, changed)
-    config = meta(connection, "config", {})
-    reader = state_reader(connection, config.get("every"))
-    reading = _last(connection, "Reading")
-    decision = _last(connection, "Decision") or {}
-    act = _last(connection, "Intervention")
-    alarm = _last(connection, "Alarm")
-    step = connection.execute("SELECT max(step) FROM events").fetchone()[0] or 0
+    found.pop("why", None)
+    config: dict[str, Any] = meta(connection, "config", dict, {})
+    reader = state_reader(connection, _whole(config.get("every")))
+    reading, act = _last(connection, "Reading"), _last(connection, "Intervention")
+    decision, alarm = _last(connection, "Decision"), _last(connection, "Alarm")
+    steps = "SELECT max(step) FROM {} WHERE typeof(step) = 'integer'"
+    step = connection.execute(steps.format("events")).fetchone()[0] or 0
     for (series,) in connection.execute("SELECT id FROM series WHERE name IN ('loss/train', 'sparsity')").fetchall():
-        last = connection.execute("SELECT max(step) FROM measurements WHERE series = ?", (series,)).fetchone()[0]
+        last = connection.execute(f"{steps.format('measurements')} AND series = ?", (series,)).fetchone()[0]
         step = max(step, last or 0)
+    latest = decision or act
     return found | {
         "step": step,
-        "total": config.get("steps"),
+        "total": _whole(config.get("steps")),
         "name": reader.state.name,
         "cause": reader.state.why,
-        "phase": decision.get("phase") or (act or {}).get("phase") or ("dense" if reading else None),
-        "why": decision.get("reason") or (act or {}).get("reason"),
-        "last": None if act is None else {key: act[key] for key in ("step", "kind", "reason")},
-        "alarm": alarm,
+        "phase": latest.phase if latest else "dense" if reading else None,
+        "why": latest.reason if latest else None,
+        "last": None if act is None else {"step": act.step, "kind": act.kind, "reason": act.reason},
+        "alarm": None if alarm is None else to_dict(alarm)["event"],
         "next": reader.next_step if found["status"] == "live" else None,
-        "sparsity": act["sparsity_after"] if act else reading["sparsity"] if reading else None,
-        "entropy": reading["entropy"] if reading else None,
-        "loss": reading["loss"] if reading else None,
+        "sparsity": act.sparsity_after if act else reading.sparsity if reading else None,
+        "entropy": reading.entropy if reading else None,
+        "loss": reading.loss if reading else None,
         "held": _switched(connection, "hold", "resume"),
         "paused": _switched(connection, "pause", "continue"),
-        "checkpoints": meta(connection, "checkpoints", []),
+        "checkpoints": meta(connection, "checkpoints", list, []),
+        "skipped": connection.skipped,
     }
 
 
-def state_reader(connection: sqlite3.Connection, every: int | None) -> StatusReader:
+def state_reader(connection: Connection, every: int | None) -> StatusReader:
     """The state of a run as far as its record goes, of what the state is judged by alone."""
     reader = StatusReader(every)
     rows = connection.execute(
-        "SELECT step, json_extract(body, '$.entropy'), json_extract(body, '$.finite') FROM events "
-        "WHERE kind = 'Reading' ORDER BY step DESC LIMIT ?",
+        "SELECT step, body FROM events WHERE kind = 'Reading' AND typeof(step) = 'integer' ORDER BY step DESC LIMIT ?",
         (REMEMBERED,),
     ).fetchall()
-    for step, entropy, sound in rows[::-1]:
-        reader.take(Reading(step=step, entropy=entropy, finite=bool(sound)))
+    for reading in sound(connection, rows[::-1], _judged):
+        reader.take(reading)
     acts = f"(SELECT * FROM events WHERE kind = 'Intervention' ORDER BY step DESC, id DESC LIMIT {_ACTS})"
-    for kinds in ("('collapse', 'surge')", "('pump')", "('freeze')"):
-        _give(reader, connection, f"{acts} WHERE json_extract(body, '$.kind') IN {kinds}")
+    for kinds in (("collapse", "surge"), ("pump",), ("freeze",)):
+        # Looked for as text, since few of many are wanted.
+        marked = " OR ".join(f"""instr(body, '"kind":"{kind}"')""" for kind in kinds)
+        _give(reader, connection, f"{acts} WHERE {marked}")
     for kind in ("Alarm", "Decision"):
         _give(reader, connection, f"events WHERE kind = '{kind}'")
     query = "SELECT step, value FROM measurements WHERE series = (SELECT id FROM series WHERE name = 'loss/train' "
-    row = connection.execute(query + "AND layer = '') ORDER BY step DESC LIMIT 1").fetchone()
+    row = connection.execute(query + f"AND layer = '') AND {_SOUND} ORDER BY step DESC LIMIT 1").fetchone()
     if row is not None:
         reader.take(Measurement(step=row[0], name="loss/train", value=float("nan") if row[1] is None else row[1]))
     return reader
 
 
-def _give(reader: StatusReader, connection: sqlite3.Connection, of: str) -> None:
-    """Tell the newest event of some."""
-    query = f"SELECT kind, version, body FROM {of} ORDER BY step DESC, id DESC LIMIT 1"
-    row = connection.execute(query).fetchone()
-    if row is not None:
-        reader.take(from_dict({"kind": row[0], "version": row[1], "event": json.loads(row[2])}))
+def _judged(step: int, body: Any) -> Reading:
+    """A reading without what the state is not judged by: its layers are many."""
+    said = from_json(body)
+    entropy = said.get("entropy") if isinstance(said, dict) else ""
+    if not isinstance(entropy, float | int | None):
+        raise ValueError("a reading of other types")
+    return Reading(step=step, entropy=entropy, finite=bool(said.get("finite", True)))
 
 
-def series_of(connection: sqlite3.Connection) -> list[dict[str, Any]]:
+def _give(reader: StatusReader, connection: Connection, of: str) -> None:
+    """Tell the newest sound event of some."""
+    for event in _newest(connection, of):
+        reader.take(event)
+
+
+def _newest(connection: Connection, of: str) -> Iterator[Any]:
+    """The newest sound event of some, if there is one."""
+    query = f"SELECT kind, version, body FROM {of} ORDER BY step DESC, id DESC LIMIT {_TRIES}"
+    for event in sound(connection, connection.execute(query), event_from):
+        yield event
+        return
+
+
+def series_of(connection: Connection) -> list[dict[str, Any]]:
     """Every series with its id."""
-    rows = connection.execute("SELECT id, name, layer FROM series ORDER BY name, layer")
+    rows = connection.execute(
+        "SELECT id, name, layer FROM series WHERE typeof(id) = 'integer' AND typeof(name) = 'text' "
+        f"AND typeof(layer) = 'text' ORDER BY name, layer LIMIT {_SERIES}"
+    )
     return [{"id": number, "name": name, "layer": layer} for number, name, layer in rows]
 
 
-def points(connection: sqlite3.Connection, series: int, *, first: int | None = None, last: int | None = None,
+def points(connection: Connection, series: int, *, first: int | None = None, last: int | None = None,
            buckets: int = BUCKETS) -> dict[str, list[Any]]:  # fmt: skip
     """One series, thinned to the least and the greatest value of equal ranges of steps.
 
@@ -122,29 +185,29 @@ def points(connection: sqlite3.Connection, series: int, *, first: int | None = N
     Returns:
         ``x``, steps, and ``y``, values, ``None`` where one is not finite.
 
-    >>> connection = sqlite3.connect(":memory:")
+    >>> connection = Connection(":memory:")
     >>> _ = connection.execute("CREATE TABLE measurements (series, step, value)")
     >>> _ = connection.executemany("INSERT INTO measurements VALUES (1, ?, ?)", [(i, i % 10) for i in range(100)])
     >>> points(connection, 1, buckets=2)
     {'x': [0, 49, 50, 99], 'y': [0, 9, 0, 9]}
     """
-    low, high = connection.execute(
-        "SELECT (SELECT min(step) FROM measurements WHERE series = ?1), "
-        "(SELECT max(step) FROM measurements WHERE series = ?1)",
-        (series,),
-    ).fetchone()
+    ends = f"SELECT (SELECT min(step) FROM measurements WHERE series = ?1 AND {_SOUND}), "
+    ends += f"(SELECT max(step) FROM measurements WHERE series = ?1 AND {_SOUND})"
+    low, high = connection.execute(ends, (series,)).fetchone()
     if low is None:
         return {"x": [], "y": []}
     low, high = max(low, first if first is not None else low), min(high, last if last is not None else high)
     rows = connection.execute(
-        "SELECT step, value FROM measurements WHERE series = ? AND step BETWEEN ? AND ? ORDER BY step LIMIT ?",
+        f"SELECT step, value FROM measurements WHERE series = ? AND step BETWEEN ? AND ? AND {_SOUND} "
+        "ORDER BY step LIMIT ?",
         (series, low, high, 2 * buckets + 1),
     ).fetchall()
     if len(rows) > 2 * buckets:
+        span = high - low + 1
         ranges = connection.execute(
-            "SELECT min(step), min(value), max(step), max(value) FROM measurements WHERE series = ? "
-            "AND step BETWEEN ? AND ? GROUP BY (step - ?) * ? / ? ORDER BY 1",
-            (series, low, high, low, buckets, high - low + 1),
+            f"SELECT min(step), min(value), max(step), max(value) FROM measurements WHERE series = ? "
+            f"AND step BETWEEN ? AND ? AND {_SOUND} GROUP BY CAST((step - ?) * ? / ? AS INTEGER) ORDER BY 1",
+            (series, low, high, low, buckets, span if span < 2**40 else float(span)),
         )
         rows = []
         for start, least, end, most in ranges:
@@ -154,16 +217,17 @@ def points(connection: sqlite3.Connection, series: int, *, first: int | None = N
     return {"x": [step for step, _ in rows], "y": [finite(value) for _, value in rows]}
 
 
-def since(connection: sqlite3.Connection, series: int, step: int) -> dict[str, list[Any]]:
+def since(connection: Connection, series: int, step: int) -> dict[str, list[Any]]:
     """What came after a step, the newest thousand at most."""
     rows = connection.execute(
-        "SELECT step, value FROM measurements WHERE series = ? AND step > ? ORDER BY step DESC LIMIT 1000",
+        f"SELECT step, value FROM measurements WHERE series = ? AND step > ? AND {_SOUND} "
+        "ORDER BY step DESC LIMIT 1000",
         (series, step),
     ).fetchall()[::-1]
     return {"x": [row[0] for row in rows], "y": [finite(row[1]) for row in rows]}
 
 
-def events(connection: sqlite3.Connection, *, after: int = 0, before: int | None = None, kinds: tuple[str, ...] = (),
+def events(connection: Connection, *, after: int = 0, before: int | None = None, kinds: tuple[str, ...] = (),
            most: int = 500) -> list[dict[str, Any]]:  # fmt: skip
     """The newest events, oldest first: interventions, requests, decisions and readings.
 
@@ -177,41 +241,52 @@ def events(connection: sqlite3.Connection, *, after: int = 0, before: int | None
     chosen = [kind for kind in (kinds or ("Intervention", "Request", "Alarm")) if kind in _SHOWN]
     marks = ", ".join("?" * len(chosen))
     rows = connection.execute(
-        f"SELECT id, step, kind, body FROM events WHERE kind IN ({marks}) AND id > ? AND id < ? "
-        "ORDER BY id DESC LIMIT ?",
+        f"SELECT id, step, kind, version, body FROM events WHERE kind IN ({marks}) AND id > ? AND id < ? "
+        "AND typeof(step) = 'integer' ORDER BY id DESC LIMIT ?",
         (*chosen, after, 2**62 if before is None else before, most),
     ).fetchall()[::-1]
-    return [{"id": id, "step": step, "class": kind, **_plain(json.loads(body))} for id, step, kind, body in rows]
+
+    def shown(id: int, step: int, kind: str, version: Any, body: Any) -> dict[str, Any]:
+        event: dict[str, Any] = to_dict(event_from(kind, version, body))["event"]
+        return {"id": id, "step": step, "class": kind, **event}
+
+    return list(sound(connection, rows, shown))
 
 
-def commands(connection: sqlite3.Connection, most: int = 50) -> list[dict[str, Any]]:
-    """The newest requests, newest first."""
-    if not connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'commands'").fetchone()[0]:
+def commands(connection: Connection, most: int = 50) -> list[dict[str, Any]]:
+    """The newest requests, newest first; ``stale`` are those that wait for a run that was killed."""
+    if not _takes_commands(connection):
         return []
     names = ("id", "token", "created", "source", "kind", "body", "status", "step", "reason", "settled")
-    rows = connection.execute(f"SELECT {', '.join(names)} FROM commands ORDER BY id DESC LIMIT ?", (most,))
-    return [dict(zip(names, row, strict=True)) | {"body": json.loads(row[5])} for row in rows]
+    rows = connection.execute(f"SELECT {', '.join(names)} FROM commands ORDER BY id DESC LIMIT ?", (most,)).fetchall()
+    gone = heartbeat.gone(meta(connection, "heartbeat", dict, {}))
+    found = [vars(asked) for asked in sound(connection, rows, asked_from)]
+    return [one | {"status": "stale", "reason": gone} if gone and one["status"] == "queued" else one for one in found]
 
 
-def arrays(connection: sqlite3.Connection) -> list[dict[str, Any]]:
+def arrays(connection: Connection) -> list[dict[str, Any]]:
     """Which arrays there are: name, first and last step, how many."""
-    rows = connection.execute("SELECT name, min(step), max(step), count(*) FROM arrays GROUP BY name ORDER BY name")
+    rows = connection.execute(
+        "SELECT name, min(step), max(step), count(*) FROM arrays WHERE typeof(step) = 'integer' "
+        f"AND typeof(name) = 'text' GROUP BY name ORDER BY name LIMIT {_SERIES}"
+    )
     return [{"name": name, "first": first, "last": last, "count": count} for name, first, last, count in rows]
 
 
-def sparkline(connection: sqlite3.Connection, width: int = 40) -> list[float | None]:
+def sparkline(connection: Connection, width: int = 40) -> list[float | None]:
     """The training loss in a few numbers."""
     for name in ("loss/train", "loss/validation", "sparsity"):
         row = connection.execute("SELECT id FROM series WHERE name = ? AND layer = ''", (name,)).fetchone()
-        if row is not None:
-            low, high = connection.execute(
-                "SELECT min(step), max(step) FROM measurements WHERE series = ?", row
-            ).fetchone()
-            if low is None:
-                continue
-            wanted = sorted({low + (high - low) * part // (width - 1) for part in range(width)})
-            query = "SELECT value FROM measurements WHERE series = ? AND step <= ? ORDER BY step DESC LIMIT 1"
-            return [finite(connection.execute(query, (row[0], step)).fetchone()[0]) for step in wanted]
+        if row is None:
+            continue
+        low, high = connection.execute(
+            f"SELECT min(step), max(step) FROM measurements WHERE series = ? AND {_SOUND}", row
+        ).fetchone()
+        if low is None:
+            continue
+        wanted = sorted({low + (high - low) * part // (width - 1) for part in range(width)})
+        query = f"SELECT value FROM measurements WHERE series = ? AND step <= ? AND {_SOUND} ORDER BY step DESC LIMIT 1"
+        return [finite(connection.execute(query, (row[0], step)).fetchone()[0]) for step in wanted]
     return []
 
 
@@ -220,52 +295,55 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _plain(value: Any) -> Any:
-    """The same with ``None`` for numbers that JSON lacks."""
-    if isinstance(value, dict):
-        return {key: _plain(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [_plain(part) for part in value]
-    return finite(value)
+def array(connection: Connection, name: str) -> dict[str, Any]:
+    """The newest array of a name: one of ``histogram/`` as it is, a small matrix as rows, else the values' histogram.
 
+    Returns:
+        ``edges`` and ``counts``, of a recorded histogram with ``zeros``, ``bad`` (not finite) and ``total``; or
+        ``rows`` for two dimensions of at most 64; empty if there is none.
 
-def _last(connection: sqlite3.Connection, kind: str) -> dict[str, Any] | None:
+    Raises:
+        ValueError: if it is damaged.
+    """
+    import numpy as np
+
     row = connection.execute(
-        "SELECT body FROM events WHERE kind = ? ORDER BY step DESC, id DESC LIMIT 1", (kind,)
+        "SELECT step, dtype, shape, data FROM arrays WHERE name = ? AND typeof(step) = 'integer' "
+        "ORDER BY step DESC LIMIT 1",
+        (name,),
     ).fetchone()
-    return None if row is None else _plain(json.loads(row[0]))
+    if row is None:
+        return {}
+    step, values = row[0], array_from(*row[1:])
+    values = np.abs(values) if np.iscomplexobj(values) else values.astype(float)
+    if name.startswith("histogram/") and values.ndim == 2 and len(values) == 3 and values.shape[1] > 3:
+        zeros, bad, total = values[2, :3].tolist()
+        counted = {"edges": values[0].tolist(), "counts": values[1, :-1].tolist()}
+        return {"step": step, "zeros": zeros, "bad": bad, "total": total, **counted}
+    if values.ndim == 2 and values.size > 0 and max(values.shape) <= 64:
+        return {"step": step, "rows": values.tolist()}
+    with np.errstate(over="ignore"):
+        counts, edges = np.histogram(values[np.isfinite(values)], bins=40)
+    return {"step": step, "counts": counts.tolist(), "edges": edges.tolist()}
 
 
-def _switched(connection: sqlite3.Connection, on: str, off: str) -> bool:
+def _last(connection: Connection, kind: str) -> Any:
+    """The newest sound event of a class."""
+    return next(_newest(connection, f"events WHERE kind = '{kind}'"), None)
+
+
+def _switched(connection: Connection, on: str, off: str) -> bool:
     """Whether the last request of two that was carried out is the first."""
-    if not connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'commands'").fetchone()[0]:
+    if not _takes_commands(connection):
         return False
     query = "SELECT kind FROM commands WHERE status = 'applied' AND kind IN (?, ?) ORDER BY id DESC LIMIT 1"
     row = connection.execute(query, (on, off)).fetchone()
     return row is not None and row[0] == on
 
 
-def array(connection: sqlite3.Connection, name: str) -> dict[str, Any]:
-    """The newest array of a name: one of ``histogram/`` as it is, a small matrix as rows, else the values' histogram.
+def _takes_commands(connection: sqlite3.Connection) -> bool:
+    return bool(connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'commands'").fetchone()[0])
 
-    Returns:
-        ``edges`` and ``counts``, of a recorded histogram with ``zeros``, ``bad`` (not finite) and ``total``; or
-        ``rows`` for two dimensions of at most 64; empty if there is none.
-    """
-    import numpy as np
 
-    row = connection.execute(
-        "SELECT step, dtype, shape, data FROM arrays WHERE name = ? ORDER BY step DESC LIMIT 1", (name,)
-    ).fetchone()
-    if row is None:
-        return {}
-    step, dtype, shape, data = row
-    values = np.frombuffer(data, dtype=np.dtype(dtype)).reshape(json.loads(shape)).astype(float)
-    if name.startswith("histogram/") and values.ndim == 2 and len(values) == 3:
-        zeros, bad, total = values[2, :3].tolist()
-        counted = {"edges": values[0].tolist(), "counts": values[1, :-1].tolist()}
-        return {"step": step, "zeros": zeros, "bad": bad, "total": total, **counted}
-    if values.ndim == 2 and max(values.shape) <= 64:
-        return {"step": step, "rows": _plain(values.tolist())}
-    counts, edges = np.histogram(values[np.isfinite(values)], bins=40)
-    return {"step": step, "counts": counts.tolist(), "edges": edges.tolist()}
+def _whole(value: Any) -> int | None:
+    return value if type(value) is int and 0 < value < 2**63 else None

@@ -10,10 +10,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from surgecollapse.dashboard.reading import sparkline, state_reader, status_of
-from surgecollapse.record.schema import check, connect
+from surgecollapse.dashboard.reading import look, sparkline, state_reader, status_of
 
 _DEEPEST = 4
+_BUDGET = 5.0
+"""Seconds after which a list is answered; what was not read by then comes with the next."""
+_SECONDS = 2.0
 _MOST = 500
 _REMEMBER = 2.0
 
@@ -41,15 +43,19 @@ class Runs:
 
         Raises:
             KeyError: if no run has it.
+            ValueError: if it is a link that leads out of the folder.
         """
         if run not in self._found:
             self._look()
-        return self._found[run]
+        found = self._found[run]
+        self._refuse_outside(found)
+        return found
 
     def listing(self) -> list[dict[str, Any]]:
         """One row per run: id, name, status and a sparkline; damaged files say so."""
         self._look()
-        rows = [self._row(run, path) for run, path in list(self._found.items())]
+        end = time.monotonic() + _BUDGET
+        rows = [self._row(run, path, end) for run, path in list(self._found.items())]
         return sorted(rows, key=lambda row: -float(row["changed"]))
 
     def _look(self) -> None:
@@ -66,24 +72,39 @@ class Runs:
                 below.clear()
         self._found, self._looked = found, time.monotonic()
 
-    def _row(self, run: str, path: Path) -> dict[str, Any]:
+    def _row(self, run: str, path: Path, end: float) -> dict[str, Any]:
         mark = signature(path)
         before = self._rows.get(run)
         if before is not None and before[0] == mark and before[1]["status"] != "live":
             return before[1]
         name = str(path.parent.relative_to(self.root))
-        name = path.parent.resolve().name if name == "." else name
+        name = Path(os.path.abspath(path.parent)).name if name == "." else name
         row: dict[str, Any] = {"id": run, "name": name.encode(errors="replace").decode(), "changed": changed(path)}
+        if time.monotonic() > end:
+            return row | {"status": "unread", "touched": False, "why": "not read yet", "line": []}
         try:
-            with closing(connect(path, "r")) as connection:
-                check(connection, path)
+            self._refuse_outside(path)
+            with closing(look(path, _SECONDS)) as connection:
                 row |= status_of(connection, row["changed"]) | {"line": sparkline(connection)}
                 if row["status"] == "live":
                     row["state"] = state_reader(connection, None).state.name
         except (sqlite3.Error, ValueError, OSError) as error:
-            row |= {"status": "unreadable", "why": str(error), "line": []}
+            row |= {"status": "unreadable", "touched": False, "why": str(error), "line": []}
         self._rows[run] = mark, row
         return row
+
+    def _refuse_outside(self, path: Path) -> None:
+        """Refuse a link that leads out of the folder: whoever can write a run could show any file.
+
+        Raises:
+            ValueError: if it does, or leads nowhere.
+        """
+        try:
+            inside = path.resolve(strict=True).is_relative_to(self.root.resolve())
+        except (OSError, RuntimeError) as error:
+            raise ValueError(f"{path.name} is a link that leads nowhere: {error}") from error
+        if not inside:
+            raise ValueError(f"{path.name} is a link to a file outside of this folder: put the run itself here")
 
 
 def signature(path: Path) -> tuple[int, ...]:

@@ -10,24 +10,27 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from surgecollapse.commands import COMMANDS, command_from
 from surgecollapse.dashboard import reading
+from surgecollapse.dashboard.answer import Answer
 from surgecollapse.dashboard.feed import Feeds
 from surgecollapse.dashboard.guard import Guard, body_of
 from surgecollapse.dashboard.operations import operations
 from surgecollapse.dashboard.runs import Runs, changed
 from surgecollapse.record import CommandQueue
-from surgecollapse.record.schema import connect
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from starlette.requests import Request
-    from starlette.types import ASGIApp
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from surgecollapse.record.schema import Connection
 
 STREAMS = 50
 """Open streams at once; more are refused."""
@@ -83,27 +86,28 @@ class _Pages:
 
     async def runs(self, _: Request) -> Response:
         """All runs."""
-        return JSONResponse({"runs": await run_in_threadpool(self._runs.listing), "commands": list(COMMANDS)})
+        return Answer({"runs": await run_in_threadpool(self._runs.listing), "commands": list(COMMANDS)})
 
     async def run(self, request: Request) -> Response:
         """State, names of series, events and commands."""
 
-        def read(connection: sqlite3.Connection, path: Path) -> Any:
-            return {
-                "state": reading.state(connection, changed(path)),
+        def read(connection: Connection, path: Path) -> Any:
+            found = {
                 "series": reading.series_of(connection),
                 "arrays": reading.arrays(connection),
                 "events": reading.events(connection),
                 "commands": reading.commands(connection),
-                "config": reading.meta(connection, "config", {}),
+                "config": reading.meta(connection, "config", dict, {}),
             }
+            return found | {"state": reading.state(connection, changed(path))}
 
         return await self._answer(request, read)
 
     async def series(self, request: Request) -> Response:
         """Some series, thinned."""
         try:
-            ids = [int(part) for part in request.query_params.get("ids", "").split(",") if part][:_MOST_SERIES]
+            given = [part for part in request.query_params.get("ids", "").split(",") if part]
+            ids = [_bounded(part) for part in given[:_MOST_SERIES]]
             first, last = (_whole(request, name) for name in ("from", "to"))
             buckets = min(max(_whole(request, "buckets") or reading.BUCKETS, 1), 4 * reading.BUCKETS)
         except ValueError:
@@ -142,9 +146,11 @@ class _Pages:
             path = await run_in_threadpool(self._runs.path, run)
         except KeyError:
             return _refusal("no such run", 404)
-        if self._feeds.full:
+        except ValueError as error:
+            return _refusal(f"the run cannot be read: {error}", 422)
+        if not self._feeds.enter():
             return _refusal(f"{self._feeds.room} pages are open already: close some", 503)
-        return StreamingResponse(self._feeds.listen(run, path), media_type="text/event-stream")
+        return _Stream(self._feeds, run, path)
 
     async def command(self, request: Request) -> Response:
         """Put a command into the run's queue."""
@@ -156,6 +162,11 @@ class _Pages:
             if not isinstance(token, str) or not _TOKEN.fullmatch(token):
                 raise ValueError("token must be 8 to 64 letters, digits and dashes")
             command = command_from(given["kind"], given["body"])
+        except ClientDisconnect:
+            return _refusal("the client left")  # nobody hears it
+        except ValueError as error:
+            return _refusal(str(error))
+        try:
             path = await run_in_threadpool(self._runs.path, request.path_params["run"])
             id = await run_in_threadpool(lambda: CommandQueue(path).put(command, source="page", token=token))
         except KeyError:
@@ -164,31 +175,54 @@ class _Pages:
             return _refusal(str(error))
         except OSError as error:
             return _refusal(str(error), 503)
-        return JSONResponse({"id": id}, 202)
+        return Answer({"id": id}, 202)
 
-    async def _answer(self, request: Request, read: Callable[[sqlite3.Connection, Path], Any]) -> Response:
-        def work() -> Any:
-            path = self._runs.path(request.path_params["run"])
-            with closing(connect(path, "r")) as connection:
-                return read(connection, path)
+    async def _answer(self, request: Request, read: Callable[[Connection, Path], Any]) -> Response:
+        def work(path: Path) -> Response:
+            with closing(reading.look(path)) as connection:
+                return Answer(read(connection, path))
 
         try:
-            return JSONResponse(await run_in_threadpool(work))
+            path = await run_in_threadpool(self._runs.path, request.path_params["run"])
         except KeyError:
             return _refusal("no such run", 404)
+        except ValueError as error:
+            return _refusal(f"the run cannot be read: {error}", 422)
+        try:
+            return await run_in_threadpool(work, path)
+        except ValueError as error:
+            return _refusal(f"the run cannot be read: {error}", 422)
         except (sqlite3.Error, OSError) as error:
             return _refusal(f"the run cannot be read: {error}", 503)
+
+
+class _Stream(StreamingResponse):
+    """Server-sent events of one run; its place is taken before it is made and given back when it ends."""
+
+    def __init__(self, feeds: Feeds, run: str, path: Path) -> None:
+        super().__init__(feeds.listen(run, path), media_type="text/event-stream")
+        self._feeds = feeds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._feeds.leave()
 
 
 def _whole(request: Request, name: str) -> int | None:
     given = request.query_params.get(name)
     if given is None:
         return None
+    return _bounded(given)
+
+
+def _bounded(given: str) -> int:
     value = int(given)
     if abs(value) >= 2**62:
-        raise ValueError(name)
+        raise ValueError(given)
     return value
 
 
 def _refusal(reason: str, code: int = 400) -> Response:
-    return JSONResponse({"error": reason}, code)
+    return Answer({"error": reason}, code)

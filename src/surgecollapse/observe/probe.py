@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from surgecollapse.observe.dataflow import trace_dataflow
+from surgecollapse.protocols import Dataflow
 from surgecollapse.torch_utils.modules import (
     Hooks,
     canonical_name,
@@ -34,10 +37,6 @@ def _first_rows(value: Any, batch: int, rows: int) -> Any:
         return kept.detach().clone()
 
     return map_tensors(value, cut)
-
-
-def _addresses(tensors: Iterable[Tensor]) -> set[int]:
-    return {tensor.untyped_storage().data_ptr() for tensor in tensors if tensor.numel()}
 
 
 class Probe:
@@ -78,14 +77,19 @@ class Probe:
         self._kwargs = _first_rows(dict(kwargs), batch, PROBE_ROWS)
         self.known = True
 
-    def forward(self, model: nn.Module) -> Any:
-        """Pass the probe through ``model`` in eval mode, without gradient, leaving no trace."""
+    def forward(self, model: nn.Module, *, training: bool = False) -> Any:
+        """Pass the probe through ``model``, without gradient, leaving no trace.
+
+        Args:
+            model: the unwrapped model.
+            training: leave every module in its own mode, batch norms excepted; otherwise eval mode.
+        """
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
         # Without the cache: it may hold weights from before they changed, and would keep some without gradient.
         autocast = torch.autocast(
             device.type, dtype=self._autocast, enabled=self._autocast is not None, cache_enabled=False
         )
-        with undisturbed(model), autocast:
+        with undisturbed(model, training=training), autocast:
             args, kwargs = self.arguments(model)
             return model(*args, **kwargs)
 
@@ -95,27 +99,34 @@ class Probe:
         args, kwargs = map_tensors((self._args, self._kwargs), lambda tensor: tensor.to(device))
         return tuple(args), kwargs
 
-    def output_layers(self, model: nn.Module) -> tuple[str, ...]:
-        """Find the layers that produce the model's output.
+    def dataflow(self, model: nn.Module) -> Dataflow:
+        """Follow the probe through the model: which layers produce its output, which select, what multiplies.
 
-        These are the single-weight layers (linear, convolution) whose output shares memory with an output of the
-        model, and the last one to run.
-
-        Returns:
-            Canonical module names, possibly none (a model without such a layer).
+        A model in training passes it in training mode, since some heads run in that alone (auxiliary classifiers);
+        where that fails, in eval mode. Where nothing can be followed (an output that foreign code computes), the
+        last layer that ran produces the output.
         """
-        order: list[tuple[str, list[Tensor]]] = []  # holds every output: a freed address would be used again
+        last: list[nn.Module] = []
         hooks = Hooks()
-        for path, module in model.named_modules():
-            weight, name = getattr(module, "weight", None), canonical_name(path)
-            if isinstance(weight, Tensor) and not (is_norm(module) or is_embedding(module)):
-                hooks.after(module, lambda _m, _a, out, name=name: order.append((name, list(tensors_in(out)))))
+        for module in model.modules():
+            weight = getattr(module, "weight", None)
+            if isinstance(weight, Tensor) and weight.ndim >= 2 and not (is_norm(module) or is_embedding(module)):
+                hooks.after(module, lambda m, _a, _out: last.__setitem__(slice(None), [m]))
         try:
-            results = _addresses(tensors_in(self.forward(model)))
+            found = trace_dataflow(model, lambda: self.forward(model, training=model.training))
         finally:
             hooks.remove()
-        last = [name for name, _ in order[-1:]]
-        return tuple(dict.fromkeys([*last, *(name for name, out in order if _addresses(out) & results)]))
+        if found.outputs or not last:
+            return found
+        own = {id(p) for key, p in last[0].named_parameters() if "." not in key or key.startswith("parametrizations.")}
+        names = tuple(canonical_name(name) for name, p in model.named_parameters() if id(p) in own and p.ndim >= 2)
+        return replace(found, outputs=names)
+
+    def output_layers(self, model: nn.Module) -> tuple[str, ...]:
+        """Canonical names of the modules that hold the weights of the output layers, see :meth:`dataflow`."""
+        owners = (f".{name}".partition(".parametrizations.")[0] for name in self.dataflow(model).outputs)
+        modules = {canonical_name(name) for name, _ in model.named_modules()}
+        return tuple(dict.fromkeys(o[1:] if o[1:] in modules else o[1:].rpartition(".")[0] for o in owners))
 
     def state_dict(self) -> dict[str, Any]:
         """The batch itself: resumed readings must see the same rows."""

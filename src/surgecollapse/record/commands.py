@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import sqlite3
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surgecollapse.commands import READ_ONLY, Command, command_from
+from surgecollapse.record import heartbeat
 from surgecollapse.record.schema import RunStoreError, connect, explain
+from surgecollapse.record.values import from_json, text, to_json, whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -89,6 +90,9 @@ class CommandQueue:
         self._connection: sqlite3.Connection | None = None
         self._seen = -1
         self._there = False
+        self._damaged: list[int] = []
+        self.skipped = 0
+        """Damaged rows that were passed over."""
 
     def put(self, command: Command, *, source: str, token: str | None = None) -> int:
         """Ask for something; a run that does not train rejects it at once.
@@ -102,28 +106,39 @@ class CommandQueue:
             The id of the request.
 
         Raises:
-            ValueError: if too many requests wait already.
+            ValueError: if too many requests wait already, or the token names another request.
             RunStoreError: if it cannot be written.
         """
-        token = token or secrets.token_hex(16)
-        now, body = time.time(), json.dumps(command.body, allow_nan=False)
+        token = text(token or secrets.token_hex(16), "token")
+        now, body = time.time(), to_json(command.body, command.kind)
         with closing(self._open_to_write()) as connection:
             try:
                 connection.execute("BEGIN IMMEDIATE")
-                there = connection.execute("SELECT id FROM commands WHERE token = ?", (token,)).fetchone()
+                query = "SELECT id, kind, body FROM commands WHERE token = ?"
+                there = connection.execute(query, (token,)).fetchone()
+                if there is not None and there[1:] != (command.kind, body):
+                    raise ValueError(f"token {token!r} was used for another command: draw a new one")
                 if there is None:
                     waiting = connection.execute("SELECT count(*) FROM commands WHERE status = 'queued'").fetchone()[0]
                     if waiting >= _MOST_PENDING:
                         raise ValueError(f"{waiting} commands wait already: wait until the run has taken them")
-                    status = _status_of_run(connection)
-                    late = None if status in ("running", None) else f"the run is {status}: nothing can be changed"
+                    late = _too_late(connection)
+                    status = "rejected" if late else "queued"
                     connection.execute(
                         "INSERT INTO commands (token, created, source, kind, body, status, reason, settled) "
                         "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                        (token, now, source[:_SOURCE], command.kind, body, "rejected" if late else "queued", late,
-                         now if late else None),
-                    )  # fmt: skip
-                    there = connection.execute("SELECT id FROM commands WHERE token = ?", (token,)).fetchone()
+                        (
+                            token,
+                            now,
+                            text(source, "source")[:_SOURCE],
+                            command.kind,
+                            body,
+                            status,
+                            late,
+                            now if late else None,
+                        ),
+                    )
+                    there = connection.execute(query, (token,)).fetchone()
                 connection.execute("COMMIT")
             except sqlite3.Error as error:
                 raise explain(error, self.path) from error
@@ -133,8 +148,21 @@ class CommandQueue:
         return int(there[0])
 
     def pending(self) -> list[QueuedCommand]:
-        """What waits, oldest first."""
-        return self._select("WHERE status = 'queued' ORDER BY id")
+        """What waits, oldest first; a row that no command can be read from is rejected here."""
+        waiting = self._select("WHERE status = 'queued' ORDER BY id")
+        for id in self._damaged:
+            with suppress(ValueError):  # another process was faster
+                self.settle(id, "rejected", step=None, reason="it cannot be read: expected a command and its values")
+        return waiting
+
+    def expire(self, id: int) -> QueuedCommand | None:
+        """Reject a request that nobody will take any more, as the run was killed; return what became of it."""
+        with closing(self._open_to_write()) as connection:
+            late = _too_late(connection)
+        if late:
+            with suppress(ValueError):
+                self.settle(id, "rejected", step=None, reason=late)
+        return self.get(id)
 
     def changed(self) -> bool:
         """Whether another connection has written since the last call (or it is the first): cheap, no table is read."""
@@ -150,6 +178,7 @@ class CommandQueue:
         """
         if status not in ("applied", "rejected"):
             raise ValueError(f"status must be 'applied' or 'rejected', got {status!r}")
+        step = None if step is None else whole(step)
         with closing(self._open_to_write()) as connection:
             try:
                 connection.execute("BEGIN IMMEDIATE")
@@ -174,7 +203,10 @@ class CommandQueue:
                 connection.executemany(
                     "INSERT INTO commands (token, created, source, kind, body, status, step, reason, settled) "
                     "VALUES (?, ?, 'replay', ?, ?, 'applied', ?, ?, ?)",
-                    [(a.token, a.created, a.kind, json.dumps(a.body), a.step, a.reason, a.settled) for a in applied],
+                    [
+                        (a.token, a.created, a.kind, to_json(a.body, a.kind), a.step, a.reason, a.settled)
+                        for a in applied
+                    ],
                 )
                 _mark(connection)
                 connection.execute("COMMIT")
@@ -232,8 +264,33 @@ class CommandQueue:
             rows = connection.execute(f"SELECT {_COLUMNS} FROM commands {where}", tuple(values)).fetchall()
         except sqlite3.Error as error:
             raise explain(error, self.path) from error
-        names = _COLUMNS.split(", ")
-        return [QueuedCommand(**{**dict(zip(names, row, strict=True)), "body": json.loads(row[5])}) for row in rows]
+        found, self._damaged = [], []
+        for row in rows:
+            try:
+                found.append(asked_from(*row))
+            except ValueError:
+                self.skipped += 1
+                self._damaged += [row[0]] if type(row[0]) is int else []
+        return found
+
+
+def asked_from(*row: Any) -> QueuedCommand:
+    """One row of the table, checked.
+
+    Raises:
+        ValueError: if it is damaged.
+    """
+    values = dict(zip(_COLUMNS.split(", "), row, strict=True))
+    values["body"] = from_json(values["body"])
+    asked = QueuedCommand(**values)
+    texts = (asked.token, asked.source, asked.kind, asked.status)
+    typed = all(isinstance(part, str) for part in texts) and isinstance(asked.body, dict)
+    number = type(asked.id) is int and (asked.step is None or type(asked.step) is int)
+    timed = all(when is None or isinstance(when, int | float) for when in (asked.created, asked.settled))
+    said = isinstance(asked.reason, str | None)
+    if not (typed and number and timed and said):
+        raise ValueError("a row of commands with values of other types")
+    return asked
 
 
 def _has_table(connection: sqlite3.Connection) -> bool:
@@ -249,6 +306,18 @@ def _mark(connection: sqlite3.Connection) -> None:
     )
 
 
-def _status_of_run(connection: sqlite3.Connection) -> str | None:
-    row = connection.execute("SELECT value FROM meta WHERE key = 'status'").fetchone()
-    return None if row is None else str(json.loads(row[0]))
+def _too_late(connection: sqlite3.Connection) -> str | None:
+    """Why a run takes no commands, or ``None`` where it does."""
+    status = _meta(connection, "status")
+    if status not in ("running", None):
+        return f"the run is {str(status)[:_SOURCE]}: nothing can be changed"
+    away = heartbeat.gone(_meta(connection, "heartbeat"))
+    return None if away is None else f"the run does not train: {away}"
+
+
+def _meta(connection: sqlite3.Connection, key: str) -> Any:
+    row = connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+    try:
+        return None if row is None else from_json(row[0])
+    except ValueError:
+        return None

@@ -19,20 +19,23 @@ writer, and a process that is killed leaves a readable store that lacks at most 
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
 import weakref
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
-from surgecollapse.events import Alarm, Decision, Intervention, Measurement, Reading, Request, from_dict, to_dict
-from surgecollapse.record.schema import RunStoreError, check, connect, create, explain, migrate
+from surgecollapse.events import Alarm, Decision, Intervention, Measurement, Reading, Request, to_dict
+from surgecollapse.record.schema import RunStoreError, connect, explain, migrate
+from surgecollapse.record.values import LARGEST, array_from, event_from, from_json, is_point, real, text, to_json, whole
 from surgecollapse.record.writer import Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from types import TracebackType
 
     from numpy.typing import NDArray
@@ -43,11 +46,31 @@ _SET = "INSERT OR REPLACE INTO meta VALUES (?, ?)"
 _NO_LAYER = ""
 
 
-class Series(NamedTuple):
-    """One measured quantity over the run."""
+logger = logging.getLogger(__name__)
+Row = TypeVar("Row")
+
+
+@dataclass(frozen=True, eq=False)
+class Series:
+    """One measured quantity over the run; its length is the number of points, and it unpacks into steps and values.
+
+    >>> series = Series(np.array([1, 2, 3]), np.array([0.5, 0.25, 0.125]))
+    >>> steps, values = series
+    >>> len(series), steps.tolist()
+    (3, [1, 2, 3])
+    """
 
     steps: NDArray[np.int64]
     values: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        """How many points."""
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[NDArray[Any]]:
+        """Steps, then values."""
+        yield self.steps
+        yield self.values
 
 
 class RunStore:
@@ -89,17 +112,14 @@ class RunStore:
         self._writer: Writer | None = None
         self._dropped = self._noted = 0
         self._connection: sqlite3.Connection | None = None
-        if mode == "w" and self.path.exists():
-            raise FileExistsError(f"{self.path} already holds a run: choose another place, or resume it")
+        self.skipped = 0
+        """Damaged rows that were passed over while reading."""
         if mode != "w" and not self.path.is_file():
             raise FileNotFoundError(f"no run store at {self.path}: expected a file that a run wrote (run.db)")
         try:
             self._connection = connect(self.path, mode)
-            if mode == "w":
-                create(self._connection)
-            version = check(self._connection, self.path)
             if mode == "a":
-                migrate(self._connection, version)
+                migrate(self._connection)
             if mode != "r":
                 self._start_writing(self._connection)
         except sqlite3.Error as error:
@@ -113,10 +133,10 @@ class RunStore:
         self._writer = Writer(self.path)
         # Of a store that nobody closes, the thread writes the last rows when the process ends.
         weakref.finalize(self, self._writer.close)
-        rows = connection.execute("SELECT name, layer, id FROM series").fetchall()
+        rows = connection.execute("SELECT name, layer, id FROM series WHERE typeof(id) = 'integer'").fetchall()
         self._series = {(name, layer): number for name, layer, number in rows}
-        noted = connection.execute("SELECT value FROM meta WHERE key = 'dropped'").fetchone()
-        self._dropped = self._noted = 0 if noted is None else int(noted[0])
+        noted = self.get("dropped", 0)
+        self._dropped = self._noted = noted if isinstance(noted, int) else 0
 
     @property
     def dropped(self) -> int:
@@ -136,20 +156,20 @@ class RunStore:
     # writing
 
     def record(self, event: Event) -> None:
-        """Take one event; a decision is filed under the step of the last event that had one."""
+        """Take one event; a decision is filed under the step of the last event that had one.
+
+        Raises:
+            ValueError: if its step is not a whole number of 64 bits, or it holds what JSON cannot.
+        """
         if isinstance(event, Measurement):
             self._put_measurement(event)
-        else:
-            if not isinstance(event, Decision):
-                self._last_step = event.step
-            wire = to_dict(event)
-            row = (
-                self._last_step,
-                wire["kind"],
-                wire["version"],
-                json.dumps(wire["event"], separators=(",", ":")),
-            )
-            self._queue("INSERT INTO events (step, kind, version, body) VALUES (?, ?, ?, ?)", row)
+            return
+        step = self._last_step if isinstance(event, Decision) else whole(event.step)
+        wire = to_dict(event)
+        if not isinstance(event, Decision):
+            self._last_step = wire["event"]["step"] = step
+        row = (self._last_step, wire["kind"], wire["version"], to_json(wire["event"], wire["kind"]))
+        self._queue("INSERT INTO events (step, kind, version, body) VALUES (?, ?, ?, ?)", row)
 
     def measure(self, step: int, name: str, value: float, layer: str | None = None) -> None:
         """Record one number; short for ``record(Measurement(...))``."""
@@ -159,22 +179,26 @@ class RunStore:
         """Keep a copy of a small array under a step and a name; the same step and name replace it.
 
         Raises:
-            ValueError: for an array of objects, which has no portable bytes.
+            ValueError: for an array of objects or text, which has no portable bytes, and for one of more than 32 MiB.
         """
         array = np.asarray(array)
-        if array.dtype.hasobject:
+        if array.dtype.kind not in "biufc":
             raise ValueError(f"array {name!r} holds objects: expected a numeric dtype, got {array.dtype}")
+        if array.nbytes > LARGEST // 2:
+            raise ValueError(f"array {name!r} takes {array.nbytes} bytes: expected at most {LARGEST // 2}")
         portable = array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
-        row = (step, name, portable.dtype.str, json.dumps(array.shape), portable.tobytes(order="C"))
+        shape, data = json.dumps(array.shape), portable.tobytes(order="C")
+        row = (whole(step), text(name, "the name of an array"), portable.dtype.str, shape, data)
         self._queue("INSERT OR REPLACE INTO arrays (step, name, dtype, shape, data) VALUES (?, ?, ?, ?, ?)", row)
 
     def set(self, key: str, value: Any) -> None:
         """Write one run-level value (anything that JSON can hold) at once."""
-        self._queue(_SET, (key, json.dumps(value)))
+        self._queue(_SET, (text(key, "the key of a value"), to_json(value, key)))
         self.flush()
 
     def truncate_after(self, step: int) -> None:
         """Drop all measurements, events and arrays after ``step``: what a resumed run will pass again."""
+        step = whole(step)
         self.flush()
         for table in ("measurements", "events", "arrays"):
             self._queue(f"DELETE FROM {table} WHERE step > ?", (step,))
@@ -214,18 +238,26 @@ class RunStore:
     # reading
 
     def get(self, key: str, default: Any = None) -> Any:
-        """The run-level value under ``key``, or ``default``."""
+        """The run-level value under ``key``, or ``default``.
+
+        Raises:
+            ValueError: if what stands there is damaged.
+        """
         rows = self._select("SELECT value FROM meta WHERE key = ?", (key,))
-        return json.loads(rows[0][0]) if rows else default
+        try:
+            return from_json(rows[0][0]) if rows else default
+        except ValueError as error:
+            raise ValueError(f"{self.path}: the value {key!r} is damaged: {error}") from error
 
     def meta(self) -> dict[str, Any]:
-        """All run-level values."""
-        return {key: json.loads(value) for key, value in self._select("SELECT key, value FROM meta ORDER BY key")}
+        """All run-level values; damaged ones are skipped."""
+        rows = self._select("SELECT key, value FROM meta ORDER BY key")
+        return dict(self._sound(rows, lambda key, value: (key, from_json(value))))
 
     def names(self) -> list[tuple[str, str | None]]:
         """Every measured series as (name, layer), sorted."""
         rows = self._select("SELECT name, layer FROM series ORDER BY name, layer")
-        return [(name, layer or None) for name, layer in rows]
+        return [(name, layer or None) for name, layer in self._sound(rows, lambda *row: _texts(row))]
 
     def measurements(self, name: str, layer: str | None = None) -> Series:
         """Steps and values of one series, in the order of the steps; empty if it was never measured."""
@@ -234,8 +266,10 @@ class RunStore:
             "WHERE name = ? AND layer = ? ORDER BY step",
             (name, layer or _NO_LAYER),
         )
-        steps = np.array([step for step, _ in rows], dtype=np.int64)
-        values = np.array([np.nan if value is None else value for _, value in rows], dtype=np.float64)
+        sound = [row for row in rows if is_point(*row)]
+        self._skip(len(rows) - len(sound))
+        steps = np.array([step for step, _ in sound], dtype=np.int64)
+        values = np.array([np.nan if value is None else value for _, value in sound], dtype=np.float64)
         return Series(steps, values)
 
     def readings(self) -> list[Reading]:
@@ -261,26 +295,36 @@ class RunStore:
     def arrays(self, name: str) -> list[tuple[int, NDArray[Any]]]:
         """All arrays of one name with their steps, in the order of the steps; each a new, writable copy."""
         rows = self._select("SELECT step, dtype, shape, data FROM arrays WHERE name = ? ORDER BY step", (name,))
-        return [
-            (step, np.frombuffer(data, dtype=np.dtype(dtype)).reshape(json.loads(shape)).copy())
-            for step, dtype, shape, data in rows
-        ]
+        return list(self._sound(rows, lambda step, *parts: (_stored(step), array_from(*parts))))
 
     # inside
 
     def _events(self, kind: str) -> Iterator[tuple[int, Any]]:
         rows = self._select("SELECT step, version, body FROM events WHERE kind = ? ORDER BY id", (kind,))
-        for step, version, body in rows:
-            yield step, from_dict({"kind": kind, "version": version, "event": json.loads(body)})
+        return self._sound(rows, lambda step, version, body: (_stored(step), event_from(kind, version, body)))
+
+    def _sound(self, rows: Iterable[tuple[Any, ...]], read: Callable[..., Row]) -> Iterator[Row]:
+        """What the rows say; those that are damaged are skipped and counted."""
+        for row in rows:
+            try:
+                yield read(*row)
+            except ValueError as error:
+                self._skip(1, str(error))
+
+    def _skip(self, count: int, why: str = "not a number") -> None:
+        if count and not self.skipped:
+            logger.warning("%s: rows that are damaged are skipped, the first: %s", self.path, why)
+        self.skipped += count
 
     def _put_measurement(self, event: Measurement) -> None:
+        step, value = whole(event.step), real(event.value)
         key = (event.name, event.layer or _NO_LAYER)
         series = self._series.get(key)
         if series is None:
+            name, layer = text(event.name, "the name of a series"), text(key[1], "the layer of a series")
             series = self._series[key] = 1 + max(self._series.values(), default=0)
-            self._queue("INSERT INTO series (id, name, layer) VALUES (?, ?, ?)", (series, *key))
-        row = (series, event.step, float(event.value))
-        self._queue("INSERT OR REPLACE INTO measurements VALUES (?, ?, ?)", row, live=True)
+            self._queue("INSERT INTO series (id, name, layer) VALUES (?, ?, ?)", (series, name, layer))
+        self._queue("INSERT OR REPLACE INTO measurements VALUES (?, ?, ?)", (series, step, value), live=True)
 
     def _queue(self, statement: str, row: tuple[Any, ...], *, live: bool = False) -> None:
         if self.mode == "r":
@@ -307,3 +351,16 @@ class RunStore:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+def _stored(step: Any) -> int:
+    if type(step) is not int:
+        raise ValueError(f"a step that is {type(step).__name__}")
+    return step
+
+
+def _texts(row: tuple[Any, ...]) -> tuple[str, str]:
+    name, layer = row
+    if not isinstance(name, str) or not isinstance(layer, str):
+        raise ValueError("a name that is not text")
+    return name, layer

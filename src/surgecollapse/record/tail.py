@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from surgecollapse.events import Measurement, from_dict
-from surgecollapse.record.schema import check, connect, explain
+from surgecollapse.events import Measurement
+from surgecollapse.record.schema import connect, explain
+from surgecollapse.record.values import array_from, event_from, from_json, is_point
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -67,6 +65,8 @@ class Tail:
         self._arrays: dict[str, int] = {}
         self._events: list[tuple[int, int]] = []
         self._rolled: int | None = None
+        self.skipped = 0
+        """Damaged rows that were passed over."""
 
     def read(self) -> News:
         """Everything that came since the last call.
@@ -77,7 +77,6 @@ class Tail:
         """
         try:
             with closing(connect(self.path, "r")) as connection:
-                check(connection, self.path)
                 connection.execute("BEGIN")  # one moment of the record
                 return News(
                     back=self._went_back(connection),
@@ -95,10 +94,10 @@ class Tail:
         query = "SELECT id, body FROM commands WHERE kind = 'roll-back' AND status = 'applied' ORDER BY id"
         rows = connection.execute(query).fetchall()
         before, self._rolled = self._rolled, rows[-1][0] if rows else 0
-        steps = [json.loads(body)["step"] for id, body in rows if before is not None and id > before]
+        steps = [to for id, body in rows if before is not None and id > before and (to := _target(body)) is not None]
         if not steps:
             return None
-        to = int(min(steps))
+        to = min(steps)
         self._steps = {series: min(step, to) for series, step in self._steps.items()}
         self._arrays = {name: min(step, to) for name, step in self._arrays.items()}
         while self._events and self._events[-1][1] > to:
@@ -108,8 +107,11 @@ class Tail:
     def _measurements(self, connection: sqlite3.Connection) -> list[Measurement]:
         found: list[Measurement] = []
         query = "SELECT step, value FROM measurements WHERE series = ? AND step > ? ORDER BY step"
-        for series, name, layer in connection.execute("SELECT id, name, layer FROM series ORDER BY id").fetchall():
-            rows = connection.execute(query, (series, self._steps.get(series, -1))).fetchall()
+        known = "SELECT id, name, layer FROM series WHERE typeof(id) = 'integer' ORDER BY id"
+        for series, name, layer in connection.execute(known).fetchall():
+            there = connection.execute(query, (series, self._steps.get(series, -1))).fetchall()
+            rows = [row for row in there if is_point(*row)]
+            self.skipped += len(there) - len(rows)
             for step, value in rows:
                 number = float("nan") if value is None else value
                 found.append(Measurement(step=step, name=name, value=number, layer=layer or None))
@@ -122,16 +124,33 @@ class Tail:
         query = "SELECT id, step, kind, version, body FROM events WHERE id > ? ORDER BY id"
         found = []
         for id, step, kind, version, body in connection.execute(query, (last,)):
-            self._events.append((id, step))
-            found.append((step, from_dict({"kind": kind, "version": version, "event": json.loads(body)})))
+            self._events.append((id, step if type(step) is int else -1))
+            try:
+                event = event_from(kind, version, body)
+            except ValueError:
+                self.skipped += 1
+            else:
+                found.append((self._events[-1][1], event))
         return found
 
     def _new_arrays(self, connection: sqlite3.Connection) -> list[tuple[int, str, NDArray[Any]]]:
         found = []
-        query = "SELECT step, dtype, shape, data FROM arrays WHERE name = ? AND step > ? ORDER BY step"
+        query = "SELECT step, dtype, shape, data FROM arrays WHERE name = ? AND step > ? AND typeof(step) = 'integer' "
+        query += "ORDER BY step"
         for (name,) in connection.execute("SELECT DISTINCT name FROM arrays ORDER BY name").fetchall():
             for step, dtype, shape, data in connection.execute(query, (name, self._arrays.get(name, -1))):
-                values = np.frombuffer(data, dtype=np.dtype(dtype)).reshape(json.loads(shape)).copy()
-                found.append((step, name, values))
                 self._arrays[name] = step
+                try:
+                    found.append((step, name, array_from(dtype, shape, data)))
+                except ValueError:
+                    self.skipped += 1
         return found
+
+
+def _target(body: Any) -> int | None:
+    """The step that a roll-back goes to."""
+    try:
+        step = from_json(body)["step"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return step if type(step) is int else None

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 _WRAPPER_SEGMENTS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
@@ -63,33 +67,88 @@ def is_transformed() -> bool:
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
-    """Yield every tensor inside nested tuples, lists and mappings (a model's inputs or outputs), in order."""
+    """Yield every tensor inside nested tuples, lists, mappings and other objects (a model's inputs or outputs).
+
+    Of objects that are no containers (dataclasses, distributions, graphs) the attributes are looked through, in their
+    order; modules and functions are not.
+    """
+    yield from _tensors_in(value, set())
+
+
+def _tensors_in(value: Any, seen: set[int]) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from tensors_in(item)
+        return
+    items: Iterable[Any] = ()
+    if isinstance(value, Mapping):
+        items = value.values()
     elif isinstance(value, tuple | list):
-        for item in value:
-            yield from tensors_in(item)
+        items = value
+    elif _is_record(value) and id(value) not in seen:
+        seen.add(id(value))
+        items = attributes_of(value).values()
+    for item in items:
+        yield from _tensors_in(item, seen)
+
+
+def _is_record(value: Any) -> bool:
+    """Whether a value is an object with attributes of its own: no module, class, function or plain value."""
+    plain = (nn.Module, type, ModuleType, FunctionType, MethodType)
+    return not isinstance(value, plain) and (hasattr(value, "__dict__") or is_dataclass(value))
+
+
+def attributes_of(value: Any) -> dict[str, Any]:
+    """The attributes of a batch object or a dataclass, with slots or without."""
+    if is_dataclass(value) and not isinstance(value, type):
+        named = {field.name: getattr(value, field.name) for field in fields(value) if hasattr(value, field.name)}
+        return named | getattr(value, "__dict__", {})
+    return dict(getattr(value, "__dict__", {}))
 
 
 def map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    """Rebuild nested tuples, lists and mappings with every tensor replaced by what ``function`` makes of it.
+    """Rebuild nested tuples, lists, mappings and other objects with every tensor replaced.
+
+    Args:
+        value: what a model is called with; objects (``BatchEncoding``, ``Data`` of PyTorch Geometric, dataclasses) are
+            deep-copied, modules and functions are kept as they are.
+        function: gives the tensor to put there.
 
     >>> map_tensors({"x": (torch.ones(2), "label")}, lambda tensor: 2 * tensor)
     {'x': (tensor([2., 2.]), 'label')}
     """
     if isinstance(value, Tensor):
         return function(value)
-    if isinstance(value, Mapping):
+    if isinstance(value, Mapping) and not _is_record(value):
         return {key: map_tensors(item, function) for key, item in value.items()}
     if isinstance(value, tuple | list):
         items = [map_tensors(item, function) for item in value]
         if isinstance(value, list):
             return items
         return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+    if _is_record(value):
+        with _Replacing(function):
+            return copy.deepcopy(value)
     return value
+
+
+class _Replacing(TorchFunctionMode):  # type: ignore[no-untyped-call, misc, unused-ignore]
+    """Puts another tensor in the place of each that is deep-copied."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self._function = function
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Replace a copy; do everything else as it is."""
+        del types
+        if func is not Tensor.__deepcopy__:
+            return func(*args, **(kwargs or {}))
+        tensor, memo = args
+        if id(tensor) not in memo:
+            memo[id(tensor)] = self._function(tensor)
+        return memo[id(tensor)]
 
 
 def _inert(*_: Any) -> None:
@@ -163,8 +222,8 @@ def _changed(pairs: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put every module into eval mode; afterwards each has its own training flag again, frozen parts included.
+def evaluating(model: nn.Module, *, only: type[nn.Module] = nn.Module) -> Iterator[None]:
+    """Put every module (of a kind) into eval mode; afterwards each has its own training flag again.
 
     >>> net = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2).eval())
     >>> with evaluating(net):
@@ -173,7 +232,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     >>> net[0].training, net[1].training
     (True, False)
     """
-    modes = [(module, module.training) for module in model.modules()]
+    modes = [(module, module.training) for module in model.modules() if isinstance(module, only)]
     for module, _ in modes:
         module.training = False
     try:
@@ -184,11 +243,12 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
+def undisturbed(model: nn.Module, *, training: bool = False) -> Iterator[None]:
     """Run passes in eval mode, without gradient and eagerly; leave no trace.
 
-    The training flag of every module, every buffer and the global random state of the CPU and of the devices that
-    the model lives on are exactly what they were before.
+    With ``training`` every module stays in the mode that it is in, but for batch norms: they would need several samples
+    and the other processes. The training flag of every module, every buffer and the global random state of the CPU and
+    of the devices that the model lives on are exactly what they were before.
     """
     buffers = [
         (module, name, buffer, buffer.clone())
@@ -201,7 +261,11 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     # The fused path of nn.MultiheadAttention skips submodules, and with them the hooks that a reading needs.
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with evaluating(model), torch.random.fork_rng(devices=devices), torch.no_grad():
+        with (
+            evaluating(model, only=nn.modules.batchnorm._BatchNorm if training else nn.Module),
+            torch.random.fork_rng(devices=devices),
+            torch.no_grad(),
+        ):
             if compiled:
                 with torch.compiler.set_stance("force_eager"):
                     yield

@@ -250,7 +250,7 @@ def test_a_text_is_learned_sparse_and_dense_with_bits_per_character(policy, reci
     with RunStore(tmp_path / "run" / "run.db") as store:
         steps, bits = store.measurements("bits_per_character/validation")
         _, loss = store.measurements("loss/validation")
-        assert len(store.measurements("bits_per_character/test")[0]) == 1
+        assert len(store.measurements("bits_per_character/test")) == 1
     assert steps[-1] == 150
     assert bits == pytest.approx(loss / math.log(2))
 

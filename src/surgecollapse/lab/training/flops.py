@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from surgecollapse.functional import WITHOUT_GRADIENT
 from surgecollapse.lab.models.registry import build_model

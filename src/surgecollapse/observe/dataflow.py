@@ -1,0 +1,296 @@
+"""Follows values through one forward pass: which layers produce the output, which select, which parameters multiply.
+
+Every operation of the pass is seen below autograd, autocast and ``torch.func``, whether a module, a function or a
+scripted graph calls it. States are kept by storage, so that views, indexing and writes in place need no rules of their
+own. Nothing is kept alive: storages are held by weak reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from surgecollapse.protocols import Dataflow
+from surgecollapse.torch_utils.modules import canonical_name, tensors_in
+
+_SIDE_OUTPUTS = frozenset(
+    ("past_key_values", "past_key_value", "cache_params", "mems", "hidden_states", "attentions", "cross_attentions")
+)
+"""Entries of a mapping that are caches or inner states, by the names that the ``transformers`` package gives them."""
+# fmt: off
+_PRODUCTS = frozenset((
+    "mm", "addmm", "bmm", "baddbmm", "addbmm", "mv", "addmv", "dot", "vdot", "matmul", "linear", "einsum", "addr",
+    "_addmm_activation", "_scaled_mm", "_grouped_mm", "_scaled_grouped_mm", "_int_mm", "_trilinear", "bilinear",
+    "_sparse_addmm", "_sparse_mm", "mkldnn_linear", "_mkldnn_transpose", "tensordot",
+))
+_COPIES = frozenset((
+    "_to_copy", "clone", "copy_", "contiguous", "lift_fresh", "lift_fresh_copy", "alias", "detach", "to", "_conj",
+))
+_PICKING = frozenset(("index", "index_select", "gather", "cat", "stack", "constant_pad_nd", "narrow_copy", "repeat"))
+_SELECTIONS = frozenset(("topk", "kthvalue"))
+# fmt: on
+
+
+class _State:
+    """Where the present value of a storage comes from.
+
+    ``parents`` are the states of activations that it was computed from; a value of parameters and constants alone has
+    ``activation=False``. ``sources`` are the parameters behind such a value, ``direct`` those of which it is a plain
+    copy or a part (also one that activations chose, of a batch of experts). A product with parameters is a layer, with
+    its ``weights``. ``plain``: a copy of its one parent, up to a constant that is added.
+    """
+
+    __slots__ = ("activation", "direct", "mixing", "parents", "plain", "sources", "stops", "weights")
+
+    def __init__(
+        self,
+        *,
+        activation: bool = False,
+        parents: tuple[_State, ...] = (),
+        sources: frozenset[str] = frozenset(),
+        direct: frozenset[str] = frozenset(),
+        weights: frozenset[str] = frozenset(),
+        stops: bool = False,
+        plain: bool = False,
+        mixing: bool = False,
+    ) -> None:
+        self.activation, self.parents, self.sources, self.direct = activation, parents, sources, direct
+        self.weights, self.stops, self.plain, self.mixing = weights, stops, plain, mixing
+
+
+def trace_dataflow(model: nn.Module, forward: Callable[[], Any]) -> Dataflow:
+    r"""Run one forward pass and follow its output back to the layers that produce it.
+
+    A *layer* is a product of activations with parameters. From every tensor of the output the values are followed back,
+    through anything that is no such product (softmax, tanh, division, casts, sums, concatenations, indexing, norms), to
+    the first layers. Of those, a layer is inside the net where another of them takes its output in (the earlier blocks
+    of a residual stream, a trunk whose features are returned beside the logits), unless its output is returned as it
+    is. Recurrent layers end the search and are no output layers themselves.
+
+    Args:
+        model: the unwrapped model.
+        forward: passes a batch through it, eagerly and without gradient.
+
+    Returns:
+        The names of parameters, each group in the model's order.
+
+    >>> net = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 3), nn.Softmax(-1))
+    >>> with torch.no_grad():
+    ...     trace_dataflow(net, lambda: net(torch.ones(5, 2)))
+    Dataflow(outputs=('2.weight',), selectors=(), weights=('0.weight', '2.weight'))
+    """
+    tracer = _Tracer(model)
+    with tracer:
+        result = forward()
+    order = {canonical_name(name): i for i, (name, _) in enumerate(model.named_parameters())}
+    never = _recurrent(model)
+    outputs = tracer.output_weights(_main_outputs(result))
+
+    def sorted_names(names: Collection[str]) -> tuple[str, ...]:
+        return tuple(sorted(names, key=order.__getitem__))
+
+    return Dataflow(
+        outputs=sorted_names(outputs - never),
+        selectors=sorted_names(tracer.selectors - outputs - never),
+        weights=sorted_names(tracer.weights),
+    )
+
+
+def _main_outputs(result: Any) -> Iterator[Tensor]:
+    """The tensors of the output, without caches and inner states."""
+    if isinstance(result, Mapping):
+        result = [value for key, value in result.items() if key not in _SIDE_OUTPUTS]
+    return tensors_in(result)
+
+
+def _recurrent(model: nn.Module) -> set[str]:
+    return {
+        canonical_name(f"{path}.{key}" if path else key)
+        for path, module in model.named_modules()
+        if isinstance(module, nn.RNNBase | nn.RNNCellBase)
+        for key, _ in module.named_parameters()
+    }
+
+
+class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call, misc, unused-ignore]
+    """Keeps the state of every storage that the pass writes."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()  # type: ignore[no-untyped-call, unused-ignore]
+        self._states: dict[int, tuple[StorageWeakRef, _State]] = {}
+        self._spans: dict[int, list[tuple[int, int, str]]] = {}
+        self._held: list[Tensor] = []  # tensors without a storage are known by their id
+        self._by_id: dict[int, _State] = {}
+        self.selectors: set[str] = set()
+        self.weights: set[str] = set()
+        for name, p in model.named_parameters():
+            key = self._key(p)
+            if key is not None and p.numel():
+                low, high = _span(p)
+                self._spans.setdefault(key, []).append((low, high, canonical_name(name)))
+        for buffer in model.buffers():
+            self._put(buffer, _State())
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run the operation, and note what its result comes from."""
+        del types
+        kwargs = kwargs or {}
+        name = func.overloadpacket.__name__
+        taken = list(tensors_in([*args, kwargs]))
+        before = [self._state(tensor) for tensor in taken]  # before the operation writes over one of them
+        out = func(*args, **kwargs)
+        written = _written(func, args, kwargs)
+        state = self._result(name, taken, before)
+        for tensor in written:
+            self._put(tensor, state)
+        for tensor in tensors_in(out):
+            if not any(tensor is other for other in written) and not self._is_view(tensor, taken):
+                self._put(tensor, state)
+        return out
+
+    def _result(self, name: str, taken: list[Tensor], before: list[_State]) -> _State:
+        if name.endswith("_like") or name.startswith("new_"):
+            return _State()  # of the other tensor it takes the shape alone
+        parents = tuple(dict.fromkeys(state for state in before if state.activation))
+        if not parents:
+            sources = frozenset[str]().union(*(state.sources for state in before))
+            whole = name in _COPIES or name in _PICKING or sum(bool(state.sources) for state in before) == 1
+            kept = whole and (name in _COPIES or name in _PICKING or name in ("mul", "mul_", "div"))
+            direct = frozenset[str]().union(*(state.direct for state in before)) if kept else frozenset[str]()
+            return _State(sources=sources, direct=direct)
+        if "embedding" in name and not before[0].activation:
+            return _State(activation=True, parents=parents, stops=True)
+        if name in _PICKING and before[0].direct and not before[0].activation and taken[0].ndim > 2:
+            return _State(activation=True, parents=parents, direct=before[0].direct)  # experts, chosen by activations
+        if name in _SELECTIONS:
+            self.selectors |= self._behind(parents[:1], mixing=False)
+        if not _is_product(name):
+            plain = len(parents) == 1 and (name in _COPIES or name in ("add", "add_"))
+            direct = parents[0].direct if plain else frozenset[str]()
+            return _State(activation=True, parents=parents, plain=plain, direct=direct)
+        operands = [
+            state
+            for i, (tensor, state) in enumerate(zip(taken, before, strict=True))
+            if (state.sources or state.direct) and tensor.ndim >= 2 and not _is_bias(name, i)
+        ]
+        for state in operands:
+            self.weights |= state.direct
+        weights = frozenset[str]().union(*(state.sources or state.direct for state in operands))
+        return _State(
+            activation=True,
+            parents=parents,
+            weights=weights,
+            stops=bool(weights),
+            mixing=not weights and len(parents) > 1,
+        )
+
+    def output_weights(self, outputs: Iterator[Tensor]) -> set[str]:
+        """Weights of the layers that produce these tensors."""
+        states = [self._state(tensor) for tensor in outputs]
+        found = self._layers(states)
+        inside = self._layers([parent for state in found for parent in state.parents], stop=False)
+        direct = {_uncopied(state) for state in states}
+        return {name for state in found if state not in inside or state in direct for name in state.weights}
+
+    def _behind(self, states: Sequence[_State], *, mixing: bool = True) -> set[str]:
+        return {name for state in self._layers(states, mixing=mixing) for name in state.weights}
+
+    def _layers(self, states: Sequence[_State], *, stop: bool = True, mixing: bool = True) -> set[_State]:
+        """Walk back to layers: to the first ones, or through them to all.
+
+        Args:
+            states: where to begin.
+            stop: whether a layer ends its path.
+            mixing: whether to go through products of activations with activations.
+        """
+        seen, layers, path = set[_State](), set[_State](), list(states)
+        while path:
+            state = path.pop()
+            if state in seen:
+                continue
+            seen.add(state)
+            if state.weights:
+                layers.add(state)
+            if not (stop and state.stops) and (mixing or not state.mixing):
+                path += state.parents
+        return layers
+
+    def _state(self, tensor: Tensor) -> _State:
+        key = self._key(tensor)
+        if key is None:
+            return self._by_id.get(id(tensor), _State(activation=True))
+        spans = self._spans.get(key)
+        if spans and key not in self._states and tensor.numel():
+            low, high = _span(tensor)
+            names = frozenset(name for first, last, name in spans if first < high and low < last)
+            return _State(sources=names, direct=names)
+        # What the pass did not make came in: a batch, or what somebody keeps between passes.
+        entry = self._states.get(key)
+        if entry is None:
+            state = _State(activation=True)
+            self._put(tensor, state)
+            return state
+        return entry[1]
+
+    def _put(self, tensor: Tensor, state: _State) -> None:
+        key = self._key(tensor)
+        if key is None:
+            self._held.append(tensor)
+            self._by_id[id(tensor)] = state
+        else:
+            # The weak reference keeps the address from being used again, not the memory.
+            weak = StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call, unused-ignore]
+            self._states[key] = (weak, state)
+
+    def _is_view(self, tensor: Tensor, taken: list[Tensor]) -> bool:
+        key = self._key(tensor)
+        return key is not None and any(self._key(other) == key for other in taken)
+
+    @staticmethod
+    def _key(tensor: Tensor) -> int | None:
+        if tensor.layout is not torch.strided or torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+            return None
+        return int(tensor.untyped_storage()._cdata)
+
+
+def _span(tensor: Tensor) -> tuple[int, int]:
+    """First byte of a tensor in its storage, and the one after its last."""
+    reach = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    first, size = int(tensor.storage_offset()), tensor.element_size()
+    return first * size, (first + int(reach) + 1) * size
+
+
+def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    """The arguments that an operation writes."""
+    if not func._schema.is_mutable:
+        return []
+    found: list[Tensor] = []
+    for i, argument in enumerate(func._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            value = args[i] if i < len(args) else kwargs.get(argument.name)
+            found += tensors_in(value)
+    return found
+
+
+def _is_product(name: str) -> bool:
+    return name in _PRODUCTS or "conv" in name or any(word in name for word in ("lstm", "gru", "rnn"))
+
+
+def _is_bias(name: str, position: int) -> bool:
+    """Whether an operand is added to the product: the first of ``addmm`` and its like, the third of a convolution."""
+    if name.startswith(("add", "badd", "_addmm", "_sparse_addmm")):
+        return position == 0
+    return position == 2 and ("conv" in name or "linear" in name)
+
+
+def _uncopied(state: _State) -> _State:
+    while state.plain:
+        state = state.parents[0]
+    return state

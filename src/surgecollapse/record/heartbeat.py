@@ -1,0 +1,77 @@
+"""Whether the process that writes a record lives: it says so in the record every few seconds.
+
+The row lies under the key ``heartbeat`` of ``meta`` and goes when the record is closed. A process that is killed
+leaves it behind, with its age.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+BEAT_SECONDS = 5.0
+"""Between two heartbeats."""
+STALE_SECONDS = 30.0
+"""Age from which on nobody is taken to be there."""
+SET_BEAT = "INSERT OR REPLACE INTO meta VALUES ('heartbeat', ?)"
+"""Takes the JSON of :func:`beat`."""
+DROP_BEAT = "DELETE FROM meta WHERE key = 'heartbeat'"
+
+
+def beat() -> dict[str, Any]:
+    """What a process says of itself: when, and which one it is, where."""
+    return {"time": time.time(), "pid": os.getpid(), "place": _place()}
+
+
+def gone(said: Any) -> str | None:
+    """Why nobody takes commands any more, or ``None`` where somebody may.
+
+    Args:
+        said: what stands under ``heartbeat``; anything but the table of :func:`beat` tells nothing.
+
+    >>> gone({"time": time.time(), "pid": os.getpid(), "place": _place()}) is None, gone(None)
+    (True, None)
+    """
+    if not isinstance(said, dict):
+        return None
+    when, pid, place = said.get("time"), said.get("pid"), said.get("place")
+    if not isinstance(when, int | float) or not isinstance(pid, int) or isinstance(when, bool) or not 0 < pid < 2**31:
+        return None
+    if place == _place() and not _runs(pid):
+        return f"its process {pid} was killed: go on with --resume"
+    age = time.time() - when
+    if age > STALE_SECONDS:
+        return f"its process {pid} has not been heard of for {age:.0f} s: it was killed, or its machine is away"
+    return None
+
+
+def pid_of(said: Any) -> int | None:
+    """The process that a heartbeat names."""
+    pid = said.get("pid") if isinstance(said, dict) else None
+    return pid if isinstance(pid, int) else None
+
+
+@cache
+def _place() -> str:
+    """Names the space in which a process id means one process: this boot of this machine, and the id namespace."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return platform.node()
+
+
+def _runs(pid: int) -> bool:
+    if os.name != "posix":
+        return True  # there, signal 0 is not a question
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True

@@ -1,0 +1,259 @@
+"""Only the weights of layers that multiply are pruned by default; `explain()` says why of every parameter."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import surgecollapse as sc
+from surgecollapse.act.roles import PRUNABLE, REASONS, explain_parameters
+from surgecollapse.observe.probe import Probe
+
+X = torch.randn(4, 6, 16)
+
+
+class Positions(nn.Module):
+    """Bare parameters of every kind around one block."""
+
+    def __init__(self):
+        super().__init__()
+        self.pos = nn.Parameter(torch.randn(1, 6, 16) * 0.02)
+        self.temperature, self.layer_scale = nn.Parameter(torch.ones(1, 1)), nn.Parameter(torch.ones(16, 1))
+        self.queries = nn.Parameter(torch.randn(3, 16))
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, 16))
+        self.logit_scale = nn.Parameter(torch.tensor(1.0))
+        self.block, self.head = nn.Linear(16, 16), nn.Linear(16, 3)
+
+    def forward(self, x):
+        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x + self.pos], 1)
+        keys = F.relu(self.block(x)) * self.layer_scale.T
+        picked = (self.queries @ keys.transpose(1, 2)).softmax(-1) @ keys
+        return self.head(picked.mean(1) * self.temperature) * self.logit_scale.exp()
+
+
+class Matrices(nn.Module):
+    """A layer written with a bare matrix, as research code does, and a kernel scaled on the way."""
+
+    def __init__(self):
+        super().__init__()
+        self.W_Q, self.gain = nn.Parameter(torch.randn(16, 16)), nn.Parameter(torch.ones(16, 16))
+        self.kernel = nn.Parameter(torch.randn(16, 16))
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x):
+        x = torch.einsum("bti,io->bto", x * self.gain[:6], self.W_Q)
+        return self.head(F.linear(F.relu(x), self.kernel * 0.25).mean(1))
+
+
+class Mixture(nn.Module):
+    """A batch of experts in 3-d weights behind a top-1 router, with a gate that another layer hides."""
+
+    def __init__(self):
+        super().__init__()
+        self.choose = nn.Linear(16, 4)
+        self.w_up, self.w_down = nn.Parameter(torch.randn(4, 32, 16)), nn.Parameter(torch.randn(4, 16, 32))
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x):
+        rows = x.flatten(0, 1)
+        share, expert = self.choose(rows).softmax(-1).topk(1)
+        hidden = torch.bmm(self.w_up[expert[:, 0]], rows.unsqueeze(-1)).relu()
+        return self.head((torch.bmm(self.w_down[expert[:, 0]], hidden).squeeze(-1) * share).unflatten(0, x.shape[:2]))
+
+
+class SoftMixture(nn.Module):
+    """Experts that a softmax weighs: the router is known by its place."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate, self.experts = nn.Linear(16, 2), nn.ModuleList(nn.Linear(16, 16) for _ in range(2))
+        self.gate_proj, self.head = nn.Linear(16, 16), nn.Linear(16, 3)
+
+    def forward(self, x):
+        share = self.gate(x).softmax(-1)
+        out = sum(share[..., i : i + 1] * expert(x) for i, expert in enumerate(self.experts))
+        return self.head(F.silu(self.gate_proj(out)))
+
+
+class StateSpace(nn.Module):
+    """A selective state space, reduced to its parameters."""
+
+    def __init__(self):
+        super().__init__()
+        self.in_proj, self.out_proj = nn.Linear(16, 16), nn.Linear(16, 16)
+        self.dt_proj, self.conv1d = nn.Linear(16, 16), nn.Conv1d(16, 16, 3, groups=16, padding=1)
+        self.A_log, self.D = nn.Parameter(torch.zeros(16, 4)), nn.Parameter(torch.ones(16))
+
+    def forward(self, x):
+        x = self.conv1d(self.in_proj(x).transpose(1, 2)).transpose(1, 2)
+        decay = torch.exp(-F.softplus(self.dt_proj(x)).unsqueeze(-1) * self.A_log.exp())
+        return self.out_proj(decay.sum(-1) + x * self.D)
+
+
+class Adapter(nn.Module):
+    """A linear layer with low-rank factors."""
+
+    def __init__(self):
+        super().__init__()
+        self.base, self.lora_A, self.lora_B = nn.Linear(16, 16), nn.Linear(16, 2, bias=False), nn.Linear(2, 16)
+
+    def forward(self, x):
+        return self.base(x) + self.lora_B(self.lora_A(x))
+
+
+class Odd(nn.Module):
+    """Parameters without entries, without dimensions, complex, and one that nothing uses."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Linear(16, 16), nn.Linear(16, 3)
+        self.empty, self.scalar = nn.Parameter(torch.zeros(0, 4)), nn.Parameter(torch.tensor(2.0))
+        self.phase = nn.Parameter(torch.ones(2, 2, dtype=torch.complex64))
+        self.spare = nn.Parameter(torch.ones(3, 3))
+
+    def forward(self, x):
+        return self.head(F.relu(self.body(x * self.scalar)))
+
+
+LAYERS = {
+    "linear": (nn.Linear(16, 16), {"weight"}),
+    "identity-like": (nn.Sequential(nn.LayerNorm(16), nn.PReLU(), nn.Linear(16, 16)), {"2.weight"}),
+    "attention": (nn.TransformerEncoderLayer(16, 2, 24, batch_first=True), None),
+    "attention with its own biases": (
+        nn.MultiheadAttention(16, 2, add_bias_kv=True),
+        {"in_proj_weight", "out_proj.weight"},
+    ),
+    "recurrent": (nn.GRU(16, 16, batch_first=True), {"weight_ih_l0", "weight_hh_l0"}),
+    "projected recurrent": (nn.LSTM(16, 16, proj_size=8), {"weight_ih_l0", "weight_hh_l0", "weight_hr_l0"}),
+    "cell": (nn.LSTMCell(16, 16), {"weight_ih", "weight_hh"}),
+    "bilinear": (nn.Bilinear(16, 16, 16), {"weight"}),
+    "convolution": (nn.Conv1d(6, 6, 3, groups=2), {"weight"}),
+    "transposed convolution": (nn.ConvTranspose2d(6, 6, 3), {"weight"}),
+    "embedding": (nn.Embedding(5, 16), set()),
+    "embedding bag": (nn.EmbeddingBag(5, 16), set()),
+    "norms": (nn.Sequential(nn.LayerNorm((6, 16)), nn.GroupNorm(2, 6), nn.BatchNorm1d(6), nn.RMSNorm((6, 16))), set()),
+    "weight norm": (nn.utils.parametrizations.weight_norm(nn.Linear(16, 16)), set()),
+    "orthogonal": (nn.utils.parametrizations.orthogonal(nn.Linear(16, 16)), set()),
+    "spectral norm": (nn.utils.parametrizations.spectral_norm(nn.Linear(16, 16)), {"parametrizations.weight.original"}),
+}
+MODELS = {
+    "bare parameters": (Positions, {"block.weight"}),
+    "bare matrices": (Matrices, {"W_Q", "kernel"}),
+    "batched experts behind a top-1 router": (Mixture, {"w_up", "w_down"}),
+    "experts that a softmax weighs": (SoftMixture, {"experts.0.weight", "experts.1.weight", "gate_proj.weight"}),
+    "state space": (StateSpace, {"in_proj.weight"}),
+    "odd parameters": (Odd, {"body.weight"}),
+}
+
+
+def pruned(net, probe, **options):
+    optimizer = torch.optim.SGD(net.parameters())
+    return sc.attach(net, optimizer, sparsity=0.5, policy="hold", probe=probe, **options)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_each_layer_offers_its_weights_by_its_type(name):
+    layer, expected = LAYERS[name]
+    found = {row.name for row in explain_parameters(layer) if row.prunable}
+    if expected is None:
+        expected = {key for key, p in layer.named_parameters() if p.ndim == 2}
+    assert found == expected
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_only_what_multiplies_is_pruned(name):
+    build, expected = MODELS[name]
+    controller = pruned(build(), X)
+    assert set(controller.masks) == expected
+    assert {row.name for row in controller.explain() if row.prunable} == expected
+
+
+def test_low_rank_factors_stay_dense_with_one_warning():
+    net = nn.Sequential(Adapter(), nn.ReLU(), nn.Linear(16, 3))
+    with pytest.warns(UserWarning, match=r"low-rank adapter.*0\.lora_A\.weight.*merged weight.*dense") as said:
+        controller = pruned(net, X)
+    assert len(said) == 1
+    assert set(controller.masks) == {"0.base.weight"}
+    controller.detach()
+    with pytest.warns(UserWarning, match="merged weight"):
+        assert set(pruned(net, X, include="*lora_?.weight").masks) == {"0.lora_A.weight", "0.lora_B.weight"}
+
+
+def test_frozen_adapters_are_no_concern():
+    net = nn.Sequential(Adapter(), nn.ReLU(), nn.Linear(16, 3))
+    for name, p in net.named_parameters():
+        p.requires_grad_("lora" not in name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert set(pruned(net, X).masks) == {"0.base.weight"}
+
+
+def test_include_overrides_and_explain_says_so():
+    net = Positions()
+    controller = pruned(net, X, include=["pos", "head.weight", "block.weight"], exclude="head")
+    assert set(controller.masks) == {"pos", "block.weight"}
+    table = controller.explain()
+    assert table["pos"].reason == "named by include"
+    assert table["head.weight"].reason == "named by exclude"
+    assert not table["queries"].prunable
+    lines = str(table).splitlines()
+    assert lines[0].split() == ["parameter", "shape", "role", "prunable", "reason"]
+    assert len(lines) == 1 + len(list(net.parameters())) == 1 + len(table)
+
+
+def test_explain_says_what_is_frozen_and_what_no_optimizer_steps():
+    net = nn.Sequential(*(nn.Linear(16, 16) for _ in range(4)))
+    net[0].requires_grad_(False)
+    optimizer = torch.optim.SGD([*net[0].parameters(), *net[2].parameters()])
+    table = sc.attach(net, optimizer, sparsity=0.5, policy="hold", probe=X).explain()
+    assert [row.name for row in table if row.prunable] == ["2.weight"]
+    assert "frozen" in table["0.weight"].reason
+    assert "no attached optimizer" in table["1.weight"].reason
+    assert table["3.weight"].role == "output layer"
+
+
+def test_every_role_has_a_reason_and_the_prunable_ones_are_roles():
+    assert set(REASONS) >= PRUNABLE
+    assert all(REASONS.values())
+
+
+TINY = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+
+
+def transformer(kind):
+    tr = pytest.importorskip("transformers")
+    grouped = {**TINY, "num_key_value_heads": 2}
+    if kind == "gpt2":
+        shape = {"vocab_size": 64, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 32}
+        return tr.GPT2LMHeadModel(tr.GPT2Config(**shape, bos_token_id=1, eos_token_id=2))
+    if kind == "mixtral":
+        return tr.MixtralForCausalLM(tr.MixtralConfig(**grouped, num_local_experts=4))
+    if kind == "mamba":
+        return tr.MambaForCausalLM(tr.MambaConfig(vocab_size=64, hidden_size=32, num_hidden_layers=2, state_size=4))
+    if kind == "llama":
+        return tr.LlamaForCausalLM(tr.LlamaConfig(**grouped))
+    return tr.BertForSequenceClassification(tr.BertConfig(**TINY, max_position_embeddings=32))
+
+
+EXPECTED = {
+    "gpt2": r"transformer\.h\.\d\.(attn|mlp)\.c_(attn|fc|proj)\.weight",
+    "mixtral": r"model\.layers\.\d\.(self_attn\.[qkvo]_proj\.weight|mlp\.experts\.(gate_up|down)_proj)",
+    "mamba": r"backbone\.layers\.\d\.mixer\.(in|x|out)_proj\.weight",
+    "llama": r"model\.layers\.\d\.(self_attn\.[qkvo]|mlp\.(gate|up|down))_proj\.weight",
+    "bert": r"bert\.(encoder\.layer\.\d\..*(query|key|value|dense)|pooler\.dense)\.weight",
+}
+
+
+@pytest.mark.parametrize("kind", EXPECTED)
+def test_language_models_as_people_fine_tune_them(kind):
+    import re
+
+    net = transformer(kind)
+    probe = Probe({"input_ids": torch.randint(64, (3, 7))})
+    found = {row.name for row in explain_parameters(net, probe.dataflow(net)) if row.prunable}
+    assert found == {name for name, _ in net.named_parameters() if re.fullmatch(EXPECTED[kind], name)}
+    assert found
