@@ -76,7 +76,7 @@ def _drawn_gain(gains: Sequence[float], periods: Sequence[float], caption: str) 
     highest = max(gains)
     points = [((math.log(p) - first) / (last - first), g / highest) for p, g in zip(periods, gains, strict=True)]
     marks = [(math.log(p / periods[0]) / (last - first), f"{p:,} steps") for p in (10, 100, 1000)]
-    drawn = _svg(points, marks, [(0, "0"), (1 / highest, "1"), (1, f"{highest:.3g}")])
+    drawn = _svg(points, marks, [(0, "0"), (1 / highest, "1"), (1, f"{highest:.2g}")])
     return f"<figure>{drawn}<figcaption>{caption}</figcaption></figure>"
 
 

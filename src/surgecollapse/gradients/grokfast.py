@@ -48,9 +48,6 @@ class Grokfast(SlowGradients):
     On a constant gradient g the result is (1 + λ) g from the first step on; with ``start="zero"`` it is
     (1 + λ(1 − αᵗ)) g at step t. The mean is kept in float32 for half precision, else in the gradient's precision.
 
-    The paper's listing and its code differ: the listing starts h at θ₀, the weights, which is no gradient; the code
-    starts it at the first gradient. The default follows the code.
-
     Args:
         alpha: decay α of the mean, in [0, 1); about 1/(1 − α) steps are averaged.
         lamb: amplification λ of the mean; 0 leaves every gradient as it is.
