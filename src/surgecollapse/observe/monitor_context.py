@@ -69,7 +69,12 @@ class MonitorContexts:
         self._labelled = False
 
     def build(
-        self, step: int, optimizers: Sequence[Optimizer], live: Mapping[str, float], needs: Collection[str]
+        self,
+        step: int,
+        optimizers: Sequence[Optimizer],
+        live: Mapping[str, float],
+        needs: Collection[str],
+        masks: Mapping[str, Tensor] | None = None,
     ) -> MonitorContext:
         """Show the net as it is before optimizer step ``step``, with what is needed of gradients and the probe."""
         named = {canonical_name(n): p for n, p in self._model.named_parameters() if p.requires_grad}
@@ -81,6 +86,7 @@ class MonitorContexts:
             weights={name: p.detach() for name, p in named.items()},
             gradients=_gradients(named, optimizers) if "gradients" in needs else {},
             live=live,
+            masks=masks or {},
             activations=activations,
             outputs=outputs,
             inputs=self._probe.arguments(self._model) if self._probe.known else None,
