@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from surgecollapse.observe.activations import ActivationReader, find_sites
 from surgecollapse.observe.probe import PROBE_ROWS, Probe
 from surgecollapse.protocols import MonitorContext
-from surgecollapse.torch_utils.modules import canonical_name, is_embedding, is_norm, tensors_in
+from surgecollapse.torch_utils.modules import canonical_name, first_axis, is_embedding, is_norm, tensors_in
 from surgecollapse.torch_utils.step_hooks import parameters_of
 
 
@@ -50,8 +50,7 @@ class MonitorContexts:
         """Count the samples of a batch, until :meth:`first_step_done`."""
         if not self._counting:
             return
-        first = next(tensors_in([*args, dict(kwargs)]), None)
-        self._samples += first.shape[0] if first is not None and first.ndim else 0
+        self._samples += first_axis(next(tensors_in([*args, dict(kwargs)]), None)) or 0
 
     def first_step_done(self) -> None:
         """All batches of the first step were seen."""

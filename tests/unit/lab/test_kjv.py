@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from surgecollapse import attach
+from surgecollapse import Readings, attach
 from surgecollapse.lab.config import ConfigError, make_config
 from surgecollapse.lab.data.idx import MissingDataError
 from surgecollapse.lab.data.kjv import HELD_OUT, character_windows, kjv
@@ -211,7 +211,7 @@ def test_embeddings_norms_and_head_are_not_pruned_and_every_block_is_read(text_f
     data = load_data(config)
     net = build_model(config, data)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
-    with attach(net, optimizer, sparsity=0.9, total_steps=2, policy="gmp", every=1) as controller:
+    with attach(net, optimizer, sparsity=0.9, total_steps=2, policy="gmp", readings=Readings(every=1)) as controller:
         for _ in range(2):
             optimizer.zero_grad()
             make_loss(config, data)(net(data.x_train[:8]), data.y_train[:8]).backward()

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 import surgecollapse.plugins
-from surgecollapse import Measurement, MemoryRecorder, attach, watch_training
+from surgecollapse import Measurement, MemoryRecorder, Monitoring, Readings, attach, watch_training
 from surgecollapse.functional import (
     effective_rank,
     gram_spectra,
@@ -295,9 +295,15 @@ def test_a_controller_with_monitors_decides_bitwise_as_without():
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
         recorder = MemoryRecorder()
         with attach(
-            model, optimizer, sparsity=0.5, total_steps=60, policy="cycles", every=5, monitors=monitors,
-            recorders=[recorder], monitor_budget=None,
-        ) as controller:  # fmt: skip
+            model,
+            optimizer,
+            sparsity=0.5,
+            total_steps=60,
+            policy="cycles",
+            readings=Readings(every=5),
+            monitors=Monitoring(monitors, budget=None),
+            recorders=[recorder],
+        ) as controller:
             for _ in range(60):
                 optimizer.zero_grad()
                 F.cross_entropy(model(x), y).backward()
