@@ -419,7 +419,7 @@ def test_early_stopping_restores_the_best_weights(tmp_path):
 
 def test_run_directory_is_as_the_contract_says(uninterrupted):
     folder = uninterrupted("entropy")
-    assert {path.name for path in folder.iterdir()} == {"run.db", "config.toml", "env.json", "checkpoints"}
+    assert {path.name for path in folder.iterdir()} == {"run.db", "run.lock", "config.toml", "env.json", "checkpoints"}
     assert read_config(folder / "config.toml") == configuration("entropy")
     assert json.loads((folder / "env.json").read_text())["torch"] == torch.__version__
 
