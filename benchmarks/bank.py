@@ -20,10 +20,10 @@ from pathlib import Path
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from surgecollapse.lab.bank.members import problem
-from surgecollapse.lab.bank.plan import BLOCKS, block
-from surgecollapse.lab.bank.stack import BETAS, EPS, Stack
-from surgecollapse.lab.bank.store import cut, facts_of, read_bank, write_stack
+from grokking_bank.members import problem
+from grokking_bank.plan import BLOCKS, block
+from grokking_bank.stack import BETAS, EPS, Stack
+from grokking_bank.store import cut, facts_of, read_bank, write_stack
 
 SLICED = ("add-23-02", "div-23-01", "s4-03")
 """Files of the slice."""
@@ -111,7 +111,7 @@ def ratio(task: str = "add-23", count: int = 16, steps: int = 200, repeats: int 
             stack.train_step()
 
     def separate() -> None:
-        from surgecollapse.lab.bank.members import rows_of
+        from grokking_bank.members import rows_of
 
         for member in members:
             torch.manual_seed(member.seed)

@@ -2,7 +2,7 @@
 
     python benchmarks/compact.py
 
-Nets for the 8×8 digits of scikit-learn, trained here by ``surgecollapse.lab.run.train`` with the policy ``entropy``:
+Nets for the 8×8 digits of scikit-learn, trained here by ``surgecollapse.lab.training.run.train`` with the policy ``entropy``:
 single weights at 90 and 98%, where a unit dies only if all its weights happen to, and ``pattern="unit"`` at 90%, where
 whole units are collapsed. Latency is that of the dense trained net over the smaller one, timed in turn on one thread.
 The outputs must agree to float rounding, or compaction refuses. Under three minutes.
@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from surgecollapse.export import compact_model
 from surgecollapse.export.measure import interleaved_ratios
 from surgecollapse.lab.config import make_config
-from surgecollapse.lab.evaluate import load_run
-from surgecollapse.lab.run import train
+from surgecollapse.lab.training.evaluation import load_run
+from surgecollapse.lab.training.run import train
 
 CASES: tuple[tuple[str, float, str | None], ...] = (
     ("mlp", 0.9, None),

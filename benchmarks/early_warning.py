@@ -37,8 +37,8 @@ from surgecollapse.forecast.calibration import (
 )
 from surgecollapse.forecast.combination import Combination, to_plain
 from surgecollapse.forecast.features import TIME, TRACKS, Feature, features_of
-from surgecollapse.lab.bank.learning import learn
-from surgecollapse.lab.bank.store import BankRun, read_bank
+from grokking_bank.learning import learn
+from grokking_bank.store import BankRun, read_bank
 
 HORIZONS = (1, 2, 4, 8, 16)
 """Multiples of t_fit at which runs are ranked."""
@@ -461,7 +461,7 @@ SHOWN = {
 def draw(results: dict[str, Any], rows: dict[str, list[dict[str, Any]]], folder: Path) -> None:
     """AUROC by horizon; lead by detector; scores of all runs on tasks held out."""
     try:
-        from surgecollapse.lab.report.style import RUNS, canvas, legend_above, save_png, styled
+        from surgecollapse.report.style import RUNS, canvas, legend_above, save_png, styled
     except ModuleNotFoundError:
         return
 
@@ -469,11 +469,11 @@ def draw(results: dict[str, Any], rows: dict[str, list[dict[str, Any]]], folder:
     def ranking() -> Any:
         figure = canvas(7.0, 3.8)
         ax = figure.add_subplot()
-        for (colour, _), (name, label) in zip(RUNS * 2, SHOWN.items(), strict=False):
+        for (color, _), (name, label) in zip(RUNS * 2, SHOWN.items(), strict=False):
             values = np.array([results[name]["auroc"][h] for h in HORIZONS])
             style = "--" if label.startswith("control") else "-"
-            ax.plot(HORIZONS, values[:, 0], style, color=colour, label=label, marker="o", markersize=3)
-            ax.fill_between(HORIZONS, values[:, 1], values[:, 2], color=colour, alpha=0.08, linewidth=0)
+            ax.plot(HORIZONS, values[:, 0], style, color=color, label=label, marker="o", markersize=3)
+            ax.fill_between(HORIZONS, values[:, 1], values[:, 2], color=color, alpha=0.08, linewidth=0)
         ax.set_xscale("log", base=2)
         ax.set_xticks(HORIZONS, [str(h) for h in HORIZONS])
         ax.set_xlabel("multiple of t_fit")
@@ -503,8 +503,8 @@ def draw(results: dict[str, Any], rows: dict[str, list[dict[str, Any]]], folder:
             ax = figure.add_subplot(1, 2, i + 1)
             for row in rows[name]:
                 at, scores = row["course"]
-                colour = "#2a8a5f" if row["grokked"] else "#b3402a"
-                ax.plot(at, scores, color=colour, linewidth=0.5, alpha=0.35)
+                color = "#2a8a5f" if row["grokked"] else "#b3402a"
+                ax.plot(at, scores, color=color, linewidth=0.5, alpha=0.35)
             ax.set_xscale("log")
             ax.set_xlabel("step / t_fit")
             ax.set_title(SHOWN[name] if i == 0 else "with validation labels", fontsize=9)

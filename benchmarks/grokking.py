@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from surgecollapse.lab.compare.rows import Rows
+    from surgecollapse.compare.rows import Rows
 
 Missing = dict[str, tuple[str, int, dict[str, Any]]]
 """Runs without a row: method, seed and configuration by key."""
@@ -194,7 +194,7 @@ def single_thread() -> None:
 def train_one(values: dict[str, Any], folder: Path, data_dir: Path | None) -> dict[str, Any] | None:
     """Train, or go on with, one configuration; ``None`` if it was interrupted."""
     from surgecollapse.lab.config import make_config
-    from surgecollapse.lab.run import train
+    from surgecollapse.lab.training.run import train
     from surgecollapse.record import RunStore
 
     begun = (folder / "run.db").is_file()
@@ -225,8 +225,8 @@ def train_one(values: dict[str, Any], folder: Path, data_dir: Path | None) -> di
 def train_stack(configs: list[dict[str, Any]], data_dir: Path | None, show: Callable[[int], None]) -> list[dict]:
     """Rows of configurations that differ in their seed, trained as one batched model; as :func:`train_one` has them."""
     from surgecollapse.lab.config import make_config
-    from surgecollapse.lab.grokking import grokking_summary
-    from surgecollapse.lab.stacked import train_stacked
+    from surgecollapse.forecast.grokking_times import grokking_summary
+    from grokking_bank.stacked import train_stacked
 
     runs = train_stacked([make_config(**{**values, "data_dir": data_dir}) for values in configs], show)
     return [
@@ -264,8 +264,8 @@ def chosen(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
 
 def run_all(methods: dict[str, dict[str, Any]], options: argparse.Namespace) -> tuple[dict[str, list[dict]], float]:
     """Train what has no row yet; return the rows of every method and the seconds that it took."""
-    from surgecollapse.lab.compare.plan import key_of
-    from surgecollapse.lab.compare.rows import Rows
+    from surgecollapse.compare.plan import key_of
+    from surgecollapse.compare.rows import Rows
     from surgecollapse.lab.config import as_mapping, make_config
 
     rows, wanted = Rows(options.out), {}
@@ -286,7 +286,7 @@ def run_all(methods: dict[str, dict[str, Any]], options: argparse.Namespace) -> 
 
 def keep(row: dict[str, Any], name: str, config: dict[str, Any], rows: Rows, options: argparse.Namespace) -> None:
     """Write a finished run down, and say when it generalised."""
-    from surgecollapse.lab.compare.plan import version
+    from surgecollapse.compare.plan import version
 
     facts = {"version": version(), "arm": options.arm, "method": name, "config": config, "hardware": hardware(options)}
     row = {**facts, **row}
@@ -441,15 +441,15 @@ def draw(rows: dict[str, list[dict]], path: Path) -> bool:
     """Accuracy of every seed by step, with the least loss so far where none counts; ``False`` without matplotlib."""
     reached = level(rows)
     try:
-        from surgecollapse.lab.report.style import RUNS, canvas, legend_above, save_png, styled
+        from surgecollapse.report.style import RUNS, canvas, legend_above, save_png, styled
     except ModuleNotFoundError:
         return False
 
     def lines(ax: Any, key: Callable[[dict], list[float]], **style: Any) -> None:
-        for (colour, _), (name, given) in zip(RUNS * len(rows), rows.items(), strict=False):
+        for (color, _), (name, given) in zip(RUNS * len(rows), rows.items(), strict=False):
             for i, row in enumerate(given):
                 label = name if i == 0 and style.get("linestyle") is None else None
-                ax.plot(row["curve"]["steps"], key(row["curve"]), color=colour, label=label, **style)
+                ax.plot(row["curve"]["steps"], key(row["curve"]), color=color, label=label, **style)
         ax.set_xscale("log")
         ax.set_xlabel("optimizer step (logarithmic)")
 

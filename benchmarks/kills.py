@@ -27,7 +27,7 @@ from pathlib import Path
 import torch
 
 from surgecollapse.commands import Collapse, LearningRate, Pump, Surge
-from surgecollapse.lab.environment import environment
+from surgecollapse.lab.training.environment import environment
 from surgecollapse.record import CommandQueue, RunStore
 
 COMMAND = [sys.executable, "-m", "surgecollapse", "run"]

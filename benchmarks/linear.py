@@ -19,8 +19,8 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from surgecollapse.lab.config import make_config
-from surgecollapse.lab.data import load_data
-from surgecollapse.lab.graphs import ATOM, BONDS
+from surgecollapse.lab.data.registry import load_data
+from surgecollapse.lab.models.gnn import ATOM, BONDS
 
 
 def counts(x: Tensor, *, bonds: bool) -> Tensor:

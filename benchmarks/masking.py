@@ -34,7 +34,7 @@ from rich.progress import track
 from torch import Tensor
 
 import surgecollapse
-from surgecollapse.act.at_rest import AtRest
+from surgecollapse.act.zero_preservation import AtRest
 
 GOAL = 0.01
 
@@ -55,11 +55,11 @@ def masked(compile: bool, x: Tensor, y: Tensor) -> tuple[surgecollapse.Controlle
     return controller, step
 
 
-def rest(at_rest: AtRest, names: list[str]) -> None:
+def rest(zero_preservation: AtRest, names: list[str]) -> None:
     """What a step does about weights that stay zero by themselves."""
-    at_rest.before_step(0, names)
-    assert at_rest._resting, "weights are multiplied: this would time something else"
-    at_rest.after_step(0, names, check=False)
+    zero_preservation.before_step(0, names)
+    assert zero_preservation._resting, "weights are multiplied: this would time something else"
+    zero_preservation.after_step(0, names, check=False)
 
 
 def measure(repeats: int) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def measure(repeats: int) -> dict[str, Any]:
     target = torch.zeros_like(source)
     parts: dict[str, Callable[[], object]] = {
         "mask_gradients": engine.weights.mask_gradients,
-        "rest": partial(rest, engine.at_rest, names),
+        "rest": partial(rest, engine.zero_preservation, names),
         "mask_weights": engine.weights.apply,
         "mask_gradients_compiled": weights.mask_gradients,
         "mask_weights_compiled": weights.apply,
@@ -85,7 +85,7 @@ def measure(repeats: int) -> dict[str, Any]:
     for turn in track(range(repeats), description="Timing", console=Console(stderr=True)):
         for name, part in [*parts.items(), *([("step", step)] if turn % 3 == 0 else [])]:
             if name == "rest":  # the multiplies timed here are writes that it would have to undo
-                engine.at_rest.after_step(0, names, check=False)
+                engine.zero_preservation.after_step(0, names, check=False)
             began = time.process_time()
             part()
             times[name].append(1e3 * (time.process_time() - began))

@@ -20,11 +20,11 @@ from pathlib import Path
 
 import torch
 
-from surgecollapse.lab.batches import Batches
+from surgecollapse.lab.data.sampler import Batches
 from surgecollapse.lab.config import make_config
-from surgecollapse.lab.data import load_data
-from surgecollapse.lab.decoder import ECONOMIES, Decoder
-from surgecollapse.lab.objective import make_optimizer
+from surgecollapse.lab.data.registry import load_data
+from surgecollapse.lab.models.decoder import ECONOMIES, Decoder
+from surgecollapse.lab.training.optim import make_optimizer
 
 GOAL = 0.7
 

@@ -2,7 +2,7 @@
 
     python benchmarks/policies.py --task mnist5k --seeds 5
 
-Every run has the task's own settings (``surgecollapse.lab.presets``), and nothing is tuned for any policy: this says
+Every run has the task's own settings (``surgecollapse.lab.config.presets``), and nothing is tuned for any policy: this says
 whether they work, not which is best (for that, ``surgecollapse compare``). ``none`` is plain dense training.
 ``classic`` and ``rules`` are the published rule and its adaptive form; ``cycles`` is AC/DC; ``entropy`` is the default.
 A run that is there already is not repeated, so an interrupted benchmark goes on where it stopped.
@@ -23,10 +23,10 @@ from typing import Any
 import torch
 from rich.progress import Progress
 
-from surgecollapse.lab.compare.statistics import mean_interval
+from surgecollapse.compare.paired_statistics import mean_interval
 from surgecollapse.lab.config import make_config
-from surgecollapse.lab.costs import mean_density
-from surgecollapse.lab.run import train
+from surgecollapse.lab.training.flops import mean_density
+from surgecollapse.lab.training.run import train
 from surgecollapse.record import RunStore
 
 POLICIES = ("none", "cycles", "entropy", "rules", "classic")

@@ -22,13 +22,13 @@ import optuna
 import torch
 
 from surgecollapse import average_weights
-from surgecollapse.lab.batches import Batches
+from surgecollapse.lab.data.sampler import Batches
 from surgecollapse.lab.config import RunConfig, make_config
-from surgecollapse.lab.data import load_data
-from surgecollapse.lab.evaluate import predict
-from surgecollapse.lab.grokking import GENERALISE, IN_A_ROW
-from surgecollapse.lab.models import build_model
-from surgecollapse.lab.objective import make_loss, make_optimizer, rate_factor
+from surgecollapse.lab.data.registry import load_data
+from surgecollapse.lab.training.evaluation import predict
+from surgecollapse.forecast.grokking_times import GENERALISE, IN_A_ROW
+from surgecollapse.lab.models.registry import build_model
+from surgecollapse.lab.training.optim import make_loss, make_optimizer, rate_factor
 
 SEEDS = (1000, 1001, 1002)
 LIMIT, EVERY = 130, 5

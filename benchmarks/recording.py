@@ -21,7 +21,7 @@ from pathlib import Path
 from surgecollapse.commands import Pump
 from surgecollapse.events import Intervention, LayerChange, LayerReading, Reading
 from surgecollapse.record import CommandQueue, RunStore
-from surgecollapse.steering import Steering
+from surgecollapse.controller.command_loop import Steering
 
 STEP = 0.010
 

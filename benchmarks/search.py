@@ -305,13 +305,13 @@ def run(
     import torch
 
     from surgecollapse import attach
-    from surgecollapse.decide import make_policy
-    from surgecollapse.lab.batches import Batches
+    from surgecollapse.policies import make_policy
+    from surgecollapse.lab.data.sampler import Batches
     from surgecollapse.lab.config import make_config
-    from surgecollapse.lab.data import load_data
-    from surgecollapse.lab.evaluate import predict
-    from surgecollapse.lab.models import build_model
-    from surgecollapse.lab.objective import make_optimizer, rate_factor
+    from surgecollapse.lab.data.registry import load_data
+    from surgecollapse.lab.training.evaluation import predict
+    from surgecollapse.lab.models.registry import build_model
+    from surgecollapse.lab.training.optim import make_optimizer, rate_factor
 
     torch.set_num_threads(1)
     began = time.perf_counter()

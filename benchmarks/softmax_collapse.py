@@ -29,9 +29,9 @@ from torch import Tensor
 
 from surgecollapse.functional import softmax_collapse, stablemax_cross_entropy, zero_loss_share
 from surgecollapse.lab.config import make_config
-from surgecollapse.lab.data import load_data
-from surgecollapse.lab.models import build_model
-from surgecollapse.lab.objective import make_loss, make_optimizer
+from surgecollapse.lab.data.registry import load_data
+from surgecollapse.lab.models.registry import build_model
+from surgecollapse.lab.training.optim import make_loss, make_optimizer
 
 LOSSES = {
     "softmax, float32": ("prieto-modular", torch.float32),
@@ -113,7 +113,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
     """A panel a fraction: validation accuracy solid, share of collapsed samples dotted."""
-    from surgecollapse.lab.report.style import RUNS, canvas, legend_above, save_png, step_axis, styled
+    from surgecollapse.report.style import RUNS, canvas, legend_above, save_png, step_axis, styled
 
     @styled
     def picture() -> Any:
@@ -122,10 +122,10 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         axes = figure.subplots(1, len(fractions), sharey=True, squeeze=False)[0]
         for ax, fraction in zip(axes, fractions, strict=True):
             for row in (row for row in rows if row["fraction"] == fraction):
-                colour = RUNS[list(LOSSES).index(row["loss"])][0]
+                color = RUNS[list(LOSSES).index(row["loss"])][0]
                 steps, _, validation, collapsed, _ = zip(*row["curve"], strict=True)
-                ax.plot(steps, validation, color=colour, linewidth=1.2, label=row["loss"] if row["seed"] == 0 else None)
-                ax.plot(steps, collapsed, color=colour, linewidth=0.8, linestyle=":", alpha=0.7)
+                ax.plot(steps, validation, color=color, linewidth=1.2, label=row["loss"] if row["seed"] == 0 else None)
+                ax.plot(steps, collapsed, color=color, linewidth=0.8, linestyle=":", alpha=0.7)
             ax.set_title(f"{fraction:.0%} for training")
             step_axis(ax)
         axes[0].set_ylabel("validation accuracy (solid),\nshare of collapsed samples (dotted)")

@@ -33,7 +33,7 @@ ALONE = "import json, sys; from sweep import train_here; train_here(json.loads(s
 def train_here(values: Config) -> None:
     """One run in this process, its record thrown away."""
     from surgecollapse.lab.config import make_config
-    from surgecollapse.lab.run import train
+    from surgecollapse.lab.training.run import train
 
     with TemporaryDirectory() as folder:
         train(make_config(**values), Path(folder) / "run")
@@ -47,7 +47,7 @@ def single(configs: list[Config]) -> None:
         subprocess.run([sys.executable, "-c", ALONE, json.dumps(values)], env=env, check=True)
 
 
-def side_by_side(configs: list[Config], jobs: int) -> None:
+def flat_buffers(configs: list[Config], jobs: int) -> None:
     """Processes of one thread each."""
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=single_thread) as pool:
         list(pool.map(train_here, configs))
@@ -56,7 +56,7 @@ def side_by_side(configs: list[Config], jobs: int) -> None:
 def stacked(configs: list[Config]) -> None:
     """One batched model on one thread."""
     from surgecollapse.lab.config import make_config
-    from surgecollapse.lab.stacked import train_stacked
+    from grokking_bank.stacked import train_stacked
 
     train_stacked([make_config(**values) for values in configs])
 
@@ -92,7 +92,7 @@ def main() -> None:
         if options.data_dir:
             shared["data_dir"] = str(options.data_dir)
         configs = [{**settings, **shared, "seed": seed} for seed in range(options.seeds)]
-        apart, together = seconds(single, configs), seconds(side_by_side, configs, options.jobs)
+        apart, together = seconds(single, configs), seconds(flat_buffers, configs, options.jobs)
         one_by_one = seconds(lambda runs: [train_here(values) for values in runs], configs)
         cells = [f"{options.arm}, {name}, {options.seeds} seeds"]
         cells += [f"{apart:.1f}", f"{together:.1f}", f"{apart / together:.2f}", f"{one_by_one:.1f}"]

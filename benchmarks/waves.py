@@ -26,8 +26,8 @@ from rich.console import Console
 from rich.progress import track
 from search import BASE, FAST, VARIANTS, data, generated, run
 
-from surgecollapse.lab.compare.statistics import mean_interval
-from surgecollapse.lab.compare.table import plus_minus
+from surgecollapse.compare.paired_statistics import mean_interval
+from surgecollapse.compare.table import plus_minus
 
 BATCH, STEPS, MOST = 100, 4_000, 400_000
 BY_DATA = [(size, STEPS) for size in (1_000, 4_000, 16_000, 64_000, MOST)]
@@ -70,7 +70,7 @@ def table(rows: list[dict[str, Any]], settings: list[tuple[int, int]]) -> str:
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
     """Accuracy over passes, and over steps; every seed a dot, means joined."""
-    from surgecollapse.lab.report.style import RUNS, canvas, legend_above, save_png, styled
+    from surgecollapse.report.style import RUNS, canvas, legend_above, save_png, styled
 
     @styled
     def picture() -> Any:
@@ -90,9 +90,9 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
                 ]
                 places = sorted({x for x, _ in points})
                 means = [statistics.mean(y for x, y in points if x == place) for place in places]
-                colour = RUNS[index][0]
-                ax.plot(places, means, color=colour, linewidth=1.6, label=name)
-                ax.plot(*zip(*points, strict=True), ".", color=colour)
+                color = RUNS[index][0]
+                ax.plot(places, means, color=color, linewidth=1.6, label=name)
+                ax.plot(*zip(*points, strict=True), ".", color=color)
             ax.set_xscale("log")
             ax.set_xticks(list(ticks.values()), [f"{tick:,.4g}" for tick in ticks.values()])
             ax.minorticks_off()

@@ -72,9 +72,9 @@ def main() -> None:
     """One line a model, exact; sampled points on it; where it tends to."""
     figure, axis = plt.subplots(figsize=(6.4, 4.2))
     for i, (name, (limit, exact, loss, shapes)) in enumerate(cases().items()):
-        colour = f"C{i}"
-        axis.plot(OVER, [exact(n / math.log(n)) for n in OVER], color=colour, label=f"{name}: {limit:g}")
-        axis.axhline(limit, color=colour, linewidth=0.8, linestyle=":")
+        color = f"C{i}"
+        axis.plot(OVER, [exact(n / math.log(n)) for n in OVER], color=color, label=f"{name}: {limit:g}")
+        axis.axhline(limit, color=color, linewidth=0.8, linestyle=":")
         for n in SAMPLED:
             weights = {key: torch.zeros(COPIES, *shape, dtype=torch.float64) for key, shape in shapes.items()}
             step = 0.1 / (n / math.log(n))
@@ -83,7 +83,7 @@ def main() -> None:
                 step_size=step, localisation=GAMMA, chains=1, draws=2000, burn_in=int(4 / (step * GAMMA)),
             )  # fmt: skip
             value = (2 * found.at_half_step - found.value) / COPIES
-            axis.plot([n], [value], "o", color=colour, markersize=5)
+            axis.plot([n], [value], "o", color=color, markersize=5)
             print(f"{name}, n = {n:,}: sampled {value:.3f}, exact {exact(n / math.log(n)):.3f}, limit {limit:g}")
     axis.set(xscale="log", xlabel="samples n", ylabel="nβ E(L − L*)", ylim=(0, 2.15))
     axis.legend(fontsize=8, title="model: its limit", title_fontsize=8, loc="center right")

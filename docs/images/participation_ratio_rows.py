@@ -34,11 +34,11 @@ def main() -> None:
     for axis, (name, scales) in zip(axes, spectra.items(), strict=True):
         variances = scales.square()
         true = (variances.sum().square() / variances.square().sum()).item()
-        for debiased, colour, label in ((False, "tab:orange", "as it stands"), (True, "tab:blue", "corrected")):
+        for debiased, color, label in ((False, "tab:orange", "as it stands"), (True, "tab:blue", "corrected")):
             found = torch.stack([estimates(scales, rows, debiased) for rows in ROWS])
             low, middle, high = found.quantile(torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64), dim=1)
-            axis.fill_between(ROWS, low, high, color=colour, alpha=0.25, linewidth=0)
-            axis.plot(ROWS, middle, color=colour, label=label)
+            axis.fill_between(ROWS, low, high, color=color, alpha=0.25, linewidth=0)
+            axis.plot(ROWS, middle, color=color, label=label)
         axis.axhline(true, color="black", linewidth=0.8, linestyle="--", label=f"true: {true:.1f}")
         axis.set(title=name, xlabel="rows", xscale="log", ylim=(0, None))
         axis.legend(fontsize=7)

@@ -9,16 +9,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from surgecollapse.attaching import attach, transform_gradients
-    from surgecollapse.averaging import average_weights
-    from surgecollapse.controller import Controller
-    from surgecollapse.decide import (
-        Cycles,
-        EntropyBoundedCycles,
-        EntropyRules,
-        Hold,
-        Intervals,
-        Waves,
+    from surgecollapse.attaching.attach import attach, transform_gradients
+    from surgecollapse.attaching.averaging import average_weights
+    from surgecollapse.controller.controller import Controller
+    from surgecollapse.policies import (
+        ACDC,
+        EntropyCycles,
+        EntropyThresholds,
+        NoOp,
+        FixedInterval,
+        CyclicPruning,
         make_policy,
     )
     from surgecollapse.events import Decision, Intervention, LayerReading, Measurement, Plan, Reading
@@ -30,22 +30,22 @@ if TYPE_CHECKING:
     from surgecollapse.record.frames import load_run
     from surgecollapse.record.memory import MemoryRecorder
     from surgecollapse.record.store import RunStore
-    from surgecollapse.watching import watch_training
+    from surgecollapse.attaching.monitoring import watch_training
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "attach": "attaching",
-    "average_weights": "averaging",
-    "transform_gradients": "attaching",
-    "Controller": "controller",
-    "Cycles": "decide",
-    "EntropyBoundedCycles": "decide",
-    "EntropyRules": "decide",
-    "Hold": "decide",
-    "Intervals": "decide",
-    "Waves": "decide",
-    "make_policy": "decide",
+    "attach": "attaching.attach",
+    "average_weights": "attaching.averaging",
+    "transform_gradients": "attaching.attach",
+    "Controller": "controller.controller",
+    "ACDC": "policies",
+    "EntropyCycles": "policies",
+    "EntropyThresholds": "policies",
+    "NoOp": "policies",
+    "FixedInterval": "policies",
+    "CyclicPruning": "policies",
+    "make_policy": "policies",
     "Decision": "events",
     "Intervention": "events",
     "LayerReading": "events",
@@ -62,21 +62,21 @@ _HOME = {
     "load_run": "record.frames",
     "MemoryRecorder": "record.memory",
     "RunStore": "record.store",
-    "watch_training": "watching",
+    "watch_training": "attaching.monitoring",
 }
 
 __all__ = [
     "ClipNorm",
     "Controller",
-    "Cycles",
+    "ACDC",
     "Decision",
-    "EntropyBoundedCycles",
-    "EntropyRules",
+    "EntropyCycles",
+    "EntropyThresholds",
     "GradientFilter",
     "Grokfast",
     "GrokfastMA",
-    "Hold",
-    "Intervals",
+    "NoOp",
+    "FixedInterval",
     "Intervention",
     "LayerReading",
     "Measurement",
@@ -86,7 +86,7 @@ __all__ = [
     "Reading",
     "RunStore",
     "StableMaxCrossEntropy",
-    "Waves",
+    "CyclicPruning",
     "attach",
     "average_weights",
     "load_run",

@@ -172,7 +172,7 @@ class Cadence(Command):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Hold(Command):
+class NoOp(Command):
     """The policy decides nothing until it is resumed; readings go on."""
 
     kind: ClassVar[str] = "hold"
@@ -232,11 +232,11 @@ COMMANDS: dict[str, type[Command]] = {
     cls.kind: cls
     for cls in (
         Collapse, Surge, Pump, SetSparsity, SetThresholds, LearningRate, Cadence,
-        Hold, Resume, Pause, Continue, Checkpoint, Inspect, Stop, RollBack,
+        NoOp, Resume, Pause, Continue, Checkpoint, Inspect, Stop, RollBack,
     )
 }  # fmt: skip
 """The commands by kind."""
-HARMLESS = ("pause", "continue", "checkpoint", "inspect")
+READ_ONLY = ("pause", "continue", "checkpoint", "inspect")
 """Kinds that change nothing that a run computes."""
 
 

@@ -149,7 +149,7 @@ def test_depth_is_bounded_by_the_minimum_density():
     """The deepest collapse at this target, 99.65%, would leave less than .5% of the weights."""
     model = make_model(width=128)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    policy = surgecollapse.EntropyBoundedCycles(floor=0.0)
+    policy = surgecollapse.EntropyCycles(floor=0.0)
     controller = attach(model, optimizer, sparsity=0.993, policy=policy)
     train(model, optimizer, 200)
     depths = [event.details["depth"] for event in controller.events if event.kind == "collapse"]

@@ -27,7 +27,7 @@ def test_importing_the_package_loads_no_torch():
     [
         "import surgecollapse",
         "from surgecollapse import attach",
-        "import surgecollapse.controller, surgecollapse.record",
+        "import surgecollapse.controller.controller, surgecollapse.record",
     ],
 )
 def test_attaching_loads_nothing_of_the_command_line_or_the_plots(code):
@@ -35,7 +35,7 @@ def test_attaching_loads_nothing_of_the_command_line_or_the_plots(code):
     assert not (loaded_after(code) - loaded_after("import torch, numpy")) & set(HEAVY)
 
 
-@pytest.mark.parametrize("module", ["surgecollapse.decide", "surgecollapse.record", "surgecollapse.events"])
+@pytest.mark.parametrize("module", ["surgecollapse.policies", "surgecollapse.record", "surgecollapse.events"])
 def test_deciding_and_recording_load_no_torch(module):
     assert "torch" not in loaded_after(f"import {module}")
 

@@ -10,9 +10,9 @@ import sys
 
 import pytest
 
-from surgecollapse.decide import POLICIES, Hold, make_policy
+from surgecollapse.policies import POLICIES, NoOp, make_policy
 from surgecollapse.events import Plan, Reading, from_dict, to_dict
-from surgecollapse.types import Policy
+from surgecollapse.protocols import Policy
 
 T = 400
 PLAN = Plan(sparsity=0.8, total_steps=T, every=5)
@@ -198,7 +198,7 @@ def test_options_cannot_be_changed_afterwards_and_are_shown(name: str) -> None:
 
 
 def test_deciding_never_imports_torch() -> None:
-    code = "import sys, surgecollapse.decide; sys.exit('torch' in sys.modules)"
+    code = "import sys, surgecollapse.policies; sys.exit('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
@@ -216,13 +216,13 @@ def test_an_unknown_option_lists_the_valid_ones_and_the_nearest() -> None:
 
 
 def test_a_policy_object_is_returned_as_it_is_and_takes_no_options() -> None:
-    policy = Hold()
+    policy = NoOp()
     assert make_policy(policy) is policy
-    with pytest.raises(ValueError, match="constructor of Hold"):
+    with pytest.raises(ValueError, match="constructor of NoOp"):
         make_policy(policy, floor=0.3)
 
 
-@pytest.mark.parametrize("wrong", [Hold, 3, None])
+@pytest.mark.parametrize("wrong", [NoOp, 3, None])
 def test_what_is_no_policy_is_refused(wrong: object) -> None:
     with pytest.raises(TypeError, match="policy must be a name"):
         make_policy(wrong)

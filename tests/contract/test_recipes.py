@@ -24,13 +24,13 @@ def test_a_recipe_is_the_policy_with_its_options(name):
 
 
 def test_what_is_given_comes_before_the_recipe():
-    assert type(attached(recipe="surge-collapse", policy="cycles").policy).__name__ == "Cycles"
-    other = surgecollapse.EntropyBoundedCycles(floor=0.1)
+    assert type(attached(recipe="surge-collapse", policy="cycles").policy).__name__ == "ACDC"
+    other = surgecollapse.EntropyCycles(floor=0.1)
     assert attached(recipe="surge-collapse", policy=other).policy is other
 
 
 def test_without_a_recipe_nothing_changes():
-    assert repr(attached().policy) == repr(surgecollapse.EntropyBoundedCycles())
+    assert repr(attached().policy) == repr(surgecollapse.EntropyCycles())
 
 
 def test_an_unknown_recipe_is_named():

@@ -10,22 +10,22 @@ from torch import nn
 
 from surgecollapse import MemoryRecorder, attach, make_policy, watch_training
 from surgecollapse.events import Measurement
-from surgecollapse.lab import foresight
-from surgecollapse.lab.analyse import analyse
+from surgecollapse.lab.training.trainer import forecasts as foresight
+from surgecollapse.report.analyses import analyse
 from surgecollapse.lab.config import ConfigError, make_config
-from surgecollapse.lab.data import load_task
-from surgecollapse.lab.run import train
-from surgecollapse.registered import FORMS, find, offered
+from surgecollapse.lab.data.registry import load_task
+from surgecollapse.lab.training.run import train
+from surgecollapse.plugins import FORMS, find, offered
 
 MODULE = '''
 import torch
-from surgecollapse.decide import Hold
+from surgecollapse.policies import NoOp
 from surgecollapse.events import Alarm
-from surgecollapse.lab.analyse.finding import Finding
-from surgecollapse.lab.dataset import Data
+from surgecollapse.report.analyses.result import AnalysisResult
+from surgecollapse.lab.data.dataset import Data
 
 
-class Quiet(Hold):
+class Quiet(NoOp):
     """A policy."""
 
 
@@ -73,7 +73,7 @@ class Steps:
 
 
 def how_long(subjects):
-    return [Finding("how-long", "Steps", "Of the run.", Steps(run.steps[-1]), "so many", run.name) for run in subjects]
+    return [AnalysisResult("how-long", "Steps", "Of the run.", Steps(run.steps[-1]), "so many", run.name) for run in subjects]
 
 
 def nothing(*args, **kwargs):
@@ -160,7 +160,7 @@ def test_an_offer_that_does_not_fit_is_refused_by_its_name(name, tmp_path):
     for use in (
         lambda: make_policy(name),
         lambda: watch_training(model, optimizer, monitors=name),
-        lambda: foresight.Foresight(name, lambda alarm: None),
+        lambda: foresight.GrokkingForecast(name, lambda alarm: None),
         lambda: load_task(name, seed=0),
     ):
         with pytest.raises(TypeError, match=f"entry point '{name}' of the group surgecollapse.*expected"):
@@ -177,6 +177,6 @@ def test_names_of_ours_cannot_be_taken_and_unknown_ones_list_both():
         make_policy("quite")
     with pytest.raises(ConfigError, match="unknown task 'stripe'"):
         make_config(task="stripe")
-    detector = foresight.Foresight("early", lambda alarm: None)
+    detector = foresight.GrokkingForecast("early", lambda alarm: None)
     detector.take(Measurement(step=3, name="accuracy/train", value=0.1))
     assert detector.hopeless

@@ -8,15 +8,15 @@ from torch import nn
 
 from surgecollapse import attach
 from surgecollapse.export.semi_structured import to_semi_structured
-from surgecollapse.lab.checkpoint import load_checkpoint
+from surgecollapse.lab.training.checkpoint import load_checkpoint
 from surgecollapse.lab.config import make_config, read_config, write_config
-from surgecollapse.lab.doctor import examine
-from surgecollapse.lab.evaluate import load_run, predict
-from surgecollapse.lab.inspection import inspect
-from surgecollapse.lab.progress import Silent
-from surgecollapse.lab.run import train
-from surgecollapse.lab.stacked import train_stacked
-from surgecollapse.lab.training import Training
+from surgecollapse.cli.doctor import examine
+from surgecollapse.lab.training.evaluation import load_run, predict
+from surgecollapse.lab.training.inspection import inspect
+from surgecollapse.lab.training.progress import Silent
+from surgecollapse.lab.training.run import train
+from grokking_bank.stacked import train_stacked
+from surgecollapse.lab.training.trainer import Training
 from surgecollapse.record import RunStore
 
 if not torch.cuda.is_available():

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 import surgecollapse
 from surgecollapse import MemoryRecorder, attach, average_weights, watch_training
-from surgecollapse.decide import POLICIES, make_policy
+from surgecollapse.policies import POLICIES, make_policy
 from surgecollapse.functional import (
     ENTROPY,
     effective_rank,

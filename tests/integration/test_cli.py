@@ -13,7 +13,7 @@ import pytest
 
 from surgecollapse.cli import INTERRUPTED, MISTAKE, Flags, main, training
 from surgecollapse.lab.config import RunConfig, read_config
-from surgecollapse.lab.doctor import examine
+from surgecollapse.cli.doctor import examine
 from surgecollapse.record import RunStore
 
 SHORT = ["--steps", "30", "--widths", "8,8", "--evaluate-every", "10", "--every", "5", "--minimum-density", "0"]

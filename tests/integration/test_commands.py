@@ -14,7 +14,7 @@ from surgecollapse.commands import (
     Checkpoint,
     Collapse,
     Continue,
-    Hold,
+    NoOp,
     LearningRate,
     Pause,
     Pump,
@@ -26,8 +26,8 @@ from surgecollapse.commands import (
     Surge,
 )
 from surgecollapse.lab.config import make_config
-from surgecollapse.lab.run import train
-from surgecollapse.lab.training import Training
+from surgecollapse.lab.training.run import train
+from surgecollapse.lab.training.trainer import Training
 from surgecollapse.record import CommandQueue, MemoryRecorder, RunStore
 
 SHORT = {"task": "digits", "steps": 60, "widths": (16,), "train_samples": 200, "evaluate_every": 20, "every": 5,
@@ -116,7 +116,7 @@ def test_a_final_mask_is_not_opened():
 
 def test_a_held_policy_decides_nothing_until_it_is_resumed():
     controller, steps, _ = loop("entropy")
-    controller.request(Hold())
+    controller.request(NoOp())
     steps(30)
     assert controller.events == []
     assert len(controller.readings) >= 6
@@ -130,7 +130,7 @@ def test_a_changed_target_and_threshold_reach_the_policy_and_the_checkpoint():
     steps(20)
     controller.request(SetSparsity(sparsity=0.75))
     controller.request(SetThresholds(values={"floor": 0.1, "window": 20}))
-    controller.request(Hold())
+    controller.request(NoOp())
     steps(1)
     assert (controller.plan.sparsity, controller.policy.floor, controller.policy.window) == (0.75, 0.1, 20)
     state = controller.state_dict()
@@ -207,7 +207,7 @@ class Person:
 
 
 PLAN = {
-    7: [Hold(), Collapse(fraction=0.3)],
+    7: [NoOp(), Collapse(fraction=0.3)],
     12: [LearningRate(factor=0.5), Pump(sigma=0.05)],
     20: [Checkpoint(), SetThresholds(values={"floor": 0.2})],
     26: [Surge(fraction=0.5), Resume()],

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from surgecollapse.forecast.calibration import alarm_threshold, held_out_scores
-from surgecollapse.lab.bank.members import Member
-from surgecollapse.lab.bank.plan import block
-from surgecollapse.lab.bank.store import read_bank
+from grokking_bank.members import Member
+from grokking_bank.plan import block
+from grokking_bank.store import read_bank
 
 pytest.importorskip("sklearn")
 ROOT = Path(__file__).parents[2]

@@ -180,9 +180,9 @@ def test_taylor_saliency_has_its_gradient_under_every_policy(policy):
 
 
 def test_last_values_come_back_where_only_the_policy_asks_for_them():
-    from surgecollapse import EntropyBoundedCycles
+    from surgecollapse import EntropyCycles
 
-    run = Run(EntropyBoundedCycles(initial="last")).train(TOTAL)
+    run = Run(EntropyCycles(initial="last")).train(TOTAL)
     surges = [event for event in run.controller.events if event.kind == "surge"]
     assert surges
     assert all(event.energy_injected > 0 for event in surges)
@@ -222,9 +222,9 @@ def test_stopping_early_collapses_to_the_target_and_says_so():
 
 
 def test_finalize_in_a_phase_deeper_than_the_target_reopens_to_it_exactly():
-    from surgecollapse import EntropyBoundedCycles
+    from surgecollapse import EntropyCycles
 
-    run = Run(EntropyBoundedCycles(floor=0.0), sparsity=0.6)
+    run = Run(EntropyCycles(floor=0.0), sparsity=0.6)
     while run.controller.sparsity <= 0.6 + 1e-3:
         run.train(1)
     run.controller.finalize()
@@ -343,7 +343,7 @@ def test_a_foreign_state_is_refused_with_the_difference():
     state = Run().train(30).controller.state_dict()
     with pytest.raises(ValueError, match="not the state of a surgecollapse controller"):
         Run().controller.load_state_dict({"weights": 1})
-    with pytest.raises(ValueError, match=r"policy EntropyBoundedCycles, but Cycles"):
+    with pytest.raises(ValueError, match=r"policy EntropyCycles, but ACDC"):
         Run("cycles").controller.load_state_dict(state)
     with pytest.raises(ValueError, match=r"sparsity=0\.8.*sparsity=0\.7"):
         Run(sparsity=0.7).controller.load_state_dict(state)

@@ -9,11 +9,11 @@ import torch
 
 from surgecollapse.cli import MISTAKE, main
 from surgecollapse.export import load_csr, load_metadata, load_program, load_sparse
-from surgecollapse.lab import deploy
+from surgecollapse.report import export_run as deploy
 from surgecollapse.lab.config import make_config
-from surgecollapse.lab.deploy import FORMATS, export_run
-from surgecollapse.lab.evaluate import load_run
-from surgecollapse.lab.run import train
+from surgecollapse.report.export_run import FORMATS, export_run
+from surgecollapse.lab.training.evaluation import load_run
+from surgecollapse.lab.training.run import train
 
 pytest.importorskip("safetensors")
 

@@ -14,12 +14,12 @@ import torch
 
 from surgecollapse import commands
 from surgecollapse.events import Alarm
-from surgecollapse.lab.checkpoint import load_checkpoint
+from surgecollapse.lab.training.checkpoint import load_checkpoint
 from surgecollapse.lab.config import ConfigError, make_config
-from surgecollapse.lab.exporters import TRACKERS, export_to, live, to_tensorboard
-from surgecollapse.lab.exporters import export as export_module
-from surgecollapse.lab.exporters.following import follow
-from surgecollapse.lab.run import train
+from surgecollapse.trackers import TRACKERS, export_to, live, to_tensorboard
+from surgecollapse.trackers import export as export_module
+from surgecollapse.trackers.following import follow
+from surgecollapse.lab.training.run import train
 from surgecollapse.record import CommandQueue, RunStore, Tail, load_run
 
 pytest.importorskip("tensorboardX")

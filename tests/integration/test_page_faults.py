@@ -20,9 +20,9 @@ import torch
 from surgecollapse.commands import Pump
 from surgecollapse.dashboard.beside import page_beside
 from surgecollapse.dashboard.server import STREAMS
-from surgecollapse.dashboard.token import kept_token
-from surgecollapse.lab import run as run_module
-from surgecollapse.lab.checkpoint import load_checkpoint
+from surgecollapse.dashboard.access_token import kept_token
+from surgecollapse.lab.training.trainer import run as run_module
+from surgecollapse.lab.training.checkpoint import load_checkpoint
 from surgecollapse.lab.config import make_config
 from surgecollapse.record import CommandQueue, RunStore
 

@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from surgecollapse.lab.config import make_config
-from surgecollapse.lab.evaluate import load_run, predict
-from surgecollapse.lab.objective import make_loss
-from surgecollapse.lab.report import table, write_report
-from surgecollapse.lab.report.classification import evaluate
-from surgecollapse.lab.report.collect import collect
-from surgecollapse.lab.report.fourier import spectrum
-from surgecollapse.lab.report.summary import summarise
-from surgecollapse.lab.run import train
+from surgecollapse.lab.training.evaluation import load_run, predict
+from surgecollapse.lab.training.optim import make_loss
+from surgecollapse.report import table, write_report
+from surgecollapse.report.classification import evaluate
+from surgecollapse.report.collect import collect
+from surgecollapse.report.fourier import spectrum
+from surgecollapse.report.summary import summarise
+from surgecollapse.lab.training.run import train
 
 SHORT = {"steps": 120, "every": 5, "evaluate_every": 20, "sparsity": 0.8}
 

@@ -14,16 +14,16 @@ import numpy as np
 import pytest
 import torch
 
-from surgecollapse.lab import checkpoint as checkpoint_module
-from surgecollapse.lab.batches import Batches
-from surgecollapse.lab.checkpoint import CheckpointError, load_checkpoint, step_checkpoints
+from surgecollapse.lab.training.trainer import checkpoint as checkpoint_module
+from surgecollapse.lab.data.sampler import Batches
+from surgecollapse.lab.training.checkpoint import CheckpointError, load_checkpoint, step_checkpoints
 from surgecollapse.lab.config import ConfigError, make_config, read_config
-from surgecollapse.lab.data import load_data
-from surgecollapse.lab.evaluate import load_run, predict
-from surgecollapse.lab.models import build_model
-from surgecollapse.lab.objective import make_loss
-from surgecollapse.lab.progress import Silent
-from surgecollapse.lab.run import train
+from surgecollapse.lab.data.registry import load_data
+from surgecollapse.lab.training.evaluation import load_run, predict
+from surgecollapse.lab.models.registry import build_model
+from surgecollapse.lab.training.optim import make_loss
+from surgecollapse.lab.training.progress import Silent
+from surgecollapse.lab.training.run import train
 from surgecollapse.record import RunStore, RunStoreError
 
 STEPS = 60
@@ -468,8 +468,8 @@ def test_sigkill_of_a_whole_process_loses_nothing_that_was_saved(uninterrupted, 
 import sys
 sys.path.insert(0, {os.path.dirname(__file__)!r})
 from test_resume_run import configuration
-from surgecollapse.lab.run import train
-import surgecollapse.lab.training as t
+from surgecollapse.lab.training.run import train
+import surgecollapse.lab.training.trainer as t
 slow = t.Training._train_step
 def step(self):
     import time

@@ -109,7 +109,7 @@ def test_one_shot_prunes_once():
 
 
 def test_dsd_is_one_long_cycle():
-    policy = surgecollapse.Cycles(dense_until=1 / 3, cycles_until=2 / 3, phase=1 / 3)
+    policy = surgecollapse.ACDC(dense_until=1 / 3, cycles_until=2 / 3, phase=1 / 3)
     controller, _ = train(policy)
     acts = [(event.kind, event.step) for event in controller.events if event.kind in ("collapse", "surge")]
     assert acts[:3] == [("collapse", 133), ("surge", 267), ("collapse", 340)]

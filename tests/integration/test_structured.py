@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import surgecollapse
-from surgecollapse.decide import make_policy
+from surgecollapse.policies import make_policy
 from surgecollapse.functional import nm_mask, parse_pattern
 from surgecollapse.functional.patterns import tile_counts, tile_sizes
 

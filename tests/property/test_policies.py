@@ -7,8 +7,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from surgecollapse.decide import Cycles, EntropyBoundedCycles, EntropyRules, Intervals
-from surgecollapse.decide.schedule import to_step
+from surgecollapse.policies import ACDC, EntropyCycles, EntropyThresholds, FixedInterval
+from surgecollapse.policies.schedule import to_step
 from surgecollapse.events import Decision, Plan, Reading
 
 unit = st.none() | st.floats(0.0, 1.0)
@@ -48,7 +48,7 @@ plans = st.builds(
 @settings(max_examples=60, deadline=None)
 @given(plan=plans, values=st.lists(rows, min_size=1, max_size=40))
 def test_bounded_cycles_keep_their_bounds(plan: Plan, values: list[tuple[float | None, float | None, bool]]) -> None:
-    policy = EntropyBoundedCycles()
+    policy = EntropyCycles()
     made = simulate(policy, plan, values)
     total = plan.total_steps
     phase, since, pump = "dense", 0, 0.0
@@ -85,7 +85,7 @@ def test_bounded_cycles_keep_their_bounds(plan: Plan, values: list[tuple[float |
 def test_rules_keep_depth_noise_and_spacing_in_bounds(
     plan: Plan, values: list[tuple[float | None, float | None, bool]], dwell: int, cooldown: int
 ) -> None:
-    policy = EntropyRules(window=10, dwell=dwell, cooldown=cooldown)
+    policy = EntropyThresholds(window=10, dwell=dwell, cooldown=cooldown)
     heard, last = 0, None
     for _, reading, decision in simulate(policy, plan, values):
         if decision.freeze:
@@ -108,7 +108,7 @@ def test_rules_keep_depth_noise_and_spacing_in_bounds(
 def test_periodic_bounded_cycles_are_the_fixed_cycles(
     plan: Plan, values: list[tuple[float | None, float | None, bool]]
 ) -> None:
-    assert simulate(EntropyBoundedCycles(periodic=True), plan, values) == simulate(Cycles(), plan, values)
+    assert simulate(EntropyCycles(periodic=True), plan, values) == simulate(ACDC(), plan, values)
 
 
 @settings(max_examples=60, deadline=None)
@@ -118,7 +118,7 @@ def test_bounded_cycles_without_entropy_change_phase_where_the_fixed_cycles_do(p
         made = simulate(policy, plan, [(None, None, True)])
         return [(step, decision.phase) for step, _, decision in made if decision.depth is not None or decision.surge]
 
-    assert phases(EntropyBoundedCycles()) == phases(Cycles())
+    assert phases(EntropyCycles()) == phases(ACDC())
 
 
 @settings(max_examples=60, deadline=None)
@@ -130,7 +130,7 @@ def test_bounded_cycles_without_entropy_change_phase_where_the_fixed_cycles_do(p
 def test_intervals_leave_no_collapse_unmade_past_the_next_one_that_is_due(
     every: int, surge_every: int, skipped: set[int]
 ) -> None:
-    policy = Intervals(collapse_every=every, surge_every=surge_every)
+    policy = FixedInterval(collapse_every=every, surge_every=surge_every)
     policy.start(Plan(sparsity=0.5, total_steps=300, every=10))
     pending = False
     for step in range(1, 301):

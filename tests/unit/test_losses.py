@@ -1,4 +1,4 @@
-"""The losses beside cross-entropy, and the diagnoses of softmax collapse and naive loss minimisation."""
+"""The losses beside cross-entropy, and the diagnoses of softmax collapse and naive loss minimization."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from surgecollapse.functional import (
     zero_loss_share,
 )
 from surgecollapse.lab.config import make_config
-from surgecollapse.lab.data import load_data
-from surgecollapse.lab.objective import balanced_weights, make_loss
+from surgecollapse.lab.data.registry import load_data
+from surgecollapse.lab.training.optim import balanced_weights, make_loss
 from surgecollapse.record import RunStore
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from surgecollapse.act.collapse import zero_lowest
 from surgecollapse.act.ledger import Ledger
 from surgecollapse.act.prunable import named_weights
-from surgecollapse.act.pump import EntropyPump
+from surgecollapse.act.input_noise import InputNoise
 from surgecollapse.act.rewiring import Rewiring
 from surgecollapse.act.surge import refill_zeros
 from surgecollapse.events import Decision, Intervention
@@ -45,7 +45,7 @@ class Actor:
         self,
         model: nn.Module,
         rewiring: Rewiring,
-        pump: EntropyPump,
+        pump: InputNoise,
         find_depth: FindDepth,
         activation_energy: ActivationEnergy,
         renew: Renew,

@@ -11,7 +11,7 @@ from surgecollapse.act.ledger import Ledger, energies
 from surgecollapse.act.masked_weights import MaskedWeights
 from surgecollapse.functional import Pattern, collapse_masks, collapse_tiles, kept, lowest, magnitude
 from surgecollapse.functional.structured import open_count
-from surgecollapse.types import Criterion
+from surgecollapse.protocols import Criterion
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from surgecollapse.functional import pack, unpack
-from surgecollapse.single_pass import SMALLEST, flattened, in_one_pass, is_dense
+from surgecollapse.torch_utils.compiled import SMALLEST, flattened, in_one_pass, is_dense
 
 
 def mask_pass(values: Tensor, mask: Tensor) -> None:

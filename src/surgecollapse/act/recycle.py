@@ -13,7 +13,7 @@ from surgecollapse.act.ledger import Ledger, energies
 from surgecollapse.act.masked_weights import MaskedWeights
 from surgecollapse.act.optimizer_state import check_moments, forget
 from surgecollapse.act.randomness import Generators
-from surgecollapse.types import Passage
+from surgecollapse.protocols import UnitConnection
 
 
 class Recycler:
@@ -55,7 +55,7 @@ class Recycler:
 
     @torch.no_grad()
     def recycle(
-        self, params: Mapping[str, nn.Parameter], passages: Sequence[Passage], tau: float
+        self, params: Mapping[str, nn.Parameter], passages: Sequence[UnitConnection], tau: float
     ) -> tuple[Ledger, dict[str, Any]]:
         """Recycle the dormant units of these passages.
 
@@ -89,11 +89,11 @@ class Recycler:
         units_by_name = {passage.incoming: count for passage, count in zip(steered, counts, strict=True)}
         return ledger, {"units": units_by_name, "left": left}
 
-    def _dormant(self, passage: Passage, tau: float) -> Tensor:
+    def _dormant(self, passage: UnitConnection, tau: float) -> Tensor:
         is_open = self._weights.mask(passage.incoming).flatten(1).any(1)
         return (passage.scores.to(is_open.device) <= tau) & is_open
 
-    def _renew(self, params: Mapping[str, nn.Parameter], passage: Passage, units: Tensor) -> Tensor:
+    def _renew(self, params: Mapping[str, nn.Parameter], passage: UnitConnection, units: Tensor) -> Tensor:
         """Draw the incoming weights of these units; the bias starts at zero."""
         weight = params[passage.incoming]
         rows = units.nonzero().squeeze(1)
@@ -109,7 +109,7 @@ class Recycler:
             self._forget(params[passage.bias], units, torch.ones_like(units))
         return values
 
-    def _silence(self, weight: nn.Parameter, passage: Passage, units: Tensor) -> None:
+    def _silence(self, weight: nn.Parameter, passage: UnitConnection, units: Tensor) -> None:
         """Zero the columns that take these units in."""
         chosen = _along(units.repeat_interleave(passage.columns), weight, 1)
         weight.masked_fill_(chosen, 0)
@@ -131,7 +131,7 @@ class Recycler:
         self.scales |= {name: scale for name, scale in known.items() if name in self._weights.params}
 
 
-def _touched(passage: Passage) -> list[str]:
+def _touched(passage: UnitConnection) -> list[str]:
     return [passage.incoming, *([passage.bias] if passage.bias else []), passage.outgoing]
 
 

@@ -21,8 +21,8 @@ from surgecollapse.functional import DISTRIBUTIONS, GROWTH, SALIENCY, Pattern, e
 from surgecollapse.functional.growth import random
 from surgecollapse.functional.selection import count_true
 from surgecollapse.functional.structured import open_count
-from surgecollapse.registered import find
-from surgecollapse.types import Criterion
+from surgecollapse.plugins import find
+from surgecollapse.protocols import Criterion
 
 
 def one_of(option: str, value: str, valid: tuple[str, ...]) -> str:

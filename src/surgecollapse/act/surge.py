@@ -15,7 +15,7 @@ from surgecollapse.functional import Pattern, bounded_noise_scale, highest, reop
 from surgecollapse.functional.apportion import apportion
 from surgecollapse.functional.growth import random
 from surgecollapse.functional.selection import count_true
-from surgecollapse.types import Criterion
+from surgecollapse.protocols import Criterion
 
 INITIAL = ("zero", "noise", "last")
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from surgecollapse.analysis.colours import BLUE, GREEN, VERMILLION, decimal_ticks
+from surgecollapse.analysis.colors import BLUE, GREEN, VERMILLION, decimal_ticks
 from surgecollapse.functional import marchenko_pastur_bulk, power_law
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from surgecollapse.analysis.colours import GREEN, VERMILLION
+from surgecollapse.analysis.colors import GREEN, VERMILLION
 from surgecollapse.functional import discretise, symbol_entropy, symbol_mutual_information
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from surgecollapse.analysis.colours import decimal_ticks
+from surgecollapse.analysis.colors import decimal_ticks
 from surgecollapse.functional import levina_bickel, sample_participation_ratio, two_nn
 
 if TYPE_CHECKING:

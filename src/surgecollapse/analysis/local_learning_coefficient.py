@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from surgecollapse.functional import batch_loss
-from surgecollapse.modules import evaluating
+from surgecollapse.torch_utils.modules import evaluating
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from surgecollapse.analysis.colours import decimal_ticks
+from surgecollapse.analysis.colors import decimal_ticks
 from surgecollapse.functional import NeuralCollapse
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from surgecollapse.analysis.colours import BLUE, GREEN, VERMILLION
+from surgecollapse.analysis.colors import BLUE, GREEN, VERMILLION
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from surgecollapse.modules import (
+from surgecollapse.torch_utils.modules import (
     Hooks,
     canonical_name,
     evaluating,

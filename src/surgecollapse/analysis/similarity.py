@@ -45,8 +45,8 @@ class SimilarityMap:
         if max(len(self.rows), len(self.columns)) <= FEWEST_NUMBERS:
             for i, row in enumerate(self.values):
                 for j, value in enumerate(row):
-                    colour = "black" if value > 0.55 else "white"
-                    axes.text(j, i, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=9)
+                    color = "black" if value > 0.55 else "white"
+                    axes.text(j, i, f"{value:.2f}", ha="center", va="center", color=color, fontsize=9)
         figure.colorbar(image, ax=axes, label="linear CKA, debiased")
         return figure
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from surgecollapse.analysis.colours import decimal_ticks
+from surgecollapse.analysis.colors import decimal_ticks
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

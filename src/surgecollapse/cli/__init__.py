@@ -60,7 +60,7 @@ def _one_line(error: Exception) -> str:
     if isinstance(error.__cause__, pydantic.ValidationError):
         return explain(error.__cause__)
     if isinstance(error, ModuleNotFoundError):
-        from surgecollapse.lab.exporters import TRACKERS
+        from surgecollapse.trackers import TRACKERS
 
         extras = {"safetensors": "export", **{package: name for name, package in TRACKERS.items()}}
         extra = extras.get(str(error.name), "onnx" if str(error.name).startswith("onnx") else "plots")

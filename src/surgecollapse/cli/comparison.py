@@ -51,8 +51,8 @@ def compare(
             imdb.
         dry_run: Only say how many runs are to do, and how long they will take.
     """
-    from surgecollapse.lab.compare.command import failures, outlook, prepare
-    from surgecollapse.lab.compare.display import for_terminal
+    from surgecollapse.compare.command import failures, outlook, prepare
+    from surgecollapse.compare.display import for_terminal
 
     folder = out or Path("runs") / f"compare-{suite}"
     comparison = prepare(

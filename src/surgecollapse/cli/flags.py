@@ -9,7 +9,7 @@ import pydantic
 from cyclopts import Group, Parameter
 
 from surgecollapse.lab.config import ConfigError, RunConfig
-from surgecollapse.lab.presets import DEFAULT_TASK_PRESET, TASK_PRESETS
+from surgecollapse.lab.config.presets import DEFAULT_TASK_PRESET, TASK_PRESETS
 
 _GROUPS = {
     "Data": "data_dir train_samples label_noise standardise smallest operation modulus train_fraction parity_bits "

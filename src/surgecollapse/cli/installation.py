@@ -8,7 +8,7 @@ def doctor() -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from surgecollapse.lab.doctor import examine
+    from surgecollapse.cli.doctor import examine
 
     table = Table("check", "result", "", box=None)
     checks = examine()

@@ -42,7 +42,7 @@ def tell(
         step: Of a checkpoint.
         wait: Seconds to wait for the outcome.
     """
-    from surgecollapse.lab.tell import tell as ask
+    from surgecollapse.cli.send import tell as ask
 
     given = {"fraction": fraction, "sigma": sigma, "sparsity": sparsity, "factor": factor, "every": every, "step": step}
     body: dict[str, Any] = {name: value for name, value in given.items() if value is not None}

@@ -15,7 +15,7 @@ from surgecollapse.lab.config import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from surgecollapse.lab.deploy import Exported
+    from surgecollapse.report.export_run import Exported
 
 
 def report(
@@ -35,7 +35,7 @@ def report(
         follow: Go on telling the tracker until the run ends.
         touched: Compare also runs that a person changed while they trained.
     """
-    from surgecollapse.lab.report import write_report
+    from surgecollapse.report import write_report
 
     if not runs:
         raise ConfigError(
@@ -73,7 +73,7 @@ def export(
         out: The file. Default: in the folder export of the run.
         batch: Samples in the batch that speed is measured with.
     """
-    from surgecollapse.lab.deploy import export_run
+    from surgecollapse.report.export_run import export_run
 
     outcome = export_run(run, form, out=out, batch=batch)
     _export_table(form, outcome)
@@ -103,8 +103,8 @@ def analyse(
         samples: Rows of the data that nets are shown.
         times: Most checkpoints of a run that are looked at.
     """
-    from surgecollapse.lab.analyse import analyse as analyse_runs
-    from surgecollapse.lab.analyse.display import for_terminal, table
+    from surgecollapse.report.analyses import analyse as analyse_runs
+    from surgecollapse.report.analyses.display import for_terminal, table
 
     with for_terminal() as tell:
         outcome = analyse_runs(runs, words(what), out=out, samples=samples, times=times, tell=tell)
@@ -115,7 +115,7 @@ def analyse(
 
 def _to_tracker(name: str, runs: Sequence[Path], out: Path | None, *, follow: bool) -> int:
     """Write every run for a tracker; follow one until it ends, or whoever started this is gone."""
-    from surgecollapse.lab.exporters import export_to
+    from surgecollapse.trackers import export_to
 
     if follow and len(runs) > 1:
         raise ConfigError("--follow takes one run: start one command for each")
@@ -144,7 +144,7 @@ def _untouched(runs: Sequence[Path]) -> tuple[Path, ...]:
 
 
 def _export_table(form: str, outcome: Exported) -> None:
-    from surgecollapse.lab.report.summary import readable_bytes
+    from surgecollapse.report.summary import readable_bytes
 
     headings = (
         "dense",

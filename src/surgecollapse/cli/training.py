@@ -12,12 +12,12 @@ from cyclopts import Group, Parameter
 from surgecollapse.cli.flags import Flags, values_of, words
 from surgecollapse.cli.output import INTERRUPTED, note, say, write_table
 from surgecollapse.lab.config import ConfigError, RunConfig, make_config, read_config
-from surgecollapse.lab.experiments import EXPERIMENTS
+from surgecollapse.lab.config.experiments import EXPERIMENTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from surgecollapse.lab.run import RunResult
+    from surgecollapse.lab.training.run import RunResult
 
 
 _FIRST = Group("Run", sort_key=0)
@@ -52,8 +52,8 @@ def run(
         flags: Keys of the configuration.
     """
     from surgecollapse.dashboard.beside import page_beside
-    from surgecollapse.lab.progress import for_terminal
-    from surgecollapse.lab.run import train
+    from surgecollapse.lab.training.progress import for_terminal
+    from surgecollapse.lab.training.run import train
 
     values = values_of(flags)
     kept = {"task": task, "config": config, "out": out, "resume": resume}
@@ -95,9 +95,9 @@ def demo(*, out: Path | None = None, seed: int = 0, sparsity: float = 0.9) -> in
 
 
 def _demo(folder: Path, seed: int, sparsity: float) -> int:
-    from surgecollapse.lab.progress import for_terminal
-    from surgecollapse.lab.report import write_report
-    from surgecollapse.lab.run import train
+    from surgecollapse.lab.training.progress import for_terminal
+    from surgecollapse.report import write_report
+    from surgecollapse.lab.training.run import train
 
     # `hold` is bitwise plain training, with readings, so that both entropies can be compared.
     plans = {
@@ -158,7 +158,7 @@ def _tell(result: RunResult) -> int:
 def _show(summaries: dict[str, dict[str, Any]]) -> None:
     from rich.table import Column
 
-    from surgecollapse.lab.report.summary import readable_bytes
+    from surgecollapse.report.summary import readable_bytes
 
     headings = ("test accuracy", "sparsity", "mean\ndensity", "size", "time", "inter-\nventions")
     rows = [

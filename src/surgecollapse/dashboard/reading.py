@@ -12,7 +12,7 @@ from surgecollapse.record import heartbeat
 from surgecollapse.record.commands import asked_from
 from surgecollapse.record.schema import Connection, connect
 from surgecollapse.record.values import array_from, event_from, from_json
-from surgecollapse.state import REMEMBERED, StateReader
+from surgecollapse.training_status import REMEMBERED, StatusReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -116,9 +116,9 @@ def state(connection: Connection, changed: float) -> dict[str, Any]:
     }
 
 
-def state_reader(connection: Connection, every: int | None) -> StateReader:
+def state_reader(connection: Connection, every: int | None) -> StatusReader:
     """The state of a run as far as its record goes, of what the state is judged by alone."""
-    reader = StateReader(every)
+    reader = StatusReader(every)
     rows = connection.execute(
         "SELECT step, body FROM events WHERE kind = 'Reading' AND typeof(step) = 'integer' ORDER BY step DESC LIMIT ?",
         (REMEMBERED,),
@@ -148,7 +148,7 @@ def _judged(step: int, body: Any) -> Reading:
     return Reading(step=step, entropy=entropy, finite=bool(said.get("finite", True)))
 
 
-def _give(reader: StateReader, connection: Connection, of: str) -> None:
+def _give(reader: StatusReader, connection: Connection, of: str) -> None:
     """Tell the newest sound event of some."""
     for event in _newest(connection, of):
         reader.take(event)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from surgecollapse.export.packing import PARTS, decode, encode, is_nonzero
 from surgecollapse.functional.masks import unpack
-from surgecollapse.modules import canonical_name, unwrap_model
+from surgecollapse.torch_utils.modules import canonical_name, unwrap_model
 
 FORMAT = "surgecollapse sparse checkpoint"
 SPARSE_VERSION = 2

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from surgecollapse.export.compaction.cut import cut, judge
-from surgecollapse.export.compaction.follow import Followed, follow
+from surgecollapse.export.compaction.propagate import Followed, follow
 from surgecollapse.export.compaction.heads import FewerHeads, dead_heads, obstacle
 from surgecollapse.export.compaction.trace import differ, trace
 from surgecollapse.export.csr import replace_module
 from surgecollapse.export.measure import caller, max_difference
-from surgecollapse.modules import tensors_in, unwrap_model
+from surgecollapse.torch_utils.modules import tensors_in, unwrap_model
 
 
 @dataclass(frozen=True, kw_only=True)

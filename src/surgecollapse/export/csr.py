@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from surgecollapse.export.csr_linear import CsrLinear
 from surgecollapse.export.measure import caller, interleaved_ratios, max_difference
-from surgecollapse.modules import tensors_in, unwrap_model
+from surgecollapse.torch_utils.modules import tensors_in, unwrap_model
 
 
 @dataclass(frozen=True, kw_only=True)

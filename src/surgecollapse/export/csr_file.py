@@ -13,7 +13,7 @@ from torch import nn
 from surgecollapse.export.checkpoint import SparseFile, load_metadata, load_sparse_into, save_sparse
 from surgecollapse.export.csr import replace_module
 from surgecollapse.export.csr_linear import CsrLinear
-from surgecollapse.modules import unwrap_model
+from surgecollapse.torch_utils.modules import unwrap_model
 
 _KEY = "csr"
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from surgecollapse.export.checkpoint import write_whole
 from surgecollapse.export.measure import max_difference
-from surgecollapse.modules import evaluating, map_tensors, tensors_in, unwrap_model
+from surgecollapse.torch_utils.modules import evaluating, map_tensors, tensors_in, unwrap_model
 
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _LARGEST = 2**31 - 2**20
@@ -233,7 +233,7 @@ def _shapes(tensors: Sequence[Tensor]) -> list[tuple[int, ...]]:
 
 
 def _first_line(error: Exception) -> str:
-    """The first line of a message, or of the error that caused it, without colours."""
+    """The first line of a message, or of the error that caused it, without colors."""
     cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
     lines = re.sub(r"\x1b\[[0-9;]*m", "", str(cause)).strip().splitlines()
     return lines[0] if lines else type(cause).__name__

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from surgecollapse.export.checkpoint import write_whole
 from surgecollapse.export.measure import caller, max_difference
-from surgecollapse.modules import map_tensors, tensors_in, unwrap_model
+from surgecollapse.torch_utils.modules import map_tensors, tensors_in, unwrap_model
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.sparse import to_sparse_semi_structured
 
 from surgecollapse.export.measure import caller, max_difference
-from surgecollapse.modules import map_tensors, tensors_in, unwrap_model
+from surgecollapse.torch_utils.modules import map_tensors, tensors_in, unwrap_model
 
 MULTIPLES = (32, 64)
 """Rows and columns of a weight must be multiples of these: what both of PyTorch's kernels take (cuSPARSELt: 16, 16)."""

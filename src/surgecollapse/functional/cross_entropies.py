@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from surgecollapse.modules import is_transformed
+from surgecollapse.torch_utils.modules import is_transformed
 
 
 def _value(x: Tensor) -> Tensor:

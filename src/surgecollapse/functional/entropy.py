@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 def sign_covariance_entropy(x: Tensor) -> Tensor:
-    """Activation entropy: Rényi-2 of the sign covariance of disjoint pairwise differences, normalised.
+    """Activation entropy: Rényi-2 of the sign covariance of disjoint pairwise differences, normalized.
 
     With uᵢ = (x₂ᵢ − x₂ᵢ₊₁)/‖x₂ᵢ − x₂ᵢ₊₁‖ for the rows in the order given and m = mean over i ≠ j of
     (uᵢ·uⱼ)²::

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from surgecollapse.types import Criterion
+from surgecollapse.protocols import Criterion
 
 
 def magnitude(weight: Tensor, signal: Tensor | None = None) -> Tensor:

@@ -1,7 +1,7 @@
-"""Why a net that fits its training data stands still: softmax collapse and naive loss minimisation.
+"""Why a net that fits its training data stands still: softmax collapse and naive loss minimization.
 
 Prieto, Barsbey, Mediano, Birdal 2025 (arXiv 2501.04697): once the data is fitted, the gradient turns into the direction
-of the weights themselves, which only scales the logits (naive loss minimisation), until the softmax absorbs all
+of the weights themselves, which only scales the logits (naive loss minimization), until the softmax absorbs all
 logits but the largest: then the loss is exactly zero, and so is its gradient by the right logit (softmax collapse).
 """
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from surgecollapse.functional.projections import inner_product
-from surgecollapse.gradients.whole import check_whole
+from surgecollapse.gradients.dense_check import check_whole
 
 
 class ClipNorm:

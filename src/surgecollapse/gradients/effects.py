@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from surgecollapse.functional.projections import widest
-from surgecollapse.types import GradientTransform
+from surgecollapse.protocols import GradientTransform
 
 
 class Effects:

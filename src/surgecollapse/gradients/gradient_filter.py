@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from surgecollapse.functional.filters import is_stable, largest_pole
-from surgecollapse.gradients.blocks import BLOCK, blocks
+from surgecollapse.gradients.chunking import BLOCK, blocks
 from surgecollapse.gradients.slow_gradients import SlowGradients, State, Together, slots_like, state_dtype
 
 if TYPE_CHECKING:
-    from surgecollapse.gradients.side_by_side import SideBySide
+    from surgecollapse.gradients.flat_buffers import SideBySide
 
 
 class GradientFilter(SlowGradients):

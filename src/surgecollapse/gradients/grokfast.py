@@ -29,13 +29,13 @@ import torch
 from torch import Tensor
 
 from surgecollapse.functional.projections import widest
-from surgecollapse.gradients.blocks import BLOCK, blocks
-from surgecollapse.gradients.passes import ema_pass, ema_rows, ma_pass, ma_rows
+from surgecollapse.gradients.chunking import BLOCK, blocks
+from surgecollapse.gradients.fused_kernels import ema_pass, ema_rows, ma_pass, ma_rows
 from surgecollapse.gradients.slow_gradients import SlowGradients, State, Together, copy_of, slots_like, state_dtype
-from surgecollapse.single_pass import flattened, in_one_pass
+from surgecollapse.torch_utils.compiled import flattened, in_one_pass
 
 if TYPE_CHECKING:
-    from surgecollapse.gradients.side_by_side import SideBySide
+    from surgecollapse.gradients.flat_buffers import SideBySide
 
 
 _READS = 1 << 17

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from surgecollapse.functional.projections import gram, inner_product, projection_factors, relative_floor
-from surgecollapse.gradients.blocks import blocks
-from surgecollapse.gradients.side_by_side import SideBySide, groups
-from surgecollapse.gradients.whole import check_whole
+from surgecollapse.gradients.chunking import blocks
+from surgecollapse.gradients.flat_buffers import SideBySide, groups
+from surgecollapse.gradients.dense_check import check_whole
 
 _LAYOUTS = 64
 """Sets of shapes that are remembered: a net gives gradients to few."""

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from surgecollapse.events import LayerReading, Reading
 from surgecollapse.functional import predictive_entropy, target_entropy
-from surgecollapse.modules import canonical_name, tensors_in
+from surgecollapse.torch_utils.modules import canonical_name, tensors_in
 from surgecollapse.observe.activations import ActivationReader
-from surgecollapse.observe.passages import follow_units
+from surgecollapse.observe.unit_tracing import follow_units
 from surgecollapse.observe.probe import Probe
-from surgecollapse.types import Passage
+from surgecollapse.protocols import UnitConnection
 
 
 class Observer:
@@ -115,7 +115,7 @@ class Observer:
         """Mean squared activation of each site on the probe batch; empty while no probe is known."""
         return {layer.layer: layer.energy for layer in self._probe_layers()}
 
-    def passages(self, weights: Sequence[str]) -> tuple[list[Passage], dict[str, str]]:
+    def passages(self, weights: Sequence[str]) -> tuple[list[UnitConnection], dict[str, str]]:
         """Follow the units of these weights through the probe batch to the layers that take them in.
 
         Returns:

@@ -15,12 +15,12 @@ from torch.optim import Optimizer
 from surgecollapse.events import Measurement
 from surgecollapse.functional.projections import widest
 from surgecollapse.observe.budget import GUESS, BudgetKeeper, BudgetReport
-from surgecollapse.observe.scene import Scenes, part_of
+from surgecollapse.observe.monitor_context import MonitorContexts, part_of
 from surgecollapse.observe.stopwatch import Stopwatch
-from surgecollapse.types import Monitor
+from surgecollapse.protocols import Monitor
 
 if TYPE_CHECKING:
-    from surgecollapse.types import Scene, Series
+    from surgecollapse.protocols import MonitorContext, Series
 
 
 SCENE = 0.5
@@ -48,7 +48,7 @@ class Watch:
         self,
         model: nn.Module,
         monitors: Sequence[Monitor],
-        scenes: Scenes,
+        scenes: MonitorContexts,
         emit: Callable[[Measurement], None],
         *,
         every: int = 50,
@@ -141,7 +141,7 @@ class Watch:
         layers = max(len(scene.activations), sum(weight.ndim >= 2 for weight in scene.weights.values()))
         self._settle(step, seconds, layers)
 
-    def _part(self, scene: Scene, monitor: Monitor) -> Scene:
+    def _part(self, scene: MonitorContext, monitor: Monitor) -> MonitorContext:
         turns = self._keeper.turns
         return part_of(scene, self._count // _period(monitor) % turns, turns) if _rotates(monitor) else scene
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from surgecollapse.commands import HARMLESS, Command, command_from
+from surgecollapse.commands import READ_ONLY, Command, command_from
 from surgecollapse.record import heartbeat
 from surgecollapse.record.schema import RunStoreError, connect, explain
 from surgecollapse.record.values import from_json, text, to_json, whole
@@ -24,7 +24,7 @@ _SOURCE = 100
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class QueuedCommand:
     """One command, and what became of it."""
 
     id: int
@@ -147,7 +147,7 @@ class CommandQueue:
                     connection.execute("ROLLBACK")
         return int(there[0])
 
-    def pending(self) -> list[Asked]:
+    def pending(self) -> list[QueuedCommand]:
         """What waits, oldest first; a row that no command can be read from is rejected here."""
         waiting = self._select("WHERE status = 'queued' ORDER BY id")
         for id in self._damaged:
@@ -155,7 +155,7 @@ class CommandQueue:
                 self.settle(id, "rejected", step=None, reason="it cannot be read: expected a command and its values")
         return waiting
 
-    def expire(self, id: int) -> Asked | None:
+    def expire(self, id: int) -> QueuedCommand | None:
         """Reject a request that nobody will take any more, as the run was killed; return what became of it."""
         with closing(self._open_to_write()) as connection:
             late = _too_late(connection)
@@ -195,7 +195,7 @@ class CommandQueue:
         if not done:
             raise ValueError(f"request {id} of {self.path} does not wait: it was settled, or never asked")
 
-    def adopt(self, applied: Sequence[Asked]) -> None:
+    def adopt(self, applied: Sequence[QueuedCommand]) -> None:
         """Take over what was applied in another run, for this one to carry out again after the same steps."""
         with closing(self._open_to_write()) as connection:
             try:
@@ -213,15 +213,15 @@ class CommandQueue:
             except sqlite3.Error as error:
                 raise explain(error, self.path) from error
 
-    def all(self) -> list[Asked]:
+    def all(self) -> list[QueuedCommand]:
         """Every request, oldest first."""
         return self._select("ORDER BY id")
 
-    def applied(self, *, after: int = 0) -> list[Asked]:
+    def applied(self, *, after: int = 0) -> list[QueuedCommand]:
         """What was carried out, in order, of the requests whose id is greater than ``after``."""
         return self._select("WHERE status = 'applied' AND id > ? ORDER BY id", (after,))
 
-    def get(self, id: int) -> Asked | None:
+    def get(self, id: int) -> QueuedCommand | None:
         """One request."""
         found = self._select("WHERE id = ?", (id,))
         return found[0] if found else None
@@ -255,7 +255,7 @@ class CommandQueue:
                 raise explain(error, self.path) from error
         return self._connection
 
-    def _select(self, where: str, values: Sequence[Any] = ()) -> list[Asked]:
+    def _select(self, where: str, values: Sequence[Any] = ()) -> list[QueuedCommand]:
         connection = self._reader()
         try:
             self._there = self._there or _has_table(connection)  # looked for ten times a second
@@ -274,7 +274,7 @@ class CommandQueue:
         return found
 
 
-def asked_from(*row: Any) -> Asked:
+def asked_from(*row: Any) -> QueuedCommand:
     """One row of the table, checked.
 
     Raises:
@@ -282,7 +282,7 @@ def asked_from(*row: Any) -> Asked:
     """
     values = dict(zip(_COLUMNS.split(", "), row, strict=True))
     values["body"] = from_json(values["body"])
-    asked = Asked(**values)
+    asked = QueuedCommand(**values)
     texts = (asked.token, asked.source, asked.kind, asked.status)
     typed = all(isinstance(part, str) for part in texts) and isinstance(asked.body, dict)
     number = type(asked.id) is int and (asked.step is None or type(asked.step) is int)
@@ -299,7 +299,7 @@ def _has_table(connection: sqlite3.Connection) -> bool:
 
 def _mark(connection: sqlite3.Connection) -> None:
     """Mark a run as touched, once a person has changed what it computes."""
-    marks = ", ".join(f"'{kind}'" for kind in HARMLESS)
+    marks = ", ".join(f"'{kind}'" for kind in READ_ONLY)
     connection.execute(
         "INSERT OR REPLACE INTO meta SELECT 'touched', 'true' WHERE EXISTS "
         f"(SELECT 1 FROM commands WHERE status = 'applied' AND kind NOT IN ({marks}))"

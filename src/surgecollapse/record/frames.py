@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surgecollapse.events import Decision, Intervention, LayerChange, LayerReading, Reading
-from surgecollapse.record.commands import Asked, CommandQueue
+from surgecollapse.record.commands import QueuedCommand, CommandQueue
 from surgecollapse.record.store import RunStore
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class Run:
         """One row for everything that people asked for, and what became of it."""
         queue = CommandQueue(self.path)
         try:
-            return _table((asdict(asked) for asked in queue.all()), _columns(Asked))
+            return _table((asdict(asked) for asked in queue.all()), _columns(QueuedCommand))
         finally:
             queue.close()
 

@@ -74,7 +74,7 @@ class Series:
 
 
 class RunStore:
-    """The record of one run in one SQLite file; a :class:`~surgecollapse.types.Recorder`.
+    """The record of one run in one SQLite file; a :class:`~surgecollapse.protocols.Recorder`.
 
     A thread of its own writes (:class:`~surgecollapse.record.writer.Writer`): rows are committed at most about ten
     times a second, and at :meth:`flush`, :meth:`set` and :meth:`close`, which wait for it. On a disk that cannot keep

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from surgecollapse.events import Intervention, LayerReading, Reading
-from surgecollapse.lab.report.rundata import Curve, Predictions, RunData
+from surgecollapse.report.rundata import Curve, Predictions, RunData
 
 STEPS, EVERY = 2_000, 50
 SITES = ("body.0", "body.3", "body.6")

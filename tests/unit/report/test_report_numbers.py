@@ -11,14 +11,14 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import auc, f1_score, roc_auc_score
 
 from surgecollapse.events import Intervention
-from surgecollapse.lab.report.classification import evaluate, rocs, shown_classes
-from surgecollapse.lab.report.energy import path_of_sparsity
-from surgecollapse.lab.report.fourier import input_spectrum, radial_spectrum, spectrum, token_spectrum, token_table
-from surgecollapse.lab.report.rundata import Curve, Predictions, RunData
-from surgecollapse.lab.report.spectrum import cutoff_of, parts_of
-from surgecollapse.lab.report.summary import packed_bytes, prunable_names, summarise, table
-from surgecollapse.lab.report.trajectory import between, project
-from surgecollapse.lab.report.weights import split_zeros
+from surgecollapse.report.classification import evaluate, rocs, shown_classes
+from surgecollapse.report.energy import path_of_sparsity
+from surgecollapse.report.fourier import input_spectrum, radial_spectrum, spectrum, token_spectrum, token_table
+from surgecollapse.report.rundata import Curve, Predictions, RunData
+from surgecollapse.report.spectrum import cutoff_of, parts_of
+from surgecollapse.report.summary import packed_bytes, prunable_names, summarise, table
+from surgecollapse.report.trajectory import between, project
+from surgecollapse.report.weights import split_zeros
 
 
 def predictions(classes: int, rows: int = 300, seed: int = 0) -> Predictions:

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from matplotlib.text import Text
 
-from surgecollapse.lab.report import write_report
-from surgecollapse.lab.report.compare import overview
-from surgecollapse.lab.report.markup import page_html
-from surgecollapse.lab.report.page import PARTS, sections
-from surgecollapse.lab.report.rundata import RunData
-from surgecollapse.lab.report.style import MARKS, settle
+from surgecollapse.report import write_report
+from surgecollapse.report.compare import overview
+from surgecollapse.report.markup import page_html
+from surgecollapse.report.page import PARTS, sections
+from surgecollapse.report.rundata import RunData
+from surgecollapse.report.style import MARKS, settle
 
 VOID = {"meta", "br", "img", "link", "input", "hr"}
 
@@ -167,7 +167,7 @@ def test_a_page_that_cannot_be_written_says_where_and_why(make, tmp_path, monkey
     def full(figure, path):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("surgecollapse.lab.report.style.save_png", full)
+    monkeypatch.setattr("surgecollapse.report.style.save_png", full)
     with pytest.raises(OSError, match=r"cannot write the report in .* \(No space left on device\): free space"):
         write_report([RunData("bare", Path())], tmp_path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["index.html"], "the page itself needs no picture"

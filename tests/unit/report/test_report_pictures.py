@@ -15,10 +15,10 @@ from matplotlib.legend import Legend
 from matplotlib.text import Text
 
 from surgecollapse.events import Intervention
-from surgecollapse.lab.report import classification, compare, curves, energy, fourier, timeline, trajectory, weights
-from surgecollapse.lab.report.page import sections
-from surgecollapse.lab.report.rundata import Curve, Predictions, RunData
-from surgecollapse.lab.report.style import LINES, MARKS, RUNS, save_png, settle, to_svg
+from surgecollapse.report import classification, compare, curves, energy, fourier, timeline, trajectory, weights
+from surgecollapse.report.page import sections
+from surgecollapse.report.rundata import Curve, Predictions, RunData
+from surgecollapse.report.style import LINES, MARKS, RUNS, save_png, settle, to_svg
 
 
 def many_events(run, count=300):
@@ -153,9 +153,9 @@ def test_a_picture_is_laid_out_once_for_all_its_forms(pair, tmp_path, monkeypatc
 
 def test_neither_pyplot_nor_anything_heavy_is_imported_before_it_is_needed():
     code = (
-        "import sys; import surgecollapse.lab.report as r; "
+        "import sys; import surgecollapse.report as r; "
         "assert not {'matplotlib', 'sklearn', 'torch'} & set(sys.modules), 'imported too early'; "
-        "import surgecollapse.lab.report.compare, surgecollapse.lab.report.timeline; "
+        "import surgecollapse.report.compare, surgecollapse.report.timeline; "
         "assert 'matplotlib.pyplot' not in sys.modules, 'pyplot'"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

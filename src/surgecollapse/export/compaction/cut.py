@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from surgecollapse.export.compaction.flow import Flow, Reading
+from surgecollapse.export.compaction.channel_groups import Flow, Reading
 
 
 @dataclass(frozen=True)

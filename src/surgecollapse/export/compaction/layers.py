@@ -9,11 +9,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from surgecollapse.export.compaction.flow import Units
-from surgecollapse.export.compaction.scene import Scene, batched_channels, evaluate, module_name, zeros_only
+from surgecollapse.export.compaction.channel_groups import Units
+from surgecollapse.export.compaction.node_context import NodeContext, batched_channels, evaluate, module_name, zeros_only
 
 
-def linear(scene: Scene) -> Units | None:
+def linear(scene: NodeContext) -> Units | None:
     """A layer on the last axis."""
     linear, read, shape = scene.module, scene.units(), scene.shape()
     assert isinstance(linear, nn.Linear)
@@ -25,7 +25,7 @@ def linear(scene: Scene) -> Units | None:
     return Units(len(shape) - 1, ids, constant)
 
 
-def convolution(scene: Scene) -> Units | None:
+def convolution(scene: NodeContext) -> Units | None:
     """A convolution without groups."""
     conv, read = scene.module, scene.units()
     assert isinstance(conv, nn.modules.conv._ConvNd)
@@ -36,7 +36,7 @@ def convolution(scene: Scene) -> Units | None:
     return Units(1, ids, constant)
 
 
-def depthwise(scene: Scene) -> Units | None:
+def depthwise(scene: NodeContext) -> Units | None:
     """A convolution with a kernel for each channel: its output channels are its input channels."""
     conv, units = scene.module, scene.units()
     assert isinstance(conv, nn.modules.conv._ConvNd)
@@ -60,7 +60,7 @@ def _uniform(conv: nn.modules.conv._ConvNd) -> bool:
     )
 
 
-def batch_norm(scene: Scene) -> Units | None:
+def batch_norm(scene: NodeContext) -> Units | None:
     """γ·(c − μ)/√(σ² + ε) + β; a channel with γ = 0 is the constant β."""
     norm, units = scene.module, scene.units()
     assert isinstance(norm, nn.modules.batchnorm._BatchNorm)
@@ -78,7 +78,7 @@ def batch_norm(scene: Scene) -> Units | None:
     return Units(1, units.ids, torch.where(scale == 0, shift, scale * normed + shift))
 
 
-def prelu(scene: Scene) -> Units | None:
+def prelu(scene: NodeContext) -> Units | None:
     """One slope, or one for each channel."""
     prelu, units = scene.module, scene.units()
     assert isinstance(prelu, nn.PReLU)
@@ -90,7 +90,7 @@ def prelu(scene: Scene) -> Units | None:
     return evaluate(units, lambda value: torch.where(value > 0, value, slope * value))
 
 
-def pool(scene: Scene) -> Units | None:
+def pool(scene: NodeContext) -> Units | None:
     """Pooling over places; the mean counts zero padding as values."""
     module, units = scene.module, scene.units()
     rank = int(type(module).__name__[-2])
@@ -102,7 +102,7 @@ def pool(scene: Scene) -> Units | None:
     return zeros_only(units) if padded or getattr(module, "divisor_override", None) else units
 
 
-def functional_pool(scene: Scene) -> Units | None:
+def functional_pool(scene: NodeContext) -> Units | None:
     """The same as a function."""
     target, units = scene.node.target, scene.units()
     rank = next(n for n in (1, 2, 3) for kind in ("max", "avg", "adaptive_avg") if target is _pool_function(kind, n))

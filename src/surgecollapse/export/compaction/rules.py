@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from surgecollapse.export.compaction.flow import Units
+from surgecollapse.export.compaction.channel_groups import Units
 from surgecollapse.export.compaction.layers import (
     batch_norm,
     convolution,
@@ -20,7 +20,7 @@ from surgecollapse.export.compaction.layers import (
     pool,
     prelu,
 )
-from surgecollapse.export.compaction.scene import Scene, evaluate, shape_of
+from surgecollapse.export.compaction.node_context import NodeContext, evaluate, shape_of
 from surgecollapse.export.compaction.views import (
     REDUCTIONS,
     RESHAPES,
@@ -33,7 +33,7 @@ from surgecollapse.export.compaction.views import (
     unsqueeze,
 )
 
-_Rule = Callable[[Scene], Units | None]
+_Rule = Callable[[NodeContext], Units | None]
 _MODULES = (
     "CELU ELU GELU Hardshrink Hardsigmoid Hardswish Hardtanh LeakyReLU LogSigmoid Mish ReLU ReLU6 SELU SiLU Sigmoid "
     "Softplus Softshrink Softsign Tanh Tanhshrink Threshold"
@@ -61,7 +61,7 @@ _ARITHMETIC: dict[Any, Callable[[Any, Any], Any]] = {
 }
 
 
-def apply(scene: Scene) -> Units | None:
+def apply(scene: NodeContext) -> Units | None:
     """Follow units through one operation; ``None`` if it gives no units that could be cut."""
     rule = module_rule(scene.module) if scene.module is not None else _function_rule(scene.node)
     return None if rule is None else rule(scene)
@@ -125,17 +125,17 @@ def gives_new_memory(node: fx.Node, module: nn.Module | None) -> bool:
     return computes and node.target not in _CASTS
 
 
-def _same(scene: Scene) -> Units | None:
+def _same(scene: NodeContext) -> Units | None:
     return scene.units() if scene.plain and not scene.node.kwargs else None
 
 
-def _elementwise_module(scene: Scene) -> Units | None:
+def _elementwise_module(scene: NodeContext) -> Units | None:
     units, module = scene.units(), scene.module
     assert module is not None
     return None if units is None or not scene.plain else evaluate(units, module)
 
 
-def _elementwise_function(scene: Scene) -> Units | None:
+def _elementwise_function(scene: NodeContext) -> Units | None:
     units, node = scene.units(), scene.node
     if units is None or not scene.plain:
         return None
@@ -145,12 +145,12 @@ def _elementwise_function(scene: Scene) -> Units | None:
     return evaluate(units, lambda value: function(value, *node.args[1:], **node.kwargs))
 
 
-def _functional_dropout(scene: Scene) -> Units | None:
+def _functional_dropout(scene: NodeContext) -> Units | None:
     training = scene.node.kwargs.get("training", True if len(scene.args) < 3 else scene.args[2])
     return scene.units() if scene.plain and training is False else None
 
 
-def _arithmetic(scene: Scene) -> Units | None:
+def _arithmetic(scene: NodeContext) -> Units | None:
     """Sums, products and quotients, unit by unit."""
     if len(scene.args) != 2 or scene.node.kwargs:
         return None
@@ -180,7 +180,7 @@ def _arithmetic(scene: Scene) -> Units | None:
     return Units(axis, ids, value)
 
 
-def _other_operand(scene: Scene, index: int, place: int) -> Tensor | None:
+def _other_operand(scene: NodeContext, index: int, place: int) -> Tensor | None:
     """The value of an operand without units, NaN if not known; ``None`` if it has a value of its own for each unit."""
     other = scene.arg(index)
     if isinstance(other, int | float):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from surgecollapse.export.measure import max_difference
-from surgecollapse.modules import map_tensors, tensors_in
+from surgecollapse.torch_utils.modules import map_tensors, tensors_in
 
 _TRACING_ERRORS = (TypeError, ValueError, RuntimeError, AttributeError, AssertionError, NotImplementedError)
 """What a forward pass raises where it cannot go on with a stand-in for a tensor."""

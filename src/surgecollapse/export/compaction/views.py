@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from surgecollapse.export.compaction.flow import Units
-from surgecollapse.export.compaction.scene import Scene, shape_of, zeros_only
+from surgecollapse.export.compaction.channel_groups import Units
+from surgecollapse.export.compaction.node_context import NodeContext, shape_of, zeros_only
 
 REDUCTIONS = {torch.mean: "mean", torch.sum: "sum", torch.amax: "amax", torch.amin: "amin"} | {
     name: name for name in ("mean", "sum", "amax", "amin")
@@ -17,7 +17,7 @@ REDUCTIONS = {torch.mean: "mean", torch.sum: "sum", torch.amax: "amax", torch.am
 RESHAPES = frozenset({torch.flatten, "flatten", torch.reshape, "reshape", "view"})
 
 
-def reduction(scene: Scene) -> Units | None:
+def reduction(scene: NodeContext) -> Units | None:
     """Means, sums and extremes over other axes."""
     units = scene.units()
     options: dict[str, Any] = dict(scene.node.kwargs)
@@ -34,7 +34,7 @@ def reduction(scene: Scene) -> Units | None:
     return zeros_only(found) if REDUCTIONS[scene.node.target] == "sum" else found
 
 
-def cat(scene: Scene) -> Units | None:
+def cat(scene: NodeContext) -> Units | None:
     """Parts side by side on the axis of their units."""
     parts = scene.arg(0)
     options: dict[str, Any] = dict(scene.node.kwargs)
@@ -56,7 +56,7 @@ def cat(scene: Scene) -> Units | None:
     return Units(dim % rank, ids, constants)
 
 
-def transpose(scene: Scene) -> Units | None:
+def transpose(scene: NodeContext) -> Units | None:
     """Two axes change places."""
     rank, axes = len(scene.shape()), scene.args[1:]
     if len(axes) != 2 or not all(isinstance(axis, int) for axis in axes):
@@ -67,7 +67,7 @@ def transpose(scene: Scene) -> Units | None:
     return _reordered(scene, order)
 
 
-def permute(scene: Scene) -> Units | None:
+def permute(scene: NodeContext) -> Units | None:
     """A new order of axes."""
     axes: Any = scene.args[1:]
     axes = axes[0] if len(axes) == 1 and isinstance(axes[0], tuple | list) else axes
@@ -76,14 +76,14 @@ def permute(scene: Scene) -> Units | None:
     return _reordered(scene, [axis % len(axes) for axis in axes])
 
 
-def _reordered(scene: Scene, order: list[int]) -> Units | None:
+def _reordered(scene: NodeContext, order: list[int]) -> Units | None:
     units = scene.units()
     if units is None or scene.node.kwargs:
         return None
     return Units(order.index(units.axis), units.ids, units.constant)
 
 
-def unsqueeze(scene: Scene) -> Units | None:
+def unsqueeze(scene: NodeContext) -> Units | None:
     """A new axis of size one."""
     units, axis, rank = scene.units(), scene.arg(1), len(scene.shape())
     if units is None or not isinstance(axis, int):
@@ -91,7 +91,7 @@ def unsqueeze(scene: Scene) -> Units | None:
     return Units(units.axis + (axis % (rank + 1) <= units.axis), units.ids, units.constant)
 
 
-def getitem(scene: Scene) -> Units | None:
+def getitem(scene: NodeContext) -> Units | None:
     """Places and slices of other axes."""
     units, index = scene.units(), scene.arg(1)
     if units is None:
@@ -115,7 +115,7 @@ def getitem(scene: Scene) -> Units | None:
     return Units(axis + units.axis - source, units.ids, units.constant)
 
 
-def reshape(scene: Scene) -> Units | None:
+def reshape(scene: NodeContext) -> Units | None:
     """Views that keep the axis of the units, or merge it with others."""
     units, before, after = scene.units(), scene.shape(), shape_of(scene.node)
     if units is None or not after:
@@ -132,7 +132,7 @@ def reshape(scene: Scene) -> Units | None:
     return None
 
 
-def _fixes(scene: Scene, axis: int) -> bool:
+def _fixes(scene: NodeContext, axis: int) -> bool:
     """Whether a view gives the size of this axis as a number, which would no longer be right."""
     if scene.module is not None or scene.node.target in ("flatten", torch.flatten):
         return False

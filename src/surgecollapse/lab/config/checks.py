@@ -98,7 +98,7 @@ _NEEDS = (
         "{key} = {value}: model {c.model!r} has no positions; drop it",
     ),
     _Need(
-        "standardise",
+        "standardize",
         lambda c: c.task in _IMAGES,
         "{key} = {value}: the task {c.task!r} has no images from files; drop it",
     ),

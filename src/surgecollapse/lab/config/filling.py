@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from surgecollapse.lab.experiments import EXPERIMENTS
-from surgecollapse.lab.presets import DEFAULT_TASK_PRESET, MODEL_PRESETS, OPTIMIZER_PRESETS, TASK_PRESETS
+from surgecollapse.lab.config.experiments import EXPERIMENTS
+from surgecollapse.lab.config.presets import DEFAULT_TASK_PRESET, MODEL_PRESETS, OPTIMIZER_PRESETS, TASK_PRESETS
 from surgecollapse.recipes import RECIPES
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 
 from surgecollapse.lab.config.mistakes import ConfigError, explain, unknown
 from surgecollapse.lab.config.run_config import RunConfig
-from surgecollapse.lab.experiments import EXPERIMENTS
-from surgecollapse.lab.presets import TASK_PRESETS
+from surgecollapse.lab.config.experiments import EXPERIMENTS
+from surgecollapse.lab.config.presets import TASK_PRESETS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -6,7 +6,7 @@ import difflib
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from surgecollapse.lab.config.run_config import RunConfig
-from surgecollapse.lab.experiments import EXPERIMENTS
+from surgecollapse.lab.config.experiments import EXPERIMENTS
 
 if TYPE_CHECKING:
     from pydantic import ValidationError

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, WrapValidato
 
 from surgecollapse.lab.config.checks import check_effects, check_pattern, check_together, refuse_lookalikes
 from surgecollapse.lab.config.filling import filled
-from surgecollapse.registered import offered
+from surgecollapse.plugins import offered
 
 if TYPE_CHECKING:
     from typing import Self
@@ -81,7 +81,7 @@ class RunConfig(BaseModel):
     )
     train_samples: int | None = Field(None, ge=1, description="Use only that many training samples, drawn at random.")
     label_noise: float = Field(0.0, ge=0, le=1, description="Share of training labels replaced by another class.")
-    standardise: bool = Field(
+    standardize: bool = Field(
         True, description="Image files: subtract the training mean and divide by the deviation; else 0 to 1."
     )
     smallest: bool = Field(False, description="Molecules: train and validate on the first of the files, the smallest.")
@@ -118,7 +118,7 @@ class RunConfig(BaseModel):
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout rate after each hidden activation.")
     bias: bool = Field(True, description="Whether the linear layers of the mlp have biases.")
     init_scale: float = Field(
-        1.0, gt=0, allow_inf_nan=False, description="Factor on all initial weights; large ones delay generalisation."
+        1.0, gt=0, allow_inf_nan=False, description="Factor on all initial weights; large ones delay generalization."
     )
     embedding_scale: float = Field(
         1.0, gt=0, allow_inf_nan=False, description="Further factor on the initial embedding tables."

@@ -1,4 +1,4 @@
-"""Monitors: one file each. They look at a :class:`~surgecollapse.types.Scene` and change nothing."""
+"""Monitors: one file each. They look at a :class:`~surgecollapse.protocols.MonitorContext` and change nothing."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from surgecollapse.observe.monitors.predictions import Predictions
 from surgecollapse.observe.monitors.representation import Representation
 from surgecollapse.observe.monitors.units import Units
 from surgecollapse.observe.monitors.weight_rank import WeightRank
-from surgecollapse.registered import find, fitting
-from surgecollapse.types import Monitor
+from surgecollapse.plugins import find, fitting
+from surgecollapse.protocols import Monitor
 
 MONITORS: dict[str, Callable[[], Monitor]] = {
     "entropy": Entropies,

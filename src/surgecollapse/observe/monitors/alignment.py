@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from surgecollapse.functional import naive_loss_minimisation
 
 if TYPE_CHECKING:
-    from surgecollapse.types import Number, Scene, Series
+    from surgecollapse.protocols import Number, MonitorContext, Series
 
 
 class Alignment:
@@ -22,7 +22,7 @@ class Alignment:
     name = "alignment"
     needs = ("gradients",)
 
-    def measure(self, scene: Scene) -> Mapping[str, Series]:
+    def measure(self, scene: MonitorContext) -> Mapping[str, Series]:
         """One cosine a weight matrix, and one of all parameters."""
         if not scene.gradients:
             return {}

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from surgecollapse.functional import branching_ratio, chi, lyapunov_exponent
-from surgecollapse.modules import Hooks, canonical_name, tensors_in, undisturbed
+from surgecollapse.torch_utils.modules import Hooks, canonical_name, tensors_in, undisturbed
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from surgecollapse.types import Number, Scene, Series
+    from surgecollapse.protocols import Number, MonitorContext, Series
 
 
 class Criticality:
@@ -42,7 +42,7 @@ class Criticality:
             raise ValueError(f"scale must be in (0, 1), got {scale}")
         self._scale, self._seed = scale, seed
 
-    def measure(self, scene: Scene) -> Mapping[str, Series]:
+    def measure(self, scene: MonitorContext) -> Mapping[str, Series]:
         """Two passes of the probe batch beside those of the scene."""
         if scene.inputs is None or len(scene.activations) < 2:
             return {}
@@ -65,7 +65,7 @@ class Criticality:
             series["criticality/lyapunov"] = lyapunov_exponent(ends)
         return series
 
-    def _read(self, scene: Scene, disturbance: Tensor | None) -> dict[str, Tensor]:
+    def _read(self, scene: MonitorContext, disturbance: Tensor | None) -> dict[str, Tensor]:
         """Activations by site in the order of running, with something added to those of the first."""
         seen: dict[str, Tensor] = {}
         hooks = Hooks()

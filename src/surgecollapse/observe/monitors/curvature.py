@@ -9,12 +9,12 @@ import torch
 from torch.nn import functional as F
 
 from surgecollapse.functional import Hessian, batch_loss, hutchinson_trace, largest_eigenvalue, stability_threshold
-from surgecollapse.modules import canonical_name, undisturbed
+from surgecollapse.torch_utils.modules import canonical_name, undisturbed
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from surgecollapse.types import Scene, Series
+    from surgecollapse.protocols import MonitorContext, Series
 
 Criterion = Callable[[Any, "Tensor"], "Tensor"]
 
@@ -54,7 +54,7 @@ class Curvature:
         self._vector: Tensor | None = None
         self._shift: Tensor | None = None
 
-    def measure(self, scene: Scene) -> Mapping[str, Series]:
+    def measure(self, scene: MonitorContext) -> Mapping[str, Series]:
         """Three numbers of the whole net."""
         criterion = self._criterion or scene.criterion or _cross_entropy
         if scene.inputs is None or scene.targets is None:
@@ -75,7 +75,7 @@ class Curvature:
             return self._sharpness(hessian, scene, sizes, threshold)
 
     def _sharpness(
-        self, hessian: Hessian, scene: Scene, sizes: Mapping[str, Tensor], threshold: float
+        self, hessian: Hessian, scene: MonitorContext, sizes: Mapping[str, Tensor], threshold: float
     ) -> dict[str, Series]:
         live = torch.cat([_open(scene, name).flatten() for name in sizes])
         roots = torch.cat([sizes[name].expand_as(scene.weights[name]).flatten() for name in sizes]).sqrt() * live
@@ -127,13 +127,13 @@ def _cross_entropy(output: Any, targets: Tensor) -> Tensor:
     return F.cross_entropy(output, targets)
 
 
-def _open(scene: Scene, name: str) -> Tensor:
+def _open(scene: MonitorContext, name: str) -> Tensor:
     """1 where a weight may move, 0 where its mask holds it at zero."""
     weight = scene.weights[name]
     return (weight != 0).to(weight) if scene.live.get(name, 1.0) < 1.0 else torch.ones_like(weight)
 
 
-def _step_sizes(scene: Scene) -> tuple[dict[str, Tensor], float] | None:
+def _step_sizes(scene: MonitorContext) -> tuple[dict[str, Tensor], float] | None:
     """What one unit of gradient moves each weight, and the lowest threshold; ``None`` for unknown optimizers."""
     names = {id(p): canonical_name(path) for path, p in scene.model.named_parameters()}
     sizes: dict[str, Tensor] = {}

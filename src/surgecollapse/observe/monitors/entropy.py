@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from surgecollapse.functional import on_off_entropy, sign_covariance_entropy, unit_energy_entropy
 
 if TYPE_CHECKING:
-    from surgecollapse.types import Scene, Series
+    from surgecollapse.protocols import MonitorContext, Series
 
 
 class Entropies:
@@ -23,7 +23,7 @@ class Entropies:
     name = "entropy"
     needs = ("activations",)
 
-    def measure(self, scene: Scene) -> Mapping[str, Series]:
+    def measure(self, scene: MonitorContext) -> Mapping[str, Series]:
         """Three entropies a site."""
         forms = {"activation": sign_covariance_entropy, "unit_energy": unit_energy_entropy, "on_off": on_off_entropy}
         return {

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from surgecollapse.types import Scene, Series
+    from surgecollapse.protocols import MonitorContext, Series
 
 
 class GeneralisationGap:
@@ -19,7 +19,7 @@ class GeneralisationGap:
     name = "gap"
     needs = ()
 
-    def measure(self, scene: Scene) -> Mapping[str, Series]:
+    def measure(self, scene: MonitorContext) -> Mapping[str, Series]:
         """One number of the whole net."""
         if not {"loss", "validation_loss"} <= set(scene.notes):
             return {}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from surgecollapse.types import Number, Scene, Series
+    from surgecollapse.protocols import Number, MonitorContext, Series
 
 
 class Masks:
@@ -19,7 +19,7 @@ class Masks:
     name = "masks"
     needs = ()
 
-    def measure(self, scene: Scene) -> Mapping[str, Series]:
+    def measure(self, scene: MonitorContext) -> Mapping[str, Series]:
         """Two numbers a prunable weight."""
         names = [name for name in scene.live if name in scene.weights]
         if not names:

@@ -11,7 +11,7 @@ from torch import Tensor
 from surgecollapse.observe.monitors.entries import Entries
 
 if TYPE_CHECKING:
-    from surgecollapse.types import Scene, Series
+    from surgecollapse.protocols import MonitorContext, Series
 
 
 class NoiseScale:
@@ -32,11 +32,11 @@ class NoiseScale:
         self._entries = Entries()
         self._mean: Tensor | None = None
 
-    def prepare(self, scene: Scene) -> None:
+    def prepare(self, scene: MonitorContext) -> None:
         """Remember the first of the two gradients."""
         self._entries.keep(scene.step, scene.gradients)
 
-    def measure(self, scene: Scene) -> Mapping[str, Series]:
+    def measure(self, scene: MonitorContext) -> Mapping[str, Series]:
         """B of the whole net, as far as it is seen by now."""
         before = self._entries.recall(scene.step)
         names = [name for name in scene.gradients if name in before]

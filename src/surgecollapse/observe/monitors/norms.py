@@ -11,7 +11,7 @@ from torch import Tensor
 from surgecollapse.observe.monitors.entries import Entries
 
 if TYPE_CHECKING:
-    from surgecollapse.types import Number, Scene, Series
+    from surgecollapse.protocols import Number, MonitorContext, Series
 
 
 class Norms:
@@ -29,11 +29,11 @@ class Norms:
     def __init__(self) -> None:
         self._entries = Entries()
 
-    def prepare(self, scene: Scene) -> None:
+    def prepare(self, scene: MonitorContext) -> None:
         """Remember the weights before the step whose update is measured."""
         self._entries.keep(scene.step, scene.weights)
 
-    def measure(self, scene: Scene) -> Mapping[str, Series]:
+    def measure(self, scene: MonitorContext) -> Mapping[str, Series]:
         """Up to four numbers a weight matrix, and as many of all parameters."""
         weights = _norms(scene.weights)
         found = {"norm/weight": weights, "norm/gradient": _norms(scene.gradients)}

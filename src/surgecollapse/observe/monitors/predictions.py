@@ -10,7 +10,7 @@ from torch import Tensor
 from surgecollapse.functional import predictive_entropy, softmax_collapse
 
 if TYPE_CHECKING:
-    from surgecollapse.types import Scene, Series
+    from surgecollapse.protocols import MonitorContext, Series
 
 
 class Predictions:
@@ -26,7 +26,7 @@ class Predictions:
     name = "predictions"
     needs = ("outputs",)
 
-    def measure(self, scene: Scene) -> Mapping[str, Series]:
+    def measure(self, scene: MonitorContext) -> Mapping[str, Series]:
         """Three numbers of the whole net."""
         logits = scene.outputs
         if logits is None or logits.ndim < 2 or not logits.is_floating_point():

@@ -18,7 +18,7 @@ from surgecollapse.functional import (
 )
 
 if TYPE_CHECKING:
-    from surgecollapse.types import Number, Scene, Series
+    from surgecollapse.protocols import Number, MonitorContext, Series
 
 _LEAST_ROWS = 3
 
@@ -37,7 +37,7 @@ class Representation:
     needs = ("activations",)
     rotates = True
 
-    def measure(self, scene: Scene) -> Mapping[str, Series]:
+    def measure(self, scene: MonitorContext) -> Mapping[str, Series]:
         """Five numbers a site; one decomposition for all."""
         sites = {site: x for site, x in scene.activations.items() if len(x) >= _LEAST_ROWS}
         if not sites:

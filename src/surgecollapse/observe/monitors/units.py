@@ -11,7 +11,7 @@ from torch import Tensor
 from surgecollapse.functional import dead_units, dormancy
 
 if TYPE_CHECKING:
-    from surgecollapse.types import Scene, Series
+    from surgecollapse.protocols import MonitorContext, Series
 
 
 class Units:
@@ -33,7 +33,7 @@ class Units:
             raise ValueError(f"threshold must be at least 0, got {threshold}")
         self._threshold = threshold
 
-    def measure(self, scene: Scene) -> Mapping[str, Series]:
+    def measure(self, scene: MonitorContext) -> Mapping[str, Series]:
         """Two shares a site."""
         sites = scene.activations.items()
         return {

@@ -12,7 +12,7 @@ from torch import Tensor
 from surgecollapse.functional import effective_rank, gram_spectra, numerical_rank, stable_rank
 
 if TYPE_CHECKING:
-    from surgecollapse.types import Scene, Series
+    from surgecollapse.protocols import MonitorContext, Series
 
 
 class WeightRank:
@@ -39,7 +39,7 @@ class WeightRank:
         self._short, self._long = short, long
         self._chosen: dict[tuple[str, int, int], Tensor] = {}
 
-    def measure(self, scene: Scene) -> Mapping[str, Series]:
+    def measure(self, scene: MonitorContext) -> Mapping[str, Series]:
         """Three ranks a weight; one decomposition for all."""
         blocks = {name: self._block(name, w.flatten(1)) for name, w in scene.weights.items() if w.ndim >= 2}
         if not blocks:

@@ -1,0 +1,122 @@
+"""Which runs the bank has: tasks × learning rate × weight decay × training fraction × seeds, and its negatives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+
+from grokking_bank.members import Member
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """Runs of one task that have net, steps and batch in common."""
+
+    task: str
+    members: tuple[Member, ...]
+    hidden: int
+    steps: int
+    batch: int | None = None
+    together: int = 16
+    """Members of one stack."""
+
+    def stacks(self) -> list[tuple[Member, ...]]:
+        """The members in stacks, those of like size together, so that little is padded."""
+        order = sorted(self.members, key=lambda member: (member.train_fraction, member.seed))
+        return [tuple(order[i : i + self.together]) for i in range(0, len(order), self.together)]
+
+
+def grid(
+    rates: Sequence[float],
+    decays: Sequence[float],
+    fractions: Sequence[float],
+    *,
+    scale: float = 1.0,
+    noise: float = 0.0,
+    seed: int = 0,
+) -> tuple[Member, ...]:
+    """Every combination once, each with a seed of its own, from ``seed`` on.
+
+    >>> [(member.seed, member.lr) for member in grid([0.1, 0.2], [0.0], [0.5])]
+    [(0, 0.1), (1, 0.2)]
+    """
+    return tuple(
+        Member(seed=seed + i, lr=lr, weight_decay=decay, train_fraction=share, init_scale=scale, label_noise=noise)
+        for i, (lr, decay, share) in enumerate(product(rates, decays, fractions))
+    )
+
+
+def block(name: str) -> Block:
+    """The runs of one block.
+
+    Raises:
+        ValueError: for a block that the bank does not have.
+
+    >>> block("add-23").steps, sum(len(stack) for stack in block("add-23").stacks()) == len(block("add-23").members)
+    (6000, True)
+    >>> block("mnist-large").task
+    'mnist'
+    """
+    if name not in BLOCKS:
+        raise ValueError(f"unknown block {name!r}: expected one of {', '.join(BLOCKS)}")
+    own = {"mnist": _mnist, "mnist-large": _mnist_large, "s5": _permutations_of_five}
+    if name in own:
+        return own[name]()
+    return _parity(name) if name.startswith("parity") else _algebra(name)
+
+
+def _first(name: str) -> int:
+    """The first seed of a block: it depends on the block's place alone, so that one added at the end shifts none."""
+    return 1000 * BLOCKS.index(name)
+
+
+def _algebra(task: str) -> Block:
+    first = _first(task)
+    usual = grid((0.005, 0.01, 0.02), (0.0, 0.2, 0.5, 1.0), (0.7, 0.8, 0.85), seed=first)
+    few = grid((0.01,), (0.0, 0.2, 0.5, 1.0), (0.35, 0.5), seed=first + 100)
+    large = grid((0.01,), (0.2, 0.5), (0.8, 0.85), scale=3.0, seed=first + 200)
+    random = grid((0.005, 0.02), (0.2, 1.0), (0.8,), noise=1.0, seed=first + 300)
+    partly = grid((0.01,), (0.5, 1.0), (0.85,), noise=0.3, seed=first + 400)
+    diverging = grid((1.0, 3.0), (0.5,), (0.8,), seed=first + 500)
+    return Block(task=task, members=(*usual, *few, *large, *random, *partly, *diverging), hidden=96, steps=6000)
+
+
+def _parity(task: str) -> Block:
+    first = _first(task)
+    usual = grid((0.003, 0.01), (0.0, 0.1, 0.3, 1.0), (0.15, 0.45, 0.6, 0.75, 0.85), scale=4.0, seed=first)
+    random = grid((0.003, 0.01), (0.3, 1.0), (0.6,), scale=4.0, noise=1.0, seed=first + 200)
+    diverging = grid((3.0,), (0.3,), (0.6,), scale=4.0, seed=first + 400)
+    return Block(task=task, members=(*usual, *random, *diverging), hidden=64, steps=6000)
+
+
+def _mnist() -> Block:
+    first = _first("mnist")
+    usual = grid((0.001, 0.003), (0.0, 0.1, 0.3, 1.0), (0.04, 0.2, 0.3), scale=8.0, seed=first)
+    random = grid((0.001, 0.003), (1.0,), (0.2,), scale=8.0, noise=1.0, seed=first + 200)
+    return Block(task="mnist", members=(*usual, *random), hidden=64, steps=4000, together=8)
+
+
+def _mnist_large() -> Block:
+    """Larger weights and fewer digits, so that fitting and generalising lie apart."""
+    first = _first("mnist-large")
+    usual = grid((0.001, 0.003), (0.0, 0.3, 1.0, 3.0), (0.06, 0.1, 0.14), scale=16.0, seed=first)
+    few = grid((0.003,), (0.3, 1.0), (0.02,), scale=16.0, seed=first + 100)
+    random = grid((0.003,), (1.0,), (0.1,), scale=16.0, noise=1.0, seed=first + 200)
+    return Block(task="mnist", members=(*usual, *few, *random), hidden=64, steps=4000, together=8)
+
+
+def _permutations_of_five() -> Block:
+    """In mini-batches: all of its 8,600 to 11,500 training pairs at every step would take twenty times as long."""
+    first = _first("s5")
+    usual = grid((0.01, 0.02), (0.0, 0.1, 0.2, 0.5), (0.6, 0.7, 0.8), seed=first)
+    few = grid((0.01, 0.02), (0.2, 0.5), (0.25, 0.4), seed=first + 100)
+    random = grid((0.01, 0.02), (0.2,), (0.25,), noise=1.0, seed=first + 200)
+    partly = grid((0.01,), (0.2, 0.5), (0.7,), noise=0.3, seed=first + 300)
+    diverging = grid((3.0,), (0.5,), (0.6,), seed=first + 400)
+    members = (*usual, *few, *random, *partly, *diverging)
+    return Block(task="s5", members=members, hidden=128, steps=6000, batch=512, together=8)
+
+
+BLOCKS = ("add-23", "mul-23", "s4", "parity-15", "mnist", "sub-23", "div-23", "add-29", "s5", "mnist-large")
+"""In the order in which they are trained; new ones come at the end, since seeds follow from the place."""

@@ -1,0 +1,151 @@
+"""The files of the bank: one for each stack, compact; and the runs read back."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from surgecollapse.forecast.times import GrokkingTimes, grokking_times
+from grokking_bank.members import Member, Problem, problem
+from grokking_bank.plan import Block
+from grokking_bank.readings import SERIES, Readings
+from grokking_bank.stack import Stack
+
+FIRST = 10
+"""Step of the first evaluation."""
+EVALUATIONS = 140
+"""Of each run; their steps grow by a constant factor."""
+VERSION = 1
+_KEPT_BITS = 11
+
+
+@dataclass(frozen=True, kw_only=True)
+class BankRun:
+    """One run of the bank, read back."""
+
+    task: str
+    member: Member
+    steps: NDArray[np.int64]
+    series: dict[str, NDArray[np.float32]]
+    times: GrokkingTimes
+
+    @property
+    def outcome(self) -> str:
+        """``grokked | at once | not``."""
+        return self.times.outcome
+
+
+def evaluation_steps(total: int, count: int = EVALUATIONS) -> list[int]:
+    """Steps of the evaluations: geometric from 10 to the last.
+
+    >>> evaluation_steps(160, 5)
+    [10, 20, 40, 80, 160]
+    """
+    return sorted({round(FIRST * (total / FIRST) ** (i / (count - 1))) for i in range(count)})
+
+
+def shortened(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Round the significand to 12 bits (relative error at most 2⁻¹²), so that files compress to half.
+
+    >>> float(shortened(np.float32([1 / 3]))[0]) * 2**13
+    2731.0
+    """
+    drop = 23 - _KEPT_BITS
+    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
+    rounded = (bits + np.uint32(1 << (drop - 1))) & np.uint32(0xFFFFFFFF << drop & 0xFFFFFFFF)
+    return np.where(np.isfinite(values), rounded.view(np.float32), values)
+
+
+def train_stack(
+    task: Problem, members: Sequence[Member], block: Block, tell: Callable[[int], None] = lambda _: None
+) -> tuple[list[int], NDArray[np.float32]]:
+    """Train one stack to its end.
+
+    Args:
+        task: its samples.
+        members: of the stack.
+        block: steps, hidden units and batch.
+        tell: called with every step at which there was an evaluation.
+
+    Returns:
+        Steps of the evaluations, and numbers (members, evaluations, series).
+    """
+    stack = Stack(task, members, block.hidden, block.batch)
+    readings, steps = Readings(stack), evaluation_steps(block.steps)
+    rows, due = [], set(steps)
+    for step in range(1, block.steps + 1):
+        if step in due:
+            readings.prepare()
+        stack.train_step()
+        if step in due:
+            rows.append(readings.measure())
+            tell(step)
+    return steps, torch.stack(rows, 1).numpy()
+
+
+def write_stack(path: Path, members: Sequence[Member], block: Block, tell: Callable[[int], None]) -> None:
+    """Train a stack and write its file, whole or not at all."""
+    began = time.perf_counter()
+    samples = problem(block.task)
+    steps, values = train_stack(samples, members, block, tell)
+    facts = {
+        "version": VERSION,
+        "task": block.task,
+        "generalise": samples.generalise,
+        "series": list(SERIES),
+        "members": [asdict(member) for member in members],
+        "hidden": block.hidden,
+        "batch": block.batch,
+        "seconds": round(time.perf_counter() - began, 2),
+        "torch": torch.__version__,
+    }
+    written = path.with_suffix(".part")
+    with written.open("wb") as file:
+        np.savez_compressed(file, steps=np.array(steps), values=shortened(values), facts=np.array(json.dumps(facts)))
+    os.replace(written, path)
+
+
+def cut(path: Path, out: Path, members: Sequence[int], every: int) -> None:
+    """Write a part of a file as a file of its own: some members, every n-th evaluation counted back from the last."""
+    with np.load(path) as file:
+        steps, values, facts = file["steps"], file["values"], json.loads(str(file["facts"]))
+    facts["members"] = [facts["members"][i] for i in members]
+    kept = np.arange(len(steps))[::-1][::every][::-1]
+    with out.open("wb") as written:
+        np.savez_compressed(
+            written, steps=steps[kept], values=values[list(members)][:, kept], facts=np.array(json.dumps(facts))
+        )
+
+
+def facts_of(path: Path) -> dict[str, object]:
+    """What a file says of itself."""
+    with np.load(path) as file:
+        return dict(json.loads(str(file["facts"])))
+
+
+def read_bank(folder: Path, pattern: str = "*.npz") -> list[BankRun]:
+    """All runs of the files in a folder whose names fit a pattern.
+
+    Raises:
+        ValueError: if a file is of a newer version.
+    """
+    runs: list[BankRun] = []
+    for path in sorted(folder.glob(pattern)):
+        with np.load(path) as file:
+            steps, values, facts = file["steps"], file["values"], json.loads(str(file["facts"]))
+        if facts["version"] > VERSION:
+            raise ValueError(f"{path} has version {facts['version']}, this library reads up to {VERSION}")
+        for settings, numbers in zip(facts["members"], values, strict=True):
+            series = {name: numbers[:, i] for i, name in enumerate(facts["series"])}
+            train, validation = series["accuracy/train"], series["accuracy/validation"]
+            times = grokking_times(steps.tolist(), train.tolist(), validation.tolist(), generalise=facts["generalise"])
+            runs.append(BankRun(task=facts["task"], member=Member(**settings), steps=steps, series=series, times=times))
+    return runs

@@ -1,0 +1,76 @@
+"""The entropy pump: controlled noise on what goes into the net, in training mode only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from surgecollapse.act.randomness import Generators
+from surgecollapse.torch_utils.modules import Hooks, map_tensors, tensors_in
+
+
+class InputNoise:
+    """Adds Gaussian noise to the model's first input.
+
+    Floating-point input: x + σ·ε, ε ~ N(0, 1), in the units of the input (the published values .05, .1 and .2 are for
+    standardised inputs). Token input (integers): the noise goes on the output e of the first embedding that runs, as
+    e + σ·rms(e)·ε, since embeddings have no common scale.
+
+    Evaluation is never touched. While σ is zero no hook exists. Inside a graph compiled by ``torch.compile`` a token
+    model's embedding cannot be reached: the noise is then left out.
+
+    Args:
+        model: the module that the training loop calls (wrappers included).
+        generators: the library's own generators.
+    """
+
+    def __init__(self, model: nn.Module, generators: Generators) -> None:
+        self._model, self._generators = model, generators
+        self._hooks = Hooks()
+        self._tokens = False
+        self.sigma = 0.0
+
+    def set(self, sigma: float) -> None:
+        """Use this σ from the next forward pass on; 0 stops the pump.
+
+        Raises:
+            ValueError: if σ is negative or not finite.
+        """
+        if not 0.0 <= sigma < float("inf"):
+            raise ValueError(f"pump sigma must be finite and at least 0, got {sigma}")
+        self.sigma = float(sigma)
+        if sigma == 0.0:
+            self.suspend()
+        elif not len(self._hooks):
+            self._hooks.before(self._model, self._on_input)
+            for module in self._model.modules():
+                if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+                    self._hooks.after(module, self._on_embedding)
+
+    def suspend(self) -> None:
+        """Remove the hooks; σ is kept, for :meth:`set` to go on with."""
+        self._hooks.remove()
+
+    def _on_input(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self._tokens = False
+        first = next(tensors_in([*args, kwargs]), None)
+        if first is None or not module.training:
+            return None
+        if not first.is_floating_point():
+            self._tokens = True
+            return None
+        noisy = first + self.sigma * self._noise(first)
+        return map_tensors((args, kwargs), lambda tensor: noisy if tensor is first else tensor)
+
+    def _on_embedding(self, _module: nn.Module, _args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        if not self._tokens:
+            return None
+        self._tokens = False
+        rms = output.detach().pow(2).mean().sqrt()
+        return output + self.sigma * rms * self._noise(output)
+
+    def _noise(self, like: Tensor) -> Tensor:
+        generator = self._generators.on(like.device)
+        return torch.randn(like.shape, dtype=like.dtype, device=like.device, generator=generator)

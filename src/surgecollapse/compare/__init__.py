@@ -1,0 +1,13 @@
+"""Methods side by side: paired seeds, equal tuning budgets, tables that grow while the runs go on.
+
+Nothing here imports torch but the workers, which pin their threads first.
+"""
+
+from __future__ import annotations
+
+from surgecollapse.compare.command import prepare
+from surgecollapse.compare.comparison import Comparison, Outcome
+from surgecollapse.compare.plan import Plan
+from surgecollapse.compare.suites import SUITES, Entry, Suite
+
+__all__ = ["SUITES", "Comparison", "Entry", "Outcome", "Plan", "Suite", "prepare"]

@@ -1,0 +1,133 @@
+"""From the words of a command line to a comparison, and what is said of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+from surgecollapse.compare.comparison import Comparison, Outcome
+from surgecollapse.compare.display import duration
+from surgecollapse.compare.plan import Plan, choose
+from surgecollapse.compare.suites import SUITES, Suite
+from surgecollapse.lab.config import ConfigError
+from surgecollapse.compare.methods import ABLATIONS, METHODS, Method
+
+Thing = TypeVar("Thing")
+
+
+def prepare(
+    suite: str,
+    out: Path,
+    *,
+    methods: str | None = None,
+    entries: str | None = None,
+    sparsities: str | None = None,
+    seeds: int = 10,
+    budget: str = "equal",
+    tune_at: float | None = None,
+    jobs: int | None = None,
+    reference: str | None = None,
+    work: Path | None = None,
+    data_dir: Path | None = None,
+    command: str = "",
+    known_suites: Mapping[str, Suite] = SUITES,
+    known_methods: Mapping[str, Method] = METHODS | ABLATIONS,
+) -> Comparison:
+    """Make the comparison that a command line asks for.
+
+    Args:
+        suite: name of a suite.
+        out: folder of rows, tables and plots.
+        methods: comma-separated names; ``None`` for all that can be tuned.
+        entries: comma-separated labels of the suite's entries that are trained now; ``None`` for all.
+        sparsities: comma-separated numbers in (0, 1); ``None`` for those of the suite.
+        seeds: how many seeds, counted from 0.
+        budget: ``equal``, ``none``, or how many of its trials each method has: :func:`spread_evenly` chooses.
+        tune_at: sparsity at which methods are tuned; ``None`` for .9, or the nearest that an entry has.
+        jobs: processes.
+        reference: name of the method that the others are compared with.
+        work: folder for temporary files.
+        data_dir: folder of data files.
+        command: the command line, for the record.
+        known_suites: suites by name.
+        known_methods: methods by name.
+
+    Raises:
+        ConfigError: for anything that the person can put right.
+    """
+    if budget not in ("equal", "none") and not (budget.isdecimal() and int(budget) >= 1):
+        raise ConfigError(f"budget must be equal or none, or a number of trials from 1, got {budget!r}")
+    if tune_at is not None and not 0 < tune_at < 1:
+        raise ConfigError(f"tune_at must be a sparsity between 0 and 1, got {tune_at!r}")
+    default = [name for name, method in known_methods.items() if method.trials]
+    chosen = choose(_words(methods) or default, known_methods, what="method")
+    untunable = [method.name for method in chosen if not method.trials]
+    if untunable and budget != "none":
+        raise ConfigError(f"{', '.join(untunable)}: an ablation is not tuned; add --budget none")
+    if budget not in ("equal", "none"):
+        chosen = [replace(method, trials=spread_evenly(method.trials, int(budget))) for method in chosen]
+    known = choose([suite], known_suites, what="suite")[0]
+    labels = {entry.label: entry for entry in known.entries}
+    plan = Plan(
+        suite=known,
+        methods=tuple(chosen),
+        entries=tuple(choose(_words(entries), labels, what="label")) or None,
+        sparsities=_shares(sparsities),
+        seeds=seeds,
+        budget=budget,
+        data_dir=data_dir,
+        tune_at=tune_at,
+    )
+    return Comparison(plan, out, work=work, jobs=jobs, reference=reference, command=command)
+
+
+def spread_evenly(trials: Sequence[Thing], count: int) -> tuple[Thing, ...]:
+    """As many of the trials, spread evenly: the middles of ``count`` equal parts, rounded away from the middle of all.
+
+    Raises:
+        ConfigError: if there are not that many.
+
+    >>> [spread_evenly(range(8), count) for count in (1, 2, 3, 4)]
+    [(4,), (1, 6), (0, 4, 7), (0, 2, 5, 7)]
+    """
+    if count > len(trials):
+        raise ConfigError(f"budget {count}: a method has {len(trials)} trials; give at most that many, or equal")
+    middle = (len(trials) - 1) / 2
+    places = ((i + 0.5) * len(trials) / count - 0.5 for i in range(count))
+    return tuple(trials[math.floor(place) if place < middle else math.ceil(place)] for place in places)
+
+
+def _words(text: str | None) -> list[str]:
+    """Comma-separated words."""
+    return [word.strip() for word in (text or "").split(",") if word.strip()]
+
+
+def _shares(text: str | None) -> tuple[float, ...] | None:
+    """Comma-separated sparsities; ``None`` if none are given."""
+    try:
+        shares = tuple(float(word) for word in _words(text))
+    except ValueError as error:
+        raise ConfigError(f"sparsities = {text!r}: expected numbers like .9,.95") from error
+    if any(not 0 < share < 1 for share in shares) or len(set(shares)) < len(shares):
+        raise ConfigError(f"sparsities = {text!r}: expected different numbers between 0 and 1, like .9,.95")
+    return shares or None
+
+
+def outlook(comparison: Comparison) -> Iterator[str]:
+    """What is to do: number of runs, and the time if any run is there to tell from."""
+    counts = comparison.counts()
+    for name, what in (("tuning", "to tune"), ("final", "to report")):
+        yield f"{counts[name]} runs {what}, {counts[name] - counts[f'{name}_missing']} of them done"
+    seconds = comparison.estimate()
+    known = "unknown until a run of each net is done" if seconds is None else f"about {duration(seconds)}"
+    yield f"time with {comparison.jobs} jobs: {known}"
+
+
+def failures(outcome: Outcome) -> Iterator[str]:
+    """One line for each error, with the names of the runs that it ended."""
+    for error in dict.fromkeys(outcome.failures.values()):
+        names = [name for name, its in outcome.failures.items() if its == error]
+        yield f"{len(names)} failed ({'; '.join(names)}): {error}"

@@ -1,0 +1,166 @@
+"""The file of finished runs: one line each, on the disk before the next is begun."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from surgecollapse.compare.plan import key_of, version
+from surgecollapse.lab.config import ConfigError
+
+Row = Mapping[str, Any]
+NAME = "rows.jsonl"
+_OWN = ("seed", "sparsity")
+"""What the rows of one configuration differ in."""
+
+
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Keep a second comparison from writing to the same folder; a process that dies gives it free.
+
+    Where the system has no such locks (Windows, some network file systems), nothing is checked.
+
+    Raises:
+        ConfigError: if another process is writing there.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    path = folder / ".lock"
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(
+                f"another comparison is writing to {folder}: wait for it, or choose another --out"
+            ) from error
+        except OSError:
+            path.unlink(missing_ok=True)
+            yield
+            return
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+class Rows:
+    """All finished runs of a folder, by key.
+
+    The key is computed anew from the configuration that stands in the row, so that rows survive new options of the
+    library (which have their default in old rows) but not a change of what they were run with. Rows of failures and of
+    another major or minor version stay in the file and are not used.
+
+    A configuration is written once for all rows that differ in seed and sparsity alone: a line ``{"base": ID, "config":
+    {…}}``, to which the ``config`` of a row refers.
+
+    Args:
+        folder: where ``rows.jsonl`` is, or will be.
+
+    Raises:
+        ConfigError: if a line of it is damaged, other than a last one that was cut off.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / NAME
+        self._rows: dict[str, Row] = {}
+        self._bases: dict[str, Mapping[str, Any]] = {}
+        for line in self._read():
+            if "base" in line:
+                self._bases[line["base"]] = line.get("config", {})
+            else:
+                self._keep(self._whole(line))
+
+    def _keep(self, row: Row) -> None:
+        key = _key(row)
+        if key is not None:
+            self._rows[key] = row
+
+    def _whole(self, row: Row) -> Row:
+        """The row with its full configuration; without one, it is used for nothing."""
+        config = row.get("config")
+        if not isinstance(config, dict) or "base" not in config:
+            return row
+        shared = self._bases.get(config["base"], {})
+        return {**row, "config": {**shared, **{name: config[name] for name in _OWN}} if shared else None}
+
+    def _read(self) -> Iterator[Row]:
+        if not self.path.is_file():
+            return
+        lines = self.path.read_bytes().split(b"\n")
+        for number, line in enumerate(lines):
+            # What follows the last line feed was cut off while it was written.
+            if line.strip() and number < len(lines) - 1:
+                try:
+                    row = json.loads(line)
+                except ValueError as error:
+                    raise ConfigError(f"{self.path}: line {number + 1} is damaged ({error}): remove it") from error
+                if not isinstance(row, dict):
+                    raise ConfigError(f"{self.path}: line {number + 1} is no row but {line[:40]!r}: remove it")
+                yield row
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def get(self, key: str) -> Row | None:
+        """The row of a key, if it is there."""
+        return self._rows.get(key)
+
+    def __iter__(self) -> Iterator[Row]:
+        """All rows that are used."""
+        return iter(self._rows.values())
+
+    def append(self, row: Row) -> None:
+        """Write one row, and return when the disk has it.
+
+        Raises:
+            OSError: if it cannot be written.
+        """
+        own = {name: row["config"][name] for name in _OWN if name in row.get("config", {})}
+        lines = [row]
+        if len(own) == len(_OWN):
+            shared = {name: value for name, value in row["config"].items() if name not in _OWN}
+            base = sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:12]
+            lines = [{**row, "config": {"base": base, **own}}]
+            if base not in self._bases:
+                lines.insert(0, {"base": base, "config": shared})
+                self._bases[base] = shared
+        text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("ab+") as file:
+            _drop_cut_off(file)
+            file.write(text.encode())
+            file.flush()
+            os.fsync(file.fileno())
+        self._keep(row)
+
+
+def _key(row: Row) -> str | None:
+    """The key of a finished run of this version; ``None`` for all else."""
+    if "error" in row or row.get("version") != version() or not isinstance(row.get("config"), dict):
+        return None
+    try:
+        return key_of(row["config"])
+    except (ValueError, TypeError, KeyError):
+        return None  # of a policy or an option that is no more
+
+
+def _drop_cut_off(file: Any) -> None:
+    """Cut what follows the last line feed: a line that an interruption left unfinished."""
+    size = file.seek(0, os.SEEK_END)
+    start = max(0, size - (1 << 16))
+    file.seek(start)
+    tail = file.read()
+    if tail and not tail.endswith(b"\n"):
+        file.truncate(start + tail.rfind(b"\n") + 1)
+    file.seek(0, os.SEEK_END)

@@ -1,0 +1,83 @@
+"""A process that trains one cell after another on one thread, and the row that it returns."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import sys
+import tempfile
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+_NICE = 10
+
+
+def serve(connection: Connection, scratch: str) -> None:
+    """Train the configurations that come, until none comes; answer each with ``(row, error)``, one of them ``None``.
+
+    Both are ``None`` where the run was interrupted. A mistake of the library itself ends the process with its
+    traceback.
+
+    Args:
+        connection: to the parent.
+        scratch: folder for temporary run directories.
+    """
+    for name in _THREADS:
+        os.environ[name] = "1"
+    # Ctrl-C reaches the whole group; the parent decides. Inside a run, the run itself listens, and stops.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(os, "nice"):
+        os.nice(_NICE)
+    while True:
+        try:
+            values = connection.recv()
+        except (EOFError, OSError):
+            return
+        try:
+            answer: tuple[dict[str, Any] | None, str | None] = (train_cell(values, Path(scratch)), None)
+        except (ValueError, OSError, RuntimeError, MemoryError, ArithmeticError, ImportError) as error:
+            answer = (None, " ".join(str(error).split()) or type(error).__name__)
+        try:
+            connection.send(answer)
+        except OSError:
+            return
+
+
+def train_cell(values: dict[str, Any], scratch: Path) -> dict[str, Any] | None:
+    """Train one configuration in a temporary directory; all but ``seconds`` depends on the configuration alone.
+
+    Args:
+        values: a configuration, as :func:`~surgecollapse.lab.config.as_mapping` gives it.
+        scratch: where the temporary directory goes.
+
+    Returns:
+        What the tables are made of, or ``None`` if the run was interrupted.
+    """
+    if "torch" not in sys.modules:
+        os.environ.update(dict.fromkeys(_THREADS, "1"))
+    from surgecollapse.lab.config import make_config
+    from surgecollapse.lab.training.run import train
+
+    with tempfile.TemporaryDirectory(dir=scratch, prefix="cell-") as folder:
+        result = train(make_config(**values), Path(folder) / "run")
+    if result.status != "complete":
+        return None
+    summary = result.summary
+    loss, bits = summary["loss"], summary.get("bits_per_character")
+    return {
+        "accuracy": summary["accuracy"],
+        "accuracy_validation": summary["accuracy_validation"],
+        "loss": loss if math.isfinite(loss) else None,
+        **({"bits_per_character": bits} if bits is not None and math.isfinite(bits) else {}),
+        "mean_density": summary["mean_density"],
+        "sparsity_reached": summary["sparsity"],
+        "flops_inference": summary["flops_inference"],
+        "flops_training": summary["flops_training"],
+        "seconds": round(summary["seconds"], 3),
+        "interventions": summary["interventions"],
+        "parameters": summary["parameters"],
+        "steps": summary["steps"],
+    }

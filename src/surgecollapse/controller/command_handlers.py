@@ -1,0 +1,258 @@
+"""What a controller does when a person asks for it, whatever the policy thinks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from surgecollapse.events import Decision, Plan
+from surgecollapse.functional.structured import fitting_pattern
+
+if TYPE_CHECKING:
+    from surgecollapse import commands as ask
+    from surgecollapse.controller.command_loop import Handler
+    from surgecollapse.protocols import Policy
+
+
+class Interventions:
+    """The handlers of one controller, and what they changed for good.
+
+    Args:
+        controller: the :class:`~surgecollapse.controller.controller.Controller`.
+
+    Attributes:
+        held: whether the policy is asked nothing.
+        factor: of the learning rate.
+    """
+
+    def __init__(self, controller: Any) -> None:
+        self._controller = controller
+        self._plan: Plan = controller.plan
+        self._policy: Policy = controller.policy
+        self.held, self.factor = False, 1.0
+        self._thresholds: dict[str, float] = {}
+
+    def handlers(self) -> dict[str, Handler]:
+        """Kind of command → what carries it out."""
+        return {
+            "collapse": self.collapse,
+            "surge": self.surge,
+            "pump": self.pump,
+            "set-sparsity": self.set_sparsity,
+            "set-thresholds": self.set_thresholds,
+            "learning-rate": self.learning_rate,
+            "cadence": self.cadence,
+            "hold": self.hold,
+            "resume": self.resume,
+            "pause": self.pause,
+            "continue": self.go_on,
+            "stop": self.stop,
+        }
+
+    def collapse(self, command: ask.Collapse) -> str:
+        """Close a share of the open weights."""
+        weights, rewiring = self._weights(), self._controller._engine.actor.rewiring
+        part = weights.only(command.layers)
+        depth = rewiring.reachable(1.0 - part.live * (1.0 - command.fraction) / part.size)
+        if rewiring.wanted(depth, command.layers) >= part.live:
+            raise ValueError(f"{part.live} of {part.size} weights are open: {command.fraction:g} of them closes none")
+        reason = f"asked by a person: collapse {command.fraction:.3g} of what is open{_where(command.layers)}"
+        done = self._act(Decision(phase="sparse", reason=reason, depth=depth, layers=command.layers))
+        return f"closed {done.pruned} weights: sparsity {done.sparsity_after:.4f}"
+
+    def surge(self, command: ask.Surge) -> str:
+        """Reopen a share of the closed weights."""
+        part = self._weights().only(command.layers)
+        if int(command.fraction * (part.size - part.live) + 0.5) == 0:
+            raise ValueError(f"{part.size - part.live} weights are closed: {command.fraction:g} of them opens none")
+        reason = f"asked by a person: surge {command.fraction:.3g} of what is closed{_where(command.layers)}"
+        done = self._act(Decision(phase="open", reason=reason, surge=command.fraction, layers=command.layers))
+        return f"opened {done.grown} weights: sparsity {done.sparsity_after:.4f}"
+
+    def pump(self, command: ask.Pump) -> str:
+        """Start, change or stop the input noise."""
+        if command.sigma == self._controller.pump:
+            raise ValueError(f"the input noise is {command.sigma:g} already")
+        noise = f"input noise of {command.sigma:g}" if command.sigma else "no input noise"
+        self._act(Decision(phase=self._controller.phase, reason=f"asked by a person: {noise}", pump=command.sigma))
+        return f"{noise} from now on"
+
+    def set_sparsity(self, command: ask.SetSparsity) -> str:
+        """Aim at another final sparsity."""
+        self._weights()
+        controller = self._controller
+        options = controller._options
+        if 1.0 - command.sparsity < options["minimum_density"]:
+            raise ValueError(
+                f"sparsity {command.sparsity:g} leaves less than minimum_density={options['minimum_density']:g}"
+            )
+        if options["pattern"] is not None:
+            fitting_pattern(options["pattern"], command.sparsity)
+        controller._engine.check_target(command.sparsity)
+        before = controller.plan.sparsity
+        self._renew(replace(controller.plan, sparsity=command.sparsity), self._thresholds)
+        return f"target sparsity {before:g} → {command.sparsity:g}"
+
+    def set_thresholds(self, command: ask.SetThresholds) -> str:
+        """Change numeric options of the policy."""
+        before = {name: getattr(self._controller.policy, name, None) for name in command.values}
+        self._renew(self._controller.plan, self._thresholds | command.values)
+        return ", ".join(f"{name} {before[name]} → {value:g}" for name, value in command.values.items())
+
+    def learning_rate(self, command: ask.LearningRate) -> str:
+        """Multiply the loop's learning rates from now on."""
+        self.factor = command.factor
+        return f"learning rate × {command.factor:g}"
+
+    def cadence(self, command: ask.Cadence) -> str:
+        """Change the cadence of the monitors."""
+        return cadence(self._controller.watch, command.every)
+
+    def hold(self, _: ask.NoOp) -> str:
+        """Let the policy decide nothing."""
+        if self.held:
+            raise ValueError("the policy is held already")
+        self.held = True
+        return "the policy decides nothing until it is resumed"
+
+    def resume(self, _: ask.Resume) -> str:
+        """Let the policy decide again."""
+        if not self.held:
+            raise ValueError("the policy is not held")
+        self.held = False
+        return "the policy decides again"
+
+    def pause(self, _: ask.Pause) -> str:
+        """Make training wait."""
+        return pause(self._controller.steering)
+
+    def go_on(self, _: ask.Continue) -> str:
+        """End the wait."""
+        return go_on(self._controller.steering)
+
+    def stop(self, _: ask.Stop) -> str:
+        """Ask the loop to end."""
+        self._controller.steering.stopping = True
+        return "the loop is asked to end: controller.stopping is true"
+
+    def _weights(self) -> Any:
+        """The weights, if they may still be opened and closed."""
+        controller = self._controller
+        if not controller._resolved:
+            raise ValueError("what is prunable is not known before the first step")
+        if controller.frozen:
+            raise ValueError("the mask is final: nothing can be opened or closed any more")
+        return controller._engine.weights
+
+    def _act(self, decision: Decision) -> Any:
+        """Carry a decision out; returns its last intervention."""
+        controller = self._controller
+        done = len(controller.events)
+        controller._record(decision)
+        controller._carry_out(decision)
+        if len(controller.events) == done:
+            raise ValueError("nothing changed: fewer weights than half a group of the pattern")
+        return controller.events[-1]
+
+    def _renew(self, plan: Plan, thresholds: Mapping[str, float]) -> None:
+        """Put a policy with other options or another plan into the place of the present one, in the same state."""
+        policy = _changed(self._policy, thresholds)
+        policy.start(plan)
+        policy.load_state_dict(self._controller.policy.state_dict())
+        self._controller.plan, self._controller.policy = plan, policy
+        self._thresholds = dict(thresholds)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was changed for good; empty if nothing was."""
+        plan = self._controller.plan
+        if (plan, self._thresholds, self.held, self.factor) == (self._plan, {}, False, 1.0):
+            return {}
+        return {
+            "sparsity": plan.sparsity,
+            "thresholds": dict(self._thresholds),
+            "held": self.held,
+            "factor": self.factor,
+        }
+
+    @property
+    def given_plan(self) -> Plan:
+        """The plan under which the controller was attached."""
+        return self._plan
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what :meth:`state_dict` returned; the policy's own state must be loaded after it."""
+        plan = replace(self._plan, sparsity=state.get("sparsity", self._plan.sparsity))
+        thresholds = dict(state.get("thresholds", {}))
+        if plan != self._controller.plan or thresholds != self._thresholds:
+            policy = _changed(self._policy, thresholds)
+            policy.start(plan)
+            self._controller.plan, self._controller.policy, self._thresholds = plan, policy, thresholds
+        self.held, self.factor = state.get("held", False), state.get("factor", 1.0)
+
+
+def cadence(watch: Any, every: int) -> str:
+    """Ask the monitors' :class:`~surgecollapse.observe.watch.Watch` for another cadence.
+
+    Raises:
+        ValueError: if there are no monitors (``None``).
+    """
+    if watch is None:
+        raise ValueError("no monitors are attached: attach(monitors=…), or monitors = … of a run, adds them")
+    watch.every = every
+    return f"monitors every {watch.every} steps"
+
+
+def pause(steering: Any) -> str:
+    """Make a loop wait.
+
+    Raises:
+        ValueError: if it waits already.
+    """
+    if steering.paused:
+        raise ValueError("training is paused already")
+    steering.paused = True
+    return "training waits"
+
+
+def go_on(steering: Any) -> str:
+    """End the wait of a loop.
+
+    Raises:
+        ValueError: if it does not wait.
+    """
+    if not steering.paused:
+        raise ValueError("training is not paused")
+    steering.paused = False
+    return "training goes on"
+
+
+def _where(layers: tuple[str, ...]) -> str:
+    return f" in {', '.join(layers)}" if layers else ""
+
+
+def _changed(policy: Policy, values: Mapping[str, float]) -> Policy:
+    """A new policy of the same options but for some numbers.
+
+    Raises:
+        ValueError: if there are no such numbers, or they are out of range.
+    """
+    if not is_dataclass(policy) or isinstance(policy, type):
+        raise ValueError(f"the policy {type(policy).__name__} cannot be changed while it runs: it is no dataclass")
+    now = {part.name: getattr(policy, part.name) for part in fields(policy) if part.init}
+    numbers = [name for name, value in now.items() if value is None or _is_number(value)]
+    changed: dict[str, float | int] = {}
+    for name, value in values.items():
+        if name not in numbers:
+            raise ValueError(f"{type(policy).__name__} has no number {name!r}: expected one of {', '.join(numbers)}")
+        if isinstance(now[name], int) and value != int(value):
+            raise ValueError(f"{name} must be a whole number, got {value:g}")
+        changed[name] = int(value) if isinstance(now[name], int) else value
+    try:
+        return replace(policy, **changed)
+    except TypeError as error:
+        raise ValueError(f"{type(policy).__name__} cannot take {changed}: {error}") from error
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,296 @@
+"""The parts of the loop that depend on which weights are prunable, put together once that is known."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from surgecollapse.act.actor import Actor
+from surgecollapse.act.zero_preservation import AtRest
+from surgecollapse.act.ledger import Ledger
+from surgecollapse.act.masked_weights import MaskedWeights
+from surgecollapse.act.optimizer_state import momentum_of
+from surgecollapse.act.prunable import explain_choice, named_weights, prunable_parameters
+from surgecollapse.act.input_noise import InputNoise
+from surgecollapse.act.randomness import Generators
+from surgecollapse.act.recycle import Recycler
+from surgecollapse.act.rewiring import Rewiring
+from surgecollapse.act.roles import Explanation, with_reason
+from surgecollapse.policies.depth import deepest
+from surgecollapse.events import Decision
+from surgecollapse.functional import WITHOUT_GRADIENT, minimum_live
+from surgecollapse.functional.structured import fitting_pattern
+from surgecollapse.observe.activations import ActivationReader, find_sites
+from surgecollapse.observe.dense_gradient import DenseGradient
+from surgecollapse.observe.observer import Observer
+from surgecollapse.observe.probe import Probe
+from surgecollapse.torch_utils.step_hooks import parameters_of
+from surgecollapse.protocols import Dataflow
+
+
+class Engine:
+    """Masked weights, the growth signal, what observes them and what acts on them.
+
+    Which layer produces the model's output, and so is not prunable by default, only a forward pass can tell: the
+    controller builds a provisional engine first and a new one when the probe batch is known.
+
+    Args:
+        model: the unwrapped model.
+        optimizers: innermost optimizers, in the order in which they step.
+        options: the arguments of :func:`surgecollapse.attach`.
+        dataflow: what a forward pass showed of the model; ``None`` before one is known.
+        growth: name of the growth criterion whose signal is tracked.
+        probe: the probe batch.
+        pump: the input noise.
+        random: generators by role: ``rows`` and ``growth``.
+        saved: a state whose weights are taken up again, whatever has been frozen, unfrozen or joined since.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizers: Sequence[Optimizer],
+        options: Mapping[str, Any],
+        *,
+        dataflow: Dataflow | None,
+        growth: str,
+        probe: Probe,
+        pump: InputNoise,
+        random: Mapping[str, Generators],
+        saved: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.dataflow = dataflow
+        self._model, self._optimizers, self._options, self._probe = model, optimizers, options, probe
+        self._rows = random["rows"].on()
+        chosen = self._choose(required=saved is None)
+        chosen = chosen if saved is None else self._as_saved(chosen, saved)
+        self.weights = MaskedWeights(chosen, compile=options.get("compile", False))
+        self.zero_preservation = AtRest(self.weights, optimizers, options["moments"])
+        self._regroup()
+        pattern, target = options.get("pattern"), options["sparsity"]
+        self._pattern = None if pattern is None else fitting_pattern(pattern, target)
+        self._growth = growth
+        self.signal = DenseGradient(self._signal_decay())
+        self.observer = self._new_observer()
+        rewiring = Rewiring(
+            self.weights,
+            self._owner,
+            random["growth"],
+            saliency=options["saliency"],
+            growth=options["growth"] or "ema_gradient",
+            initial=options["initial"] or "zero",
+            rho=0.1 if options["rho"] is None else options["rho"],
+            distribution=options["distribution"],
+            minimum_density=options["minimum_density"],
+            moments=options["moments"],
+            pattern=self._pattern,
+        )
+        overrides = {key: options[key] for key in ("growth", "initial", "rho")}
+        self._recycler = Recycler(self.weights, self._stepped_by, random["growth"], options["moments"])
+        self.actor = Actor(model, rewiring, pump, self._find_depth, self._activation_energy, self._recycle, overrides)
+
+    def _new_observer(self) -> Observer:
+        """Observe the sites of the present weights."""
+        options, patterns = self._options, self._options["sites"]
+        sites = find_sites(self._model, self.weights.params, patterns)
+        reader = ActivationReader(
+            self._model, sites, entropy=options["entropy"], rows=options["rows"], follow=patterns is None
+        )
+        return Observer(self._model, reader, self._probe, self._rows)
+
+    def _recycle(self, tau: float) -> tuple[Ledger, dict[str, Any]]:
+        passages, lost = self.observer.passages(list(self.weights.params))
+        ledger, details = self._recycler.recycle(named_weights(self._model), passages, tau)
+        return ledger, {**details, "left": {**lost, **details["left"]}}
+
+    def _activation_energy(self) -> dict[str, float]:
+        return self.observer.activation_energy()
+
+    def _choose(self, *, required: bool = True) -> dict[str, nn.Parameter]:
+        return prunable_parameters(self._model, **self._selection(), required=required)
+
+    def _selection(self) -> dict[str, Any]:
+        return {
+            "owned": {id(p) for optimizer in self._optimizers for p in parameters_of(optimizer)},
+            "dataflow": self.dataflow,
+            "include": self._options["include"],
+            "exclude": self._options["exclude"],
+        }
+
+    def warn_of_adapters(self) -> None:
+        """Warn of trained low-rank factors: whether they are pruned or not, the merged weight is dense."""
+        trained = set(self._candidates)
+        factors = [row.name for row in self.explain() if row.role == "low-rank adapter" and row.name in trained]
+        if factors:
+            warnings.warn(
+                f"the model trains factors of low-rank adapters ({', '.join(factors)}): the merged weight is dense, "
+                "whatever is pruned. Merge the adapters and train the weights themselves for a sparse model",
+                UserWarning,
+                stacklevel=2,
+            )
+
+    def explain(self) -> Explanation:
+        """Say of every parameter whether it is pruned, and why."""
+        rows = []
+        for row in explain_choice(self._model, **self._selection()):
+            held = row.name in self.weights.params
+            joined = "is frozen, but was prunable before" if held else "joins at the next reading"
+            rows.append(row if row.prunable == held else with_reason(row, joined, prunable=held))
+        return Explanation(tuple(rows))
+
+    def _as_saved(self, chosen: Mapping[str, nn.Parameter], saved: Mapping[str, Any]) -> dict[str, nn.Parameter]:
+        """Choose as the saved run had: without what joins only at its next reading, with what is frozen by now."""
+        names, candidates = saved["weights"]["shapes"], saved["candidates"]
+        return {
+            name: p
+            for name, p in named_weights(self._model).items()
+            if (name in names and (name in chosen or not p.requires_grad))
+            or (name in chosen and name in candidates and not saved["frozen"])
+        }
+
+    def _regroup(self) -> None:
+        """Note which optimizer steps which prunable weights, and all trainable weights that any of them steps."""
+        ids = [{id(p) for p in parameters_of(optimizer)} for optimizer in self._optimizers]
+        self.groups = [[name for name, p in self.weights.params.items() if id(p) in own] for own in ids]
+        self._candidates = self._trained()
+
+    def _trained(self) -> list[str]:
+        owned = {id(p) for optimizer in self._optimizers for p in parameters_of(optimizer)}
+        return [name for name, p in named_weights(self._model).items() if id(p) in owned and p.requires_grad]
+
+    def _owner(self, name: str) -> Optimizer:
+        return next(o for o, names in zip(self._optimizers, self.groups, strict=True) if name in names)
+
+    def _stepped_by(self, p: Tensor) -> Optimizer | None:
+        """The optimizer that steps a parameter, prunable or not."""
+        return next((o for o in self._optimizers if any(q is p for q in parameters_of(o))), None)
+
+    def _signal_decay(self) -> float:
+        if self._growth == "momentum" and self.weights.params:
+            name, p = next(iter(self.weights.params.items()))
+            return momentum_of(self._owner(name), p)
+        return 0.0 if self._growth == "gradient" else 0.9
+
+    @property
+    def primary(self) -> int:
+        """Index of the last optimizer that steps prunable weights: after it, a step is complete."""
+        return max(i for i, names in enumerate(self.groups) if names)
+
+    def tracked(self, index: int, until_due: int) -> dict[str, nn.Parameter]:
+        """Weights of one optimizer whose dense gradient is needed ``until_due`` steps before the next reading.
+
+        A negative number stands for a reading that is too far ahead to be known.
+        """
+        for_growth = self._growth != "random" and not self.weights.dense
+        for_saliency = self._options["saliency"] not in WITHOUT_GRADIENT
+        if self.actor.frozen or not 0 <= until_due < self.signal.window or not (for_growth or for_saliency):
+            return {}
+        return {name: self.weights.params[name] for name in self.groups[index]}
+
+    def forget_signal(self) -> None:
+        """Drop the growth signal where nothing can be reopened any more, or everything is open."""
+        if self.actor.frozen or self.weights.dense:
+            self.signal.clear()
+
+    def join(self) -> list[str] | None:
+        """Take in prunable parameters that joined an optimizer or were unfrozen; ``None`` if none did.
+
+        Once the mask is final they stay dense, and the sparsity exact.
+        """
+        joined = set(self._trained()) - set(self._candidates)
+        if not joined:
+            return None
+        if self._probe.known:
+            self.dataflow = self._probe.dataflow(self._model)
+        new = {} if self.actor.frozen else {n: p for n, p in self._choose().items() if n not in self.weights.params}
+        for name, p in new.items():
+            self.weights.add(name, p)
+        # In the model's order, in which a resumed run finds them: ties and random draws follow it.
+        order = list(named_weights(self._model))
+        self.weights.params = {n: self.weights.params[n] for n in sorted(self.weights.params, key=order.index)}
+        self._regroup()
+        self._recycler.measure_scales()
+        self.observer = self._new_observer()
+        return list(new)
+
+    def check_target(self, target: float | None = None) -> None:
+        """Check that the target leaves every parameter its minimum density.
+
+        Args:
+            target: another one than that of the options.
+
+        Raises:
+            ValueError: if it does not, naming the parameters.
+        """
+        weights, density = self.weights, self._options["minimum_density"]
+        target = self._options["sparsity"] if target is None else target
+        minima, live = self._minima(), self.actor.rewiring.wanted(target)
+        if sum(minima.values()) > live:
+            tiles = f" in tiles of {self._pattern.name!r}" if self._pattern else ""
+            smaller = ", or take smaller tiles" if tiles else ""
+            named = ", ".join(f"{name} ({n})" for name, n in minima.items())
+            raise ValueError(
+                f"sparsity {target:g} leaves {live} of {weights.size} weights, but a minimum density of {density:g} "
+                f"needs {sum(minima.values())}{tiles}: {named}. Lower "
+                f"minimum_density or the sparsity, or exclude layers{smaller}"
+            )
+
+    def _minima(self) -> dict[str, int]:
+        sizes = {name: tuple(p.shape) for name, p in self.weights.params.items()}
+        density = self._options["minimum_density"]
+        if self._pattern is None:
+            return minimum_live(sizes, density)
+        return {name: self._pattern.least(shape, density) for name, shape in sizes.items()}
+
+    def _find_depth(self, decision: Decision, least: float, most: float) -> dict[str, Any]:
+        """Search the deepest collapse whose measure on the probe batch stays over the decision's floor.
+
+        Never deeper than the minimum density of every parameter allows.
+        """
+        assert decision.floor is not None
+        rewiring = self.actor.rewiring
+        most = max(least, min(most, 1.0 - sum(self._minima().values()) / self.weights.size))
+
+        def measure(sparsity: float) -> float:
+            masks = rewiring.plan(sparsity, self.signal.values, decision.distribution, decision.saliency)
+            with rewiring.trial(masks):
+                return self.observer.measure(decision.measure)
+
+        found = deepest(measure, least, most, decision.floor)
+        return {
+            "depth": found.sparsity,
+            "measured": found.measured,
+            "tries": found.tries,
+            "floor": decision.floor,
+            "measure": decision.measure,
+            "least": least,
+            "most": most,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Masks, signal, remembered values and whether the mask is final."""
+        return {
+            "dataflow": None if self.dataflow is None else self.dataflow.to_dict(),
+            "candidates": list(self._candidates),
+            "weights": self.weights.state_dict(),
+            "signal": self.signal.state_dict(),
+            "rewiring": {**self.actor.rewiring.state_dict(), **self._recycler.state_dict()},
+            "frozen": self.actor.frozen,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned, in an engine that was built with its ``dataflow`` and as ``saved``.
+
+        Raises:
+            ValueError: if the state belongs to other weights.
+        """
+        self.weights.load_state_dict(state["weights"])
+        self._candidates = list(state["candidates"])
+        self.signal.load_state_dict(state["signal"], self.weights.params)
+        self.actor.rewiring.load_state_dict(state["rewiring"])
+        self._recycler.load_state_dict(state["rewiring"])
+        self.actor.frozen = state["frozen"]

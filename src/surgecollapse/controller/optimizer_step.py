@@ -1,0 +1,108 @@
+"""Around each optimizer's step: rates → unscaled gradients → transforms → growth signal → masks, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from surgecollapse.controller.components import Engine
+from surgecollapse.gradients.chain import TransformChain
+from surgecollapse.gradients.effects import Effects
+from surgecollapse.torch_utils.step_hooks import overflowed, parameters_of, unscale
+from surgecollapse.protocols import GradientTransform
+
+
+class OptimizerSteps:
+    """Prepares gradients and learning rates for a step, and puts rates and closed weights right after it.
+
+    Args:
+        optimizers: innermost ones, in the order in which they step.
+        transforms: of final gradients, in their order.
+
+    Attributes:
+        effects: what the transforms did to the gradients of a step that was read.
+
+    Raises:
+        TypeError: if an item is no transform.
+        ValueError: if transforms are not in the declared order, also after those that an optimizer has already.
+    """
+
+    def __init__(self, optimizers: Sequence[Optimizer], transforms: Sequence[GradientTransform]) -> None:
+        self._optimizers = optimizers
+        self._transforms, self.effects = TransformChain(transforms), Effects()
+        for optimizer in optimizers:
+            self._transforms.check_after_standing(optimizer)
+        self._rates: dict[int, list[Any]] = {}
+        self._skipped: set[int] = set()
+
+    def skips(self, index: int) -> bool:
+        """Whether an optimizer is about to skip its step for an overflow; to be asked before each step."""
+        self._skipped.discard(index)
+        if overflowed(self._optimizers[index]):
+            self._skipped.add(index)
+        return index in self._skipped
+
+    def skipped(self, index: int) -> bool:
+        """Whether the step that an optimizer is at, or has just ended, changes nothing."""
+        return index in self._skipped
+
+    def prepare(self, index: int, engine: Engine, *, factor: float, until_due: int) -> None:
+        """Do what belongs before a step that will be made.
+
+        Args:
+            index: of the optimizer.
+            engine: what is masked, and what observes it.
+            factor: of the learning rates, for this one step; schedulers see nothing of it.
+            until_due: steps until the next reading, 0: this one is read; negative, if it is too far ahead to be known.
+        """
+        optimizer = self._optimizers[index]
+        if factor != 1.0:
+            self._scale_rates(index, factor)
+        tracked = engine.tracked(index, until_due)
+        due = until_due == 0 and index <= engine.primary  # an optimizer behind it still ends the step that was read
+        if len(self._transforms) or tracked or due:
+            unscale(optimizer)
+            if index == 0:
+                self.effects.clear()
+            self._transforms.apply(optimizer, self.effects if due else None)
+            if due:
+                engine.observer.see_gradients([p.grad for p in parameters_of(optimizer) if p.grad is not None])
+            engine.signal.update(tracked)
+        engine.weights.mask_gradients(engine.groups[index])
+        engine.zero_preservation.before_step(index, engine.groups[index])
+
+    def put_right(self, index: int, engine: Engine, *, check: bool) -> None:
+        """Do what belongs after a step: the loop's learning rates are back, closed weights are zero.
+
+        Args:
+            index: of the optimizer.
+            engine: what is masked.
+            check: look whether closed weights had other values.
+        """
+        for group, rate in zip(self._optimizers[index].param_groups, self._rates.pop(index, ()), strict=False):
+            group["lr"] = rate
+        engine.zero_preservation.after_step(index, engine.groups[index], check=check)
+
+    def _scale_rates(self, index: int, factor: float) -> None:
+        groups = self._optimizers[index].param_groups
+        rates = self._rates.setdefault(index, [group["lr"] for group in groups])
+        for group, rate in zip(groups, rates, strict=False):
+            group["lr"] = rate * factor
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """State of the transforms."""
+        return self._transforms.state_dict(self._parameters())
+
+    def load_state_dict(self, state: list[dict[str, Any]]) -> None:
+        """Restore what :meth:`state_dict` returned.
+
+        Raises:
+            ValueError: if the number of transforms differs.
+        """
+        self._transforms.load_state_dict(state, self._parameters())
+
+    def _parameters(self) -> list[Tensor]:
+        return [p for optimizer in self._optimizers for p in parameters_of(optimizer)]

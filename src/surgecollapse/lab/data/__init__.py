@@ -1,0 +1,1 @@
+"""Data sets: one file a task, found by the registry."""

@@ -1,0 +1,126 @@
+"""Generated tasks of the literature: modular arithmetic, sparse parity, the noisy dummy set."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from surgecollapse.lab.config import ConfigError
+from surgecollapse.lab.data.dataset import Data, generator, in_three
+
+
+def modular(
+    operation: str, modulus: int, train_fraction: float, representation: Literal["tokens", "pairs"], seed: int
+) -> Data:
+    """All pairs of modular arithmetic; the classes are the residues.
+
+    As tokens, a sample is ``x op y =`` with residues 0 … p−1, ``op`` = p and ``=`` = p+1 (Power et al.
+    2201.02177); as pairs, two one-hots of length p (Prieto et al. 2501.04697). For ``mul``, y runs from 1, as
+    in Grokfast (2405.20233): y = 0 would only add samples whose answer is 0. For ``div``, x/y is the residue z with
+    z·y = x; y runs from 1, and the modulus must be prime, so that every y has an inverse.
+
+    >>> data = modular("sub", 5, 0.6, "tokens", seed=0)
+    >>> x, op, y, equals = data.x_train[0].tolist()
+    >>> data.y_train[0].item() == (x - y) % 5, (op, equals), len(data.x_train)
+    (True, (5, 6), 15)
+    """
+    first = 1 if operation in ("mul", "div") else 0
+    x, y = torch.cartesian_prod(torch.arange(modulus), torch.arange(first, modulus)).unbind(1)
+    results = {"add": x + y, "sub": x - y, "mul": x * y}
+    if operation == "div":
+        results["div"] = x * _inverses(modulus)[y]
+    if operation not in results:
+        raise ConfigError(f"unknown operation {operation!r}: expected one of {', '.join((*results, 'div'))}")
+    answers = results[operation] % modulus
+    if representation == "tokens":
+        inputs = torch.stack([x, torch.full_like(x, modulus), y, torch.full_like(x, modulus + 1)], dim=1)
+    else:
+        one_hot = torch.nn.functional.one_hot
+        inputs = torch.cat([one_hot(x, modulus), one_hot(y, modulus)], dim=1).float()
+    sign = {"add": "+", "sub": "−", "mul": "·", "div": "/"}[operation]
+    return _cut(
+        inputs,
+        answers,
+        _halves(len(x), train_fraction),
+        seed,
+        name="modular",
+        kind="tokens" if representation == "tokens" else "pairs",
+        num_classes=modulus,
+        vocabulary=modulus + 2 if representation == "tokens" else 0,
+        description=f"x {sign} y modulo {modulus}, all {len(x)} pairs, {train_fraction:.0%} for training",
+    )
+
+
+def _inverses(modulus: int) -> Tensor:
+    """Multiplicative inverses modulo a prime, by residue; that of 0 is never asked for."""
+    if any(modulus % divisor == 0 for divisor in range(2, math.isqrt(modulus) + 1)):
+        raise ConfigError(f"operation 'div' needs a prime modulus, so that every residue can divide; got {modulus}")
+    return torch.tensor([0, *(pow(y, -1, modulus) for y in range(1, modulus))])
+
+
+def parity(relevant: int, irrelevant: int, samples: int, train_fraction: float, seed: int) -> Data:
+    """Sparse parity: whether the sum of the first ``relevant`` of the bits is odd (Prieto et al. 2501.04697).
+
+    >>> data = parity(3, 40, 2_000, 0.5, seed=0)
+    >>> bool((data.x_train[:, :3].sum(1) % 2 == data.y_train).all()), tuple(data.x_train.shape)
+    (True, (1000, 43))
+    """
+    bits = torch.randint(0, 2, (samples, relevant + irrelevant), generator=generator(seed, "bits"))
+    return _cut(
+        bits.float(),
+        bits[:, :relevant].sum(1) % 2,
+        _halves(samples, train_fraction),
+        seed,
+        name="parity",
+        kind="vector",
+        num_classes=2,
+        description=f"parity of {relevant} of {relevant + irrelevant} bits, {samples} samples",
+    )
+
+
+def dummy(noise: float, samples: int, seed: int) -> Data:
+    """A noisy 128→128 task: which of 128 random prototypes is this?
+
+    The published experiments name a noisy dummy set of 10,000 samples with 128 inputs and 128 outputs,
+    trained with cross-entropy, and do not say what is to be learned. Here x = μ_y + σ·ε with prototypes μ_k ~
+    N(0, I₁₂₈), so that the best possible answer (the nearest prototype) is known, and a net can be told from
+    a guess (1/128).
+
+    >>> data = dummy(0.0, 1_000, seed=0)
+    >>> data.num_classes, tuple(data.x_train.shape), len(data.x_test)
+    (128, (600, 128), 200)
+    """
+    draws = generator(seed, "dummy")
+    prototypes = torch.randn(128, 128, generator=draws)
+    labels = torch.randint(0, 128, (samples,), generator=draws)
+    inputs = prototypes[labels] + noise * torch.randn(samples, 128, generator=draws)
+    return _cut(
+        inputs,
+        labels,
+        (samples * 3 // 5, samples // 5),
+        seed,
+        name="dummy",
+        kind="vector",
+        num_classes=128,
+        description=f"nearest of 128 prototypes in 128 dimensions, noise {noise:g}, {samples} samples",
+    )
+
+
+def _halves(samples: int, train_fraction: float) -> tuple[int, int]:
+    """Sizes of training and validation set; the test set is as large as the validation set."""
+    train = round(train_fraction * samples)
+    validation = (samples - train) // 2
+    if min(train, validation) < 1:
+        raise ConfigError(f"train_fraction = {train_fraction:g} leaves a set of the {samples} samples empty")
+    return train, validation
+
+
+def _cut(inputs: Tensor, labels: Tensor, sizes: tuple[int, int], seed: int, **facts: Any) -> Data:
+    """Shuffle, then cut into training and validation set of the given sizes and the rest for the test."""
+    train, validation = sizes
+    order = torch.randperm(len(labels), generator=generator(seed, "split"))
+    parts = [order[:train], order[train : train + validation], order[train + validation :]]
+    return in_three(parts, inputs, labels, source="generated", **facts)

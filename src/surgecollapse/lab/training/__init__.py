@@ -1,0 +1,1 @@
+"""A whole run: configuration in, record and checkpoints out."""

@@ -1,0 +1,147 @@
+"""What is attached to the net and the optimizer of a run, as its configuration asks for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from surgecollapse.attaching.attach import attach, transform_gradients
+from surgecollapse.attaching.averaging import average_weights
+from surgecollapse.policies import make_policy
+from surgecollapse.lab.config import ConfigError
+from surgecollapse.lab.training.optim import make_transforms
+from surgecollapse.attaching.monitoring import watch_training
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+
+    from surgecollapse.attaching.attach import TransformedGradients
+    from surgecollapse.attaching.averaging import AveragedWeights
+    from surgecollapse.controller.controller import Controller
+    from surgecollapse.lab.config import RunConfig
+    from surgecollapse.protocols import Policy, Recorder
+    from surgecollapse.attaching.monitoring import WatchedTraining
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attached:
+    """The parts that are there; a run has either a controller or, with policy ``none``, what does without one."""
+
+    controller: Controller | None = None
+    transforms: TransformedGradients | None = None
+    watched: WatchedTraining | None = None
+    averaged: AveragedWeights | None = None
+
+    @property
+    def _parts(self) -> dict[str, Any]:
+        return {
+            "controller": self.controller,
+            "transforms": self.transforms,
+            "watched": self.watched,
+            "averaged": self.averaged,
+        }
+
+    def note(self, loss: Tensor, targets: Tensor | None) -> None:
+        """Tell whoever asks for it this step's loss and classes, before the optimizer's step."""
+        if self.controller is not None:
+            self.controller.note(loss=loss, targets=targets)
+        elif self.watched is not None:
+            self.watched.note(loss=loss, targets=targets)
+
+    def remove(self) -> None:
+        """Take everything off again."""
+        if self.controller is not None:
+            self.controller.detach()
+        for part in (self.transforms, self.watched, self.averaged):
+            if part is not None:
+                part.remove()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must hold, by part."""
+        return {name: None if part is None else part.state_dict() for name, part in self._parts.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint; one that knows nothing of the monitors of a run without a controller will do."""
+        for name, part in self._parts.items():
+            if part is None or (name == "watched" and state.get(name) is None):
+                continue
+            part.load_state_dict(state[name])
+
+
+def attached_to(
+    model: nn.Module,
+    optimizer: Optimizer,
+    config: RunConfig,
+    *,
+    total_steps: int,
+    criterion: Callable[[Any, Tensor], Tensor],
+    recorder: Recorder,
+) -> Attached:
+    """Attach what the configuration asks for.
+
+    Args:
+        model: the net.
+        optimizer: what trains it.
+        config: the run.
+        total_steps: of the whole run.
+        criterion: its loss, for monitors that need one.
+        recorder: takes the events.
+
+    Raises:
+        ConfigError: if options of the policy have values of the wrong type.
+        ValueError: for options out of range, or names that nobody offers.
+    """
+    transforms = make_transforms(config)
+    watching: dict[str, Any] = {
+        "recorders": (recorder,),
+        "monitors": _monitors(config),
+        "every": config.every,
+        "criterion": criterion,
+    }
+    budget = config.monitor_budget if config.monitor_budget < 1 else None
+    controller = handle = watched = None
+    if config.policy == "none":
+        if watching["monitors"]:
+            watched = watch_training(model, optimizer, budget=budget, **watching)
+        if transforms:
+            handle = transform_gradients(optimizer, transforms, recorders=(recorder,), every=config.every)
+    else:
+        controller = attach(
+            model,
+            optimizer,
+            sparsity=0.0 if config.ends_dense else config.sparsity,
+            total_steps=total_steps,
+            policy=_policy(config),
+            transforms=transforms,
+            seed=config.seed,
+            moments=config.moments,
+            entropy=config.entropy,
+            saliency=config.saliency,
+            growth=config.growth,
+            initial=config.initial,
+            rho=config.rho,
+            distribution=config.distribution,
+            minimum_density=config.minimum_density,
+            pattern=config.pattern,
+            monitor_budget=budget,
+            **watching,
+        )
+    averaged = None
+    if config.average_decay:
+        averaged = average_weights(model, optimizer, decay=config.average_decay, controller=controller)
+    return Attached(controller=controller, transforms=handle, watched=watched, averaged=averaged)
+
+
+def _monitors(config: RunConfig) -> list[str]:
+    names = [name.strip() for name in config.monitors.split(",")]
+    return [] if names == ["none"] else names
+
+
+def _policy(config: RunConfig) -> Policy:
+    try:
+        return make_policy(config.policy, **config.policy_options)
+    except TypeError as error:
+        raise ConfigError(f"policy_options of {config.policy!r} have a value of the wrong type: {error}") from error

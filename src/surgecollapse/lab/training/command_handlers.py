@@ -1,0 +1,50 @@
+"""What a run of the lab does when a person asks for it, beside what its controller can do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from surgecollapse.controller.command_handlers import cadence, go_on, pause
+from surgecollapse.lab.training.inspection import inspect
+
+if TYPE_CHECKING:
+    from surgecollapse import commands as ask
+    from surgecollapse.lab.training.trainer import Training
+    from surgecollapse.controller.command_loop import Handler
+
+
+def handlers(training: Training) -> dict[str, Handler]:
+    """Kind of command → what carries it out in this run."""
+    steering = training.steering
+
+    def learning_rate(command: ask.LearningRate) -> str:
+        training.rate_factor = command.factor
+        return f"learning rate × {command.factor:g}"
+
+    def change_cadence(command: ask.Cadence) -> str:
+        watched = training.attached.watched or training.controller
+        return cadence(getattr(watched, "watch", None), command.every)
+
+    def checkpoint(_: ask.Checkpoint) -> str:
+        training.checkpoint()
+        return f"checkpoint of step {training.step}"
+
+    def stop(_: ask.Stop) -> str:
+        steering.stopping = True
+        return "the run ends here"
+
+    def roll_back(command: ask.RollBack) -> str:
+        before = training.step
+        training.roll_back(command.step)
+        return f"went back from step {before} to step {command.step}"
+
+    return {
+        "learning-rate": learning_rate,
+        "cadence": change_cadence,
+        "checkpoint": checkpoint,
+        "stop": stop,
+        "roll-back": roll_back,
+        "inspect": lambda _: inspect(training),
+        "pause": lambda _: pause(steering),
+        "continue": lambda _: go_on(steering),
+    }

@@ -1,0 +1,122 @@
+"""Reading a run back: its configuration, data, trained model and record."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from surgecollapse.lab.training.checkpoint import CheckpointError, latest_checkpoint, must_fit
+from surgecollapse.lab.config import ConfigError, read_config
+from surgecollapse.lab.data.registry import load_data
+from surgecollapse.lab.models.registry import build_model
+from surgecollapse.torch_utils.modules import evaluating
+from surgecollapse.record import RunStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor, nn
+
+    from surgecollapse.lab.config import RunConfig
+    from surgecollapse.lab.data.registry import Data
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedRun:
+    """One run, read back from its directory."""
+
+    directory: Path
+    config: RunConfig
+    data: Data
+    model: nn.Module
+    """In eval mode, with the weights of the newest checkpoint: the final ones, if the run is complete; where the run
+    averages its weights, the average, which is also what it evaluates."""
+    step: int
+    """Optimizer steps after which the weights were saved."""
+    store: RunStore
+    """Opened for reading; close it after use."""
+    status: str
+    """``running | complete | interrupted | failed``; a run that was killed still says ``running``."""
+    summary: dict[str, Any]
+    """Final numbers; empty unless the run is complete."""
+
+
+def load_run(directory: str | Path, *, warn: Callable[[str], None] | None = None) -> LoadedRun:
+    """Load a run for reading; nothing in the directory is changed.
+
+    Args:
+        directory: the run directory.
+        warn: called with one line for every damaged checkpoint that is passed over; logged by default.
+
+    Raises:
+        FileNotFoundError: if the directory holds no run, or its data files are gone.
+        ValueError: if a file of it is damaged or too new, or no checkpoint was written yet.
+    """
+    folder = Path(directory)
+    if not (folder / "run.db").is_file():
+        raise FileNotFoundError(f"{folder} holds no run: expected a directory made by `surgecollapse run --out`")
+    if not (folder / "config.toml").is_file():
+        raise ConfigError(f"{folder} has no config.toml: the run cannot be rebuilt without it")
+    config = read_config(folder / "config.toml")
+    state = latest_checkpoint(folder / "checkpoints", warn or logger.warning)
+    if state is None:
+        raise CheckpointError(f"{folder} has no checkpoint yet: let it run, or resume it")
+    data = load_data(config)
+    model = build_model(config, data)
+    with must_fit(folder / "checkpoints"):
+        model.load_state_dict(state["model"])
+        if state.get("averaged") is not None:
+            model.load_state_dict(state["averaged"]["average"], strict=False)
+    store = RunStore(folder / "run.db")
+    return LoadedRun(
+        directory=folder,
+        config=config,
+        data=data,
+        model=model.eval(),
+        step=state["step"],
+        store=store,
+        status=store.get("status", "running"),
+        summary=store.get("summary", {}),
+    )
+
+
+@torch.no_grad()
+def predict(model: nn.Module, x: Tensor, *, rows: int = 2_048) -> Tensor:
+    """Logits of all samples, in eval mode; the training mode is left as it was.
+
+    Args:
+        model: a model of this package.
+        x: samples (n, …).
+        rows: samples in one forward pass.
+
+    Returns:
+        Logits (n, K).
+    """
+    with evaluating(model):
+        return torch.cat([model(part) for part in torch.split(x, rows)])
+
+
+def right_share(answers: Tensor, labels: Tensor, tolerance: float = 0.0) -> float:
+    """Share of the labels whose class has the largest output; of text, over all positions.
+
+    Where labels are numbers, the share of the answers that are as near as ``tolerance``.
+
+    Args:
+        answers: outputs (…, K); (…, 1) for numbers.
+        labels: int64 (…), or floating point.
+        tolerance: largest error of a right answer.
+
+    >>> right_share(torch.tensor([[0.0, 2.0], [3.0, 1.0]]), torch.tensor([1, 1]))
+    0.5
+    >>> right_share(torch.tensor([[70.2], [64.0]]), torch.tensor([70.0, 66.0]), tolerance=1.0)
+    0.5
+    """
+    if labels.is_floating_point():
+        return ((answers.squeeze(-1) - labels).abs() <= tolerance).double().mean().item()
+    return (answers.argmax(dim=-1) == labels).double().mean().item()

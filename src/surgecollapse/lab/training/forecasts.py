@@ -1,0 +1,96 @@
+"""The detectors of a run: they hear its measurements, and their alarms are events of its record."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from surgecollapse.forecast.calibrated import PURPOSES, calibrated
+from surgecollapse.forecast.detectors import Detector
+from surgecollapse.forecast.features import TRACKS
+from surgecollapse.functional import predictive_entropy
+from surgecollapse.plugins import find, fitting
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from torch import Tensor
+
+    from surgecollapse.events import Alarm, Measurement
+
+
+HOPELESS = "does not generalise"
+"""The forecast of an alarm that says so."""
+
+
+class GrokkingForecast:
+    """Detectors that say that the net is about to generalise, or that it will not.
+
+    Args:
+        name: what the library's own two may look at, see :func:`surgecollapse.forecast.calibrated.calibrated`; or one
+            detector that a package registered under the entry-point group ``surgecollapse.detectors``.
+        tell: takes every alarm.
+
+    Raises:
+        ValueError: for a name that nobody offers.
+        TypeError: if what a package registered is no detector.
+    """
+
+    def __init__(self, name: str, tell: Callable[[Alarm], None]) -> None:
+        self._tell = tell
+        self._detectors = _detectors(name)
+        self.hopeless = False
+        """Whether an alarm said that the net will not generalise before any said that it will."""
+        self._hopeful = False
+
+    def take(self, measurement: Measurement) -> None:
+        """Hear one measurement, in the order of the steps."""
+        for detector in self._detectors.values():
+            alarm = detector.update(measurement)
+            if alarm is None:
+                continue
+            self._tell(alarm)
+            if alarm.forecast != HOPELESS:
+                self._hopeful = True
+            self.hopeless = self.hopeless or not self._hopeful
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must hold."""
+        states = {purpose: detector.state_dict() for purpose, detector in self._detectors.items()}
+        return {"detectors": states, "hopeless": self.hopeless, "hopeful": self._hopeful}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        for purpose, detector in self._detectors.items():
+            detector.load_state_dict(state["detectors"][purpose])
+        self.hopeless, self._hopeful = state["hopeless"], state["hopeful"]
+
+
+def _detectors(name: str) -> dict[str, Detector]:
+    if name in TRACKS:
+        return {purpose: calibrated(name, purpose) for purpose in PURPOSES}
+    made = find("detectors", "forecast", name, {}, also=TRACKS)()
+    return {name: fitting("detectors", name, made, lambda part: isinstance(part, Detector))}
+
+
+def certainty(logits: Tensor, part: str) -> dict[str, float]:
+    """How certain the net is of rows whose labels nobody needs to know, as measurements by name.
+
+    Args:
+        logits: (n, K).
+        part: ``train`` or ``validation``.
+
+    Returns:
+        Mean largest probability (``confidence/…``) and its distance from the second (``margin/…``); of the validation
+        rows also the entropy over ln K, and the root mean square of the logits about their mean.
+
+    >>> import torch
+    >>> certainty(torch.zeros(3, 4), "train")
+    {'confidence/train': 0.25, 'margin/train': 0.0}
+    """
+    wide = logits.double()
+    top = wide.softmax(-1).topk(2, dim=-1).values
+    found = {f"confidence/{part}": top[:, 0].mean(), f"margin/{part}": (top[:, 0] - top[:, 1]).mean()}
+    if part != "train":
+        found[f"entropy/predictive_{part}"] = predictive_entropy(wide)
+        found[f"logits/scale_{part}"] = (wide - wide.mean(-1, keepdim=True)).square().mean().sqrt()
+    return {name: value.item() for name, value in found.items()}

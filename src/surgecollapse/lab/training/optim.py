@@ -1,0 +1,193 @@
+"""Loss, optimizer and learning rate of a configuration."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from surgecollapse.functional import softmax_cross_entropy_float64
+from surgecollapse.gradients.grokfast import Grokfast, GrokfastMA
+from surgecollapse.gradients.orthograd import OrthoGrad
+from surgecollapse.lab.training.muon import Muon
+from surgecollapse.losses import StableMaxCrossEntropy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from surgecollapse.lab.config import RunConfig
+    from surgecollapse.lab.data.registry import Data
+    from surgecollapse.protocols import GradientTransform
+
+
+def balanced_weights(labels: Tensor, num_classes: int) -> Tensor:
+    """Weights n/(K·n_k), so that every class weighs the same in sum; 0 for a class without samples.
+
+    Args:
+        labels: int64 classes (n,).
+        num_classes: K counts the classes that occur.
+
+    Returns:
+        float32 weights (num_classes,), with mean 1 over the samples.
+
+    >>> balanced_weights(torch.tensor([0, 0, 0, 1]), 3).tolist()
+    [0.6666666865348816, 2.0, 0.0]
+    """
+    counts = torch.bincount(labels, minlength=num_classes).float()
+    present = (counts > 0).sum()
+    return torch.where(counts > 0, len(labels) / (present * counts.clamp(min=1)), torch.zeros_like(counts))
+
+
+def make_loss(config: RunConfig, data: Data) -> Callable[[Tensor, Tensor], Tensor]:
+    """The loss of logits (n, K) and labels (n,), a mean over samples; ``mse`` compares with one-hots.
+
+    Of text, logits (n, length, K) and labels (n, length), a mean over all positions. Of graphs, outputs (n, 1) and
+    numbers (n,), the mean of the squared errors.
+    """
+    if data.kind == "graph":
+        return lambda outputs, labels: (outputs.squeeze(-1) - labels).square().mean()
+    loss = _loss_of_rows(config, data)
+    if data.kind != "text":
+        return loss
+    return lambda logits, labels: loss(logits.flatten(0, 1), labels.flatten())
+
+
+def _loss_of_rows(config: RunConfig, data: Data) -> Callable[[Tensor, Tensor], Tensor]:
+    weights = None
+    if config.class_weights == "balanced":
+        outputs = data.vocabulary if config.model == "decoder" else data.num_classes
+        weights = balanced_weights(data.y_train, outputs).to(getattr(torch, config.precision))
+    if config.loss == "cross_entropy":
+        return nn.CrossEntropyLoss(weight=weights)
+    if config.loss == "stablemax":
+        return StableMaxCrossEntropy(weights)
+    if config.loss == "cross_entropy_float64":
+        return partial(softmax_cross_entropy_float64, weight=weights)
+
+    def squared(logits: Tensor, labels: Tensor) -> Tensor:
+        one_hot = nn.functional.one_hot(labels, logits.shape[1]).to(logits.dtype)
+        errors = (logits - one_hot).square().mean(dim=1)
+        if weights is None:
+            return errors.mean()
+        return (weights[labels] * errors).sum() / weights[labels].sum()
+
+    return squared
+
+
+def make_transforms(config: RunConfig) -> list[GradientTransform]:
+    """The gradient transforms of a configuration, in the declared order."""
+    transforms: list[GradientTransform] = []
+    if config.grokfast == "ema":
+        lamb = 2.0 if config.grokfast_lamb is None else config.grokfast_lamb
+        transforms.append(Grokfast(config.grokfast_alpha, lamb))
+    elif config.grokfast == "ma":
+        lamb = 5.0 if config.grokfast_lamb is None else config.grokfast_lamb
+        transforms.append(GrokfastMA(config.grokfast_window, lamb))
+    if config.orthograd != "none":
+        transforms.append(OrthoGrad(rescale=config.orthograd == "rescaled"))
+    return transforms
+
+
+def make_optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer of a configuration over all parameters of the model.
+
+    ``muon`` moves the hidden matrices by Muon and embeddings, norms, biases and the output layer by AdamW; with
+    ``muon_tokens`` it moves the table of tokens, too, but not that of positions. Embeddings have a group of their own
+    where ``embedding_lr`` is not 1, and the table of positions where ``position_lr`` is not; a group's ``factor``
+    multiplies the rate.
+    """
+    if config.optimizer == "muon":
+        return _muon(config, model)
+    parameters: Any = list(model.parameters())
+    apart = _tables(config, model)
+    if any(group["factor"] != 1.0 for group in apart):
+        tables = [table for group in apart for table in group["params"]]
+        rest = [p for p in parameters if not any(p is table for table in tables)]
+        parameters = [{"params": rest, "factor": 1.0}, *apart]
+    rate, decay, betas = config.lr, config.weight_decay, (config.momentum, config.beta2)
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay, betas=betas, eps=config.eps)
+    if config.optimizer == "adam":
+        return torch.optim.Adam(parameters, lr=rate, weight_decay=decay, betas=betas, eps=config.eps)
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(
+            parameters, lr=rate, weight_decay=decay, momentum=config.momentum, nesterov=config.momentum > 0
+        )
+    return torch.optim.RMSprop(parameters, lr=rate, weight_decay=decay, momentum=config.momentum, alpha=config.beta2)
+
+
+def _tables(config: RunConfig, model: nn.Module) -> list[dict[str, Any]]:
+    """Groups of embedding tables: all, or positions apart where they have a rate of their own."""
+    positions = getattr(model, "positions", None) if config.position_lr != 1.0 else None
+    found = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+    groups = [
+        {"params": [table.weight for table in found if table is not positions], "factor": config.embedding_lr},
+        {
+            "params": [table.weight for table in found if table is positions],
+            "factor": config.embedding_lr * config.position_lr,
+        },
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def _muon(config: RunConfig, model: nn.Module) -> Muon:
+    tables = _tables(config, model)
+    head: Any = getattr(model, "head", None)
+    apart = [*(table for group in tables for table in group["params"]), *([] if head is None else [head.weight])]
+    matrices: list[Tensor] = []
+    vectors: list[Tensor] = []
+    for p in model.parameters():
+        if not any(p is weight for weight in apart):
+            (matrices if p.ndim == 2 else vectors).append(p)
+    tokens: Any = getattr(model, "tokens", None) if config.muon_tokens else None
+    by_muon = [] if tokens is None else [tokens.weight]
+    for group in tables:
+        group["params"] = [table for table in group["params"] if not any(table is moved for moved in by_muon)]
+    decay = config.weight_decay if config.decay_vectors else 0.0
+    groups: list[dict[str, Any]] = [
+        {"params": matrices, "kind": "muon", "factor": config.muon_lr},
+        {"params": [] if head is None else [head.weight], "factor": 1.0},
+        {"params": vectors, "factor": 1.0, "weight_decay": decay},
+        *tables,
+        {"params": by_muon, "kind": "muon", "factor": config.embedding_lr},
+    ]
+    return Muon(
+        [],
+        [group for group in groups if group["params"]],
+        config.lr,
+        weight_decay=config.weight_decay,
+        momentum=config.momentum,
+        betas=(config.muon_beta1, config.beta2),
+    )
+
+
+def rate_factor(step: int, total: int, *, schedule: str, warmup: int, hold: int = 0) -> float:
+    """Learning rate of one step over its peak: linear warm-up, then constant, or down to 0 at ``total``.
+
+    A function of the step alone, so that there is nothing to save.
+
+    Args:
+        step: steps completed before this one, from 0.
+        total: steps of the whole run.
+        schedule: ``constant``, ``cosine`` or ``linear``.
+        warmup: steps of warm-up; the first of them has factor 1/warmup.
+        hold: step until which the rate stays at its peak before it falls, if that is after the warm-up.
+
+    Returns:
+        A factor in [0, 1].
+
+    >>> [rate_factor(step, 10, schedule="linear", warmup=2) for step in (0, 1, 2, 6)]
+    [0.5, 1.0, 1.0, 0.5]
+    >>> [rate_factor(step, 10, schedule="linear", warmup=2, hold=6) for step in (0, 2, 6, 7, 8)]
+    [0.5, 1.0, 1.0, 0.75, 0.5]
+    """
+    if step < warmup:
+        return (step + 1) / warmup
+    if schedule == "constant":
+        return 1.0
+    start = max(warmup, hold)
+    progress = max(0, step - start) / max(1, total - start)
+    return 1 - progress if schedule == "linear" else 0.5 * (1 + math.cos(math.pi * progress))

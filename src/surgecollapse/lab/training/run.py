@@ -1,0 +1,305 @@
+"""One training run: from a configuration to a run directory, and on from its checkpoints, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from surgecollapse.commands import READ_ONLY
+from surgecollapse.lab.training.checkpoint import CheckpointError, latest_checkpoint, must_fit
+from surgecollapse.lab.claim import LOCK, claimed
+from surgecollapse.lab.config import ConfigError, as_mapping, read_config, write_config
+from surgecollapse.lab.training.flops import step_costs
+from surgecollapse.lab.training.environment import environment
+from surgecollapse.trackers import check_tracker, exporting
+from surgecollapse.lab.training.interrupt import Interrupt
+from surgecollapse.lab.training.progress import Progress, Silent
+from surgecollapse.lab.training.trainer import Training
+from surgecollapse.record import CommandQueue, RunStore, RunStoreError
+from surgecollapse.record.filesystem import is_network
+from surgecollapse.controller.command_loop import effective
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from surgecollapse.lab.config import RunConfig
+
+_OURS = ("run.db", "config.toml", "env.json", "checkpoints")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """How a run ended."""
+
+    directory: Path
+    status: str
+    """``complete`` or ``interrupted``."""
+    step: int
+    summary: dict[str, Any]
+    """Final numbers; empty unless the run is complete."""
+
+
+def train(
+    config: RunConfig | None,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    replay: str | Path | None = None,
+    progress: Progress | None = None,
+    trackers: Sequence[str] = (),
+) -> RunResult:
+    """Train, recording everything in the directory ``out``.
+
+    The run is a function of the configuration alone: it has its own generators and leaves the global random
+    state and the number of threads as they were. Ctrl-C or SIGTERM ends it cleanly after the step; a resumed
+    run is bitwise the uninterrupted one.
+
+    Args:
+        config: the run; with ``resume``, ``None``, since the directory has it.
+        out: the run directory; made if need be, and never one that holds a run already.
+        resume: go on from the newest good checkpoint in ``out``.
+        replay: a run directory whose configuration is taken, and whose interventions by people are repeated after the
+            same steps: the weights become bitwise the same.
+        progress: who is shown how it goes; nobody by default.
+        trackers: which of :data:`~surgecollapse.trackers.TRACKERS` follow the run while it trains.
+
+    Returns:
+        How it ended.
+
+    Raises:
+        FileExistsError: if ``out`` holds a run and ``resume`` is not set, or another process trains in it.
+        FileNotFoundError: if there is nothing to resume or to replay, or data files are missing.
+        ValueError: if the configuration cannot be used, or checkpoints are damaged.
+        RunStoreError: if the directory cannot be written.
+    """
+    folder, progress = Path(out), progress or Silent()
+    for name in trackers:
+        check_tracker(name)
+    if resume:
+        config = _config_to_resume(folder)
+    if replay is not None:
+        config = _config_to_resume(Path(replay))
+    if config is None:
+        raise ConfigError("no configuration given: pass one, or resume a directory that holds a run")
+    with _isolated(config):
+        try:
+            if not resume:
+                return _begin(config, folder, progress, replay, trackers)
+            with claimed(folder, progress.note):
+                return _resume(config, folder, progress, trackers)
+        except (RuntimeError, MemoryError) as error:
+            if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "allocate memory" not in str(error):
+                raise
+            raise ConfigError("not enough memory for this run: make widths, batch_size or the data smaller") from error
+        finally:
+            progress.stop()
+
+
+def _begin(
+    config: RunConfig, folder: Path, progress: Progress, replay: str | Path | None, trackers: Sequence[str]
+) -> RunResult:
+    """Start a run; one that fails before its first step leaves nothing behind."""
+    _refuse_occupied(folder)
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    ours, started = False, False
+    try:
+        _make_folder(folder)
+        with claimed(folder, progress.note):
+            try:
+                _refuse_occupied(folder)
+                ours = True  # from here on, what is there of a run was made by this process
+                training = Training(config, folder / "checkpoints", progress)
+                with _make(folder, config, training) as store:
+                    _explain_place(folder, progress)
+                    if replay is not None:
+                        _repeat(Path(replay), folder, store)
+                    try:
+                        return _go_on(training, store, folder, progress, trackers)
+                    finally:
+                        started = training.step > 0
+            finally:
+                if ours and not started:
+                    _discard(folder)
+    finally:
+        if not started:
+            _remove_empty(missing)
+
+
+def _resume(config: RunConfig, folder: Path, progress: Progress, trackers: Sequence[str]) -> RunResult:
+    """Go on from the newest good checkpoint, or from the start if none was written."""
+    with RunStore(folder / "run.db", mode="a") as store:
+        if store.get("status") == "complete":
+            progress.note(f"{folder} is complete already")
+            summary = store.get("summary", {})
+            return RunResult(directory=folder, status="complete", step=summary.get("steps", 0), summary=summary)
+        _explain_place(folder, progress)
+        state = latest_checkpoint(folder / "checkpoints", progress.note)
+        if state is not None:
+            _refuse_changed(config, state, folder)
+        training = Training(config, folder / "checkpoints", progress)
+        if state is None:
+            progress.note("no checkpoint was written yet: starting again from the first step")
+            store.truncate_after(-1)
+        else:
+            with must_fit(folder / "checkpoints"):
+                training.load_state_dict(state)
+            store.truncate_after(training.step)
+        return _go_on(training, store, folder, progress, trackers)
+
+
+def _repeat(source: Path, folder: Path, store: RunStore) -> None:
+    """Note what people did to another run, for this one to repeat."""
+    there, here = CommandQueue(source / "run.db"), CommandQueue(folder / "run.db")
+    here.adopt([asked for asked in effective(there.applied()) if asked.kind not in READ_ONLY])
+    there.close()
+    store.set("replay_of", str(source))
+
+
+def _open_queue(training: Training, folder: Path) -> None:
+    """Take commands from now on, and repeat those that came after the checkpoint."""
+    queue, steering = CommandQueue(folder / "run.db"), training.steering
+    steering.step = training.step
+    steering.open(queue)
+    again = [
+        asked for asked in effective(queue.applied()) if asked.id > steering.last or asked.id in training.to_repeat
+    ]
+    steering.reject_all("the run was cut off before it came to it: ask again")
+    steering.replay(again)
+
+
+def _go_on(training: Training, store: RunStore, folder: Path, progress: Progress, trackers: Sequence[str]) -> RunResult:
+    store.set("status", "running")
+    with exporting(folder, trackers, progress.note), training.recorded(store):
+        _open_queue(training, folder)
+        status = "failed"
+        try:
+            with Interrupt() as interrupt:
+                status = _loop(training, interrupt, progress)
+        except OSError as error:
+            raise _unwritable(folder, error, way_out=f"free space, then go on with --resume {folder}") from error
+        finally:
+            store.set("status", status)
+            training.steering.reject_all(f"the run is {status}: nothing can be changed")
+            training.steering.close()
+        return RunResult(directory=folder, status=status, step=training.step, summary=store.get("summary", {}))
+
+
+def _loop(training: Training, interrupt: Interrupt, progress: Progress) -> str:
+    progress.start(f"{training.config.task} {training.config.policy}", training.total, training.step)
+    training.steering.interrupted = lambda: interrupt.requested
+    if training.step:  # what is prunable is known after the first step
+        training.answer()
+    while not training.ended:
+        training.advance()
+        if interrupt.requested:
+            training.checkpoint()
+            return "interrupted"
+    training.finish()
+    return "complete"
+
+
+def _refuse_occupied(folder: Path) -> None:
+    if any((folder / name).exists() for name in _OURS):
+        raise FileExistsError(
+            f"{folder} already holds a run: choose another --out, or continue it with --resume {folder}"
+        )
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+
+
+def _make(folder: Path, config: RunConfig, training: Training) -> RunStore:
+    """Make the run directory, once everything else is known to be in order."""
+    try:
+        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+        write_config(config, folder / "config.toml")
+        facts = environment()
+        (folder / "env.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    store = RunStore(folder / "run.db", mode="w")
+    store.set("config", as_mapping(config))
+    store.set("environment", facts)
+    store.set("data", training.data.described())
+    store.set("costs", step_costs(config, training.data, training.controller))
+    return store
+
+
+def _explain_place(folder: Path, progress: Progress) -> None:
+    if is_network(folder):
+        progress.note(
+            f"note: {folder} lies on a network file system: its record is kept without a write-ahead log, so that "
+            "pages and reports that read it meanwhile may make it wait; a local disk does not"
+        )
+
+
+def _config_to_resume(folder: Path) -> RunConfig:
+    if not (folder / "run.db").is_file():
+        raise FileNotFoundError(f"{folder} holds no run to resume: expected a directory made by --out")
+    return read_config(folder / "config.toml")
+
+
+def _refuse_changed(config: RunConfig, state: dict[str, Any], folder: Path) -> None:
+    now, then = as_mapping(config), state.get("config")
+    if not isinstance(then, dict):
+        raise CheckpointError(f"the newest checkpoint of {folder} holds no configuration: start a new run")
+    # Keys that are younger than the checkpoint, and what decides nothing, are taken as they are.
+    ignored = {"data_dir", "device", "monitors", "monitor_budget", "trace_every"}
+    changed = [key for key in now if key not in ignored and key in then and now[key] != then[key]]
+    if changed:
+        raise CheckpointError(
+            f"{folder / 'config.toml'} differs from the run that the checkpoint is of ({', '.join(changed)}): "
+            "undo that, or start a new run with another --out"
+        )
+
+
+def _discard(folder: Path) -> None:
+    """Remove what :func:`_make` wrote, and the lock, which is held while this runs."""
+    logs = [path.name for path in folder.glob("export-*.log")]
+    for name in (*_OURS, "run.db-wal", "run.db-shm", "run.db-journal", *logs, LOCK):
+        if (folder / name).is_dir():
+            shutil.rmtree(folder / name, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                (folder / name).unlink()
+
+
+def _remove_empty(made: list[Path]) -> None:
+    """Remove the folders that were not there before, if nothing is in them."""
+    for place in made:
+        with suppress(OSError):
+            place.rmdir()
+
+
+def _unwritable(folder: Path, error: OSError, way_out: str = "free space or choose another --out") -> OSError:
+    """Say what to do where writing failed; errors that say it already pass through."""
+    if isinstance(error, RunStoreError):
+        return error
+    return RunStoreError(f"cannot write {folder} ({error.strerror or error}): {way_out}")
+
+
+@contextmanager
+def _isolated(config: RunConfig) -> Iterator[None]:
+    """Pin threads and the global random state (dropout draws from it) to the run, and give both back."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(config.threads)
+    try:
+        gpus = [0] if config.device == "cuda" and torch.cuda.is_available() else []
+        with torch.random.fork_rng(devices=gpus):
+            seed = (config.seed + 0x5C0FFEE) % 2**63
+            torch.default_generator.manual_seed(seed)
+            if gpus:
+                torch.cuda.manual_seed(seed)
+            yield
+    finally:
+        torch.set_num_threads(threads)

@@ -1,0 +1,85 @@
+"""What is kept of a finished run as its summary: its end and, dense and sparse, the size of its net."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from surgecollapse.lab.training.flops import cost_summary
+from surgecollapse.forecast.grokking_times import grokking_summary
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from surgecollapse.controller.controller import Controller
+    from surgecollapse.lab.training.trainer import Training
+
+
+def sparse_bytes(weight: Tensor) -> int:
+    """Bytes of a tensor as its non-zero values and one bit per entry, or dense where that is smaller.
+
+    >>> sparse_bytes(torch.tensor([1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 2.0])), sparse_bytes(torch.ones(8))
+    (10, 32)
+    """
+    values = int(torch.count_nonzero(weight)) * weight.element_size()
+    return min(values + (weight.numel() + 7) // 8, weight.numel() * weight.element_size())
+
+
+@torch.no_grad()
+def weight_summary(model: nn.Module, controller: Controller | None) -> dict[str, Any]:
+    """Counts and sizes of the parameters as they are now.
+
+    Returns:
+        ``parameters`` and ``nonzeros`` of the whole model; ``prunable`` of them under a mask; ``sparsity``,
+        share of the prunable that the mask holds at zero; ``sparsity_total``, share of all parameters that
+        are exactly zero; ``bytes_dense`` and ``bytes_sparse`` (an estimate: non-zero values and a bit mask
+        for each parameter).
+    """
+    parameters = list(model.parameters())
+    count = sum(parameter.numel() for parameter in parameters)
+    nonzeros = sum(int(torch.count_nonzero(parameter)) for parameter in parameters)
+    return {
+        "parameters": count,
+        "prunable": 0 if controller is None else sum(mask.numel() for mask in controller.masks.values()),
+        "nonzeros": nonzeros,
+        "sparsity": 0.0 if controller is None else controller.sparsity,
+        "sparsity_total": 1 - nonzeros / count,
+        "bytes_dense": sum(parameter.numel() * parameter.element_size() for parameter in parameters),
+        "bytes_sparse": sum(sparse_bytes(parameter) for parameter in parameters),
+    }
+
+
+def run_summary(training: Training, scores: dict[str, Any]) -> dict[str, Any]:
+    """Everything that tables and comparisons read of a run.
+
+    Args:
+        training: at its end, its mask final.
+        scores: of the net on the held-out samples.
+    """
+    config, store, stopping, step = training.config, training.store, training.stopping, training.step
+    interventions = [event.kind for event in store.interventions() if event.kind != "skip"]
+    steps, validation = store.measurements("accuracy/validation")
+    _, train = store.measurements("accuracy/train")
+    return {
+        "task": config.task,
+        "policy": config.policy,
+        "seed": config.seed,
+        "steps": step,
+        "stopped_early": stopping.early,
+        "stopped_by_hand": training.steering.stopping,
+        "touched": store.get("touched", False),
+        "reached_goal": stopping.reached_goal,
+        "given_up": training.given_up,
+        **scores,
+        "best_validation": None if stopping.best is None else stopping.best[0],
+        "best_step": None if stopping.best is None else stopping.best_step,
+        "seconds": training.seconds,
+        "grokking": grokking_summary(
+            steps.tolist(), train.tolist(), validation.tolist(), training.seconds / max(1, step)
+        ),
+        "interventions": len(interventions),
+        "interventions_by_kind": {kind: interventions.count(kind) for kind in sorted(set(interventions))},
+        **weight_summary(training.model, training.controller),
+        **cost_summary(config, training.model, training.data.x_test, training.controller, store, step),
+    }

@@ -1,0 +1,377 @@
+"""The state of one run between two steps, and what one step does to it."""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from surgecollapse.events import Measurement
+from surgecollapse.lab.training.command_handlers import handlers
+from surgecollapse.lab.training.attachments import attached_to
+from surgecollapse.lab.data.sampler import batches_of
+from surgecollapse.lab.training.checkpoint import (
+    checkpoint_path,
+    drop_old_checkpoints,
+    load_checkpoint,
+    save_checkpoint,
+    step_checkpoints,
+)
+from surgecollapse.lab.config import as_mapping
+from surgecollapse.lab.data.registry import load_data
+from surgecollapse.lab.data.dataset import training_sample
+from surgecollapse.lab.training.environment import finish_work, training_device
+from surgecollapse.lab.training.evaluation import predict, right_share
+from surgecollapse.lab.training.forecasts import certainty
+from surgecollapse.lab.training.event_sink import EventSink
+from surgecollapse.lab.models.registry import build_model
+from surgecollapse.lab.training.optim import make_loss, make_optimizer, rate_factor
+from surgecollapse.lab.training.progress import Snapshot
+from surgecollapse.lab.training.sketch import CountSketch
+from surgecollapse.lab.training.early_stopping import Stopping
+from surgecollapse.lab.training.summary import run_summary
+from surgecollapse.lab.training.traces import PREFIX, Traces
+from surgecollapse.controller.command_loop import Steering
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from surgecollapse.lab.config import RunConfig
+    from surgecollapse.lab.training.progress import Progress
+    from surgecollapse.record import RunStore
+
+_SKETCHES = 60
+_LOSSES = 1_000
+_SHOWN = 200
+_FORESEEN = ("train", "validation")
+
+
+class Training:
+    """Everything that a run consists of; :meth:`state_dict` is its checkpoint.
+
+    Args:
+        config: the run.
+        checkpoints: folder of its checkpoints.
+        progress: who is shown how it goes.
+
+    Attributes:
+        step: completed optimizer steps, of ``total``.
+        device: where the net and the samples lie.
+        stopping: what the evaluations so far say.
+        journal: takes every event.
+        attached: the controller, if the run has one, and what else is attached to the net.
+        seconds: spent on training steps.
+    """
+
+    def __init__(self, config: RunConfig, checkpoints: Path, progress: Progress) -> None:
+        self.config = config
+        self.device = training_device(config)
+        self.data = load_data(config).to(self.device)
+        self.model = build_model(config, self.data).to(self.device)
+        self.optimizer = make_optimizer(config, self.model)
+        self.total = config.total_steps(len(self.data.x_train))
+        self.step = 0
+        self.stopping = Stopping(config)
+        self.journal = EventSink(config, progress)
+        self._loss = make_loss(config, self.data)
+        self.attached = attached_to(
+            self.model,
+            self.optimizer,
+            config,
+            total_steps=self.total,
+            criterion=self._loss,
+            recorder=self.journal,
+        )
+        self.controller = self.attached.controller
+        self.steering = Steering(self.journal.record) if self.controller is None else self.controller.steering
+        self.steering.by_hand = True
+        self.steering.handlers.update(handlers(self))
+        self.rate_factor = 1.0
+        self.to_repeat: frozenset[int] = frozenset()
+        self._checkpoints = checkpoints
+        self._progress = progress
+        self._batches = batches_of(config, len(self.data.x_train))
+        self._sketch = CountSketch(list(self.model.parameters()))
+        self._traces = Traces(self.model) if config.trace_every else None
+        self._diverged = False
+        self.seconds = self._seconds_then = 0.0
+        self._step_then = 0
+
+    @property
+    def store(self) -> RunStore:
+        """The record, inside :meth:`recorded`."""
+        return self.journal.store
+
+    @property
+    def mask_is_final(self) -> bool:
+        """Whether a good evaluation counts: from the freeze on, or always where nothing is pruned."""
+        return self.controller is None or self.config.ends_dense or self.controller.frozen
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is nothing left to train: all steps done, stopped, given up, or the goal kept."""
+        stopped = self.stopping.early or self.stopping.reached_goal or self.given_up or self.steering.stopping
+        return self.step >= self.total or stopped
+
+    @property
+    def given_up(self) -> bool:
+        """Whether the run is to stop as its forecast is that it will not generalise."""
+        foresight = self.journal.foresight
+        return self.config.give_up and foresight is not None and foresight.hopeless
+
+    @contextmanager
+    def recorded(self, store: RunStore) -> Iterator[None]:
+        """Record into ``store`` for the length of a block; after it the controller is detached."""
+        self.journal.open(store)
+        try:
+            yield
+        finally:
+            self.attached.remove()
+            self.journal.close()
+
+    def _note(self, name: str, value: float) -> None:
+        self.journal.record(Measurement(step=self.step, name=name, value=value))
+
+    # one step
+
+    def advance(self) -> None:
+        """Train one step, and do what is due after it: record, evaluate, checkpoint, show."""
+        began = time.perf_counter()
+        loss = self._train_step()
+        last = self.step == self.total
+
+        def due(every: int) -> bool:
+            return last or self.step % max(1, every) == 0
+
+        recorded, sketched = due(self.total // _LOSSES), due(self.total // _SKETCHES)
+        evaluated = due(self.config.evaluate_every)
+        shown = evaluated or due(self.total // _SHOWN)
+        if recorded or sketched or shown or self.step % self.config.checkpoint_every == 0:
+            finish_work(self.device)
+        self.seconds += time.perf_counter() - began
+        if recorded:
+            self._record_loss(loss.item())
+        if sketched:
+            self.store.put_array(self.step, "sketch/weights", self._sketch())
+        if evaluated:
+            self._evaluate()
+        if shown:
+            self._show(loss.item())
+        if not last:
+            self.answer()
+        # The last state is saved by `finish`, when it is final.
+        if self.step % self.config.checkpoint_every == 0 and not last:
+            self.checkpoint()
+
+    def answer(self) -> None:
+        """Do what people ask for; a checkpoint of this very step takes it in."""
+        if self.steering.boundary(self.step) and checkpoint_path(self._checkpoints, self.step).exists():
+            self.checkpoint()
+
+    def roll_back(self, step: int) -> None:
+        """Go back to the checkpoint of a step, and forget what came after it.
+
+        Raises:
+            ValueError: if there is none that can be used.
+        """
+        path = checkpoint_path(self._checkpoints, step)
+        if not path.is_file():
+            there = ", ".join(str(at) for at in self.checkpoint_steps) or "none yet"
+            raise ValueError(f"no checkpoint of step {step}: there are {there}")
+        state = load_checkpoint(path)
+        if self.config.early_stopping and self.stopping.best_step > step:
+            raise ValueError(
+                f"the best evaluation was at step {self.stopping.best_step}: early stopping cannot forget it"
+            )
+        self.load_state_dict(state)
+        if self.stopping.best is None:
+            (self._checkpoints / "best.pt").unlink(missing_ok=True)
+        for later in self.checkpoint_steps:
+            if later > step:
+                checkpoint_path(self._checkpoints, later).unlink()
+        self.store.truncate_after(step)
+        self.journal.recall()
+        self.steering.roll_back(step)
+
+    @property
+    def checkpoint_steps(self) -> list[int]:
+        """Steps of which there are checkpoints, ascending."""
+        return sorted(int(path.stem.removeprefix("step-")) for path in step_checkpoints(self._checkpoints))
+
+    def _record_loss(self, loss: float) -> None:
+        self._note("loss/train", loss)
+        if not math.isfinite(loss) and not self._diverged:
+            self._diverged = True
+            self._progress.note(f"warning: the training loss is {loss} at step {self.step}: lower --lr or set --clip")
+
+    def _train_step(self) -> Tensor:
+        if self.step == 0:
+            self.store.put_array(0, "sketch/weights", self._sketch())
+        config, rows = self.config, next(self._batches).to(self.device, non_blocking=True)
+        rate = config.lr * rate_factor(
+            self.step, self.total, schedule=config.schedule, warmup=config.warmup, hold=config.hold
+        )
+        rate *= self.rate_factor
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group.get("factor", 1.0)
+        if not self.model.training:
+            self.model.train()
+        self.optimizer.zero_grad()
+        labels = self.data.y_train[rows]
+        loss = self._loss(self.model(self.data.x_train[rows]), labels)
+        weight = len(rows) / self._batches.batch_size if config.weigh_batches else 1.0
+        (loss * weight).backward()  # type: ignore[no-untyped-call]
+        if self._traces is not None and self.step % config.trace_every == 0:
+            for name, values in self._traces().items():
+                self.store.put_array(self.step, f"{PREFIX}{name}", values)
+        if config.clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
+        self.attached.note(loss, None if labels.is_floating_point() else labels)
+        self.optimizer.step()
+        self.step += 1
+        return loss.detach()
+
+    # looking at it
+
+    def _evaluate(self) -> None:
+        data, step = self.data, self.step
+        accuracy, loss = self._measure("validation", data.x_validation, data.y_validation)
+        some = training_sample(data)
+        train, train_loss = self._score(data.x_train[some], data.y_train[some], "train")
+        self._note("accuracy/train", train)
+        self._note("gap/accuracy", train - accuracy)
+        self._note("gap/loss", loss - train_loss)
+        self._note("learning_rate", self.optimizer.param_groups[0]["lr"])
+        self._note("sparsity", 0.0 if self.controller is None else self.controller.sparsity)
+        weights = [parameter.detach() for parameter in self.model.parameters()]
+        self._note("energy/weights", _squared_norm(weights))
+        gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+        self._note("gradient_norm", _squared_norm(gradients) ** 0.5)
+        if step > self._step_then:
+            seconds = (self.seconds - self._seconds_then) / (step - self._step_then)
+            self._note("time/step", seconds)
+        self._seconds_then, self._step_then = self.seconds, step
+        if self.stopping.improved(step, accuracy, loss, counts=self.mask_is_final):
+            save_checkpoint(self._checkpoints / "best.pt", self.state_dict())
+
+    def _measure(self, part: str, x: Tensor, y: Tensor) -> tuple[float, float]:
+        """Accuracy in [0, 1] and loss, recorded; where the loss is in nats per character, also in bits."""
+        accuracy, loss = self._score(x, y, part)
+        self._note(f"accuracy/{part}", accuracy)
+        self._note(f"loss/{part}", loss)
+        if self._in_bits:
+            self._note(f"bits_per_character/{part}", loss / math.log(2))
+        return accuracy, loss
+
+    @property
+    def _in_bits(self) -> bool:
+        return self.data.kind == "text" and self.config.loss.startswith("cross_entropy")
+
+    def _score(self, x: Tensor, y: Tensor, part: str = "") -> tuple[float, float]:
+        """Accuracy in [0, 1], over all positions of text, and loss."""
+        averaged = self.attached.averaged
+        with nullcontext() if averaged is None else averaged.applied():
+            logits = predict(self.model, x)
+        if self.journal.foresight is not None and part in _FORESEEN:
+            for name, value in certainty(logits, part).items():
+                self._note(name, value)
+        return right_share(logits, y, self.data.tolerance), self._loss(logits, y).item()
+
+    def _show(self, loss: float) -> None:
+        controller, state = self.controller, self.journal.state
+        readings = controller.readings if controller is not None else ()
+        snapshot = Snapshot(
+            step=self.step,
+            phase="plain" if controller is None else controller.phase,
+            sparsity=0.0 if controller is None else controller.sparsity,
+            entropy=readings[-1].entropy if readings else None,
+            loss=loss,
+            accuracy=self.stopping.accuracy,
+            state=state.state,
+            next_step=state.next_step,
+        )
+        self._progress.update(snapshot)
+
+    # the end
+
+    def finish(self) -> None:
+        """Make the mask exact, test once, write the summary and the last checkpoint."""
+        averaged = self.attached.averaged
+        if self.stopping.early and self.stopping.best is not None:
+            best = load_checkpoint(self._checkpoints / "best.pt")
+            self.model.load_state_dict(best["model"])
+            if averaged is not None:
+                averaged.load_state_dict(best["averaged"])
+        if self.controller is not None and not self.config.ends_dense:
+            self.controller.finalize()
+        if averaged is not None:
+            averaged.apply()
+        validation, _ = self._score(self.data.x_validation, self.data.y_validation)
+        accuracy, loss = self._measure("test", self.data.x_test, self.data.y_test)
+        self.store.put_array(self.step, "sketch/weights", self._sketch())
+        scores = {
+            "accuracy": accuracy,
+            "loss": loss,
+            **({"bits_per_character": loss / math.log(2)} if self._in_bits else {}),
+            "accuracy_validation": validation,
+        }
+        self.store.set("summary", run_summary(self, scores))
+        self.checkpoint()
+
+    def checkpoint(self) -> None:
+        """Write ``step-N.pt`` and drop the old ones; the record is on the disk before it."""
+        self.store.flush()
+        save_checkpoint(checkpoint_path(self._checkpoints, self.step), self.state_dict())
+        drop_old_checkpoints(self._checkpoints, keep=self.config.keep_checkpoints)
+        self.store.set("checkpoints", self.checkpoint_steps)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a bitwise resume needs."""
+        foresight = self.journal.foresight
+        return {
+            "step": self.step,
+            "config": dict(as_mapping(self.config)),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            **self.attached.state_dict(),
+            "foresight": None if foresight is None else foresight.state_dict(),
+            "batches": self._batches.state_dict(),
+            "torch_rng": torch.get_rng_state(),
+            "device_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+            **self.stopping.state_dict(),
+            "asked": {
+                "last": self.steering.last,
+                "to_repeat": self.steering.to_repeat,
+                "rate_factor": self.rate_factor,
+            },
+            "seconds": self.seconds,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go back to a saved state."""
+        self.step = self._step_then = state["step"]
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.attached.load_state_dict(state)
+        if self.journal.foresight is not None and state.get("foresight") is not None:
+            self.journal.foresight.load_state_dict(state["foresight"])
+        self._batches.load_state_dict(state["batches"])
+        torch.set_rng_state(state["torch_rng"])
+        if self.device.type == "cuda" and state.get("device_rng") is not None:
+            torch.cuda.set_rng_state(state["device_rng"], self.device)
+        self.stopping.load_state_dict(state)
+        # not in checkpoints of version 0.1.0
+        asked = state.get("asked", {"last": 0, "to_repeat": [], "rate_factor": 1.0})
+        self.steering.last, self.rate_factor = asked["last"], asked["rate_factor"]
+        self.to_repeat = frozenset(asked["to_repeat"])
+        self.seconds = self._seconds_then = state["seconds"]
+
+
+def _squared_norm(tensors: list[Tensor]) -> float:
+    return float(sum(tensor.double().square().sum().item() for tensor in tensors))

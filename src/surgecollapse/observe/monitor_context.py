@@ -1,0 +1,166 @@
+"""Builds the scenes that monitors see."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from surgecollapse.torch_utils.modules import canonical_name, is_embedding, is_norm, tensors_in
+from surgecollapse.observe.activations import ActivationReader, find_sites
+from surgecollapse.observe.probe import PROBE_ROWS, Probe
+from surgecollapse.torch_utils.step_hooks import parameters_of
+from surgecollapse.protocols import MonitorContext
+
+
+class MonitorContexts:
+    """Collects what monitors may see of a net: weights, gradients, and one eager pass of the probe batch.
+
+    Args:
+        model: the unwrapped model.
+        probe: the probe batch.
+        sites: patterns on module names to read instead of the activations that follow hidden layers.
+        rows: most rows to read at a site.
+        criterion: loss of outputs and targets, for monitors that need one.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        probe: Probe,
+        *,
+        sites: Sequence[str] | None = None,
+        rows: int = 128,
+        criterion: Callable[[Any, Tensor], Tensor] | None = None,
+    ) -> None:
+        self._model, self._probe, self._criterion = model, probe, criterion
+        self._patterns, self._rows = sites, rows
+        self._reader: ActivationReader | None = None
+        self._notes: dict[str, Tensor | float] = {}
+        self._targets: Tensor | None = None
+        self._labelled = not probe.known  # the labels of a given probe batch are not those of the first batch
+        self._samples = 0
+        self._counting = True
+
+    def see_batch(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Count the samples of a batch, until :meth:`first_step_done`."""
+        if not self._counting:
+            return
+        first = next(tensors_in([*args, dict(kwargs)]), None)
+        self._samples += first.shape[0] if first is not None and first.ndim else 0
+
+    def first_step_done(self) -> None:
+        """All batches of the first step were seen."""
+        self._counting = False
+
+    def note(self, targets: Tensor | None = None, **numbers: Tensor | float | None) -> None:
+        """Keep the last numbers by name, and the labels of the probe batch: the first rows of the first batch."""
+        for name, value in numbers.items():
+            if value is not None:
+                self._notes[name] = value.detach() if isinstance(value, Tensor) else float(value)
+        if targets is None or self._targets is not None or not (self._labelled and self._samples):
+            return
+        if targets.ndim and len(targets) == self._samples:
+            self._targets = targets.detach()[:PROBE_ROWS].clone()
+        self._labelled = False
+
+    def build(
+        self, step: int, optimizers: Sequence[Optimizer], live: Mapping[str, float], needs: Collection[str]
+    ) -> MonitorContext:
+        """Show the net as it is before optimizer step ``step``, with what is needed of gradients and the probe."""
+        named = {canonical_name(n): p for n, p in self._model.named_parameters() if p.requires_grad}
+        named = {name: p for name, p in named.items() if p.is_floating_point() and p.numel()}
+        activations, outputs = self._pass() if {"activations", "outputs"} & set(needs) else ({}, None)
+        return MonitorContext(
+            step=step,
+            model=self._model,
+            weights={name: p.detach() for name, p in named.items()},
+            gradients=_gradients(named, optimizers) if "gradients" in needs else {},
+            live=live,
+            activations=activations,
+            outputs=outputs,
+            inputs=self._probe.arguments(self._model) if self._probe.known else None,
+            targets=self._targets,
+            criterion=self._criterion,
+            notes=self._notes,
+            batch_size=self._samples or None,
+            optimizers=optimizers,
+        )
+
+    def _pass(self) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Activations and output on the probe batch; the same rows and positions every time."""
+        if not self._probe.known:
+            return {}, None
+        if self._reader is None:
+            sites = self._find_sites()
+            self._reader = ActivationReader(self._model, sites, rows=self._rows, follow=self._patterns is None)
+        self._reader.arm(torch.Generator().manual_seed(0), training=False)
+        try:
+            outputs = next(tensors_in(self._probe.forward(self._model)), None)
+            return self._reader.samples, outputs
+        finally:
+            self._reader.disarm()
+
+    def _find_sites(self) -> dict[str, nn.Module]:
+        """The layers with a weight matrix, but no embedding, norm, or layer that produces the output."""
+        if self._patterns is not None:
+            return find_sites(self._model, (), self._patterns)
+        heads = self._probe.output_layers(self._model)
+        skipped = {
+            canonical_name(name)
+            for name, module in self._model.named_modules()
+            if is_norm(module) or is_embedding(module) or canonical_name(name) in heads
+        }
+        names = [canonical_name(name) for name, p in self._model.named_parameters() if p.ndim >= 2]
+        owned = [name for name in names if "." in name and name.rpartition(".")[0] not in skipped]
+        return {name: module for name, module in find_sites(self._model, owned).items() if name}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was learned in the first step."""
+        return {
+            "samples": self._samples,
+            "targets": self._targets,
+            "labelled": self._labelled,
+            "counting": self._counting,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned."""
+        self._samples, self._targets, self._labelled = state["samples"], state["targets"], state["labelled"]
+        self._counting = state["counting"]
+
+
+def part_of(scene: MonitorContext, turn: int, turns: int) -> MonitorContext:
+    """Keep every ``turns``-th of the weights, by size, and of the sites: the parts are about equally costly."""
+    if turns == 1:
+        return scene
+    by_size = sorted(scene.weights, key=lambda name: -scene.weights[name].numel())
+    mine, sites = set(by_size[turn::turns]), list(scene.activations)[turn::turns]
+    return replace(
+        scene,
+        weights={name: w for name, w in scene.weights.items() if name in mine},
+        gradients={name: g for name, g in scene.gradients.items() if name in mine},
+        activations={site: scene.activations[site] for site in sites},
+    )
+
+
+def _gradients(named: Mapping[str, Tensor], optimizers: Sequence[Optimizer]) -> dict[str, Tensor]:
+    """Gradients by name, dense, and divided by the scale where ``GradScaler`` leaves that to a fused optimizer."""
+    scales = {
+        id(p): scale
+        for optimizer in optimizers
+        if (scale := getattr(optimizer, "grad_scale", None)) is not None
+        for p in parameters_of(optimizer)
+    }
+    found: dict[str, Tensor] = {}
+    for name, p in named.items():
+        if p.grad is None:
+            continue
+        grad = p.grad.detach()
+        grad = grad.to_dense() if grad.is_sparse else grad
+        found[name] = grad / torch.as_tensor(scales[id(p)], device=grad.device) if id(p) in scales else grad
+    return found

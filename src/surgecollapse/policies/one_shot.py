@@ -1,0 +1,47 @@
+"""One-shot magnitude pruning, then fine-tuning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from surgecollapse.policies import validation as guards
+from surgecollapse.policies.base import ScheduledPolicy
+from surgecollapse.events import Decision, Reading
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class OneShot(ScheduledPolicy):
+    """Train dense, prune once to the target, fine-tune what is left (Han et al. 2015, arXiv 1506.02626).
+
+    Deviation from the paper: one round, inside the given number of steps and under the loop's own learning rate, so
+    that all methods train equally long.
+
+    Args:
+        at: fraction of the run at which the weights are pruned, in (0, 1).
+
+    Raises:
+        ValueError: if ``at`` is out of range.
+
+    >>> from surgecollapse.events import Plan, Reading
+    >>> policy = OneShot(at=0.5)
+    >>> policy.start(Plan(sparsity=0.9, total_steps=100, every=25))
+    >>> decisions = [policy.decide(Reading(step=step)) for step in range(1, 101) if policy.due(step)]
+    >>> [(decision.phase, decision.depth, decision.freeze) for decision in decisions[:3]]
+    [('dense', None, False), ('frozen', 0.9, True), ('frozen', None, False)]
+    """
+
+    at: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Check the option."""
+        guards.fraction("at", self.at, zero=False, one=False)
+
+    def _marks(self) -> tuple[float, ...]:
+        return (self.at,)
+
+    def _act(self, reading: Reading) -> Decision:
+        step, at, target = reading.step, self._step(self.at), self._plan.sparsity
+        if step < at:
+            return Decision(phase="dense", reason=f"dense until step {at}, at step {step}")
+        reason = f"one shot: exact target {target:.4g} and final mask at step {step} (due from {at})"
+        return Decision(phase="frozen", reason=reason, depth=target, freeze=True)

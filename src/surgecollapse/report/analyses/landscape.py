@@ -1,0 +1,114 @@
+"""Analyses of the loss around the final nets and between them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import torch
+
+from surgecollapse.analysis.alignment import align, permute
+from surgecollapse.analysis.local_learning_coefficient import local_learning_coefficient
+from surgecollapse.analysis.mode_connectivity import curved_path, linear_path
+from surgecollapse.analysis.spectral_density import spectral_density
+from surgecollapse.analysis.surface import loss_surface
+from surgecollapse.functional import Hessian, batch_loss
+from surgecollapse.report.analyses.result import AnalysisResult, NotApplicable, each_run
+
+if TYPE_CHECKING:
+    from surgecollapse.analysis.mode_connectivity import LossPath
+    from surgecollapse.report.analyses.loaded_run import Subject
+
+
+def connectivity(subjects: Sequence[Subject]) -> list[AnalysisResult]:
+    """The loss from the first net to each of the others, straight and along a curve; of one run, from its start."""
+    first = subjects[0]
+    x, y, criterion = first.batch
+    if len(subjects) == 1:
+        initial = next(first.nets())[1]
+        path = linear_path(initial, first.model, criterion, x, y)
+        caption = f"Training loss on {len(x)} samples on the straight line from the initial net to the final one."
+        return [_path("connectivity", path, f"{first.name}, from start to end", caption, first.name)]
+    found = []
+    for index, other in enumerate(subjects[1:], start=2):
+        if _shapes(first) != _shapes(other):
+            continue
+        names = f"{first.name} and {other.name}"
+        where = f"Training loss on {len(x)} samples of {first.name}"
+        line = linear_path(first.model, other.model, criterion, x, y)
+        curve = curved_path(first.model, other.model, criterion, x, y)
+        found.append(
+            _path(
+                f"connectivity-{index}", line, f"Between {names}", f"{where} on the straight line between them.", names
+            )
+        )
+        caption = f"{where} on a Bezier curve whose middle was trained to be low (Garipov et al., arXiv 1802.10026)."
+        found.append(_path(f"connectivity-curve-{index}", curve, f"Around, from {names}", caption, names))
+        with suppress(ValueError):  # nets that are no chains of layers have no permutation that is known
+            matched = permute(other.model, align(first.model, other.model, x).permutations)
+            line = linear_path(first.model, matched, criterion, x, y)
+            caption = f"{where}, the second net's units permuted to match the first (arXiv 2209.04836)."
+            found.append(_path(f"connectivity-aligned-{index}", line, f"Between {names}, aligned", caption, names))
+    if not found:
+        raise NotApplicable("no other run has a net of the same shape as the first")
+    return found
+
+
+@each_run("surface")
+def surface(run: Subject, file: str) -> AnalysisResult:
+    """A slice of the loss surface around each final net."""
+    x, y, criterion = run.batch
+    grid = loss_surface(run.model, criterion, x, y)
+    highest, middle = max(map(max, grid.losses)), len(grid.steps) // 2
+    caption = (
+        f"Training loss on {len(x)} samples in two random directions with the norms of the filters (Li et al., "
+        "arXiv 1712.09913). The point is the net; pruned weights are moved too."
+    )
+    said = f"loss {grid.losses[middle][middle]:.2g} in the middle, up to {highest:.2g}"
+    title = f"Loss around {run.name}"
+    return AnalysisResult(file, title, caption, grid, said, run.name)
+
+
+@each_run("density")
+def density(run: Subject, file: str) -> AnalysisResult:
+    """The density of the Hessian's eigenvalues at each final net, and its effective dimension."""
+    x, y, criterion = run.batch
+    weights = {name: p.detach() for name, p in run.model.named_parameters()}
+    hessian = Hessian(batch_loss(run.model, criterion, x, y), weights)
+    spectrum = spectral_density(hessian, torch.empty(hessian.size, dtype=hessian.gradient.dtype))
+    scale = 0.01 * abs(spectrum.largest) or 1.0
+    dimension = spectrum.effective_dimension(scale)
+    caption = (
+        f"Of the training loss on {len(x)} samples, by stochastic Lanczos quadrature (arXiv 1901.10159). Effective "
+        f"dimension Σ h/(h + z) = {dimension:.1f} of {spectrum.size:,} at z = 1% of the largest eigenvalue."
+    )
+    said = f"{spectrum.smallest:.2g} to {spectrum.largest:.3g}, effective dimension {dimension:.1f}"
+    title = f"Eigenvalues of the Hessian of {run.name}"
+    return AnalysisResult(file, title, caption, spectrum, said, run.name)
+
+
+@each_run("llc")
+def learning_coefficient(run: Subject, file: str) -> AnalysisResult:
+    """How degenerate each final net is."""
+    x, y, criterion = run.batch
+    estimate = local_learning_coefficient(
+        run.model, criterion, x, y, batch=min(128, len(x)), chains=3, draws=200, burn_in=100
+    )
+    caption = (
+        f"Local learning coefficient by Langevin dynamics on {len(x)} training samples (Lau et al., arXiv "
+        f"2308.12108). Chains should be level after the burn-in; R̂ = {estimate.r_hat:.2f} should be near 1, and "
+        f"half the step size should give about the same: {estimate.at_half_step:.3g}."
+    )
+    said = f"{estimate.value:.3g} ± {estimate.standard_error:.2g}, at half the step {estimate.at_half_step:.3g}"
+    title = f"Learning coefficient of {run.name}"
+    return AnalysisResult(file, title, caption, estimate, said, run.name)
+
+
+def _path(name: str, path: LossPath, title: str, caption: str, subject: str) -> AnalysisResult:
+    said = f"barrier {path.barrier:.3g}, ends {path.losses[0]:.2g} and {path.losses[-1]:.2g}"
+    return AnalysisResult(name, title, caption, path, said, subject)
+
+
+def _shapes(run: Subject) -> dict[str, torch.Size]:
+    return {name: p.shape for name, p in run.model.named_parameters()}

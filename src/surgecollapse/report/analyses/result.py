@@ -1,0 +1,75 @@
+"""What an analysis hands back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from surgecollapse.report.analyses.loaded_run import Subject
+
+
+class NotApplicable(ValueError):
+    """An analysis that has nothing to say of these runs, with the reason."""
+
+
+class Result(Protocol):
+    """A measured thing that can be drawn and kept: what every module of :mod:`surgecollapse.analysis` returns."""
+
+    def plot(self) -> Figure:
+        """Draw it."""
+        ...
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        ...
+
+
+@dataclass(frozen=True)
+class AnalysisResult:
+    """One result with what the page and the table say about it."""
+
+    stem: str
+    """Name of its files."""
+    title: str
+    caption: str
+    result: Result
+    said: str
+    """The outcome in a few words, for the table."""
+    subject: str
+    """Name of the run, or of the runs that are compared."""
+    wide: bool = False
+    """Whether the picture takes the full width of the page."""
+
+
+def stem(base: str, index: int, count: int) -> str:
+    """Name of the files of a run's finding: numbered where there are several runs.
+
+    >>> stem("cka", 0, 1), stem("cka", 1, 2)
+    ('cka', 'cka-2')
+    """
+    return base if count == 1 else f"{base}-{index + 1}"
+
+
+def each_run(base: str) -> Callable[[Callable[[Subject, str], AnalysisResult]], Callable[[Sequence[Subject]], list[AnalysisResult]]]:
+    """Make an analysis of what is found in one run: a function of the run and the name of its files.
+
+    >>> @each_run("steps")
+    ... def steps(run, file):
+    ...     return f"{file}: {run}"
+    >>> steps(["one", "two"])
+    ['steps-1: one', 'steps-2: two']
+    """
+
+    def analysis_of(one: Callable[[Subject, str], AnalysisResult]) -> Callable[[Sequence[Subject]], list[AnalysisResult]]:
+        @wraps(one)
+        def analysis(subjects: Sequence[Subject]) -> list[AnalysisResult]:
+            return [one(run, stem(base, index, len(subjects))) for index, run in enumerate(subjects)]
+
+        return analysis
+
+    return analysis_of

@@ -1,0 +1,174 @@
+"""Read run directories into what the report draws."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from surgecollapse.report.rundata import Array, Curve, Predictions, RunData
+from surgecollapse.lab.training.traces import PREFIX
+
+if TYPE_CHECKING:
+    from surgecollapse.events import Decision
+    from surgecollapse.lab.training.evaluation import LoadedRun
+    from surgecollapse.record import RunStore
+
+GRADIENT_ROWS = 256
+"""Validation rows of the batch whose gradient is shown."""
+SCALARS = (
+    "loss/train", "loss/validation", "accuracy/train", "accuracy/validation", "sparsity", "energy/weights",
+    "grokfast/slow_norm", "grokfast/ratio", "grokfast/cosine", "orthograd/removed", "clip/factor",
+)  # fmt: skip
+
+
+def collect_all(runs: Sequence[Path | RunData]) -> list[RunData]:
+    """Read all runs and give each a name of its own.
+
+    Args:
+        runs: run directories; what is collected already is taken as it is.
+    """
+    return with_own_names([run if isinstance(run, RunData) else collect(Path(run)) for run in runs])
+
+
+def with_own_names(runs: Sequence[RunData]) -> list[RunData]:
+    """Number runs that would have the same name.
+
+    >>> [run.name for run in with_own_names([RunData("plain", Path()), RunData("plain", Path())])]
+    ['plain 1', 'plain 2']
+    """
+    names = [run.name for run in runs]
+    seen: dict[str, int] = {}
+    found = []
+    for run in runs:
+        seen[run.name] = seen.get(run.name, 0) + 1
+        found.append(replace(run, name=f"{run.name} {seen[run.name]}") if names.count(run.name) > 1 else run)
+    return found
+
+
+def run_name(policy: str) -> str:
+    """What a run is called in the report; holding (readings, no act) trains bitwise as plain training does.
+
+    >>> run_name("hold"), run_name("entropy"), run_name("classic")
+    ('plain', 'surge-collapse', 'classic')
+    """
+    return {"none": "plain", "hold": "plain", "entropy": "surge-collapse"}.get(policy, policy)
+
+
+def collect(directory: Path) -> RunData:
+    """Read one run directory: its record, and its final model on held-out data.
+
+    Raises:
+        ValueError: if the directory holds no readable run.
+        FileNotFoundError: if it is not there.
+    """
+    from surgecollapse.lab.training.evaluation import load_run
+
+    loaded = load_run(directory)
+    try:
+        return _gather(loaded, directory)
+    finally:
+        loaded.store.close()
+
+
+def _gather(loaded: LoadedRun, directory: Path) -> RunData:
+    store, config, data = loaded.store, loaded.config, loaded.data
+    notes: list[str] = []
+    predictions = _predictions(loaded)
+    if predictions is None:
+        why = "the labels are numbers" if data.kind == "graph" else "the final model gives values that are not finite"
+        notes.append(f"{why} on the test data, so there are no metrics of classes")
+    interventions = tuple(store.interventions())
+    decisions = store.decisions()
+    parameters = {name: value.detach().cpu().numpy() for name, value in loaded.model.named_parameters()}
+    masked = {change.name for event in interventions for change in event.layers}
+    if store.get("touched", False):
+        count = sum(event.status == "applied" for event in store.requests())
+        notes.append(f"a person changed this run while it trained ({count} commands): it is no run of its method alone")
+    if loaded.status != "complete":
+        notes.append(f"the run is {loaded.status}, the model is that of step {loaded.step:,}")
+    return RunData(
+        name=run_name(config.policy),
+        directory=directory,
+        policy=config.policy,
+        task=config.task,
+        config=config.model_dump(mode="json"),
+        seconds=loaded.summary.get("seconds"),
+        finished=loaded.status == "complete",
+        steps=loaded.step,
+        readings=tuple(store.readings()),
+        interventions=interventions,
+        phases=_phases(decisions),
+        floors=tuple(
+            (step, d.floor) for step, d in decisions
+            if d.floor is not None and d.depth is not None and d.measure == "on_off"
+        ),
+        measurements=_measurements(store),
+        sketch=_array(store, "sketch/weights"),
+        traces={name: found for name in parameters if (found := _array(store, f"{PREFIX}{name}")) is not None},
+        predictions=predictions,
+        parameters=parameters,
+        gradients=_gradients(loaded),
+        prunable=frozenset(name for name in masked if name in parameters and parameters[name].ndim >= 2),
+        modulus=config.modulus if config.task == "modular" else None,
+        vocabulary=data.vocabulary,
+        image=(data.input_shape[-2], data.input_shape[-1]) if data.kind == "image" else None,
+        notes=tuple(notes),
+    )  # fmt: skip
+
+
+def _phases(decisions: Sequence[tuple[int, Decision]]) -> tuple[tuple[int, str], ...]:
+    """Phases by the step that they begin at; what precedes the first decision is dense, or holding all along."""
+    found = [(step, decision.phase) for step, decision in decisions]
+    if not found or found[0][0] == 0:
+        return tuple(found)
+    return ((0, "hold" if found[0][1] == "hold" else "dense"), *found)
+
+
+def _measurements(store: RunStore) -> dict[str, Curve]:
+    """The series that the report draws and that were measured; values that are not finite become gaps."""
+    found: dict[str, Curve] = {}
+    for name in SCALARS:
+        steps, values = store.measurements(name)
+        if len(steps):
+            found[name] = Curve(steps, np.where(np.isfinite(values), values, np.nan))
+    return found
+
+
+def _array(store: RunStore, name: str) -> tuple[Array, Array] | None:
+    """Steps, and what was recorded at them, stacked."""
+    arrays = store.arrays(name)
+    if not arrays:
+        return None
+    return np.array([step for step, _ in arrays]), np.stack([values for _, values in arrays])
+
+
+def _predictions(loaded: LoadedRun) -> Predictions | None:
+    """Class probabilities of the final model on the test data; ``None`` if any is not finite."""
+    from surgecollapse.lab.training.evaluation import predict
+
+    if loaded.data.kind == "graph":
+        return None  # numbers, not classes
+
+    logits = predict(loaded.model, loaded.data.x_test)
+    scores = logits.flatten(0, -2).double().softmax(dim=1).numpy()  # of text, every position is a row
+    if not np.isfinite(scores).all():
+        return None
+    names = tuple(str(k) for k in range(scores.shape[1]))  # a decoder answers over all tokens
+    return Predictions(loaded.data.y_test.flatten().numpy(), scores, names, "test")
+
+
+def _gradients(loaded: LoadedRun) -> dict[str, Array]:
+    """Gradient of the training loss on a validation batch by every parameter, in eval mode, not masked."""
+    import torch
+
+    from surgecollapse.lab.training.optim import make_loss
+
+    names, parameters = zip(*loaded.model.named_parameters(), strict=True)
+    rows, labels = (part[:GRADIENT_ROWS] for part in (loaded.data.x_validation, loaded.data.y_validation))
+    loss = make_loss(loaded.config, loaded.data)(loaded.model(rows), labels)
+    found = torch.autograd.grad(loss, parameters, allow_unused=True)
+    return {name: g.cpu().numpy() for name, g in zip(names, found, strict=True) if g is not None}

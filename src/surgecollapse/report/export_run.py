@@ -1,0 +1,226 @@
+"""Exporting a finished run: write a file, load it back, and compare what it computes with what was trained."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from surgecollapse.lab.config import ConfigError
+from surgecollapse.lab.training.evaluation import load_run, predict
+from surgecollapse.lab.models.registry import build_model
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from surgecollapse.lab.training.evaluation import LoadedRun
+
+
+_REPEATS = 25
+_UNITS = {"heads": "heads"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """What was written, and how it compares with the trained net."""
+
+    path: Path
+    bytes: int
+    """Size of the file."""
+    dense: int
+    """Bytes of the trained tensors with their zeros."""
+    bound: int
+    """Bytes of the non-zero values and of one bit per entry."""
+    max_difference: float
+    """Largest absolute difference of a logit on the validation data."""
+    accuracy: tuple[float, float]
+    """On the validation data, of the trained net and of what was loaded back."""
+    speedup: float | None
+    """Seconds before over seconds after for one batch, where the format is about speed."""
+    notes: tuple[str, ...]
+    """Lines worth knowing, such as why a layer stayed as it was."""
+
+
+@dataclass(frozen=True)
+class _Written:
+    """What a format's own function hands back."""
+
+    logits: Callable[[Tensor], Tensor]
+    """What the file computes, loaded back."""
+    speedup: float | None = None
+    notes: tuple[str, ...] = ()
+
+
+def export_run(directory: str | Path, form: str, *, out: str | Path | None = None, batch: int = 128) -> Exported:
+    """Write the trained net of a run in one format, and check the file by loading it back.
+
+    Args:
+        directory: the directory of a finished run.
+        form: a key of :data:`FORMATS`.
+        out: the file; by default in the folder ``export`` of the run.
+        batch: samples in the batch that speed is measured with.
+
+    Returns:
+        Sizes, differences, accuracies and the speed-up.
+
+    Raises:
+        FileNotFoundError: if the directory holds no run.
+        ValueError: if the format is unknown, the run is not finished, or it cannot be exported so.
+        ImportError: without the packages of the extra ``export``.
+        OSError: if the file cannot be written.
+    """
+    from surgecollapse.export.checkpoint import sizes
+    from surgecollapse.export.measure import max_difference
+
+    if form not in FORMATS:
+        raise ConfigError(f"unknown format {form!r}: expected one of {', '.join(FORMATS)}")
+    if batch < 1:
+        raise ConfigError(f"expected a batch of at least 1, got {batch}")
+    run = load_run(directory)
+    run.store.close()
+    if run.status != "complete":
+        way = f"surgecollapse run --resume {run.directory}"
+        raise ConfigError(f"{run.directory} is {run.status}, not complete: finish it with {way}")
+    name, write = FORMATS[form]
+    path = Path(out) if out is not None else run.directory / "export" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    written = write(run, path, run.data.x_validation[:batch])
+    before, after = (logits(run.data.x_validation) for logits in (_computing(run.model), written.logits))
+    dense, bound = sizes(run.model)
+    return Exported(
+        path=path,
+        bytes=path.stat().st_size,
+        dense=dense,
+        bound=bound,
+        max_difference=max_difference(before, after),
+        accuracy=(_accuracy(before, run.data.y_validation), _accuracy(after, run.data.y_validation)),
+        speedup=written.speedup,
+        notes=written.notes,
+    )
+
+
+def _accuracy(logits: Tensor, labels: Tensor) -> float:
+    return float((logits.argmax(-1) == labels).double().mean())
+
+
+def _fresh(run: LoadedRun) -> nn.Module:
+    """The net of the run before training, so that nothing of it can pass for what was loaded."""
+    return build_model(run.config, run.data).eval()
+
+
+def _computing(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    return lambda x: predict(model, x)
+
+
+def _write_sparse(run: LoadedRun, path: Path, _examples: Tensor) -> _Written:
+    from surgecollapse.export.checkpoint import load_sparse_into, save_sparse
+
+    save_sparse(run.model, path, signed_zeros=False, metadata=_origin(run))
+    return _Written(_computing(load_sparse_into(_fresh(run), path)))
+
+
+def _write_csr(run: LoadedRun, path: Path, examples: Tensor) -> _Written:
+    from surgecollapse.export import load_csr, save_csr, to_csr
+
+    result = to_csr(run.model, examples, rows=(1,))
+    save_csr(result.model, path, metadata=_origin(run))
+    notes = [f"measured with {len(examples)} samples on {result.threads} thread(s)"]
+    for layer in result.layers:
+        times = ", ".join(f"{ratio:.2f}× at {rows} rows" for rows, ratio in layer.speedup.items())
+        notes.append(f"{layer.name}: {layer.sparsity:.0%} zeros, {layer.form} ({times or layer.reason})")
+    return _Written(_computing(load_csr(_fresh(run), path)), result.speedup, tuple(notes))
+
+
+def _write_compact(run: LoadedRun, path: Path, examples: Tensor) -> _Written:
+    import torch
+
+    from surgecollapse.export import compact_model, load_program, save_program
+    from surgecollapse.export.measure import interleaved_ratios
+
+    before = _traceable(run)
+    result = compact_model(before, examples)
+    save_program(result.model, run.data.x_validation[:2], path)
+    program = load_program(path)
+    with torch.inference_mode():
+        ratios = interleaved_ratios(lambda: before(examples), lambda: result.model(examples), _REPEATS)
+    notes = [
+        f"parameters {result.parameters[0]:,} → {result.parameters[1]:,}, multiplications "
+        f"{result.multiplications[0]:,} → {result.multiplications[1]:,}, {result.units_cut} units cut"
+    ]
+    for layer in result.layers:
+        why = f" ({layer.reason})" if layer.reason else ""
+        notes.append(f"{layer.name}: {layer.units[0]} → {layer.units[1]} {_UNITS.get(layer.kind, 'units')}{why}")
+    return _Written(_in_parts(program), statistics.median(ratios), tuple(notes))
+
+
+def _write_onnx(run: LoadedRun, path: Path, examples: Tensor) -> _Written:
+    import torch
+
+    from surgecollapse.export import export_onnx
+    from surgecollapse.export.measure import interleaved_ratios
+
+    model = _traceable(run)
+    result = export_onnx(model, run.data.x_validation[:2], path)
+    runtime = import_module("onnxruntime")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    def compute(x: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(None, {result.inputs[0]: x.numpy()})[0])
+
+    with torch.inference_mode():
+        ratios = interleaved_ratios(lambda: model(examples), lambda: compute(examples), _REPEATS)
+    note = f"opset {result.opset}; speed-up: onnxruntime over torch, {torch.get_num_threads()} thread(s)"
+    return _Written(_in_parts(compute), statistics.median(ratios), (note,))
+
+
+def _write_two_four(run: LoadedRun, path: Path, _examples: Tensor) -> _Written:
+    from surgecollapse.export import load_sparse_into, save_sparse, two_four_layers
+
+    layers = two_four_layers(run.model)
+    notes = [f"{layer.name}: {layer.reason or 'ready for 2:4 kernels'}" for layer in layers]
+    if not any(layer.qualifies for layer in layers):
+        raise ConfigError(f"no layer can use 2:4 kernels: {'; '.join(notes) or 'the model has no linear layers'}")
+    save_sparse(copy.deepcopy(run.model).half(), path, signed_zeros=False, metadata=_origin(run))
+    loaded = load_sparse_into(_fresh(run).half(), path).to(next(run.model.parameters()).dtype)
+    notes.append("in float16; on the GPU, surgecollapse.export.to_semi_structured converts what was loaded")
+    return _Written(_computing(loaded), None, tuple(notes))
+
+
+def _traceable(run: LoadedRun) -> nn.Module:
+    """The net in a form whose steps do not depend on the values of its inputs."""
+    from surgecollapse.lab.models.decoder import Decoder
+
+    if isinstance(run.model, Decoder) and run.model.economy == "prefixes":
+        run.model.economy = "last"
+    return run.model
+
+
+def _in_parts(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Call on 2,048 samples at a time, without gradients."""
+    import torch
+
+    @torch.no_grad()
+    def logits(x: Tensor) -> Tensor:
+        return torch.cat([function(part) for part in torch.split(x, 2_048)])
+
+    return logits
+
+
+def _origin(run: LoadedRun) -> dict[str, Any]:
+    return {"run": run.directory.name, "task": run.config.task, "model": run.config.model, "step": str(run.step)}
+
+
+FORMATS: dict[str, tuple[str, Callable[[LoadedRun, Path, Tensor], _Written]]] = {
+    "sparse": ("model.safetensors", _write_sparse),
+    "csr": ("model.csr.safetensors", _write_csr),
+    "compact": ("model.pt2", _write_compact),
+    "onnx": ("model.onnx", _write_onnx),
+    "2:4": ("model.2-4.safetensors", _write_two_four),
+}
+"""Format → default name of the file, and what writes it."""

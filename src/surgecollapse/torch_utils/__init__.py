@@ -1,0 +1,1 @@
+"""What is known of torch modules, optimizer steps, compilation and processes."""

@@ -1,0 +1,485 @@
+"""Collapse and surge: exact counts, which weights, first values, the energy ledger, and whose memory it is."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from surgecollapse import Decision
+from surgecollapse.act.actor import Actor
+from surgecollapse.act.collapse import zero_lowest
+from surgecollapse.act.ledger import Ledger, energies
+from surgecollapse.act.masked_weights import MaskedWeights
+from surgecollapse.act.input_noise import InputNoise
+from surgecollapse.act.randomness import Generators
+from surgecollapse.act.rewiring import Rewiring
+from surgecollapse.functional import energy_lost_gaussian, kept
+
+
+def rewire(params, *, seed=0, minimum_density=0.0, **options):
+    """A rewiring of bare tensors, stepped by one SGD with momentum."""
+    params = {n: p if isinstance(p, nn.Parameter) else nn.Parameter(p) for n, p in params.items()}
+    optimizer = torch.optim.SGD(params.values(), lr=0.1, momentum=0.9)
+    defaults = {
+        "saliency": "magnitude", "growth": "random", "initial": "zero", "rho": 0.1, "distribution": "global",
+        "moments": "reset",
+    }  # fmt: skip
+    return Rewiring(
+        MaskedWeights(params),
+        lambda name: optimizer,
+        Generators(seed),
+        minimum_density=minimum_density,
+        **{**defaults, **options},
+    )
+
+
+def collapse(rewiring, sparsity, **options):
+    return rewiring.collapse(rewiring.plan(sparsity, {}, None), **options)
+
+
+def closed_of(rewiring):
+    return {n: ~rewiring.weights.mask(n) for n in rewiring.weights.params}
+
+
+def two(seed=1, dtype=torch.float32):
+    g = torch.Generator().manual_seed(seed)
+    return {"a": torch.randn(20, 10, generator=g).to(dtype), "b": torch.randn(3, 10, generator=g).to(dtype)}
+
+
+# ---- collapse -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("sparsity", [0.0, 0.1, 0.5, 0.9, 0.99])
+def test_a_collapse_keeps_exactly_as_many_of_the_largest(dtype, sparsity):
+    values = two(dtype=dtype)
+    rewiring = rewire({n: v.clone() for n, v in values.items()})
+    ledger, closed = collapse(rewiring, sparsity)
+    live = kept(230, sparsity)
+    assert rewiring.weights.live == live
+    assert ledger.pruned == sum(int(c.sum()) for c in closed.values()) == 230 - live
+    everything = torch.cat([v.flatten() for v in values.values()]).abs()
+    open_ = torch.cat([rewiring.weights.mask(n).flatten() for n in values])
+    if 0 < live < 230:
+        assert everything[open_].min() >= everything[~open_].max()
+    for n, p in rewiring.weights.params.items():
+        assert torch.equal(p, values[n] * rewiring.weights.mask(n))
+
+
+def test_ties_are_closed_from_the_lowest_position():
+    rewiring = rewire({"a": torch.ones(4), "b": torch.ones(4)})
+    collapse(rewiring, 0.75)
+    assert [rewiring.weights.mask(n).int().tolist() for n in "ab"] == [[0, 0, 0, 0], [0, 0, 1, 1]]
+
+
+def test_a_layer_keeps_its_minimum_of_its_own_best():
+    rewiring = rewire({"small": torch.arange(1.0, 101) * 1e-6, "large": torch.ones(100)}, minimum_density=0.05)
+    collapse(rewiring, 0.9)
+    assert (rewiring.weights.live_in("small"), rewiring.weights.live_in("large")) == (5, 15)
+    assert rewiring.weights.mask("small").nonzero().flatten().tolist() == [95, 96, 97, 98, 99]
+    with pytest.raises(ValueError, match="small"):
+        rewiring.plan(0.97, {}, None)
+
+
+@pytest.mark.parametrize("saliency", ["magnitude", lambda weight, signal: weight.abs()])
+def test_open_zeros_are_closed_before_any_closed_weight_is_revived(saliency):
+    """Also where the open zeros are in a parameter that has no mask: all zeros tie, but only some are open."""
+    rewiring = rewire({"open": torch.tensor([0.0, 0, 0, 5, 6, 7]), "masked": torch.arange(1.0, 7)}, saliency=saliency)
+    shut = torch.tensor([False] * 3 + [True] * 3)
+    rewiring.weights.set({"masked": shut}, {"masked": 3})
+    for sparsity, live in ((4 / 12, 8), (5 / 12, 7), (0.5, 6)):
+        masks = rewiring.plan(sparsity, {}, None)
+        assert sum(int(m.sum()) for m in masks.values()) == live
+        assert not (masks["masked"] & ~shut).any(), "a closed weight was revived"
+        assert masks["masked"].sum() == 3
+        assert masks["open"][3:].all()
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_a_deeper_collapse_never_revives(data):
+    """Whatever the values (zeros and ties among them) and the distribution that made the first masks."""
+    values = st.sampled_from([0.0, 0.0, -0.0, 1e-30, 0.5, -0.5, 2.0])
+    params = {n: torch.tensor(data.draw(st.lists(values, min_size=8, max_size=8))) for n in "abc"}
+    rewiring = rewire(params, moments="keep")
+    collapse(rewiring, data.draw(st.floats(0, 0.95)))
+    if data.draw(st.booleans()):  # some are reopened at zero, in one parameter perhaps all of them
+        name = data.draw(st.sampled_from("abc"))
+        where = {n: c & (n == name) for n, c in closed_of(rewiring).items()}
+        rewiring.surge(where, int(where[name].sum()), signals={})
+    before = {n: rewiring.weights.mask(n) for n in params}
+    deeper = 1 - data.draw(st.integers(1, rewiring.weights.live)) / 24
+    collapse(rewiring, deeper)
+    assert rewiring.weights.live == kept(24, deeper)
+    assert not any((rewiring.weights.mask(n) & ~before[n]).any() for n in params)
+
+
+def test_half_precision_weights_below_the_normal_range_keep_their_order():
+    smallest = 2.0**-24  # float16's own; its normal range ends at 6.1e-5
+    rewiring = rewire({"p": (torch.tensor([0.0, 8, 2, 4, 6, 1]) * smallest).half()})
+    rewiring.weights.set({"p": torch.tensor([False, True, True, True, True, True])}, {"p": 5})
+    collapse(rewiring, 0.5)
+    assert rewiring.weights.mask("p").nonzero().flatten().tolist() == [1, 3, 4]
+
+
+def test_an_unheld_collapse_writes_zeros_tensor_by_tensor_and_counts_them():
+    params = {"a": nn.Parameter(torch.tensor([3.0, -1, 0, 2])), "b": nn.Parameter(torch.tensor([0.1, 0.2, 9]))}
+    ledger = zero_lowest(params, 0.5)
+    assert params["a"].tolist() == [3.0, 0.0, 0.0, 2.0]
+    assert params["b"].tolist() == pytest.approx([0.0, 0.2, 9.0])  # floor(1.5 + .5) = 2 stay
+    assert ledger.pruned == 2  # the zero was one already
+    assert ledger.before["a"] == pytest.approx(14.0)
+    assert ledger.after["a"] == pytest.approx(13.0)
+
+
+# ---- surge --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("distribution", ["global", "layer"])
+@pytest.mark.parametrize("growth", ["random", "gradient", "ema_gradient", "momentum"])
+@pytest.mark.parametrize("signals", [True, False])
+@pytest.mark.parametrize("count", [0, 1, 50, 115])
+def test_a_surge_reopens_exactly_as_many_of_the_closed(distribution, growth, signals, count):
+    rewiring = rewire(two(), growth=growth, distribution=distribution)
+    collapse(rewiring, 0.5)
+    closed = closed_of(rewiring)
+    signal = {n: torch.randn_like(p) for n, p in rewiring.weights.params.items()} if signals else {}
+    before = {n: p.detach().clone() for n, p in rewiring.weights.params.items()}
+    ledger = rewiring.surge(closed, count, signals=signal)
+    assert ledger.grown == count
+    assert rewiring.weights.live == 115 + count
+    opened = {n: rewiring.weights.mask(n) & closed[n] for n in closed}
+    assert sum(int(o.sum()) for o in opened.values()) == count
+    assert all(torch.equal(p, before[n]) for n, p in rewiring.weights.params.items())  # zero-initialised
+
+
+def test_the_highest_signal_is_reopened_first():
+    rewiring = rewire({"a": torch.ones(6), "b": torch.ones(6)}, growth="gradient")
+    collapse(rewiring, 0.75)  # all of a, half of b
+    signals = {"a": torch.tensor([0.0, -9, 1, 2, 8, 3]), "b": torch.full((6,), 99.0)}
+    closed = closed_of(rewiring)
+    rewiring.surge({"a": closed["a"], "b": torch.zeros_like(closed["b"])}, 2, signals=signals)
+    assert rewiring.weights.mask("a").nonzero().flatten().tolist() == [1, 4]
+    rewiring.surge(closed_of(rewiring), 3, signals=signals)
+    assert rewiring.weights.mask("b").all()  # its closed half has by far the higher signal
+
+
+def test_momentum_shares_by_the_mean_signal_of_the_open_weights():
+    rewiring = rewire({"a": torch.ones(40), "b": torch.ones(40)}, growth="momentum")
+    mask = torch.arange(40) < 20
+    rewiring.weights.set({"a": mask, "b": mask}, {"a": 20, "b": 20})
+    signals = {"a": torch.where(mask, 3.0, 0.1), "b": torch.where(mask, -1.0, 100.0)}
+    rewiring.surge(closed_of(rewiring), 8, signals=signals)
+    assert (rewiring.weights.live_in("a"), rewiring.weights.live_in("b")) == (26, 22)  # 8 · 3/4 and 8 · 1/4
+
+
+def test_random_growth_is_its_seeds_and_nothing_elses():
+    def chosen(seed):
+        rewiring = rewire(two(), seed=seed)
+        collapse(rewiring, 0.5)
+        rewiring.surge(closed_of(rewiring), 40, signals={})
+        return torch.cat([rewiring.weights.mask(n).flatten() for n in "ab"])
+
+    state = torch.get_rng_state()
+    first = chosen(3)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.rand(5)
+    assert torch.equal(chosen(3), first)
+    assert not torch.equal(chosen(4), first)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    dtype=st.sampled_from([torch.float64, torch.float32, torch.bfloat16, torch.float16]),
+    seed=st.integers(0, 2**32),
+    rho=st.sampled_from([0.0, 1e-3, 0.1, 1.0, 7.0]),
+    count=st.integers(0, 115),
+    scale=st.sampled_from([1e-3, 1.0, 30.0]),
+)
+def test_noise_never_exceeds_its_share_of_the_live_energy(dtype, seed, rho, count, scale):
+    """Measured on the weights as written, rounding included, in float64."""
+    rewiring = rewire({n: v * scale for n, v in two(dtype=dtype).items()}, seed=seed, initial="noise", rho=rho)
+    collapse(rewiring, 0.5)
+    closed, params = closed_of(rewiring), rewiring.weights.params
+    live = sum(float(p.detach().double().square().sum()) for p in params.values())
+    ledger = rewiring.surge(closed, count, signals={})
+    injected = sum(float((p.detach().double() * closed[n]).square().sum()) for n, p in params.items())
+    assert injected <= rho * live * (1 + 1e-6)
+    assert sum(ledger.injected.values()) == pytest.approx(injected, rel=1e-5, abs=1e-30)
+    if count > 40 and rho >= 0.1 and scale >= 1 and dtype != torch.float16:
+        assert injected > 0.3 * rho * live  # and is no token amount
+
+
+def test_last_restores_the_values_bitwise_however_often_they_were_closed():
+    values = two()
+    rewiring = rewire({n: v.clone() for n, v in values.items()}, initial="last")
+    collapse(rewiring, 0.5, remember=True)
+    collapse(rewiring, 0.9, remember=True)
+    closed = closed_of(rewiring)
+    live = sum(ledger_energy(values, rewiring))
+    ledger = rewiring.surge(closed, sum(int(c.sum()) for c in closed.values()), signals={})
+    assert all(torch.equal(p, values[n]) for n, p in rewiring.weights.params.items())
+    total = sum(float(v.double().square().sum()) for v in values.values())
+    assert sum(ledger.injected.values()) == pytest.approx(total - live, rel=1e-5)
+
+
+def ledger_energy(values, rewiring):
+    return [float((v.double() * rewiring.weights.mask(n)).square().sum()) for n, v in values.items()]
+
+
+def test_remembered_values_survive_a_checkpoint():
+    values = two()
+    first = rewire({n: v.clone() for n, v in values.items()}, initial="last")
+    collapse(first, 0.5, remember=True)
+    second = rewire({n: p.detach().clone() for n, p in first.weights.params.items()}, initial="last")
+    second.weights.load_state_dict(first.weights.state_dict())
+    second.load_state_dict(first.state_dict())
+    second.surge(closed_of(second), 115, signals={})
+    assert all(torch.equal(p, values[n]) for n, p in second.weights.params.items())
+
+
+def test_an_explicit_sigma_is_not_bounded():
+    rewiring = rewire({"p": torch.ones(10_000)}, initial="noise", rho=0.0)
+    collapse(rewiring, 0.5)
+    rewiring.surge(closed_of(rewiring), 5000, signals={}, sigma=3.0)
+    assert rewiring.weights.params["p"][:5000].std().item() == pytest.approx(3.0, rel=0.05)
+    assert (rewiring.weights.params["p"][5000:] == 1).all()
+
+
+def test_a_criterion_of_ones_own_decides_and_its_inputs_stay_untouched():
+    seen = []
+
+    def most_negative(weight, signal):
+        seen.append((weight, weight.clone()))
+        return weight.neg().exp() if signal is None else signal
+
+    rewiring = rewire({"p": torch.arange(-4.0, 4)}, saliency=most_negative, growth=most_negative)
+    collapse(rewiring, 0.5)
+    assert rewiring.weights.mask("p").nonzero().flatten().tolist() == [0, 1, 2, 3]
+    rewiring.surge(closed_of(rewiring), 1, signals={"p": torch.tensor([9.0, 9, 9, 9, 0, 0, 5, 0])})
+    assert rewiring.weights.mask("p").nonzero().flatten().tolist() == [0, 1, 2, 3, 6]
+    assert all(torch.equal(now, before) or i == 0 for i, (now, before) in enumerate(seen))
+
+
+# ---- trial, moments, ledger, actor ----------------------------------------------------------------------------------
+
+
+def test_a_trial_wears_the_masks_and_gives_every_bit_back():
+    values = two()
+    values["a"][0, 0] = -0.0
+    rewiring = rewire({n: v.clone() for n, v in values.items()})
+    masks = rewiring.plan(0.8, {}, None)
+
+    def fail():
+        with rewiring.trial(masks):
+            assert all(torch.equal(p, values[n] * masks[n]) for n, p in rewiring.weights.params.items())
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    for n, p in rewiring.weights.params.items():
+        assert torch.equal(p.detach().view(torch.int32), values[n].view(torch.int32))
+    assert rewiring.weights.dense
+
+
+@pytest.mark.parametrize("moments", ["reset", "keep"])
+def test_moments_are_forgotten_exactly_where_the_mask_flipped(moments):
+    p = nn.Parameter(torch.arange(1.0, 9))
+    optimizer = torch.optim.SGD([p], lr=0.0, momentum=0.9)
+    p.grad = torch.full((8,), 2.0)
+    optimizer.step()
+    buffer = optimizer.state[p]["momentum_buffer"]
+    rewiring = rewire({"p": p}, moments=moments)
+    rewiring._owner = lambda name: optimizer
+    collapse(rewiring, 0.5)
+    zero = 0.0 if moments == "reset" else 2.0
+    assert buffer.tolist() == [zero] * 4 + [2.0] * 4
+    buffer.fill_(5.0)
+    rewiring.surge({"p": torch.arange(8) < 2}, 2, signals={})
+    zero = 0.0 if moments == "reset" else 5.0
+    assert buffer.tolist() == [zero] * 2 + [5.0] * 6
+
+
+def test_a_collapse_to_another_distribution_says_what_it_had_to_open():
+    """All zeros in one layer, then the same number spread evenly: half of them must be opened again, at zero."""
+    rewiring = rewire({"a": torch.arange(1.0, 9), "b": torch.arange(10.0, 18)}, moments="keep")
+    collapse(rewiring, 0.5)
+    assert not rewiring.weights.mask("a").any()
+    ledger, closed = rewiring.collapse(rewiring.plan(0.5, {}, "layer"))
+    assert (ledger.pruned, ledger.grown) == (4, 4)
+    assert [rewiring.weights.live_in(n) for n in "ab"] == [4, 4]
+    assert [int(closed[n].sum()) for n in "ab"] == [0, 4]
+    assert not rewiring.weights.params["a"].any()
+    assert rewiring.weights.params["b"].tolist() == [0.0, 0, 0, 0, 14, 15, 16, 17]
+
+
+@pytest.mark.parametrize("q", [0.1, 0.5, 0.9])
+def test_the_energy_that_a_collapse_of_gaussian_weights_takes_is_the_closed_form(q):
+    rewiring = rewire({"p": torch.randn(2000, 500, generator=torch.Generator().manual_seed(2)) * 0.02})
+    ledger, _ = collapse(rewiring, q)
+    lost = 1 - ledger.after["p"] / ledger.before["p"]
+    assert lost == pytest.approx(energy_lost_gaussian(q), abs=0.002)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_energies_are_squared_norms_in_every_precision(dtype):
+    params = {"a": torch.full((4, 5), 2.0, dtype=dtype), "empty": torch.zeros(0, 3, dtype=dtype)}
+    assert energies(params) == {"a": 80.0, "empty": 0.0}
+    assert energies({}) == {}
+
+
+def test_energies_of_millions_of_weights_do_not_drift():
+    assert energies({"p": torch.full((20_000_000,), 0.1)})["p"] == pytest.approx(200_000 * (1 + 3e-8), rel=1e-6)
+
+
+def actor(values, **overrides):
+    model = nn.ParameterDict({n: nn.Parameter(v) for n, v in values.items()})
+    rewiring = rewire(dict(model.named_parameters()))
+    none = {"growth": None, "initial": None, "rho": None}
+    pump = InputNoise(model, Generators(0))
+    find_depth = lambda decision, least, most: {"depth": least}  # noqa: E731
+    return Actor(model, rewiring, pump, find_depth, dict, lambda tau: (Ledger({}), {}), {**none, **overrides}), rewiring
+
+
+@pytest.mark.parametrize("reopen", ["pruned", "collapsed"])
+def test_what_may_be_reopened_is_what_the_decision_says(reopen):
+    act, rewiring = actor(two())
+    act.carry_out(Decision(phase="sparse", reason="first", depth=0.5), 1, {})
+    early = closed_of(rewiring)
+    events = act.carry_out(Decision(phase="sparse", reason="x", depth=0.8, surge=0.5, reopen=reopen), 2, {})
+    assert [(e.kind, e.pruned, e.grown) for e in events] == [
+        ("collapse", 69, 0),
+        ("surge", 0, 35 if reopen == "collapsed" else 92),  # half of the 69 closed just now, or of all 184
+    ]
+    revived = sum(int((rewiring.weights.mask(n) & early[n]).sum()) for n in early)
+    assert (revived == 0) == (reopen == "collapsed")
+
+
+def test_the_ledger_adds_up_parameter_by_parameter_and_event_by_event():
+    act, rewiring = actor(two(), initial="noise")
+    events = [
+        *act.carry_out(Decision(phase="sparse", reason="x", depth=0.5), 1, {}),
+        *act.carry_out(Decision(phase="open", reason="x", surge=0.5), 2, {}),
+        *act.carry_out(Decision(phase="sparse", reason="x", depth=0.9, surge=0.1, pump=0.2, freeze=True), 3, {}),
+    ]
+    assert [e.kind for e in events] == ["collapse", "surge", "collapse", "surge", "pump", "freeze"]
+    for e in events[:4]:
+        assert sum(layer.energy_before for layer in e.layers) == pytest.approx(e.energy_before)
+        assert sum(layer.energy_after for layer in e.layers) == pytest.approx(e.energy_after)
+        assert sum(layer.energy_injected for layer in e.layers) == pytest.approx(e.energy_injected)
+        assert [(layer.name, layer.size) for layer in e.layers] == [("a", 200), ("b", 30)]
+        if e.kind == "surge":  # what was reopened was zero, so that energy is injected and nothing else changes
+            assert e.energy_after == pytest.approx(e.energy_before + e.energy_injected, rel=1e-6)
+            assert e.details["rho"] == pytest.approx(e.energy_injected / e.energy_before)
+            assert 0 < e.details["rho"] <= 0.1
+        else:
+            assert e.energy_after < e.energy_before
+    for earlier, later in pairwise(events[:4]):
+        assert later.energy_before == pytest.approx(earlier.energy_after, rel=1e-6)
+        assert later.sparsity_before == earlier.sparsity_after
+    assert sum(layer.live for layer in events[3].layers) == rewiring.weights.live
+    assert (act.frozen, act.pump.sigma) == (True, 0.2)
+
+
+def test_a_depth_above_the_present_one_reopens_exactly_what_is_missing():
+    act, rewiring = actor(two())
+    act.carry_out(Decision(phase="sparse", reason="deep", depth=0.9), 1, {})
+    (event,) = act.carry_out(Decision(phase="sparse", reason="target", depth=0.5), 2, {})
+    assert (event.kind, event.grown, rewiring.weights.live) == ("surge", 115 - 23, 115)
+
+
+@pytest.mark.parametrize("depth", [1.0, -0.1, (0.5, 0.2), (0.5, 1.0), math.nan])
+def test_an_impossible_depth_is_refused(depth):
+    act, _ = actor(two())
+    with pytest.raises(ValueError, match=r"depth must be a sparsity in \[0, 1\)"):
+        act.carry_out(Decision(phase="sparse", reason="x", depth=depth), 1, {})
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("rho", -0.1, "rho must be finite and at least 0"),
+        ("rho", math.inf, "rho must be finite"),
+        ("rho", math.nan, "rho must be finite"),
+        ("minimum_density", 1.0, r"minimum_density must be in \[0, 1\)"),
+        ("initial", "lst", r"unknown initial 'lst' \(did you mean 'last'\?\)"),
+        ("moments", "rest", "unknown moments 'rest'"),
+    ],
+)
+def test_options_out_of_range_are_refused(option, value, message):
+    with pytest.raises(ValueError, match=message):
+        rewire(two(), **{option: value})
+
+
+def test_a_refill_of_zeros_leaves_those_that_a_mask_holds():
+    act, rewiring = actor(two())
+    act.carry_out(Decision(phase="sparse", reason="held", depth=0.5), 1, {})
+    with torch.no_grad():
+        rewiring.weights.params["b"].zero_()  # exact zeros, of which some are open
+    act.carry_out(Decision(phase="open", reason="refill", surge=1.0, reopen="zeros", sigma=0.1), 2, {})
+    assert rewiring.weights.live == 115
+    for n, p in rewiring.weights.params.items():
+        assert torch.equal(p != 0, rewiring.weights.mask(n)), n
+
+
+# ---- exchange -----------------------------------------------------------------------------------------------------
+
+
+def test_an_exchange_closes_the_weakest_and_opens_the_largest_gradients_in_each_parameter():
+    # By hand: of the four open weights of a, half (two) go: .1 and .2; the largest gradients behind closed ones open.
+    a = torch.tensor([4.0, 0.1, 3.0, 0.2, 9.0, 9.0, 9.0, 9.0])
+    b = torch.tensor([1.0, 2.0, 0.0, 0.0])
+    rewiring = rewire({"a": a, "b": b})
+    masks = {"a": torch.tensor([1, 1, 1, 1, 0, 0, 0, 0]).bool(), "b": torch.tensor([1, 1, 0, 0]).bool()}
+    rewiring.collapse(masks)
+    signals = {
+        "a": torch.tensor([7.0, 0.0, 7.0, 0.0, 0.1, -3.0, 0.2, 2.0]),
+        "b": torch.tensor([0.0, 0.0, 0.5, 0.4]),
+    }
+    ledger = rewiring.rewire(0.5, signals=signals, growth="gradient", initial="zero")
+    assert rewiring.weights.mask("a").int().tolist() == [1, 0, 1, 0, 0, 1, 0, 1]
+    assert rewiring.weights.mask("b").int().tolist() == [0, 1, 1, 0]
+    assert rewiring.weights.params["a"].tolist() == [4.0, 0, 3.0, 0, 0, 0, 0, 0]
+    assert (ledger.pruned, ledger.grown) == (3, 3)
+    assert ledger.before["a"] - ledger.after["a"] == pytest.approx(0.1**2 + 0.2**2, rel=1e-4)
+
+
+def test_a_weight_that_is_dropped_and_grown_at_once_stays_with_its_value_and_moments():
+    p = nn.Parameter(torch.tensor([4.0, 0.1, 3.0, 0.0]))
+    rewiring = rewire({"a": p})
+    optimizer = rewiring._owner("a")
+    rewiring.collapse({"a": torch.tensor([1, 1, 1, 0]).bool()})
+    optimizer.state[p]["momentum_buffer"] = torch.tensor([1.0, 2.0, 3.0, 0.0])
+    signals = {"a": torch.tensor([0.0, 9.0, 0.0, 0.1])}
+    ledger = rewiring.rewire(1 / 3, signals=signals, growth="gradient")
+    assert rewiring.weights.mask("a").tolist() == [True, True, True, False]
+    assert torch.equal(p.detach(), torch.tensor([4.0, 0.1, 3.0, 0.0]))
+    assert optimizer.state[p]["momentum_buffer"].tolist() == [1.0, 2.0, 3.0, 0.0]
+    assert (ledger.pruned, ledger.grown) == (0, 0)
+
+
+@pytest.mark.parametrize("growth", ["random", "gradient", "momentum"])
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_an_exchange_keeps_the_density_of_every_parameter(growth, share):
+    rewiring = rewire(two())
+    collapse(rewiring, 0.8)
+    before = {n: rewiring.weights.live_in(n) for n in "ab"}
+    signals = {n: torch.randn_like(p) for n, p in rewiring.weights.params.items()} if growth != "random" else {}
+    rewiring.rewire(share, signals=signals, growth=growth)
+    assert {n: int(rewiring.weights.mask(n).sum()) for n in "ab"} == before
+
+
+def test_random_saliency_closes_a_different_half_for_each_seed_and_the_same_for_one():
+    def chosen(seed):
+        rewiring = rewire({"a": torch.ones(400)}, seed=seed)
+        return rewiring.plan(0.5, {}, None, "random")["a"]
+
+    assert torch.equal(chosen(0), chosen(0))
+    assert int(chosen(0).sum()) == 200
+    assert 60 < int((chosen(0) & chosen(1)).sum()) < 140  # 100 expected; 8 standard deviations

@@ -1,0 +1,39 @@
+"""The methods of a comparison: equal budgets, and settings that the loop accepts."""
+
+from __future__ import annotations
+
+import pytest
+
+from surgecollapse.policies import make_policy
+from surgecollapse.events import Plan
+from surgecollapse.lab.config import make_config
+from surgecollapse.compare.methods import ABLATIONS, METHODS
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_has_eight_different_trials_that_can_be_run(name):
+    method = METHODS[name]
+    assert method.name == name
+    assert len({repr(trial) for trial in method.trials}) == 8
+    for trial in method.trials:
+        options = {**method.settings.get("policy_options", {}), **trial.get("policy_options", {})}
+        config = make_config(task="mnist1d", **{**method.settings, **trial, "policy_options": options})
+        assert (config.policy == "none") == (not method.sparse)
+        if method.sparse:
+            make_policy(config.policy, **config.policy_options).start(Plan(sparsity=0.9, total_steps=4_000, every=50))
+
+
+def test_dropout_is_tuned_over_a_range_that_its_best_value_is_inside_of():
+    rates = [trial["dropout"] for trial in METHODS["dropout"].trials]
+    assert (min(rates), max(rates)) == (0.1, 0.5)
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_every_ablation_can_be_run_and_differs_from_the_recipe(name):
+    config = make_config(task="mnist1d", **ABLATIONS[name].settings)
+    policy = make_policy(config.policy, **config.policy_options)
+    policy.start(Plan(sparsity=0.9, total_steps=4_000, every=50))
+    recipe = make_config(task="mnist1d", **ABLATIONS["recipe"].settings)
+    found, plain = (repr(policy), config.growth), (repr(make_policy(recipe.policy, **recipe.policy_options)), None)
+    assert (found == plain) == (name == "recipe")
+    assert (config.dropout, config.distribution) == (recipe.dropout, recipe.distribution)

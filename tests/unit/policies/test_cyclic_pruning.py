@@ -1,0 +1,115 @@
+"""CyclicPruning: the cubic schedule several times over, from what each surge left, as deep as is allowed."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from surgecollapse.policies import GradualPruning, CyclicPruning
+from surgecollapse.events import Decision, Plan, Reading
+
+
+def follow(policy: CyclicPruning | GradualPruning, plan: Plan, *, deep: float = 1.0) -> dict[int, tuple[Decision, float]]:
+    """Decisions by step, with the sparsity after each; ``deep`` is where between (least, most) a collapse ends."""
+    policy.start(plan)
+    sparsity, made = 0.0, {}
+    for step in range(1, (plan.total_steps or 0) + 1):
+        if not policy.due(step):
+            continue
+        decision = policy.decide(Reading(step=step, sparsity=sparsity))
+        if isinstance(decision.depth, tuple):
+            least, most = decision.depth
+            assert least <= most
+            sparsity = least + deep * (most - least)
+        elif decision.depth is not None:
+            sparsity = decision.depth
+        if decision.surge is not None:
+            sparsity *= 1.0 - decision.surge
+        made[step] = decision, sparsity
+    return made
+
+
+def test_three_waves_by_hand() -> None:
+    # T = 1000: waves begin at 100, 275, 450, end at 250, 425, 750; the target is .8, half its density .9.
+    made = follow(CyclicPruning(floor=0.0, thinnest=0.5), Plan(sparsity=0.8, total_steps=1000, every=25))
+    assert made[75][0].phase == made[100][0].phase == "dense"
+    halfway = 1 - 0.5**3  # the share of the way, at the middle of a wave
+    assert made[175][1] == pytest.approx(0.9 * halfway)
+    assert made[250][1] == pytest.approx(0.9)
+    assert made[275][0].surge == 0.5
+    assert made[275][1] == pytest.approx(0.45)
+    assert made[350][1] == pytest.approx(0.45 + 0.45 * halfway)
+    assert made[425][1] == pytest.approx(0.9)
+    assert made[450][0].surge == 0.5
+    assert made[450][1] == pytest.approx(0.45)
+    assert made[600][1] == pytest.approx(0.45 + 0.35 * halfway)
+    assert made[750][0].freeze
+    assert made[750][0].depth == 0.8
+    assert made[775][0] == Decision(phase="frozen", reason="frozen: the mask is final")
+    assert [step for step, (decision, _) in made.items() if decision.surge] == [275, 450]
+
+
+def test_one_wave_is_gradual_pruning() -> None:
+    plan = Plan(sparsity=0.9, total_steps=730, every=20)
+    one, gradual = follow(CyclicPruning(waves=1), plan), follow(GradualPruning(), plan)
+    assert [one[step][1] for step in gradual if step in one] == pytest.approx(
+        [value for step, (_, value) in gradual.items() if step in one]
+    )
+
+
+def test_where_the_floor_binds_a_wave_ends_at_the_target() -> None:
+    made = follow(CyclicPruning(), Plan(sparsity=0.8, total_steps=1000, every=25), deep=0.0)
+    assert made[250][1] == pytest.approx(0.8)
+    assert made[275][1] == pytest.approx(0.4)
+
+
+def test_a_wave_rests_until_the_next_one() -> None:
+    made = follow(CyclicPruning(rest=0.1), Plan(sparsity=0.8, total_steps=1000, every=25))
+    assert [made[step][0].depth for step in (200, 225, 250)] == [None] * 3
+    assert "rests" in made[225][0].reason
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    sparsity=st.floats(0.05, 0.99),
+    total=st.integers(60, 600),
+    every=st.integers(1, 60),
+    waves=st.integers(1, 4),
+    surge=st.floats(0.01, 1.0),
+    deep=st.floats(0.0, 1.0),
+    thinnest=st.floats(0.01, 1.0),
+)
+@example(sparsity=1 / 3, total=60, every=1, waves=2, surge=1.0, deep=0.0, thinnest=1.0)
+def test_never_deeper_than_allowed_and_exact_at_the_end(
+    sparsity: float, total: int, every: int, waves: int, surge: float, deep: float, thinnest: float
+) -> None:
+    policy = CyclicPruning(waves=waves, surge=surge, thinnest=thinnest)
+    made = follow(policy, Plan(sparsity=sparsity, total_steps=total, every=every), deep=deep)
+    deepest = 1 - thinnest * (1 - sparsity)
+    assert all(value <= deepest + 1e-12 for _, value in made.values())
+    assert sum(decision.surge is not None for decision, _ in made.values()) == waves - 1
+    frozen = [decision for decision, _ in made.values() if decision.freeze]
+    assert [decision.depth for decision in frozen] == [sparsity]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"waves": 0}, "waves must be a whole number of at least 1"),
+        ({"dense_until": 0.5}, "expected dense_until < last_wave_at < freeze_at"),
+        ({"rest": 0.2}, "leaves nothing of a wave: 3 waves are 0.175 of the run long"),
+        ({"surge": 0.0}, "surge must be in"),
+        ({"floor": 1.5}, "floor must be in"),
+        ({"thinnest": 0.0}, "thinnest must be in"),
+        ({"measure": "loss"}, "measure must be one of certainty, on_off, entropy"),
+    ],
+)
+def test_impossible_options_are_refused(options: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        CyclicPruning(**options)
+
+
+def test_what_cannot_be_planned_is_refused() -> None:
+    with pytest.raises(ValueError, match="too short for CyclicPruning"):
+        CyclicPruning().start(Plan(sparsity=0.9, total_steps=10, every=1))
