@@ -18,12 +18,11 @@ from collections import Counter
 from pathlib import Path
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from grokking_bank.members import problem
 from grokking_bank.plan import BLOCKS, block
 from grokking_bank.stack import BETAS, EPS, Stack
 from grokking_bank.store import cut, facts_of, read_bank, write_stack
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 SLICED = ("add-23-02", "div-23-01", "s4-03")
 """Files of the slice."""

@@ -2,10 +2,10 @@
 
     python benchmarks/compact.py
 
-Nets for the 8×8 digits of scikit-learn, trained here by ``surgecollapse.lab.training.run.train`` with the policy ``entropy``:
-single weights at 90 and 98%, where a unit dies only if all its weights happen to, and ``pattern="unit"`` at 90%, where
-whole units are collapsed. Latency is that of the dense trained net over the smaller one, timed in turn on one thread.
-The outputs must agree to float rounding, or compaction refuses. Under three minutes.
+Nets for the 8×8 digits of scikit-learn, trained here by ``surgecollapse.lab.training.run.train`` with the policy
+``entropy``: single weights at 90 and 98%, where a unit dies only if all its weights happen to, and ``pattern="unit"``
+at 90%, where whole units are collapsed. Latency is that of the dense trained net over the smaller one, timed in turn on
+one thread. The outputs must agree to float rounding, or compaction refuses. Under three minutes.
 """
 
 from __future__ import annotations

@@ -160,8 +160,8 @@ def file_sizes(size: int, sparsity: float) -> dict[str, int]:
 def trained(sparsity: float, folder: Path) -> list[dict[str, Any]]:
     """Train one net and export it in every format, for one sample and for 128."""
     from surgecollapse.lab.config import make_config
-    from surgecollapse.report.export_run import FORMATS, export_run
     from surgecollapse.lab.training.run import train
+    from surgecollapse.report.export_run import FORMATS, export_run
 
     run = folder / f"mnist5k-{sparsity}"
     train(make_config(task="mnist5k", sparsity=sparsity, widths=(512, 512), steps=1500), run)

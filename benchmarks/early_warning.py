@@ -26,6 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from grokking_bank.learning import learn
+from grokking_bank.store import BankRun, read_bank
 
 from surgecollapse.forecast.calibration import (
     Course,
@@ -37,8 +39,6 @@ from surgecollapse.forecast.calibration import (
 )
 from surgecollapse.forecast.combination import Combination, to_plain
 from surgecollapse.forecast.features import TIME, TRACKS, Feature, features_of
-from grokking_bank.learning import learn
-from grokking_bank.store import BankRun, read_bank
 
 HORIZONS = (1, 2, 4, 8, 16)
 """Multiples of t_fit at which runs are ranked."""
@@ -289,7 +289,7 @@ def give_up_rule(calibration: Sequence[Course], entry: Entry, kept: float) -> tu
 
 
 def until_saved(runs: Sequence[BankRun]) -> float:
-    """Share of all steps of the bank that come after sustained generalisation was seen."""
+    """Share of all steps of the bank that come after sustained generalization was seen."""
     saved = 0
     for run in runs:
         if run.outcome != "not" and run.times.t_gen_sustained is not None:
@@ -437,7 +437,7 @@ def page(
         "",
         "## Steps saved",
         "",
-        f"Stopping once generalisation is sustained saves {until:.0%} of all steps of the bank. Giving up, with "
+        f"Stopping once generalization is sustained saves {until:.0%} of all steps of the bank. Giving up, with "
         "thresholds that at most 5% of the calibration runs that grok would have met, a task held out:",
         "",
         "| detector | of the steps saved | of the hopeless runs stopped | of the runs that grok lost |",

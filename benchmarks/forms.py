@@ -21,12 +21,12 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
+from surgecollapse.compare.methods import METHODS
 from surgecollapse.compare.plan import TUNING_SEED, Cell, identity, make_cell, merged
 from surgecollapse.compare.pool import Pool, cores
 from surgecollapse.compare.rows import Rows, only_writer
 from surgecollapse.compare.suites import SUITES, Entry
 from surgecollapse.lab.config import as_mapping
-from surgecollapse.compare.methods import METHODS
 
 _COMMON = {"dropout": 0.05, "distribution": "global", "saliency": "lamp"}
 _TARGET = {"floor": 0.0, "thinnest": 1.0}

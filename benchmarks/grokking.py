@@ -224,9 +224,10 @@ def train_one(values: dict[str, Any], folder: Path, data_dir: Path | None) -> di
 
 def train_stack(configs: list[dict[str, Any]], data_dir: Path | None, show: Callable[[int], None]) -> list[dict]:
     """Rows of configurations that differ in their seed, trained as one batched model; as :func:`train_one` has them."""
-    from surgecollapse.lab.config import make_config
-    from surgecollapse.forecast.grokking_times import grokking_summary
     from grokking_bank.stacked import train_stacked
+
+    from surgecollapse.forecast.times import grokking_summary
+    from surgecollapse.lab.config import make_config
 
     runs = train_stacked([make_config(**{**values, "data_dir": data_dir}) for values in configs], show)
     return [

@@ -20,9 +20,9 @@ from pathlib import Path
 
 import torch
 
-from surgecollapse.lab.data.sampler import Batches
 from surgecollapse.lab.config import make_config
 from surgecollapse.lab.data.registry import load_data
+from surgecollapse.lab.data.sampler import Batches
 from surgecollapse.lab.models.decoder import ECONOMIES, Decoder
 from surgecollapse.lab.training.optim import make_optimizer
 

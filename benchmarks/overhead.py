@@ -34,7 +34,7 @@ GOAL, EVERY = 1.02, 50
 
 
 class Block(nn.Module):
-    """One decoder block, with the residual taken from the normalised value, as published."""
+    """One decoder block, with the residual taken from the normalized value, as published."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()

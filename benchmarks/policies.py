@@ -2,8 +2,8 @@
 
     python benchmarks/policies.py --task mnist5k --seeds 5
 
-Every run has the task's own settings (``surgecollapse.lab.config.presets``), and nothing is tuned for any policy: this says
-whether they work, not which is best (for that, ``surgecollapse compare``). ``none`` is plain dense training.
+Every run has the task's own settings (``surgecollapse.lab.config.presets``), and nothing is tuned for any policy: this
+says whether they work, not which is best (for that, ``surgecollapse compare``). ``none`` is plain dense training.
 ``classic`` and ``rules`` are the published rule and its adaptive form; ``cycles`` is AC/DC; ``entropy`` is the default.
 A run that is there already is not repeated, so an interrupted benchmark goes on where it stopped.
 """

@@ -22,12 +22,12 @@ import optuna
 import torch
 
 from surgecollapse import average_weights
-from surgecollapse.lab.data.sampler import Batches
+from surgecollapse.forecast.times import GENERALISE, IN_A_ROW
 from surgecollapse.lab.config import RunConfig, make_config
 from surgecollapse.lab.data.registry import load_data
-from surgecollapse.lab.training.evaluation import predict
-from surgecollapse.forecast.grokking_times import GENERALISE, IN_A_ROW
+from surgecollapse.lab.data.sampler import Batches
 from surgecollapse.lab.models.registry import build_model
+from surgecollapse.lab.training.evaluation import predict
 from surgecollapse.lab.training.optim import make_loss, make_optimizer, rate_factor
 
 SEEDS = (1000, 1001, 1002)

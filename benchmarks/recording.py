@@ -19,9 +19,9 @@ import time
 from pathlib import Path
 
 from surgecollapse.commands import Pump
+from surgecollapse.controller.command_loop import Steering
 from surgecollapse.events import Intervention, LayerChange, LayerReading, Reading
 from surgecollapse.record import CommandQueue, RunStore
-from surgecollapse.controller.command_loop import Steering
 
 STEP = 0.010
 

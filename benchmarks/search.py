@@ -305,13 +305,13 @@ def run(
     import torch
 
     from surgecollapse import attach
-    from surgecollapse.policies import make_policy
-    from surgecollapse.lab.data.sampler import Batches
     from surgecollapse.lab.config import make_config
     from surgecollapse.lab.data.registry import load_data
-    from surgecollapse.lab.training.evaluation import predict
+    from surgecollapse.lab.data.sampler import Batches
     from surgecollapse.lab.models.registry import build_model
+    from surgecollapse.lab.training.evaluation import predict
     from surgecollapse.lab.training.optim import make_optimizer, rate_factor
+    from surgecollapse.policies import make_policy
 
     torch.set_num_threads(1)
     began = time.perf_counter()

@@ -55,8 +55,9 @@ def flat_buffers(configs: list[Config], jobs: int) -> None:
 
 def stacked(configs: list[Config]) -> None:
     """One batched model on one thread."""
-    from surgecollapse.lab.config import make_config
     from grokking_bank.stacked import train_stacked
+
+    from surgecollapse.lab.config import make_config
 
     train_stacked([make_config(**values) for values in configs])
 

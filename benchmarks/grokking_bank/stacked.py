@@ -13,16 +13,16 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from surgecollapse.lab.data.sampler import batches_of
-from surgecollapse.report.analyses.modular_progress import questions
+from surgecollapse.forecast.times import GENERALISE, IN_A_ROW
 from surgecollapse.lab.config import ConfigError
-from surgecollapse.lab.data.registry import load_data
 from surgecollapse.lab.data.dataset import training_sample
+from surgecollapse.lab.data.registry import load_data
+from surgecollapse.lab.data.sampler import batches_of
+from surgecollapse.lab.models.registry import build_model
 from surgecollapse.lab.training.environment import finish_work, training_device
 from surgecollapse.lab.training.evaluation import right_share
-from surgecollapse.forecast.grokking_times import GENERALISE, IN_A_ROW
-from surgecollapse.lab.models.registry import build_model
 from surgecollapse.lab.training.optim import make_loss, make_optimizer, make_transforms, rate_factor
+from surgecollapse.report.analyses.modular_progress import questions
 
 if TYPE_CHECKING:
     from surgecollapse.lab.config import RunConfig
@@ -62,9 +62,9 @@ class StackedRun:
 def train_stacked(configs: Sequence[RunConfig], tell: Callable[[int], None] = lambda _: None) -> list[StackedRun]:
     """Train runs that differ in their seed alone, all at once.
 
-    Each is the run that :func:`surgecollapse.lab.training.run.train` would make of its configuration, to float rounding: the
-    same data, initial weights, batches, transforms and stops. It leaves nothing on the disk; there are no monitors and
-    no checkpoints, and it cannot be resumed.
+    Each is the run that :func:`surgecollapse.lab.training.run.train` would make of its configuration, to float
+    rounding: the same data, initial weights, batches, transforms and stops. It leaves nothing on the disk; there are no
+    monitors and no checkpoints, and it cannot be resumed.
 
     Args:
         configs: without policy, dropout, clipping, class weights, early stopping, forecast, averages of weights or

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from surgecollapse.forecast.times import GrokkingTimes, grokking_times
 from grokking_bank.members import Member, Problem, problem
 from grokking_bank.plan import Block
 from grokking_bank.readings import SERIES, Readings
 from grokking_bank.stack import Stack
+from surgecollapse.forecast.times import GrokkingTimes, grokking_times
 
 FIRST = 10
 """Step of the first evaluation."""

@@ -11,26 +11,26 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from surgecollapse.attaching.attach import attach, transform_gradients
     from surgecollapse.attaching.averaging import average_weights
+    from surgecollapse.attaching.monitoring import watch_training
     from surgecollapse.controller.controller import Controller
-    from surgecollapse.policies import (
-        ACDC,
-        EntropyCycles,
-        EntropyThresholds,
-        NoOp,
-        FixedInterval,
-        CyclicPruning,
-        make_policy,
-    )
     from surgecollapse.events import Decision, Intervention, LayerReading, Measurement, Plan, Reading
     from surgecollapse.gradients.clip import ClipNorm
     from surgecollapse.gradients.gradient_filter import GradientFilter
     from surgecollapse.gradients.grokfast import Grokfast, GrokfastMA
     from surgecollapse.gradients.orthograd import OrthoGrad
     from surgecollapse.losses import StableMaxCrossEntropy, stablemax_cross_entropy
+    from surgecollapse.policies import (
+        ACDC,
+        CyclicPruning,
+        EntropyCycles,
+        EntropyThresholds,
+        FixedInterval,
+        NoOp,
+        make_policy,
+    )
     from surgecollapse.record.frames import load_run
     from surgecollapse.record.memory import MemoryRecorder
     from surgecollapse.record.store import RunStore
-    from surgecollapse.attaching.monitoring import watch_training
 
 __version__ = "0.1.0"
 
@@ -66,27 +66,27 @@ _HOME = {
 }
 
 __all__ = [
+    "ACDC",
     "ClipNorm",
     "Controller",
-    "ACDC",
+    "CyclicPruning",
     "Decision",
     "EntropyCycles",
     "EntropyThresholds",
+    "FixedInterval",
     "GradientFilter",
     "Grokfast",
     "GrokfastMA",
-    "NoOp",
-    "FixedInterval",
     "Intervention",
     "LayerReading",
     "Measurement",
     "MemoryRecorder",
+    "NoOp",
     "OrthoGrad",
     "Plan",
     "Reading",
     "RunStore",
     "StableMaxCrossEntropy",
-    "CyclicPruning",
     "attach",
     "average_weights",
     "load_run",

@@ -6,8 +6,8 @@ import math
 from collections import deque
 from dataclasses import dataclass
 
-from surgecollapse.policies.trend import Trend
 from surgecollapse.events import Alarm, Decision, Event, Intervention, Measurement, Reading
+from surgecollapse.policies.trend import Trend
 
 STATES = {
     "alarm": "a gradient, an activation or the loss is not finite, or a detector spoke within the last readings",

@@ -10,8 +10,8 @@ import sys
 
 import pytest
 
-from surgecollapse.policies import POLICIES, NoOp, make_policy
 from surgecollapse.events import Plan, Reading, from_dict, to_dict
+from surgecollapse.policies import POLICIES, NoOp, make_policy
 from surgecollapse.protocols import Policy
 
 T = 400

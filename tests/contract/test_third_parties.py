@@ -10,12 +10,12 @@ from torch import nn
 
 from surgecollapse import MemoryRecorder, attach, make_policy, watch_training
 from surgecollapse.events import Measurement
-from surgecollapse.lab.training.trainer import forecasts as foresight
-from surgecollapse.report.analyses import analyse
 from surgecollapse.lab.config import ConfigError, make_config
 from surgecollapse.lab.data.registry import load_task
 from surgecollapse.lab.training.run import train
+from surgecollapse.lab.training.trainer import forecasts as foresight
 from surgecollapse.plugins import FORMS, find, offered
+from surgecollapse.report.analyses import analyse
 
 MODULE = '''
 import torch
@@ -73,7 +73,8 @@ class Steps:
 
 
 def how_long(subjects):
-    return [AnalysisResult("how-long", "Steps", "Of the run.", Steps(run.steps[-1]), "so many", run.name) for run in subjects]
+    return [AnalysisResult("how-long", "Steps", "Of the run.", Steps(run.steps[-1]), "so many", run.name)
+        for run in subjects]
 
 
 def nothing(*args, **kwargs):

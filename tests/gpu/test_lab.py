@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import pytest
 import torch
+from grokking_bank.stacked import train_stacked
 from torch import nn
 
 from surgecollapse import attach
-from surgecollapse.export.semi_structured import to_semi_structured
-from surgecollapse.lab.training.checkpoint import load_checkpoint
-from surgecollapse.lab.config import make_config, read_config, write_config
 from surgecollapse.cli.doctor import examine
+from surgecollapse.export.semi_structured import to_semi_structured
+from surgecollapse.lab.config import make_config, read_config, write_config
+from surgecollapse.lab.training.checkpoint import load_checkpoint
 from surgecollapse.lab.training.evaluation import load_run, predict
 from surgecollapse.lab.training.inspection import inspect
 from surgecollapse.lab.training.progress import Silent
 from surgecollapse.lab.training.run import train
-from grokking_bank.stacked import train_stacked
 from surgecollapse.lab.training.trainer import Training
 from surgecollapse.record import RunStore
 

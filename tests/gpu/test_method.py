@@ -12,7 +12,6 @@ from torch.nn import functional as F
 
 import surgecollapse
 from surgecollapse import MemoryRecorder, attach, average_weights, watch_training
-from surgecollapse.policies import POLICIES, make_policy
 from surgecollapse.functional import (
     ENTROPY,
     effective_rank,
@@ -23,6 +22,7 @@ from surgecollapse.functional import (
     weight_energy,
 )
 from surgecollapse.observe.monitors import MONITORS
+from surgecollapse.policies import POLICIES, make_policy
 
 if not torch.cuda.is_available():
     pytest.skip("needs a GPU", allow_module_level=True)

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from surgecollapse.cli import MISTAKE, main
-from surgecollapse.report.analyses import ANALYSES, NotApplicable, analyse
-from surgecollapse.report.analyses.loaded_run import Subject
 from surgecollapse.lab.config import ConfigError, make_config
 from surgecollapse.lab.training.run import train
+from surgecollapse.report.analyses import ANALYSES, NotApplicable, analyse
+from surgecollapse.report.analyses.loaded_run import Subject
 
 pytest.importorskip("matplotlib")
 

@@ -12,8 +12,8 @@ import time
 import pytest
 
 from surgecollapse.cli import INTERRUPTED, MISTAKE, Flags, main, training
-from surgecollapse.lab.config import RunConfig, read_config
 from surgecollapse.cli.doctor import examine
+from surgecollapse.lab.config import RunConfig, read_config
 from surgecollapse.record import RunStore
 
 SHORT = ["--steps", "30", "--widths", "8,8", "--evaluate-every", "10", "--every", "5", "--minimum-density", "0"]

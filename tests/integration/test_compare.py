@@ -16,11 +16,11 @@ import pytest
 from surgecollapse.cli import INTERRUPTED, MISTAKE, main
 from surgecollapse.compare import Comparison, Entry, Suite, prepare
 from surgecollapse.compare.display import Quiet
+from surgecollapse.compare.methods import Method
 from surgecollapse.compare.plan import Cell
 from surgecollapse.compare.pool import Done, Pool
 from surgecollapse.compare.worker import train_cell
 from surgecollapse.lab.config import as_mapping
-from surgecollapse.compare.methods import Method
 
 TINY = {"task": "digits", "widths": (8, 8), "steps": 40, "every": 2, "minimum_density": 0.0}
 SUITES = {

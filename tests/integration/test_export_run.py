@@ -9,11 +9,11 @@ import torch
 
 from surgecollapse.cli import MISTAKE, main
 from surgecollapse.export import load_csr, load_metadata, load_program, load_sparse
-from surgecollapse.report import export_run as deploy
 from surgecollapse.lab.config import make_config
-from surgecollapse.report.export_run import FORMATS, export_run
 from surgecollapse.lab.training.evaluation import load_run
 from surgecollapse.lab.training.run import train
+from surgecollapse.report import export_run as deploy
+from surgecollapse.report.export_run import FORMATS, export_run
 
 pytest.importorskip("safetensors")
 

@@ -7,20 +7,22 @@ import os
 import shutil
 import sys
 import types
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
 from surgecollapse import commands
+from surgecollapse.cli.training import run as cli_run
 from surgecollapse.events import Alarm
-from surgecollapse.lab.training.checkpoint import load_checkpoint
 from surgecollapse.lab.config import ConfigError, make_config
-from surgecollapse.trackers import TRACKERS, export_to, live, to_tensorboard
-from surgecollapse.trackers import export as export_module
-from surgecollapse.trackers.following import follow
+from surgecollapse.lab.training.checkpoint import load_checkpoint
 from surgecollapse.lab.training.run import train
 from surgecollapse.record import CommandQueue, RunStore, Tail, load_run
+from surgecollapse.trackers import TRACKERS, export_to, exporting, live, to_tensorboard
+from surgecollapse.trackers import registry as export_module
+from surgecollapse.trackers.following import follow
 
 pytest.importorskip("tensorboardX")
 
@@ -192,7 +194,7 @@ def patient(monkeypatch):
 def test_a_run_that_is_followed_is_bitwise_the_run_that_is_not(run, tmp_path):
     notes = []
     with_report(tmp_path / "run")
-    result = train(small(), tmp_path / "run", trackers=["tensorboard"], progress=Noted(notes))
+    result = train(small(), tmp_path / "run", around=partial(exporting, trackers=["tensorboard"], tell=notes.append))
     assert result.status == "complete"
     assert notes == [f"tensorboard: tensorboard --logdir {tmp_path / 'run' / 'tensorboard'}"]
     weights, others = (load_checkpoint(at / "checkpoints" / "step-40.pt")["model"] for at in (run, tmp_path / "run"))
@@ -201,28 +203,12 @@ def test_a_run_that_is_followed_is_bitwise_the_run_that_is_not(run, tmp_path):
     assert steps == set(range(1, 41))
 
 
-class Noted:
-    """Keeps what a person would be told."""
-
-    def __init__(self, notes):
-        self.notes = notes
-
-    def start(self, title, total, done): ...
-
-    def update(self, snapshot): ...
-
-    def note(self, line):
-        self.notes.append(line)
-
-    def stop(self): ...
-
-
 @pytest.mark.usefixtures("patient")
 def test_a_tracker_that_fails_stops_nothing(tmp_path):
     notes, folder = [], tmp_path / "run"
     folder.mkdir()
     (folder / "tensorboard").write_text("in the way")
-    result = train(small(), folder, trackers=["tensorboard"], progress=Noted(notes))
+    result = train(small(), folder, around=partial(exporting, trackers=["tensorboard"], tell=notes.append))
     assert result.status == "complete"
     assert "tensorboard: failed" in notes[-1]
     assert notes[-1].endswith(f"later: surgecollapse report {folder} --to tensorboard")
@@ -230,10 +216,10 @@ def test_a_tracker_that_fails_stops_nothing(tmp_path):
 
 def test_a_tracker_that_is_not_there_is_said_before_anything_begins(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="Did you mean 'trackio'"):
-        train(small(), tmp_path / "run", trackers=["trackoi"])
+        cli_run("digits", to="trackoi", out=tmp_path / "run")
     monkeypatch.setitem(TRACKERS, "wandb", "no_such_package")
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'surgecollapse\[wandb\]'"):
-        train(small(), tmp_path / "run", trackers=["wandb"])
+        cli_run("digits", to="wandb", out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -18,12 +18,12 @@ import pytest
 import torch
 
 from surgecollapse.commands import Pump
+from surgecollapse.dashboard.access_token import kept_token
 from surgecollapse.dashboard.beside import page_beside
 from surgecollapse.dashboard.server import STREAMS
-from surgecollapse.dashboard.access_token import kept_token
-from surgecollapse.lab.training.trainer import run as run_module
-from surgecollapse.lab.training.checkpoint import load_checkpoint
 from surgecollapse.lab.config import make_config
+from surgecollapse.lab.training.checkpoint import load_checkpoint
+from surgecollapse.lab.training.trainer import run as run_module
 from surgecollapse.record import CommandQueue, RunStore
 
 PROGRAM = [sys.executable, "-m", "surgecollapse"]

@@ -11,12 +11,12 @@ import torch
 from surgecollapse.lab.config import make_config
 from surgecollapse.lab.training.evaluation import load_run, predict
 from surgecollapse.lab.training.optim import make_loss
+from surgecollapse.lab.training.run import train
 from surgecollapse.report import table, write_report
 from surgecollapse.report.classification import evaluate
 from surgecollapse.report.collect import collect
 from surgecollapse.report.fourier import spectrum
 from surgecollapse.report.summary import summarise
-from surgecollapse.lab.training.run import train
 
 SHORT = {"steps": 120, "every": 5, "evaluate_every": 20, "sparsity": 0.8}
 

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 import surgecollapse
-from surgecollapse.policies import make_policy
 from surgecollapse.functional import nm_mask, parse_pattern
 from surgecollapse.functional.patterns import tile_counts, tile_sizes
+from surgecollapse.policies import make_policy
 
 TOTAL = 60
 PATTERNS = [("2:4", 0.5), ("1:4", 0.75), ("block:3x4", 0.7), ("unit", 0.6)]

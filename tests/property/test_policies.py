@@ -7,9 +7,9 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from surgecollapse.events import Decision, Plan, Reading
 from surgecollapse.policies import ACDC, EntropyCycles, EntropyThresholds, FixedInterval
 from surgecollapse.policies.schedule import to_step
-from surgecollapse.events import Decision, Plan, Reading
 
 unit = st.none() | st.floats(0.0, 1.0)
 rows = st.tuples(unit, unit, st.sampled_from([True, True, True, False]))

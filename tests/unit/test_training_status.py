@@ -10,9 +10,9 @@ import torch
 
 import surgecollapse
 from surgecollapse.dashboard.reading import state, state_reader
-from surgecollapse.policies import POLICIES, make_policy
 from surgecollapse.events import Alarm, Decision, Intervention, Measurement, Plan, Reading
 from surgecollapse.lab.training.progress import STYLES, Bar, Snapshot
+from surgecollapse.policies import POLICIES, make_policy
 from surgecollapse.record import MemoryRecorder, RunStore
 from surgecollapse.record.schema import connect
 from surgecollapse.training_status import ALARMED, SETTLING, STATES, StatusReader, TrainingStatus

@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from surgecollapse.act.collapse import zero_lowest
+from surgecollapse.act.input_noise import InputNoise
 from surgecollapse.act.ledger import Ledger
 from surgecollapse.act.prunable import named_weights
-from surgecollapse.act.input_noise import InputNoise
 from surgecollapse.act.rewiring import Rewiring
 from surgecollapse.act.surge import refill_zeros
 from surgecollapse.events import Decision, Intervention

@@ -11,8 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from surgecollapse.act.roles import REASONS, Explanation, explain_parameters, with_reason
-from surgecollapse.torch_utils.modules import canonical_name
 from surgecollapse.protocols import Dataflow
+from surgecollapse.torch_utils.modules import canonical_name
 
 logger = logging.getLogger(__name__)
 UNOWNED = "no attached optimizer steps it"

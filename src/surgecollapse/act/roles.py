@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn.utils.parametrize import ParametrizationList
 from torch.nn.utils.weight_norm import WeightNorm
 
-from surgecollapse.torch_utils.modules import canonical_name, is_embedding, is_norm
 from surgecollapse.protocols import Dataflow
+from surgecollapse.torch_utils.modules import canonical_name, is_embedding, is_norm
 
 Role = Literal[
     "linear",

@@ -10,17 +10,17 @@ from typing import Any
 from torch import Tensor, nn
 
 from surgecollapse.act.prunable import Patterns
-from surgecollapse.controller.ownership import Connection
 from surgecollapse.controller.controller import Controller
-from surgecollapse.policies import make_policy
+from surgecollapse.controller.ownership import Connection
 from surgecollapse.events import Measurement
 from surgecollapse.gradients.chain import TransformChain
 from surgecollapse.gradients.effects import Effects
 from surgecollapse.observe.monitors import Monitors
+from surgecollapse.policies import make_policy
+from surgecollapse.protocols import Criterion, GradientTransform, Policy, Recorder
 from surgecollapse.recipes import find_recipe
 from surgecollapse.record import CommandQueue
 from surgecollapse.torch_utils.step_hooks import StepHooks, overflowed, parameters_of, unscale
-from surgecollapse.protocols import Criterion, GradientTransform, Policy, Recorder
 
 
 def attach(

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from surgecollapse.events import Measurement
-from surgecollapse.torch_utils.modules import Hooks, is_transformed, unwrap_model
 from surgecollapse.observe.budget import BudgetReport
+from surgecollapse.observe.monitor_context import MonitorContexts
 from surgecollapse.observe.monitors import Monitors, make_monitors
 from surgecollapse.observe.probe import Probe
-from surgecollapse.observe.monitor_context import MonitorContexts
 from surgecollapse.observe.watch import Watch
-from surgecollapse.torch_utils.step_hooks import StepHooks, overflowed
 from surgecollapse.protocols import Recorder
+from surgecollapse.torch_utils.modules import Hooks, is_transformed, unwrap_model
+from surgecollapse.torch_utils.step_hooks import StepHooks, overflowed
 
 
 class WatchedTraining:
@@ -55,7 +55,7 @@ class WatchedTraining:
     ) -> None:
         """Tell the monitors this step's loss and labels before the optimizer's step, or a validation loss any time.
 
-        All are optional: without both losses the generalisation gap is not recorded.
+        All are optional: without both losses the generalization gap is not recorded.
         """
         self.watch.scenes.note(targets, loss=loss, validation_loss=validation_loss)
 

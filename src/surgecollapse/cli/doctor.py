@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from surgecollapse import attach
-from surgecollapse.lab.training.environment import environment
 from surgecollapse.lab.models.registry import OneLayerTransformer
+from surgecollapse.lab.training.environment import environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,7 +12,7 @@ from surgecollapse.lab.config import ConfigError, RunConfig
 from surgecollapse.lab.config.presets import DEFAULT_TASK_PRESET, TASK_PRESETS
 
 _GROUPS = {
-    "Data": "data_dir train_samples label_noise standardise smallest operation modulus train_fraction parity_bits "
+    "Data": "data_dir train_samples label_noise standardize smallest operation modulus train_fraction parity_bits "
     "noise_bits noise vocabulary text_length content_words",
     "Model": "model widths readout activation dropout bias init_scale embedding_scale position_scale precision",
     "Method": "recipe policy policy_options sparsity every moments entropy saliency growth initial rho distribution "

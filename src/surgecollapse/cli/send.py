@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 _LOOK = 0.05
 
 
-def tell(run: Path, kind: str, body: Mapping[str, Any], *, source: str = "terminal", seconds: float = 10.0) -> QueuedCommand:
+def tell(
+    run: Path, kind: str, body: Mapping[str, Any], *, source: str = "terminal", seconds: float = 10.0
+) -> QueuedCommand:
     """Put a command into a run's queue and wait until it is settled.
 
     Args:

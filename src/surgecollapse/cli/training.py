@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -54,7 +55,11 @@ def run(
     from surgecollapse.dashboard.beside import page_beside
     from surgecollapse.lab.training.progress import for_terminal
     from surgecollapse.lab.training.run import train
+    from surgecollapse.trackers import check_tracker, exporting
 
+    names = words(to)
+    for name in names:
+        check_tracker(name)
     values = values_of(flags)
     kept = {"task": task, "config": config, "out": out, "resume": resume}
     settled: RunConfig | None = None
@@ -74,9 +79,9 @@ def run(
         _free(wanted) if out is None else nullcontext(out) as folder,
         page_beside(folder.parent, note) if watch else nullcontext(),
     ):
-        result = train(
-            settled, folder, resume=resume is not None, replay=replay, progress=for_terminal(), trackers=words(to)
-        )
+        progress = for_terminal()
+        around = partial(exporting, trackers=names, tell=progress.note)
+        result = train(settled, folder, resume=resume is not None, replay=replay, progress=progress, around=around)
     return _tell(result)
 
 

@@ -10,10 +10,10 @@ from typing import TypeVar
 
 from surgecollapse.compare.comparison import Comparison, Outcome
 from surgecollapse.compare.display import duration
+from surgecollapse.compare.methods import ABLATIONS, METHODS, Method
 from surgecollapse.compare.plan import Plan, choose
 from surgecollapse.compare.suites import SUITES, Suite
 from surgecollapse.lab.config import ConfigError
-from surgecollapse.compare.methods import ABLATIONS, METHODS, Method
 
 Thing = TypeVar("Thing")
 

@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 
 from pydantic_core import PydanticUndefined
 
-from surgecollapse.policies import make_policy
+from surgecollapse.compare.methods import Method
 from surgecollapse.compare.suites import Entry, Suite
 from surgecollapse.lab.config import ConfigError, RunConfig, as_mapping, make_config, nearest
-from surgecollapse.compare.methods import Method
+from surgecollapse.policies import make_policy
 
 TUNING_SEED = 10_000
 """The one seed of all tuning; no report uses it."""

@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from surgecollapse.compare.plan import TUNING_SEED, make_cell
 from surgecollapse.compare.paired_statistics import Interval, mean_interval
+from surgecollapse.compare.plan import TUNING_SEED, make_cell
 
 if TYPE_CHECKING:
+    from surgecollapse.compare.methods import Method
     from surgecollapse.compare.plan import Cell, Plan
     from surgecollapse.compare.rows import Row, Rows
     from surgecollapse.compare.suites import Entry
-    from surgecollapse.compare.methods import Method
 
 MARGIN = -0.3
 """In points: a method counts as at least as good where the lower end of the paired interval is above this."""

@@ -8,8 +8,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from surgecollapse.compare.results import LEAST_SEEDS, MARGIN, Check, Panel, Score
 from surgecollapse.compare.paired_statistics import Interval
+from surgecollapse.compare.results import LEAST_SEEDS, MARGIN, Check, Panel, Score
 
 _HEADINGS = (
     "method",

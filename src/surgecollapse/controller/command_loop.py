@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from surgecollapse.commands import READ_ONLY
-from surgecollapse.torch_utils.distributed import from_first_rank, rank
 from surgecollapse.events import Request
+from surgecollapse.torch_utils.distributed import from_first_rank, rank
 
 if TYPE_CHECKING:
     from surgecollapse.commands import Command
-    from surgecollapse.record import QueuedCommand, CommandQueue
+    from surgecollapse.record import CommandQueue, QueuedCommand
 
 Handler = Callable[[Any], str]
 """Carries a command out and says what was done; raises ``ValueError`` with the reason why it cannot be."""

@@ -10,17 +10,16 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from surgecollapse.act.actor import Actor
-from surgecollapse.act.zero_preservation import AtRest
+from surgecollapse.act.input_noise import InputNoise
 from surgecollapse.act.ledger import Ledger
 from surgecollapse.act.masked_weights import MaskedWeights
 from surgecollapse.act.optimizer_state import momentum_of
 from surgecollapse.act.prunable import explain_choice, named_weights, prunable_parameters
-from surgecollapse.act.input_noise import InputNoise
 from surgecollapse.act.randomness import Generators
 from surgecollapse.act.recycle import Recycler
 from surgecollapse.act.rewiring import Rewiring
 from surgecollapse.act.roles import Explanation, with_reason
-from surgecollapse.policies.depth import deepest
+from surgecollapse.act.zero_preservation import AtRest
 from surgecollapse.events import Decision
 from surgecollapse.functional import WITHOUT_GRADIENT, minimum_live
 from surgecollapse.functional.structured import fitting_pattern
@@ -28,8 +27,9 @@ from surgecollapse.observe.activations import ActivationReader, find_sites
 from surgecollapse.observe.dense_gradient import DenseGradient
 from surgecollapse.observe.observer import Observer
 from surgecollapse.observe.probe import Probe
-from surgecollapse.torch_utils.step_hooks import parameters_of
+from surgecollapse.policies.depth import deepest
 from surgecollapse.protocols import Dataflow
+from surgecollapse.torch_utils.step_hooks import parameters_of
 
 
 class Engine:

@@ -17,22 +17,22 @@ from surgecollapse.act.input_noise import InputNoise
 from surgecollapse.act.randomness import Generators
 from surgecollapse.act.rewiring import criterion_of
 from surgecollapse.act.roles import Explanation
-from surgecollapse.controller.ownership import Connection
-from surgecollapse.policies import make_policy
-from surgecollapse.controller.components import Engine
-from surgecollapse.events import Decision, Event, Intervention, Measurement, Plan, Reading, from_dict, to_dict
 from surgecollapse.controller.command_handlers import Interventions
-from surgecollapse.torch_utils.modules import unwrap_model
+from surgecollapse.controller.command_loop import Steering
+from surgecollapse.controller.components import Engine
+from surgecollapse.controller.optimizer_step import OptimizerSteps
+from surgecollapse.controller.ownership import Connection
+from surgecollapse.controller.reading_schedule import Timetable
+from surgecollapse.events import Decision, Event, Intervention, Measurement, Plan, Reading, from_dict, to_dict
+from surgecollapse.observe.monitor_context import MonitorContexts
 from surgecollapse.observe.monitors import make_monitors
 from surgecollapse.observe.probe import Probe
-from surgecollapse.observe.monitor_context import MonitorContexts
 from surgecollapse.observe.watch import Watch
-from surgecollapse.controller.optimizer_step import OptimizerSteps
-from surgecollapse.record import CommandQueue
-from surgecollapse.controller.command_loop import Steering
-from surgecollapse.torch_utils.step_hooks import StepHooks
-from surgecollapse.controller.reading_schedule import Timetable
+from surgecollapse.policies import make_policy
 from surgecollapse.protocols import Dataflow, Policy
+from surgecollapse.record import CommandQueue
+from surgecollapse.torch_utils.modules import unwrap_model
+from surgecollapse.torch_utils.step_hooks import StepHooks
 
 if TYPE_CHECKING:
     from surgecollapse.commands import Command
@@ -196,7 +196,7 @@ class Controller:
         """Tell the controller this step's loss and labels, before the optimizer's step; all are optional.
 
         The loss is checked for being finite, and of the labels the target entropy is recorded. Nothing is read back
-        to the host unless a reading is due. ``validation_loss`` is for the monitor of the generalisation gap, at any
+        to the host unless a reading is due. ``validation_loss`` is for the monitor of the generalization gap, at any
         time.
         """
         self._engine.observer.note(loss, targets)

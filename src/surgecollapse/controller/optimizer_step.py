@@ -11,8 +11,8 @@ from torch.optim import Optimizer
 from surgecollapse.controller.components import Engine
 from surgecollapse.gradients.chain import TransformChain
 from surgecollapse.gradients.effects import Effects
-from surgecollapse.torch_utils.step_hooks import overflowed, parameters_of, unscale
 from surgecollapse.protocols import GradientTransform
+from surgecollapse.torch_utils.step_hooks import overflowed, parameters_of, unscale
 
 
 class OptimizerSteps:

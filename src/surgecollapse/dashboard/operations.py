@@ -18,7 +18,8 @@ def operations(connection: Connection) -> dict[str, list[float]]:
     Σ_t 2·B·Σ_l c_l·(2·d_l(t) + g_l(t)): B samples in a step, c_l multiplications by layer l for one sample (each with
     its addition, hence the 2), d_l(t) its density, g_l(t) that of its gradient. The run records B, c_l and how many
     steps before a reading take a dense gradient; densities are those of its interventions. It is what an engine that
-    skips zeros needs, with the same things left out as in :mod:`surgecollapse.lab.training.flops`: no measure of this hardware.
+    skips zeros needs, with the same things left out as in
+    :mod:`surgecollapse.lab.training.flops`: no measure of this hardware.
 
     Args:
         connection: of a run store.

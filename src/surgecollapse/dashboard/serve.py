@@ -6,8 +6,8 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from surgecollapse.dashboard.feed import Feeds
 from surgecollapse.dashboard.access_token import kept_token
+from surgecollapse.dashboard.feed import Feeds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,8 +24,9 @@ def serve(root: str | Path, *, port: int = 8321, host: str = "127.0.0.1", expose
         port: 0 takes a free one.
         host: the address to listen at.
         exposed: must be set for any address that other machines can reach.
-        token: by default the folder's own, drawn at random once and kept (:mod:`~surgecollapse.dashboard.access_token`), so
-            that an open page finds the server again after a restart at the same port.
+        token: by default the folder's own, drawn at random once and kept
+            (:mod:`~surgecollapse.dashboard.access_token`), so that an open page finds the server again
+            after a restart at the same port.
         tell: is given the address with the token, and warnings.
 
     Raises:

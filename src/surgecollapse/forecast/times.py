@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 FIT, GENERALISE = 0.99, 0.95
 """Training accuracy that counts as fitted, validation accuracy that counts as generalised."""
@@ -97,3 +98,22 @@ def grokking_times(
         delay=None if t_fit is None or t_gen is None else t_gen - t_fit,
         outcome=outcome,
     )
+
+
+def grokking_summary(
+    steps: Sequence[int], train: Sequence[float], validation: Sequence[float], seconds_a_step: float | None = None
+) -> dict[str, Any]:
+    """:func:`grokking_times` as plain values, with the seconds of training up to t_gen.
+
+    Args:
+        steps: of the evaluations.
+        train: training accuracy.
+        validation: validation accuracy.
+        seconds_a_step: mean time of a training step.
+
+    >>> grokking_summary([10], [0.2], [0.1])["outcome"]
+    'not'
+    """
+    times = grokking_times(steps, train, validation)
+    known = times.t_gen is not None and seconds_a_step is not None
+    return {**asdict(times), "seconds_to_t_gen": (times.t_gen or 0) * (seconds_a_step or 0.0) if known else None}

@@ -102,7 +102,7 @@ def ksg_mutual_information(first: Tensor, second: Tensor, neighbours: int = 3) -
 
     Algorithm 1: I = ψ(k) + ψ(n) − mean[ψ(n_x + 1) + ψ(n_y + 1)], n_x counting the points nearer in x than the k-th
     neighbour in (x, y), by the largest coordinate. Good in a few dimensions; in many it is far too low, and scales of
-    coordinates matter: standardise them. Equal rows break it: add small noise to what is discrete.
+    coordinates matter: standardize them. Equal rows break it: add small noise to what is discrete.
 
     Args:
         first: ``(n, p)``.

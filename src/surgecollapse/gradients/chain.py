@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from surgecollapse.gradients.effects import Effects
-from surgecollapse.torch_utils.step_hooks import parameters_of
 from surgecollapse.protocols import GradientTransform
+from surgecollapse.torch_utils.step_hooks import parameters_of
 
 STAGES = ("filter", "project", "clip")
 """The order in which transforms may follow each other. A user's own clipping comes before all of them."""

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from surgecollapse.functional.projections import gram, inner_product, projection_factors, relative_floor
 from surgecollapse.gradients.chunking import blocks
-from surgecollapse.gradients.flat_buffers import SideBySide, groups
 from surgecollapse.gradients.dense_check import check_whole
+from surgecollapse.gradients.flat_buffers import SideBySide, groups
 
 _LAYOUTS = 64
 """Sets of shapes that are remembered: a net gives gradients to few."""

@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from surgecollapse.gradients.flat_buffers import SideBySide, all_finite
 from surgecollapse.gradients.dense_check import check_whole
+from surgecollapse.gradients.flat_buffers import SideBySide, all_finite
 
 SMALLEST = 1 << 16
 """Entries from which on a compiled pass costs no more than plain operations."""

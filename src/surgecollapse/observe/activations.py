@@ -17,7 +17,14 @@ from torch import Tensor, nn
 
 from surgecollapse.events import LayerReading
 from surgecollapse.functional import ENTROPY, activation_energy, dead_units, on_off_entropy
-from surgecollapse.torch_utils.modules import Hooks, canonical_name, has_channels_first, is_activation, is_transformed, tensors_in
+from surgecollapse.torch_utils.modules import (
+    Hooks,
+    canonical_name,
+    has_channels_first,
+    is_activation,
+    is_transformed,
+    tensors_in,
+)
 
 
 def find_sites(

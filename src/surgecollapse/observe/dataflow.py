@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from surgecollapse.torch_utils.modules import canonical_name, tensors_in
 from surgecollapse.protocols import Dataflow
+from surgecollapse.torch_utils.modules import canonical_name, tensors_in
 
 _SIDE_OUTPUTS = frozenset(
     ("past_key_values", "past_key_value", "cache_params", "mems", "hidden_states", "attentions", "cross_attentions")

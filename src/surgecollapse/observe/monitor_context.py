@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from surgecollapse.torch_utils.modules import canonical_name, is_embedding, is_norm, tensors_in
 from surgecollapse.observe.activations import ActivationReader, find_sites
 from surgecollapse.observe.probe import PROBE_ROWS, Probe
-from surgecollapse.torch_utils.step_hooks import parameters_of
 from surgecollapse.protocols import MonitorContext
+from surgecollapse.torch_utils.modules import canonical_name, is_embedding, is_norm, tensors_in
+from surgecollapse.torch_utils.step_hooks import parameters_of
 
 
 class MonitorContexts:

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from surgecollapse.events import LayerReading, Reading
 from surgecollapse.functional import predictive_entropy, target_entropy
-from surgecollapse.torch_utils.modules import canonical_name, tensors_in
 from surgecollapse.observe.activations import ActivationReader
-from surgecollapse.observe.unit_tracing import follow_units
 from surgecollapse.observe.probe import Probe
+from surgecollapse.observe.unit_tracing import follow_units
 from surgecollapse.protocols import UnitConnection
+from surgecollapse.torch_utils.modules import canonical_name, tensors_in
 
 
 class Observer:

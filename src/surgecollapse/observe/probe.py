@@ -10,9 +10,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from surgecollapse.torch_utils.modules import Hooks, canonical_name, is_embedding, is_norm, map_tensors, tensors_in, undisturbed
 from surgecollapse.observe.dataflow import trace_dataflow
 from surgecollapse.protocols import Dataflow
+from surgecollapse.torch_utils.modules import (
+    Hooks,
+    canonical_name,
+    is_embedding,
+    is_norm,
+    map_tensors,
+    tensors_in,
+    undisturbed,
+)
 
 PROBE_ROWS = 64
 

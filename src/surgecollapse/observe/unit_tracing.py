@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from surgecollapse.functional import dormancy
-from surgecollapse.torch_utils.modules import is_transformed, tensors_in
 from surgecollapse.protocols import UnitConnection
+from surgecollapse.torch_utils.modules import is_transformed, tensors_in
 
 _CONVOLUTIONS: tuple[Any, ...] = (F.conv1d, F.conv2d, F.conv3d)
 _LAYERS: tuple[Any, ...] = (F.linear, *_CONVOLUTIONS)

@@ -5,42 +5,44 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
+from surgecollapse.plugins import find, fitting, unknown
 from surgecollapse.policies.acdc import ACDC
+from surgecollapse.policies.base import ScheduledPolicy
+from surgecollapse.policies.cyclic_pruning import CyclicPruning
+from surgecollapse.policies.dynamic_sparse import Static
 from surgecollapse.policies.entropy_cycles import EntropyCycles
 from surgecollapse.policies.entropy_thresholds import EntropyThresholds
-from surgecollapse.policies.dynamic_sparse import Static
-from surgecollapse.policies.base import ScheduledPolicy
+from surgecollapse.policies.fixed_interval import FixedInterval
 from surgecollapse.policies.gradual_pruning import GradualPruning
 from surgecollapse.policies.granet import GraNet
 from surgecollapse.policies.no_op import NoOp
-from surgecollapse.policies.fixed_interval import FixedInterval
 from surgecollapse.policies.one_shot import OneShot
 from surgecollapse.policies.recycling import Recycle
 from surgecollapse.policies.rigl import RigL
 from surgecollapse.policies.sparse_evolutionary import SET
-from surgecollapse.policies.cyclic_pruning import CyclicPruning
-from surgecollapse.plugins import find, fitting, unknown
 from surgecollapse.protocols import Policy
 
 __all__ = [
+    "ACDC",
     "POLICIES",
     "SET",
-    "ACDC",
+    "CyclicPruning",
     "EntropyCycles",
     "EntropyThresholds",
+    "FixedInterval",
     "GraNet",
     "GradualPruning",
     "NoOp",
-    "FixedInterval",
     "OneShot",
     "Recycle",
     "RigL",
     "Static",
-    "CyclicPruning",
     "make_policy",
 ]
 
-POLICIES: dict[str, type[FixedInterval | EntropyThresholds | ACDC | EntropyCycles | NoOp | ScheduledPolicy | Recycle]] = {
+POLICIES: dict[
+    str, type[FixedInterval | EntropyThresholds | ACDC | EntropyCycles | NoOp | ScheduledPolicy | Recycle]
+] = {
     "classic": FixedInterval,
     "rules": EntropyThresholds,
     "cycles": ACDC,

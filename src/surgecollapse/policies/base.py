@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from surgecollapse.events import Decision, Plan, Reading
 from surgecollapse.policies import validation as guards
 from surgecollapse.policies.schedule import to_step
-from surgecollapse.events import Decision, Plan, Reading
 
 
 @dataclass(slots=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from surgecollapse.events import Decision, Plan, Reading
 from surgecollapse.policies import validation as guards
 from surgecollapse.policies.base import ScheduledPolicy
 from surgecollapse.policies.signals import DEPTH_MEASURES
-from surgecollapse.events import Decision, Plan, Reading
 
 
 @dataclass(slots=True)
@@ -49,7 +49,7 @@ class CyclicPruning(ScheduledPolicy):
         surge: share of the pruned weights that a surge reopens, in (0, 1].
         thinnest: least density of the waves before the last, as a share of the target's density, in (0, 1].
         floor: lowest value of ``measure`` that counts as enough (bits for ``on_off``), in [0, 1].
-        measure: ``certainty`` (1 − the normalised entropy of the predictions on the probe batch), ``on_off`` (lowest
+        measure: ``certainty`` (1 − the normalized entropy of the predictions on the probe batch), ``on_off`` (lowest
             on/off unit entropy over layers) or ``entropy`` (mean activation entropy).
 
     Raises:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from math import cos, pi
 from typing import ClassVar
 
+from surgecollapse.events import Decision, Reading
 from surgecollapse.policies import validation as guards
 from surgecollapse.policies.base import ScheduledPolicy
-from surgecollapse.events import Decision, Reading
 
 
 def cosine_decay(initial: float, step: int, end: int) -> float:

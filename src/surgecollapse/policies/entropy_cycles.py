@@ -6,13 +6,13 @@ import logging
 from dataclasses import dataclass, field
 from typing import Any
 
+from surgecollapse.events import Decision, Plan, Reading
 from surgecollapse.policies import validation as guards
-from surgecollapse.policies.phase_timing import PhaseTiming
 from surgecollapse.policies.acdc import ACDC
 from surgecollapse.policies.dynamic_sparse import cosine_decay
+from surgecollapse.policies.phase_timing import PhaseTiming
 from surgecollapse.policies.schedule import CycleSchedule, to_step
 from surgecollapse.policies.signals import EntropySignals, Signals
-from surgecollapse.events import Decision, Plan, Reading
 
 logger = logging.getLogger(__name__)
 

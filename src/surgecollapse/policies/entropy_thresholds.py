@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from surgecollapse.policies import validation as guards
-from surgecollapse.policies.schedule import to_step
-from surgecollapse.policies.bands import Band, FixedBand, Hysteresis, QuantileBand, TargetBand
-from surgecollapse.policies.trend import Trend
 from surgecollapse.events import Decision, Plan, Reading
+from surgecollapse.policies import validation as guards
+from surgecollapse.policies.bands import Band, FixedBand, Hysteresis, QuantileBand, TargetBand
+from surgecollapse.policies.schedule import to_step
+from surgecollapse.policies.trend import Trend
 
 _LIMITS = ("quantile", "fixed", "target")
 _KEYS = ("phase", "pump", "readings", "acted_at", "signal", "level", "band", "trend")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from surgecollapse.policies import validation as guards
 from surgecollapse.events import Decision, Plan, Reading
+from surgecollapse.policies import validation as guards
 
 
 @dataclass(slots=True)

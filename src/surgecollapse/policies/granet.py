@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from surgecollapse.events import Decision, Reading
 from surgecollapse.policies import validation as guards
 from surgecollapse.policies.dynamic_sparse import cosine_decay
 from surgecollapse.policies.gradual_pruning import GradualPruning
-from surgecollapse.events import Decision, Reading
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

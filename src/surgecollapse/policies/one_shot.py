@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from surgecollapse.events import Decision, Reading
 from surgecollapse.policies import validation as guards
 from surgecollapse.policies.base import ScheduledPolicy
-from surgecollapse.events import Decision, Reading
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from surgecollapse.events import Decision, Plan, Reading
 from surgecollapse.policies import validation as guards
 from surgecollapse.policies.no_op import NoOp
-from surgecollapse.events import Decision, Plan, Reading
 from surgecollapse.protocols import Policy
 
 _KEYS = ("last", "over")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from surgecollapse.events import Reading
 from surgecollapse.policies import validation as guards
 from surgecollapse.policies.bands import QuantileBand
 from surgecollapse.policies.trend import Trend
-from surgecollapse.events import Reading
 
 MEASURES = ("on_off", "entropy")
 """Attributes of :class:`~surgecollapse.events.Reading` that a floor may bound."""

@@ -6,7 +6,7 @@ Never imports torch: pages and tools that only read a run stay light.
 
 from __future__ import annotations
 
-from surgecollapse.record.commands import QueuedCommand, CommandQueue
+from surgecollapse.record.commands import CommandQueue, QueuedCommand
 from surgecollapse.record.frames import Run, load_run
 from surgecollapse.record.memory import MemoryRecorder
 from surgecollapse.record.schema import RunStoreError
@@ -14,10 +14,10 @@ from surgecollapse.record.store import RunStore, Series
 from surgecollapse.record.tail import News, Tail
 
 __all__ = [
-    "QueuedCommand",
     "CommandQueue",
     "MemoryRecorder",
     "News",
+    "QueuedCommand",
     "Run",
     "RunStore",
     "RunStoreError",

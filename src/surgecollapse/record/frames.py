@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surgecollapse.events import Decision, Intervention, LayerChange, LayerReading, Reading
-from surgecollapse.record.commands import QueuedCommand, CommandQueue
+from surgecollapse.record.commands import CommandQueue, QueuedCommand
 from surgecollapse.record.store import RunStore
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from surgecollapse.report.rundata import Array, Curve, Predictions, RunData
 from surgecollapse.lab.training.traces import PREFIX
+from surgecollapse.report.rundata import Array, Curve, Predictions, RunData
 
 if TYPE_CHECKING:
     from surgecollapse.events import Decision

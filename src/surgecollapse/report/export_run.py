@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surgecollapse.lab.config import ConfigError
-from surgecollapse.lab.training.evaluation import load_run, predict
 from surgecollapse.lab.models.registry import build_model
+from surgecollapse.lab.training.evaluation import load_run, predict
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

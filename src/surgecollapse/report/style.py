@@ -43,7 +43,7 @@ MARKS = {
     "collapse": ("v", VERMILLION), "surge": ("^", GREEN), "pump": ("o", SKY), "freeze": ("s", INK),
     "finalize": ("*", INK), "skip": ("x", PURPLE), "join": ("P", ORANGE),
 }  # fmt: skip
-"""Shape and colour of each kind of intervention; the shapes alone tell them apart."""
+"""Shape and color of each kind of intervention; the shapes alone tell them apart."""
 HATCHES = {"dense": "", "sparse": "////", "open": "....", "pump": "oo", "hold": "", "frozen": "xxxx"}
 """Hatching of each phase."""
 

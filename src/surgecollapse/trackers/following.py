@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from surgecollapse.events import Event
-    from surgecollapse.trackers.protocol import Tracker
     from surgecollapse.record import News
+    from surgecollapse.trackers.protocol import Tracker
 
 SECONDS = 1.0
 """Between two looks at a run that trains."""

@@ -8,9 +8,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from surgecollapse.lab.config import ConfigError
+from surgecollapse.record import RunStore
 from surgecollapse.trackers.following import follow
 from surgecollapse.trackers.protocol import Tracker
-from surgecollapse.record import RunStore
 
 TRACKERS = {"tensorboard": "tensorboardX", "trackio": "trackio", "wandb": "wandb", "mlflow": "mlflow"}
 """Name of a tracker, also of the extra that installs it → the package that it needs."""

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from surgecollapse.act.prunable import named_weights, prunable_parameters
-from surgecollapse.torch_utils.modules import unwrap_model
 from surgecollapse.observe.probe import Probe
+from surgecollapse.torch_utils.modules import unwrap_model
 
 
 def choose(model, *inputs, owned=None, **options):

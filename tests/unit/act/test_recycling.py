@@ -14,10 +14,10 @@ from surgecollapse.act.masked_weights import MaskedWeights
 from surgecollapse.act.prunable import named_weights
 from surgecollapse.act.randomness import Generators
 from surgecollapse.act.recycle import Recycler
-from surgecollapse.policies import NoOp, Recycle, make_policy
 from surgecollapse.events import Plan, Reading
 from surgecollapse.functional import dormancy
 from surgecollapse.observe.unit_tracing import follow_units
+from surgecollapse.policies import NoOp, Recycle, make_policy
 
 # ---- the score ------------------------------------------------------------------------------------------------------
 

@@ -14,9 +14,9 @@ from torch import nn
 from surgecollapse import Decision
 from surgecollapse.act.actor import Actor
 from surgecollapse.act.collapse import zero_lowest
+from surgecollapse.act.input_noise import InputNoise
 from surgecollapse.act.ledger import Ledger, energies
 from surgecollapse.act.masked_weights import MaskedWeights
-from surgecollapse.act.input_noise import InputNoise
 from surgecollapse.act.randomness import Generators
 from surgecollapse.act.rewiring import Rewiring
 from surgecollapse.functional import energy_lost_gaussian, kept

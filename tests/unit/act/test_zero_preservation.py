@@ -8,8 +8,8 @@ from torch import nn
 
 import surgecollapse
 from surgecollapse import Decision
-from surgecollapse.act.zero_preservation import KEEP_ZEROS
 from surgecollapse.act.masked_weights import MaskedWeights
+from surgecollapse.act.zero_preservation import KEEP_ZEROS
 
 OPTIMIZERS = {
     "SGD": lambda p: torch.optim.SGD(p, lr=0.05),

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from surgecollapse.analysis.progress import circuit, key_frequencies, progress, progress_history, waves
-from surgecollapse.report.analyses.modular_progress import modular_progress
 from surgecollapse.lab.config import ConfigError, make_config
 from surgecollapse.lab.data.registry import load_data
-from surgecollapse.lab.training.evaluation import predict
 from surgecollapse.lab.models.registry import build_model
+from surgecollapse.lab.training.evaluation import predict
 from surgecollapse.lab.training.optim import make_loss
+from surgecollapse.report.analyses.modular_progress import modular_progress
 
 P = 13
 A, B = np.meshgrid(np.arange(P), np.arange(P), indexing="ij")

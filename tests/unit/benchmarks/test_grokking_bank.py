@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
-
-from surgecollapse.functional import naive_loss_minimisation, singular_values, stable_rank
 from grokking_bank.members import Member, problem, rows_of
 from grokking_bank.plan import BLOCKS, Block, block
 from grokking_bank.readings import PROBE, SERIES, Readings
 from grokking_bank.stack import BETAS, EPS, Stack
 from grokking_bank.store import evaluation_steps, read_bank, train_stack, write_stack
+from torch import nn
+
+from surgecollapse.functional import naive_loss_minimisation, singular_values, stable_rank
 
 TASK = problem("add-7")
 MEMBERS = (

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-
 from grokking_bank import stacked
+from grokking_bank.stacked import train_stacked
+
 from surgecollapse.lab.config import ConfigError, make_config
 from surgecollapse.lab.training.run import train
-from grokking_bank.stacked import train_stacked
 from surgecollapse.record import RunStore
 
 SMALL = {"modulus": 7, "widths": (24, 24), "steps": 60, "evaluate_every": 20, "precision": "float64"}

@@ -15,13 +15,13 @@ from scipy import special, stats
 from surgecollapse.compare import SUITES, Entry, Plan, Suite, prepare
 from surgecollapse.compare.command import spread_evenly
 from surgecollapse.compare.display import PlainLines
+from surgecollapse.compare.methods import METHODS, Method
+from surgecollapse.compare.paired_statistics import incomplete_beta, mean_interval, student_quantile
 from surgecollapse.compare.plan import Cell, choose, identity, key_of, make_cell, version
 from surgecollapse.compare.results import Panel, Score, choose_trial, panels
 from surgecollapse.compare.rows import Rows, only_writer
-from surgecollapse.compare.paired_statistics import incomplete_beta, mean_interval, student_quantile
 from surgecollapse.compare.table import as_csv, markdown
 from surgecollapse.lab.config import ConfigError, as_mapping, make_config
-from surgecollapse.compare.methods import METHODS, Method
 
 ENTRY = Entry(
     label="digits", title="Digits", settings={"task": "digits", "widths": (8,), "steps": 20}, sparsities=(0.8, 0.9)

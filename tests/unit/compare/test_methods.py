@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from surgecollapse.policies import make_policy
+from surgecollapse.compare.methods import ABLATIONS, METHODS
 from surgecollapse.events import Plan
 from surgecollapse.lab.config import make_config
-from surgecollapse.compare.methods import ABLATIONS, METHODS
+from surgecollapse.policies import make_policy
 
 
 @pytest.mark.parametrize("name", METHODS)

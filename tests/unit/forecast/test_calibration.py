@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import pytest
+from grokking_bank.learning import learn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,7 +22,6 @@ from surgecollapse.forecast.calibration import (
 )
 from surgecollapse.forecast.combination import Combination, Score, from_plain, to_plain
 from surgecollapse.forecast.features import TIME, TRACKS, Feature, Features, features_of
-from grokking_bank.learning import learn
 
 FEATURES = (
     TIME,

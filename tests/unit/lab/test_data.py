@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from surgecollapse.lab.config import ConfigError, make_config
-from surgecollapse.lab.data.registry import dummy, load_data, load_task, modular, parity, with_label_noise
-from surgecollapse.lab.data.idx import MissingDataError, read_idx
 from surgecollapse.lab.config.presets import TASK_PRESETS
+from surgecollapse.lab.data.idx import MissingDataError, read_idx
+from surgecollapse.lab.data.registry import dummy, load_data, load_task, modular, parity, with_label_noise
 
 GENERATED = ["modular", "parity", "dummy"]
 

@@ -8,8 +8,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from surgecollapse import attach
-from surgecollapse.policies import make_policy
 from surgecollapse.events import Intervention, LayerChange
+from surgecollapse.lab.models.registry import MLP, OneLayerTransformer, SeriesCNN, SmallCNN
 from surgecollapse.lab.training.flops import (
     dense_gradient_steps,
     growth_window,
@@ -18,8 +18,8 @@ from surgecollapse.lab.training.flops import (
     multiplications,
     training_flops,
 )
-from surgecollapse.lab.models.registry import MLP, OneLayerTransformer, SeriesCNN, SmallCNN
 from surgecollapse.observe.dense_gradient import DenseGradient
+from surgecollapse.policies import make_policy
 from surgecollapse.record import MemoryRecorder
 
 

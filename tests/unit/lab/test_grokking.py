@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 import surgecollapse
+from surgecollapse.forecast.times import first_at, grokking_summary, grokking_times
 from surgecollapse.lab.config import ConfigError, RunConfig, make_config, read_config, write_config
-from surgecollapse.lab.data.registry import load_data
 from surgecollapse.lab.config.experiments import EXPERIMENTS
+from surgecollapse.lab.data.registry import load_data
 from surgecollapse.lab.data.synthetic import modular
-from surgecollapse.forecast.grokking_times import first_at, grokking_summary, grokking_times
 from surgecollapse.lab.models.registry import build_model
 from surgecollapse.lab.training.muon import Muon, orthogonalised
 from surgecollapse.lab.training.optim import make_loss, make_optimizer, make_transforms

@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 from surgecollapse.lab.config import ConfigError, make_config
-from surgecollapse.lab.data.registry import load_data
-from surgecollapse.lab.training.evaluation import predict
 from surgecollapse.lab.config.experiments import EXPERIMENTS
 from surgecollapse.lab.data.idx import MissingDataError
+from surgecollapse.lab.data.imdb import blocks, encode, imdb, words
+from surgecollapse.lab.data.registry import load_data
 from surgecollapse.lab.models.lstm import LSTMClassifier
 from surgecollapse.lab.models.registry import build_model
-from surgecollapse.lab.data.imdb import blocks, encode, imdb, words
+from surgecollapse.lab.training.evaluation import predict
 from surgecollapse.lab.training.run import train
 
 

@@ -14,15 +14,15 @@ from torch import nn
 
 from surgecollapse import attach
 from surgecollapse.lab.config import ConfigError, make_config
-from surgecollapse.lab.training.flops import multiplications
-from surgecollapse.lab.data.registry import load_data
-from surgecollapse.lab.training.evaluation import load_run
-from surgecollapse.lab.models.gpt import GPT
 from surgecollapse.lab.data.idx import MissingDataError
+from surgecollapse.lab.data.kjv import HELD_OUT, character_windows, kjv
+from surgecollapse.lab.data.registry import load_data
+from surgecollapse.lab.models.gpt import GPT
 from surgecollapse.lab.models.registry import build_model
+from surgecollapse.lab.training.evaluation import load_run
+from surgecollapse.lab.training.flops import multiplications
 from surgecollapse.lab.training.optim import make_loss
 from surgecollapse.lab.training.run import train
-from surgecollapse.lab.data.kjv import HELD_OUT, character_windows, kjv
 from surgecollapse.record import RunStore
 
 SMALL = {

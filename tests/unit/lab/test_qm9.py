@@ -7,19 +7,19 @@ import sys
 
 import pytest
 import torch
+from grokking_bank.stacked import train_stacked
 from torch import nn
 
 from surgecollapse.lab.config import ConfigError, make_config
-from surgecollapse.lab.data.registry import load_data
 from surgecollapse.lab.config.experiments import EXPERIMENTS
-from surgecollapse.lab.models.gnn import ATOM, EdgeConvolution, GraphNet
 from surgecollapse.lab.data.idx import MissingDataError
-from surgecollapse.lab.models.registry import build_model
 from surgecollapse.lab.data.qm9 import atoms_and_bonds, packed, qm9
-from surgecollapse.report import write_report
+from surgecollapse.lab.data.registry import load_data
+from surgecollapse.lab.models.gnn import ATOM, EdgeConvolution, GraphNet
+from surgecollapse.lab.models.registry import build_model
 from surgecollapse.lab.training.run import train
-from grokking_bank.stacked import train_stacked
 from surgecollapse.record import RunStore
+from surgecollapse.report import write_report
 
 Chem = pytest.importorskip("rdkit.Chem")
 SMILES = [f"{'C' * n}{end}" for n in range(1, 7) for end in ("O", "N", "F", "C#N", "C=O", "c1cnoc1")]

@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 from surgecollapse.lab.config import make_config
-from surgecollapse.report.collect import collect
-from surgecollapse.report.rundata import RunData
-from surgecollapse.report.spectrum import slow_and_fast, slow_gradients, traces_of
 from surgecollapse.lab.training.run import train
 from surgecollapse.lab.training.traces import ENTRIES, PREFIX, Traces
 from surgecollapse.record import RunStore
+from surgecollapse.report.collect import collect
+from surgecollapse.report.rundata import RunData
+from surgecollapse.report.spectrum import slow_and_fast, slow_gradients, traces_of
 
 SHORT = {"task": "digits", "policy": "none", "widths": (8,), "steps": 40, "clip": 1e-3, "grokfast": "ema"}
 

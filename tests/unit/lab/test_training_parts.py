@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from surgecollapse.lab.data.sampler import Batches
 from surgecollapse.compare.plan import key_of
 from surgecollapse.lab.config import ConfigError, as_mapping, make_config
 from surgecollapse.lab.data.registry import load_data
-from surgecollapse.lab.training.evaluation import predict
+from surgecollapse.lab.data.sampler import Batches
 from surgecollapse.lab.models.registry import MLP, AutoregressiveMLP, OneLayerTransformer, SmallCNN, build_model
+from surgecollapse.lab.training.evaluation import predict
 from surgecollapse.lab.training.optim import make_loss, make_optimizer, rate_factor
 from surgecollapse.lab.training.progress import Lines, Snapshot
 from surgecollapse.lab.training.run import train

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from surgecollapse.policies import ACDC
 from surgecollapse.events import Plan, Reading
+from surgecollapse.policies import ACDC
 
 
 def started(total_steps: int = 1000, every: int = 50, **options: float) -> ACDC:

@@ -6,11 +6,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from surgecollapse.policies import GradualPruning, CyclicPruning
 from surgecollapse.events import Decision, Plan, Reading
+from surgecollapse.policies import CyclicPruning, GradualPruning
 
 
-def follow(policy: CyclicPruning | GradualPruning, plan: Plan, *, deep: float = 1.0) -> dict[int, tuple[Decision, float]]:
+def follow(
+    policy: CyclicPruning | GradualPruning, plan: Plan, *, deep: float = 1.0
+) -> dict[int, tuple[Decision, float]]:
     """Decisions by step, with the sparsity after each; ``deep`` is where between (least, most) a collapse ends."""
     policy.start(plan)
     sparsity, made = 0.0, {}

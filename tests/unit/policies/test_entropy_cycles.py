@@ -7,8 +7,8 @@ import random
 
 import pytest
 
-from surgecollapse.policies import ACDC, EntropyCycles
 from surgecollapse.events import Decision, Plan, Reading
+from surgecollapse.policies import ACDC, EntropyCycles
 
 T = 4000
 DENSE_END, SHORTEST, NOMINAL, LONGEST = 400, 100, 200, 400

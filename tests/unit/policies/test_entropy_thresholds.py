@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 import pytest
 
-from surgecollapse.policies import EntropyThresholds
 from surgecollapse.events import Decision, Plan, Reading
+from surgecollapse.policies import EntropyThresholds
 
 
 def fixed(total_steps: int | None = None, sparsity: float = 0.9, **options: object) -> EntropyThresholds:

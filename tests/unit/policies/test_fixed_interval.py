@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from surgecollapse.policies import FixedInterval
 from surgecollapse.events import Plan, Reading
+from surgecollapse.policies import FixedInterval
 
 
 def started(total_steps: int | None = None, **options: object) -> FixedInterval:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from surgecollapse.events import Plan, Reading
 from surgecollapse.policies import EntropyCycles
 from surgecollapse.policies.phase_timing import PhaseTiming
 from surgecollapse.policies.signals import Signals
-from surgecollapse.events import Plan, Reading
 
 
 def clock(timing: str) -> PhaseTiming:

@@ -1,6 +1,6 @@
 """Units on their way through a model: which tensors carry them, which are constant, and who reads them.
 
-A *unit* is a neuron or a channel: one index of a layer's output. Tensors that are added, multiplied or normalised unit
+A *unit* is a neuron or a channel: one index of a layer's output. Tensors that are added, multiplied or normalized unit
 by unit carry the same units, so a skip connection ties the channels of both of its sides into one unit.
 
 * Forward, in the order of the graph: a unit is *constant* at a place if all its varying inputs have zero weights; its

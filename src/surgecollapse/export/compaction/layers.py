@@ -10,7 +10,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from surgecollapse.export.compaction.channel_groups import Units
-from surgecollapse.export.compaction.node_context import NodeContext, batched_channels, evaluate, module_name, zeros_only
+from surgecollapse.export.compaction.node_context import (
+    NodeContext,
+    batched_channels,
+    evaluate,
+    module_name,
+    zeros_only,
+)
 
 
 def linear(scene: NodeContext) -> Units | None:

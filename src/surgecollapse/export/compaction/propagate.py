@@ -9,9 +9,9 @@ import torch
 from torch import fx, nn
 
 from surgecollapse.export.compaction.channel_groups import Flow, Units
-from surgecollapse.export.compaction.shape_queries import asks_facts, harmless
-from surgecollapse.export.compaction.rules import apply, gives_new_memory, module_rule
 from surgecollapse.export.compaction.node_context import NodeContext, module_name, shape_of
+from surgecollapse.export.compaction.rules import apply, gives_new_memory, module_rule
+from surgecollapse.export.compaction.shape_queries import asks_facts, harmless
 from surgecollapse.export.compaction.trace import has_hooks
 from surgecollapse.torch_utils.modules import is_embedding
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from surgecollapse.lab.config.mistakes import ConfigError, explain, unknown
-from surgecollapse.lab.config.run_config import RunConfig
 from surgecollapse.lab.config.experiments import EXPERIMENTS
+from surgecollapse.lab.config.mistakes import ConfigError, explain, unknown
 from surgecollapse.lab.config.presets import TASK_PRESETS
+from surgecollapse.lab.config.run_config import RunConfig
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
-from surgecollapse.lab.config.run_config import RunConfig
 from surgecollapse.lab.config.experiments import EXPERIMENTS
+from surgecollapse.lab.config.run_config import RunConfig
 
 if TYPE_CHECKING:
     from pydantic import ValidationError

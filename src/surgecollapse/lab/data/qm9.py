@@ -13,8 +13,8 @@ from torch import Tensor
 
 from surgecollapse.lab.config import ConfigError
 from surgecollapse.lab.data.dataset import Data, generator
-from surgecollapse.lab.models.gnn import ATOM, BONDS
 from surgecollapse.lab.data.idx import MissingDataError
+from surgecollapse.lab.models.gnn import ATOM, BONDS
 
 ELEMENTS = ("H", "C", "N", "O", "F")
 TOLERANCE = 1.0

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from surgecollapse.lab.config import ConfigError, nearest
-from surgecollapse.lab.data.dataset import Data, generator
-from surgecollapse.lab.data.synthetic import dummy, modular, parity
-from surgecollapse.lab.data.images import digits, from_idx, mnist5k
-from surgecollapse.lab.data.mnist1d import mnist1d
-from surgecollapse.lab.data.qm9 import qm9
 from surgecollapse.lab.config.presets import TASK_PRESETS
+from surgecollapse.lab.data.dataset import Data, generator
+from surgecollapse.lab.data.images import digits, from_idx, mnist5k
 from surgecollapse.lab.data.imdb import imdb
 from surgecollapse.lab.data.kjv import kjv
+from surgecollapse.lab.data.mnist1d import mnist1d
+from surgecollapse.lab.data.qm9 import qm9
+from surgecollapse.lab.data.synthetic import dummy, modular, parity
 from surgecollapse.plugins import find, fitting, offered
 
 if TYPE_CHECKING:

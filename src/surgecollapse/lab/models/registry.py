@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from surgecollapse.lab.config import ConfigError
 from surgecollapse.lab.models.decoder import Decoder
-from surgecollapse.lab.models.gpt import GPT
 from surgecollapse.lab.models.gnn import GraphNet
+from surgecollapse.lab.models.gpt import GPT
 from surgecollapse.lab.models.lstm import LSTMClassifier
 
 if TYPE_CHECKING:

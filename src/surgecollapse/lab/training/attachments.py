@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from surgecollapse.attaching.attach import attach, transform_gradients
 from surgecollapse.attaching.averaging import average_weights
-from surgecollapse.policies import make_policy
+from surgecollapse.attaching.monitoring import watch_training
 from surgecollapse.lab.config import ConfigError
 from surgecollapse.lab.training.optim import make_transforms
-from surgecollapse.attaching.monitoring import watch_training
+from surgecollapse.policies import make_policy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
     from surgecollapse.attaching.attach import TransformedGradients
     from surgecollapse.attaching.averaging import AveragedWeights
+    from surgecollapse.attaching.monitoring import WatchedTraining
     from surgecollapse.controller.controller import Controller
     from surgecollapse.lab.config import RunConfig
     from surgecollapse.protocols import Policy, Recorder
-    from surgecollapse.attaching.monitoring import WatchedTraining
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,8 @@ from surgecollapse.lab.training.inspection import inspect
 
 if TYPE_CHECKING:
     from surgecollapse import commands as ask
-    from surgecollapse.lab.training.trainer import Training
     from surgecollapse.controller.command_loop import Handler
+    from surgecollapse.lab.training.trainer import Training
 
 
 def handlers(training: Training) -> dict[str, Handler]:

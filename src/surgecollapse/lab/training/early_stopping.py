@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from surgecollapse.forecast.grokking_times import GENERALISE, IN_A_ROW
+from surgecollapse.forecast.times import GENERALISE, IN_A_ROW
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

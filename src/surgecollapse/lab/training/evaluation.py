@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from surgecollapse.lab.training.checkpoint import CheckpointError, latest_checkpoint, must_fit
 from surgecollapse.lab.config import ConfigError, read_config
 from surgecollapse.lab.data.registry import load_data
 from surgecollapse.lab.models.registry import build_model
-from surgecollapse.torch_utils.modules import evaluating
+from surgecollapse.lab.training.checkpoint import CheckpointError, latest_checkpoint, must_fit
 from surgecollapse.record import RunStore
+from surgecollapse.torch_utils.modules import evaluating
 
 if TYPE_CHECKING:
     from collections.abc import Callable

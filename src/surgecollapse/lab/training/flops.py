@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from surgecollapse.functional import WITHOUT_GRADIENT
 from surgecollapse.lab.models.registry import build_model
-from surgecollapse.torch_utils.modules import evaluating
 from surgecollapse.observe.dense_gradient import DenseGradient
+from surgecollapse.torch_utils.modules import evaluating
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,21 +12,23 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from surgecollapse.commands import READ_ONLY
-from surgecollapse.lab.training.checkpoint import CheckpointError, latest_checkpoint, must_fit
-from surgecollapse.lab.claim import LOCK, claimed
+from surgecollapse.controller.command_loop import effective
 from surgecollapse.lab.config import ConfigError, as_mapping, read_config, write_config
-from surgecollapse.lab.training.flops import step_costs
+from surgecollapse.lab.training.checkpoint import CheckpointError, latest_checkpoint, must_fit
+from surgecollapse.lab.training.claim import LOCK, claimed
 from surgecollapse.lab.training.environment import environment
-from surgecollapse.trackers import check_tracker, exporting
+from surgecollapse.lab.training.flops import step_costs
 from surgecollapse.lab.training.interrupt import Interrupt
 from surgecollapse.lab.training.progress import Progress, Silent
 from surgecollapse.lab.training.trainer import Training
 from surgecollapse.record import CommandQueue, RunStore, RunStoreError
 from surgecollapse.record.filesystem import is_network
-from surgecollapse.controller.command_loop import effective
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+
+    Around = Callable[[Path], AbstractContextManager[Any]]
 
     from surgecollapse.lab.config import RunConfig
 
@@ -52,7 +54,7 @@ def train(
     resume: bool = False,
     replay: str | Path | None = None,
     progress: Progress | None = None,
-    trackers: Sequence[str] = (),
+    around: Around = nullcontext,
 ) -> RunResult:
     """Train, recording everything in the directory ``out``.
 
@@ -67,7 +69,7 @@ def train(
         replay: a run directory whose configuration is taken, and whose interventions by people are repeated after the
             same steps: the weights become bitwise the same.
         progress: who is shown how it goes; nobody by default.
-        trackers: which of :data:`~surgecollapse.trackers.TRACKERS` follow the run while it trains.
+        around: given the run directory, whose record is there, a context in which the run trains: whoever follows it.
 
     Returns:
         How it ended.
@@ -79,8 +81,6 @@ def train(
         RunStoreError: if the directory cannot be written.
     """
     folder, progress = Path(out), progress or Silent()
-    for name in trackers:
-        check_tracker(name)
     if resume:
         config = _config_to_resume(folder)
     if replay is not None:
@@ -90,9 +90,9 @@ def train(
     with _isolated(config):
         try:
             if not resume:
-                return _begin(config, folder, progress, replay, trackers)
+                return _begin(config, folder, progress, replay, around)
             with claimed(folder, progress.note):
-                return _resume(config, folder, progress, trackers)
+                return _resume(config, folder, progress, around)
         except (RuntimeError, MemoryError) as error:
             if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "allocate memory" not in str(error):
                 raise
@@ -102,7 +102,11 @@ def train(
 
 
 def _begin(
-    config: RunConfig, folder: Path, progress: Progress, replay: str | Path | None, trackers: Sequence[str]
+    config: RunConfig,
+    folder: Path,
+    progress: Progress,
+    replay: str | Path | None,
+    around: Around,
 ) -> RunResult:
     """Start a run; one that fails before its first step leaves nothing behind."""
     _refuse_occupied(folder)
@@ -120,7 +124,7 @@ def _begin(
                     if replay is not None:
                         _repeat(Path(replay), folder, store)
                     try:
-                        return _go_on(training, store, folder, progress, trackers)
+                        return _go_on(training, store, folder, progress, around)
                     finally:
                         started = training.step > 0
             finally:
@@ -131,7 +135,7 @@ def _begin(
             _remove_empty(missing)
 
 
-def _resume(config: RunConfig, folder: Path, progress: Progress, trackers: Sequence[str]) -> RunResult:
+def _resume(config: RunConfig, folder: Path, progress: Progress, around: Around) -> RunResult:
     """Go on from the newest good checkpoint, or from the start if none was written."""
     with RunStore(folder / "run.db", mode="a") as store:
         if store.get("status") == "complete":
@@ -150,7 +154,7 @@ def _resume(config: RunConfig, folder: Path, progress: Progress, trackers: Seque
             with must_fit(folder / "checkpoints"):
                 training.load_state_dict(state)
             store.truncate_after(training.step)
-        return _go_on(training, store, folder, progress, trackers)
+        return _go_on(training, store, folder, progress, around)
 
 
 def _repeat(source: Path, folder: Path, store: RunStore) -> None:
@@ -173,9 +177,15 @@ def _open_queue(training: Training, folder: Path) -> None:
     steering.replay(again)
 
 
-def _go_on(training: Training, store: RunStore, folder: Path, progress: Progress, trackers: Sequence[str]) -> RunResult:
+def _go_on(
+    training: Training,
+    store: RunStore,
+    folder: Path,
+    progress: Progress,
+    around: Around,
+) -> RunResult:
     store.set("status", "running")
-    with exporting(folder, trackers, progress.note), training.recorded(store):
+    with around(folder), training.recorded(store):
         _open_queue(training, folder)
         status = "failed"
         try:

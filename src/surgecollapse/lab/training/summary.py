@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from surgecollapse.forecast.times import grokking_summary
 from surgecollapse.lab.training.flops import cost_summary
-from surgecollapse.forecast.grokking_times import grokking_summary
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -9,10 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from surgecollapse.controller.command_loop import Steering
 from surgecollapse.events import Measurement
-from surgecollapse.lab.training.command_handlers import handlers
-from surgecollapse.lab.training.attachments import attached_to
+from surgecollapse.lab.config import as_mapping
+from surgecollapse.lab.data.dataset import training_sample
+from surgecollapse.lab.data.registry import load_data
 from surgecollapse.lab.data.sampler import batches_of
+from surgecollapse.lab.models.registry import build_model
+from surgecollapse.lab.training.attachments import attached_to
 from surgecollapse.lab.training.checkpoint import (
     checkpoint_path,
     drop_old_checkpoints,
@@ -20,21 +24,17 @@ from surgecollapse.lab.training.checkpoint import (
     save_checkpoint,
     step_checkpoints,
 )
-from surgecollapse.lab.config import as_mapping
-from surgecollapse.lab.data.registry import load_data
-from surgecollapse.lab.data.dataset import training_sample
+from surgecollapse.lab.training.command_handlers import handlers
+from surgecollapse.lab.training.early_stopping import Stopping
 from surgecollapse.lab.training.environment import finish_work, training_device
 from surgecollapse.lab.training.evaluation import predict, right_share
-from surgecollapse.lab.training.forecasts import certainty
 from surgecollapse.lab.training.event_sink import EventSink
-from surgecollapse.lab.models.registry import build_model
+from surgecollapse.lab.training.forecasts import certainty
 from surgecollapse.lab.training.optim import make_loss, make_optimizer, rate_factor
 from surgecollapse.lab.training.progress import Snapshot
 from surgecollapse.lab.training.sketch import CountSketch
-from surgecollapse.lab.training.early_stopping import Stopping
 from surgecollapse.lab.training.summary import run_summary
 from surgecollapse.lab.training.traces import PREFIX, Traces
-from surgecollapse.controller.command_loop import Steering
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

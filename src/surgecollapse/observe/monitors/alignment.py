@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from surgecollapse.functional import naive_loss_minimisation
 
 if TYPE_CHECKING:
-    from surgecollapse.protocols import Number, MonitorContext, Series
+    from surgecollapse.protocols import MonitorContext, Number, Series
 
 
 class Alignment:

@@ -14,7 +14,7 @@ from surgecollapse.torch_utils.modules import Hooks, canonical_name, tensors_in,
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from surgecollapse.protocols import Number, MonitorContext, Series
+    from surgecollapse.protocols import MonitorContext, Number, Series
 
 
 class Criticality:

@@ -1,4 +1,4 @@
-"""The generalisation gap."""
+"""The generalization gap."""
 
 from __future__ import annotations
 

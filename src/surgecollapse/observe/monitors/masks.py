@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from surgecollapse.protocols import Number, MonitorContext, Series
+    from surgecollapse.protocols import MonitorContext, Number, Series
 
 
 class Masks:

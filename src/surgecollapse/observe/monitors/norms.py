@@ -11,7 +11,7 @@ from torch import Tensor
 from surgecollapse.observe.monitors.entries import Entries
 
 if TYPE_CHECKING:
-    from surgecollapse.protocols import Number, MonitorContext, Series
+    from surgecollapse.protocols import MonitorContext, Number, Series
 
 
 class Norms:

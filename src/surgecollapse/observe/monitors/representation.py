@@ -18,7 +18,7 @@ from surgecollapse.functional import (
 )
 
 if TYPE_CHECKING:
-    from surgecollapse.protocols import Number, MonitorContext, Series
+    from surgecollapse.protocols import MonitorContext, Number, Series
 
 _LEAST_ROWS = 3
 

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from surgecollapse.report.analyses.registry import ANALYSES, TITLES
-from surgecollapse.report.analyses.loaded_run import Subject
 from surgecollapse.lab.config import ConfigError, nearest
 from surgecollapse.plugins import find, offered
+from surgecollapse.report.analyses.loaded_run import Subject
+from surgecollapse.report.analyses.registry import ANALYSES, TITLES
 
 if TYPE_CHECKING:
     from surgecollapse.report.analyses.result import AnalysisResult
@@ -49,8 +49,9 @@ def analyse(
 
     Args:
         runs: run directories; what compares nets compares the first with the others.
-        what: names of :data:`~surgecollapse.report.analyses.registry.ANALYSES`, or of analyses that packages registered under
-            the entry-point group ``surgecollapse.analyses``; by default all of the first that have something to say.
+        what: names of :data:`~surgecollapse.report.analyses.registry.ANALYSES`, or of analyses that packages registered
+            under the entry-point group ``surgecollapse.analyses``; by default all of the first
+            that have something to say.
         out: folder; by default ``analysis`` in the run, or beside the runs if there are several.
         samples: rows of the data that nets are shown.
         times: most checkpoints of a run that are looked at, evenly spaced.
@@ -128,7 +129,10 @@ def _names(folders: Sequence[Path]) -> list[str]:
 
 
 def _write(
-    place: Path, findings: dict[str, list[AnalysisResult]], skipped: Sequence[tuple[str, str]], subjects: Sequence[Subject]
+    place: Path,
+    findings: dict[str, list[AnalysisResult]],
+    skipped: Sequence[tuple[str, str]],
+    subjects: Sequence[Subject],
 ) -> Path:
     import matplotlib
     from cycler import cycler
@@ -137,7 +141,7 @@ def _write(
     from surgecollapse.report.style import LINES, STYLE, save_png
 
     lines = LINES[:-1]
-    cycle = cycler(color=[colour for color, _ in lines])
+    cycle = cycler(color=[color for color, _ in lines])
     with matplotlib.rc_context({**STYLE, "axes.prop_cycle": cycle}):
         sections = [_section(name, found) for name, found in findings.items()]
         names = " and ".join(run.name for run in subjects) if len(subjects) < 3 else f"{len(subjects)} runs"

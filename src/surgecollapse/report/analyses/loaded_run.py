@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from surgecollapse.analysis.representations import Representations, represent
-from surgecollapse.lab.training.checkpoint import load_checkpoint, must_fit, step_checkpoints
 from surgecollapse.lab.models.decoder import Decoder
-from surgecollapse.lab.training.evaluation import load_run
 from surgecollapse.lab.models.registry import build_model
+from surgecollapse.lab.training.checkpoint import load_checkpoint, must_fit, step_checkpoints
+from surgecollapse.lab.training.evaluation import load_run
 from surgecollapse.lab.training.optim import make_loss
 
 if TYPE_CHECKING:

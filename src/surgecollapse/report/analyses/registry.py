@@ -17,10 +17,10 @@ from surgecollapse.analysis.similarity import representation_change, similarity_
 from surgecollapse.analysis.universality import universality
 from surgecollapse.forecast.phases import phases
 from surgecollapse.functional import neural_collapse
-from surgecollapse.report.analyses.result import AnalysisResult, NotApplicable, each_run, stem
 from surgecollapse.report.analyses.landscape import connectivity, density, learning_coefficient, surface
 from surgecollapse.report.analyses.loaded_run import thin
 from surgecollapse.report.analyses.modular_progress import modular_progress
+from surgecollapse.report.analyses.result import AnalysisResult, NotApplicable, each_run, stem
 
 if TYPE_CHECKING:
     from surgecollapse.functional import NeuralCollapse

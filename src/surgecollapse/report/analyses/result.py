@@ -55,7 +55,9 @@ def stem(base: str, index: int, count: int) -> str:
     return base if count == 1 else f"{base}-{index + 1}"
 
 
-def each_run(base: str) -> Callable[[Callable[[Subject, str], AnalysisResult]], Callable[[Sequence[Subject]], list[AnalysisResult]]]:
+def each_run(
+    base: str,
+) -> Callable[[Callable[[Subject, str], AnalysisResult]], Callable[[Sequence[Subject]], list[AnalysisResult]]]:
     """Make an analysis of what is found in one run: a function of the run and the name of its files.
 
     >>> @each_run("steps")
@@ -65,7 +67,9 @@ def each_run(base: str) -> Callable[[Callable[[Subject, str], AnalysisResult]], 
     ['steps-1: one', 'steps-2: two']
     """
 
-    def analysis_of(one: Callable[[Subject, str], AnalysisResult]) -> Callable[[Sequence[Subject]], list[AnalysisResult]]:
+    def analysis_of(
+        one: Callable[[Subject, str], AnalysisResult],
+    ) -> Callable[[Sequence[Subject]], list[AnalysisResult]]:
         @wraps(one)
         def analysis(subjects: Sequence[Subject]) -> list[AnalysisResult]:
             return [one(run, stem(base, index, len(subjects))) for index, run in enumerate(subjects)]
