@@ -18,12 +18,12 @@ from surgecollapse.lab.config import ConfigError, make_config, read_config
 from surgecollapse.lab.data.registry import load_data
 from surgecollapse.lab.data.sampler import Batches
 from surgecollapse.lab.models.registry import build_model
+from surgecollapse.lab.training import checkpoint as checkpoint_module
 from surgecollapse.lab.training.checkpoint import CheckpointError, load_checkpoint, step_checkpoints
 from surgecollapse.lab.training.evaluation import load_run, predict
 from surgecollapse.lab.training.optim import make_loss
 from surgecollapse.lab.training.progress import Silent
 from surgecollapse.lab.training.run import train
-from surgecollapse.lab.training.trainer import checkpoint as checkpoint_module
 from surgecollapse.record import RunStore, RunStoreError
 
 STEPS = 60

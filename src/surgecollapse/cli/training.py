@@ -101,8 +101,8 @@ def demo(*, out: Path | None = None, seed: int = 0, sparsity: float = 0.9) -> in
 
 def _demo(folder: Path, seed: int, sparsity: float) -> int:
     from surgecollapse.lab.training.progress import for_terminal
-    from surgecollapse.report import write_report
     from surgecollapse.lab.training.run import train
+    from surgecollapse.report import write_report
 
     # `hold` is bitwise plain training, with readings, so that both entropies can be compared.
     plans = {
