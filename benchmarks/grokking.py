@@ -203,7 +203,7 @@ def train_one(values: dict[str, Any], folder: Path, data_dir: Path | None) -> di
     result = (
         train(None, folder, resume=True) if begun else train(make_config(**{**values, "data_dir": data_dir}), folder)
     )
-    if result.status != "complete":
+    if result.status == "interrupted":
         return None
     with RunStore(folder / "run.db") as store:
         curves = {name: store.measurements(f"accuracy/{name}") for name in ("train", "validation")}

@@ -55,7 +55,8 @@ class InputNoise:
 
     def _on_input(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._tokens = False
-        first = next(tensors_in([*args, kwargs]), None)
+        dense = (x for x in tensors_in([*args, kwargs]) if x.layout is torch.strided and not x.is_nested)
+        first = next(dense, None)
         if first is None or not module.training:
             return None
         if not first.is_floating_point():

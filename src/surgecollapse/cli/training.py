@@ -155,6 +155,8 @@ def _tell(result: RunResult) -> int:
         say(f"  surgecollapse run --resume {result.directory}")
         return INTERRUPTED
     _show({result.directory.name: result.summary})
+    if result.status == "diverged":
+        say("diverged: the weights or the test loss are not finite; lower --lr or set --clip")
     say(f"run: {result.directory}")
     say(f"for the report: surgecollapse report {result.directory}")
     return 0

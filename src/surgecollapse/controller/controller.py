@@ -221,7 +221,8 @@ class Controller:
         if self._steps.skips(index):
             return
         if self.watch is not None and index == 0:
-            self.watch.before_step(self.step + 1, self.optimizers, self._engine.weights.shares)
+            weights = self._engine.weights
+            self.watch.before_step(self.step + 1, self.optimizers, weights.shares, weights.all_held)
         until_due = self._timetable.next - (self.step + 1)
         self._steps.prepare(index, self._engine, factor=self._interventions.factor, until_due=until_due)
 

@@ -68,7 +68,7 @@ def meta(connection: Connection, key: str, kind: type[Found], default: Found) ->
 
 
 def status_of(connection: Connection, changed: float) -> dict[str, Any]:
-    """``live | finished | failed | interrupted | silent``, and whether a person has changed the run."""
+    """``live | finished | diverged | failed | interrupted | silent``, and whether a person has changed the run."""
     said = meta(connection, "status", str, "")[:40]
     status, why = _STATUS.get(said, said or "silent"), None
     if status == "live":

@@ -75,6 +75,8 @@ def collect(directory: Path) -> RunData:
 
 
 def _gather(loaded: LoadedRun, directory: Path) -> RunData:
+    from surgecollapse.lab.training.evaluation import ENDED
+
     store, config, data = loaded.store, loaded.config, loaded.data
     notes: list[str] = []
     predictions = _predictions(loaded)
@@ -88,8 +90,10 @@ def _gather(loaded: LoadedRun, directory: Path) -> RunData:
     if store.get("touched", False):
         count = sum(event.status == "applied" for event in store.requests())
         notes.append(f"a person changed this run while it trained ({count} commands): it is no run of its method alone")
-    if loaded.status != "complete":
+    if loaded.status not in ENDED:
         notes.append(f"the run is {loaded.status}, the model is that of step {loaded.step:,}")
+    if loaded.broken:
+        notes.append(f"the run has diverged: not finite are {', '.join(loaded.broken)}")
     return RunData(
         name=run_name(config.policy),
         directory=directory,
@@ -97,7 +101,8 @@ def _gather(loaded: LoadedRun, directory: Path) -> RunData:
         task=config.task,
         config=config.model_dump(mode="json"),
         seconds=loaded.summary.get("seconds"),
-        finished=loaded.status == "complete",
+        finished=loaded.status in ENDED,
+        diverged=loaded.status == "diverged" or bool(loaded.broken),
         steps=loaded.step,
         readings=tuple(store.readings()),
         interventions=interventions,

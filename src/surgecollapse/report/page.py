@@ -81,7 +81,9 @@ def _require_plots() -> None:
 def _lead(runs: Sequence[RunData]) -> str:
     names = " and ".join(run.name for run in runs) if len(runs) < 3 else f"{len(runs)} runs"
     unfinished = [run.name for run in runs if not run.finished]
+    diverged = [run.name for run in runs if run.diverged]
     tail = f" Not finished: {', '.join(unfinished)}." if unfinished else ""
+    tail += f" Diverged: {', '.join(diverged)}." if diverged else ""
     steps = [f"{run.steps:,}" for run in runs]
     count = f"{steps[0]} optimizer steps{' each' * (len(runs) > 1)}" if len(set(steps)) == 1 else (
         f"{', '.join(steps)} optimizer steps")  # fmt: skip

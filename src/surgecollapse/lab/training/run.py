@@ -17,6 +17,7 @@ from surgecollapse.lab.config import ConfigError, as_mapping, read_config, write
 from surgecollapse.lab.training.checkpoint import CheckpointError, latest_checkpoint, must_fit
 from surgecollapse.lab.training.claim import LOCK, claimed
 from surgecollapse.lab.training.environment import environment
+from surgecollapse.lab.training.evaluation import ENDED
 from surgecollapse.lab.training.flops import step_costs
 from surgecollapse.lab.training.interrupt import Interrupt
 from surgecollapse.lab.training.progress import Progress, Silent
@@ -41,10 +42,10 @@ class RunResult:
 
     directory: Path
     status: str
-    """``complete`` or ``interrupted``."""
+    """``complete``, ``diverged`` (the weights or the test loss are not finite) or ``interrupted``."""
     step: int
     summary: dict[str, Any]
-    """Final numbers; empty unless the run is complete."""
+    """Final numbers; empty if the run was interrupted."""
 
 
 def train(
@@ -138,10 +139,11 @@ def _begin(
 def _resume(config: RunConfig, folder: Path, progress: Progress, around: Around) -> RunResult:
     """Go on from the newest good checkpoint, or from the start if none was written."""
     with RunStore(folder / "run.db", mode="a") as store:
-        if store.get("status") == "complete":
-            progress.note(f"{folder} is complete already")
+        status = store.get("status")
+        if status in ENDED:
+            progress.note(f"{folder} is {status} already")
             summary = store.get("summary", {})
-            return RunResult(directory=folder, status="complete", step=summary.get("steps", 0), summary=summary)
+            return RunResult(directory=folder, status=status, step=summary.get("steps", 0), summary=summary)
         _explain_place(folder, progress)
         state = latest_checkpoint(folder / "checkpoints", progress.note)
         if state is not None:
@@ -211,7 +213,7 @@ def _loop(training: Training, interrupt: Interrupt, progress: Progress) -> str:
             training.checkpoint()
             return "interrupted"
     training.finish()
-    return "complete"
+    return "diverged" if training.diverged else "complete"
 
 
 def _refuse_occupied(folder: Path) -> None:

@@ -66,6 +66,7 @@ def run_summary(training: Training, scores: dict[str, Any]) -> dict[str, Any]:
         "policy": config.policy,
         "seed": config.seed,
         "steps": step,
+        "diverged": training.diverged,
         "stopped_early": stopping.early,
         "stopped_by_hand": training.steering.stopping,
         "touched": store.get("touched", False),

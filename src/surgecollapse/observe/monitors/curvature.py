@@ -130,7 +130,8 @@ def _cross_entropy(output: Any, targets: Tensor) -> Tensor:
 def _open(scene: MonitorContext, name: str) -> Tensor:
     """1 where a weight may move, 0 where its mask holds it at zero."""
     weight = scene.weights[name]
-    return (weight != 0).to(weight) if scene.live.get(name, 1.0) < 1.0 else torch.ones_like(weight)
+    mask = scene.masks.get(name)
+    return torch.ones_like(weight) if mask is None else mask.to(weight)
 
 
 def _step_sizes(scene: MonitorContext) -> tuple[dict[str, Tensor], float] | None:

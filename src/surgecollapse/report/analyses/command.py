@@ -17,6 +17,7 @@ from surgecollapse.lab.config import ConfigError, nearest
 from surgecollapse.plugins import find, offered
 from surgecollapse.report.analyses.loaded_run import Subject
 from surgecollapse.report.analyses.registry import ANALYSES, TITLES
+from surgecollapse.report.analyses.result import PartlyApplicable
 
 if TYPE_CHECKING:
     from surgecollapse.report.analyses.result import AnalysisResult
@@ -33,7 +34,9 @@ class Analysed:
     page: Path
     findings: tuple[AnalysisResult, ...]
     skipped: tuple[tuple[str, str], ...]
-    """Names of analyses without a result, with the reason."""
+    """Names of analyses without a result, or without one of some runs, with the reason."""
+    diverged: tuple[str, ...] = ()
+    """Runs whose net holds values that are not finite, with the parameters."""
 
 
 def analyse(
@@ -80,13 +83,18 @@ def analyse(
         try:
             with _threads(subjects[0].config.threads):
                 findings[name] = find("analyses", "analysis", name, ANALYSES)(subjects)
+        except PartlyApplicable as error:
+            skipped.append((name, str(error)))
+            if error.findings:
+                findings[name] = error.findings
         except ValueError as error:
             skipped.append((name, str(error)))
     tell("writing", len(folders) + len(chosen), len(folders) + len(chosen))
     if not findings:
         raise ConfigError("nothing to analyse: " + "; ".join(f"{name}: {reason}" for name, reason in skipped))
     page = _write(place, findings, skipped, subjects)
-    return Analysed(page, tuple(one for found in findings.values() for one in found), tuple(skipped))
+    broken = tuple(f"{run.name} has diverged: not finite are {', '.join(run.broken)}" for run in subjects if run.broken)
+    return Analysed(page, tuple(one for found in findings.values() for one in found), tuple(skipped), broken)
 
 
 @contextmanager
@@ -146,6 +154,9 @@ def _write(
         sections = [_section(name, found) for name, found in findings.items()]
         names = " and ".join(run.name for run in subjects) if len(subjects) < 3 else f"{len(subjects)} runs"
         lead = f"Analysis of {names}, from checkpoints."
+        for run in subjects:
+            if run.broken:
+                lead += f" {run.name} has diverged: not finite are {', '.join(run.broken)}."
         if skipped:
             lead += " Not shown: " + "; ".join(f"{name} ({reason})" for name, reason in skipped) + "."
         foot = "Made from " + ", ".join(f"`{run.directory}`" for run in subjects) + ". Pictures by matplotlib."
