@@ -12,6 +12,7 @@ import warnings
 import numpy as np
 import pytest
 
+from surgecollapse.commands import Pause
 from surgecollapse.dashboard.answer import as_json
 from surgecollapse.dashboard.feed import Cursor
 from surgecollapse.dashboard.runs import Runs
@@ -294,7 +295,6 @@ NOT_READ = {
         path, ("ALTER TABLE meta ADD COLUMN huge AS (hex(zeroblob(300000000)))",)
     ),
     "without a table": lambda path: change(path, ("DROP TABLE events",)),
-    "with a huge status": lambda path: change(path, ("UPDATE meta SET value = zeroblob(300000000)",)),
 }
 
 
@@ -324,6 +324,19 @@ def test_a_run_that_cannot_be_read_says_why_in_its_row_and_hurts_no_other(root, 
     assert answer.status_code in (400, 404, 422, 503)
     if before is not None:
         assert os.stat(path).st_mtime_ns == before  # nothing was written there
+
+
+def test_a_huge_value_is_neither_read_nor_in_the_way_of_others(root, client):
+    path = good(root / "bad")
+    change(path, ("UPDATE meta SET value = zeroblob(100000000) WHERE key = 'status'",))
+    tracemalloc.start()
+    row = listed(client)["bad"]
+    for part in PARTS:
+        assert get(client, f"/api/runs/{row['id']}{part}")[0] in (200, 422, 503)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 100_000_000
+    assert (row["status"], "too big" in row["why"]) == ("unreadable", True)
 
 
 def test_pages_that_were_damaged_inside_are_an_error_of_that_run_alone(root, client):
@@ -373,7 +386,7 @@ def test_a_run_that_holds_its_lock_is_waited_for_only_a_moment(root, client):
 
 def test_commands_to_a_killed_run_are_shown_as_stale(root, client):
     path = good(root / "bad")
-    CommandQueue(path).put(__import__("surgecollapse.commands", fromlist=["Pause"]).Pause(), source="page")
+    CommandQueue(path).put(Pause(), source="page")
     change(path, (heartbeat.SET_BEAT, (json.dumps({**heartbeat.beat(), "pid": 2**22 + 1}),)))
     row = listed(client)["bad"]
     assert row["status"] == "silent"
