@@ -304,7 +304,7 @@ def run(
     """Train one net; accuracy in percent on the 10,000 samples, or on ``sets`` (x and y to train, x and y to score)."""
     import torch
 
-    from surgecollapse import attach
+    from surgecollapse import Readings, Target, Updates, attach
     from surgecollapse.lab.config import make_config
     from surgecollapse.lab.data.registry import load_data
     from surgecollapse.lab.data.sampler import Batches
@@ -328,15 +328,12 @@ def run(
         controller = attach(
             net,
             optimizer,
-            sparsity=sparsity,
+            sparsity=Target(sparsity, allocation=config.distribution, min_density=config.minimum_density),
             total_steps=steps,
             policy=make_policy(config.policy, **config.policy_options),
-            every=config.every,
+            readings=Readings(every=config.every),
             seed=seed,
-            moments=config.moments,
-            saliency=config.saliency,
-            distribution=config.distribution,
-            minimum_density=config.minimum_density,
+            updates=Updates(optimizer_state=config.moments, saliency=config.saliency),
         )
     batches, density = Batches(len(y), config.batch_size, seed), 0.0
     for step in range(steps):

@@ -90,7 +90,8 @@ class Decision:
     floor: float | None = None
     """Lowest value of ``measure`` on the probe batch that a deeper collapse may leave."""
     measure: str = "on_off"
-    """What ``floor`` bounds: an attribute of :class:`Reading`, or ``certainty`` (1 − entropy of the predictions)."""
+    """What ``floor`` bounds: an attribute of :class:`Reading`, or ``prediction_confidence``: 1 − entropy of the
+    predictions."""
     distribution: str | None = None
     """How zeros spread over layers: ``global | layer | erk``; ``None`` takes the controller's."""
     scope: str = "prunable"

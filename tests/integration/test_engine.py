@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import surgecollapse
-from surgecollapse import MemoryRecorder, Reading
+from surgecollapse import MemoryRecorder, Reading, Readings, Target, Updates
 
 X = torch.randn(256, 10, generator=torch.Generator().manual_seed(1))
 Y = ((X[:, 0] > 0).long() + 2 * (X[:, 1] * X[:, 2] > 0).long()) % 3
@@ -37,7 +37,12 @@ class Run:
         self.recorder = MemoryRecorder()
         self.controller = None
         if attach:
-            defaults = {"sparsity": 0.8, "total_steps": TOTAL, "every": 5, "recorders": [self.recorder]}
+            defaults = {
+                "sparsity": 0.8,
+                "total_steps": TOTAL,
+                "readings": Readings(every=5),
+                "recorders": [self.recorder],
+            }
             self.controller = surgecollapse.attach(self.model, self.optimizer, policy=policy, **{**defaults, **options})
 
     def train(self, steps: int, poison: int | None = None) -> Run:
@@ -106,7 +111,7 @@ POLICIES = [
 
 @pytest.mark.parametrize("bn", [False, True])
 def test_a_policy_that_holds_is_bitwise_plain_training(bn):
-    held = Run("hold", bn=bn, growth="ema_gradient").train(60)
+    held = Run("hold", bn=bn, updates=Updates(growth="ema_gradient")).train(60)
     plain = Run(attach=False, bn=bn).train(60)
     assert same(held.model, plain.model)
     assert held.controller.sparsity == 0.0
@@ -174,7 +179,7 @@ def test_every_policy_ends_exactly_at_the_target(policy, sparsity):
 
 @pytest.mark.parametrize("policy", ["cycles", "entropy"])
 def test_taylor_saliency_has_its_gradient_under_every_policy(policy):
-    run = Run(policy, saliency="taylor").train(TOTAL)
+    run = Run(policy, updates=Updates(saliency="taylor")).train(TOTAL)
     run.controller.finalize()
     assert run.controller.sparsity == pytest.approx(0.8, abs=1e-3)
 
@@ -349,6 +354,6 @@ def test_a_foreign_state_is_refused_with_the_difference():
         Run(sparsity=0.7).controller.load_state_dict(state)
     with pytest.raises(ValueError, match="version"):
         Run().controller.load_state_dict({**state, "version": 99})
-    other = Run(exclude="3.weight")
+    other = Run(sparsity=Target(0.8, sparsity=Target(0.8, sparsity=Target(0.8, exclude="3.weight"))))
     with pytest.raises(ValueError, match=r"another model.*3\.weight"):
         other.controller.load_state_dict(state)

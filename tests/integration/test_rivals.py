@@ -22,7 +22,13 @@ def train(policy, *, sparsity=0.8, watch=lambda controller, model: None, growth=
     y = (x[:, 0] > 0).long()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     controller = surgecollapse.attach(
-        model, optimizer, sparsity=sparsity, total_steps=STEPS, policy=policy, every=50, growth=growth
+        model,
+        optimizer,
+        sparsity=sparsity,
+        total_steps=STEPS,
+        policy=policy,
+        readings=surgecollapse.Readings(every=50),
+        updates=surgecollapse.Updates(growth=growth),
     )
     for _ in range(STEPS):
         optimizer.zero_grad()

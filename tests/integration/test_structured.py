@@ -28,15 +28,19 @@ Y = (X[:, 0] > 0).long() + (X[:, 1] * X[:, 2] > 0).long()
 class Run:
     """A small run whose whole state can be saved and restored."""
 
-    def __init__(self, policy, *, seed=0, **options):
+    def __init__(self, policy, *, seed=0, sparsity=0.5, pattern=None, allocation="global"):
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self.model = nn.Sequential(nn.Linear(10, 24), nn.ReLU(), nn.Linear(24, 20), nn.ReLU(), nn.Linear(20, 3))
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-2)
         self.order = torch.Generator().manual_seed(3)
-        defaults = {"sparsity": 0.5, "total_steps": TOTAL, "every": 4}
         self.controller = surgecollapse.attach(
-            self.model, self.optimizer, policy=make_policy(policy, **OPTIONS.get(policy, {})), **{**defaults, **options}
+            self.model,
+            self.optimizer,
+            surgecollapse.Target(sparsity, pattern=pattern, allocation=allocation),
+            TOTAL,
+            policy=make_policy(policy, **OPTIONS.get(policy, {})),
+            readings=surgecollapse.Readings(every=4),
         )
 
     def train(self, steps, watch=lambda controller: None):
@@ -113,8 +117,8 @@ def test_resume_under_a_pattern_is_bitwise(policy, pattern, sparsity):
 @pytest.mark.parametrize("distribution", ["global", "erk"])
 def test_tiles_of_one_weight_are_no_pattern_at_all(distribution):
     """The whole run: collapses, surges and the final mask choose the same weights, so that all stays bitwise."""
-    plain = Run("cycles", distribution=distribution, sparsity=0.8).train(TOTAL)
-    tiled = Run("cycles", distribution=distribution, sparsity=0.8, pattern="block:1x1").train(TOTAL)
+    plain = Run("cycles", allocation=distribution, sparsity=0.8).train(TOTAL)
+    tiled = Run("cycles", allocation=distribution, sparsity=0.8, pattern="block:1x1").train(TOTAL)
     assert all(torch.equal(a, b) for a, b in zip(plain.model.parameters(), tiled.model.parameters(), strict=True))
     assert plain.controller.events == tiled.controller.events
 
@@ -190,7 +194,7 @@ def test_units_of_a_convolution_close_as_channels():
     )
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with surgecollapse.attach(
-        model, optimizer, sparsity=0.5, total_steps=20, policy="one-shot", pattern="unit"
+        model, optimizer, sparsity=surgecollapse.Target(0.5, pattern="unit"), total_steps=20, policy="one-shot"
     ) as controller:
         for _ in range(20):
             optimizer.zero_grad()

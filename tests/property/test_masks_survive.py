@@ -93,7 +93,11 @@ def test_masks_survive_any_sequence_of_events(build, script, dtype, optimizer, s
     model = model.to(dtype)
     named, optimizer = dict(model.named_parameters()), optimizer(model.parameters())
     controller = surgecollapse.attach(
-        model, optimizer, sparsity=0.5, policy=Script(script), moments=moments, minimum_density=0.0
+        model,
+        optimizer,
+        sparsity=surgecollapse.Target(0.5, min_density=0.0),
+        policy=Script(script),
+        updates=surgecollapse.Updates(optimizer_state=moments),
     )
     live = None
     for step in range(len(script) + 3):

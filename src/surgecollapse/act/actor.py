@@ -3,29 +3,40 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
 from surgecollapse.act.collapse import zero_lowest
+from surgecollapse.act.depth import deepest
 from surgecollapse.act.input_noise import InputNoise
 from surgecollapse.act.ledger import Ledger
 from surgecollapse.act.prunable import named_weights
+from surgecollapse.act.recycle import Recycler
 from surgecollapse.act.rewiring import Rewiring
 from surgecollapse.act.surge import refill_zeros
 from surgecollapse.events import Decision, Intervention
 from surgecollapse.functional.selection import count_true
+from surgecollapse.protocols import UnitConnection
 
 logger = logging.getLogger(__name__)
 
-ActivationEnergy = Callable[[], dict[str, float]]
-"""Mean squared activation of every site on the probe batch, with the weights as they are now."""
-FindDepth = Callable[[Decision, float, float], dict[str, Any]]
-"""Searches the depth of a collapse: (decision, least, most) → details, ``depth`` among them."""
 
-Renew = Callable[[float], tuple[Ledger, dict[str, Any]]]
-"""Recycles units of at most a dormancy: τ → ledger, details."""
+class NetView(Protocol):
+    """What an actor sees of the net, with the weights as they are at that moment."""
+
+    def measure(self, name: str) -> float:
+        """One measure on the probe batch, which a floor may bound."""
+        ...
+
+    def activation_energy(self) -> dict[str, float]:
+        """Mean squared activation of every site on the probe batch."""
+        ...
+
+    def unit_connections(self, weights: Sequence[str]) -> tuple[list[UnitConnection], dict[str, str]]:
+        """Where the units of these weights go, and why there is nothing for the others."""
+        ...
 
 
 class Actor:
@@ -34,26 +45,24 @@ class Actor:
     Args:
         model: the unwrapped model.
         rewiring: opens and closes weights.
-        pump: the input noise.
-        find_depth: searches the depth where a decision bounds it by a floor.
-        activation_energy: measures the net before and after each act on its weights.
-        renew: recycles dormant units.
-        overrides: ``growth``, ``initial`` and ``rho`` where the user's choice comes before the decision's.
+        recycler: starts dormant units afresh.
+        noise: the input noise.
+        net: measures the net, before and after each act on its weights.
+        overrides: ``growth``, ``regrow_init`` and ``noise_energy_budget`` where the user's choice comes before the
+            decision's.
     """
 
     def __init__(
         self,
         model: nn.Module,
         rewiring: Rewiring,
-        pump: InputNoise,
-        find_depth: FindDepth,
-        activation_energy: ActivationEnergy,
-        renew: Renew,
+        recycler: Recycler,
+        noise: InputNoise,
+        net: NetView,
         overrides: Mapping[str, Any],
     ) -> None:
-        self._model, self.rewiring, self.pump, self._find_depth = model, rewiring, pump, find_depth
-        self._activation_energy, self._overrides = activation_energy, overrides
-        self._renew = renew
+        self._model, self.rewiring, self.recycler, self.noise = model, rewiring, recycler, noise
+        self.net, self._overrides = net, overrides
         self.frozen = False
         self._done: list[Intervention] = []
         self._activations: dict[str, float] = {}
@@ -66,18 +75,18 @@ class Actor:
         """
         self._done, self._step, self._signals = [], step, signals
         if any(part is not None for part in (decision.depth, decision.rewire, decision.surge, decision.recycle)):
-            self._activations = self._activation_energy()
+            self._activations = self.net.activation_energy()
         closed: dict[str, Tensor] | None = None
         if decision.depth is not None:
             closed = self._collapse(decision)
         if decision.rewire is not None:
-            self._rewire(decision)
+            self._exchange(decision)
         if decision.surge is not None:
             self._surge(decision, closed)
         if decision.recycle is not None:
             self._recycle(decision)
-        if decision.pump is not None and decision.pump != self.pump.sigma:
-            self.pump.set(decision.pump)
+        if decision.pump is not None and decision.pump != self.noise.std:
+            self.noise.set(decision.pump)
             self.log("pump", decision, sigma=decision.pump)
         if decision.freeze and not self.frozen:
             self.frozen = True
@@ -101,19 +110,44 @@ class Actor:
             return {}
         searched = least < most and decision.floor is not None
         details = self._find_depth(decision, least, most) if searched else {"depth": most}
-        remember = "last" in (decision.initial, self._overrides.get("initial"))
+        remember = "last" in (decision.initial, self._overrides.get("regrow_init"))
         masks = self.rewiring.plan(details["depth"], self._signals, decision.distribution, decision.saliency, layers)
         ledger, closed = self.rewiring.collapse(masks, remember=remember)
         self.rewiring.check_collapsed(details["depth"], layers)
         self.log("collapse", decision, ledger, before, **details)
         return closed
 
-    def _rewire(self, decision: Decision) -> None:
+    def _find_depth(self, decision: Decision, least: float, most: float) -> dict[str, Any]:
+        """Search the deepest collapse whose measure on the probe batch stays over the decision's floor.
+
+        Never deeper than the minimum density of every parameter allows.
+        """
+        assert decision.floor is not None
+        rewiring = self.rewiring
+        most = max(least, min(most, 1.0 - sum(rewiring.minima().values()) / rewiring.weights.size))
+
+        def measure(sparsity: float) -> float:
+            masks = rewiring.plan(sparsity, self._signals, decision.distribution, decision.saliency)
+            with rewiring.trial(masks):
+                return self.net.measure(decision.measure)
+
+        found = deepest(measure, least, most, decision.floor)
+        return {
+            "depth": found.sparsity,
+            "measured": found.measured,
+            "tries": found.tries,
+            "floor": decision.floor,
+            "measure": decision.measure,
+            "least": least,
+            "most": most,
+        }
+
+    def _exchange(self, decision: Decision) -> None:
         assert decision.rewire is not None
         if not 0.0 <= decision.rewire <= 1.0:
             raise ValueError(f"rewire must be a share of the open weights in [0, 1], got {decision.rewire}")
         before = self.rewiring.weights.sparsity
-        ledger = self.rewiring.rewire(
+        ledger = self.rewiring.exchange(
             decision.rewire, signals=self._signals, saliency=decision.saliency, **self._choice(decision)
         )
         self.log("rewire", decision, ledger, before, share=decision.rewire, rho=ledger.rho)
@@ -122,12 +156,18 @@ class Actor:
         assert decision.recycle is not None
         if not decision.recycle >= 0.0:
             raise ValueError(f"recycle must be a dormancy of at least 0, got {decision.recycle}")
-        ledger, details = self._renew(decision.recycle)
+        connections, lost = self.net.unit_connections(list(self.rewiring.weights.params))
+        ledger, details = self.recycler.recycle(named_weights(self._model), connections, decision.recycle)
+        details["left"] = {**lost, **details["left"]}
         self.log("recycle", decision, ledger, tau=decision.recycle, **details)
 
     def _choice(self, decision: Decision) -> dict[str, Any]:
         """How weights are reopened: the user's choice comes before the decision's."""
-        choice: dict[str, Any] = {"growth": decision.growth, "initial": decision.initial, "rho": decision.rho}
+        choice: dict[str, Any] = {
+            "growth": decision.growth,
+            "regrow_init": decision.initial,
+            "noise_energy_budget": decision.rho,
+        }
         return choice | {key: value for key, value in self._overrides.items() if value is not None}
 
     def _surge(self, decision: Decision, closed: Mapping[str, Tensor] | None) -> None:
@@ -156,7 +196,7 @@ class Actor:
             chosen = weights.only(decision.layers).params
             closed = {name: ~weights.mask(name) & (name in chosen) for name in weights.params}
         choice = self._choice(decision)
-        ledger = self.rewiring.surge(closed, count, signals=self._signals, sigma=decision.sigma, **choice)
+        ledger = self.rewiring.surge(closed, count, signals=self._signals, noise_std=decision.sigma, **choice)
         if ledger.changed:  # fewer weights than half a tile reopen none
             self.log("surge", decision, ledger, before, rho=ledger.rho)
 
@@ -176,7 +216,7 @@ class Actor:
         """Add one intervention to those of this decision."""
         weights, ledger = self.rewiring.weights, ledger or Ledger({})
         if ledger.changed:
-            before, self._activations = self._activations, self._activation_energy()
+            before, self._activations = self._activations, self.net.activation_energy()
             # A net that routes its inputs may have run other layers before.
             details["activation_energy"] = {
                 site: [before[site], after] for site, after in self._activations.items() if site in before

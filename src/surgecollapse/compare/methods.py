@@ -14,8 +14,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from surgecollapse.recipes import RECIPES
-
 Settings = Mapping[str, Any]
 """Keys of :class:`~surgecollapse.lab.config.RunConfig`; ``policy_options`` of a trial add to those of the method."""
 
@@ -140,7 +138,7 @@ _ALL = (
         name="surge-collapse",
         title="surge-collapse",
         description="CyclicPruning: gradual collapses with surges between them, as deep as entropy allows: the recipe.",
-        settings=RECIPES["surge-collapse"],
+        settings={"policy": "waves"},
         trials=(
             *({"dropout": rate, **_EVEN, **_DEEP} for rate in (0.2, 0.05)),
             *({"dropout": rate, **_LAMP, **_AT_TARGET} for rate in (0.05, 0.1)),
@@ -160,8 +158,7 @@ def _ablation(
     name: str, description: str, *, policy: str = "waves", growth: str | None = None, **changes: Any
 ) -> Method:
     """The recipe with one thing changed, on fixed dropout and evenly spread zeros: not tuned."""
-    options = {**RECIPES["surge-collapse"]["policy_options"], **changes} if policy == "waves" else changes
-    settings = {"policy": policy, "policy_options": options, "dropout": 0.1, "distribution": "layer", "growth": growth}
+    settings = {"policy": policy, "policy_options": changes, "dropout": 0.1, "distribution": "layer", "growth": growth}
     return Method(name=name, title=name, description=description, settings=settings, trials=())
 
 

@@ -99,16 +99,17 @@ class Observer:
     def measure(self, name: str) -> float:
         """Take one measure of the net as it is now, on the probe batch; −∞ where it is not defined.
 
-        A floor that cannot be measured is never met: a collapse then goes no deeper than its target. ``certainty`` is
-        1 − H(softmax(z))/ln K, the mean over rows (and positions) of the model's outputs z of K classes, on the last
-        axis of its first floating-point output; of a single output it is not defined.
+        A floor that cannot be measured is never met: a collapse then goes no deeper than its target.
+        ``prediction_confidence`` is 1 − H(softmax(z))/ln K, the mean over rows (and positions) of the model's
+        outputs z of K classes, on the last axis of its first floating-point output; of a single output it is not
+        defined.
         """
-        if name == "certainty":
-            return self._certainty()
+        if name == "prediction_confidence":
+            return self._prediction_confidence()
         value = getattr(_assemble(0, 0.0, self._probe_layers(), {}, "probe"), name)
         return -math.inf if value is None else float(value)
 
-    def _certainty(self) -> float:
+    def _prediction_confidence(self) -> float:
         self._reader.disarm()
         if not self._probe.known:
             return -math.inf
@@ -121,7 +122,7 @@ class Observer:
         """Mean squared activation of each site on the probe batch; empty while no probe is known."""
         return {layer.layer: layer.energy for layer in self._probe_layers()}
 
-    def passages(self, weights: Sequence[str]) -> tuple[list[UnitConnection], dict[str, str]]:
+    def unit_connections(self, weights: Sequence[str]) -> tuple[list[UnitConnection], dict[str, str]]:
         """Follow the units of these weights through the probe batch to the layers that take them in.
 
         Returns:

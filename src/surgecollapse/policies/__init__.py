@@ -47,6 +47,7 @@ POLICIES: dict[
     "rules": EntropyThresholds,
     "cycles": ACDC,
     "entropy": EntropyCycles,
+    "cyclic_pruning": CyclicPruning,
     "waves": CyclicPruning,
     "hold": NoOp,
     "one-shot": OneShot,

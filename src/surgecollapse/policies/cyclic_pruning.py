@@ -49,8 +49,8 @@ class CyclicPruning(ScheduledPolicy):
         surge: share of the pruned weights that a surge reopens, in (0, 1].
         thinnest: least density of the waves before the last, as a share of the target's density, in (0, 1].
         floor: lowest value of ``measure`` that counts as enough (bits for ``on_off``), in [0, 1].
-        measure: ``certainty`` (1 − the normalized entropy of the predictions on the probe batch), ``on_off`` (lowest
-            on/off unit entropy over layers) or ``entropy`` (mean activation entropy).
+        measure: ``prediction_confidence`` (1 − the normalized entropy of the predictions on the probe batch),
+            ``on_off`` (lowest on/off unit entropy over layers) or ``entropy`` (mean activation entropy).
 
     Raises:
         ValueError: if an option is out of range, or a wave would be no longer than its rest.
@@ -68,15 +68,15 @@ class CyclicPruning(ScheduledPolicy):
     (0.98, 0.5, 0.8, True)
     """
 
-    dense_until: float = 0.10
-    waves: int = 3
-    last_wave_at: float = 0.45
+    dense_until: float = 0.05
+    waves: int = 4
+    last_wave_at: float = 0.5
     freeze_at: float = 0.75
     rest: float = 0.025
-    surge: float = 0.5
+    surge: float = 0.35
     thinnest: float = 0.1
     floor: float = 0.6
-    measure: str = "certainty"
+    measure: str = "prediction_confidence"
     growth: ClassVar[str] = "ema_gradient"
     _wave: _Wave = field(default_factory=_Wave, init=False, repr=False)
 

@@ -13,7 +13,7 @@ from surgecollapse.policies.trend import Trend
 MEASURES = ("on_off", "entropy")
 """Attributes of :class:`~surgecollapse.events.Reading` that a floor may bound."""
 
-DEPTH_MEASURES = ("certainty", *MEASURES)
+DEPTH_MEASURES = ("prediction_confidence", *MEASURES)
 """What a depth may be bounded by: it is measured on the probe batch."""
 
 

@@ -359,7 +359,13 @@ def train(policy, *, sparsity=0.0, steps=60, dead=True, **options):
     y = (x[:, 0] > 0).long()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     controller = surgecollapse.attach(
-        model, optimizer, sparsity=sparsity, total_steps=60, policy=policy, every=10, **options
+        model,
+        optimizer,
+        sparsity=sparsity,
+        total_steps=60,
+        policy=policy,
+        readings=surgecollapse.Readings(every=10),
+        **options,
     )
     for _ in range(steps):
         optimizer.zero_grad()
@@ -426,7 +432,12 @@ def test_what_is_left_is_named_in_the_intervention():
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     x = torch.randn(16, 4)
     with surgecollapse.attach(
-        model, optimizer, sparsity=0.0, total_steps=None, policy=Recycle(interval=5), every=5
+        model,
+        optimizer,
+        sparsity=0.0,
+        total_steps=None,
+        policy=Recycle(interval=5),
+        readings=surgecollapse.Readings(every=5),
     ) as controller:
         for _ in range(5):
             optimizer.zero_grad()

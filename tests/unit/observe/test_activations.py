@@ -302,7 +302,9 @@ class Loop:
         self.controller = None
         if every is not None:
             options = {"sparsity": 0.5, "policy": "hold", **options}
-            self.controller = surgecollapse.attach(self.model, self.optimizer, every=every, **options)
+            self.controller = surgecollapse.attach(
+                self.model, self.optimizer, readings=surgecollapse.Readings(every=every), **options
+            )
 
     def backward(self):
         self.optimizer.zero_grad()
@@ -405,7 +407,7 @@ def test_a_transformer_is_read_in_eval_mode_past_its_fused_path():
 @pytest.mark.parametrize("inside", ["forward", "step"])
 def test_autocast_loops_are_read_and_masked(inside):
     """With the step inside the region too, whose cache then holds weights from before the collapse."""
-    loop = Loop(every=2, policy="cycles", total_steps=40, growth="random")
+    loop = Loop(every=2, policy="cycles", total_steps=40, updates=surgecollapse.Updates(growth="random"))
     for _ in range(40):
         loop.optimizer.zero_grad()
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -455,7 +457,9 @@ class _Answers(nn.Module):
 def test_certainty_is_one_minus_the_normalised_entropy_of_the_predictions(shape, dtype):
     def certainty(answers):
         model = _Answers(answers)
-        return Observer(model, ActivationReader(model, {}), Probe(torch.zeros(3, 2)), generator()).measure("certainty")
+        return Observer(model, ActivationReader(model, {}), Probe(torch.zeros(3, 2)), generator()).measure(
+            "prediction_confidence"
+        )
 
     even, sure = torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype)
     sure[..., 0] = 50.0
@@ -469,5 +473,10 @@ def test_certainty_is_one_minus_the_normalised_entropy_of_the_predictions(shape,
 
 def test_certainty_of_a_single_output_is_not_defined():
     model = _Answers(torch.ones(3, 1))
-    assert Observer(model, ActivationReader(model, {}), Probe(torch.ones(3, 2)), generator()).measure("certainty") < 0
-    assert Observer(model, ActivationReader(model, {}), Probe(), generator()).measure("certainty") < 0
+    assert (
+        Observer(model, ActivationReader(model, {}), Probe(torch.ones(3, 2)), generator()).measure(
+            "prediction_confidence"
+        )
+        < 0
+    )
+    assert Observer(model, ActivationReader(model, {}), Probe(), generator()).measure("prediction_confidence") < 0

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from surgecollapse.lab.config.experiments import EXPERIMENTS
 from surgecollapse.lab.config.presets import DEFAULT_TASK_PRESET, MODEL_PRESETS, OPTIMIZER_PRESETS, TASK_PRESETS
-from surgecollapse.recipes import RECIPES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,10 +21,9 @@ def filled(given: Mapping[str, Any]) -> dict[str, Any]:
     for one, other in (("epochs", "steps"), ("steps", "epochs")):
         if asked.get(one) is not None and asked.get(other) is None:
             given.pop(other, None)
-    recipe = RECIPES.get(str(given.get("recipe")), {})
+    recipe = {"policy": "waves"} if given.get("recipe") == "surge-collapse" else {}
     if recipe and given.get("policy", recipe["policy"]) == recipe["policy"]:
-        options = {**recipe["policy_options"], **(given.get("policy_options") or {})}
-        given = {**recipe, **given, "policy_options": options}
+        given = {**recipe, **given}
     merged = {**DEFAULT_TASK_PRESET, **TASK_PRESETS.get(str(given.get("task")), {})}
     model = given.get("model")
     if model is not None and model != merged["model"]:

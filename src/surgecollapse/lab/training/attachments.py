@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from surgecollapse.attaching.attach import attach, transform_gradients
+from surgecollapse.attaching.attach import attach
 from surgecollapse.attaching.averaging import average_weights
 from surgecollapse.attaching.monitoring import watch_training
+from surgecollapse.attaching.transforms import transform_gradients
+from surgecollapse.controller.options import Monitoring, Readings, Target, Updates
 from surgecollapse.lab.config import ConfigError
 from surgecollapse.lab.training.optim import make_transforms
 from surgecollapse.policies import make_policy
@@ -18,9 +20,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
-    from surgecollapse.attaching.attach import TransformedGradients
     from surgecollapse.attaching.averaging import AveragedWeights
     from surgecollapse.attaching.monitoring import WatchedTraining
+    from surgecollapse.attaching.transforms import TransformedGradients
     from surgecollapse.controller.controller import Controller
     from surgecollapse.lab.config import RunConfig
     from surgecollapse.protocols import Policy, Recorder
@@ -95,39 +97,46 @@ def attached_to(
         ValueError: for options out of range, or names that nobody offers.
     """
     transforms = make_transforms(config)
-    watching: dict[str, Any] = {
-        "recorders": (recorder,),
-        "monitors": _monitors(config),
-        "every": config.every,
-        "criterion": criterion,
-    }
+    monitors = _monitors(config)
     budget = config.monitor_budget if config.monitor_budget < 1 else None
     controller = handle = watched = None
     if config.policy == "none":
-        if watching["monitors"]:
-            watched = watch_training(model, optimizer, budget=budget, **watching)
+        if monitors:
+            watched = watch_training(
+                model,
+                optimizer,
+                monitors=monitors,
+                recorders=(recorder,),
+                every=config.every,
+                budget=budget,
+                criterion=criterion,
+            )
         if transforms:
             handle = transform_gradients(optimizer, transforms, recorders=(recorder,), every=config.every)
     else:
         controller = attach(
             model,
             optimizer,
-            sparsity=0.0 if config.ends_dense else config.sparsity,
-            total_steps=total_steps,
+            Target(
+                0.0 if config.ends_dense else config.sparsity,
+                pattern=config.pattern,
+                allocation=config.distribution,
+                min_density=config.minimum_density,
+            ),
+            total_steps,
             policy=_policy(config),
+            updates=Updates(
+                saliency=config.saliency,
+                growth=config.growth,
+                regrow_init=config.initial,
+                noise_energy_budget=config.rho,
+                optimizer_state=config.moments,
+            ),
+            readings=Readings(every=config.every, entropy=config.entropy),
+            monitors=Monitoring(monitors, budget=budget, criterion=criterion),
             transforms=transforms,
+            recorders=(recorder,),
             seed=config.seed,
-            moments=config.moments,
-            entropy=config.entropy,
-            saliency=config.saliency,
-            growth=config.growth,
-            initial=config.initial,
-            rho=config.rho,
-            distribution=config.distribution,
-            minimum_density=config.minimum_density,
-            pattern=config.pattern,
-            monitor_budget=budget,
-            **watching,
         )
     averaged = None
     if config.average_decay:
