@@ -23,8 +23,8 @@ class Norms:
     so many, drawn once.
 
     When to use:
-        Always. As a rule of thumb, an update ratio far above 1e-3 suggests a learning rate that is too high; growing weight norms
-        without weight decay precede softmax collapse.
+        Always. As a rule of thumb, an update ratio far above 1e-3 suggests a learning rate that is too high. Growing
+        weight norms without weight decay precede softmax collapse.
 
     Cost:
         One pass over weights and gradients, and a copy of at most 16,384 entries of each tensor.
