@@ -478,18 +478,10 @@ def draw(rows: dict[str, list[dict]], path: Path) -> bool:
     return True
 
 
-def processor() -> str:
-    """Name of the processor, as far as the system tells."""
-    listing = Path("/proc/cpuinfo")
-    if listing.exists():
-        for line in listing.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
 def hardware(options: argparse.Namespace) -> str:
     """What the runs of this call train on."""
+    from surgecollapse.record.machine import processor
+
     place = gpu_name() if options.device == "cuda" else ""
     return f"{place or processor()}, {options.jobs} process(es) of one thread"
 

@@ -1,4 +1,4 @@
-"""How training is hooked: one test for each plain row of the attachment table (docs/explanation/architecture.md)."""
+"""How training is hooked: one test for each plain row of the attachment table (docs/decisions/0002)."""
 
 from __future__ import annotations
 
