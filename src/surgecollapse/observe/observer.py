@@ -92,8 +92,10 @@ class Observer:
         finite = 4 * len(layers) == len(sites)
         reading = _assemble(step, sparsity, layers, values, source, finite=finite)
         if finite and reading.entropy is None and self._reader.sites and not self._warned:
-            self._warned = True
-            warnings.warn(_why_not(reading), UserWarning, stacklevel=2)
+            why = _why_not(reading)
+            self._warned = why is not None
+            if why is not None:
+                warnings.warn(why, UserWarning, stacklevel=2)
         return reading
 
     def measure(self, name: str) -> float:
@@ -150,14 +152,16 @@ class Observer:
         return self._reader.captured
 
 
-def _why_not(reading: Reading) -> str:
-    """Say why a reading has no entropy, and what to do."""
+def _why_not(reading: Reading) -> str | None:
+    """Say why a reading has no entropy, and what to do; ``None`` where all units are constant, as may pass."""
     if reading.source == "none":
         why = "no layer was seen to run in a training pass (compiled parts hide them), and no probe batch is known"
         what = "Pass probe=<a batch, as the model is called>"
     elif max(layer.rows for layer in reading.layers) < 2:
         why = "the batch is a single sample without positions, and entropy needs at least two rows"
         what = "Train on larger batches, or choose a policy that does not read entropy"
+    elif max(layer.units for layer in reading.layers) > 1:
+        return None
     else:
         why, what = "the layers that are read have a single unit each", "Choose others with sites=…"
     return f"no activation entropy at step {reading.step}, so that policies that follow it do not act: {why}. {what}"
