@@ -57,19 +57,18 @@ class Pool:
         """
         widths = self._agreed_widths(samples)
         device = next(iter(samples.values())).device if samples else torch.device("cpu")
-        parts = [self._statistics(samples.get(name), width, device) for name, width in zip(self._sites, widths, strict=True)]
+        sites = list(zip(self._sites, widths, strict=True))
+        parts = [self._statistics(samples.get(name), width, device) for name, width in sites]
         known = [0.0 if value is None else value for value in values.values()]
         there = [0.0 if value is None else 1.0 for value in values.values()]
         parts.append(torch.tensor([*known, *there], dtype=torch.float64, device=device))
         *sums, means = self._ranks.totals(parts)
-        rows = [layer for name, width, total in zip(self._sites, widths, sums, strict=True) if (layer := self._layer(name, width, total))]
+        layers = [self._layer(name, width, total) for (name, width), total in zip(sites, sums, strict=True)]
         sound = all(bool(total[5] == 0) for total in sums)
         numbers = means.tolist()
         count = len(values)
-        averages = {
-            name: numbers[i] / numbers[count + i] for i, name in enumerate(values) if numbers[count + i] > 0
-        }
-        return Pooled(tuple(rows), sound, averages)
+        averages = {name: numbers[i] / numbers[count + i] for i, name in enumerate(values) if numbers[count + i] > 0}
+        return Pooled(tuple(filter(None, layers)), sound, averages)
 
     def _agreed_widths(self, samples: Mapping[str, Tensor]) -> list[int]:
         if self._widths is None:
@@ -78,7 +77,7 @@ class Pool:
         return self._widths
 
     def _statistics(self, x: Tensor | None, width: int, device: torch.device) -> Tensor:
-        """Pair total, pairs, squares, rows, other entropy × rows, ranks that are not finite; on counts; constant flags."""
+        """Pair total, pairs, squares, rows, other entropy × rows, not finite; rows on and constant by unit."""
         found = torch.zeros(_SCALARS + 2 * width, dtype=torch.float64, device=device)
         if x is None or x.shape[1] != width or not len(x):
             return found

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.distributed import ProcessGroup
+from torch.distributed.algorithms import join
 from torch.nn.parallel import DistributedDataParallel
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 
 class Ranks:
@@ -94,7 +97,9 @@ class Ranks:
         if self._group is None:
             return value
         shared = [value]
-        distributed.broadcast_object_list(shared, src=distributed.get_global_rank(self._group, source), group=self._group)
+        distributed.broadcast_object_list(
+            shared, src=distributed.get_global_rank(self._group, source), group=self._group
+        )
         return shared[0]
 
     def all_agree(self, value: Any) -> bool:
@@ -112,3 +117,43 @@ def data_parallel(model: nn.Module) -> DistributedDataParallel | None:
         if not isinstance(inner, nn.Module):
             return None
         model = inner
+
+
+class _Shadow(join.JoinHook):
+    """What a rank without data does while others train on: the collectives of DDP, then those of ``step``."""
+
+    def __init__(self, inner: join.JoinHook, step: Callable[[], None], end: Callable[[bool], None]) -> None:
+        self._inner, self._step, self._end = inner, step, end
+
+    def main_hook(self) -> None:
+        """Take part in one step of the others."""
+        self._inner.main_hook()
+        self._step()
+
+    def post_hook(self, is_last_joiner: bool) -> None:
+        """Take over what those that trained longest have."""
+        self._inner.post_hook(is_last_joiner)
+        self._end(is_last_joiner)
+
+
+def shadow_when_joined(model: nn.Module, step: Callable[[], None], end: Callable[[bool], None]) -> Callable[[], None]:
+    """Have a rank that ran out of data under ``Join([model])`` take part in the further steps of the others.
+
+    Args:
+        model: with a ``DistributedDataParallel`` in its chain of wrappers; otherwise nothing is done.
+        step: called after DDP has shadowed the collectives of one step.
+        end: called on every rank when all have ended, with whether this was among the last.
+
+    Returns:
+        Undoes it.
+    """
+    parallel: Any = data_parallel(model)
+    if parallel is None:
+        return lambda: None
+    original = parallel.join_hook
+    parallel.join_hook = lambda **options: _Shadow(original(**options), step, end)
+
+    def remove() -> None:
+        vars(parallel).pop("join_hook", None)
+
+    return remove
