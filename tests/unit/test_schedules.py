@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from surgecollapse.functional import SCHEDULES
-from surgecollapse.functional.schedules import constant, cosine, cubic
+from surgecollapse.schedules import constant, cosine, cubic
 
 
 def test_cubic_by_hand():
