@@ -32,11 +32,12 @@ test-numeric:  ## The numeric tests once more, with the rounding of another proc
 	@scripts/bootstrap.sh test
 	$(BIN)/python -m pytest -n $(WORKERS) $(NUMERIC) $(ARGS)
 
-lint:  ## Style, format and the import contract
+lint:  ## Style, format, the import contract and the form of the documentation; BASE=main: commit subjects, too
 	@scripts/bootstrap.sh test lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/python scripts/check_prose.py $(if $(BASE),--since $(BASE))
 
 types:  ## Both type checkers
 	@scripts/bootstrap.sh test lint

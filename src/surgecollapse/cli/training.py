@@ -106,8 +106,8 @@ def _demo(folder: Path, seed: int, sparsity: float) -> int:
 
     # `hold` is bitwise plain training, with readings, so that both entropies can be compared.
     plans = {
-        "plain": make_config(task="digits", policy="hold", seed=seed),
-        "surge-collapse": make_config(task="digits", policy="entropy", seed=seed, sparsity=sparsity),
+        "plain": make_config(task="digits", policy="no_op", seed=seed),
+        "surge-collapse": make_config(task="digits", policy="entropy_cycles", seed=seed, sparsity=sparsity),
     }
     results: dict[str, RunResult] = {}
     for name, plan in plans.items():

@@ -23,12 +23,25 @@ from surgecollapse.controller.optimizer_step import OptimizerSteps
 from surgecollapse.controller.options import Options, check_sparsity
 from surgecollapse.controller.ownership import Connection
 from surgecollapse.controller.reading_schedule import Timetable
-from surgecollapse.events import Decision, Event, Intervention, Measurement, Plan, Reading, from_dict, to_dict
+from surgecollapse.events import (
+    Decision,
+    Event,
+    Freeze,
+    Intervention,
+    Measurement,
+    Plan,
+    Prune,
+    Reading,
+    SetNoise,
+    from_dict,
+    to_dict,
+)
 from surgecollapse.observe.monitor_context import MonitorContexts
 from surgecollapse.observe.monitors import make_monitors
 from surgecollapse.observe.probe import Probe
 from surgecollapse.observe.watch import Watch
 from surgecollapse.policies import make_policy
+from surgecollapse.policies.version_01 import class_of
 from surgecollapse.protocols import Dataflow, Policy
 from surgecollapse.record import CommandQueue
 from surgecollapse.torch_utils.distributed import Ranks, shadow_when_joined
@@ -366,7 +379,7 @@ class Controller:
     def _eligible(self, decision: Decision) -> int | None:
         """The first step at which the policy reads again and may act, as far as it knows."""
         earliest = getattr(self.policy, "earliest", lambda step: step + 1)(self.step)
-        if earliest is None or decision.freeze:
+        if earliest is None or decision.find(Freeze):
             return None
         first = max(earliest, self.step + 1)
         return next(filter(self._falls_on, range(first, first + self.plan.every)), None)
@@ -407,7 +420,7 @@ class Controller:
         >>> from surgecollapse.commands import Collapse
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        >>> controller = surgecollapse.attach(model, optimizer, sparsity=0.5, policy="hold")
+        >>> controller = surgecollapse.attach(model, optimizer, sparsity=0.5, policy="no_op")
         >>> controller.request(Collapse(fraction=0.25))
         >>> model(torch.ones(4, 4)).sum().backward()
         >>> optimizer.step()
@@ -425,8 +438,7 @@ class Controller:
         Raises:
             ValueError: if it asks for something impossible, or before the first step, when what is prunable is unknown.
         """
-        on_weights = (decision.depth, decision.rewire, decision.surge, decision.recycle)
-        if not self._resolved and (decision.freeze or any(part is not None for part in on_weights)):
+        if not self._resolved and not all(isinstance(action, SetNoise) for action in decision.actions):
             raise ValueError("what is prunable is not known before the first step")
         done = len(self.events)
         self._record(decision)
@@ -485,8 +497,8 @@ class Controller:
         total = self.plan.total_steps
         early = f" at step {self.step} of {total}" if total and self.step < total else ""
         reason = f"finalize{early}: exact target {self.plan.sparsity:g}, final mask"
-        depth = None if self.frozen else self.plan.sparsity
-        self._carry_out(Decision(phase="frozen", reason=reason, depth=depth, pump=0.0, freeze=True))
+        prune = () if self.frozen else (Prune(self.plan.sparsity),)
+        self._carry_out(Decision(phase="frozen", reason=reason, actions=(*prune, SetNoise(0.0), Freeze())))
         self.finalized = True
 
     @property
@@ -598,7 +610,7 @@ class Controller:
         if missing := sorted(set(here) - {*state, *state["engine"], "watch", "interventions"}):
             raise ValueError(f"this controller state lacks {', '.join(missing)}: the checkpoint is damaged")
         name = type(self.policy).__name__
-        if state["policy"]["name"] != name:
+        if class_of(state["policy"]["name"]) != name:
             raise ValueError(f"this state belongs to the policy {state['policy']['name']}, but {name} is attached")
         given = self._interventions.given_plan
         if (plan := from_dict(state["plan"])) != given:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from surgecollapse.export.packing import PARTS, decode, encode, is_nonzero
 from surgecollapse.functional.masks import unpack
+from surgecollapse.record.whole_files import write_whole
 from surgecollapse.torch_utils.modules import canonical_name, unwrap_model
 
 FORMAT = "surgecollapse sparse checkpoint"
@@ -168,25 +169,6 @@ def load_sparse_into(model: nn.Module, path: str | Path) -> nn.Module:
             )
     inner.load_state_dict({names[name]: tensor for name, tensor in given.items()})
     return model
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that appears whole or not at all: another name, flushed to the disk, then renamed.
-
-    Raises:
-        OSError: if it cannot be written; a file of that name from before stays whole.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _tensors(model: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -161,7 +161,7 @@ def test_masks_of_a_controller_come_back_though_live_weights_are_zero(tmp_path):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with surgecollapse.attach(model, optimizer, sparsity=0.9, total_steps=4, policy="one-shot") as controller:
+    with surgecollapse.attach(model, optimizer, sparsity=0.9, total_steps=4, policy="one_shot") as controller:
         for _ in range(4):
             optimizer.zero_grad()
             model(torch.randn(8, 16)).square().sum().backward()

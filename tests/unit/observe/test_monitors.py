@@ -302,7 +302,7 @@ def test_a_controller_with_monitors_decides_bitwise_as_without():
             optimizer,
             sparsity=0.5,
             total_steps=60,
-            policy="cycles",
+            policy="acdc",
             readings=Readings(every=5),
             monitors=Monitoring(monitors, budget=None),
             recorders=[recorder],
