@@ -213,6 +213,7 @@ class Options:
     seed: int = 0
     hooks: bool = True
     compile: bool = False
+    process_group: Any = None
 
     def __post_init__(self) -> None:
         """Check what belongs to no group."""
