@@ -62,7 +62,7 @@ def _one_line(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError):
         from surgecollapse.trackers import TRACKERS
 
-        extras = {"safetensors": "export", **{package: name for name, package in TRACKERS.items()}}
+        extras = {"safetensors": "export", **{kind.package: name for name, kind in TRACKERS.items()}}
         extra = extras.get(str(error.name), "onnx" if str(error.name).startswith("onnx") else "plots")
         return f"{error.name} is not installed: pip install 'surgecollapse[{extra}]'"
     if isinstance(error, UnusedCliTokensError):
