@@ -64,16 +64,18 @@ def steps_to_generalise(config: RunConfig) -> float:
     data = load_data(config)
     model = build_model(config, data)
     optimizer, loss = make_optimizer(config, model), make_loss(config, data)
-    averaged = average_weights(model, optimizer, decay=config.average_decay)
-    batches = Batches(len(data.x_train), config.batch_size, (config.seed + 0xBA7C4) % 2**63)
+    averaged = average_weights(model, optimizer, decay=config.transforms.ema_decay)
+    batches = Batches(len(data.x_train), config.run.batch_size, (config.run.seed + 0xBA7C4) % 2**63)
     seen: list[float] = []
     for step in range(LIMIT):
-        rate = config.lr * rate_factor(step, LIMIT, schedule=config.schedule, warmup=config.warmup)
+        rate = config.optimizer.lr * rate_factor(
+            step, LIMIT, schedule=config.optimizer.schedule, warmup=config.optimizer.warmup
+        )
         for group in optimizer.param_groups:
             group["lr"] = rate * group.get("factor", 1.0)
         rows = next(batches)
         optimizer.zero_grad()
-        weight = len(rows) / config.batch_size if config.weigh_batches else 1.0
+        weight = len(rows) / config.run.batch_size if config.run.scale_partial_batches else 1.0
         (weight * loss(model(data.x_train[rows]), data.y_train[rows])).backward()
         optimizer.step()
         if (step + 1) % EVERY == 0:

@@ -330,24 +330,26 @@ def run(
     net = build_model(config, load_data(config))
     optimizer = make_optimizer(config, net)
     controller = None
-    if config.policy != "none":
+    if config.method.policy != "none":
         controller = attach(
             net,
             optimizer,
             sparsity=sparsity,
             total_steps=steps,
-            policy=make_policy(config.policy, **config.policy_options),
-            every=config.every,
+            policy=make_policy(config.method.policy, **config.method.policy_options),
+            every=config.method.every,
             seed=seed,
-            moments=config.moments,
-            saliency=config.saliency,
-            distribution=config.distribution,
-            minimum_density=config.minimum_density,
+            moments=config.method.optimizer_state,
+            saliency=config.method.saliency,
+            distribution=config.method.allocation,
+            minimum_density=config.method.min_density,
         )
-    batches, density = Batches(len(y), config.batch_size, seed), 0.0
+    batches, density = Batches(len(y), config.run.batch_size, seed), 0.0
     for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = config.lr * rate_factor(step, steps, schedule=config.schedule, warmup=config.warmup)
+            group["lr"] = config.optimizer.lr * rate_factor(
+                step, steps, schedule=config.optimizer.schedule, warmup=config.optimizer.warmup
+            )
         rows = next(batches)
         net.train()
         optimizer.zero_grad()

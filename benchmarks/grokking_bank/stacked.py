@@ -54,7 +54,7 @@ class StackedRun:
     @property
     def reached_goal(self) -> bool:
         """Whether enough evaluations on end had the accuracy at which the run is to stop."""
-        goal = GENERALISE if self.config.until == "grokked" else self.config.stop_at_accuracy
+        goal = GENERALISE if self.config.run.until == "grokked" else self.config.run.stop_at_accuracy
         last = self.accuracy_validation[-IN_A_ROW:]
         return goal is not None and len(last) == IN_A_ROW and min(last) >= goal
 
@@ -82,7 +82,7 @@ def train_stacked(configs: Sequence[RunConfig], tell: Callable[[int], None] = la
         stack = _Stack(configs)
         while stack.runs:
             stack.train_step()
-            if stack.step % stack.config.evaluate_every == 0 or stack.step == stack.total:
+            if stack.step % stack.config.run.evaluate_every == 0 or stack.step == stack.total:
                 stack.evaluate()
                 tell(stack.step)
                 stack.drop_finished()
@@ -125,7 +125,7 @@ class _Stack:
         self._loss = make_loss(self.config, self._data[0])
         size = len(self._data[0].x_train)
         self._batches = [batches_of(config, size) for config in configs]
-        self.total, self.step = self.config.total_steps(size), 0
+        self.total, self.step = self.config.run.total_steps(size), 0
         self._shape = copy.deepcopy(nets[0]).to("meta")
         self._first = _take_first(self._shape) if self._data[0].kind == "pairs" else None
         if self._first is not None:
@@ -157,8 +157,12 @@ class _Stack:
         """One step of every run."""
         began = time.perf_counter()
         config, (x, y) = self.config, self._rows()
-        rate = config.lr * rate_factor(
-            self.step, self.total, schedule=config.schedule, warmup=config.warmup, hold=config.hold
+        rate = config.optimizer.lr * rate_factor(
+            self.step,
+            self.total,
+            schedule=config.optimizer.schedule,
+            warmup=config.optimizer.warmup,
+            hold=config.optimizer.lr_hold_steps,
         )
         for group in self._optimizer.param_groups:
             group["lr"] = rate * group.get("factor", 1.0)
@@ -170,7 +174,7 @@ class _Stack:
             self._transform()
         self._optimizer.step()
         self.step += 1
-        if self.step % config.evaluate_every == 0 or self.step == self.total:
+        if self.step % config.run.evaluate_every == 0 or self.step == self.total:
             finish_work(self._device)
         spent = (time.perf_counter() - began) / len(self.runs)
         for run in self.runs:

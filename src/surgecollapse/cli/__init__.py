@@ -14,7 +14,7 @@ import pydantic
 from cyclopts import App, CycloptsError, UnusedCliTokensError
 
 from surgecollapse.cli.comparison import compare, typed
-from surgecollapse.cli.flags import Flags
+from surgecollapse.cli.flags import Flags, undotted
 from surgecollapse.cli.installation import doctor
 from surgecollapse.cli.live import tell, watch
 from surgecollapse.cli.output import INTERRUPTED, MISTAKE, fail
@@ -44,8 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words after the program's name; by default those of the process.
     """
     typed[:] = sys.argv[1:] if argv is None else argv
+    words = undotted(typed)
     try:
-        outcome = app(argv, exit_on_error=False, print_error=False)
+        outcome = app(words, exit_on_error=False, print_error=False)
     except KeyboardInterrupt:
         return fail("interrupted", INTERRUPTED)
     except (CycloptsError, ValueError, OSError, ImportError) as error:

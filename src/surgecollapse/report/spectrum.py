@@ -47,7 +47,7 @@ class Parts:
         """Share of the power that is slow, in words."""
         if self.resolved:
             return f"{100 * self.spectrum.slow_share(self.cutoff):.1f} %"
-        return f"cannot be told at this distance, a run with `trace_every = {closest(self.cutoff)}` can"
+        return f"cannot be told at this distance, a run with `gradient_trace_every = {closest(self.cutoff)}` can"
 
 
 def cutoff_of(config: Mapping[str, Any]) -> tuple[float, str]:
@@ -208,7 +208,8 @@ def slow_gradients(run: RunData, number: int = 1) -> Picture | None:
     shares = "; ".join(f"`{t.name}` {100 * t.slow(1):.1f} % and {100 * t.slow(0):.1f} %" for t in found)
     told = f"Share of the power that is slow, of gradients and of weights: {shares}."
     if not resolved:
-        told = f"These records are too far apart for this cut-off: `trace_every = {closest(cutoff)}` would show it."
+        closer = f"`gradient_trace_every = {closest(cutoff)}` would show it."
+        told = f"These records are too far apart for this cut-off: {closer}"
     caption = (
         f"{run.name}: up to sixteen entries of each weight matrix and of its gradient, as the backward pass left it, "
         f"every {steadiest.spacing:,.0f} steps, by frequency in a cosine transform. A filter of gradients amplifies "

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
-from surgecollapse.lab.config import ConfigError
+from surgecollapse.lab.config import ConfigError, flat_values
 from surgecollapse.record import RunStore
 from surgecollapse.trackers.following import follow
 from surgecollapse.trackers.protocol import Tracker
@@ -85,7 +85,7 @@ def check_tracker(name: str) -> None:
 def _tracker(name: str, run: Path, out: Path | None) -> Tracker:
     """Open a run in the tracker."""
     with RunStore(run / "run.db") as store:
-        config = store.get("config", {})
+        config = flat_values(store.get("config", {}))
     title = run.resolve().name
     if name == "tensorboard":
         from surgecollapse.trackers.tensorboard import TensorBoard

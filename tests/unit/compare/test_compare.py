@@ -81,8 +81,9 @@ def test_a_key_written_before_there_was_a_setting_is_that_of_its_default():
 def test_settings_of_a_trial_add_to_those_of_the_method():
     base = method("m", policy_options={"phase": 0.1, "dense_until": 0.2})
     cell = make_cell(ENTRY, base, 0.9, 3, {"dropout": 0.25, "policy_options": {"phase": 0.05}})
-    assert cell.config.policy_options == {"phase": 0.05, "dense_until": 0.2}
-    assert (cell.config.dropout, cell.config.seed, cell.config.sparsity, cell.config.threads) == (0.25, 3, 0.9, 1)
+    assert cell.config.method.policy_options == {"phase": 0.05, "dense_until": 0.2}
+    config = cell.config
+    assert (config.model.dropout, config.run.seed, config.method.sparsity, config.run.threads) == (0.25, 3, 0.9, 1)
 
 
 def test_nothing_is_evaluated_before_the_end_unless_early_stopping_asks_for_it():
@@ -103,9 +104,9 @@ def test_tuning_is_at_ninety_percent_on_a_seed_that_is_not_reported():
     for entry, its, cells in plan.trials():
         assert entry is ENTRY
         assert [cell.trial for cell in cells] == [0, 1]
-        assert {cell.config.sparsity for cell in cells} == ({0.9} if its.sparse else {0.0})
+        assert {getattr(cell.config.method, "sparsity", None) for cell in cells} == {0.9 if its.sparse else None}
         assert all(cell.seed not in range(3) for cell in cells)
-    assert {cell.config.sparsity for cell in plan.final({}, guess=True)} == {0.0, 0.5}
+    assert {getattr(cell.config.method, "sparsity", None) for cell in plan.final({}, guess=True)} == {None, 0.5}
 
 
 def test_a_method_that_is_not_tuned_yet_is_not_reported():

@@ -26,7 +26,7 @@ def folder(tmp_path_factory):
 
 def configuration(**changes):
     values = {"task": "digits", "widths": (16, 16), "steps": STEPS, "every": 5, "evaluate_every": 20, "sparsity": 0.8,
-              "minimum_density": 0.01, "monitors": "none", "growth": "ema_gradient"}  # fmt: skip
+              "min_density": 0.01, "monitors": "none", "growth": "ema_gradient"}  # fmt: skip
     return make_config(**{**values, **changes})
 
 

@@ -160,7 +160,13 @@ def test_only_the_gpt_reads_text(model, text_file):
 
 def test_the_default_gpt_has_about_a_million_parameters():
     config = make_config(task="kjv")
-    net = GPT(64, config.text_length, width=config.widths[0], hidden=config.widths[1], activation=config.activation)
+    net = GPT(
+        64,
+        config.data.text_length,
+        width=config.model.widths[0],
+        hidden=config.model.widths[1],
+        activation=config.model.activation,
+    )
     width, hidden = 128, 512
     block = 4 * width * (width + 1) + 2 * width * hidden + width + hidden + 4 * width
     expected = 5 * block + 2 * width + (2 * 64 + 64) * width

@@ -9,8 +9,9 @@ from surgecollapse.attaching.attach import attach, transform_gradients
 from surgecollapse.attaching.averaging import average_weights
 from surgecollapse.attaching.monitoring import watch_training
 from surgecollapse.lab.config import ConfigError
+from surgecollapse.lab.config.method import PlainTraining
 from surgecollapse.lab.training.optim import make_transforms
-from surgecollapse.policies import make_policy
+from surgecollapse.policies import NoOp, make_policy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from surgecollapse.attaching.monitoring import WatchedTraining
     from surgecollapse.controller.controller import Controller
     from surgecollapse.lab.config import RunConfig
+    from surgecollapse.lab.config.method import Controlled
     from surgecollapse.protocols import Policy, Recorder
 
 
@@ -98,50 +100,53 @@ def attached_to(
     watching: dict[str, Any] = {
         "recorders": (recorder,),
         "monitors": _monitors(config),
-        "every": config.every,
+        "every": config.method.every,
         "criterion": criterion,
     }
-    budget = config.monitor_budget if config.monitor_budget < 1 else None
+    budget = config.method.monitor_budget if config.method.monitor_budget < 1 else None
     controller = handle = watched = None
-    if config.policy == "none":
+    method = config.method
+    if isinstance(method, PlainTraining):
         if watching["monitors"]:
             watched = watch_training(model, optimizer, budget=budget, **watching)
         if transforms:
-            handle = transform_gradients(optimizer, transforms, recorders=(recorder,), every=config.every)
+            handle = transform_gradients(optimizer, transforms, recorders=(recorder,), every=config.method.every)
     else:
         controller = attach(
             model,
             optimizer,
-            sparsity=0.0 if config.ends_dense else config.sparsity,
+            sparsity=0.0 if method.ends_dense else method.sparsity,
             total_steps=total_steps,
-            policy=_policy(config),
+            policy=_policy(method),
             transforms=transforms,
-            seed=config.seed,
-            moments=config.moments,
-            entropy=config.entropy,
-            saliency=config.saliency,
-            growth=config.growth,
-            initial=config.initial,
-            rho=config.rho,
-            distribution=config.distribution,
-            minimum_density=config.minimum_density,
-            pattern=config.pattern,
+            seed=config.run.seed,
+            moments=method.optimizer_state,
+            entropy=method.entropy,
+            saliency=method.saliency,
+            growth=method.growth,
+            initial=method.regrow_init,
+            rho=method.noise_energy_budget,
+            distribution=method.allocation,
+            minimum_density=method.min_density,
+            pattern=method.pattern,
             monitor_budget=budget,
             **watching,
         )
     averaged = None
-    if config.average_decay:
-        averaged = average_weights(model, optimizer, decay=config.average_decay, controller=controller)
+    if config.transforms.ema_decay:
+        averaged = average_weights(model, optimizer, decay=config.transforms.ema_decay, controller=controller)
     return Attached(controller=controller, transforms=handle, watched=watched, averaged=averaged)
 
 
 def _monitors(config: RunConfig) -> list[str]:
-    names = [name.strip() for name in config.monitors.split(",")]
+    names = [name.strip() for name in config.method.monitors.split(",")]
     return [] if names == ["none"] else names
 
 
-def _policy(config: RunConfig) -> Policy:
+def _policy(method: Controlled) -> Policy:
+    """The policy; at sparsity 0 one that does nothing, whatever its name: there is nothing to prune."""
     try:
-        return make_policy(config.policy, **config.policy_options)
+        policy = make_policy(method.policy, **method.policy_options)
     except TypeError as error:
-        raise ConfigError(f"policy_options of {config.policy!r} have a value of the wrong type: {error}") from error
+        raise ConfigError(f"policy_options of {method.policy!r} have a value of the wrong type: {error}") from error
+    return policy if method.sparsity > 0 or method.policy == "redo" else NoOp()

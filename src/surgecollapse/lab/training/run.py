@@ -13,7 +13,7 @@ import torch
 
 from surgecollapse.commands import READ_ONLY
 from surgecollapse.controller.command_loop import effective
-from surgecollapse.lab.config import ConfigError, as_mapping, read_config, write_config
+from surgecollapse.lab.config import ConfigError, as_mapping, flat_values, read_config, write_config
 from surgecollapse.lab.training.checkpoint import CheckpointError, latest_checkpoint, must_fit
 from surgecollapse.lab.training.environment import environment
 from surgecollapse.lab.training.flops import step_costs
@@ -188,7 +188,7 @@ def _go_on(
 
 
 def _loop(training: Training, interrupt: Interrupt, progress: Progress) -> str:
-    progress.start(f"{training.config.task} {training.config.policy}", training.total, training.step)
+    progress.start(f"{training.config.data.task} {training.config.method.policy}", training.total, training.step)
     training.steering.interrupted = lambda: interrupt.requested
     if training.step:  # what is prunable is known after the first step
         training.answer()
@@ -240,11 +240,12 @@ def _config_to_resume(folder: Path) -> RunConfig:
 
 
 def _refuse_changed(config: RunConfig, state: dict[str, Any], folder: Path) -> None:
-    now, then = as_mapping(config), state.get("config")
-    if not isinstance(then, dict):
+    found = state.get("config")
+    if not isinstance(found, dict):
         raise CheckpointError(f"the newest checkpoint of {folder} holds no configuration: start a new run")
+    now, then = flat_values(as_mapping(config)), flat_values(found)
     # Keys that are younger than the checkpoint, and what decides nothing, are taken as they are.
-    ignored = {"data_dir", "device", "monitors", "monitor_budget", "trace_every"}
+    ignored = {"data_dir", "device", "monitors", "monitor_budget", "gradient_trace_every"}
     changed = [key for key in now if key not in ignored and key in then and now[key] != then[key]]
     if changed:
         raise CheckpointError(
@@ -278,11 +279,11 @@ def _unwritable(folder: Path, error: OSError, way_out: str = "free space or choo
 def _isolated(config: RunConfig) -> Iterator[None]:
     """Pin threads and the global random state (dropout draws from it) to the run, and give both back."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(config.threads)
+    torch.set_num_threads(config.run.threads)
     try:
-        gpus = [0] if config.device == "cuda" and torch.cuda.is_available() else []
+        gpus = [0] if config.run.device == "cuda" and torch.cuda.is_available() else []
         with torch.random.fork_rng(devices=gpus):
-            seed = (config.seed + 0x5C0FFEE) % 2**63
+            seed = (config.run.seed + 0x5C0FFEE) % 2**63
             torch.default_generator.manual_seed(seed)
             if gpus:
                 torch.cuda.manual_seed(seed)
