@@ -36,7 +36,8 @@ def measure(task: str, policy: str, seed: int, sparsity: float, work: Path) -> d
     """Train, unless it is done; return test accuracy in percent and mean training density."""
     folder = work / f"{task}-{policy}-{seed}"
     if not (folder / "run.db").is_file():
-        train(make_config(task=task, policy=policy, seed=seed, sparsity=sparsity), folder)
+        target = {} if policy == "none" else {"sparsity": sparsity}
+        train(make_config(task=task, policy=policy, seed=seed, **target), folder)
     with RunStore(folder / "run.db") as store:
         final, events = store.get("summary"), store.interventions()
     sizes = {layer.name: layer.size for event in events for layer in event.layers}

@@ -23,7 +23,7 @@ import torch
 
 from surgecollapse import average_weights
 from surgecollapse.forecast.times import GENERALISE, IN_A_ROW
-from surgecollapse.lab.config import RunConfig, make_config
+from surgecollapse.lab.config import RunConfig, as_mapping, flat_values, make_config
 from surgecollapse.lab.data.registry import load_data
 from surgecollapse.lab.data.sampler import Batches
 from surgecollapse.lab.models.registry import build_model
@@ -47,8 +47,8 @@ def sample(trial: optuna.Trial) -> dict[str, Any]:
         "embedding_scale": trial.suggest_float("embedding_scale", 0.04, 0.5, log=True),
         "position_scale": trial.suggest_float("position_scale", 0.02, 1.0, log=True),
         "position_lr": trial.suggest_float("position_lr", 0.05, 1.0, log=True),
-        "average_decay": trial.suggest_float("average_decay", 0.6, 0.9),
-        "weigh_batches": trial.suggest_categorical("weigh_batches", [True, False]),
+        "ema_decay": trial.suggest_float("ema_decay", 0.6, 0.9),
+        "scale_partial_batches": trial.suggest_categorical("scale_partial_batches", [True, False]),
         "weight_decay": trial.suggest_float("weight_decay", 0.5, 4.0, log=True),
         "momentum": trial.suggest_float("momentum", 0.6, 0.95),
         "muon_beta1": trial.suggest_float("muon_beta1", 0.6, 0.9),
@@ -133,10 +133,11 @@ def known() -> dict[str, Any]:
     """The frozen setting, as the first trial."""
     config = make_config(task="grokfast-modular-record")
     keys = (
-        "lr muon_lr embedding_lr embedding_scale position_scale position_lr average_decay weigh_batches weight_decay "
-        "momentum muon_beta1 beta2 warmup muon_tokens decay_vectors"
+        "lr muon_lr embedding_lr embedding_scale position_scale position_lr ema_decay scale_partial_batches "
+        "weight_decay momentum muon_beta1 beta2 warmup muon_tokens decay_vectors"
     )
-    return {key: getattr(config, key) for key in keys.split()}
+    values = flat_values(as_mapping(config))
+    return {key: values[key] for key in keys.split()}
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ def _options(**values: Any) -> dict[str, Any]:
 BASE: dict[str, Any] = {"policy": "entropy_cycles", "dropout": 0.1}
 """What every variant changes one thing of."""
 
-LAYER: dict[str, Any] = {"distribution": "layer"}
+LAYER: dict[str, Any] = {"allocation": "layer"}
 
 SETTLE: dict[str, Any] = {
     "anneal": True, "full_depth_at": 0.6, "max_sparsity": 0.9, "cycles_until": 0.7, "freeze_at": 0.72, "floor": 0.0
@@ -94,12 +94,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "growth-momentum": _options(growth="momentum"),
     "initial-noise": _options(regrow_init="noise"),
     "initial-last": _options(regrow_init="last"),
-    "moments-keep": {"moments": "keep"},
-    "moments-warmup": {"moments": "warmup"},
-    "erk": {"distribution": "erk"},
-    "layer": {"distribution": "layer"},
-    "min-0.02": {"minimum_density": 0.02},
-    "min-0.05": {"minimum_density": 0.05},
+    "moments-keep": {"optimizer_state": "keep"},
+    "moments-warmup": {"optimizer_state": "warmup"},
+    "erk": {"allocation": "erk"},
+    "layer": {"allocation": "layer"},
+    "min-0.02": {"min_density": 0.02},
+    "min-0.05": {"min_density": 0.05},
     "taylor": {"saliency": "taylor"},
     "freeze-0.78": _options(freeze_at=0.78),
     "freeze-0.92": _options(freeze_at=0.92),
@@ -214,7 +214,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "gmp-until-0.9": {"policy": "gmp", **_options(end_at=0.9)},
     "gmp-from-0.2": {"policy": "gmp", **_options(start_at=0.2)},
     "settle-0.25-last": _options(**{**SETTLE, "surge": 0.25, "regrow_init": "last"}),
-    "settle-0.25-keep": {**_options(**{**SETTLE, "surge": 0.25}), "moments": "keep"},
+    "settle-0.25-keep": {**_options(**{**SETTLE, "surge": 0.25}), "optimizer_state": "keep"},
     "settle-0.05-short": _options(**{**SETTLE, "surge": 0.05, "timing": "fixed", "phase": 0.025}),
     "gmp-lamp": {"policy": "gmp", "saliency": "lamp"},
     "acdc-lamp": {"policy": "acdc", "saliency": "lamp"},
@@ -322,9 +322,10 @@ def run(
     torch.set_num_threads(1)
     began = time.perf_counter()
     widths = {"mlp": (256, 256), "cnn": (64, 64, 64)}[model]
-    config = make_config(
-        task="mnist1d", model=model, widths=widths, sparsity=sparsity, seed=seed, **{**BASE, **changes}
-    )
+    settings = {"sparsity": sparsity, **BASE, **changes}
+    if settings.get("policy") == "none":
+        del settings["sparsity"]
+    config = make_config(task="mnist1d", model=model, widths=widths, seed=seed, **settings)
     x, y, x_test, y_test = sets or data()
     torch.manual_seed(seed)
     net = build_model(config, load_data(config))

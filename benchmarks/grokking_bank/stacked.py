@@ -14,7 +14,7 @@ from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from surgecollapse.forecast.times import GENERALISE, IN_A_ROW
-from surgecollapse.lab.config import ConfigError
+from surgecollapse.lab.config import ConfigError, as_mapping, flat_values, layered
 from surgecollapse.lab.data.dataset import training_sample
 from surgecollapse.lab.data.registry import load_data
 from surgecollapse.lab.data.sampler import batches_of
@@ -93,7 +93,7 @@ def _check(configs: Sequence[RunConfig]) -> None:
     if not configs:
         raise ConfigError("no runs given: expected one configuration for each")
     first = configs[0]
-    if any(config.model_copy(update={"seed": first.seed}) != first for config in configs):
+    if any(layered(as_mapping(config), {"seed": first.run.seed}) != first for config in configs):
         raise ConfigError("stacked runs differ in their seed alone: train others apart")
     plain: dict[str, Any] = {
         "policy": "none",
@@ -102,14 +102,15 @@ def _check(configs: Sequence[RunConfig]) -> None:
         "class_weights": "none",
         "early_stopping": 0,
     }
-    plain |= {"early_stopping": 0, "forecast": "none", "average_decay": 0.0, "weigh_batches": False}
+    plain |= {"early_stopping": 0, "forecast": "none", "ema_decay": 0.0, "scale_partial_batches": False}
+    values = flat_values(as_mapping(first))
     for key, value in plain.items():
-        if getattr(first, key) != value:
-            raise ConfigError(f"{key} = {getattr(first, key)!r} cannot be stacked: expected {value!r}, or train apart")
-    if first.model not in STACKABLE or first.optimizer == "muon":
+        if values.get(key, value) != value:
+            raise ConfigError(f"{key} = {values[key]!r} cannot be stacked: expected {value!r}, or train apart")
+    if first.model.name not in STACKABLE or first.optimizer.name == "muon":
         raise ConfigError(
-            f"model {first.model!r} with {first.optimizer!r} cannot be stacked: expected one of {', '.join(STACKABLE)} "
-            "and no muon, or train apart"
+            f"model {first.model.name!r} with {first.optimizer.name!r} cannot be stacked: expected one of "
+            f"{', '.join(STACKABLE)} and no muon, or train apart"
         )
 
 
