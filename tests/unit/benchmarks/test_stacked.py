@@ -7,7 +7,7 @@ import torch
 from grokking_bank import stacked
 from grokking_bank.stacked import train_stacked
 
-from surgecollapse.lab.config import ConfigError, make_config
+from surgecollapse.lab.config import ConfigError, as_mapping, layered, make_config
 from surgecollapse.lab.training.run import train
 from surgecollapse.record import RunStore
 
@@ -107,7 +107,7 @@ def test_what_cannot_be_stacked_is_refused(change, message):
 def test_runs_that_differ_in_more_than_their_seed_are_refused():
     one = make_config(**SETTINGS["parity"])
     with pytest.raises(ConfigError, match="seed alone"):
-        train_stacked([one, one.model_copy(update={"lr": 1.0})])
+        train_stacked([one, layered(as_mapping(one), {"lr": 1.0})])
     with pytest.raises(ConfigError, match="no runs"):
         train_stacked([])
 

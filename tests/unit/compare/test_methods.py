@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from surgecollapse.compare.methods import ABLATIONS, METHODS
+from surgecollapse.compare.plan import merged
 from surgecollapse.events import Plan
 from surgecollapse.lab.config import make_config
 from surgecollapse.policies import make_policy
@@ -16,8 +17,7 @@ def test_every_method_has_eight_different_trials_that_can_be_run(name):
     assert method.name == name
     assert len({repr(trial) for trial in method.trials}) == 8
     for trial in method.trials:
-        options = {**method.settings.get("policy_options", {}), **trial.get("policy_options", {})}
-        config = make_config(task="mnist1d", **{**method.settings, **trial, "policy_options": options})
+        config = make_config(task="mnist1d", **merged(method.settings, trial))
         assert (config.method.policy == "none") == (not method.sparse)
         if method.sparse:
             make_policy(config.method.policy, **config.method.policy_options).start(
