@@ -12,8 +12,8 @@ from surgecollapse import MemoryRecorder, attach, make_policy, watch_training
 from surgecollapse.events import Measurement
 from surgecollapse.lab.config import ConfigError, make_config
 from surgecollapse.lab.data.registry import load_task
+from surgecollapse.lab.training import forecasts as foresight
 from surgecollapse.lab.training.run import train
-from surgecollapse.lab.training.trainer import forecasts as foresight
 from surgecollapse.plugins import FORMS, find, offered
 from surgecollapse.report.analyses import analyse
 

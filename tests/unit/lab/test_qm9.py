@@ -193,9 +193,9 @@ def test_what_is_missing_is_named(tmp_path, monkeypatch, download):
     ("values", "message"),
     [
         ({"loss": "cross_entropy"}, "labels of qm9 are numbers, so its loss is mse"),
-        ({"label_noise": 0.1}, "labels of qm9 are numbers; drop it"),
+        ({"label_noise": 0.1}, "label_noise = 0.1 has no effect with task = 'qm9'"),
         ({"forecast": "train"}, "is for classification"),
-        ({"dropout": 0.1}, "model 'gnn' has none"),
+        ({"dropout": 0.1}, "dropout = 0.1 has no effect with model = 'gnn'"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(values, message):

@@ -11,7 +11,7 @@ from surgecollapse.attaching.monitoring import watch_training
 from surgecollapse.lab.config import ConfigError
 from surgecollapse.lab.config.method import PlainTraining
 from surgecollapse.lab.training.optim import make_transforms
-from surgecollapse.policies import NoOp, make_policy
+from surgecollapse.policies import POLICIES, NoOp, make_policy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -144,9 +144,10 @@ def _monitors(config: RunConfig) -> list[str]:
 
 
 def _policy(method: Controlled) -> Policy:
-    """The policy; at sparsity 0 one that does nothing, whatever its name: there is nothing to prune."""
+    """The policy; at sparsity 0, where there is nothing to prune, one that does nothing."""
     try:
         policy = make_policy(method.policy, **method.policy_options)
     except TypeError as error:
         raise ConfigError(f"policy_options of {method.policy!r} have a value of the wrong type: {error}") from error
-    return policy if method.sparsity > 0 or method.policy == "redo" else NoOp()
+    prunes = method.policy in POLICIES and method.policy != "redo"
+    return NoOp() if prunes and method.sparsity == 0 else policy
