@@ -8,7 +8,7 @@ from grokking_bank.stacked import train_stacked
 from torch import nn
 
 from surgecollapse import attach
-from surgecollapse.cli.doctor import examine
+from surgecollapse.cli.machine_checks import examine
 from surgecollapse.export.semi_structured import to_semi_structured
 from surgecollapse.lab.config import make_config, read_config, write_config
 from surgecollapse.lab.training.checkpoint import load_checkpoint

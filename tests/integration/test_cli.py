@@ -12,8 +12,9 @@ import time
 import pytest
 import torch
 
-from surgecollapse.cli import INTERRUPTED, MISTAKE, Flags, main, training
-from surgecollapse.cli.doctor import examine
+from surgecollapse.cli import INTERRUPTED, MISTAKE, main, training
+from surgecollapse.cli.flags import Flags
+from surgecollapse.cli.machine_checks import examine
 from surgecollapse.lab.config import make_config, read_config
 from surgecollapse.lab.config.experiments import experiments
 from surgecollapse.lab.config.keys import KEYS
@@ -154,7 +155,7 @@ def test_policy_options_are_json(tmp_path):
             "policy_options of 'cyclic_pruning' have a value of the wrong",
         ),
         (["run", "digits", "--widths", ""], "nothing to prune"),
-        (["run", "digits", "more"], "nothing is known to do with more"),
+        (["run", "digits", "more"], "unrecognized argument: more (see --help)"),
         (["run", "digits", "--steps", "1", "--epochs", "1"], "either steps or epochs"),
         (["run", "digits", "--config", "nope.toml"], "cannot read the configuration nope.toml"),
         (["run", "mnist"], "no --data-dir given"),

@@ -251,7 +251,7 @@ def test_a_run_stops_once_its_accuracy_is_sustained_and_says_when(tmp_path):
 
 
 def test_every_new_key_is_a_flag():
-    from surgecollapse.cli import app
+    from surgecollapse.cli.app import app
 
     line = "run grokfast-modular --grokfast ma --grokfast-window 9 --no-bias --init-scale 2 --stop-at-accuracy 0.9"
     _, bound, _ = app.parse_args(line.split(), exit_on_error=False, print_error=False)
