@@ -15,10 +15,12 @@ from surgecollapse.commands import READ_ONLY
 from surgecollapse.controller.command_loop import effective
 from surgecollapse.lab.config import ConfigError, as_mapping, flat_values, read_config, write_config
 from surgecollapse.lab.training.checkpoint import CheckpointError, latest_checkpoint, must_fit
+from surgecollapse.lab.training.command_handlers import handlers
 from surgecollapse.lab.training.environment import environment
 from surgecollapse.lab.training.flops import step_costs
 from surgecollapse.lab.training.interrupt import Interrupt
 from surgecollapse.lab.training.progress import Progress, Silent
+from surgecollapse.lab.training.summary import run_summary
 from surgecollapse.lab.training.trainer import Training
 from surgecollapse.record import CommandQueue, RunStore, RunStoreError
 from surgecollapse.record.filesystem import is_network
@@ -109,7 +111,7 @@ def _begin(
     around: Around,
 ) -> RunResult:
     """Start a run; one that fails before its first step leaves nothing behind."""
-    training = Training(config, folder / "checkpoints", progress)
+    training = _training(config, folder, progress)
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
         with _make(folder, config, training) as store:
@@ -120,6 +122,13 @@ def _begin(
     finally:
         if training.step == 0:
             _discard(folder, missing)
+
+
+def _training(config: RunConfig, folder: Path, progress: Progress) -> Training:
+    """The training of a run, which does what people ask for."""
+    training = Training(config, folder / "checkpoints", progress)
+    training.steering.handlers.update(handlers(training))
+    return training
 
 
 def _resume(config: RunConfig, folder: Path, progress: Progress, around: Around) -> RunResult:
@@ -133,7 +142,7 @@ def _resume(config: RunConfig, folder: Path, progress: Progress, around: Around)
         state = latest_checkpoint(folder / "checkpoints", progress.note)
         if state is not None:
             _refuse_changed(config, state, folder)
-        training = Training(config, folder / "checkpoints", progress)
+        training = _training(config, folder, progress)
         if state is None:
             progress.note("no checkpoint was written yet: starting again from the first step")
             store.truncate_after(-1)
@@ -197,7 +206,9 @@ def _loop(training: Training, interrupt: Interrupt, progress: Progress) -> str:
         if interrupt.requested:
             training.checkpoint()
             return "interrupted"
-    training.finish()
+    scores = training.finish()
+    training.store.set("summary", run_summary(training, scores))
+    training.checkpoint()
     return "complete"
 
 

@@ -24,7 +24,6 @@ from surgecollapse.lab.training.checkpoint import (
     save_checkpoint,
     step_checkpoints,
 )
-from surgecollapse.lab.training.command_handlers import handlers
 from surgecollapse.lab.training.early_stopping import Stopping
 from surgecollapse.lab.training.environment import finish_work, training_device
 from surgecollapse.lab.training.evaluation import predict, right_share
@@ -33,7 +32,6 @@ from surgecollapse.lab.training.forecasts import certainty
 from surgecollapse.lab.training.optim import make_loss, make_optimizer, rate_factor
 from surgecollapse.lab.training.progress import Snapshot
 from surgecollapse.lab.training.sketch import CountSketch
-from surgecollapse.lab.training.summary import run_summary
 from surgecollapse.lab.training.traces import PREFIX, Traces
 
 if TYPE_CHECKING:
@@ -91,7 +89,6 @@ class Training:
         self.controller = self.attached.controller
         self.steering = Steering(self.journal.record) if self.controller is None else self.controller.steering
         self.steering.by_hand = True
-        self.steering.handlers.update(handlers(self))
         self.rate_factor = 1.0
         self.to_repeat: frozenset[int] = frozenset()
         self._checkpoints = checkpoints
@@ -301,8 +298,12 @@ class Training:
 
     # the end
 
-    def finish(self) -> None:
-        """Make the mask exact, test once, write the summary and the last checkpoint."""
+    def finish(self) -> dict[str, Any]:
+        """Make the mask exact and test once; what comes after is up to the run.
+
+        Returns:
+            The scores on the held-out samples, for :func:`~surgecollapse.lab.training.summary.run_summary`.
+        """
         averaged = self.attached.averaged
         if self.stopping.early and self.stopping.best is not None:
             best = load_checkpoint(self._checkpoints / "best.pt")
@@ -316,14 +317,12 @@ class Training:
         validation, _ = self._score(self.data.x_validation, self.data.y_validation)
         accuracy, loss = self._measure("test", self.data.x_test, self.data.y_test)
         self.store.put_array(self.step, "sketch/weights", self._sketch())
-        scores = {
+        return {
             "accuracy": accuracy,
             "loss": loss,
             **({"bits_per_character": loss / math.log(2)} if self._in_bits else {}),
             "accuracy_validation": validation,
         }
-        self.store.set("summary", run_summary(self, scores))
-        self.checkpoint()
 
     def checkpoint(self) -> None:
         """Write ``step-N.pt`` and drop the old ones; the record is on the disk before it."""
