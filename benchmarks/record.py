@@ -20,6 +20,7 @@ from typing import Any
 
 import optuna
 import torch
+from provenance import provenance
 
 from surgecollapse import average_weights
 from surgecollapse.forecast.times import GENERALISE, IN_A_ROW
@@ -112,10 +113,12 @@ def main() -> None:
     def objective(trial: optuna.Trial) -> float:
         settings, values, began = sample(trial), [], time.perf_counter()
         for seed in SEEDS:
-            values.append(steps_to_generalise(make_config(task="grokfast-modular-record", seed=seed, **settings)))
+            config = make_config(task="grokfast-modular-record", seed=seed, **settings)
+            values.append(steps_to_generalise(config))
             if values[-1] > HOPELESS:
                 break
         row = {"trial": trial.number, "steps": [round(value, 1) for value in values], "settings": settings}
+        row |= provenance(config)
         with options.out.open("a") as file:
             file.write(json.dumps(row) + "\n")
         print(f"trial {trial.number}: {row['steps']}, {time.perf_counter() - began:.0f} s", flush=True)

@@ -309,6 +309,7 @@ def run(
 ) -> dict[str, Any]:
     """Train one net; accuracy in percent on the 10,000 samples, or on ``sets`` (x and y to train, x and y to score)."""
     import torch
+    from provenance import provenance
 
     from surgecollapse import attach
     from surgecollapse.lab.config import make_config
@@ -374,7 +375,7 @@ def run(
         "collapses": kinds.count("collapse"),
         "surges": kinds.count("surge"),
         "seconds": time.perf_counter() - began,
-        "settings": {**BASE, **changes},
+        **provenance(config),
     }
 
 
