@@ -204,7 +204,7 @@ def train_one(values: dict[str, Any], folder: Path, data_dir: Path | None) -> di
     result = (
         train(None, folder, resume=True) if begun else train(make_config(**{**values, "data_dir": data_dir}), folder)
     )
-    if result.status != "complete":
+    if result.status == "interrupted":
         return None
     with RunStore(folder / "run.db") as store:
         curves = {name: store.measurements(f"accuracy/{name}") for name in ("train", "validation")}
@@ -480,18 +480,10 @@ def draw(rows: dict[str, list[dict]], path: Path) -> bool:
     return True
 
 
-def processor() -> str:
-    """Name of the processor, as far as the system tells."""
-    listing = Path("/proc/cpuinfo")
-    if listing.exists():
-        for line in listing.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
 def hardware(options: argparse.Namespace) -> str:
     """What the runs of this call train on."""
+    from surgecollapse.record.machine import processor
+
     place = gpu_name() if options.device == "cuda" else ""
     return f"{place or processor()}, {options.jobs} process(es) of one thread"
 

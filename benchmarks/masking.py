@@ -45,7 +45,7 @@ def masked(compile: bool, x: Tensor, y: Tensor) -> tuple[surgecollapse.Controlle
     model = Decoder(width=512, layers=8, length=128)
     step, optimizer = stepper(model, x, y)
     controller = surgecollapse.attach(
-        model, optimizer, sparsity=0.9, policy=Scripted(2), minimum_density=0.0, compile=compile
+        model, optimizer, sparsity=surgecollapse.Target(0.9, min_density=0.0), policy=Scripted(2), compile=compile
     )
     for _ in range(3):
         step()

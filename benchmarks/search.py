@@ -311,7 +311,7 @@ def run(
     import torch
     from provenance import provenance
 
-    from surgecollapse import attach
+    from surgecollapse import Readings, Target, Updates, attach
     from surgecollapse.lab.config import make_config
     from surgecollapse.lab.data.registry import load_data
     from surgecollapse.lab.data.sampler import Batches
@@ -336,15 +336,12 @@ def run(
         controller = attach(
             net,
             optimizer,
-            sparsity=sparsity,
+            sparsity=Target(sparsity, allocation=config.method.allocation, min_density=config.method.min_density),
             total_steps=steps,
             policy=make_policy(config.method.policy, **config.method.policy_options),
-            every=config.method.every,
+            readings=Readings(every=config.method.every),
             seed=seed,
-            moments=config.method.optimizer_state,
-            saliency=config.method.saliency,
-            distribution=config.method.allocation,
-            minimum_density=config.method.min_density,
+            updates=Updates(optimizer_state=config.method.optimizer_state, saliency=config.method.saliency),
         )
     batches, density = Batches(len(y), config.run.batch_size, seed), 0.0
     for step in range(steps):

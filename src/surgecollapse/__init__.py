@@ -9,10 +9,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from surgecollapse.attaching.attach import attach, transform_gradients
+    from surgecollapse.attaching.attach import attach
     from surgecollapse.attaching.averaging import average_weights
     from surgecollapse.attaching.monitoring import watch_training
+    from surgecollapse.attaching.transforms import transform_gradients
     from surgecollapse.controller.controller import Controller
+    from surgecollapse.controller.options import Monitoring, Readings, Target, Updates
     from surgecollapse.events import Decision, Intervention, LayerReading, Measurement, Plan, Reading
     from surgecollapse.gradients.clip import ClipNorm
     from surgecollapse.gradients.gradient_filter import GradientFilter
@@ -37,8 +39,12 @@ __version__ = "0.2.0"
 _HOME = {
     "attach": "attaching.attach",
     "average_weights": "attaching.averaging",
-    "transform_gradients": "attaching.attach",
+    "transform_gradients": "attaching.transforms",
     "Controller": "controller.controller",
+    "Monitoring": "controller.options",
+    "Readings": "controller.options",
+    "Target": "controller.options",
+    "Updates": "controller.options",
     "ACDC": "policies",
     "EntropyCycles": "policies",
     "EntropyThresholds": "policies",
@@ -81,12 +87,16 @@ __all__ = [
     "LayerReading",
     "Measurement",
     "MemoryRecorder",
+    "Monitoring",
     "NoOp",
     "OrthoGrad",
     "Plan",
     "Reading",
+    "Readings",
     "RunStore",
     "StableMaxCrossEntropy",
+    "Target",
+    "Updates",
     "attach",
     "average_weights",
     "load_run",

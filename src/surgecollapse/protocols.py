@@ -69,6 +69,8 @@ class MonitorContext:
     """Gradients by the same names as the loop leaves them: unscaled, before transforms and masks."""
     live: Mapping[str, float] = field(default_factory=dict)
     """Share of each prunable weight that its mask leaves open; empty without a controller."""
+    masks: Mapping[str, Tensor] = field(default_factory=dict)
+    """Masks that hold weights at zero, ones and zeros; a parameter that is fully open has none."""
     activations: Mapping[str, Tensor] = field(default_factory=dict)
     """Site → ``(rows, units)`` on the probe batch: one row a sample, in eval mode; only where ``needs`` says so."""
     outputs: Tensor | None = None

@@ -1,4 +1,4 @@
-"""How training is hooked: one test for each plain row of the attachment table (docs/explanation/architecture.md)."""
+"""How training is hooked: one test for each plain row of the attachment table (docs/decisions/0002)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 import surgecollapse
-from surgecollapse import Decision
+from surgecollapse.events import Decision, Prune
 
 
 class Once:
@@ -31,8 +31,8 @@ class Once:
     def decide(self, reading):
         if reading.step >= self.at and not self.done:
             self.done = True
-            return Decision(phase="sparse", reason="test", depth=self.depth)
-        return Decision(phase="hold", reason="test")
+            return Decision(phase="sparse", reason="test", actions=(Prune(self.depth),))
+        return Decision(phase="sparse", reason="test")
 
     def state_dict(self):
         return {"done": self.done}
@@ -147,7 +147,9 @@ def test_scaled_gradients_give_the_unscaled_step(fused):
         model = make_model()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, fused=fused)
         scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, enabled=scaled)
-        controller = surgecollapse.attach(model, optimizer, sparsity=0.5, policy=Once(at=2), every=1)
+        controller = surgecollapse.attach(
+            model, optimizer, sparsity=0.5, policy=Once(at=2), readings=surgecollapse.Readings(every=1)
+        )
         for _ in range(5):
             optimizer.zero_grad()
             scaler.scale(nn.functional.cross_entropy(model(X), Y)).backward()
@@ -167,7 +169,14 @@ def test_an_overflow_under_grad_scaler_is_no_step(fused):
     model = make_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, fused=fused)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
-    controller = surgecollapse.attach(model, optimizer, sparsity=0.5, policy=Once(at=2), every=1, growth="ema_gradient")
+    controller = surgecollapse.attach(
+        model,
+        optimizer,
+        sparsity=0.5,
+        policy=Once(at=2),
+        readings=surgecollapse.Readings(every=1),
+        updates=surgecollapse.Updates(growth="ema_gradient"),
+    )
     for i in range(5):
         optimizer.zero_grad()
         loss = nn.functional.cross_entropy(model(X), Y)
@@ -226,7 +235,9 @@ def test_a_compiled_model_is_read_through_an_eager_probe():
     model = make_model()
     compiled = torch.compile(model, backend="eager")
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    controller = surgecollapse.attach(compiled, optimizer, sparsity=0.5, policy=Once(), every=2)
+    controller = surgecollapse.attach(
+        compiled, optimizer, sparsity=0.5, policy=Once(), readings=surgecollapse.Readings(every=2)
+    )
     for _ in range(6):
         backward(compiled, optimizer)
         optimizer.step()
@@ -241,11 +252,13 @@ def test_a_model_compiled_in_place_needs_a_probe_and_says_so():
     model = make_model()
     model.compile(backend="eager")
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with surgecollapse.attach(model, optimizer, sparsity=0.5, policy=Once(), every=2):
+    with surgecollapse.attach(model, optimizer, sparsity=0.5, policy=Once(), readings=surgecollapse.Readings(every=2)):
         backward(model, optimizer)
         with pytest.raises(RuntimeError, match="probe="):
             optimizer.step()
-    controller = surgecollapse.attach(model, optimizer, sparsity=0.5, policy=Once(), every=2, probe=X)
+    controller = surgecollapse.attach(
+        model, optimizer, sparsity=0.5, policy=Once(), readings=surgecollapse.Readings(every=2, probe=X)
+    )
     for _ in range(6):
         backward(model, optimizer)
         optimizer.step()
@@ -349,7 +362,9 @@ def test_several_optimizers_mask_their_own_weights():
 def test_gradient_accumulation_reads_the_last_micro_batch():
     model = make_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    controller = surgecollapse.attach(model, optimizer, sparsity=0.5, policy=Once(at=100), every=1, rows=16)
+    controller = surgecollapse.attach(
+        model, optimizer, sparsity=0.5, policy=Once(at=100), readings=surgecollapse.Readings(every=1, rows=16)
+    )
     for _ in range(2):
         optimizer.zero_grad()
         for batch in (X, X[:8]):
@@ -373,7 +388,9 @@ def test_a_second_attach_is_refused_until_the_first_detaches():
 def test_detach_leaves_no_hook_behind():
     model = make_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    controller = surgecollapse.attach(model, optimizer, sparsity=0.5, policy=Once(), every=1)
+    controller = surgecollapse.attach(
+        model, optimizer, sparsity=0.5, policy=Once(), readings=surgecollapse.Readings(every=1)
+    )
     for _ in range(4):
         backward(model, optimizer)
         optimizer.step()
@@ -386,7 +403,7 @@ def test_detach_leaves_no_hook_behind():
 def test_ordinary_steps_carry_no_forward_hook():
     model = make_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    surgecollapse.attach(model, optimizer, sparsity=0.5, policy=Once(at=3), every=5)
+    surgecollapse.attach(model, optimizer, sparsity=0.5, policy=Once(at=3), readings=surgecollapse.Readings(every=5))
     hooked = []
     for _ in range(10):
         optimizer.zero_grad()
@@ -399,7 +416,7 @@ def test_ordinary_steps_carry_no_forward_hook():
 def test_copies_of_an_attached_model_are_plain_models():
     model = make_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    surgecollapse.attach(model, optimizer, sparsity=0.5, policy=Once(), every=1)
+    surgecollapse.attach(model, optimizer, sparsity=0.5, policy=Once(), readings=surgecollapse.Readings(every=1))
     backward(model, optimizer)
     optimizer.step()
     assert any(m._forward_hooks for m in model.modules())  # armed: the copy is taken at the worst moment
@@ -455,7 +472,9 @@ def test_parameters_that_join_later_are_taken_in_at_the_next_event():
     model = make_model()
     optimizer = torch.optim.SGD(model[0].parameters(), lr=0.1)
     optimizer.add_param_group({"params": list(model[4].parameters())})
-    controller = surgecollapse.attach(model, optimizer, sparsity=0.5, policy=Once(at=8), every=2)
+    controller = surgecollapse.attach(
+        model, optimizer, sparsity=0.5, policy=Once(at=8), readings=surgecollapse.Readings(every=2)
+    )
     for i in range(10):
         if i == 3:
             optimizer.add_param_group({"params": list(model[2].parameters())})

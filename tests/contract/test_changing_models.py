@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import surgecollapse
+from surgecollapse import Readings, Target, Updates
 
 X = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
 Y = (X[:, 0] > 0).long()
@@ -29,7 +30,7 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> Non
 
 
 def attach(model, optimizer, **options):
-    defaults = {"sparsity": 0.5, "total_steps": 200, "every": 5}
+    defaults = {"sparsity": 0.5, "total_steps": 200, "readings": Readings(every=5)}
     return surgecollapse.attach(model, optimizer, **{**defaults, **options})
 
 
@@ -56,14 +57,14 @@ class Growing:
 def test_a_run_in_which_weights_join_is_resumed_bitwise(how, at):
     """Also from a checkpoint between the step at which they join the optimizer and the next reading."""
     whole = Growing(how)
-    controller = attach(whole.model, whole.optimizer, growth="random", initial="noise")
+    controller = attach(whole.model, whole.optimizer, updates=Updates(growth="random", regrow_init="noise"))
     train(whole.model, whole.optimizer, 21)
     whole.let_it_train()
     train(whole.model, whole.optimizer, at - 21)
     saved = [whole.model.state_dict(), whole.optimizer.state_dict(), controller.state_dict()]
     again = Growing(how)
     again.let_it_train()
-    its_controller = attach(again.model, again.optimizer, growth="random", initial="noise")
+    its_controller = attach(again.model, again.optimizer, updates=Updates(growth="random", regrow_init="noise"))
     again.model.load_state_dict(saved[0])
     again.optimizer.load_state_dict(torch.load(_through_a_file(saved[1]), weights_only=True))
     its_controller.load_state_dict(torch.load(_through_a_file(saved[2]), weights_only=True))
@@ -139,7 +140,7 @@ def test_a_very_long_cadence_costs_nothing():
     model = make_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     began = time.perf_counter()
-    controller = attach(model, optimizer, policy="no_op", total_steps=None, every=10**12)
+    controller = attach(model, optimizer, policy="no_op", total_steps=None, readings=Readings(every=10**12))
     train(model, optimizer, 3)
     assert time.perf_counter() - began < 5
     assert not controller.readings
@@ -161,11 +162,16 @@ def test_depth_is_bounded_by_the_minimum_density():
 def test_a_target_under_the_minimum_density_is_refused_at_once():
     model = make_model(width=128)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with pytest.raises(ValueError, match=r"sparsity 0\.999 leaves less than minimum_density=0\.005"):
+    with pytest.raises(ValueError, match=r"sparsity 0\.999 leaves less than min_density=0\.005"):
         attach(model, optimizer, sparsity=0.999)
     narrow = nn.Sequential(*[nn.Sequential(nn.Linear(2, 2), nn.ReLU()) for _ in range(4)], nn.Linear(2, 2))
     with pytest.raises(ValueError, match=r"sparsity 0\.9 leaves 2 of 16 weights.*needs 4: 0\.0\.weight \(1\)"):
-        attach(narrow, torch.optim.SGD(narrow.parameters(), lr=0.1), sparsity=0.9, probe=torch.ones(4, 2))
+        attach(
+            narrow,
+            torch.optim.SGD(narrow.parameters(), lr=0.1),
+            sparsity=0.9,
+            readings=Readings(probe=torch.ones(4, 2)),
+        )
 
 
 def test_detaching_lets_go_of_a_model_whose_first_layer_was_replaced():
@@ -180,7 +186,7 @@ def test_detaching_lets_go_of_a_model_whose_first_layer_was_replaced():
 def test_a_loss_noted_before_the_first_step_is_not_lost():
     model = make_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    controller = attach(model, optimizer, policy="no_op", every=1)
+    controller = attach(model, optimizer, policy="no_op", readings=Readings(every=1))
     loss = nn.functional.cross_entropy(model(X), Y)
     loss.backward()
     controller.note(loss=loss, targets=Y)
@@ -200,7 +206,7 @@ def test_a_part_of_the_model_that_is_evaluated_by_itself_is_not_read():
 
     model = Parts()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    controller = attach(model, optimizer, policy="no_op", every=1, probe=X)
+    controller = attach(model, optimizer, policy="no_op", readings=Readings(every=1, probe=X))
     for _ in range(2):
         nn.functional.cross_entropy(model.net(X), Y).backward()
         model.eval()
@@ -215,7 +221,7 @@ def test_a_part_of_the_model_that_is_evaluated_by_itself_is_not_read():
 def test_gradients_by_vmap_are_no_obstacle_to_a_reading():
     model = make_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    controller = attach(model, optimizer, policy="no_op", every=1, probe=X)
+    controller = attach(model, optimizer, policy="no_op", readings=Readings(every=1, probe=X))
 
     def loss(parameters, x, y):
         return nn.functional.cross_entropy(torch.func.functional_call(model, parameters, (x[None],)), y[None])
@@ -247,7 +253,7 @@ def test_a_net_that_routes_its_inputs_may_run_other_layers_after_a_collapse():
 
     model = Routed()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    controller = attach(model, optimizer, total_steps=40, policy="acdc", minimum_density=0.0)
+    controller = attach(model, optimizer, total_steps=40, policy="acdc", sparsity=Target(0.5, min_density=0.0))
     train(model, optimizer, 40)
     collapse = next(event for event in controller.events if event.kind == "collapse")
     assert set(collapse.details["activation_energy"]) == {"chooser"}
@@ -257,7 +263,7 @@ def test_a_net_that_routes_its_inputs_may_run_other_layers_after_a_collapse():
 def test_injected_energy_of_a_double_model_is_within_its_budget():
     model = make_model().double()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
-    controller = attach(model, optimizer, initial="noise", rho=0.1)
+    controller = attach(model, optimizer, updates=Updates(regrow_init="noise", noise_energy_budget=0.1))
     for _ in range(200):
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(X.double()), Y).backward()
@@ -292,7 +298,7 @@ def test_a_weight_without_a_gradient_has_no_taylor_saliency():
 
     model = Unused()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    controller = attach(model, optimizer, saliency="taylor")
+    controller = attach(model, optimizer, updates=Updates(saliency="taylor"))
     train(model, optimizer, 200)
     assert controller.frozen
     assert int(controller.masks["unused.weight"].sum()) == 2  # its minimum density alone: .5% of 256, rounded up

@@ -206,7 +206,13 @@ NETS = {
 
 
 def pruned(net, x, **options):
-    controller = sc.attach(net, torch.optim.SGD(net.parameters()), sparsity=0.5, policy="no_op", probe=x, **options)
+    controller = sc.attach(
+        net,
+        torch.optim.SGD(net.parameters()),
+        sparsity=sc.Target(0.5, **options),
+        policy="no_op",
+        readings=sc.Readings(probe=x),
+    )
     return sorted(controller.masks)
 
 
@@ -273,7 +279,9 @@ def test_a_pass_that_is_followed_changes_nothing():
 
 def test_explain_lists_the_heads():
     net = Net(JOINS["dueling"])
-    controller = sc.attach(net, torch.optim.SGD(net.parameters()), sparsity=0.5, policy="no_op", probe=X)
+    controller = sc.attach(
+        net, torch.optim.SGD(net.parameters()), sparsity=0.5, policy="no_op", readings=sc.Readings(probe=X)
+    )
     rows = {row.name: row for row in controller.explain()}
     assert {name for name, row in rows.items() if row.role == "output layer"} == {"a.weight", "b.weight"}
     assert {name for name, row in rows.items() if row.prunable} == set(controller.masks)

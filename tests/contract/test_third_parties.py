@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from surgecollapse import MemoryRecorder, attach, make_policy, watch_training
+from surgecollapse import MemoryRecorder, Monitoring, Readings, Updates, attach, make_policy, watch_training
 from surgecollapse.events import Measurement
 from surgecollapse.lab.config import ConfigError, make_config
 from surgecollapse.lab.data.registry import load_task
@@ -140,9 +140,16 @@ def test_criteria_and_monitors_serve_a_loop_of_ones_own():
     model = nn.Sequential(nn.Linear(4, 8, bias=False), nn.ReLU(), nn.Linear(8, 2, bias=False))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     recorder = MemoryRecorder()
-    options = {"saliency": "oldest", "growth": "oldest", "monitors": ["count"], "monitor_budget": None}
     with attach(
-        model, optimizer, sparsity=0.5, total_steps=2, policy="one_shot", every=1, recorders=[recorder], **options
+        model,
+        optimizer,
+        sparsity=0.5,
+        total_steps=2,
+        policy="one_shot",
+        readings=Readings(every=1),
+        updates=Updates(saliency="oldest", growth="oldest"),
+        monitors=Monitoring(["count"], budget=None),
+        recorders=[recorder],
     ) as controller:
         for _ in range(2):
             model(torch.ones(3, 4)).sum().backward()
@@ -168,13 +175,13 @@ def test_an_offer_that_does_not_fit_is_refused_by_its_name(name, tmp_path):
             use()
     if name == "worse":
         with pytest.raises(TypeError, match="criteria"):
-            attach(model, optimizer, sparsity=0.5, total_steps=9, saliency=name)
+            attach(model, optimizer, sparsity=0.5, total_steps=9, updates=Updates(saliency=name))
 
 
 @pytest.mark.usefixtures("package")
 def test_names_of_ours_cannot_be_taken_and_unknown_ones_list_both():
     assert find("criteria", "saliency", "oldest", {"oldest": len}) is len
-    with pytest.raises(ValueError, match=r"cyclic_pruning.*quiet.*Did you mean 'quiet'"):
+    with pytest.raises(ValueError, match=r"acdc.*quiet.*Did you mean 'quiet'"):
         make_policy("quite")
     with pytest.raises(ConfigError, match="unknown task 'stripe'"):
         make_config(task="stripe")

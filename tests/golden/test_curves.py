@@ -64,7 +64,9 @@ def train(policy, disturbance=0.0):
         for p in model.parameters():
             p.mul_(1 + disturbance * torch.randn(p.shape, generator=generator, dtype=p.dtype))
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    controller = surgecollapse.attach(model, optimizer, sparsity=0.8, total_steps=200, every=10, policy=policy)
+    controller = surgecollapse.attach(
+        model, optimizer, sparsity=0.8, total_steps=200, readings=surgecollapse.Readings(every=10), policy=policy
+    )
     losses = []
     for step in range(200):
         rows = torch.arange(step * 64, step * 64 + 64) % len(x)

@@ -7,7 +7,7 @@ import torch
 from grokking_bank.stacked import train_stacked
 from torch import nn
 
-from surgecollapse import attach
+from surgecollapse import Readings, Target, attach
 from surgecollapse.cli.machine_checks import examine
 from surgecollapse.export.semi_structured import to_semi_structured
 from surgecollapse.lab.config import make_config, read_config, write_config
@@ -119,7 +119,14 @@ def test_two_four_layers_run_on_sparse_tensor_cores(dtype):
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     x = torch.randn(512, 128, device="cuda")
     y = x[:, :10].argmax(1)
-    with attach(model, optimizer, sparsity=0.5, total_steps=200, pattern="2:4", policy="gmp", every=10) as controller:
+    with attach(
+        model,
+        optimizer,
+        sparsity=Target(0.5, pattern="2:4"),
+        total_steps=200,
+        policy="gmp",
+        readings=Readings(every=10),
+    ) as controller:
         for _ in range(200):
             optimizer.zero_grad()
             nn.functional.cross_entropy(model(x), y).backward()

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import surgecollapse
-from surgecollapse import MemoryRecorder, attach, average_weights, watch_training
+from surgecollapse import MemoryRecorder, Monitoring, Readings, Target, attach, average_weights, watch_training
 from surgecollapse.functional import (
     ENTROPY,
     effective_rank,
@@ -75,7 +75,12 @@ def test_every_policy_trains_and_ends_at_its_sparsity(policy):
     rule = make_policy(policy, **options)
     ends_dense = policy in ("no_op", "redo")
     with attach(
-        model, optimizer, sparsity=0.0 if ends_dense else 0.8, total_steps=STEPS, policy=rule, every=EVERY
+        model,
+        optimizer,
+        sparsity=0.0 if ends_dense else 0.8,
+        total_steps=STEPS,
+        policy=rule,
+        readings=Readings(every=EVERY),
     ) as controller:
         loop(model, optimizer)
         controller.finalize()
@@ -101,11 +106,10 @@ def test_between_readings_the_host_waits_for_nothing(grads_to_none):
         optimizer,
         sparsity=0.8,
         total_steps=STEPS,
-        policy="acdc",  # decides at readings alone
+        policy="acdc",
         transforms=transforms,
-        every=EVERY,
-        monitors="default",
-        monitor_budget=None,
+        readings=Readings(every=EVERY),
+        monitors=Monitoring("default", budget=None),
     )
     x, y = X.to(GPU), Y.to(GPU)
     for step in range(1, STEPS + 1):
@@ -128,7 +132,13 @@ def test_a_saved_state_goes_on_bit_for_bit():
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
         transforms = [surgecollapse.Grokfast(), surgecollapse.GrokfastMA(window=5, warmup=False)]
         handle = attach(
-            model, optimizer, sparsity=0.8, total_steps=STEPS, policy="acdc", every=EVERY, transforms=transforms
+            model,
+            optimizer,
+            sparsity=0.8,
+            total_steps=STEPS,
+            policy="acdc",
+            readings=Readings(every=EVERY),
+            transforms=transforms,
         )
         return model, optimizer, handle
 
@@ -179,7 +189,7 @@ def test_mixed_precision_with_a_scaler(dtype):
         sparsity=0.8,
         total_steps=STEPS,
         policy="acdc",
-        every=EVERY,
+        readings=Readings(every=EVERY),
         transforms=[surgecollapse.Grokfast(alpha=0.9, lamb=0.5), surgecollapse.OrthoGrad()],
     )
     x, y = X.to(GPU), Y.to(GPU)
@@ -205,7 +215,13 @@ def test_compiled_masking_agrees_with_the_plain_one():
         model = net().to(GPU)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
         with attach(
-            model, optimizer, sparsity=0.8, total_steps=STEPS, policy="gmp", every=EVERY, compile=compiled
+            model,
+            optimizer,
+            sparsity=0.8,
+            total_steps=STEPS,
+            policy="gmp",
+            readings=Readings(every=EVERY),
+            compile=compiled,
         ) as controller:
             loop(model, optimizer)
             controller.finalize()
@@ -274,7 +290,9 @@ def test_ranks_similarities_and_energies_agree_with_the_host():
 def test_averaged_weights_on_a_pruned_net():
     model = net().to(GPU)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    controller = attach(model, optimizer, sparsity=0.8, total_steps=STEPS, policy="acdc", every=EVERY)
+    controller = attach(
+        model, optimizer, sparsity=0.8, total_steps=STEPS, policy="acdc", readings=Readings(every=EVERY)
+    )
     averaged = average_weights(model, optimizer, decay=0.9, controller=controller)
     loop(model, optimizer)
     state = averaged.state_dict()
@@ -303,7 +321,7 @@ def test_convolutions_attention_and_recurrence_are_pruned_too():
     model = Mixed().to(GPU)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     with attach(
-        model, optimizer, sparsity=0.7, total_steps=STEPS, recipe="surge-collapse", every=EVERY, exclude=["head"]
+        model, optimizer, sparsity=Target(0.7, exclude=["head"]), total_steps=STEPS, readings=Readings(every=EVERY)
     ) as controller:
         loop(model, optimizer)
         controller.finalize()

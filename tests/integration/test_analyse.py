@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 
+from surgecollapse.analysis.local_learning_coefficient import local_learning_coefficient
 from surgecollapse.cli import MISTAKE, main
 from surgecollapse.lab.config import ConfigError, make_config
+from surgecollapse.lab.training.checkpoint import load_checkpoint, save_checkpoint
 from surgecollapse.lab.training.run import train
 from surgecollapse.report.analyses import ANALYSES, NotApplicable, analyse
 from surgecollapse.report.analyses.loaded_run import Subject
@@ -137,3 +141,75 @@ def test_an_analysis_of_ones_own_is_an_entry_of_the_table(runs, monkeypatch):
     monkeypatch.setitem(ANALYSES, "mine", mine)
     with pytest.raises(ConfigError, match="mine: nothing in narrow"):
         analyse([runs / "narrow"], ["mine"])
+
+
+@pytest.fixture(scope="module")
+def diverged(runs, tmp_path_factory):
+    """A copy of a run of which one entry of one layer is NaN from step 40 on."""
+    folder = tmp_path_factory.mktemp("diverged") / "diverged"
+    shutil.copytree(runs / "narrow", folder, ignore=shutil.ignore_patterns("analysis"))
+    for step in (40, 60):
+        state = load_checkpoint(folder / "checkpoints" / f"step-{step}.pt")
+        state["model"]["head.weight"][0, 0] = torch.nan
+        save_checkpoint(folder / "checkpoints" / f"step-{step}.pt", state)
+    return folder
+
+
+@pytest.mark.parametrize("what", ANALYSES)
+def test_one_layer_that_is_nan_neither_ends_an_analysis_nor_passes_for_a_result(runs, diverged, what, tmp_path):
+    broken = "head.weight (1 of 264)"
+    both = [runs / "narrow", diverged]
+    if what == "connectivity":  # which needs both nets
+        with pytest.raises(ConfigError, match=re.escape(broken)):
+            analyse(both, [what], out=tmp_path, samples=40)
+        return
+    found = analyse(both, [what], out=tmp_path, samples=40)
+    assert found.diverged == (f"diverged has diverged: not finite are {broken}",)
+    assert broken in found.page.read_text(encoding="utf-8")
+    own = [one for one in found.findings if one.subject == "diverged"]
+    assert any(one.subject == "narrow" for one in found.findings) or what == "universality"
+    assert not any(re.search(r"\bnan\b", one.said) for one in found.findings)
+    if not own and what != "universality":
+        assert dict(found.skipped)[what].startswith("diverged: ")
+    for one in own:
+        json.loads((tmp_path / f"{one.stem}.json").read_text(encoding="utf-8"))
+
+
+def test_a_diagnostic_that_fails_is_said_instead_of_the_number(runs, tmp_path, monkeypatch):
+    from surgecollapse.report.analyses import landscape
+
+    def unmixed(*args, **options):
+        return replace(local_learning_coefficient(*args, **options), r_hat=1.25)
+
+    monkeypatch.setattr(landscape, "local_learning_coefficient", unmixed)
+    (one,) = analyse([runs / "narrow"], ["llc"], out=tmp_path, samples=40).findings
+    assert one.said.startswith("not determined: the chains have not mixed: R̂ = 1.25")
+    (tails,) = analyse([runs / "narrow"], ["tails"], out=tmp_path, samples=40).findings
+    for layer in tails.result.layers:
+        assert (f"{layer.layer}: {layer.doubt}" in tails.said) == bool(layer.doubt)
+
+
+def test_analyses_of_a_masked_net_move_its_open_weights_alone(tmp_path, monkeypatch):
+    from surgecollapse.report.analyses import landscape
+
+    folder = tmp_path / "sparse"
+    train(make_config(**{**MODULAR, "policy": "one_shot"}, sparsity=0.8, widths=(24,), steps=30), folder)
+    run = Subject(folder, "sparse", samples=40)
+    (name,) = run.masks
+    weight = run.model.get_parameter(name)
+    assert torch.equal(run.masks[name], weight != 0)
+    seen = {}
+    for analysis in ("local_learning_coefficient", "loss_surface"):
+        whole = getattr(landscape, analysis)
+
+        def spy(*args, whole=whole, analysis=analysis, **options):
+            seen[analysis] = options["masks"]
+            return whole(*args, **options)
+
+        monkeypatch.setattr(landscape, analysis, spy)
+    found = analyse([folder], ["llc", "surface", "density"], samples=40)
+    assert all(torch.equal(masks[name], run.masks[name]) for masks in seen.values())
+    assert len(seen) == 2
+    (spectrum,) = [one.result for one in found.findings if one.stem == "density"]
+    closed = int((weight == 0).sum())
+    assert spectrum.size == sum(p.numel() for p in run.model.parameters()) - closed

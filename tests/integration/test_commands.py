@@ -41,7 +41,14 @@ def loop(policy="no_op", total=100, **options):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     memory = MemoryRecorder()
     controller = surgecollapse.attach(
-        model, optimizer, sparsity=0.5, total_steps=total, policy=policy, every=5, recorders=[memory], **options
+        model,
+        optimizer,
+        sparsity=0.5,
+        total_steps=total,
+        policy=policy,
+        readings=surgecollapse.Readings(every=5),
+        recorders=[memory],
+        **options,
     )
     x = torch.randn(32, 8, generator=torch.Generator().manual_seed(0))
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import surgecollapse
-from surgecollapse import MemoryRecorder, Reading
+from surgecollapse import MemoryRecorder, Reading, Readings, Target, Updates
 
 X = torch.randn(256, 10, generator=torch.Generator().manual_seed(1))
 Y = ((X[:, 0] > 0).long() + 2 * (X[:, 1] * X[:, 2] > 0).long()) % 3
@@ -39,7 +39,12 @@ class Run:
         self.recorder = MemoryRecorder()
         self.controller = None
         if attach:
-            defaults = {"sparsity": 0.8, "total_steps": TOTAL, "every": 5, "recorders": [self.recorder]}
+            defaults = {
+                "sparsity": 0.8,
+                "total_steps": TOTAL,
+                "readings": Readings(every=5),
+                "recorders": [self.recorder],
+            }
             self.controller = surgecollapse.attach(self.model, self.optimizer, policy=policy, **{**defaults, **options})
 
     def train(self, steps: int, poison: int | None = None) -> Run:
@@ -108,7 +113,7 @@ POLICIES = [
 
 @pytest.mark.parametrize("bn", [False, True])
 def test_a_policy_that_holds_is_bitwise_plain_training(bn):
-    held = Run("no_op", bn=bn, growth="ema_gradient").train(60)
+    held = Run("no_op", bn=bn, updates=Updates(growth="ema_gradient")).train(60)
     plain = Run(attach=False, bn=bn).train(60)
     assert same(held.model, plain.model)
     assert held.controller.sparsity == 0.0
@@ -176,7 +181,7 @@ def test_every_policy_ends_exactly_at_the_target(policy, sparsity):
 
 @pytest.mark.parametrize("policy", ["acdc", "entropy_cycles"])
 def test_taylor_saliency_has_its_gradient_under_every_policy(policy):
-    run = Run(policy, saliency="taylor").train(TOTAL)
+    run = Run(policy, updates=Updates(saliency="taylor")).train(TOTAL)
     run.controller.finalize()
     assert run.controller.sparsity == pytest.approx(0.8, abs=1e-3)
 
@@ -184,7 +189,7 @@ def test_taylor_saliency_has_its_gradient_under_every_policy(policy):
 def test_last_values_come_back_where_only_the_policy_asks_for_them():
     from surgecollapse import EntropyCycles
 
-    run = Run(EntropyCycles(regrow_init="last")).train(TOTAL)
+    run = Run(EntropyCycles(initial="last")).train(TOTAL)
     surges = [event for event in run.controller.events if event.kind == "surge"]
     assert surges
     assert all(event.energy_injected > 0 for event in surges)
@@ -351,6 +356,6 @@ def test_a_foreign_state_is_refused_with_the_difference():
         Run(sparsity=0.7).controller.load_state_dict(state)
     with pytest.raises(ValueError, match="version"):
         Run().controller.load_state_dict({**state, "version": 99})
-    other = Run(exclude="3.weight")
+    other = Run(sparsity=Target(0.8, sparsity=Target(0.8, sparsity=Target(0.8, exclude="3.weight"))))
     with pytest.raises(ValueError, match=r"another model.*3\.weight"):
         other.controller.load_state_dict(state)

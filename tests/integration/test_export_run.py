@@ -136,3 +136,47 @@ def test_a_run_that_is_not_finished_says_how_to_finish_it(finished, monkeypatch)
     finally:
         with RunStore(finished / "run.db", mode="a") as store:
             store.set("status", "complete")
+
+
+@pytest.fixture
+def broken(finished, monkeypatch):
+    """The run, read with one weight that is NaN."""
+    run = load_run(finished)
+    with torch.no_grad():
+        run.model.head.weight[0, 0] = torch.nan
+    monkeypatch.setattr(deploy, "load_run", lambda _: run)
+    return run
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_net_that_has_diverged_is_not_exported(finished, broken, form, tmp_path):
+    with pytest.raises(ValueError, match=r"diverged, there is nothing to export: not finite are head\.weight \(1 of"):
+        export_run(finished, form, out=tmp_path / "net")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_net_whose_outputs_overflow_is_not_exported(finished, broken, tmp_path):
+    with torch.no_grad():
+        broken.model.head.weight.fill_(3e38)
+    with pytest.raises(ValueError, match="its logits are not finite"):
+        export_run(finished, "sparse", out=tmp_path / "net")
+
+
+def test_a_run_that_diverges_is_called_so_everywhere(tmp_path, capsys):
+    from surgecollapse.dashboard.reading import state
+    from surgecollapse.record.schema import connect
+    from surgecollapse.report import write_report
+
+    folder = tmp_path / "run"
+    plan = make_config(task="digits", steps=12, widths=(16,), policy="none", optimizer="sgd", lr=1e20, evaluate_every=6)
+    result = train(plan, folder)
+    assert (result.status, result.summary["diverged"], result.summary["accuracy"]) == ("diverged", True, 0.0)
+    assert train(None, folder, resume=True).status == "diverged"
+    connection = connect(folder / "run.db", "r")
+    assert state(connection, 0.0)["status"] == "diverged"
+    connection.close()
+    assert "Diverged: plain" in write_report([folder], tmp_path / "report").read_text(encoding="utf-8")
+    assert main(["export", str(folder), "--format", "sparse"]) == MISTAKE
+    assert "diverged" in capsys.readouterr().err
+    again = train(plan.model_copy(update={"lr": 0.01}), tmp_path / "sound")
+    assert (again.status, again.summary["diverged"]) == ("complete", False)

@@ -11,9 +11,9 @@ import pytest
 from surgecollapse.forecast.combination import Combination, Score
 from surgecollapse.forecast.features import TIME
 from surgecollapse.lab.config import ConfigError, make_config
+from surgecollapse.lab.training import forecasts as foresight
 from surgecollapse.lab.training.progress import Silent
 from surgecollapse.lab.training.run import train
-from surgecollapse.lab.training.trainer import forecasts as foresight
 from surgecollapse.record import RunStore
 
 CLOCK = Score(features=(TIME,), centre=(0.0,), scale=(1.0,), weight=(-1.0,))

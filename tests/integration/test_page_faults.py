@@ -22,8 +22,8 @@ from surgecollapse.dashboard.access_token import kept_token
 from surgecollapse.dashboard.beside import page_beside
 from surgecollapse.dashboard.server import STREAMS
 from surgecollapse.lab.config import make_config
+from surgecollapse.lab.training import run as run_module
 from surgecollapse.lab.training.checkpoint import load_checkpoint
-from surgecollapse.lab.training.trainer import run as run_module
 from surgecollapse.record import CommandQueue, RunStore
 
 PROGRAM = [sys.executable, "-m", "surgecollapse"]

@@ -18,12 +18,12 @@ from surgecollapse.lab.config import ConfigError, make_config, read_config
 from surgecollapse.lab.data.registry import load_data
 from surgecollapse.lab.data.sampler import Batches
 from surgecollapse.lab.models.registry import build_model
+from surgecollapse.lab.training import checkpoint as checkpoint_module
 from surgecollapse.lab.training.checkpoint import CheckpointError, load_checkpoint, step_checkpoints
 from surgecollapse.lab.training.evaluation import load_run, predict
 from surgecollapse.lab.training.optim import make_loss
 from surgecollapse.lab.training.progress import Silent
 from surgecollapse.lab.training.run import train
-from surgecollapse.lab.training.trainer import checkpoint as checkpoint_module
 from surgecollapse.record import RunStore, RunStoreError
 
 STEPS = 60
@@ -421,7 +421,7 @@ def test_early_stopping_restores_the_best_weights(tmp_path):
 
 def test_run_directory_is_as_the_contract_says(uninterrupted):
     folder = uninterrupted("entropy_cycles")
-    assert {path.name for path in folder.iterdir()} == {"run.db", "config.toml", "env.json", "checkpoints"}
+    assert {path.name for path in folder.iterdir()} == {"run.db", "run.lock", "config.toml", "env.json", "checkpoints"}
     assert read_config(folder / "config.toml") == configuration("entropy_cycles")
     assert json.loads((folder / "env.json").read_text())["torch"] == torch.__version__
 

@@ -22,7 +22,13 @@ def train(policy, *, sparsity=0.8, watch=lambda controller, model: None, growth=
     y = (x[:, 0] > 0).long()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     controller = surgecollapse.attach(
-        model, optimizer, sparsity=sparsity, total_steps=STEPS, policy=policy, every=50, growth=growth
+        model,
+        optimizer,
+        sparsity=sparsity,
+        total_steps=STEPS,
+        policy=policy,
+        readings=surgecollapse.Readings(every=50),
+        updates=surgecollapse.Updates(growth=growth),
     )
     for _ in range(STEPS):
         optimizer.zero_grad()
@@ -69,7 +75,7 @@ def test_rigl_grows_by_the_gradient_at_masked_weights():
 
     after = {}
     controller, _ = train("rigl", watch=watch)
-    exchange = next(event for event in controller.events if event.kind == "rewire")
+    exchange = next(event for event in controller.events if event.kind == "exchange")
     assert exchange.step == 100
     grown = 0
     for name, mask in after.items():
@@ -98,8 +104,8 @@ def test_gmp_follows_the_cubic_and_never_revives():
 def test_granet_exchanges_what_gmp_prunes():
     controller, _ = train("granet")
     kinds = [event.kind for event in controller.events if event.step < 300]
-    assert kinds[:4] == ["collapse", "rewire", "collapse", "rewire"]
-    assert all(e.pruned == e.grown for e in controller.events if e.kind == "rewire")
+    assert kinds[:4] == ["collapse", "exchange", "collapse", "exchange"]
+    assert all(e.pruned == e.grown for e in controller.events if e.kind == "exchange")
 
 
 def test_one_shot_prunes_once():

@@ -28,15 +28,19 @@ Y = (X[:, 0] > 0).long() + (X[:, 1] * X[:, 2] > 0).long()
 class Run:
     """A small run whose whole state can be saved and restored."""
 
-    def __init__(self, policy, *, seed=0, **options):
+    def __init__(self, policy, *, seed=0, sparsity=0.5, pattern=None, allocation="global"):
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self.model = nn.Sequential(nn.Linear(10, 24), nn.ReLU(), nn.Linear(24, 20), nn.ReLU(), nn.Linear(20, 3))
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-2)
         self.order = torch.Generator().manual_seed(3)
-        defaults = {"sparsity": 0.5, "total_steps": TOTAL, "every": 4}
         self.controller = surgecollapse.attach(
-            self.model, self.optimizer, policy=make_policy(policy, **OPTIONS.get(policy, {})), **{**defaults, **options}
+            self.model,
+            self.optimizer,
+            surgecollapse.Target(sparsity, pattern=pattern, allocation=allocation),
+            TOTAL,
+            policy=make_policy(policy, **OPTIONS.get(policy, {})),
+            readings=surgecollapse.Readings(every=4),
         )
 
     def train(self, steps, watch=lambda controller: None):
@@ -113,8 +117,8 @@ def test_resume_under_a_pattern_is_bitwise(policy, pattern, sparsity):
 @pytest.mark.parametrize("distribution", ["global", "erk"])
 def test_tiles_of_one_weight_are_no_pattern_at_all(distribution):
     """The whole run: collapses, surges and the final mask choose the same weights, so that all stays bitwise."""
-    plain = Run("acdc", distribution=distribution, sparsity=0.8).train(TOTAL)
-    tiled = Run("acdc", distribution=distribution, sparsity=0.8, pattern="block:1x1").train(TOTAL)
+    plain = Run("acdc", allocation=distribution, sparsity=0.8).train(TOTAL)
+    tiled = Run("acdc", allocation=distribution, sparsity=0.8, pattern="block:1x1").train(TOTAL)
     assert all(torch.equal(a, b) for a, b in zip(plain.model.parameters(), tiled.model.parameters(), strict=True))
     assert plain.controller.events == tiled.controller.events
 
@@ -163,7 +167,7 @@ def test_deeper_than_n_of_m_there_is_nothing():
 
 def test_an_exchange_under_a_pattern_moves_tiles_and_keeps_the_density():
     run = Run("rigl", pattern="block:4x2", sparsity=0.8).train(TOTAL)
-    exchanges = [event for event in run.controller.events if event.kind == "rewire"]
+    exchanges = [event for event in run.controller.events if event.kind == "exchange"]
     assert exchanges
     assert all(event.grown == event.pruned and event.grown % 8 == 0 for event in exchanges)
     assert sum(event.grown for event in exchanges) > 0
@@ -190,7 +194,7 @@ def test_units_of_a_convolution_close_as_channels():
     )
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with surgecollapse.attach(
-        model, optimizer, sparsity=0.5, total_steps=20, policy="one_shot", pattern="unit"
+        model, optimizer, sparsity=surgecollapse.Target(0.5, pattern="unit"), total_steps=20, policy="one_shot"
     ) as controller:
         for _ in range(20):
             optimizer.zero_grad()

@@ -102,8 +102,15 @@ def test_a_controller_records_the_step_at_which_its_policy_next_acts():
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     memory = MemoryRecorder()
     x = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
-    with surgecollapse.attach(model, optimizer, sparsity=0.75, total_steps=200, every=7, policy="acdc",
-                              recorders=[memory]):  # fmt: skip
+    with surgecollapse.attach(
+        model,
+        optimizer,
+        sparsity=0.75,
+        total_steps=200,
+        readings=surgecollapse.Readings(every=7),
+        policy="acdc",
+        recorders=[memory],
+    ):
         for _ in range(200):
             optimizer.zero_grad()
             torch.nn.functional.cross_entropy(model(x), (x[:, 0] > 0).long()).backward()

@@ -21,14 +21,14 @@ def plan_collapse(
     *,
     saliency: Criterion,
     signals: Mapping[str, Tensor],
-    distribution: str,
-    minimum_density: float,
+    allocation: str,
+    min_density: float,
     pattern: Pattern | None = None,
 ) -> dict[str, Tensor]:
     """Choose the masks of a collapse to ``sparsity``; nothing is written.
 
     A weight that is closed already stays closed: among zeros, open ones (reopened, not yet moved) go last. Only where
-    ``layer`` or ``erk`` give a parameter more than it has open (the masks came from another distribution) are some of
+    ``layer`` or ``erk`` give a parameter more than it has open (the masks came from another allocation) are some of
     its closed weights opened, at zero.
 
     Args:
@@ -36,8 +36,8 @@ def plan_collapse(
         sparsity: share of zeros to reach, at least the present one.
         saliency: criterion whose lowest scores are closed.
         signals: dense gradients by name, for criteria that use them.
-        distribution: ``global | layer | erk``.
-        minimum_density: least share of a parameter that stays open.
+        allocation: ``global | layer | erk``.
+        min_density: least share of a parameter that stays open.
         pattern: closes whole tiles only, see :func:`~surgecollapse.functional.collapse_tiles`.
 
     Returns:
@@ -61,9 +61,9 @@ def plan_collapse(
         scores[name] = score
     live = kept(weights.size, sparsity)
     if pattern is None:
-        return collapse_masks(scores, live, distribution=distribution, minimum_density=minimum_density)
+        return collapse_masks(scores, live, distribution=allocation, minimum_density=min_density)
     live = open_count({name: p.shape for name, p in weights.params.items()}, live, pattern, sparsity)
-    return collapse_tiles(scores, live, pattern, distribution=distribution, minimum_density=minimum_density)
+    return collapse_tiles(scores, live, pattern, distribution=allocation, minimum_density=min_density)
 
 
 @torch.no_grad()

@@ -30,18 +30,18 @@ class InputNoise:
         self._model, self._generators = model, generators
         self._hooks = Hooks()
         self._tokens = False
-        self.sigma = 0.0
+        self.std = 0.0
 
-    def set(self, sigma: float) -> None:
+    def set(self, std: float) -> None:
         """Use this σ from the next forward pass on; 0 stops the pump.
 
         Raises:
             ValueError: if σ is negative or not finite.
         """
-        if not 0.0 <= sigma < float("inf"):
-            raise ValueError(f"pump sigma must be finite and at least 0, got {sigma}")
-        self.sigma = float(sigma)
-        if sigma == 0.0:
+        if not 0.0 <= std < float("inf"):
+            raise ValueError(f"the standard deviation of the input noise must be finite and at least 0, got {std}")
+        self.std = float(std)
+        if std == 0.0:
             self.suspend()
         elif not len(self._hooks):
             self._hooks.before(self._model, self._on_input)
@@ -55,13 +55,14 @@ class InputNoise:
 
     def _on_input(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._tokens = False
-        first = next(tensors_in([*args, kwargs]), None)
+        dense = (x for x in tensors_in([*args, kwargs]) if x.layout is torch.strided and not x.is_nested)
+        first = next(dense, None)
         if first is None or not module.training:
             return None
         if not first.is_floating_point():
             self._tokens = True
             return None
-        noisy = first + self.sigma * self._noise(first)
+        noisy = first + self.std * self._noise(first)
         return map_tensors((args, kwargs), lambda tensor: noisy if tensor is first else tensor)
 
     def _on_embedding(self, _module: nn.Module, _args: tuple[Any, ...], output: Tensor) -> Tensor | None:
@@ -69,7 +70,7 @@ class InputNoise:
             return None
         self._tokens = False
         rms = output.detach().pow(2).mean().sqrt()
-        return output + self.sigma * rms * self._noise(output)
+        return output + self.std * rms * self._noise(output)
 
     def _noise(self, like: Tensor) -> Tensor:
         generator = self._generators.on(like.device)

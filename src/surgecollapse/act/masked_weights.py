@@ -93,6 +93,10 @@ class MaskedWeights:
         """The mask itself, ones and zeros; ``None`` where the parameter is fully open. Not to be changed."""
         return self._masks.get(name)
 
+    def all_held(self) -> dict[str, Tensor]:
+        """The masks themselves, of the parameters that are not fully open. Not to be changed."""
+        return dict(self._masks)
+
     @torch.no_grad()
     def set(self, masks: Mapping[str, Tensor], live: Mapping[str, int]) -> None:
         """Replace masks (true: open) and restore the invariant; ``live`` says how many are open in each.

@@ -8,19 +8,19 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-MOMENTS = ("reset", "keep", "warmup")
+OPTIMIZER_STATE = ("reset", "keep", "warmup")
 _SECOND_MOMENTS = frozenset({"exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum", "exp_inf"})
 _STEP_SIZES = frozenset({"step_size"})
 
 
-def check_moments(mode: str) -> str:
+def check_optimizer_state(mode: str) -> str:
     """Return ``mode``.
 
     Raises:
-        ValueError: if it is none of :data:`MOMENTS`.
+        ValueError: if it is none of :data:`OPTIMIZER_STATE`.
     """
-    if mode not in MOMENTS:
-        raise ValueError(f"unknown moments {mode!r}: expected one of {', '.join(MOMENTS)}")
+    if mode not in OPTIMIZER_STATE:
+        raise ValueError(f"unknown optimizer_state {mode!r}: expected one of {', '.join(OPTIMIZER_STATE)}")
     return mode
 
 
@@ -41,8 +41,9 @@ def moment_tensors(optimizer: Optimizer, param: Tensor) -> dict[str, Tensor]:
             shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(
                 f"{type(optimizer).__name__} keeps {key!r} of shape {shape} for a weight of shape "
-                f"{tuple(param.shape)}: its moments cannot be reset weight by weight. Use moments='keep', or an "
-                "optimizer whose state has the weights' shape (SGD, Adam, AdamW, RMSprop, Adagrad, Lion …)"
+                f"{tuple(param.shape)}: its moments cannot be reset weight by weight. Use "
+                "updates=Updates(optimizer_state='keep'), or an optimizer "
+                "whose state has the weights' shape (SGD, Adam, AdamW, RMSprop, Adagrad, Lion …)"
             )
     return found
 
@@ -62,7 +63,7 @@ def forget(optimizer: Optimizer, param: Tensor, flipped: Tensor, live: Tensor, m
         param: the parameter.
         flipped: boolean, true where a weight was pruned or reopened.
         live: boolean, true where a weight is open now.
-        mode: one of :data:`MOMENTS`.
+        mode: one of :data:`OPTIMIZER_STATE`.
 
     Raises:
         ValueError: for a state layout that cannot be matched to weights (see :func:`moment_tensors`).

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from surgecollapse.act.ledger import Ledger, energies
 from surgecollapse.act.masked_weights import MaskedWeights
-from surgecollapse.act.optimizer_state import check_moments, forget
+from surgecollapse.act.optimizer_state import check_optimizer_state, forget
 from surgecollapse.act.randomness import Generators
 from surgecollapse.protocols import UnitConnection
 
@@ -32,7 +32,7 @@ class Recycler:
         weights: the prunable weights; their units are recycled.
         owner: gives the optimizer that steps a parameter, ``None`` if none does.
         generators: for the new weights.
-        moments: ``reset | keep | warmup``.
+        optimizer_state: ``reset | keep | warmup``.
     """
 
     def __init__(
@@ -40,10 +40,10 @@ class Recycler:
         weights: MaskedWeights,
         owner: Callable[[Tensor], Optimizer | None],
         generators: Generators,
-        moments: str,
+        optimizer_state: str,
     ) -> None:
         self._weights, self._owner, self._generators = weights, owner, generators
-        self._moments = check_moments(moments)
+        self._optimizer_state = check_optimizer_state(optimizer_state)
         self.scales: dict[str, float] = {}
         """Root mean square of each weight at first."""
         self.measure_scales()
@@ -119,7 +119,7 @@ class Recycler:
     def _forget(self, param: nn.Parameter, chosen: Tensor, live: Tensor) -> None:
         owner = self._owner(param)
         assert owner is not None
-        forget(owner, param, chosen & live, live, self._moments)
+        forget(owner, param, chosen & live, live, self._optimizer_state)
 
     def state_dict(self) -> dict[str, Any]:
         """The first scales: a resumed run cannot measure them again."""

@@ -14,10 +14,19 @@ from torch.optim import Optimizer
 from surgecollapse.act.collapse import plan_collapse
 from surgecollapse.act.ledger import Ledger, energies
 from surgecollapse.act.masked_weights import MaskedWeights
-from surgecollapse.act.optimizer_state import check_moments, forget
+from surgecollapse.act.optimizer_state import check_optimizer_state, forget
 from surgecollapse.act.randomness import Generators
-from surgecollapse.act.surge import INITIAL, choose_reopened, fill_reopened, growth_scores
-from surgecollapse.functional import DISTRIBUTIONS, GROWTH, SALIENCY, Pattern, exchange_tiles, kept, lowest
+from surgecollapse.act.surge import REGROW_INIT, choose_reopened, fill_reopened, growth_scores
+from surgecollapse.functional import (
+    DISTRIBUTIONS,
+    GROWTH,
+    SALIENCY,
+    Pattern,
+    exchange_tiles,
+    kept,
+    lowest,
+    minimum_live,
+)
 from surgecollapse.functional.growth import random
 from surgecollapse.functional.selection import count_true
 from surgecollapse.functional.structured import open_count
@@ -65,11 +74,11 @@ class Rewiring:
         generators: for random growth and noise.
         saliency: what is closed first: ``magnitude``, ``taylor``, or a criterion.
         growth: what is reopened first, see :func:`~surgecollapse.act.surge.choose_reopened`.
-        initial: ``zero | noise | last``.
-        rho: bound on injected over live energy.
-        distribution: ``global | layer | erk``.
-        minimum_density: least open share of every parameter.
-        moments: ``reset | keep | warmup``.
+        regrow_init: ``zero | noise | last``.
+        noise_energy_budget: bound on injected over live energy.
+        allocation: ``global | layer | erk``.
+        min_density: least open share of every parameter.
+        optimizer_state: ``reset | keep | warmup``.
         pattern: weights open and close in its tiles; ``None``: one by one.
     """
 
@@ -81,29 +90,29 @@ class Rewiring:
         *,
         saliency: str | Criterion,
         growth: str | Criterion,
-        initial: str,
-        rho: float,
-        distribution: str,
-        minimum_density: float,
-        moments: str,
+        regrow_init: str,
+        noise_energy_budget: float,
+        allocation: str,
+        min_density: float,
+        optimizer_state: str,
         pattern: Pattern | None = None,
     ) -> None:
         if isinstance(saliency, str):
             one_of("saliency", saliency, (*SALIENCY, "random"))
         if isinstance(growth, str):
             one_of("growth", growth, GROWTH)
-        if not 0.0 <= rho < float("inf"):
-            raise ValueError(f"rho must be finite and at least 0, got {rho}")
-        if not 0.0 <= minimum_density < 1.0:
-            raise ValueError(f"minimum_density must be in [0, 1), got {minimum_density}")
+        if not 0.0 <= noise_energy_budget < float("inf"):
+            raise ValueError(f"noise_energy_budget must be finite and at least 0, got {noise_energy_budget}")
+        if not 0.0 <= min_density < 1.0:
+            raise ValueError(f"min_density must be in [0, 1), got {min_density}")
         self.weights, self._owner = weights, owner
         self.generators = generators
         self._saliency = saliency
         self.growth = growth
-        self.initial = one_of("initial", initial, INITIAL)
-        self.rho, self.minimum_density = rho, minimum_density
-        self.distribution = one_of("distribution", distribution, DISTRIBUTIONS)
-        self.moments, self.pattern = check_moments(moments), pattern
+        self.regrow_init = one_of("regrow_init", regrow_init, REGROW_INIT)
+        self.noise_energy_budget, self.min_density = noise_energy_budget, min_density
+        self.allocation = one_of("allocation", allocation, DISTRIBUTIONS)
+        self.optimizer_state, self.pattern = check_optimizer_state(optimizer_state), pattern
         self._last: dict[str, Tensor] = {}
 
     def _criterion(self, saliency: str | Criterion | None) -> Criterion:
@@ -129,6 +138,30 @@ class Rewiring:
         shapes = {name: p.shape for name, p in weights.params.items()}
         return open_count(shapes, live, self.pattern, sparsity)
 
+    def minima(self) -> dict[str, int]:
+        """Fewest weights that each parameter keeps open."""
+        sizes = {name: tuple(p.shape) for name, p in self.weights.params.items()}
+        if self.pattern is None:
+            return minimum_live(sizes, self.min_density)
+        return {name: self.pattern.least(shape, self.min_density) for name, shape in sizes.items()}
+
+    def check_target(self, sparsity: float) -> None:
+        """Check that a sparsity leaves every parameter its minimum density.
+
+        Raises:
+            ValueError: if it does not, naming the parameters.
+        """
+        minima, live = self.minima(), self.wanted(sparsity)
+        if sum(minima.values()) > live:
+            tiles = f" in tiles of {self.pattern.name!r}" if self.pattern else ""
+            smaller = ", or take smaller tiles" if tiles else ""
+            named = ", ".join(f"{name} ({n})" for name, n in minima.items())
+            raise ValueError(
+                f"sparsity {sparsity:g} leaves {live} of {self.weights.size} weights, but a minimum density of "
+                f"{self.min_density:g} needs {sum(minima.values())}{tiles}: {named}. Lower "
+                f"min_density or the sparsity, or exclude layers{smaller}"
+            )
+
     def check_collapsed(self, sparsity: float, layers: Sequence[str] = ()) -> None:
         """Assert that a collapse left as many weights open as it was to: exactly, or as near as tiles come."""
         weights = self.weights.only(layers) if layers else self.weights
@@ -141,7 +174,7 @@ class Rewiring:
         self,
         sparsity: float,
         signals: Mapping[str, Tensor],
-        distribution: str | None,
+        allocation: str | None,
         saliency: str | None = None,
         layers: Sequence[str] = (),
     ) -> dict[str, Tensor]:
@@ -152,8 +185,8 @@ class Rewiring:
             sparsity,
             saliency=self._criterion(saliency),
             signals=signals,
-            distribution=one_of("distribution", distribution or self.distribution, DISTRIBUTIONS),
-            minimum_density=self.minimum_density,
+            allocation=one_of("allocation", allocation or self.allocation, DISTRIBUTIONS),
+            min_density=self.min_density,
             pattern=self.pattern,
         )
         return masks | {name: self.weights.mask(name) for name in self.weights.params if name not in masks}
@@ -204,9 +237,9 @@ class Rewiring:
         *,
         signals: Mapping[str, Tensor],
         growth: str | Criterion | None = None,
-        initial: str | None = None,
-        rho: float | None = None,
-        sigma: float | None = None,
+        regrow_init: str | None = None,
+        noise_energy_budget: float | None = None,
+        noise_std: float | None = None,
     ) -> Ledger:
         """Reopen ``count`` of the ``closed`` weights (the nearest number that whole tiles reach) and fill them."""
         params = self.weights.params
@@ -214,21 +247,21 @@ class Rewiring:
         opened = self._choose(closed, count, growth, signals)
         masks = {name: self.weights.mask(name) | opened[name] for name in params}
         self._flip(masks, opened)
-        ledger.injected = self._fill(opened, sum(ledger.before.values()), initial, rho, sigma)
+        ledger.injected = self._fill(opened, sum(ledger.before.values()), regrow_init, noise_energy_budget, noise_std)
         ledger.grown = count if self.pattern is None else sum(count_true(list(opened.values())))
         ledger.after = energies(params)
         return ledger
 
     @torch.no_grad()
-    def rewire(
+    def exchange(
         self,
         share: float,
         *,
         signals: Mapping[str, Tensor],
         saliency: str | None = None,
         growth: str | Criterion | None = None,
-        initial: str | None = None,
-        rho: float | None = None,
+        regrow_init: str | None = None,
+        noise_energy_budget: float | None = None,
     ) -> Ledger:
         """Exchange ``share`` of the open weights of each parameter for as many others; its density stays exact.
 
@@ -251,13 +284,13 @@ class Rewiring:
             masks[name] = stays | self._choose({name: ~stays}, count, growth, signals)[name]
         flipped = {name: self.weights.mask(name) ^ masks[name] for name in params}
         opened = {name: flipped[name] & masks[name] for name in params}
-        if (initial or self.initial) == "last":
+        if (regrow_init or self.regrow_init) == "last":
             self._remember({name: flipped[name] & ~masks[name] for name in params})
         self._flip(masks, flipped)
         ledger.grown = sum(count_true(list(opened.values())))
         # Of tiles that change places, one may lie at an edge and be smaller.
         ledger.pruned = sum(count_true(list(flipped.values()))) - ledger.grown
-        ledger.injected = self._fill(opened, sum(ledger.before.values()), initial, rho)
+        ledger.injected = self._fill(opened, sum(ledger.before.values()), regrow_init, noise_energy_budget)
         ledger.after = energies(params)
         return ledger
 
@@ -278,7 +311,7 @@ class Rewiring:
             growth=self._growth(growth),
             signals=signals,
             generators=self.generators,
-            distribution=self.distribution,
+            allocation=self.allocation,
             pattern=self.pattern,
         )
 
@@ -286,24 +319,24 @@ class Rewiring:
         self,
         opened: Mapping[str, Tensor],
         live_energy: float,
-        initial: str | None,
-        rho: float | None,
-        sigma: float | None = None,
+        regrow_init: str | None,
+        noise_energy_budget: float | None,
+        noise_std: float | None = None,
     ) -> dict[str, float]:
         return fill_reopened(
             self.weights.params,
             opened,
-            initial=one_of("initial", initial or self.initial, INITIAL),
+            regrow_init=one_of("regrow_init", regrow_init or self.regrow_init, REGROW_INIT),
             live_energy=live_energy,
-            rho=self.rho if rho is None else rho,
+            noise_energy_budget=self.noise_energy_budget if noise_energy_budget is None else noise_energy_budget,
             generators=self.generators,
             last=self._last,
-            sigma=sigma,
+            noise_std=noise_std,
         )
 
     def _flip(self, masks: Mapping[str, Tensor], flipped: Mapping[str, Tensor]) -> None:
         for name, p in self.weights.params.items():
-            forget(self._owner(name), p, flipped[name], masks[name], self.moments)
+            forget(self._owner(name), p, flipped[name], masks[name], self.optimizer_state)
         self.weights.set(masks, dict(zip(masks, count_true(list(masks.values())), strict=True)))
 
     @torch.no_grad()
@@ -313,7 +346,7 @@ class Rewiring:
             if self.weights.held(name) is not None:
                 live = self.weights.mask(name)
                 p.masked_fill_(~live, 0)
-                forget(self._owner(name), p, ~live, live, self.moments)
+                forget(self._owner(name), p, ~live, live, self.optimizer_state)
 
     def state_dict(self) -> dict[str, Any]:
         """Remembered values, where there are any."""

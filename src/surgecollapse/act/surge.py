@@ -17,7 +17,7 @@ from surgecollapse.functional.growth import random
 from surgecollapse.functional.selection import count_true
 from surgecollapse.protocols import Criterion
 
-INITIAL = ("zero", "noise", "last")
+REGROW_INIT = ("zero", "noise", "last")
 
 
 @torch.no_grad()
@@ -29,7 +29,7 @@ def choose_reopened(
     growth: str | Criterion,
     signals: Mapping[str, Tensor],
     generators: Generators,
-    distribution: str,
+    allocation: str,
     pattern: Pattern | None = None,
 ) -> dict[str, Tensor]:
     """Choose ``count`` of the ``closed`` weights to reopen.
@@ -44,7 +44,7 @@ def choose_reopened(
         signals: the dense gradient that belongs to ``growth``, by name. A parameter without one is drawn at random,
             behind every parameter that has one.
         generators: the library's own generators.
-        distribution: ``global`` lets parameters compete; otherwise each reopens the same share.
+        allocation: ``global`` lets parameters compete; otherwise each reopens the same share.
         pattern: reopens whole tiles, as many as come nearest to ``count``.
 
     Returns:
@@ -53,7 +53,7 @@ def choose_reopened(
     names = list(closed)
     scores = {n: growth_scores(growth, weights.params[n].detach(), signals.get(n), generators) for n in names}
     choose = highest if pattern is None else partial(reopen_tiles, pattern=pattern)
-    if distribution == "global" and growth != "momentum":
+    if allocation == "global" and growth != "momentum":
         return dict(zip(names, choose(list(scores.values()), count, eligible=list(closed.values())), strict=True))
     if growth == "momentum" and signals.keys() >= closed.keys():
         counts = share_by_momentum({n: signals[n] for n in names}, {n: ~closed[n] for n in names}, count)
@@ -78,39 +78,40 @@ def fill_reopened(
     params: Mapping[str, Tensor],
     opened: Mapping[str, Tensor],
     *,
-    initial: str,
+    regrow_init: str,
     live_energy: float,
-    rho: float,
+    noise_energy_budget: float,
     generators: Generators,
     last: Mapping[str, Tensor],
-    sigma: float | None = None,
+    noise_std: float | None = None,
 ) -> dict[str, float]:
     """Write the first values of reopened weights, in place.
 
     ``zero`` leaves them at zero. ``noise`` draws N(0, σ²) with σ² = ρ·E/n over the n reopened weights, E the energy of
-    the live ones, and scales the draw down where chance took it over the budget ρ·E; an explicit ``sigma`` is used as
-    it is, unbounded. ``last`` restores the values that the weights had when they were closed.
+    the live ones, and scales the draw down where chance took it over the budget ρ·E; an explicit ``noise_std`` is used
+    as it is, unbounded. ``last`` restores the values that the weights had when they were closed.
 
     Returns:
         Energy injected, by name.
     """
     count = sum(count_true(list(opened.values())))
-    if initial == "zero" or not count:
+    if regrow_init == "zero" or not count:
         return dict.fromkeys(opened, 0.0)
-    if initial == "last":
+    if regrow_init == "last":
         values = {
             n: last[n].to(params[n].dtype) * c if n in last else torch.zeros_like(params[n]) for n, c in opened.items()
         }
         scale = 1.0
     else:
-        scale = bounded_noise_scale(live_energy, count, rho) if sigma is None else sigma
+        scale = bounded_noise_scale(live_energy, count, noise_energy_budget) if noise_std is None else noise_std
         values = {
             n: torch.randn(c.shape, device=c.device, generator=generators.on(c.device)) * c for n, c in opened.items()
         }
-    if initial == "noise" and sigma is None:
+    if regrow_init == "noise" and noise_std is None:
         # Of the values that will be written, and of the draw itself.
         rounding = max(torch.finfo(torch.float32).eps, *(torch.finfo(params[n].dtype).eps for n in opened))
-        budget, total = rho * live_energy * (1 - 2 * rounding), sum(energies(values).values()) * scale**2
+        budget = noise_energy_budget * live_energy * (1 - 2 * rounding)
+        total = sum(energies(values).values()) * scale**2
         if total > budget:
             scale *= (budget / total) ** 0.5
     written = {n: (value * scale).to(params[n].dtype) for n, value in values.items()}
@@ -120,7 +121,9 @@ def fill_reopened(
 
 
 @torch.no_grad()
-def refill_zeros(params: Mapping[str, Tensor], sigma: float, generators: Generators, weights: MaskedWeights) -> Ledger:
+def refill_zeros(
+    params: Mapping[str, Tensor], noise_std: float, generators: Generators, weights: MaskedWeights
+) -> Ledger:
     """Fill every exact zero that no mask holds with N(0, σ²), whatever it costs (the classic rule's recovery)."""
     ledger = Ledger(before=energies(params))
     zeros = {name: p.detach() == 0 for name, p in params.items()}
@@ -128,7 +131,14 @@ def refill_zeros(params: Mapping[str, Tensor], sigma: float, generators: Generat
         zeros[name] &= weights.mask(name)
     ledger.grown = sum(count_true(list(zeros.values())))
     ledger.injected = fill_reopened(
-        params, zeros, initial="noise", live_energy=0.0, rho=0.0, generators=generators, last={}, sigma=sigma
+        params,
+        zeros,
+        regrow_init="noise",
+        live_energy=0.0,
+        noise_energy_budget=0.0,
+        generators=generators,
+        last={},
+        noise_std=noise_std,
     )
     ledger.after = energies(params)
     return ledger

@@ -40,12 +40,12 @@ class AtRest:
     Args:
         weights: the masks.
         optimizers: those that step them, in the order of ``groups``.
-        moments: what is done with moments where the mask flips; with ``keep`` they are not zero.
+        optimizer_state: what is done with moments where the mask flips; with ``keep`` they are not zero.
     """
 
-    def __init__(self, weights: MaskedWeights, optimizers: Sequence[Optimizer], moments: str) -> None:
+    def __init__(self, weights: MaskedWeights, optimizers: Sequence[Optimizer], optimizer_state: str) -> None:
         self._weights, self._optimizers = weights, optimizers
-        self._trusted = [type(optimizer) in KEEP_ZEROS and moments != "keep" for optimizer in optimizers]
+        self._trusted = [type(optimizer) in KEEP_ZEROS and optimizer_state != "keep" for optimizer in optimizers]
         self._seen: dict[int, _Seen] = {}
         self._resting: set[int] = set()
         self._found = False

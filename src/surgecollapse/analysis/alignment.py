@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from surgecollapse.analysis.colors import plain
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -39,7 +41,7 @@ class Alignment:
         places = range(len(self.layers))
         axes.bar([p - 0.2 for p in places], self.before, 0.4, label="as trained")
         axes.bar([p + 0.2 for p in places], self.after, 0.4, label="aligned")
-        axes.set_xticks(list(places), self.layers)
+        axes.set_xticks(list(places), [plain(name) for name in self.layers])
         axes.set_xlabel("layer")
         axes.set_ylabel("cosine of the weights")
         axes.legend()

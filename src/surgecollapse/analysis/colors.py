@@ -10,6 +10,16 @@ if TYPE_CHECKING:
 BLUE, VERMILLION, GREEN = "#0072b2", "#d55e00", "#009e73"
 
 
+def plain(text: str) -> str:
+    r"""Text that matplotlib draws as it is: a dollar is no formula, and a leading underscore hides no label.
+
+    >>> plain("$x$"), plain("fc")
+    ('\\$x\\$', 'fc')
+    """
+    escaped = text.replace("$", r"\$")
+    return f"\N{ZERO WIDTH SPACE}{escaped}" if escaped.startswith("_") else escaped
+
+
 def decimal_ticks(axes: Axes, axis: str, low: float, high: float) -> None:
     """Set few plain ticks on a logarithmic axis: at powers of ten, and between them where there are less than two.
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from surgecollapse.analysis.colors import BLUE, GREEN, VERMILLION, decimal_ticks
-from surgecollapse.functional import marchenko_pastur_bulk, power_law
+from surgecollapse.analysis.colors import BLUE, GREEN, VERMILLION, decimal_ticks, plain
+from surgecollapse.functional import marchenko_pastur_bulk, power_law, rounding_level
+from surgecollapse.functional.rank import as_double
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,24 +24,26 @@ MOST_PANELS = 9
 
 @dataclass(frozen=True)
 class LayerTail:
-    """Spectrum of one weight: eigenvalues of WᵀW/n, n being its longer side."""
+    """Spectrum of one weight: eigenvalues of WᴴW/n, n being its longer side."""
 
     layer: str
     shape: tuple[int, int]
     eigenvalues: tuple[float, ...]
     """Largest first."""
     alpha: float
-    """Exponent of the density of the tail; NaN where there are too few eigenvalues."""
+    """Exponent of the density of the tail; NaN where there are too few eigenvalues. A result only without ``doubt``."""
     xmin: float
     """Where the tail begins."""
     distance: float
-    """Kolmogorov–Smirnov distance of tail and fit; a true power law has about 1/√tail or less."""
+    """Kolmogorov–Smirnov distance of tail and fit."""
     tail: int
     """Eigenvalues in it."""
     edge: float
     """Upper edge of the random bulk (Marchenko–Pastur)."""
     spikes: int
     """Eigenvalues that stand out of the bulk."""
+    doubt: str
+    """Why ``alpha`` is not determined (:attr:`surgecollapse.functional.PowerLaw.doubt`); empty where it is."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,8 @@ class HeavyTails:
     """All layers of a net."""
 
     layers: tuple[LayerTail, ...]
+    left_out: tuple[str, ...] = ()
+    """Weights without a spectrum, as they hold values that are not finite."""
 
     def plot(self) -> Figure:
         """Draw P(λ > x) of each layer on logarithmic axes, with the fitted tail and the edge of a random matrix."""
@@ -64,13 +69,13 @@ class HeavyTails:
             values = np.array([v for v in layer.eigenvalues if v > 0])
             above = np.arange(1, len(values) + 1) / len(values)
             axes.loglog(values, above, ".", color=BLUE, markersize=3, label="eigenvalues")
-            if math.isfinite(layer.alpha):
+            if not layer.doubt:
                 ends = np.array([layer.xmin, values[0]])
                 fit = layer.tail / len(values) * (ends / layer.xmin) ** (1 - layer.alpha)
                 axes.loglog(ends, fit, "-", color=VERMILLION, label="power law")
             axes.axvline(layer.edge, color=GREEN, linestyle=":", label="edge of a random matrix")
-            alpha = f"α = {layer.alpha:.2f}, " if math.isfinite(layer.alpha) else ""
-            axes.set_title(f"{layer.layer}\n{alpha}spikes: {layer.spikes}", fontsize=9.5)
+            alpha = "" if layer.doubt else f"α = {layer.alpha:.2f}, "
+            axes.set_title(f"{plain(layer.layer)}\n{alpha}spikes: {layer.spikes}", fontsize=9.5)
             axes.set_ylim(0.5 / len(values), 1.5)
             # The smallest eigenvalues say nothing about the tail and would squeeze it.
             low, high = max(values.min(), values.max() * 1e-4) * 0.8, max(values.max(), layer.edge) * 1.25
@@ -80,9 +85,11 @@ class HeavyTails:
         for axes in grid[:, 0]:
             axes.set_ylabel("share above x")
         for axes in grid[-1]:
-            axes.set_xlabel("eigenvalue x of WᵀW/n")
-        handles, labels = grid[0, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=3)
+            axes.set_xlabel("eigenvalue x of WᴴW/n")
+        found = {
+            label: handle for axes in grid.flat for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+        }
+        figure.legend(list(found.values()), list(found), loc="outside lower center", ncols=3)
         return figure
 
     def to_dict(self) -> dict[str, Any]:
@@ -94,8 +101,9 @@ def heavy_tails(weights: Mapping[str, Tensor], *, least: int = 20) -> HeavyTails
     """Fit a power law to the spectrum of each weight (Martin and Mahoney, arXiv 1810.01075), and a random bulk.
 
     Args:
-        weights: by name; those of fewer than two axes, fewer than ``least`` columns or rows, or only zeros are left
-            out, convolutions are taken as ``(channels, rest)``.
+        weights: by name, real or complex; those of fewer than two axes, fewer than ``least`` columns or rows, or only
+            zeros are left out, convolutions are taken as ``(channels, rest)``. Those that are not finite are named in
+            ``left_out``.
         least: fewest eigenvalues in a tail.
 
     Raises:
@@ -106,25 +114,31 @@ def heavy_tails(weights: Mapping[str, Tensor], *, least: int = 20) -> HeavyTails
     >>> [(layer.layer, layer.shape, layer.spikes) for layer in found.layers]
     [('w', (60, 90), 0)]
     """
-    layers = []
+    layers, left_out = [], []
     for name, weight in weights.items():
         if weight.ndim < 2 or min(weight.flatten(1).shape) < least or not bool(weight.any()):
             continue
-        matrix = weight.detach().flatten(1).double()
-        eigenvalues = torch.linalg.svdvals(matrix).square() / max(matrix.shape)
-        # Directions that the weight does not have are zeros up to rounding, and no part of its spectrum.
-        eigenvalues = eigenvalues[eigenvalues > eigenvalues[0] * 1e-12]
-        fit, bulk = power_law(eigenvalues, least=least), marchenko_pastur_bulk(matrix)
-        layers.append(
-            LayerTail(
-                layer=name,
-                shape=(matrix.shape[0], matrix.shape[1]),
-                eigenvalues=tuple(eigenvalues.tolist()),
-                **fit._asdict(),
-                edge=bulk.edge,
-                spikes=bulk.spikes,
-            )
-        )
+        if not bool(weight.isfinite().all()):
+            left_out.append(name)
+            continue
+        layers.append(_layer_tail(name, weight.detach().flatten(1), least))
     if not layers:
-        raise ValueError(f"no weight has {least} rows and columns, of which the spectrum could have a tail")
-    return HeavyTails(tuple(layers))
+        broken = f"; not finite: {', '.join(left_out)}" if left_out else ""
+        raise ValueError(f"no weight has {least} rows and columns, of which the spectrum could have a tail{broken}")
+    return HeavyTails(tuple(layers), tuple(left_out))
+
+
+def _layer_tail(name: str, matrix: Tensor, least: int) -> LayerTail:
+    sigma = torch.linalg.svdvals(as_double(matrix))
+    # Directions that the weight has only by rounding are no part of its spectrum.
+    eigenvalues = sigma[sigma > rounding_level(matrix)].square() / max(matrix.shape)
+    fit, bulk = power_law(eigenvalues, least=least), marchenko_pastur_bulk(matrix)
+    return LayerTail(
+        layer=name,
+        shape=(matrix.shape[0], matrix.shape[1]),
+        eigenvalues=tuple(eigenvalues.tolist()),
+        **fit._asdict(),
+        edge=bulk.edge,
+        spikes=bulk.spikes,
+        doubt=fit.doubt,
+    )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from surgecollapse.analysis.colors import GREEN, VERMILLION
+from surgecollapse.analysis.colors import GREEN, VERMILLION, plain
 from surgecollapse.functional import discretise, symbol_entropy, symbol_mutual_information
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class InformationPlane:
             points = axes.scatter(x, y, c=self.steps, cmap="cividis_r", s=18, zorder=3)
             axes.axhline(self.label_entropy, color=VERMILLION, linestyle="--", linewidth=1)
             axes.axvline(math.log(self.samples), color=GREEN, linestyle=":", linewidth=1.4)
-            axes.set_title(name, fontsize=10)
+            axes.set_title(plain(name), fontsize=10)
             axes.set_xlim(-0.2, math.log(self.samples) * 1.06)
             axes.set_ylim(-0.05, self.label_entropy * 1.12)
         what = "units" if self.components is None else f"of {self.components} components"
@@ -94,6 +94,9 @@ def information_plane(
         bins: for each component.
         components: how many; ``None`` takes the units themselves, as the paper does.
 
+    Returns:
+        Both for each layer and time, NaN where a representation is not finite.
+
     Raises:
         ValueError: if numbers do not fit.
     """
@@ -102,11 +105,19 @@ def information_plane(
     layers = tuple(history[0])
     inputs, classes = [], []
     for name in layers:
-        symbols = [discretise(_between_ends(x[name], components), bins, low=0.0, high=1.0) for x in history]
-        inputs.append(tuple(symbol_entropy(s, correct=False).item() for s in symbols))
-        classes.append(tuple(symbol_mutual_information(s, labels).item() for s in symbols))
+        known = [_information(x[name], labels, bins, components) for x in history]
+        inputs.append(tuple(of_input for of_input, _ in known))
+        classes.append(tuple(of_label for _, of_label in known))
     entropy = symbol_entropy(labels, correct=False).item()
     return InformationPlane(tuple(steps), layers, tuple(inputs), tuple(classes), entropy, len(labels), bins, components)
+
+
+def _information(x: Tensor, labels: Tensor, bins: int, components: int | None) -> tuple[float, float]:
+    """I(input; layer) and I(layer; label); NaN where the representation is not finite."""
+    if not bool(x.isfinite().all()):
+        return math.nan, math.nan
+    symbols = discretise(_between_ends(x, components), bins, low=0.0, high=1.0)
+    return symbol_entropy(symbols, correct=False).item(), symbol_mutual_information(symbols, labels).item()
 
 
 def _between_ends(x: Tensor, components: int | None) -> Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from surgecollapse.analysis.colors import decimal_ticks
+from surgecollapse.analysis.colors import decimal_ticks, plain
 from surgecollapse.functional import levina_bickel, sample_participation_ratio, two_nn
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class IntrinsicDimensions:
         axes.set_yscale("log")
         known = [v for row in (self.two_nn, self.maximum_likelihood, self.participation_ratio) for v in row if v > 0]
         decimal_ticks(axes, "y", min(known, default=1), max(self.units))
-        axes.set_xticks(places, self.layers, rotation=30, ha="right", rotation_mode="anchor")
+        axes.set_xticks(places, [plain(name) for name in self.layers], rotation=30, ha="right", rotation_mode="anchor")
         axes.set_xlabel("layer")
         axes.set_ylabel("dimensions")
         figure.legend(loc="outside upper left", ncols=4)

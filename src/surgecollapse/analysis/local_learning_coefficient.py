@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from surgecollapse.analysis.open_weights import open_weights
 from surgecollapse.functional import batch_loss
 from surgecollapse.torch_utils.modules import evaluating
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 Weights = Mapping[str, Tensor]
 Sampled = Callable[[Weights, torch.Generator], Tensor]
+
+MIXED = 1.1
+"""Largest R̂ of chains that count as mixed (Gelman et al. 2013, Bayesian Data Analysis, section 11.5)."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,20 @@ class LocalLearningCoefficient:
     step_size: float
     localisation: float
 
+    @property
+    def doubt(self) -> str:
+        """Why ``value`` is not a result; empty where the chains have passed all tests."""
+        error = 0.0 if math.isnan(self.standard_error) else self.standard_error
+        if math.isnan(self.r_hat):
+            return "a single chain does not show whether it has mixed: take chains=2 or more"
+        if not self.r_hat <= MIXED:
+            return f"the chains have not mixed: R̂ = {self.r_hat:.2f}, above {MIXED}; take more burn_in and draws"
+        if self.value < -2 * error:
+            return "the chains found lower losses: the net is not at a minimum of this loss"
+        if abs(self.value - self.at_half_step) > max(3 * error, 0.25 * abs(self.value)):
+            return f"half the step size gives {self.at_half_step:.3g}, the step {self.value:.3g}: shorten step_size"
+        return ""
+
     def plot(self) -> Figure:
         """Draw the traces: level after the burn-in if the chains have arrived."""
         from matplotlib.figure import Figure
@@ -49,15 +67,16 @@ class LocalLearningCoefficient:
         for trace in self.traces:
             axes.plot(trace, linewidth=0.6, alpha=0.7)
         axes.axvspan(0, self.burn_in, color="grey", alpha=0.15, label="burn-in")
-        axes.axhline(self.value, color="black", linestyle="--", label=f"estimate {self.value:.3g}")
+        if not self.doubt:
+            axes.axhline(self.value, color="black", linestyle="--", label=f"estimate {self.value:.3g}")
         axes.set_xlabel("step of the chain")
         axes.set_ylabel("nβ (L − L*)")
         axes.legend()
         return figure
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
+        """Plain values and the doubt, for JSON."""
+        return {**asdict(self), "doubt": self.doubt}
 
 
 def sample_learning_coefficient(
@@ -73,6 +92,7 @@ def sample_learning_coefficient(
     burn_in: int = 200,
     check_step: bool = True,
     seed: int = 0,
+    masks: Weights | None = None,
 ) -> LocalLearningCoefficient:
     r"""λ̂ = nβ(E_β L − L*), β = 1/ln n (Lau et al., arXiv 2308.12108, eq. 15), by Langevin chains from w*.
 
@@ -92,22 +112,26 @@ def sample_learning_coefficient(
         burn_in: steps before them.
         check_step: also run with ε/2.
         seed: of noise and batches.
+        masks: by the names of ``weights``, ones where a weight moves and zeros where it stays; without one it moves.
 
     Raises:
-        ValueError: for values out of range, or a chain that diverged (the step is too long).
+        ValueError: for values out of range, a loss at w* that is not finite, or a chain that diverged (the step is too
+            long).
     """
     if samples < 2 or min(chains, draws) < 1 or burn_in < 0 or not step_size > 0.0 or localisation < 0.0:
         raise ValueError(
             "expected samples ≥ 2, chains and draws ≥ 1, burn_in ≥ 0, step_size > 0 and localisation ≥ 0, got "
             f"{samples}, {chains}, {draws}, {burn_in}, {step_size} and {localisation}"
         )
+    if not math.isfinite(best):
+        raise ValueError(f"the loss at the weights is {best}: expected a minimum")
     scale = samples / math.log(samples)
 
     def run(epsilon: float) -> list[list[float]]:
         return [
             [
                 scale * (value - best)
-                for value in _chain(loss, weights, scale, epsilon, localisation, burn_in + draws, seed + i)
+                for value in _chain(loss, weights, masks or {}, scale, epsilon, localisation, burn_in + draws, seed + i)
             ]
             for i in range(chains)
         ]
@@ -138,6 +162,7 @@ def local_learning_coefficient(
     targets: Tensor,
     *,
     batch: int | None = None,
+    masks: Weights | None = None,
     **options: Any,
 ) -> LocalLearningCoefficient:
     """The coefficient of a net at its present weights, in eval mode; see :func:`sample_learning_coefficient`.
@@ -148,9 +173,14 @@ def local_learning_coefficient(
         inputs: the training data.
         targets: its labels.
         batch: rows of a step; all of them by default.
+        masks: of a sparse net, as ``controller.masks``: weights that a mask holds at zero stay there. Without masks
+            the coefficient is that of the dense net at these weights.
         options: ``step_size``, ``localisation``, ``chains``, ``draws``, ``burn_in``, ``check_step``, ``seed``.
+
+    Raises:
+        ValueError: if a weight is complex or not finite, a mask fits no parameter, or sampling fails.
     """
-    weights = {name: p.detach() for name, p in model.named_parameters()}
+    weights, held = open_weights(model, masks)
 
     def loss(now: Weights, generator: torch.Generator) -> Tensor:
         if batch is None:
@@ -161,7 +191,7 @@ def local_learning_coefficient(
     with evaluating(model):
         with torch.no_grad():
             best = float(batch_loss(model, criterion, inputs, targets)(weights))
-        return sample_learning_coefficient(loss, weights, len(inputs), best, **options)
+        return sample_learning_coefficient(loss, weights, len(inputs), best, masks=held, **options)
 
 
 def reduced_rank_regression(inputs: int, outputs: int, hidden: int, rank: int = 0) -> tuple[float, int]:
@@ -202,7 +232,14 @@ def reduced_rank_regression(inputs: int, outputs: int, hidden: int, rank: int = 
 
 
 def _chain(
-    loss: Sampled, weights: Weights, scale: float, epsilon: float, localisation: float, steps: int, seed: int
+    loss: Sampled,
+    weights: Weights,
+    masks: Weights,
+    scale: float,
+    epsilon: float,
+    localisation: float,
+    steps: int,
+    seed: int,
 ) -> list[float]:
     generator = torch.Generator().manual_seed(seed)
     now = {name: w.clone() for name, w in weights.items()}
@@ -217,7 +254,8 @@ def _chain(
         for (name, w), slope in zip(leaves.items(), slopes, strict=True):
             pull = scale * slope + localisation * (w.detach() - weights[name])
             noise = torch.randn(w.shape, generator=generator, dtype=torch.float64).to(w)
-            now[name] = w.detach() - epsilon / 2 * pull + math.sqrt(epsilon) * noise
+            moved = math.sqrt(epsilon) * noise - epsilon / 2 * pull
+            now[name] = w.detach() + (moved * masks[name] if name in masks else moved)
     found: list[float] = torch.stack(seen).tolist()
     if not all(map(math.isfinite, found)):
         raise ValueError(f"a chain diverged: step_size {epsilon:g} is too long for this loss, take a tenth of it")

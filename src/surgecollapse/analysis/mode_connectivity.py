@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from surgecollapse.analysis.open_weights import refuse_unusable
 from surgecollapse.functional import batch_loss
 
 if TYPE_CHECKING:
@@ -171,6 +172,8 @@ def _ends(first: nn.Module, second: nn.Module) -> tuple[dict[str, Tensor], dict[
     a, b = ({name: p.detach() for name, p in net.named_parameters()} for net in (first, second))
     if {name: w.shape for name, w in a.items()} != {name: w.shape for name, w in b.items()}:
         raise ValueError("expected two nets with the same parameters: names and shapes differ")
+    refuse_unusable(a)
+    refuse_unusable(b)
     return a, b
 
 

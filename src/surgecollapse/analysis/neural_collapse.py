@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -39,9 +40,9 @@ class CollapseHistory:
         figure = Figure(figsize=(9.6, 5.4), layout="constrained")
         grid = figure.subplots(2, 3, sharex=True)
         for axes, (name, title) in zip(grid.flat, PANELS, strict=False):
-            values = getattr(self, name)
-            axes.plot(self.steps, values, marker="." if len(self.steps) < 30 else None)
+            axes.plot(self.steps, getattr(self, name), marker="." if len(self.steps) < 30 else None)
             axes.set_title(title, fontsize=10)
+            values = [value for value in getattr(self, name) if math.isfinite(value)] or [0.0]
             if name == "within" and 0 < 10 * min(values) < max(values):
                 axes.set_yscale("log")
                 decimal_ticks(axes, "y", min(values), max(values))

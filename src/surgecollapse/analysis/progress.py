@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from surgecollapse.analysis.colors import BLUE, GREEN, VERMILLION
+from surgecollapse.analysis.colors import BLUE, GREEN, VERMILLION, plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -62,7 +62,7 @@ class ProgressHistory:
         steps = [max(step, 1) for step in self.steps]
         for number, (name, first, last) in enumerate(self.phases):
             axes.axvspan(max(first, 1), max(last, 2), color="#5f6872", alpha=0.05 + 0.05 * (number % 2), linewidth=0)
-            axes.text(max(first, 1) * 1.03, 0.01, name, rotation=90, fontsize=8, color="#5f6872", va="bottom",
+            axes.text(max(first, 1) * 1.03, 0.01, plain(name), rotation=90, fontsize=8, color="#5f6872", va="bottom",
                       transform=axes.get_xaxis_transform())  # fmt: skip
         axes.plot(steps, self.train, ":", color=BLUE, label="training")
         axes.plot(steps, self.test, "--", color=VERMILLION, label="other questions")

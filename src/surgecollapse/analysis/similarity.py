@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from surgecollapse.analysis.colors import plain
 from surgecollapse.functional import linear_cka
 
 if TYPE_CHECKING:
@@ -38,10 +39,16 @@ class SimilarityMap:
         axes = figure.add_subplot()
         image = axes.imshow(self.values, origin="lower", vmin=0.0, vmax=1.0, cmap="cividis", aspect="auto")
         axes.grid(visible=False)
-        axes.set_xticks(range(len(self.columns)), self.columns, rotation=45, ha="right", rotation_mode="anchor")
-        axes.set_yticks(range(len(self.rows)), self.rows)
-        axes.set_xlabel(f"layer of {self.second}")
-        axes.set_ylabel(f"layer of {self.first}")
+        axes.set_xticks(
+            range(len(self.columns)),
+            [plain(name) for name in self.columns],
+            rotation=45,
+            ha="right",
+            rotation_mode="anchor",
+        )
+        axes.set_yticks(range(len(self.rows)), [plain(name) for name in self.rows])
+        axes.set_xlabel(f"layer of {plain(self.second)}")
+        axes.set_ylabel(f"layer of {plain(self.first)}")
         if max(len(self.rows), len(self.columns)) <= FEWEST_NUMBERS:
             for i, row in enumerate(self.values):
                 for j, value in enumerate(row):
@@ -77,7 +84,7 @@ class RepresentationChange:
         panels = ((left, self.to_first, "with the net at the start"), (right, self.to_last, "with the net at the end"))
         for axes, values, title in panels:
             for name, row in zip(self.layers, values, strict=True):
-                axes.plot(self.steps, row, label=name, marker="." if len(self.steps) < 30 else None)
+                axes.plot(self.steps, row, label=plain(name), marker="." if len(self.steps) < 30 else None)
             axes.set_title(title)
             axes.set_xlabel("optimizer step")
             axes.set_ylim(min(0.0, *(v for row in values for v in row if v == v)) - 0.03, 1.03)

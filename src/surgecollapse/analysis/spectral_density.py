@@ -87,7 +87,7 @@ def lanczos(operator: Operator, start: Tensor, steps: int) -> tuple[Tensor, Tens
         Ascending Ritz values and weights that sum to 1, float64 on the CPU.
 
     Raises:
-        ValueError: for fewer than 1 step.
+        ValueError: for fewer than 1 step, or products that are not finite.
 
     >>> values, weights = lanczos(torch.diag(torch.tensor([1.0, 3.0])).double(), torch.ones(2).double(), 5)
     >>> [round(x, 9) for x in values.tolist()], [round(x, 9) for x in weights.tolist()]
@@ -101,6 +101,8 @@ def lanczos(operator: Operator, start: Tensor, steps: int) -> tuple[Tensor, Tens
     rounding = torch.finfo(start.dtype).eps
     for _ in range(min(steps, start.numel())):
         image = operator @ basis[-1]
+        if not bool(image.isfinite().all()):
+            raise ValueError("the operator gives values that are not finite: the loss or its derivatives overflow")
         diagonal.append(float(basis[-1] @ image))
         known = torch.stack(basis)
         for _ in range(2):
@@ -131,7 +133,7 @@ def spectral_density(
         seed: of the start vectors.
 
     Raises:
-        ValueError: for fewer than 1 probe or step.
+        ValueError: for fewer than 1 probe or step, a complex operator, or products that are not finite.
 
     >>> found = spectral_density(torch.eye(5).double(), torch.ones(5).double(), probes=2)
     >>> round(found.trace(), 9), round(found.effective_dimension(1.0), 9)
@@ -139,6 +141,8 @@ def spectral_density(
     """
     if probes < 1:
         raise ValueError(f"probes must be at least 1, got {probes}")
+    if like.is_complex():
+        raise ValueError(f"expected a real operator, got {like.dtype}")
     generator = torch.Generator().manual_seed(seed)
     pairs = [
         lanczos(operator, torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like), steps)

@@ -35,6 +35,25 @@ class Spectrum:
         """Share of the power at or below a frequency, in [0, 1]; 1 for a trajectory that rests."""
         return float(self.power[self.frequencies <= cutoff].sum() / self.total) if self.total > 0 else 1.0
 
+    def doubt(self, cutoff: float) -> str:
+        """Why the share of the power below a frequency is not determined by this record; empty where it is.
+
+        Below the lowest frequency 1/2nτ of n records the share is 0, above the highest 1/2τ it is 1, whatever moved.
+
+        >>> found = spectrum(np.sin(np.arange(10.0)), spacing=10)
+        >>> found.doubt(0.001)
+        'a record of 100 steps is shorter than half a period of the cut-off, 500 steps'
+        >>> found.doubt(0.01), found.doubt(0.1)
+        ('', 'records 10 steps apart show nothing faster than the cut-off')
+        """
+        lowest, records = float(self.frequencies[0]), len(self.frequencies) + 1
+        if cutoff < lowest:
+            half = f"{0.5 / cutoff:,.0f} steps" if cutoff > 0 else "which is endless"
+            return f"a record of {0.5 / lowest:,.0f} steps is shorter than half a period of the cut-off, {half}"
+        if cutoff >= records * lowest:
+            return f"records {0.5 / (records * lowest):,.0f} steps apart show nothing faster than the cut-off"
+        return ""
+
 
 @dataclass(frozen=True)
 class Split:
@@ -120,6 +139,8 @@ def split(trajectory: ArrayLike, cutoff: float, spacing: float = 1.0) -> Split:
 
 
 def _checked(trajectory: ArrayLike) -> Array:
+    if np.iscomplexobj(trajectory):
+        raise ValueError("expected a real trajectory, got complex values: give real and imaginary parts as coordinates")
     history = np.asarray(trajectory, dtype=float)
     if history.ndim < 1 or len(history) < 2:
         raise ValueError(f"a trajectory needs two points at least, got the shape {history.shape}")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from surgecollapse.analysis.open_weights import open_weights
 from surgecollapse.functional import batch_loss
 from surgecollapse.torch_utils.modules import evaluating
 
@@ -54,23 +55,29 @@ class LossSurface:
         return asdict(self)
 
 
-def filter_direction(weights: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+def filter_direction(
+    weights: Mapping[str, Tensor], generator: torch.Generator, masks: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
     """A normal direction, each filter scaled to the norm of the net's: d ← d‖w‖/‖d‖ (Li et al., arXiv 1712.09913).
 
-    A filter is one row of a weight of two axes or more; biases and norms are left alone.
+    A filter is one row of a weight of two axes or more; biases and norms are left alone, and so is what a mask
+    holds at zero.
 
     >>> w = {"w": torch.tensor([[3.0, 4.0], [0.0, 0.0]])}
     >>> filter_direction(w, torch.Generator())["w"].norm(dim=1).round(decimals=4)
     tensor([5., 0.])
     """
-    found = {}
+    found, masks = {}, masks or {}
     for name, weight in weights.items():
         if weight.ndim < 2:
             found[name] = torch.zeros_like(weight)
             continue
         draw = torch.randn(weight.shape, generator=generator).to(weight)
+        if name in masks:
+            draw = draw * masks[name]
         rows, own = draw.flatten(1), weight.flatten(1).norm(dim=1, keepdim=True)
-        found[name] = (rows * own / rows.norm(dim=1, keepdim=True)).view_as(weight)
+        length = rows.norm(dim=1, keepdim=True)
+        found[name] = (rows * own / torch.where(length > 0, length, 1.0)).view_as(weight)
     return found
 
 
@@ -85,6 +92,7 @@ def loss_surface(
     reach: float = 1.0,
     points: int = 21,
     seed: int = 0,
+    masks: Mapping[str, Tensor] | None = None,
 ) -> LossSurface:
     """Measure the loss on a line or a grid through the net, in eval mode.
 
@@ -97,15 +105,17 @@ def loss_surface(
         reach: from −reach to reach.
         points: on each axis; odd, so that the net itself is one.
         seed: of the directions.
+        masks: of a sparse net, as ``controller.masks``: weights that a mask holds at zero stay there.
 
     Raises:
-        ValueError: for other dimensions, or an even number of points.
+        ValueError: for other dimensions, an even number of points, weights that are complex or not finite, or a mask
+            that fits no parameter.
     """
     if dimensions not in (1, 2) or points % 2 == 0:
         raise ValueError(f"expected 1 or 2 dimensions and an odd number of points, got {dimensions} and {points}")
-    weights = {name: p.detach() for name, p in model.named_parameters()}
+    weights, held = open_weights(model, masks)
     generator = torch.Generator().manual_seed(seed)
-    first, second = (filter_direction(weights, generator) for _ in range(2))
+    first, second = (filter_direction(weights, generator, held) for _ in range(2))
     steps = torch.linspace(-reach, reach, points, dtype=torch.float64)
     steps[points // 2] = 0.0
     with evaluating(model):

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from surgecollapse.analysis.colors import decimal_ticks
+from surgecollapse.analysis.colors import decimal_ticks, plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -77,7 +77,7 @@ class Universality:
         figure = Figure(figsize=(8.6, 3.9), layout="constrained")
         left, right = figure.subplots(1, 2)
         for curve in self.curves:
-            left.plot(curve.steps, curve.values, label=curve.name)
+            left.plot(curve.steps, curve.values, label=plain(curve.name))
             right.plot(curve.time, curve.level)
         left.set_xscale("log")
         left.set_xlabel("optimizer step t")

@@ -89,8 +89,10 @@ def send_command(
         while True:
             asked = queue.get(number)
             assert asked is not None
-            if asked.status != "queued" or time.monotonic() >= end:
+            if asked.status != "queued":
                 return asked
+            if time.monotonic() >= end:
+                return queue.expire(number) or asked
             time.sleep(_LOOK)
     finally:
         queue.close()

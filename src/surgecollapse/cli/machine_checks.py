@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from surgecollapse import attach
+from surgecollapse import Readings, attach
 from surgecollapse.lab.models.registry import OneLayerTransformer
 from surgecollapse.lab.training.environment import environment
 
@@ -75,7 +75,9 @@ def measure_overhead(*, blocks: int, every: int, rows: int) -> tuple[float, floa
     plain_step, _ = _stepper(plain, x, y)
     watched_step, optimizer = _stepper(watched, x, y)
     # So long that the shortest phase (2.5% of it) holds a reading, and none is added to those that are timed.
-    with attach(watched, optimizer, sparsity=0.9, total_steps=max(40, blocks + 1) * every, every=every):
+    with attach(
+        watched, optimizer, sparsity=0.9, total_steps=max(40, blocks + 1) * every, readings=Readings(every=every)
+    ):
         _in_turn(plain_step, watched_step, every)
         pairs = [_in_turn(plain_step, watched_step, every) for _ in range(blocks)]
     low, _, high = statistics.quantiles([with_it / without for without, with_it in pairs], n=4)
@@ -127,7 +129,7 @@ def _mask_holds(device: str) -> Check:
         model = nn.Sequential(hidden, nn.ReLU(), nn.Linear(64, 4)).to(device)
     x = torch.randn(32, 16, generator=torch.Generator().manual_seed(0)).to(device)
     step, optimizer = _stepper(model, x, torch.arange(32, device=device) % 4)
-    with attach(model, optimizer, sparsity=0.75, total_steps=40, every=1) as controller:
+    with attach(model, optimizer, sparsity=0.75, total_steps=40, readings=Readings(every=1)) as controller:
         for _ in range(40):
             step()
         controller.finalize()

@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 
 from surgecollapse.compare.methods import Method
 from surgecollapse.compare.suites import Entry, Suite
+from surgecollapse.errors import unknown
 from surgecollapse.lab.config import ConfigError, RunConfig, as_mapping, flat_values, make_config
 from surgecollapse.lab.config.keys import FAMILIES
 from surgecollapse.lab.config.section import Section
-from surgecollapse.plugins import unknown
 from surgecollapse.policies import make_policy
 
 TUNING_SEED = 10_000

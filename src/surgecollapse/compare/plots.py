@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from surgecollapse.analysis.colors import plain
 from surgecollapse.compare.results import Panel, Score
 from surgecollapse.report.style import BLUE, FAINT, INK, VERMILLION, canvas, save_png, styled
 
@@ -46,7 +47,7 @@ def seeds(panels: Sequence[Panel]) -> Figure:
         ranked = sorted(panel.scores, key=lambda score: score.accuracy.mean)
         for place, score in enumerate(ranked):
             _draw_seeds(ax, place, score, _colour(panel, score))
-        ax.set_yticks(range(len(ranked)), [score.method.title for score in ranked])
+        ax.set_yticks(range(len(ranked)), [plain(score.method.title) for score in ranked])
         for label, score in zip(ax.get_yticklabels(), ranked, strict=True):
             label.set_color(_colour(panel, score))
         ax.set_ylim(-0.7, len(ranked) - 0.3)
@@ -94,7 +95,7 @@ def _label(ax: Axes, panel: Panel) -> None:
             x, y = score.mean("mean_density"), score.accuracy.mean
             edge = max(score.mean("mean_density") for score in column) if left else x
             ax.annotate(
-                score.method.name, (x, y), (edge + (0.05 if left else -0.05), low + place * (high - low)),
+                plain(score.method.name), (x, y), (edge + (0.05 if left else -0.05), low + place * (high - low)),
                 ha="left" if left else "right", va="center", fontsize=8.5, color=_colour(panel, score),
                 arrowprops={"arrowstyle": "-", "color": FAINT, "linewidth": 0.5, "shrinkA": 1, "shrinkB": 3},
             )  # fmt: skip
@@ -142,7 +143,7 @@ def _grid(panels: Sequence[Panel], *, width: float, height: float) -> tuple[Figu
     for ax in axes[len(panels) :]:
         ax.remove()
     for ax, panel in zip(axes, panels, strict=False):
-        ax.set_title(f"{panel.entry.title}\n{100 * panel.sparsity:g}% sparse", fontsize=10)
+        ax.set_title(f"{plain(panel.entry.title)}\n{100 * panel.sparsity:g}% sparse", fontsize=10)
     return figure, axes[: len(panels)]
 
 

@@ -63,7 +63,7 @@ def train_cell(values: dict[str, Any], scratch: Path) -> dict[str, Any] | None:
 
     with tempfile.TemporaryDirectory(dir=scratch, prefix="cell-") as folder:
         result = train(make_config(**values), Path(folder) / "run")
-    if result.status != "complete":
+    if result.status == "interrupted":
         return None
     summary = result.summary
     loss, bits = summary["loss"], summary.get("bits_per_character")

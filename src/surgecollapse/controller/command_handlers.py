@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from surgecollapse.events import Decision, Plan
-from surgecollapse.functional.structured import fitting_pattern
+from surgecollapse.events import Decision, Intervention, Plan, Prune, Regrow, SetNoise
 
 if TYPE_CHECKING:
     from surgecollapse import commands as ask
     from surgecollapse.controller.command_loop import Handler
+    from surgecollapse.controller.controller import Controller
     from surgecollapse.protocols import Policy
 
 
@@ -26,7 +26,7 @@ class Interventions:
         factor: of the learning rate.
     """
 
-    def __init__(self, controller: Any) -> None:
+    def __init__(self, controller: Controller) -> None:
         self._controller = controller
         self._plan: Plan = controller.plan
         self._policy: Policy = controller.policy
@@ -52,46 +52,41 @@ class Interventions:
 
     def collapse(self, command: ask.Collapse) -> str:
         """Close a share of the open weights."""
-        weights, rewiring = self._weights(), self._controller._engine.actor.rewiring
-        part = weights.only(command.layers)
-        depth = rewiring.reachable(1.0 - part.live * (1.0 - command.fraction) / part.size)
-        if rewiring.wanted(depth, command.layers) >= part.live:
-            raise ValueError(f"{part.live} of {part.size} weights are open: {command.fraction:g} of them closes none")
+        self._check_open()
+        live, size = self._controller.open_weights(command.layers)
+        depth, left = self._controller.reachable(1.0 - live * (1.0 - command.fraction) / size, command.layers)
+        if left >= live:
+            raise ValueError(f"{live} of {size} weights are open: {command.fraction:g} of them closes none")
         reason = f"asked by a person: collapse {command.fraction:.3g} of what is open{_where(command.layers)}"
-        done = self._act(Decision(phase="sparse", reason=reason, depth=depth, layers=command.layers))
+        done = self._act(Decision(phase="sparse", reason=reason, actions=(Prune(depth, layers=command.layers),)))
         return f"closed {done.pruned} weights: sparsity {done.sparsity_after:.4f}"
 
     def surge(self, command: ask.Surge) -> str:
         """Reopen a share of the closed weights."""
-        part = self._weights().only(command.layers)
-        if int(command.fraction * (part.size - part.live) + 0.5) == 0:
-            raise ValueError(f"{part.size - part.live} weights are closed: {command.fraction:g} of them opens none")
+        self._check_open()
+        live, size = self._controller.open_weights(command.layers)
+        if int(command.fraction * (size - live) + 0.5) == 0:
+            raise ValueError(f"{size - live} weights are closed: {command.fraction:g} of them opens none")
         reason = f"asked by a person: surge {command.fraction:.3g} of what is closed{_where(command.layers)}"
-        done = self._act(Decision(phase="open", reason=reason, surge=command.fraction, layers=command.layers))
+        regrow = Regrow(command.fraction, layers=command.layers)
+        done = self._act(Decision(phase="open", reason=reason, actions=(regrow,)))
         return f"opened {done.grown} weights: sparsity {done.sparsity_after:.4f}"
 
     def pump(self, command: ask.Pump) -> str:
         """Start, change or stop the input noise."""
-        if command.sigma == self._controller.pump:
+        if command.sigma == self._controller.noise_std:
             raise ValueError(f"the input noise is {command.sigma:g} already")
         noise = f"input noise of {command.sigma:g}" if command.sigma else "no input noise"
-        self._act(Decision(phase=self._controller.phase, reason=f"asked by a person: {noise}", pump=command.sigma))
+        reason = f"asked by a person: {noise}"
+        self._act(Decision(phase=self._controller.phase, reason=reason, actions=(SetNoise(command.sigma),)))
         return f"{noise} from now on"
 
     def set_sparsity(self, command: ask.SetSparsity) -> str:
         """Aim at another final sparsity."""
-        self._weights()
-        controller = self._controller
-        options = controller._options
-        if 1.0 - command.sparsity < options["minimum_density"]:
-            raise ValueError(
-                f"sparsity {command.sparsity:g} leaves less than minimum_density={options['minimum_density']:g}"
-            )
-        if options["pattern"] is not None:
-            fitting_pattern(options["pattern"], command.sparsity)
-        controller._engine.check_target(command.sparsity)
-        before = controller.plan.sparsity
-        self._renew(replace(controller.plan, sparsity=command.sparsity), self._thresholds)
+        self._check_open()
+        self._controller.check_sparsity(command.sparsity)
+        before = self._controller.plan.sparsity
+        self._renew(replace(self._controller.plan, sparsity=command.sparsity), self._thresholds)
         return f"target sparsity {before:g} → {command.sparsity:g}"
 
     def set_thresholds(self, command: ask.SetThresholds) -> str:
@@ -136,31 +131,26 @@ class Interventions:
         self._controller.steering.stopping = True
         return "the loop is asked to end: controller.stopping is true"
 
-    def _weights(self) -> Any:
-        """The weights, if they may still be opened and closed."""
-        controller = self._controller
-        if not controller._resolved:
+    def _check_open(self) -> None:
+        """Check that weights may still be opened and closed."""
+        if not self._controller.resolved:
             raise ValueError("what is prunable is not known before the first step")
-        if controller.frozen:
+        if self._controller.frozen:
             raise ValueError("the mask is final: nothing can be opened or closed any more")
-        return controller._engine.weights
 
-    def _act(self, decision: Decision) -> Any:
+    def _act(self, decision: Decision) -> Intervention:
         """Carry a decision out; returns its last intervention."""
-        controller = self._controller
-        done = len(controller.events)
-        controller._record(decision)
-        controller._carry_out(decision)
-        if len(controller.events) == done:
+        done = self._controller.carry_out(decision)
+        if not done:
             raise ValueError("nothing changed: fewer weights than half a group of the pattern")
-        return controller.events[-1]
+        return done[-1]
 
     def _renew(self, plan: Plan, thresholds: Mapping[str, float]) -> None:
         """Put a policy with other options or another plan into the place of the present one, in the same state."""
         policy = _changed(self._policy, thresholds)
         policy.start(plan)
         policy.load_state_dict(self._controller.policy.state_dict())
-        self._controller.plan, self._controller.policy = plan, policy
+        self._controller.replace_policy(policy, plan)
         self._thresholds = dict(thresholds)
 
     def state_dict(self) -> dict[str, Any]:
@@ -187,7 +177,8 @@ class Interventions:
         if plan != self._controller.plan or thresholds != self._thresholds:
             policy = _changed(self._policy, thresholds)
             policy.start(plan)
-            self._controller.plan, self._controller.policy, self._thresholds = plan, policy, thresholds
+            self._controller.replace_policy(policy, plan)
+            self._thresholds = thresholds
         self.held, self.factor = state.get("held", False), state.get("factor", 1.0)
 
 

@@ -11,7 +11,6 @@ from torch.optim import Optimizer
 
 from surgecollapse.act.actor import Actor
 from surgecollapse.act.input_noise import InputNoise
-from surgecollapse.act.ledger import Ledger
 from surgecollapse.act.masked_weights import MaskedWeights
 from surgecollapse.act.optimizer_state import momentum_of
 from surgecollapse.act.prunable import explain_choice, named_weights, prunable_parameters
@@ -20,14 +19,12 @@ from surgecollapse.act.recycle import Recycler
 from surgecollapse.act.rewiring import Rewiring
 from surgecollapse.act.roles import Explanation, with_reason
 from surgecollapse.act.zero_preservation import AtRest
-from surgecollapse.events import Decision
-from surgecollapse.functional import WITHOUT_GRADIENT, minimum_live
-from surgecollapse.functional.structured import fitting_pattern
+from surgecollapse.controller.options import Options, Updates
+from surgecollapse.functional import WITHOUT_GRADIENT
 from surgecollapse.observe.activations import ActivationReader, find_sites
 from surgecollapse.observe.dense_gradient import DenseGradient
 from surgecollapse.observe.observer import Observer
 from surgecollapse.observe.probe import Probe
-from surgecollapse.policies.depth import deepest
 from surgecollapse.protocols import Dataflow
 from surgecollapse.torch_utils.step_hooks import parameters_of
 
@@ -41,11 +38,11 @@ class Engine:
     Args:
         model: the unwrapped model.
         optimizers: innermost optimizers, in the order in which they step.
-        options: the arguments of :func:`surgecollapse.attach`.
+        options: what :func:`surgecollapse.attach` was told.
         dataflow: what a forward pass showed of the model; ``None`` before one is known.
         growth: name of the growth criterion whose signal is tracked.
         probe: the probe batch.
-        pump: the input noise.
+        noise: the input noise.
         random: generators by role: ``rows`` and ``growth``.
         saved: a state whose weights are taken up again, whatever has been frozen, unfrozen or joined since.
     """
@@ -54,61 +51,62 @@ class Engine:
         self,
         model: nn.Module,
         optimizers: Sequence[Optimizer],
-        options: Mapping[str, Any],
+        options: Options,
         *,
         dataflow: Dataflow | None,
         growth: str,
         probe: Probe,
-        pump: InputNoise,
+        noise: InputNoise,
         random: Mapping[str, Generators],
         saved: Mapping[str, Any] | None = None,
     ) -> None:
         self.dataflow = dataflow
-        self._model, self._optimizers, self._options, self._probe = model, optimizers, options, probe
+        self._model, self._optimizers, self._probe = model, optimizers, probe
+        self._target, self._readings, updates = options.target, options.readings, options.updates
         self._rows = random["rows"].on()
         chosen = self._choose(required=saved is None)
         chosen = chosen if saved is None else self._as_saved(chosen, saved)
-        self.weights = MaskedWeights(chosen, compile=options.get("compile", False))
-        self.zero_preservation = AtRest(self.weights, optimizers, options["moments"])
+        self.weights = MaskedWeights(chosen, compile=options.compile)
+        self.zero_preservation = AtRest(self.weights, optimizers, updates.optimizer_state)
         self._regroup()
-        pattern, target = options.get("pattern"), options["sparsity"]
-        self._pattern = None if pattern is None else fitting_pattern(pattern, target)
         self._growth = growth
+        self._saliency = updates.saliency
         self.signal = DenseGradient(self._signal_decay())
         self.observer = self._new_observer()
-        rewiring = Rewiring(
+        self._recycler = Recycler(self.weights, self._stepped_by, random["growth"], updates.optimizer_state)
+        self.actor = Actor(
+            model,
+            self._new_rewiring(updates, random["growth"]),
+            self._recycler,
+            noise,
+            self.observer,
+            {name: getattr(updates, name) for name in ("growth", "regrow_init", "noise_energy_budget")},
+        )
+
+    def _new_rewiring(self, updates: Updates, generators: Generators) -> Rewiring:
+        budget = updates.noise_energy_budget
+        return Rewiring(
             self.weights,
             self._owner,
-            random["growth"],
-            saliency=options["saliency"],
-            growth=options["growth"] or "ema_gradient",
-            initial=options["initial"] or "zero",
-            rho=0.1 if options["rho"] is None else options["rho"],
-            distribution=options["distribution"],
-            minimum_density=options["minimum_density"],
-            moments=options["moments"],
-            pattern=self._pattern,
+            generators,
+            saliency=updates.saliency,
+            growth=updates.growth or "ema_gradient",
+            regrow_init=updates.regrow_init or "zero",
+            noise_energy_budget=0.1 if budget is None else budget,
+            allocation=self._target.allocation,
+            min_density=self._target.min_density,
+            optimizer_state=updates.optimizer_state,
+            pattern=self._target.tiles,
         )
-        overrides = {key: options[key] for key in ("growth", "initial", "rho")}
-        self._recycler = Recycler(self.weights, self._stepped_by, random["growth"], options["moments"])
-        self.actor = Actor(model, rewiring, pump, self._find_depth, self._activation_energy, self._recycle, overrides)
 
     def _new_observer(self) -> Observer:
         """Observe the sites of the present weights."""
-        options, patterns = self._options, self._options["sites"]
-        sites = find_sites(self._model, self.weights.params, patterns)
+        readings = self._readings
+        sites = find_sites(self._model, self.weights.params, readings.sites)
         reader = ActivationReader(
-            self._model, sites, entropy=options["entropy"], rows=options["rows"], follow=patterns is None
+            self._model, sites, entropy=readings.entropy, rows=readings.rows, follow=readings.sites is None
         )
         return Observer(self._model, reader, self._probe, self._rows)
-
-    def _recycle(self, tau: float) -> tuple[Ledger, dict[str, Any]]:
-        passages, lost = self.observer.passages(list(self.weights.params))
-        ledger, details = self._recycler.recycle(named_weights(self._model), passages, tau)
-        return ledger, {**details, "left": {**lost, **details["left"]}}
-
-    def _activation_energy(self) -> dict[str, float]:
-        return self.observer.activation_energy()
 
     def _choose(self, *, required: bool = True) -> dict[str, nn.Parameter]:
         return prunable_parameters(self._model, **self._selection(), required=required)
@@ -117,8 +115,8 @@ class Engine:
         return {
             "owned": {id(p) for optimizer in self._optimizers for p in parameters_of(optimizer)},
             "dataflow": self.dataflow,
-            "include": self._options["include"],
-            "exclude": self._options["exclude"],
+            "include": self._target.include,
+            "exclude": self._target.exclude,
         }
 
     def warn_of_adapters(self) -> None:
@@ -186,7 +184,7 @@ class Engine:
         A negative number stands for a reading that is too far ahead to be known.
         """
         for_growth = self._growth != "random" and not self.weights.dense
-        for_saliency = self._options["saliency"] not in WITHOUT_GRADIENT
+        for_saliency = self._saliency not in WITHOUT_GRADIENT
         if self.actor.frozen or not 0 <= until_due < self.signal.window or not (for_growth or for_saliency):
             return {}
         return {name: self.weights.params[name] for name in self.groups[index]}
@@ -214,62 +212,8 @@ class Engine:
         self.weights.params = {n: self.weights.params[n] for n in sorted(self.weights.params, key=order.index)}
         self._regroup()
         self._recycler.measure_scales()
-        self.observer = self._new_observer()
+        self.observer = self.actor.net = self._new_observer()
         return list(new)
-
-    def check_target(self, target: float | None = None) -> None:
-        """Check that the target leaves every parameter its minimum density.
-
-        Args:
-            target: another one than that of the options.
-
-        Raises:
-            ValueError: if it does not, naming the parameters.
-        """
-        weights, density = self.weights, self._options["minimum_density"]
-        target = self._options["sparsity"] if target is None else target
-        minima, live = self._minima(), self.actor.rewiring.wanted(target)
-        if sum(minima.values()) > live:
-            tiles = f" in tiles of {self._pattern.name!r}" if self._pattern else ""
-            smaller = ", or take smaller tiles" if tiles else ""
-            named = ", ".join(f"{name} ({n})" for name, n in minima.items())
-            raise ValueError(
-                f"sparsity {target:g} leaves {live} of {weights.size} weights, but a minimum density of {density:g} "
-                f"needs {sum(minima.values())}{tiles}: {named}. Lower "
-                f"minimum_density or the sparsity, or exclude layers{smaller}"
-            )
-
-    def _minima(self) -> dict[str, int]:
-        sizes = {name: tuple(p.shape) for name, p in self.weights.params.items()}
-        density = self._options["minimum_density"]
-        if self._pattern is None:
-            return minimum_live(sizes, density)
-        return {name: self._pattern.least(shape, density) for name, shape in sizes.items()}
-
-    def _find_depth(self, decision: Decision, least: float, most: float) -> dict[str, Any]:
-        """Search the deepest collapse whose measure on the probe batch stays over the decision's floor.
-
-        Never deeper than the minimum density of every parameter allows.
-        """
-        assert decision.floor is not None
-        rewiring = self.actor.rewiring
-        most = max(least, min(most, 1.0 - sum(self._minima().values()) / self.weights.size))
-
-        def measure(sparsity: float) -> float:
-            masks = rewiring.plan(sparsity, self.signal.values, decision.distribution, decision.saliency)
-            with rewiring.trial(masks):
-                return self.observer.measure(decision.measure)
-
-        found = deepest(measure, least, most, decision.floor)
-        return {
-            "depth": found.sparsity,
-            "measured": found.measured,
-            "tries": found.tries,
-            "floor": decision.floor,
-            "measure": decision.measure,
-            "least": least,
-            "most": most,
-        }
 
     def state_dict(self) -> dict[str, Any]:
         """Masks, signal, remembered values and whether the mask is final."""

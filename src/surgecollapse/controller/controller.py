@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,15 +15,27 @@ from torch.optim import Optimizer
 
 from surgecollapse.act.input_noise import InputNoise
 from surgecollapse.act.randomness import Generators
-from surgecollapse.act.rewiring import criterion_of
 from surgecollapse.act.roles import Explanation
 from surgecollapse.controller.command_handlers import Interventions
 from surgecollapse.controller.command_loop import Steering
 from surgecollapse.controller.components import Engine
 from surgecollapse.controller.optimizer_step import OptimizerSteps
+from surgecollapse.controller.options import Options, check_sparsity
 from surgecollapse.controller.ownership import Connection
 from surgecollapse.controller.reading_schedule import Timetable
-from surgecollapse.events import Decision, Event, Intervention, Measurement, Plan, Reading, from_dict, to_dict
+from surgecollapse.events import (
+    Decision,
+    Event,
+    Freeze,
+    Intervention,
+    Measurement,
+    Plan,
+    Prune,
+    Reading,
+    SetNoise,
+    from_dict,
+    to_dict,
+)
 from surgecollapse.observe.monitor_context import MonitorContexts
 from surgecollapse.observe.monitors import make_monitors
 from surgecollapse.observe.probe import Probe
@@ -39,7 +51,7 @@ if TYPE_CHECKING:
     from surgecollapse.commands import Command
 
 logger = logging.getLogger(__name__)
-STATE_VERSION = 1
+STATE_VERSION = 2
 _ROLES = ("rows", "noise", "growth")
 _APART = 1_000_003
 """Between the seeds of two roles: neighbouring seeds of a study must not share a stream."""
@@ -69,30 +81,34 @@ class Controller:
     ('dense', 0.0, ['0.weight', '2.weight'])
     """
 
-    def __init__(self, model: nn.Module, optimizer: Any, **options: Any) -> None:
+    def __init__(self, model: nn.Module, optimizer: Any, options: Options) -> None:
         self._start(model, optimizer, options)
         self.reattach()
 
-    def _start(self, model: nn.Module, optimizer: Any, options: dict[str, Any]) -> None:
+    def _start(self, model: nn.Module, optimizer: Any, options: Options) -> None:
         """Set everything up except hooks."""
-        _check_numbers(options)
-        options |= {option: criterion_of(option, options[option]) for option in ("saliency", "growth")}
+        options = replace(options, updates=options.updates.resolved())
         self._options, self._outer, self.model = options, model, unwrap_model(model)
         self._given = list(optimizer) if isinstance(optimizer, list | tuple) else [optimizer]
         self.optimizers: list[Optimizer] = [StepHooks.chain(item)[-1] for item in self._given]
-        self.plan = Plan(**{name: options[name] for name in ("sparsity", "total_steps", "every", "seed")})
-        self.policy: Policy = make_policy(options["policy"])
+        self.plan = Plan(
+            sparsity=options.target.sparsity,
+            total_steps=options.total_steps,
+            every=options.readings.every,
+            seed=options.seed,
+        )
+        self.policy: Policy = make_policy(options.policy)
         self.policy.start(self.plan)
         self.step, self.phase, self.finalized = 0, "dense", False
         self.decision: Decision | None = None
         self.events: list[Intervention] = []
         self.readings: deque[Reading] = deque(maxlen=1000)
         self._timetable = Timetable(self._falls_on)
-        self._probe = Probe(options["probe"])
-        self._random = {role: Generators(options["seed"] + _APART * i) for i, role in enumerate(_ROLES)}
-        self._pump = InputNoise(model, self._random["noise"])
+        self._probe = Probe(options.readings.probe)
+        self._random = {role: Generators(options.seed + _APART * i) for i, role in enumerate(_ROLES)}
+        self._noise = InputNoise(model, self._random["noise"])
         self._connection = Connection(model, self._given)
-        self._steps = OptimizerSteps(self.optimizers, options["transforms"])
+        self._steps = OptimizerSteps(self.optimizers, options.transforms)
         self.watch = self._new_watch()
         self.steering = Steering(self._record)
         self._interventions = Interventions(self)
@@ -100,11 +116,11 @@ class Controller:
         self._resolved = self._probe.known
         self._build(self._probe.dataflow(self.model) if self._resolved else None)
         if self._resolved:
-            self._engine.check_target()
+            self._engine.actor.rewiring.check_target(self.plan.sparsity)
             self._engine.warn_of_adapters()
 
     def _build(self, dataflow: Dataflow | None, saved: Mapping[str, Any] | None = None) -> None:
-        growth = self._options["growth"] or getattr(self.policy, "growth", "ema_gradient")
+        growth = self._options.updates.growth or getattr(self.policy, "growth", "ema_gradient")
         self._engine = Engine(
             self.model,
             self.optimizers,
@@ -112,7 +128,7 @@ class Controller:
             dataflow=dataflow,
             growth=growth if isinstance(growth, str) else "ema_gradient",
             probe=self._probe,
-            pump=self._pump,
+            noise=self._noise,
             random=self._random,
             saved=saved,
         )
@@ -122,14 +138,18 @@ class Controller:
 
     def _new_watch(self) -> Watch | None:
         options = self._options
-        monitors = make_monitors(options.get("monitors", ()))
+        monitors = make_monitors(options.monitoring.monitors)
         if not monitors:
             return None
         scenes = MonitorContexts(
-            self.model, self._probe, sites=options["sites"], rows=options["rows"], criterion=options["criterion"]
+            self.model,
+            self._probe,
+            sites=options.readings.sites,
+            rows=options.readings.rows,
+            criterion=options.monitoring.criterion,
         )
-        budget = options["monitor_budget"]
-        return Watch(self.model, monitors, scenes, self._record, every=self.plan.every, limit=budget)
+        limit = options.monitoring.budget
+        return Watch(self.model, monitors, scenes, self._record, every=self.plan.every, limit=limit)
 
     # ---- attaching --------------------------------------------------------------------------------------------
 
@@ -142,13 +162,13 @@ class Controller:
         if self.attached:
             return
         self._connection.claim()
-        if self._options["hooks"]:
+        if self._options.hooks:
             self._connection.hook_steps(self._before, self._after)
         if self.step == 0:
             self._connection.watch_first_batches(self._see_first_batch)
         self._engine.weights.apply()
-        self._pump.set(self._pump.sigma)
-        commands = self._options.get("commands")
+        self._noise.set(self._noise.std)
+        commands = self._options.commands
         if commands is not None:
             self.steering.open(commands if isinstance(commands, CommandQueue) else CommandQueue(Path(commands)))
         self._arm()
@@ -167,7 +187,7 @@ class Controller:
         """Remove every hook. Weights keep their values, masks are no longer enforced; attaching again is allowed."""
         self._connection.close()
         self._engine.observer.disarm()
-        self._pump.suspend()
+        self._noise.suspend()
         self.steering.close()
 
     def __enter__(self) -> Controller:
@@ -177,7 +197,7 @@ class Controller:
         self.detach()
 
     def __getstate__(self) -> dict[str, Any]:
-        options = {**self._options, "recorders": (), "commands": None}  # open files do not travel
+        options = replace(self._options, recorders=(), commands=None)  # open files do not travel
         return {"model": self._outer, "optimizer": self._given, "options": options, "state": self.state_dict()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -222,7 +242,8 @@ class Controller:
         if self._steps.skips(index):
             return
         if self.watch is not None and index == 0:
-            self.watch.before_step(self.step + 1, self.optimizers, self._engine.weights.shares)
+            weights = self._engine.weights
+            self.watch.before_step(self.step + 1, self.optimizers, weights.shares, weights.all_held)
         until_due = self._timetable.next - (self.step + 1)
         self._steps.prepare(index, self._engine, factor=self._interventions.factor, until_due=until_due)
 
@@ -253,7 +274,7 @@ class Controller:
         self._engine.observer.disarm()
         self._build(self._probe.dataflow(self.model))
         self._engine.observer.note(*noted)
-        self._engine.check_target()
+        self._engine.actor.rewiring.check_target(self.plan.sparsity)
         self._engine.warn_of_adapters()
         self._resolved = True
 
@@ -311,7 +332,7 @@ class Controller:
     def _eligible(self, decision: Decision) -> int | None:
         """The first step at which the policy reads again and may act, as far as it knows."""
         earliest = getattr(self.policy, "earliest", lambda step: step + 1)(self.step)
-        if earliest is None or decision.freeze:
+        if earliest is None or decision.find(Freeze):
             return None
         first = max(earliest, self.step + 1)
         return next(filter(self._falls_on, range(first, first + self.plan.every)), None)
@@ -338,10 +359,10 @@ class Controller:
         self._record(event)
 
     def _record(self, event: Event) -> None:
-        for recorder in self._options["recorders"]:
+        for recorder in self._options.recorders:
             recorder.record(event)
 
-    # ---- people -----------------------------------------------------------------------------------------------
+    # ---- interventions ----------------------------------------------------------------------------------------
 
     def request(self, command: Command) -> None:
         """Ask for an intervention at the next step boundary; from any thread.
@@ -361,6 +382,56 @@ class Controller:
         """
         self.steering.request(command)
 
+    def carry_out(self, decision: Decision) -> list[Intervention]:
+        """Do what a decision says, now and whatever the policy thinks: between two optimizer steps.
+
+        Returns:
+            What was done, in order.
+
+        Raises:
+            ValueError: if it asks for something impossible, or before the first step, when what is prunable is unknown.
+        """
+        if not self._resolved and not all(isinstance(action, SetNoise) for action in decision.actions):
+            raise ValueError("what is prunable is not known before the first step")
+        done = len(self.events)
+        self._record(decision)
+        self._carry_out(decision)
+        return self.events[done:]
+
+    def open_weights(self, layers: Sequence[str] = ()) -> tuple[int, int]:
+        """Number of prunable weights that are open, and of all, in the layers that match (all of them if empty).
+
+        Raises:
+            ValueError: if a pattern matches no prunable layer.
+        """
+        part = self._engine.weights.only(layers)
+        return part.live, part.size
+
+    def reachable(self, sparsity: float, layers: Sequence[str] = ()) -> tuple[float, int]:
+        """The sparsity that a collapse to this one reaches (a pattern may bound it), and the weights it leaves open."""
+        rewiring = self._engine.actor.rewiring
+        sparsity = rewiring.reachable(sparsity)
+        return sparsity, rewiring.wanted(sparsity, layers)
+
+    def check_sparsity(self, sparsity: float) -> None:
+        """Check that a target could be reached here.
+
+        Raises:
+            ValueError: if it is out of range, leaves less than the minimum density, or does not fit the pattern.
+        """
+        check_sparsity(sparsity)
+        self._options.target.check_room(sparsity)
+        self._engine.actor.rewiring.check_target(sparsity)
+
+    def replace_policy(self, policy: Policy, plan: Plan) -> None:
+        """Go on with another policy or plan, in the same state."""
+        self.plan, self.policy = plan, policy
+
+    @property
+    def resolved(self) -> bool:
+        """Whether it is known which weights are prunable: from the first step on, or with a probe."""
+        return self._resolved
+
     @property
     def stopping(self) -> bool:
         """Whether a person asked the loop to end: ask it after each step, then call :meth:`finalize`."""
@@ -379,8 +450,8 @@ class Controller:
         total = self.plan.total_steps
         early = f" at step {self.step} of {total}" if total and self.step < total else ""
         reason = f"finalize{early}: exact target {self.plan.sparsity:g}, final mask"
-        depth = None if self.frozen else self.plan.sparsity
-        self._carry_out(Decision(phase="frozen", reason=reason, depth=depth, pump=0.0, freeze=True))
+        prune = () if self.frozen else (Prune(self.plan.sparsity),)
+        self._carry_out(Decision(phase="frozen", reason=reason, actions=(*prune, SetNoise(0.0), Freeze())))
         self.finalized = True
 
     @property
@@ -413,7 +484,8 @@ class Controller:
         >>> import torch, surgecollapse
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        >>> controller = surgecollapse.attach(model, optimizer, sparsity=0.5, policy="no_op", probe=torch.ones(2, 4))
+        >>> readings = surgecollapse.Readings(probe=torch.ones(2, 4))
+        >>> controller = surgecollapse.attach(model, optimizer, 0.5, 100, readings=readings)
         >>> print(controller.explain())
         parameter  shape   role          prunable  reason
         0.weight   (8, 4)  linear        yes       weight of a linear layer
@@ -424,9 +496,9 @@ class Controller:
         return self._engine.explain()
 
     @property
-    def pump(self) -> float:
-        """Standard deviation of the input noise; 0 while the pump is off."""
-        return self._pump.sigma
+    def noise_std(self) -> float:
+        """Standard deviation of the input noise; 0 while there is none."""
+        return self._noise.std
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a bitwise resume needs, in values that ``torch.load(weights_only=True)`` takes.
@@ -445,7 +517,7 @@ class Controller:
             "engine": self._engine.state_dict(),
             "probe": self._probe.state_dict(),
             "random": {role: generators.state_dict() for role, generators in self._random.items()},
-            "pump": self._pump.sigma,
+            "noise_std": self._noise.std,
             "decision": None if self.decision is None else to_dict(self.decision),
             "transforms": self._steps.state_dict(),
             "events": [to_dict(event) for event in self.events],
@@ -475,11 +547,11 @@ class Controller:
         self._timetable.restart(self.step)
         self.decision = None if state["decision"] is None else from_dict(state["decision"])
         self.events = [from_dict(event) for event in state["events"]]
-        self._pump.sigma = state["pump"]
+        self._noise.std = state["noise_std"]
         if self.watch is not None and "watch" in state:
             self.watch.load_state_dict(state["watch"])
         if self.attached:
-            self._pump.set(state["pump"])
+            self._noise.set(state["noise_std"])
             self._arm()
 
     def _check_state(self, state: Mapping[str, Any]) -> None:
@@ -496,17 +568,3 @@ class Controller:
         given = self._interventions.given_plan
         if (plan := from_dict(state["plan"])) != given:
             raise ValueError(f"this state was saved under {plan}, but this controller was attached with {given}")
-
-
-def _check_numbers(options: Mapping[str, Any]) -> None:
-    """Refuse what is out of range."""
-    sparsity, every, rows = options["sparsity"], options["every"], options["rows"]
-    if not 0.0 <= sparsity < 1.0:
-        raise ValueError(f"sparsity must be in [0, 1), the share of prunable weights that end at zero; got {sparsity}")
-    if every < 1 or rows < 2:
-        raise ValueError(f"every must be at least 1 and rows at least 2, got {every} and {rows}")
-    if 1.0 - sparsity < options["minimum_density"] <= 1.0:
-        raise ValueError(
-            f"sparsity {sparsity:g} leaves less than minimum_density={options['minimum_density']:g} of the "
-            "weights: lower one of them"
-        )

@@ -15,7 +15,7 @@ from surgecollapse.export.compaction.heads import FewerHeads, dead_heads, obstac
 from surgecollapse.export.compaction.propagate import Followed, follow
 from surgecollapse.export.compaction.trace import differ, trace
 from surgecollapse.export.csr import replace_module
-from surgecollapse.export.measure import caller, max_difference
+from surgecollapse.export.measure import caller, largest_difference
 from surgecollapse.torch_utils.modules import tensors_in, unwrap_model
 
 
@@ -110,9 +110,8 @@ def compact_model(
         after, given = _measure(smaller, call)
     except RuntimeError as error:
         raise ValueError(f"the smaller model does not run: {error}. {_ADVICE}") from error
-    pairs = list(zip(expected, given, strict=True))
-    difference = max((max_difference(a, b) for a, b in pairs), default=0.0)
-    if any(differ(a, b) for a, b in pairs):
+    difference = largest_difference(expected, given)
+    if any(differ(a, b) for a, b in zip(expected, given, strict=True)):
         raise ValueError(f"the smaller model's outputs differ by {difference:.3g}. {_ADVICE}")
     parameters, size = _sizes(smaller)
     return CompactResult(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from surgecollapse.export.csr_linear import CsrLinear
-from surgecollapse.export.measure import caller, interleaved_ratios, max_difference
+from surgecollapse.export.measure import caller, interleaved_ratios, largest_difference
 from surgecollapse.torch_utils.modules import tensors_in, unwrap_model
 
 
@@ -236,6 +236,6 @@ def _compare(
         raise ValueError(
             f"the model does not run with CSR layers ({error}): leave those out of layers= whose weights it reads"
         ) from error
-    difference = max((max_difference(a, b) for a, b in zip(expected, given, strict=True)), default=0.0)
+    difference = largest_difference(expected, given)
     ratios = interleaved_ratios(lambda: call(dense), lambda: call(sparse), repeats)
     return difference, statistics.median(ratios)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from math import ceil
 from typing import Any
 
@@ -68,3 +68,39 @@ def max_difference(a: Tensor, b: Tensor) -> float:
         return 0.0
     same = (a == b) | ((a != a) & (b != b))
     return float(torch.where(same, 0.0, (a.double() - b.double()).abs()).max())
+
+
+def largest_difference(expected: Iterable[Tensor], given: Iterable[Tensor]) -> float:
+    """Largest absolute difference between the outputs of a model and of what was made of it.
+
+    Args:
+        expected: outputs of the model.
+        given: outputs of the other, as many.
+
+    Returns:
+        The difference; 0 without outputs.
+
+    Raises:
+        ValueError: if an output of the model is NaN: equal NaN would pass for equal results.
+
+    >>> largest_difference([torch.ones(2)], [torch.tensor([1.0, 1.5])])
+    0.5
+    """
+    most = 0.0
+    for a, b in zip(expected, given, strict=True):
+        refuse_nan(a)
+        most = max(most, max_difference(a, b))
+    return most
+
+
+def refuse_nan(output: Tensor) -> None:
+    """Raise where an output of a model cannot be compared with anything.
+
+    Raises:
+        ValueError: if it holds NaN.
+    """
+    if count := int(output.isnan().sum()):
+        raise ValueError(
+            f"the model's output has {count:,} NaN of {output.numel():,} values on the example inputs: the model has "
+            "diverged, or the inputs are not finite; nothing is written"
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import os
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from surgecollapse.export.checkpoint import write_whole
-from surgecollapse.export.measure import max_difference
+from surgecollapse.export.measure import max_difference, refuse_nan
+from surgecollapse.record.whole_files import write_whole
 from surgecollapse.torch_utils.modules import evaluating, map_tensors, tensors_in, unwrap_model
 
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -108,7 +109,21 @@ def export_onnx(
     )
 
 
+def onnxruntime() -> Any:
+    """The module onnxruntime, which writes no device id and sends nothing.
+
+    Its builds with telemetry do both, unless ``ORT_DISABLE_TELEMETRY`` is set before the first import. A value that is
+    set already is kept.
+
+    Raises:
+        ModuleNotFoundError: if it is not installed.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    return import_module("onnxruntime")
+
+
 def _require() -> None:
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     for name in _PACKAGES:
         try:
             import_module(name)
@@ -181,12 +196,12 @@ def _convert(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dy
 
 
 def _session(content: bytes) -> Any:
-    onnxruntime: Any = import_module("onnxruntime")
-    options = onnxruntime.SessionOptions()
+    runtime = onnxruntime()
+    options = runtime.SessionOptions()
     options.log_severity_level = 3  # errors
     options.intra_op_num_threads = torch.get_num_threads()
     try:
-        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        return runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except _runtime_errors() as error:
         raise ValueError(f"onnxruntime refuses the file: {_first_line(error)}") from error
 
@@ -217,6 +232,7 @@ def _compare(model: nn.Module, session: Any, case: tuple[tuple[Any, ...], dict[s
         )
     difference = 0.0
     for a, b in zip(expected, given, strict=True):
+        refuse_nan(a)
         found = max_difference(a, b)
         finite = a[a.isfinite()].double().abs()
         bound = tolerance * max(1.0, float(finite.max()) if finite.numel() else 0.0)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.sparse import to_sparse_semi_structured
 
-from surgecollapse.export.measure import caller, max_difference
+from surgecollapse.export.measure import caller, largest_difference
 from surgecollapse.torch_utils.modules import map_tensors, tensors_in, unwrap_model
 
 MULTIPLES = (32, 64)
@@ -150,7 +150,7 @@ def to_semi_structured(
     pack(result, layers)
     with torch.inference_mode():
         given = list(tensors_in([call(result)]))
-    difference = max((max_difference(a, b) for a, b in zip(expected, given, strict=True)), default=0.0)
+    difference = largest_difference(expected, given)
     largest = max((float(tensor.abs().max()) for tensor in expected if tensor.numel()), default=0.0)
     if not difference <= tolerance * max(1.0, largest):
         raise ValueError(f"outputs with 2:4 kernels differ by {difference:.3g}, where the largest is {largest:.3g}")

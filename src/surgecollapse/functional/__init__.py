@@ -12,6 +12,7 @@ from surgecollapse.functional.cross_entropies import (
 from surgecollapse.functional.curvature import (
     Eigenpair,
     Hessian,
+    Restricted,
     TraceEstimate,
     batch_loss,
     hutchinson_trace,
@@ -76,13 +77,13 @@ from surgecollapse.functional.rank import (
     gram_spectra,
     numerical_rank,
     participation_ratio,
+    rounding_level,
     sample_participation_ratio,
     singular_values,
     spectral_rank,
     stable_rank,
 )
 from surgecollapse.functional.saliency import SALIENCY, WITHOUT_GRADIENT, lamp, magnitude, taylor
-from surgecollapse.functional.schedules import SCHEDULES
 from surgecollapse.functional.selection import highest, kept, lowest
 from surgecollapse.functional.similarity import linear_cka, procrustes_similarity, svcca, unbiased_hsic
 from surgecollapse.functional.stagnation import (
@@ -92,6 +93,7 @@ from surgecollapse.functional.stagnation import (
     zero_loss_share,
 )
 from surgecollapse.functional.structured import collapse_tiles, exchange_tiles, reopen_tiles
+from surgecollapse.schedules import SCHEDULES
 
 __all__ = [
     "DISTRIBUTIONS",
@@ -107,6 +109,7 @@ __all__ = [
     "NeuralCollapse",
     "Pattern",
     "PowerLaw",
+    "Restricted",
     "TraceEstimate",
     "activation_energy",
     "allocate",
@@ -172,6 +175,7 @@ __all__ = [
     "predictive_entropy",
     "procrustes_similarity",
     "reopen_tiles",
+    "rounding_level",
     "sample_participation_ratio",
     "share_by_momentum",
     "sign_covariance_entropy",

@@ -34,7 +34,7 @@ class Hessian:
         size: entries of a vector.
 
     Raises:
-        ValueError: if there is no weight, or the loss is not a scalar.
+        ValueError: if there is no weight, one is complex, or the loss is not a scalar.
 
     >>> quadratic = lambda w: (torch.tensor([1.0, 3.0]) * w["w"].square()).sum() / 2
     >>> Hessian(quadratic, {"w": torch.tensor([1.0, 1.0])}) @ torch.tensor([1.0, 1.0])
@@ -44,6 +44,9 @@ class Hessian:
     def __init__(self, loss: Callable[[Mapping[str, Tensor]], Tensor], weights: Mapping[str, Tensor]) -> None:
         if not weights:
             raise ValueError("expected at least one weight to differentiate by, got none")
+        for name, weight in weights.items():
+            if weight.is_complex():
+                raise ValueError(f"expected real weights, got {weight.dtype} of {name}: take real and imaginary parts")
         self._leaves = [w.detach().requires_grad_() for w in weights.values()]
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             value = loss(dict(zip(weights, self._leaves, strict=True)))
@@ -74,6 +77,31 @@ class Hessian:
         """Cut a flat vector into the shapes of the weights, in their order and dtype."""
         parts = torch.split_with_sizes(vector, [leaf.numel() for leaf in self._leaves])
         return [part.view_as(leaf).to(leaf.dtype) for part, leaf in zip(parts, self._leaves, strict=True)]
+
+
+class Restricted:
+    """A symmetric operator on some of the coordinates: P H Pᵀ, as for a net of which a mask holds weights at zero.
+
+    Args:
+        operator: of flat vectors ``(n,)``.
+        coordinates: bool ``(n,)``, true for those that are kept.
+
+    Attributes:
+        size: number of coordinates that are kept.
+
+    >>> Restricted(torch.diag(torch.tensor([1.0, 2.0, 3.0])), torch.tensor([True, False, True])) @ torch.ones(2)
+    tensor([1., 3.])
+    """
+
+    def __init__(self, operator: Operator, coordinates: Tensor) -> None:
+        self._operator, self._coordinates = operator, coordinates
+        self.size = int(coordinates.sum())
+
+    def __matmul__(self, vector: Tensor) -> Tensor:
+        """The product with a vector ``(size,)``."""
+        whole = vector.new_zeros(self._coordinates.shape)
+        whole[self._coordinates] = vector
+        return (self._operator @ whole)[self._coordinates]
 
 
 def _flat(tensors: list[Tensor]) -> Tensor:

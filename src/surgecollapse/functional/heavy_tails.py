@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from surgecollapse.functional.rank import as_double, real, rounding_level
+
 
 class PowerLaw(NamedTuple):
     """A fit p(x) ∝ x^−α for x ≥ xmin."""
@@ -20,12 +22,26 @@ class PowerLaw(NamedTuple):
     tail: int
     """Number of values at or above ``xmin``."""
 
+    @property
+    def doubt(self) -> str:
+        """Why ``alpha`` is not a result; empty where the tail passes the test of Kolmogorov and Smirnov.
+
+        >>> PowerLaw(3.5, 1.0, 0.3, 25).doubt
+        'the distance of tail and fit, 0.30, exceeds 1/√tail = 0.20'
+        """
+        if not self.tail:
+            return "too few different values"
+        bound = self.tail**-0.5
+        if self.distance <= bound:
+            return ""
+        return f"the distance of tail and fit, {self.distance:.2f}, exceeds 1/√tail = {bound:.2f}"
+
 
 class Bulk(NamedTuple):
     """The part of a spectrum that a random matrix would have."""
 
     variance: float
-    """Of the entries of that matrix."""
+    """Of the entries of that matrix that are not zero."""
     edge: float
     """Largest eigenvalue that it would have, for large matrices."""
     spikes: int
@@ -38,7 +54,7 @@ def power_law(values: Tensor, *, least: int = 10) -> PowerLaw:
     For each candidate threshold among the values, α̂ = 1 + m/Σ ln(xᵢ/xmin) over the m values above it (eq. 3.1); the
     threshold is taken whose fit has the smallest Kolmogorov–Smirnov distance (section 3.3). On the eigenvalues of WᵀW
     it is the α of Martin and Mahoney (arXiv 1810.01075), who read 2 ≤ α ≤ 4 as a well-trained layer. The fit always
-    finds some α: a distance above about 1/√tail says that the tail is no power law.
+    finds some α: :attr:`PowerLaw.doubt` says where the tail is not a power law.
 
     Args:
         values: any shape; what is not above 0 is left out.
@@ -48,7 +64,7 @@ def power_law(values: Tensor, *, least: int = 10) -> PowerLaw:
         The fit; α is NaN with fewer than ``least`` different positive values, or any that are not finite.
 
     Raises:
-        ValueError: if ``least`` is below 2.
+        ValueError: if ``least`` is below 2, or the values are complex.
 
     >>> quantiles = (torch.arange(1000) + 0.5) / 1000
     >>> fit = power_law(2 * (1 - quantiles) ** (-1 / 1.5))  # P(X > x) = (x/2)^−1.5
@@ -57,7 +73,7 @@ def power_law(values: Tensor, *, least: int = 10) -> PowerLaw:
     """
     if least < 2:
         raise ValueError(f"a tail needs two values at least, got least = {least}")
-    x = values.detach().double().flatten()
+    x = real(values).detach().double().flatten()
     if not bool(x.isfinite().all()):
         return PowerLaw(math.nan, math.nan, math.nan, 0)
     logs = x[x > 0].log().sort().values
@@ -98,7 +114,7 @@ def hill(values: Tensor, tail: int) -> Tensor:
     >>> round(hill(torch.tensor([1.0, torch.e, torch.e**2]), 2).item(), 4)  # 2/(2 + 1)
     0.6667
     """
-    x = values.detach().flatten()
+    x = real(values).detach().flatten()
     positive = x[x > 0]
     if not 1 <= tail < len(positive):
         raise ValueError(f"tail must be from 1 to {len(positive) - 1}, one below the positive values, got {tail}")
@@ -127,18 +143,25 @@ def marchenko_pastur_edges(rows: int, columns: int, variance: float = 1.0) -> tu
 
 
 def marchenko_pastur_bulk(matrix: Tensor) -> Bulk:
-    """Split the spectrum of WᵀW/n, n the longer side, into a random bulk and spikes above it.
+    """Split the spectrum of WᴴW/n, n the longer side, into a random bulk and spikes above it.
 
-    The variance is that of the bulk alone: eigenvalues above the edge are taken out, the variance is computed anew from
-    the rest, until nothing changes (the practice of Laloux et al. 1999, cond-mat/9810255). The largest eigenvalue of
-    noise fluctuates around the edge by about σ²·√q·(1 + √q)^(4/3)·m^(−2/3), m being the shorter side (Johnstone 2001,
-    Annals of Statistics 29); a spike is more than three times that above it.
+    The edge is σ²(√r + √c)²/n, where r and c are the most non-zero entries of a row and of a column. For a dense
+    matrix it is that of Marchenko and Pastur. Sparse random matrices have eigenvalues above that law's edge; the norm
+    of a matrix with independent entries is bounded by its longest row and column instead (Bandeira and van Handel 2016,
+    arXiv 1408.6185, theorem 3.1). The largest eigenvalue of noise fluctuates around the edge by about
+    σ²(√r + √c)(1/√r + 1/√c)^⅓/n (Johnstone 2001, Annals of Statistics 29). A spike is more than three times that above
+    it.
+
+    The variance σ² is that of the bulk alone: eigenvalues above the edge are removed, and the variance is computed
+    again from the rest, until nothing changes (as in Laloux et al. 1999, cond-mat/9810255). Directions that
+    the matrix has only by rounding (:func:`surgecollapse.functional.rounding_level`) are zeros: no bulk, no spikes.
 
     Args:
-        matrix: ``(rows, columns)``; a convolution's weight as ``weight.flatten(1)``.
+        matrix: ``(rows, columns)``, real or complex; a convolution's weight as ``weight.flatten(1)``.
 
     Returns:
-        Variance and edge of the bulk, and the number of spikes.
+        Variance and edge of the bulk, and the number of spikes; variance and edge are 0 where all directions are
+        spikes.
 
     Raises:
         ValueError: if ``matrix`` is not of two dimensions, or not finite.
@@ -150,19 +173,30 @@ def marchenko_pastur_bulk(matrix: Tensor) -> Bulk:
     """
     if matrix.dim() != 2 or not bool(matrix.isfinite().all()):
         raise ValueError(f"expected a finite matrix (rows, columns), got shape {tuple(matrix.shape)}")
-    short, long = sorted(matrix.shape)
-    eigenvalues = torch.linalg.svdvals(matrix.detach().double()).square() / long
+    wide, floor = as_double(matrix), rounding_level(matrix)
+    # Rows and columns that are zero are no part of the random matrix.
+    live = wide[wide.norm(dim=1) > floor][:, wide.norm(dim=0) > floor]
+    if not live.numel():
+        return Bulk(0.0, 0.0, 0)
+    entries = live != 0
+    row, column = int(entries.sum(1).max()), int(entries.sum(0).max())
+    size, filled = max(matrix.shape), float(entries.double().mean())
+    sigma = torch.linalg.svdvals(live)
+    # Largest first.
+    eigenvalues = torch.where(sigma > floor, sigma, 0.0).square() / size
+    reach = (math.sqrt(row) + math.sqrt(column)) ** 2 / size
+    width = (math.sqrt(row) + math.sqrt(column)) * (row**-0.5 + column**-0.5) ** (1 / 3) / size
     inside = len(eigenvalues)
-    variance, edge = 0.0, 0.0
+    variance = 0.0
     while inside:
-        # The largest are first; the mean of all eigenvalues is the mean square of the entries.
-        variance = float(eigenvalues[len(eigenvalues) - inside :].mean())
+        # The mean square of the entries is that of the eigenvalues, times n over the longer side that is left.
+        rest = float(eigenvalues[len(eigenvalues) - inside :].mean())
+        variance = rest * size / (max(live.shape) * filled)
         if variance <= 0:
             break
-        edge = marchenko_pastur_edges(short, long, variance)[1]
-        width = math.sqrt(short / long) * (1 + math.sqrt(short / long)) ** (4 / 3) * variance * short ** (-2 / 3)
-        still = int((eigenvalues <= edge + 3 * width).sum())
+        still = int((eigenvalues <= variance * (reach + 3 * width)).sum())
         if still >= inside:
             break
         inside = still
-    return Bulk(variance, edge, len(eigenvalues) - inside)
+    rank = int((eigenvalues > 0).sum())
+    return Bulk(variance, variance * reach, min(rank, len(eigenvalues) - inside))

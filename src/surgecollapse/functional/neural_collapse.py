@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from surgecollapse.functional.rank import real
+
 
 class NeuralCollapse(NamedTuple):
     """The four properties of Papyan, Han and Donoho (2020, arXiv 2008.08186), each 0 where collapse is complete.
@@ -43,10 +45,11 @@ def neural_collapse(
         predictions: classes that the net chooses ``(n,)``.
 
     Returns:
-        The measures, in float32 at least.
+        The measures, in float32 at least; all NaN where features or weight are not finite.
 
     Raises:
-        ValueError: if shapes do not fit, there is one class only, or the weight has no row for a class.
+        ValueError: if shapes do not fit, values are complex, there is one class only, or the weight has no row for a
+            class.
 
     >>> corners = torch.eye(3) - 1 / 3  # an exact simplex: two samples on each corner
     >>> found = neural_collapse(corners.repeat(2, 1), torch.tensor([0, 1, 2, 0, 1, 2]), weight=5 * corners)
@@ -55,6 +58,8 @@ def neural_collapse(
     """
     _check(features, labels, weight, predictions)
     dtype = torch.promote_types(features.dtype, torch.float32)
+    if not bool(features.isfinite().all()) or (weight is not None and not bool(weight.isfinite().all())):
+        return NeuralCollapse(*[features.new_tensor(torch.nan, dtype=dtype)] * len(NeuralCollapse._fields))
     x = features.detach().double()
     classes, place = torch.unique(labels, return_inverse=True)
     means = torch.stack([x[place == c].mean(0) for c in range(len(classes))])
@@ -93,6 +98,7 @@ def _angles(directions: Tensor, norms: Tensor) -> Tensor:
 
 
 def _check(features: Tensor, labels: Tensor, weight: Tensor | None, predictions: Tensor | None) -> None:
+    real(features, "features")
     if features.dim() != 2 or labels.shape != features.shape[:1]:
         raise ValueError(
             f"expected features (n, d) and labels (n,), got {tuple(features.shape)} and {tuple(labels.shape)}"

@@ -16,6 +16,53 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def real(tensor: Tensor, what: str = "values") -> Tensor:
+    """The tensor itself, if it is not complex.
+
+    Raises:
+        ValueError: if it is complex.
+
+    >>> real(torch.ones(1) * 1j)
+    Traceback (most recent call last):
+    ValueError: expected real values, got torch.complex64: use .abs(), or torch.view_as_real for both parts
+    """
+    if tensor.is_complex():
+        raise ValueError(f"expected real {what}, got {tensor.dtype}: use .abs(), or torch.view_as_real for both parts")
+    return tensor
+
+
+def as_double(tensor: Tensor) -> Tensor:
+    """Double precision, detached; complex tensors stay complex."""
+    return tensor.detach().to(torch.complex128 if tensor.is_complex() else torch.float64)
+
+
+def rounding_level(matrix: Tensor) -> float:
+    """The size of singular values that a matrix may have by rounding alone.
+
+    Entries that are rounded to a relative ε add a random matrix of variance at most ε²‖W‖²_F/12mn, whose norm is about
+    ε‖W‖_F(1/√m + 1/√n)/√12. Fourteen times this is taken, for entries that were themselves computed from rounded ones,
+    and at least the error of the decomposition in float64.
+
+    Args:
+        matrix: ``(rows, columns)``, in the dtype in which it was computed.
+
+    Returns:
+        A bound for singular values; 0 for a zero matrix.
+
+    >>> one = torch.outer(torch.arange(1.0, 65.0).sqrt(), torch.arange(1.0, 65.0).log())
+    >>> int((torch.linalg.svdvals(one.double()) > rounding_level(one)).sum())
+    1
+    """
+    if not matrix.numel():
+        return 0.0
+    rows, columns = matrix.shape
+    size = float(as_double(matrix).norm())
+    stored = matrix.dtype if matrix.is_floating_point() or matrix.is_complex() else torch.float64
+    rounding: float = 4 * torch.finfo(stored).eps * (rows**-0.5 + columns**-0.5)
+    least: float = torch.finfo(torch.float64).eps * max(rows, columns)
+    return size * max(rounding, least)
+
+
 def singular_values(matrix: Tensor) -> Tensor:
     """Singular values, largest first.
 

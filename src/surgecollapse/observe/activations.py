@@ -20,11 +20,15 @@ from surgecollapse.functional import ENTROPY, activation_energy, dead_units, on_
 from surgecollapse.torch_utils.modules import (
     Hooks,
     canonical_name,
+    first_axis,
     has_channels_first,
     is_activation,
     is_transformed,
     tensors_in,
 )
+
+ENOUGH = 32
+"""Rows that a reading takes at least, where the batch has as many positions: several of a sample if samples are few."""
 
 
 def find_sites(
@@ -69,6 +73,9 @@ def find_sites(
 def sample_rows(x: Tensor, *, rows: int, channels_first: bool, batch: int | None, generator: torch.Generator) -> Tensor:
     """Draw ``(n, units)`` with one row per sample: one random position of each image or sequence.
 
+    Of fewer than :data:`ENOUGH` images or sequences several positions are drawn each, so that a batch of one is read
+    too. A vector is one sample.
+
     Args:
         x: activations: ``(N, units)``; ``(N, units, *space)`` where ``channels_first``; ``(N, T, units)`` or, where the
             batch is found on axis 1, ``(T, N, units)``; ``(N * T, units)`` where the batch size divides it.
@@ -79,7 +86,7 @@ def sample_rows(x: Tensor, *, rows: int, channels_first: bool, batch: int | None
     """
     x = x.detach()
     if x.ndim < 2:
-        return x.reshape(-1, 1)[:rows]
+        return x.reshape(1, -1)
     if channels_first:
         flat = x.flatten(2).movedim(1, -1) if x.ndim > 2 else x.unsqueeze(1)
     elif x.ndim == 2:
@@ -93,6 +100,10 @@ def sample_rows(x: Tensor, *, rows: int, channels_first: bool, batch: int | None
     chosen = torch.randperm(samples, generator=generator)[:rows]
     if positions <= 1:
         return flat[chosen.to(x.device, non_blocking=True), 0] if positions else flat.reshape(0, flat.shape[-1])
+    each = min(positions, -(-ENOUGH // samples), rows // samples)
+    if each > 1:
+        several = torch.stack([torch.randperm(positions, generator=generator)[:each] for _ in range(samples)])
+        return flat[chosen.to(x.device, non_blocking=True).unsqueeze(1), several.to(x.device)].flatten(0, 1)
     where = torch.randint(positions, (len(chosen),), generator=generator)
     return flat[chosen.to(x.device, non_blocking=True), where.to(x.device, non_blocking=True)]
 
@@ -126,6 +137,11 @@ class ActivationReader:
         self._generator: torch.Generator | None = None
         self._training = True
         self._reading: bool | None = None
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Names of the layers that are read."""
+        return tuple(self._sites)
 
     @property
     def armed(self) -> bool:
@@ -165,8 +181,7 @@ class ActivationReader:
 
     def _begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._reading = not self._training or (model.training and torch.is_grad_enabled())
-        first = next(tensors_in([*args, kwargs]), None)
-        self._batch = first.shape[0] if first is not None and first.ndim else None
+        self._batch = first_axis(next(tensors_in([*args, kwargs]), None))
         self._pending = None
 
     def _end(self) -> None:
@@ -179,6 +194,10 @@ class ActivationReader:
             reading = not self._training or (module.training and torch.is_grad_enabled())
         if x is None or not x.is_floating_point() or not reading or is_transformed():
             return
+        if x.is_nested:  # samples of different lengths: each position is a row
+            x = torch.cat([part.reshape(-1, part.shape[-1]) for part in x.detach().unbind()])
+        if x.layout is not torch.strided:
+            return
         follows = None if isinstance(module, nn.MultiheadAttention) else x.shape
         batch_first = getattr(module, "batch_first", None)
         if isinstance(batch_first, bool) and x.ndim == 3:  # attention or recurrent: it knows which axis is the batch
@@ -190,7 +209,7 @@ class ActivationReader:
 
     def _on_activation(self, output: Any) -> None:
         x = next(tensors_in(output), None)
-        if self._pending is None or x is None or x.shape != self._pending[1]:
+        if self._pending is None or x is None or x.is_nested or x.shape != self._pending[1]:
             return
         name, _, first = self._pending
         self._take(name, x, first)

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from surgecollapse.observe.activations import ActivationReader, find_sites
 from surgecollapse.observe.probe import PROBE_ROWS, Probe
 from surgecollapse.protocols import MonitorContext
-from surgecollapse.torch_utils.modules import canonical_name, is_embedding, is_norm, tensors_in
+from surgecollapse.torch_utils.modules import canonical_name, first_axis, is_embedding, is_norm, tensors_in
 from surgecollapse.torch_utils.step_hooks import parameters_of
 
 
@@ -50,8 +50,7 @@ class MonitorContexts:
         """Count the samples of a batch, until :meth:`first_step_done`."""
         if not self._counting:
             return
-        first = next(tensors_in([*args, dict(kwargs)]), None)
-        self._samples += first.shape[0] if first is not None and first.ndim else 0
+        self._samples += first_axis(next(tensors_in([*args, dict(kwargs)]), None)) or 0
 
     def first_step_done(self) -> None:
         """All batches of the first step were seen."""
@@ -69,7 +68,12 @@ class MonitorContexts:
         self._labelled = False
 
     def build(
-        self, step: int, optimizers: Sequence[Optimizer], live: Mapping[str, float], needs: Collection[str]
+        self,
+        step: int,
+        optimizers: Sequence[Optimizer],
+        live: Mapping[str, float],
+        needs: Collection[str],
+        masks: Mapping[str, Tensor] | None = None,
     ) -> MonitorContext:
         """Show the net as it is before optimizer step ``step``, with what is needed of gradients and the probe."""
         named = {canonical_name(n): p for n, p in self._model.named_parameters() if p.requires_grad}
@@ -81,6 +85,7 @@ class MonitorContexts:
             weights={name: p.detach() for name, p in named.items()},
             gradients=_gradients(named, optimizers) if "gradients" in needs else {},
             live=live,
+            masks=masks or {},
             activations=activations,
             outputs=outputs,
             inputs=self._probe.arguments(self._model) if self._probe.known else None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -33,6 +34,7 @@ class Observer:
         self._loss: Tensor | float | None = None
         self._targets: Tensor | None = None
         self._norms: list[Tensor] = []
+        self._warned = False
 
     def note(self, loss: Tensor | float | None, targets: Tensor | None) -> None:
         """Keep this step's loss and labels until the step is over."""
@@ -88,14 +90,19 @@ class Observer:
             values["loss"] = self._loss
         self._reader.disarm()
         finite = 4 * len(layers) == len(sites)
-        return _assemble(step, sparsity, layers, values, source, finite=finite)
+        reading = _assemble(step, sparsity, layers, values, source, finite=finite)
+        if finite and reading.entropy is None and self._reader.sites and not self._warned:
+            self._warned = True
+            warnings.warn(_why_not(reading), UserWarning, stacklevel=2)
+        return reading
 
     def measure(self, name: str) -> float:
         """Take one measure of the net as it is now, on the probe batch; −∞ where it is not defined.
 
         A floor that cannot be measured is never met: a collapse then goes no deeper than its target.
-        ``prediction_confidence`` is 1 − H(softmax(z))/ln K, the mean over rows (and positions) of the model's outputs z
-        of K classes, on the last axis of its first floating-point output; of a single output it is not defined.
+        ``prediction_confidence`` is 1 − H(softmax(z))/ln K, the mean over rows (and positions) of the model's
+        outputs z of K classes, on the last axis of its first floating-point output; of a single output it is not
+        defined.
         """
         if name == "prediction_confidence":
             return self._prediction_confidence()
@@ -115,7 +122,7 @@ class Observer:
         """Mean squared activation of each site on the probe batch; empty while no probe is known."""
         return {layer.layer: layer.energy for layer in self._probe_layers()}
 
-    def passages(self, weights: Sequence[str]) -> tuple[list[UnitConnection], dict[str, str]]:
+    def unit_connections(self, weights: Sequence[str]) -> tuple[list[UnitConnection], dict[str, str]]:
         """Follow the units of these weights through the probe batch to the layers that take them in.
 
         Returns:
@@ -141,6 +148,19 @@ class Observer:
         self._reader.arm(torch.Generator().manual_seed(0), training=False)
         self._probe.forward(self._model)
         return self._reader.captured
+
+
+def _why_not(reading: Reading) -> str:
+    """Say why a reading has no entropy, and what to do."""
+    if reading.source == "none":
+        why = "no layer was seen to run in a training pass (compiled parts hide them), and no probe batch is known"
+        what = "Pass probe=<a batch, as the model is called>"
+    elif max(layer.rows for layer in reading.layers) < 2:
+        why = "the batch is a single sample without positions, and entropy needs at least two rows"
+        what = "Train on larger batches, or choose a policy that does not read entropy"
+    else:
+        why, what = "the layers that are read have a single unit each", "Choose others with sites=…"
+    return f"no activation entropy at step {reading.step}, so that policies that follow it do not act: {why}. {what}"
 
 
 def _to_host(tensors: Sequence[Tensor]) -> list[float]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,10 +13,12 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from surgecollapse.observe.dataflow import trace_dataflow
+from surgecollapse.observe.stored import NotStorableError, from_plain, to_plain
 from surgecollapse.protocols import Dataflow
 from surgecollapse.torch_utils.modules import (
     Hooks,
     canonical_name,
+    first_axis,
     is_embedding,
     is_norm,
     map_tensors,
@@ -22,7 +26,16 @@ from surgecollapse.torch_utils.modules import (
     undisturbed,
 )
 
+logger = logging.getLogger(__name__)
 PROBE_ROWS = 64
+
+
+_FAILURES = (RuntimeError, ValueError, TypeError, LookupError, AssertionError, AttributeError, ArithmeticError)
+"""What a model may raise on a batch that it is not made for."""
+_SAME = 1e-2
+"""Largest difference, relative to the largest output, between rows that pass alone and in their batch."""
+
+Batch = tuple[list[Any], dict[str, Any]]
 
 
 def _copy(value: Any) -> Any:
@@ -33,7 +46,7 @@ def _first_rows(value: Any, batch: int, rows: int) -> Any:
     """Copy nested inputs, keeping the first ``rows`` of every tensor whose first axis is the batch."""
 
     def cut(tensor: Tensor) -> Tensor:
-        kept = tensor[:rows] if tensor.ndim and tensor.shape[0] == batch else tensor
+        kept = tensor[:rows] if first_axis(tensor) == batch else tensor
         return kept.detach().clone()
 
     return map_tensors(value, cut)
@@ -43,25 +56,30 @@ class Probe:
     """Holds the probe batch and passes it through the model undisturbed.
 
     Args:
-        batch: a tensor (the one argument), a tuple or list (positional arguments) or a mapping (keyword arguments),
-            as the model is called. ``None``: the first :data:`PROBE_ROWS` rows of the first batch seen are kept.
+        batch: a tensor or another object (the one argument), a tuple or list (positional arguments) or a mapping
+            (keyword arguments), as the model is called. ``None``: the first :data:`PROBE_ROWS` rows of the first batch
+            seen are kept, or all of it where the first axis does not hold the samples: where the model fails on the
+            first rows, or where they come out differently without the others.
     """
 
     def __init__(self, batch: Any = None) -> None:
         self._args: list[Any] = []
         self._kwargs: dict[str, Any] = {}
+        self._whole: Batch | None = None
+        self._stored: Mapping[str, Any] | None = None
+        self._training = False
         self._autocast: torch.dtype | None = None
         self.known = batch is not None
         if isinstance(batch, Mapping):
             self._kwargs = _copy(dict(batch))
         elif isinstance(batch, tuple | list):
             self._args = _copy(list(batch))
-        elif isinstance(batch, Tensor):
-            self._args = _copy([batch])
-        elif batch is not None:
+        elif isinstance(batch, str | bytes | int | float):
             raise TypeError(
                 f"probe must be a tensor, a tuple of arguments or a dict of them, got {type(batch).__name__}"
             )
+        elif batch is not None:
+            self._args = _copy([batch])
 
     def capture(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Keep copies of the first rows of a batch, unless a probe is known already, and the autocast it ran under."""
@@ -70,12 +88,29 @@ class Probe:
         self._autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
         if self.known:
             return
-        # Of packed sequences no rows can be cut off: all are kept.
-        packed = any(isinstance(value, PackedSequence) for value in [*args, *kwargs.values()])
-        batch = first.shape[0] if first is not None and first.ndim and not packed else 0
-        self._args = _first_rows(list(args), batch, PROBE_ROWS)
-        self._kwargs = _first_rows(dict(kwargs), batch, PROBE_ROWS)
+        self._args, self._kwargs = _copy(list(args)), _copy(dict(kwargs))
         self.known = True
+        # Of packed sequences no rows can be cut off.
+        packed = any(isinstance(value, PackedSequence) for value in [*args, *kwargs.values()])
+        if packed or (first_axis(first) or 0) <= PROBE_ROWS:
+            return
+        self._whole = (self._args, self._kwargs)
+
+    def _settle(self, model: nn.Module) -> None:
+        """Choose between the first rows and the whole batch: rows that mean the same without the others are enough."""
+        if self._stored is not None:
+            self._restore(self._stored)
+        if self._whole is None:
+            return
+        (args, kwargs), self._whole = self._whole, None
+        batch = first_axis(next(tensors_in([*args, kwargs]))) or 0
+        try:
+            expected = self._run(model, args, kwargs)
+            rows = _first_rows((args, kwargs), batch, PROBE_ROWS)
+            if _same_rows(self._run(model, *rows), expected, batch):
+                self._args, self._kwargs = rows
+        except _FAILURES:
+            return
 
     def forward(self, model: nn.Module, *, training: bool = False) -> Any:
         """Pass the probe through ``model``, without gradient, leaving no trace.
@@ -83,18 +118,43 @@ class Probe:
         Args:
             model: the unwrapped model.
             training: leave every module in its own mode, batch norms excepted; otherwise eval mode.
+
+        Raises:
+            RuntimeError: if the model fails on it in either mode.
         """
+        self._settle(model)
+        training = training or self._training
+        try:
+            return self._run(model, self._args, self._kwargs, training=training)
+        except _FAILURES as error:
+            failed = error
+        if not training and any(module.training for module in model.modules()):
+            try:
+                result = self._run(model, self._args, self._kwargs, training=True)
+            except _FAILURES as error:
+                failed = error
+            else:
+                self._training = True  # a model that cannot be evaluated on what it trains on
+                return result
+        raise RuntimeError(
+            f"the probe batch does not pass through the model ({type(failed).__name__}: {failed}): "
+            "pass probe=<a batch, as the model is called>"
+        ) from failed
+
+    def _run(self, model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], *, training: bool = False) -> Any:
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
         # Without the cache: it may hold weights from before they changed, and would keep some without gradient.
         autocast = torch.autocast(
             device.type, dtype=self._autocast, enabled=self._autocast is not None, cache_enabled=False
         )
         with undisturbed(model, training=training), autocast:
-            args, kwargs = self.arguments(model)
-            return model(*args, **kwargs)
+            # Copies: a model may write to its inputs.
+            own = map_tensors((list(args), dict(kwargs)), lambda tensor: tensor.to(device, copy=True))
+            return model(*own[0], **own[1])
 
     def arguments(self, model: nn.Module) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The batch as positional and keyword arguments, on the device of ``model``; not to be changed."""
+        self._settle(model)
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
         args, kwargs = map_tensors((self._args, self._kwargs), lambda tensor: tensor.to(device))
         return tuple(args), kwargs
@@ -113,7 +173,7 @@ class Probe:
             if isinstance(weight, Tensor) and weight.ndim >= 2 and not (is_norm(module) or is_embedding(module)):
                 hooks.after(module, lambda m, _a, _out: last.__setitem__(slice(None), [m]))
         try:
-            found = trace_dataflow(model, lambda: self.forward(model, training=model.training))
+            found = self._follow(model)
         finally:
             hooks.remove()
         if found.outputs or not last:
@@ -122,6 +182,17 @@ class Probe:
         names = tuple(canonical_name(name) for name, p in model.named_parameters() if id(p) in own and p.ndim >= 2)
         return replace(found, outputs=names)
 
+    def _follow(self, model: nn.Module) -> Dataflow:
+        self._settle(model)
+        if model.training and not self._training:
+            try:
+                return trace_dataflow(model, lambda: self._run(model, self._args, self._kwargs, training=True))
+            except _FAILURES:
+                logger.info(
+                    "the probe batch does not pass through the model in training mode: eval mode shows its heads"
+                )
+        return trace_dataflow(model, lambda: self.forward(model))
+
     def output_layers(self, model: nn.Module) -> tuple[str, ...]:
         """Canonical names of the modules that hold the weights of the output layers, see :meth:`dataflow`."""
         owners = (f".{name}".partition(".parametrizations.")[0] for name in self.dataflow(model).outputs)
@@ -129,10 +200,52 @@ class Probe:
         return tuple(dict.fromkeys(o[1:] if o[1:] in modules else o[1:].rpartition(".")[0] for o in owners))
 
     def state_dict(self) -> dict[str, Any]:
-        """The batch itself: resumed readings must see the same rows."""
-        return {"known": self.known, "args": self._args, "kwargs": self._kwargs, "autocast": self._autocast}
+        """The batch itself: resumed readings must see the same rows. Values that ``weights_only`` loading takes."""
+        kept = {"autocast": self._autocast, "training": self._training}
+        if self._stored is not None:
+            return {**self._stored, **kept}
+        try:
+            batch = to_plain((self._args, self._kwargs))
+        except NotStorableError as error:
+            warnings.warn(
+                f"the probe batch holds a {error}, which a checkpoint cannot hold: a run that is resumed takes the "
+                "first batch that it sees. Pass probe=<tensors> for readings that go on exactly",
+                UserWarning,
+                stacklevel=3,
+            )
+            return {"known": False, "batch": to_plain(([], {})), "settled": True, **kept}
+        return {"known": self.known, "batch": batch, "settled": self._whole is None, **kept}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the batch."""
-        self.known, self._autocast = state["known"], state["autocast"]
-        self._args, self._kwargs = _copy(list(state["args"])), _copy(dict(state["kwargs"]))
+        """Restore the batch; objects are rebuilt when they are needed, once their classes are imported."""
+        self.known, self._autocast, self._training = state["known"], state["autocast"], state["training"]
+        self._stored = {key: state[key] for key in ("known", "batch", "settled")}
+        self._stored = {**self._stored, "batch": _copy(state["batch"])}
+
+    def _restore(self, stored: Mapping[str, Any]) -> None:
+        self._args, self._kwargs = from_plain(stored["batch"])
+        self._whole = None if stored["settled"] else (self._args, self._kwargs)
+        self._stored = None
+
+
+def _same_rows(rows: Any, whole: Any, batch: int) -> bool:
+    """Whether outputs of the first rows are the first rows of the outputs; numbers (a loss) are not asked for."""
+    pairs = [list(tensors_in(value)) for value in (rows, whole)]
+    return len(pairs[0]) == len(pairs[1]) and all(
+        _same(few, many, batch) for few, many in zip(*pairs, strict=True) if many.dim()
+    )
+
+
+def _same(few: Tensor, many: Tensor, batch: int) -> bool:
+    plain = all(tensor.layout is torch.strided and not tensor.is_nested for tensor in (few, many))
+    if not plain or few.dim() != many.dim():
+        return False
+    shorter = [axis for axis in range(many.dim()) if few.shape[axis] != many.shape[axis]]
+    if len(shorter) > 1 or any(few.shape[axis] * batch != many.shape[axis] * PROBE_ROWS for axis in shorter):
+        return False
+    for axis in shorter:
+        many = many.narrow(axis, 0, few.shape[axis])
+    if not few.is_floating_point() or not few.numel():
+        return True
+    few, many = few.double().nan_to_num(), many.double().nan_to_num()
+    return bool((few - many).abs().max() <= _SAME * many.abs().max())

@@ -78,13 +78,20 @@ class Watch:
         return self._keeper.report()
 
     @torch.no_grad()
-    def before_step(self, step: int, optimizers: Sequence[Optimizer], live: Callable[[], Mapping[str, float]]) -> None:
+    def before_step(
+        self,
+        step: int,
+        optimizers: Sequence[Optimizer],
+        live: Callable[[], Mapping[str, float]],
+        masks: Callable[[], Mapping[str, Tensor]] = dict,
+    ) -> None:
         """Do what is due just before an optimizer step, with the gradients as the loop leaves them.
 
         Args:
             step: the step about to be made, from 1.
             optimizers: the innermost ones.
             live: gives the share of each prunable weight that its mask leaves open.
+            masks: gives the masks that hold weights at zero.
         """
         began = time.perf_counter()
         self.scenes.first_step_done()
@@ -92,7 +99,7 @@ class Watch:
             self._keeper.step_took(began - self._left, self._hook)
         quiet = step + 1 < self._next
         if step >= self._next and not self._keeper.wait(self._parts()):
-            self._event(step, optimizers, live())
+            self._event(step, optimizers, live(), masks())
         if step + 1 >= self._next:
             self._next = step + 1 + min(self._keeper.wait(self._parts()), self._keeper.asked)  # then asked again
         if step + 1 == self._next:
@@ -119,11 +126,13 @@ class Watch:
                 with self._timed(monitor.name, self._prepared):
                     prepare(scene)
 
-    def _event(self, step: int, optimizers: Sequence[Optimizer], live: Mapping[str, float]) -> None:
+    def _event(
+        self, step: int, optimizers: Sequence[Optimizer], live: Mapping[str, float], masks: Mapping[str, Tensor]
+    ) -> None:
         due, watches = self._due(), dict[str, Stopwatch]()
         series: list[tuple[str, str | None, Tensor | float]] = []
         with self._timed("scene", watches), self._random_kept():
-            scene = self.scenes.build(step, optimizers, live, _needs(due))
+            scene = self.scenes.build(step, optimizers, live, _needs(due), masks)
             for monitor in due:
                 with self._timed(monitor.name, watches):
                     series += _flat(monitor.measure(self._part(scene, monitor)))

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from surgecollapse.events import Decision, Plan, Reading
+from surgecollapse.events import Decision, Freeze, Prune, Reading, Regrow
 from surgecollapse.policies import validation
-from surgecollapse.policies.base import ScheduledPolicy
+from surgecollapse.policies.base import ScheduledPolicy, ScheduledState
+from surgecollapse.policies.registry import policy
 from surgecollapse.policies.signals import DEPTH_MEASURES
+from surgecollapse.schedules import cubic
 
 
 @dataclass(slots=True)
-class _Cycle:
-    """Where training is in its cycles."""
-
-    index: int = -1
-    """Of the cycle; −1 before the first."""
+class _State(ScheduledState):
+    cycle: int = -1
+    """Index of the cycle; −1 before the first."""
     start: float = 0.0
     """Sparsity that the surge before it left."""
 
 
+@policy("cyclic_pruning")
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CyclicPruning(ScheduledPolicy):
     """Prune gradually, regrow (*surge*), prune again: gradual pruning several times over. The default policy.
@@ -56,17 +57,21 @@ class CyclicPruning(ScheduledPolicy):
     Raises:
         ValueError: if an option is out of range, or a cycle would be no longer than ``settle_fraction``.
 
+    >>> from surgecollapse.events import Plan
     >>> policy = CyclicPruning(cycles=2, last_cycle_start=0.45, floor=0.0)
     >>> policy.start(Plan(sparsity=0.8, total_steps=100, every=5))
     >>> made, sparsity = {}, 0.0
     >>> for step in filter(policy.due, range(101)):
     ...     decision = made[step] = policy.decide(Reading(step=step, sparsity=sparsity))
-    ...     if decision.depth is not None:
-    ...         sparsity = decision.depth[1] if isinstance(decision.depth, tuple) else decision.depth
-    ...     elif decision.surge is not None:
-    ...         sparsity *= 1 - decision.surge
-    >>> round(made[43].depth[1], 3), made[45].surge, round(made[75].depth, 3), made[75].freeze
-    (0.98, 0.35, 0.8, True)
+    ...     for action in decision.actions:
+    ...         if isinstance(action, Prune):
+    ...             sparsity = action.range[1]
+    ...         elif isinstance(action, Regrow):
+    ...             sparsity *= 1 - action.fraction
+    >>> round(made[43].find(Prune).range[1], 3), made[45].find(Regrow).fraction
+    (0.98, 0.35)
+    >>> made[75].actions
+    (Prune(sparsity=0.8, ...), Freeze())
     """
 
     dense_until: float = 0.05
@@ -79,7 +84,7 @@ class CyclicPruning(ScheduledPolicy):
     floor: float = 0.6
     measure: str = "prediction_confidence"
     growth: ClassVar[str] = "ema_gradient"
-    _cycle: _Cycle = field(default_factory=_Cycle, init=False, repr=False)
+    _state: _State = field(default_factory=_State, init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Check the options."""
@@ -119,62 +124,37 @@ class CyclicPruning(ScheduledPolicy):
     def _marks(self) -> tuple[float, ...]:
         return tuple(sorted({*self._begins(), *self._ends()}))
 
-    def start(self, plan: Plan) -> None:
-        """Learn the plan and forget any earlier run.
-
-        Raises:
-            ValueError: if ``total_steps`` is missing or too short.
-        """
-        super().start(plan)
-        object.__setattr__(self, "_cycle", _Cycle())
-
     def _act(self, reading: Reading) -> Decision:
-        step, cycle, target = reading.step, self._cycle, self._plan.sparsity
+        step, state, target = reading.step, self._state, self._plan.sparsity
         freeze = self._step(self.freeze_at)
         if step >= freeze:
             reason = f"exact target {target:.4g} and final mask at step {step} (due from {freeze})"
-            return Decision(phase="frozen", reason=reason, depth=target, freeze=True)
+            return Decision(phase="frozen", reason=reason, actions=(Prune(target), Freeze()))
         index = sum(step >= self._step(begin) for begin in self._begins()) - 1
         if index < 0:
             return Decision(phase="dense", reason=f"dense until step {self._step(self.dense_until)}, at step {step}")
-        if index != cycle.index:
-            cycle.index, cycle.start = index, (1.0 - self.surge) * reading.sparsity if index else 0.0
+        if index != state.cycle:
+            state.cycle, state.start = index, (1.0 - self.surge) * reading.sparsity if index else 0.0
             if index:
                 reason = f"cycle {index + 1} of {self.cycles} begins: surge"
-                return Decision(phase="open", reason=reason, surge=self.surge, growth=self.growth, initial="zero")
-        return self._collapse(reading)
+                regrow = Regrow(self.surge, growth=self.growth, regrow_init="zero")
+                return Decision(phase="open", reason=reason, actions=(regrow,))
+        return self._prune(reading)
 
-    def _collapse(self, reading: Reading) -> Decision:
+    def _prune(self, reading: Reading) -> Decision:
         """As deep as the cycle is at this step, or nothing where the net is as sparse already."""
-        cycle, plan = self._cycle, self._plan
-        begin, end = self._step(self._begins()[cycle.index]), self._step(self._ends()[cycle.index])
-        share = 1.0 - (1.0 - min(1.0, (reading.step - begin) / (end - begin))) ** 3
-        deepest = max(plan.sparsity, 1.0 - self.min_density_ratio * (1.0 - plan.sparsity))
-        least, most = (
-            cycle.start + share * max(0.0, depth - cycle.start)
-            for depth in (plan.sparsity, plan.sparsity if cycle.index == self.cycles - 1 else deepest)
-        )
-        name = f"cycle {cycle.index + 1} of {self.cycles}"
-        if most <= reading.sparsity or reading.step > end:
+        step, start, target, index = reading.step, self._state.start, self._plan.sparsity, self._state.cycle
+        begin, end = self._step(self._begins()[index]), self._step(self._ends()[index])
+        deepest = target if index == self.cycles - 1 else max(target, 1.0 - self.min_density_ratio * (1.0 - target))
+        least, most = (cubic(step, begin, end, start, max(start, depth)) for depth in (target, deepest))
+        name = f"cycle {index + 1} of {self.cycles}"
+        if most <= reading.sparsity or step > end:
             phase = "sparse" if reading.sparsity else "dense"
             return Decision(phase=phase, reason=f"{name}: settles at sparsity {reading.sparsity:.4g}")
         least = max(least, reading.sparsity)
-        reason = f"{name}: sparsity {least:.4g} at step {reading.step}"
         if least == most:
-            return Decision(phase="sparse", reason=reason, depth=most)
-        reason = f"{name}: sparsity {least:.4g} to {most:.4g} at step {reading.step}"
-        return Decision(phase="sparse", reason=reason, depth=(least, most), floor=self.floor, measure=self.measure)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The phase, the cycle, and the sparsity that it began from."""
-        return {**super().state_dict(), "cycle": self._cycle.index, "start": self._cycle.start}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned; call it after :meth:`start`.
-
-        Raises:
-            ValueError: if the state is foreign or damaged.
-        """
-        state = validation.check_state(state, owner=type(self).__name__, keys=("phase", "cycle", "start"))
-        self._run.phase = state["phase"]
-        self._cycle.index, self._cycle.start = state["cycle"], state["start"]
+            reason = f"{name}: sparsity {least:.4g} at step {step}"
+            return Decision(phase="sparse", reason=reason, actions=(Prune(most),))
+        reason = f"{name}: sparsity {least:.4g} to {most:.4g} at step {step}"
+        prune = Prune((least, most), floor=self.floor, measure=self.measure)
+        return Decision(phase="sparse", reason=reason, actions=(prune,))

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from surgecollapse.events import Decision, Reading
+from surgecollapse.events import Decision, Exchange, Reading
 from surgecollapse.policies import validation
-from surgecollapse.policies.dynamic_sparse import cosine_decay
 from surgecollapse.policies.gradual_pruning import GradualPruning
+from surgecollapse.policies.registry import policy
+from surgecollapse.schedules import cosine
 
 
+@policy("granet")
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GraNet(GradualPruning):
     """Gradual pruning in which every step also exchanges weights: regenerate as many as are dropped.
@@ -32,8 +34,8 @@ class GraNet(GradualPruning):
     >>> policy = GraNet(start_at=0.0, end_at=0.5)
     >>> policy.start(Plan(sparsity=0.8, total_steps=100, every=25))
     >>> decision = policy.decide(Reading(step=25))
-    >>> round(decision.depth, 6), round(decision.rewire, 6), decision.growth
-    (0.7, 0.25, 'gradient')
+    >>> [type(action).__name__ for action in decision.actions], round(decision.find(Exchange).fraction, 6)
+    (['Prune', 'Exchange'], 0.25)
     """
 
     drop_fraction: float = 0.5
@@ -48,6 +50,7 @@ class GraNet(GradualPruning):
         decision = super()._act(reading)
         if decision.phase != "sparse":
             return decision
-        share = cosine_decay(self.drop_fraction, reading.step, self._step(self.end_at))
+        share = cosine(reading.step, 0, self._step(self.end_at), self.drop_fraction, 0.0)
         reason = f"{decision.reason}; {share:.3g} of each layer's open weights exchanged"
-        return replace(decision, reason=reason, rewire=share, growth=self.growth, initial="zero")
+        exchange = Exchange(share, growth=self.growth, regrow_init="zero")
+        return replace(decision, reason=reason, actions=(*decision.actions, exchange))

@@ -30,8 +30,8 @@ class PhaseTiming:
     Raises:
         ValueError: if an option is out of range or the lengths do not ascend.
 
-    >>> clock = PhaseTiming(shortest=0.025, nominal=0.05, longest=0.1, timing="fixed")
-    >>> clock.ends("open", 100.0, 149, 1000, Signals()), clock.ends("open", 100.0, 150, 1000, Signals())
+    >>> timing = PhaseTiming(shortest=0.025, nominal=0.05, longest=0.1, timing="fixed")
+    >>> timing.ends("open", 100.0, 149, 1000, Signals()), timing.ends("open", 100.0, 150, 1000, Signals())
     ((False, 'open phase goes on: 49 steps of nominally 50'), (True, 'open phase reached its nominal 50 steps'))
     """
 

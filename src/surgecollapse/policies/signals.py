@@ -55,7 +55,15 @@ class EntropySignals:
     'on_off 0.300 is under its floor 0.4'
     """
 
-    def __init__(self, *, measure: str, floor: float, plateau: float, high: float, window: int) -> None:
+    def __init__(
+        self,
+        *,
+        measure: str = "on_off",
+        floor: float = 0.4,
+        plateau: float = 1e-3,
+        high: float = 0.8,
+        window: int = 50,
+    ) -> None:
         validation.one_of("measure", measure, MEASURES)
         validation.fraction("floor", floor)
         validation.fraction("high", high)

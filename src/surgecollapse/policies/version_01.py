@@ -101,9 +101,9 @@ def state_of(state: Mapping[str, Any]) -> dict[str, Any]:
     {'policy': 'CyclicPruning', 'phase': 'open', 'cycle': 2, 'start': 0.5}
     """
     name = state.get("policy")
-    if not isinstance(name, str) or name not in CLASSES:
-        return dict(state)
-    found = {**state, "policy": CLASSES[name]}
+    found: dict[str, Any] = {**state, "policy": CLASSES.get(name, name)} if isinstance(name, str) else dict(state)
     if name == "Waves" and "wave" in found:
         return {("cycle" if key == "wave" else key): value for key, value in found.items()}
+    if name == "Hold" or (name == "Recycle" and "over" in found):  # these two did not write their phase
+        found.setdefault("phase", found.get("over", {}).get("phase", "dense"))
     return found

@@ -18,6 +18,7 @@ from sklearn.metrics import (  # type: ignore[import-untyped]
     roc_curve,
 )
 
+from surgecollapse.analysis.colors import plain
 from surgecollapse.report.rundata import Array, Predictions, RunData
 from surgecollapse.report.style import (
     BLUE,
@@ -151,7 +152,7 @@ def draw_confusion(ax: Axes, matrix: Array, classes: Sequence[str]) -> None:
             # White on the full blue of either theme; pale cells let the page through, and so take its ink.
             ax.text(j, i, str(matrix[i, j]), ha="center", va="center", fontsize=9.5,
                     color="#ffffff" if dark else INK)  # fmt: skip
-        names = [shorten(name, 10) for name in classes]
+        names = [plain(shorten(name, 10)) for name in classes]
         long = max(map(len, names)) > 2
         ax.set_xticks(range(count), names, rotation=90 if long else 0)
         ax.set_yticks(range(count), names)
@@ -231,7 +232,7 @@ def _single_classes(ax: Axes, curves: dict[int, Roc], predictions: Predictions, 
     few = len(curves) <= MOST_CURVES
     for (k, curve), i in zip(curves.items(), range(len(curves)), strict=True):
         color, dash = LINES[(i + 2) % len(LINES)] if few else (FAINT, "-")
-        label = f"{shorten(predictions.names[k], 12)}: {curve.area:.4f}" if few else "single classes"
+        label = f"{plain(shorten(predictions.names[k], 12))}: {curve.area:.4f}" if few else "single classes"
         ax.plot(np.maximum(curve.false, left), curve.true, color=color, linestyle=dash,
                 linewidth=1.1 if few else 0.6, label=label)  # fmt: skip
 
@@ -258,14 +259,14 @@ def per_class(runs: Sequence[RunData]) -> Picture | None:
             places = np.arange(len(order)) + (i - (len(able) - 1) / 2) * shift
             values = getattr(score, what)[order]
             ax.hlines(places, 0, values, color=color, linewidth=1, linestyle="-" if i else "--")
-            ax.plot(values, places, linestyle="none", marker=mark, color=color, label=run.name, clip_on=False)
+            ax.plot(values, places, linestyle="none", marker=mark, color=color, label=run.label, clip_on=False)
         ax.set_xlabel({"f1": "F1"}.get(what, what))
         ax.grid(visible=False, axis="y")
     low = min(float(v[order].min()) for score in scores for v in (score.precision, score.recall, score.f1))
     low = max(0.0, low - 0.1 * (1.02 - low) - 0.01)
     panels[0].set_xlim(low, 1 + 0.02 * (1 - low))
     panels[0].xaxis.set_major_locator(MaxNLocator(4))
-    panels[0].set_yticks(range(len(order)), [shorten(first.names[k], 12) for k in order])
+    panels[0].set_yticks(range(len(order)), [plain(shorten(first.names[k], 12)) for k in order])
     panels[0].set_ylim(len(order) - 0.4, -0.6)
     panels[0].set_ylabel("class")
     legend_above(figure, [panels[0]], columns=4)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from surgecollapse.events import Prune
 from surgecollapse.lab.config import as_mapping, flat_values
 from surgecollapse.lab.training.traces import PREFIX
 from surgecollapse.report.rundata import Array, Curve, Predictions, RunData
@@ -76,6 +77,8 @@ def collect(directory: Path) -> RunData:
 
 
 def _gather(loaded: LoadedRun, directory: Path) -> RunData:
+    from surgecollapse.lab.training.evaluation import ENDED
+
     store, config, data = loaded.store, loaded.config, loaded.data
     notes: list[str] = []
     predictions = _predictions(loaded)
@@ -89,8 +92,10 @@ def _gather(loaded: LoadedRun, directory: Path) -> RunData:
     if store.get("touched", False):
         count = sum(event.status == "applied" for event in store.requests())
         notes.append(f"a person changed this run while it trained ({count} commands): it is no run of its method alone")
-    if loaded.status != "complete":
+    if loaded.status not in ENDED:
         notes.append(f"the run is {loaded.status}, the model is that of step {loaded.step:,}")
+    if loaded.broken:
+        notes.append(f"the run has diverged: not finite are {', '.join(loaded.broken)}")
     return RunData(
         name=run_name(config.method.policy),
         directory=directory,
@@ -98,15 +103,13 @@ def _gather(loaded: LoadedRun, directory: Path) -> RunData:
         task=config.data.task,
         config=flat_values(as_mapping(config)),
         seconds=loaded.summary.get("seconds"),
-        finished=loaded.status == "complete",
+        finished=loaded.status in ENDED,
+        diverged=loaded.status == "diverged" or bool(loaded.broken),
         steps=loaded.step,
         readings=tuple(store.readings()),
         interventions=interventions,
         phases=_phases(decisions),
-        floors=tuple(
-            (step, d.floor) for step, d in decisions
-            if d.floor is not None and d.depth is not None and d.measure == "on_off"
-        ),
+        floors=_floors(decisions),
         measurements=_measurements(store),
         sketch=_array(store, "sketch/weights"),
         traces={name: found for name in parameters if (found := _array(store, f"{PREFIX}{name}")) is not None},
@@ -119,6 +122,16 @@ def _gather(loaded: LoadedRun, directory: Path) -> RunData:
         image=(data.input_shape[-2], data.input_shape[-1]) if data.kind == "image" else None,
         notes=tuple(notes),
     )  # fmt: skip
+
+
+def _floors(decisions: Sequence[tuple[int, Decision]]) -> tuple[tuple[int, float], ...]:
+    """Floors of on/off entropy by the step at which a depth was searched under them."""
+    found = ((step, decision.find(Prune)) for step, decision in decisions)
+    return tuple(
+        (step, prune.floor)
+        for step, prune in found
+        if prune is not None and prune.floor is not None and prune.measure == "on_off"
+    )
 
 
 def _phases(decisions: Sequence[tuple[int, Decision]]) -> tuple[tuple[int, str], ...]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
+from surgecollapse.analysis.colors import plain
 from surgecollapse.report.curves import draw, log_if_wide
 from surgecollapse.report.energy import draw_sparsity
 from surgecollapse.report.rundata import RunData
@@ -28,7 +29,8 @@ def draw_mean_entropy(ax: Axes, runs: Sequence[RunData]) -> None:
             at = [e.step for e in run.interventions if e.kind == kind]
             if 0 < len(at) <= MOST_MARKS:
                 ax.plot(at, np.interp(at, steps, values), linestyle="none", marker=mark, color=shade, markersize=6.5,
-                        markeredgecolor=INK, markeredgewidth=0.5, label=None if kind in seen else kind)  # fmt: skip
+                        markeredgecolor=INK, markeredgewidth=0.5,
+                        label=None if kind in seen else plain(kind))  # fmt: skip
                 seen.add(kind)
     if not ax.lines:
         ax.text(0.5, 0.5, "no readings", transform=ax.transAxes, ha="center", color=FAINT)
@@ -60,7 +62,7 @@ def overview(runs: Sequence[RunData]) -> Picture:
     for ax in grid[1]:
         step_axis(ax)
     for index, ((color, mark), run) in enumerate(zip(RUNS, runs, strict=False)):
-        grid[0, 0].plot([], [], color=color, marker=mark, linestyle="-" if index else "--", label=run.name)
+        grid[0, 0].plot([], [], color=color, marker=mark, linestyle="-" if index else "--", label=run.label)
     handles, labels = (a + b for a, b in zip(grid[0, 0].get_legend_handles_labels(),
                                              grid[0, 1].get_legend_handles_labels(), strict=True))  # fmt: skip
     figure.legend(handles, labels, loc="outside upper left", ncols=min(7, len(labels)), fontsize=10.5)

@@ -42,7 +42,7 @@ def draw(ax: Axes, runs: Sequence[RunData], names: Iterable[str], *, legend: boo
                 linewidth=1.2 if training else 1.9,
                 marker=None if training else mark,
                 markevery=max(1, len(series.steps) // 8),
-                label=f"{run.name}, {name.rsplit('/', 1)[-1]}" if legend else None,
+                label=f"{run.label}, {name.rsplit('/', 1)[-1]}" if legend else None,
             )
     return drawn
 

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from surgecollapse.analysis.colors import plain
 from surgecollapse.events import Intervention
 from surgecollapse.report.curves import draw, log_if_wide
 from surgecollapse.report.rundata import RunData
@@ -48,7 +49,7 @@ def draw_sparsity(ax: Axes, runs: Sequence[RunData], *, legend: bool = True) -> 
     for index, ((color, mark), run) in enumerate(zip(RUNS, runs, strict=False)):
         steps, values = path_of_sparsity(run)
         ax.plot(steps, values, color=color, marker=mark, markersize=3.5, linestyle="-" if index else "--",
-                label=run.name if legend else None)  # fmt: skip
+                label=run.label if legend else None)  # fmt: skip
     ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
     ax.set_ylim(-0.04, 1.04)
     ax.set_ylabel("sparsity\n(zeros of prunable weights)")
@@ -74,7 +75,7 @@ def energy(runs: Sequence[RunData]) -> Picture | None:
     if not draw(ax, runs, ("energy/weights",), legend=False):
         return None
     for (color, mark), run in zip(RUNS, runs, strict=False):
-        ax.plot([], [], color=color, marker=mark, label=run.name)
+        ax.plot([], [], color=color, marker=mark, label=run.label)
     log_if_wide(ax, runs, ("energy/weights",))
     ax.set_ylabel("energy of the weights, ‖W‖²")
     step_axis(ax)
@@ -118,7 +119,7 @@ def ledger(run: RunData, name: str) -> Picture | None:
         mark, color = MARKS.get(kind, ("D", INK))
         chosen = [e for e in events if e.kind == kind]
         top.plot([e.step for e in chosen], [e.energy_after for e in chosen], linestyle="none", marker=mark,
-                 color=color, label=f"after {kind}")  # fmt: skip
+                 color=color, label=f"after {plain(kind)}")  # fmt: skip
     top.set_ylabel("energy, ‖W‖²")
     bottom.vlines(steps, 0, [-removed(e) for e in events], color=VERMILLION, linewidth=3, label="removed (down)")
     injected = [e.energy_injected for e in events]

@@ -6,13 +6,12 @@ import copy
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surgecollapse.lab.config import ConfigError
 from surgecollapse.lab.models.registry import build_model
-from surgecollapse.lab.training.evaluation import load_run, predict
+from surgecollapse.lab.training.evaluation import ENDED, load_run, predict
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -69,7 +68,7 @@ def export_run(directory: str | Path, form: str, *, out: str | Path | None = Non
 
     Raises:
         FileNotFoundError: if the directory holds no run.
-        ValueError: if the format is unknown, the run is not finished, or it cannot be exported so.
+        ValueError: if the format is unknown, the run is not finished or has diverged, or it cannot be exported so.
         ImportError: without the packages of the extra ``export``.
         OSError: if the file cannot be written.
     """
@@ -82,14 +81,22 @@ def export_run(directory: str | Path, form: str, *, out: str | Path | None = Non
         raise ConfigError(f"expected a batch of at least 1, got {batch}")
     run = load_run(directory)
     run.store.close()
-    if run.status != "complete":
+    if run.status not in ENDED:
         way = f"surgecollapse run --resume {run.directory}"
         raise ConfigError(f"{run.directory} is {run.status}, not complete: finish it with {way}")
+    if run.broken:
+        raise ConfigError(
+            f"{run.directory} has diverged, there is nothing to export: not finite are {', '.join(run.broken)}; train "
+            "again with a smaller --lr, or with --clip"
+        )
+    before = _computing(run.model)(run.data.x_validation)
+    if not bool(before.isfinite().all()):
+        raise ConfigError(f"{run.directory} has diverged, there is nothing to export: its logits are not finite")
     name, write = FORMATS[form]
     path = Path(out) if out is not None else run.directory / "export" / name
     path.parent.mkdir(parents=True, exist_ok=True)
     written = write(run, path, run.data.x_validation[:batch])
-    before, after = (logits(run.data.x_validation) for logits in (_computing(run.model), written.logits))
+    after = written.logits(run.data.x_validation)
     dense, bound = sizes(run.model)
     return Exported(
         path=path,
@@ -162,10 +169,11 @@ def _write_onnx(run: LoadedRun, path: Path, examples: Tensor) -> _Written:
 
     from surgecollapse.export import export_onnx
     from surgecollapse.export.measure import interleaved_ratios
+    from surgecollapse.export.onnx import onnxruntime
 
     model = _traceable(run)
     result = export_onnx(model, run.data.x_validation[:2], path)
-    runtime = import_module("onnxruntime")
+    runtime = onnxruntime()
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

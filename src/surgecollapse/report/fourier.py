@@ -123,7 +123,7 @@ def fourier(runs: Sequence[RunData]) -> Picture | None:
     for index, ((color, mark), run, s) in enumerate(able):
         few = len(s.frequencies) <= 80
         ax.plot(s.frequencies, s.power, color=color, linestyle="-" if index else "--", linewidth=1.4,
-                marker=mark if few else None, markersize=4, label=run.name)  # fmt: skip
+                marker=mark if few else None, markersize=4, label=run.label)  # fmt: skip
     flat = 1 / len(able[0][2].frequencies)
     ax.axhline(flat, color=FAINT, linestyle=":", linewidth=1.2, label="white noise (no structure)")
     top = max(float(s.power.max()) for _, _, s in able)

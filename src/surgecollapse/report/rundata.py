@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from surgecollapse.analysis.colors import plain
 from surgecollapse.events import Intervention, Reading
 
 Array = NDArray[Any]
@@ -77,6 +78,8 @@ class RunData:
     config: Mapping[str, Any] = field(default_factory=dict)
     seconds: float | None = None
     finished: bool = True
+    diverged: bool = False
+    """Whether the weights or the test loss are not finite."""
     steps: int = 0
     readings: tuple[Reading, ...] = ()
     interventions: tuple[Intervention, ...] = ()
@@ -101,6 +104,11 @@ class RunData:
     image: tuple[int, int] | None = None
     """Height and width of the inputs, where they are images."""
     notes: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """The name as figures take it."""
+        return plain(self.name)
 
     @property
     def end(self) -> int:

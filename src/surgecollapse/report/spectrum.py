@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from surgecollapse.analysis.colors import plain
 from surgecollapse.analysis.spectrum import Spectrum, evenly_spaced, spectrum, split
 from surgecollapse.functional import cutoff_frequency, ema_coefficients, ma_coefficients
 from surgecollapse.report.rundata import Array, RunData
@@ -39,15 +40,13 @@ class Parts:
 
     @property
     def resolved(self) -> bool:
-        """Whether the records are close enough in time to show anything faster than the cut-off."""
-        return resolves(self.steps, self.cutoff)
+        """Whether the records show frequencies on both sides of the cut-off."""
+        return not self.spectrum.doubt(self.cutoff)
 
     @property
     def share(self) -> str:
         """Share of the power that is slow, in words."""
-        if self.resolved:
-            return f"{100 * self.spectrum.slow_share(self.cutoff):.1f} %"
-        return f"cannot be told at this distance, a run with `gradient_trace_every = {closest(self.cutoff)}` can"
+        return share(self.spectrum, self.cutoff)
 
 
 def cutoff_of(config: Mapping[str, Any]) -> tuple[float, str]:
@@ -64,13 +63,19 @@ def cutoff_of(config: Mapping[str, Any]) -> tuple[float, str]:
     return cutoff_frequency(*ema_coefficients(alpha)), f"EMA, α = {alpha:g}"
 
 
-def resolves(steps: Array, cutoff: float) -> bool:
-    """Whether evenly spaced records are close enough in time to show anything faster than a cut-off.
+def share(found: Spectrum, cutoff: float) -> str:
+    """Share of the power that is slow, or why it is not determined.
 
-    >>> resolves(np.array([0, 10, 20]), 0.04), resolves(np.array([0, 10, 20]), 0.06)
-    (True, False)
+    >>> share(spectrum(np.arange(8.0)), 0.1)
+    '98.8 %'
+    >>> share(spectrum(np.arange(8.0)), 0.01)
+    'not determined: a record of 8 steps is shorter than half a period of the cut-off, 50 steps'
     """
-    return bool(cutoff < 0.5 / (steps[1] - steps[0]))
+    doubt = found.doubt(cutoff)
+    if not doubt:
+        return f"{100 * found.slow_share(cutoff):.1f} %"
+    remedy = f"; train with `gradient_trace_every = {closest(cutoff)}`" if cutoff > found.frequencies[-1] else ""
+    return f"not determined: {doubt}{remedy}"
 
 
 def closest(cutoff: float) -> int:
@@ -91,9 +96,11 @@ def parts_of(run: RunData) -> Parts | None:
         return None
     steps, sketches, spacing = even
     cutoff, _ = cutoff_of(run.config)
-    taken = split(sketches, cutoff, spacing)
+    found = spectrum(sketches, spacing)
+    # Where nothing can be told apart, the whole path is drawn.
+    taken = split(sketches, np.inf if found.doubt(cutoff) else cutoff, spacing)
     slow = np.linalg.norm(taken.slow - taken.slow[0], axis=1)
-    return Parts(steps, spectrum(sketches, spacing), cutoff, slow, np.linalg.norm(taken.fast, axis=1))
+    return Parts(steps, found, cutoff, slow, np.linalg.norm(taken.fast, axis=1))
 
 
 def _evenly(steps: Array, values: Array) -> tuple[Array, Array, float] | None:
@@ -125,7 +132,7 @@ def slow_and_fast(runs: Sequence[RunData]) -> Picture | None:
     for (color, mark), run, parts in able:
         shown = parts.spectrum.power > 0
         top.loglog(parts.spectrum.frequencies[shown], parts.spectrum.power[shown], color=color, marker=mark,
-                   markersize=3, linewidth=1.2, label=run.name)  # fmt: skip
+                   markersize=3, linewidth=1.2, label=run.label)  # fmt: skip
         bottom.plot(parts.steps, parts.slow, color=color, marker=mark, markersize=3, linewidth=1.4)
         if parts.resolved:
             bottom.plot(parts.steps, parts.fast, color=color, linestyle="--", linewidth=1.2)
@@ -144,7 +151,7 @@ def slow_and_fast(runs: Sequence[RunData]) -> Picture | None:
     caption = (
         "The path of all weights (count sketches) by frequency, in a cosine transform, and its two parts below and "
         "above the frequency at which a filter of gradients loses half the power (−3 dB): the run's own, else the "
-        f"exponential mean with α = .98. Share of the power that is slow: {shares}. Sketches are {gap:,} steps apart, "
+        f"exponential mean with α = 0.98. Share of the power that is slow: {shares}. Sketches are {gap:,} steps apart, "
         "so that nothing faster than two of these distances can be seen."
     )
     return Picture("slow-and-fast", "Slow and fast parts of the path", caption, figure, wide=True)
@@ -167,6 +174,11 @@ class Trace:
     def slow(self, side: int) -> float:
         """Share of the power of the weights (0) or the gradients (1) that is slow."""
         return self.spectra[side].slow_share(self.cutoff)
+
+    @property
+    def doubt(self) -> str:
+        """Why neither share is determined; empty where they are."""
+        return self.spectra[0].doubt(self.cutoff)
 
 
 def traces_of(run: RunData) -> list[Trace]:
@@ -194,22 +206,21 @@ def slow_gradients(run: RunData, number: int = 1) -> Picture | None:
     steadiest = max(found, key=lambda trace: trace.slow(1))
     entry = int(steadiest.values[:, 1].var(axis=0).argmax())
     cutoff, name = cutoff_of(run.config)
-    resolved = resolves(steadiest.steps, cutoff)
+    resolved = not steadiest.doubt
     for column, (side, word) in enumerate(_SIDES):
         _draw_spectra(axes[0, column], found[:_SHOWN], side)
         axes[0, column].set_title(f"{word}s, by parameter")
         if resolved:
             axes[0, column].axvline(cutoff, color=FAINT, linestyle=":", linewidth=1.3, label=f"cut-off ({name})")
         _draw_entry(axes[1, column], steadiest, side, entry)
-        axes[1, column].set_title(f"{word}: {shorten(steadiest.name, 22)}")
+        axes[1, column].set_title(f"{word}: {plain(shorten(steadiest.name, 22))}")
     axes[0, 0].set_ylabel("power (all: 1), mean of a band")
     axes[1, 0].set_ylabel("value (faint), slow part (bold)" if resolved else "value")
     legend_above(figure, [axes[0, 0]], columns=3)
-    shares = "; ".join(f"`{t.name}` {100 * t.slow(1):.1f} % and {100 * t.slow(0):.1f} %" for t in found)
-    told = f"Share of the power that is slow, of gradients and of weights: {shares}."
-    if not resolved:
-        closer = f"`gradient_trace_every = {closest(cutoff)}` would show it."
-        told = f"These records are too far apart for this cut-off: {closer}"
+    told = share(steadiest.spectra[1], cutoff)
+    if resolved:
+        told = "; ".join(f"`{t.name}` {100 * t.slow(1):.1f} % and {100 * t.slow(0):.1f} %" for t in found)
+    told = f"Share of the power that is slow, of gradients and of weights: {told}."
     caption = (
         f"{run.name}: up to sixteen entries of each weight matrix and of its gradient, as the backward pass left it, "
         f"every {steadiest.spacing:,.0f} steps, by frequency in a cosine transform. A filter of gradients amplifies "
@@ -238,13 +249,13 @@ def binned(found: Spectrum, bands: int = 60) -> tuple[Array, Array]:
 def _draw_spectra(ax: Axes, traces: Sequence[Trace], side: int) -> None:
     for (color, _), trace in zip(RUNS, traces, strict=False):
         frequencies, shares = binned(trace.spectra[side])
-        ax.loglog(frequencies, shares, color=color, linewidth=1.3, alpha=0.9, label=shorten(trace.name, 24))
+        ax.loglog(frequencies, shares, color=color, linewidth=1.3, alpha=0.9, label=plain(shorten(trace.name, 24)))
     _by_frequency(ax)
 
 
 def _draw_entry(ax: Axes, trace: Trace, side: int, entry: int) -> None:
     values = trace.values[:, side, entry]
     ax.plot(trace.steps, values, color=FAINT, linewidth=0.7, alpha=0.7)
-    if resolves(trace.steps, trace.cutoff):
+    if not trace.doubt:
         ax.plot(trace.steps, split(values, trace.cutoff, trace.spacing).slow, color=RUNS[0][0], linewidth=1.6)
     step_axis(ax)

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch, Rectangle
 
+from surgecollapse.analysis.colors import plain
 from surgecollapse.report.rundata import RunData
 from surgecollapse.report.style import (
     BLUE,
@@ -66,10 +67,10 @@ def phase_strip(ax: Axes, run: RunData) -> list[Patch]:
             "linewidth": 0.8,
         }  # fmt: skip
         ax.add_patch(Rectangle((start, 0), stop - start, 1, **look))
-        key.setdefault(name, Patch(label=f"phase: {name}", **look))
+        key.setdefault(name, Patch(label=f"phase: {plain(name)}", **look))
         if (stop - start) / width > 0.011 * len(name) + 0.01:
             box = {"facecolor": PAPER, "edgecolor": "none", "pad": 1.2}
-            ax.text((start + stop) / 2, 0.5, name, ha="center", va="center", fontsize=9.5, bbox=box)
+            ax.text((start + stop) / 2, 0.5, plain(name), ha="center", va="center", fontsize=9.5, bbox=box)
     ax.set(ylim=(0, 1), yticks=[])
     ax.set_ylabel("phase", rotation=0, ha="right", va="center")
     ax.grid(visible=False)
@@ -86,7 +87,7 @@ def event_rows(ax: Axes, run: RunData) -> None:
         mark, color = MARKS.get(kind, ("D", INK))
         steps = [event.step for event in run.interventions if event.kind == kind]
         ax.plot(steps, [row] * len(steps), linestyle="none", marker=mark, color=color, markersize=7)
-    ax.set_yticks(range(len(kinds)), kinds)
+    ax.set_yticks(range(len(kinds)), [plain(kind) for kind in kinds])
     ax.set_ylim(len(kinds) - 0.4, -0.6)
     ax.grid(visible=False, axis="y")
 
@@ -119,7 +120,7 @@ def draw_entropy(ax: Axes, run: RunData, *, most: int = MOST_LAYERS) -> None:
         ]
         if points:
             steps, values = zip(*points, strict=True)
-            ax.plot(steps, values, color=color, linestyle=dash, label=shorten(layer, 22))
+            ax.plot(steps, values, color=color, linestyle=dash, label=plain(shorten(layer, 22)))
     target = [(r.step, r.target_entropy) for r in run.readings if r.target_entropy is not None]
     if target:
         steps, values = zip(*target, strict=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from surgecollapse.analysis.colors import plain
 from surgecollapse.report.rundata import Array, RunData
 from surgecollapse.report.style import INK, MARKS, RUNS, Picture, canvas, legend_above, styled
 
@@ -73,7 +74,7 @@ def trajectory(runs: Sequence[RunData]) -> Picture | None:
         # The first path is the wider, so that it shows under the others where they coincide.
         wide = index == 0 and len(drawn) > 1
         ax.plot(path[:, 0], path[:, 1], color=color, linewidth=3.2 if wide else 1.3, marker=mark,
-                markersize=5 if wide else 2.8, label=run.name)  # fmt: skip
+                markersize=5 if wide else 2.8, label=run.label)  # fmt: skip
     for (color, _), _, _, path in drawn:
         ax.plot(*path[0], marker="o", markersize=11, markerfacecolor="none", markeredgecolor=color, linestyle="none",
                 label="start", markeredgewidth=1.6)  # fmt: skip
@@ -86,7 +87,7 @@ def trajectory(runs: Sequence[RunData]) -> Picture | None:
                 points = between(steps, path, at)
                 shape, shade = MARKS[kind]
                 ax.plot(points[:, 0], points[:, 1], linestyle="none", marker=shape, markersize=7, color=shade,
-                        markeredgecolor=INK, markeredgewidth=0.6, label=kind)  # fmt: skip
+                        markeredgecolor=INK, markeredgewidth=0.6, label=plain(kind))  # fmt: skip
     ax.set_xlabel(f"first principal component ({100 * plane.explained[0]:.1f} % of the variance)")
     ax.set_ylabel(f"second ({100 * plane.explained[1]:.1f} %)")
     ax.margins(0.08)

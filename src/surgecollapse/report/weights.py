@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
+from surgecollapse.analysis.colors import plain
 from surgecollapse.report.rundata import Array, RunData
 from surgecollapse.report.style import RUNS, Picture, canvas, legend_above, percent, power, shorten, styled
 from surgecollapse.report.timeline import chosen
@@ -70,9 +71,9 @@ def histograms(runs: Sequence[RunData], which: str) -> Picture | None:
             counts, _ = np.histogram(part[0], bins=edges)
             highest = max(highest, int(counts.max()))
             ax.stairs(counts, edges, color=color, linewidth=1.5, linestyle="-" if index % 2 == 0 else "--",
-                      label=runs[index].name)  # fmt: skip
+                      label=runs[index].label)  # fmt: skip
             zeros.append(percent(part[1]) + (f" ({part[2]} not finite)" if part[2] else ""))
-        ax.set_title(f"{shorten(name, 28)}\nzeros: {' | '.join(zeros)}", fontsize=9.5, fontweight="normal")
+        ax.set_title(f"{plain(shorten(name, 28))}\nzeros: {' | '.join(zeros)}", fontsize=9.5, fontweight="normal")
         # The limits first: a panel without a single entry has nothing to scale by.
         ax.set_ylim(0.7, 1.6 * highest if highest else 10.0)
         ax.set_yscale("log", nonpositive="clip")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
@@ -73,6 +74,11 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
     order; modules and functions are not.
     """
     yield from _tensors_in(value, set())
+
+
+def first_axis(tensor: Tensor | None) -> int | None:
+    """Length of a tensor's first axis, also of a nested one; ``None`` without a tensor, or without axes."""
+    return tensor.size(0) if tensor is not None and tensor.dim() else None
 
 
 def _tensors_in(value: Any, seen: set[int]) -> Iterator[Tensor]:
@@ -257,7 +263,9 @@ def undisturbed(model: nn.Module, *, training: bool = False) -> Iterator[None]:
     ]
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
     fastpath = torch.backends.mha.get_fastpath_enabled()
-    compiled = any(module._compiled_call_impl is not None for module in model.modules())
+    compiled = (
+        "torch._dynamo" in sys.modules
+    )  # whatever is compiled, the model, a part of it or a function that it calls
     # The fused path of nn.MultiheadAttention skips submodules, and with them the hooks that a reading needs.
     torch.backends.mha.set_fastpath_enabled(False)
     try:

@@ -27,7 +27,7 @@ SECONDS = 1.0
 _READING = ("entropy", "on_off", "target_entropy", "grad_norm", "sparsity")
 _LAYER = ("entropy", "on_off", "energy", "dead")
 _BINS = 64
-_ENDED = ("complete", "failed", "interrupted")
+_ENDED = ("complete", "diverged", "failed", "interrupted")
 
 
 def follow(run: Path, tracker: Tracker, *, until: Callable[[], bool] | None = None, seconds: float = SECONDS) -> str:

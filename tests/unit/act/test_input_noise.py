@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 import surgecollapse
-from surgecollapse import Decision
 from surgecollapse.act.input_noise import InputNoise
 from surgecollapse.act.randomness import Generators
+from surgecollapse.events import Decision, SetNoise
 
 Batch = namedtuple("Batch", ["x", "label"])
 
@@ -126,16 +126,16 @@ def test_while_sigma_is_zero_no_hook_exists():
     pump.set(0.2)
     assert hooks_of(model) == 3
     pump.suspend()
-    assert (hooks_of(model), pump.sigma) == (0, 0.2)
+    assert (hooks_of(model), pump.std) == (0, 0.2)
     pump.set(0.2)
     assert hooks_of(model) == 3
     pump.set(0.0)
-    assert (hooks_of(model), pump.sigma) == (0, 0.0)
+    assert (hooks_of(model), pump.std) == (0, 0.0)
 
 
 @pytest.mark.parametrize("sigma", [-0.1, float("inf"), float("nan")])
 def test_an_impossible_sigma_is_refused(sigma):
-    with pytest.raises(ValueError, match="pump sigma must be finite and at least 0"):
+    with pytest.raises(ValueError, match="input noise must be finite and at least 0"):
         pumped(Echo(), sigma)
 
 
@@ -164,7 +164,7 @@ class PumpFrom:
         return False
 
     def decide(self, reading):
-        return Decision(phase="pump", reason="test", pump=0.3 if reading.step >= 3 else None)
+        return Decision(phase="pump", reason="test", actions=(SetNoise(0.3),) if reading.step >= 3 else ())
 
     def state_dict(self):
         return {}
@@ -179,7 +179,9 @@ def train(steps, saved=None):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 2))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    controller = surgecollapse.attach(model, optimizer, sparsity=0.5, policy=PumpFrom(), every=1)
+    controller = surgecollapse.attach(
+        model, optimizer, sparsity=0.5, policy=PumpFrom(), readings=surgecollapse.Readings(every=1)
+    )
     if saved is not None:
         for target, state in zip((model, optimizer, controller), saved, strict=True):
             target.load_state_dict(state)
@@ -196,5 +198,5 @@ def test_a_run_resumed_while_pumping_is_bitwise_the_whole_one():
     first = train(5)
     second = train(4, saved=first[:3])
     assert all(torch.equal(whole[0][key], second[0][key]) for key in whole[0])
-    assert whole[3].pump == second[3].pump == 0.3
+    assert whole[3].noise_std == second[3].noise_std == 0.3
     assert [(e.step, e.kind, e.details) for e in second[3].events] == [(3, "pump", {"sigma": 0.3})]

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 import surgecollapse
-from surgecollapse import single_pass
 from surgecollapse.act import masked_weights
 from surgecollapse.act.masked_weights import MaskedWeights, mask_pass
+from surgecollapse.torch_utils import compiled
 
 
 def layouts(dtype):
@@ -69,7 +69,7 @@ def test_weights_and_gradients_are_masked_in_every_precision_and_layout(dtype):
 def test_one_pass_leaves_the_same_bits_as_plain_operations(dtype, monkeypatch):
     passes = []
     monkeypatch.setattr(masked_weights, "SMALLEST", 9)
-    monkeypatch.setattr(single_pass, "_compiled", lambda function: passes.append(function) or function)
+    monkeypatch.setattr(compiled, "_compiled", lambda function: passes.append(function) or function)
     results = []
     for compile in (False, True):
         params = layouts(dtype)
@@ -103,9 +103,9 @@ def test_without_a_compiler_masks_are_floats_again(monkeypatch):
         raise RuntimeError("InvalidCxxCompiler: No working C++ compiler found")
 
     monkeypatch.setattr(masked_weights, "SMALLEST", 9)
-    monkeypatch.setattr(single_pass, "_compiled", missing)
-    monkeypatch.setattr(single_pass, "_refused", set())
-    monkeypatch.setattr(single_pass, "_proven", set())
+    monkeypatch.setattr(compiled, "_compiled", missing)
+    monkeypatch.setattr(compiled, "_refused", set())
+    monkeypatch.setattr(compiled, "_proven", set())
     params = layouts(torch.float32)
     weights = MaskedWeights(params, compile=True)
     weights.set(*half(params))
@@ -126,7 +126,13 @@ def test_compiled_masks_train_the_same_net():
         model = nn.Sequential(nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 4))
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
         controller = surgecollapse.attach(
-            model, optimizer, sparsity=0.9, total_steps=40, policy="acdc", every=4, compile=compile
+            model,
+            optimizer,
+            sparsity=0.9,
+            total_steps=40,
+            policy="acdc",
+            readings=surgecollapse.Readings(every=4),
+            compile=compile,
         )
         for step in range(40):
             x = torch.randn(16, 512, generator=torch.Generator().manual_seed(step))
@@ -137,7 +143,7 @@ def test_compiled_masks_train_the_same_net():
         return model[0].weight.detach()
 
     assert torch.equal(trained(compile=True), trained(compile=False))
-    assert mask_pass in single_pass._proven
+    assert mask_pass in compiled._proven
 
 
 def test_only_the_named_weights_are_touched():

@@ -9,7 +9,13 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from surgecollapse.act.optimizer_state import MOMENTS, check_moments, forget, moment_tensors, momentum_of
+from surgecollapse.act.optimizer_state import (
+    OPTIMIZER_STATE,
+    check_optimizer_state,
+    forget,
+    moment_tensors,
+    momentum_of,
+)
 
 
 class Lion(Optimizer):
@@ -127,7 +133,9 @@ def test_a_layout_that_fits_no_weight_is_refused_with_the_way_out():
     optimizer.step()
     yes = torch.ones(3, 4, dtype=torch.bool)
     for mode in ("reset", "warmup"):
-        with pytest.raises(ValueError, match=r"Factored keeps 'row_var' of shape \(3, 1\).*\(3, 4\).*moments='keep'"):
+        with pytest.raises(
+            ValueError, match=r"Factored keeps 'row_var' of shape \(3, 1\).*\(3, 4\).*optimizer_state='keep'"
+        ):
             forget(optimizer, p, yes, yes, mode)
     forget(optimizer, p, yes, yes, "keep")
     optimizer.state[p].clear()
@@ -170,6 +178,6 @@ def test_momentum_is_read_from_the_group_that_owns_the_parameter():
 
 
 def test_unknown_modes_are_listed():
-    assert [check_moments(mode) for mode in MOMENTS] == ["reset", "keep", "warmup"]
-    with pytest.raises(ValueError, match=r"unknown moments 'zero': expected one of reset, keep, warmup"):
-        check_moments("zero")
+    assert [check_optimizer_state(mode) for mode in OPTIMIZER_STATE] == ["reset", "keep", "warmup"]
+    with pytest.raises(ValueError, match=r"unknown optimizer_state 'zero': expected one of reset, keep, warmup"):
+        check_optimizer_state("zero")

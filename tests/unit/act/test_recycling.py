@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import surgecollapse
+from surgecollapse import events
 from surgecollapse.act.masked_weights import MaskedWeights
 from surgecollapse.act.prunable import named_weights
 from surgecollapse.act.randomness import Generators
@@ -323,8 +324,10 @@ def test_recycling_joins_the_decisions_of_another_policy():
         policy.start(plan)
     for step in range(10, 101, 5):
         wanted, found = alone.decide(Reading(step=step)), joined.decide(Reading(step=step))
-        assert (found.depth, found.phase, found.freeze) == (wanted.depth, wanted.phase, wanted.freeze)
-        assert found.recycle == (0.1 if step in (25, 50, 75) else None)
+        recycled = [action for action in found.actions if isinstance(action, events.Recycle)]
+        assert [action for action in found.actions if action not in recycled] == list(wanted.actions)
+        assert found.phase == wanted.phase
+        assert recycled == ([events.Recycle(0.1)] if step in (25, 50, 75) else [])
         assert wanted.reason in found.reason or not wanted.acts
     assert joined.growth == "random"
     assert Recycle(over=make_policy("entropy_cycles")).growth == "ema_gradient"
@@ -334,10 +337,11 @@ def test_recycling_joins_the_decisions_of_another_policy():
 def test_recycling_is_made_up_for_after_a_step_that_was_not_finite():
     policy = Recycle(interval=20)
     policy.start(Plan(sparsity=0.0, total_steps=None, every=10))
-    assert policy.decide(Reading(step=20, finite=False)).recycle is None
-    assert policy.decide(Reading(step=30)).recycle == 0.025
-    assert policy.decide(Reading(step=40)).recycle == 0.025
-    assert policy.decide(Reading(step=50)).recycle is None
+    recycled = (events.Recycle(0.025),)
+    assert policy.decide(Reading(step=20, finite=False)).actions == ()
+    assert policy.decide(Reading(step=30)).actions == recycled
+    assert policy.decide(Reading(step=40)).actions == recycled
+    assert policy.decide(Reading(step=50)).actions == ()
 
 
 @pytest.mark.parametrize("options", [{"tau": -0.1}, {"tau": float("nan")}, {"interval": 0}, {"over": "redu"}])
@@ -359,7 +363,13 @@ def train(policy, *, sparsity=0.0, steps=60, dead=True, **options):
     y = (x[:, 0] > 0).long()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     controller = surgecollapse.attach(
-        model, optimizer, sparsity=sparsity, total_steps=60, policy=policy, every=10, **options
+        model,
+        optimizer,
+        sparsity=sparsity,
+        total_steps=60,
+        policy=policy,
+        readings=surgecollapse.Readings(every=10),
+        **options,
     )
     for _ in range(steps):
         optimizer.zero_grad()
@@ -426,7 +436,12 @@ def test_what_is_left_is_named_in_the_intervention():
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     x = torch.randn(16, 4)
     with surgecollapse.attach(
-        model, optimizer, sparsity=0.0, total_steps=None, policy=Recycle(interval=5), every=5
+        model,
+        optimizer,
+        sparsity=0.0,
+        total_steps=None,
+        policy=Recycle(interval=5),
+        readings=surgecollapse.Readings(every=5),
     ) as controller:
         for _ in range(5):
             optimizer.zero_grad()

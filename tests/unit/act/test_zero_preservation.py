@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 import surgecollapse
-from surgecollapse import Decision
 from surgecollapse.act.masked_weights import MaskedWeights
 from surgecollapse.act.zero_preservation import KEEP_ZEROS
+from surgecollapse.events import Decision, Prune, Regrow
 
 OPTIMIZERS = {
     "SGD": lambda p: torch.optim.SGD(p, lr=0.05),
@@ -43,9 +43,8 @@ class CyclicPruning:
         return False
 
     def decide(self, reading):
-        depth = {10: 0.8, 30: 0.9}.get(reading.step)
-        surge = 0.5 if reading.step == 20 else None
-        return Decision(phase="x", reason="by the clock", depth=depth, surge=surge)
+        actions = {10: (Prune(0.8),), 20: (Regrow(0.5),), 30: (Prune(0.9),)}.get(reading.step, ())
+        return Decision(phase="x", reason="by the clock", actions=actions)
 
     def state_dict(self):
         return {}
@@ -57,12 +56,18 @@ class CyclicPruning:
 class Training:
     """A net with a controller that reads every five steps; ``step`` trains it on a batch of its own."""
 
-    def __init__(self, make=OPTIMIZERS["AdamW"], **options):
+    def __init__(self, make=OPTIMIZERS["AdamW"], optimizer_state="reset", policy=None):
         torch.manual_seed(0)
         self.model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 3))
         self.optimizer = make(self.model.parameters())
-        options = {"sparsity": 0.9, "policy": CyclicPruning(), "every": 5, "minimum_density": 0.0} | options
-        self.controller = surgecollapse.attach(self.model, self.optimizer, **options)
+        self.controller = surgecollapse.attach(
+            self.model,
+            self.optimizer,
+            surgecollapse.Target(0.9, min_density=0.0),
+            policy=policy or CyclicPruning(),
+            updates=surgecollapse.Updates(optimizer_state=optimizer_state),
+            readings=surgecollapse.Readings(every=5),
+        )
         self.count = 0
 
     def step(self, times=1):
@@ -96,7 +101,7 @@ def test_every_optimizer_that_is_trusted_is_tried_here():
 @pytest.mark.parametrize("moments", ["reset", "warmup"])
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_weights_are_those_of_a_multiply_after_every_step(name, moments, multiplied):
-    resting, always = (Training(OPTIMIZERS[name], moments=moments) for _ in range(2))
+    resting, always = (Training(OPTIMIZERS[name], optimizer_state=moments) for _ in range(2))
     counts = []
     for _ in range(60):
         for training in (resting, always):
@@ -118,7 +123,7 @@ def test_weights_are_those_of_a_multiply_after_every_step(name, moments, multipl
 @pytest.mark.parametrize(
     ("options", "make"),
     [
-        ({"moments": "keep"}, OPTIMIZERS["AdamW"]),
+        ({"optimizer_state": "keep"}, OPTIMIZERS["AdamW"]),
         ({}, lambda p: type("Mine", (torch.optim.AdamW,), {})(p, lr=0.01)),
         ({}, lambda p: torch.optim.Rprop(p, lr=0.01)),
         ({}, lambda p: torch.optim.Adamax(p, lr=0.01)),
@@ -223,7 +228,13 @@ def test_two_optimizers_are_trusted_one_by_one(multiplied):
         torch.optim.AdamW(model[0].parameters(), lr=0.01),
         torch.optim.Rprop([*model[2].parameters(), *model[4].parameters()], lr=0.01),
     ]
-    surgecollapse.attach(model, pair, sparsity=0.9, policy=CyclicPruning(), every=5, minimum_density=0.0)
+    surgecollapse.attach(
+        model,
+        pair,
+        sparsity=surgecollapse.Target(0.9, min_density=0.0),
+        policy=CyclicPruning(),
+        readings=surgecollapse.Readings(every=5),
+    )
     multiplied.clear()
     for _ in range(40):
         nn.functional.cross_entropy(model(torch.randn(32, 6)), torch.randint(3, (32,))).backward()

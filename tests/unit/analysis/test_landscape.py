@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
 import json
 import math
@@ -15,13 +16,16 @@ from torch.nn import functional as F
 
 from surgecollapse.analysis.alignment import align, permute
 from surgecollapse.analysis.local_learning_coefficient import (
+    LocalLearningCoefficient,
     local_learning_coefficient,
     reduced_rank_regression,
     sample_learning_coefficient,
 )
 from surgecollapse.analysis.mode_connectivity import CURVES, curved_path, linear_path
+from surgecollapse.analysis.open_weights import open_weights
 from surgecollapse.analysis.spectral_density import lanczos, spectral_density
-from surgecollapse.analysis.surface import loss_surface
+from surgecollapse.analysis.surface import filter_direction, loss_surface
+from surgecollapse.functional import Hessian, Restricted, batch_loss
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 
@@ -319,3 +323,140 @@ def test_a_step_that_is_too_long_is_named():
         sample_learning_coefficient(
             lambda w, _: w["w"].square().square().sum(), {"w": torch.ones(2)}, 1000, 0.0, step_size=1.0
         )
+
+
+# nets that a mask holds
+
+
+@pytest.mark.parametrize("open_count", [1, 3])
+def test_coefficient_of_a_masked_quadratic_is_that_of_its_open_weights(open_count):
+    n, copies, gamma, dtype = 1000, 1500, 20.0, torch.float64
+    h = torch.tensor([1.0, 4.0, 0.5, 2.0], dtype=dtype)
+    mask = (torch.arange(4) < open_count).to(dtype).expand(copies, 4)
+    seen = []
+
+    def loss(w, _):
+        seen.append(bool(w["w"][:, open_count:].any()))
+        return (h * w["w"].square()).sum() / 2
+
+    found = sample_learning_coefficient(
+        loss, {"w": torch.zeros(copies, 4, dtype=dtype)}, n, 0.0, step_size=2e-4, localisation=gamma, chains=2,
+        draws=600, burn_in=300, masks={"w": mask},
+    )  # fmt: skip
+    scaled = n / math.log(n) * h[:open_count].double().numpy()
+    exact = 0.5 * (scaled / (scaled + gamma)).sum()
+    assert (2 * found.at_half_step - found.value) / copies == pytest.approx(exact, rel=0.08)
+    assert not any(seen)
+    assert found.doubt == ""
+
+
+def masked_line(dtype=torch.float64):
+    net = nn.Linear(4, 1, bias=False).to(dtype)
+    with torch.no_grad():
+        net.weight.copy_(torch.tensor([[1.0, 0.0, -2.0, 0.0]]))
+    return net, {"weight": torch.tensor([[True, False, True, False]])}
+
+
+def test_coefficient_of_a_masked_linear_net_is_half_its_open_weights():
+    net, masks = masked_line()
+    x = normal(400, 4)
+    found = local_learning_coefficient(
+        net, lambda o, t: F.mse_loss(o, t) / 2, x, net(x).detach(), step_size=2e-3, localisation=0.1, chains=4,
+        draws=1500, burn_in=200, check_step=False, masks=masks,
+    )  # fmt: skip
+    assert found.value == pytest.approx(1.0, abs=max(0.2, 4 * found.standard_error))
+    assert net.weight.tolist() == [[1.0, 0.0, -2.0, 0.0]]
+
+
+@DTYPES
+def test_the_surface_of_a_masked_net_keeps_its_zeros(dtype):
+    net, masks = masked_line(dtype)
+    found = loss_surface(
+        net, lambda out, _: out.square().sum(), torch.eye(4, dtype=dtype)[[1, 3]], torch.zeros(2), points=5, masks=masks
+    )
+    assert all(loss == 0.0 for row in found.losses for loss in row)  # the inputs reach closed weights alone
+    direction = filter_direction({"w": net.weight.detach()}, torch.Generator(), {"w": masks["weight"].to(dtype)})["w"]
+    assert direction[0, [1, 3]].tolist() == [0.0, 0.0]
+    assert direction.norm().item() == pytest.approx(math.sqrt(5.0))
+
+
+@DTYPES
+def test_curvature_of_a_masked_net_is_that_of_the_open_rows_and_columns(dtype):
+    matrix = normal(6, 6, dtype=dtype)
+    matrix = matrix + matrix.T
+    kept = torch.tensor([True, False, True, True, False, True])
+    live = Restricted(matrix, kept)
+    found = spectral_density(live, torch.empty(live.size, dtype=dtype), probes=1, steps=10)
+    exact = torch.linalg.eigvalsh(matrix[kept][:, kept].double())
+    assert found.size == 4
+    assert np.array(found.values) == pytest.approx(exact.numpy(), abs=1e-3 if dtype == torch.float32 else 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"weight": torch.ones(2, 2)}, r"of shape \(1, 4\), got \(2, 2\)"),
+        ({"wieght": torch.ones(1, 4)}, "'wieght', which is no parameter: expected some of weight"),
+    ],
+)
+def test_masks_that_fit_nothing_are_refused(change, message):
+    net, _ = masked_line()
+    with pytest.raises(ValueError, match=message):
+        open_weights(net, change)
+
+
+LANDSCAPES = {
+    "llc": lambda net, x, y: local_learning_coefficient(net, loss_of, x, y, chains=1, draws=2, burn_in=0),
+    "surface": lambda net, x, y: loss_surface(net, loss_of, x, y, points=3),
+    "line": lambda net, x, y: linear_path(net, net, loss_of, x, y, points=2),
+    "curve": lambda net, x, y: curved_path(net, net, loss_of, x, y, steps=1, points=2),
+    "hessian": lambda net, x, y: Hessian(batch_loss(net, loss_of, x, y), dict(net.named_parameters())),
+}
+
+
+def loss_of(out, target):
+    return (out - target).abs().square().mean()
+
+
+@pytest.mark.parametrize("analysis", LANDSCAPES.values(), ids=LANDSCAPES)
+def test_complex_weights_are_refused_where_the_analysis_is_for_real_ones(analysis):
+    net = nn.Linear(3, 2, dtype=torch.complex64)
+    x, y = torch.ones(4, 3, dtype=torch.complex64), torch.zeros(4, 2, dtype=torch.complex64)
+    with pytest.raises(ValueError, match="complex64"):
+        analysis(net, x, y)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("name", [name for name in LANDSCAPES if name != "hessian"])
+def test_a_net_that_has_diverged_is_named_with_its_weights(name, value):
+    net = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2))
+    with torch.no_grad():
+        net[1].weight[0, 0] = value
+    with pytest.raises(ValueError, match=r"diverged: not finite are 1\.weight \(1 of 6\)"):
+        LANDSCAPES[name](net, torch.ones(4, 3), torch.zeros(4, 2))
+
+
+@pytest.mark.parametrize(
+    ("change", "doubt"),
+    [
+        ({}, ""),
+        ({"r_hat": 1.25}, "R̂ = 1.25, above 1.1"),
+        ({"r_hat": math.inf}, "have not mixed"),
+        ({"r_hat": math.nan}, "a single chain"),
+        ({"value": -3.0, "at_half_step": -3.0}, "not at a minimum"),
+        ({"at_half_step": 3.0}, "half the step size gives 3"),
+        ({"at_half_step": math.nan}, ""),
+        ({"at_half_step": 5.1}, ""),
+    ],
+)
+def test_an_estimate_whose_tests_fail_is_no_result(change, doubt):
+    good = LocalLearningCoefficient(
+        value=5.0, standard_error=0.1, by_chain=(4.9, 5.1), traces=((5.0,), (5.0,)), burn_in=0, at_half_step=4.9,
+        r_hat=1.02, step_size=1e-4, localisation=100.0,
+    )  # fmt: skip
+    found = dataclasses.replace(good, **change)
+    assert found.to_dict()["doubt"] == found.doubt
+    assert doubt in found.doubt
+    assert bool(doubt) == bool(found.doubt)
+    drawn = {line.get_label() for line in found.plot().axes[0].lines}
+    assert any("estimate" in str(label) for label in drawn) == (not found.doubt)

@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from matplotlib.text import Text
 from torch import nn
 
 from surgecollapse.analysis.fourier import fourier_history
@@ -172,6 +173,91 @@ def test_a_layer_with_a_planted_tail_and_one_without():
     check_result(found)
     with pytest.raises(ValueError, match="no weight"):
         heavy_tails({"bias": torch.zeros(9)})
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_layer_that_is_not_finite_is_named_and_the_others_are_measured(value):
+    broken = normal(40, 50)
+    broken[3, 4] = value
+    found = heavy_tails({"sound": normal(40, 50), "broken": broken})
+    assert [layer.layer for layer in found.layers] == ["sound"]
+    assert check_result(found)["left_out"] == ("broken",)
+    with pytest.raises(ValueError, match="not finite: broken"):
+        heavy_tails({"broken": broken})
+
+
+def test_complex_layers_have_the_spectrum_of_their_singular_values():
+    weight = torch.complex(normal(40, 60), normal(40, 60, seed=1))
+    (layer,) = heavy_tails({"w": weight}).layers
+    squares = torch.linalg.svdvals(weight.to(torch.complex128)).square() / 60
+    assert layer.eigenvalues == pytest.approx(tuple(squares.tolist()))
+
+
+@DTYPES
+@pytest.mark.parametrize("rank", [1, 25])
+def test_directions_by_rounding_are_no_part_of_a_spectrum(rank, dtype):
+    weight = normal(60, rank).to(dtype) @ normal(rank, 80, seed=1).to(dtype)
+    (layer,) = heavy_tails({"w": weight}).layers
+    assert len(layer.eigenvalues) == rank
+    assert layer.spikes <= rank
+
+
+def test_an_exponent_that_fails_its_test_is_not_drawn():
+    lumps = torch.diag(torch.cat([torch.full((40,), 1.0), torch.linspace(9.9, 10.0, 40)]))
+    (layer,) = heavy_tails({"w": lumps}, least=60).layers
+    found = heavy_tails({"w": lumps}, least=60)
+    assert layer.doubt
+    assert "α" not in found.plot().axes[0].get_title()
+
+
+@pytest.mark.parametrize("what", ["features", "weight"])
+def test_a_net_that_diverges_while_it_trains_has_a_history_up_to_then(what):
+    labels = torch.arange(4).repeat(10)
+    measures = []
+    for broken in (False, True):
+        parts = {"features": normal(40, 5), "weight": normal(4, 5)}
+        if broken:
+            parts[what][0, 0] = math.nan
+        measures.append(neural_collapse(parts["features"], labels, weight=parts["weight"]))
+    found = collapse_history((0, 10), measures)
+    assert math.isfinite(found.within[0])
+    assert math.isnan(found.within[1])
+    found.plot().draw_without_rendering()
+
+
+def test_information_of_a_layer_that_is_not_finite_is_nan_and_that_of_others_is_not():
+    labels = torch.arange(4).repeat(16)
+    x = normal(64, 3)
+    found = information_plane((0, 1), [{"a": x, "b": x}, {"a": x, "b": x / 0.0}], labels)
+    assert [math.isnan(row[1]) for row in found.with_input] == [False, True]
+    assert [math.isnan(row[1]) for row in found.with_label] == [False, True]
+    found.plot().draw_without_rendering()
+
+
+DOLLARS = ("$x^$", "_hidden", "a$b", "$\\frac{$", "plain")
+
+
+@pytest.mark.parametrize("name", DOLLARS)
+def test_names_are_drawn_as_they_are(name):
+    labels, steps = torch.arange(4).repeat(16), np.arange(1, 50)
+    x = normal(64, 30)
+    results = (
+        heavy_tails({name: normal(30, 40)}),
+        similarity_map({name: x}, {name: x}, names=(name, name)),
+        representation_change((0, 1), [{name: x}, {name: x}]),
+        intrinsic_dimensions({name: x}),
+        information_plane((0, 1), [{name: x}, {name: x}], labels),
+        universality({name: (steps, logistic(steps / 9)), "other": (steps, logistic(steps / 5))}),
+    )
+    for result in results:
+        figure = result.plot()
+        figure.draw_without_rendering()
+        shown = [text for text in figure.findobj(Text) if name in text.get_text().replace(r"\$", "$")]
+        assert shown, type(result).__name__
+        for text in shown:
+            drawn, is_math = text._preprocess_math(text.get_text())
+            assert name in drawn
+            assert not is_math
 
 
 @DTYPES

@@ -99,3 +99,21 @@ def test_a_resting_trajectory_is_slow():
 def test_what_has_no_spectrum_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_complex_paths_are_refused():
+    for measure in (spectrum, lambda x: split(x, 0.1)):
+        with pytest.raises(ValueError, match="real trajectory"):
+            measure(np.exp(1j * np.arange(9)))
+
+
+@pytest.mark.parametrize("spacing", [1, 10])
+@pytest.mark.parametrize("records", [8, 60])
+def test_a_share_is_determined_between_half_a_period_of_the_record_and_the_distance_of_two(records, spacing):
+    found = spectrum(np.arange(records) % 3, spacing)
+    lowest, highest = 1 / (2 * records * spacing), 1 / (2 * spacing)
+    assert not found.doubt(lowest)
+    assert not found.doubt(0.999 * highest)
+    assert "shorter than half a period" in found.doubt(0.999 * lowest)
+    assert "shorter than half a period" in found.doubt(0.0)
+    assert f"records {spacing} steps apart" in found.doubt(highest)

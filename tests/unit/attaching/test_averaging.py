@@ -89,7 +89,12 @@ def test_the_average_of_a_pruned_net_is_as_sparse_as_its_mask_at_every_step_and_
     model = net()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1)
     controller = surgecollapse.attach(
-        model, optimizer, sparsity=0.7, total_steps=80, policy=policy, every=5, minimum_density=0.01
+        model,
+        optimizer,
+        sparsity=surgecollapse.Target(0.7, min_density=0.01),
+        total_steps=80,
+        policy=policy,
+        readings=surgecollapse.Readings(every=5),
     )
     averaged, sparse = surgecollapse.average_weights(model, optimizer, decay=0.9, controller=controller), []
 

@@ -55,19 +55,50 @@ def test_a_model_that_depends_on_values_is_refused(tmp_path):
     assert not (tmp_path / "net.pt2").exists()
 
 
-def test_a_flipped_byte_of_a_weight_is_noticed(tmp_path):
+@pytest.mark.parametrize("checksum", [True, False])
+def test_a_flipped_byte_of_a_weight_is_noticed(tmp_path, checksum):
     file = tmp_path / "net.pt2"
     layer = nn.Linear(64, 64)
     save_program(layer, torch.ones(2, 64), file)
     whole = file.read_bytes()
     place = whole.index(layer.weight.detach().numpy().tobytes()) + 100
     file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
-    with pytest.raises(ValueError, match="damaged"):
+    if checksum:
+        with pytest.raises(ValueError, match=r"not the file that net\.pt2\.sha256 was written for"):
+            load_program(file)
+        return
+    (tmp_path / "net.pt2.sha256").unlink()
+    with pytest.warns(UserWarning, match="execute code"), pytest.raises(ValueError, match="damaged"):
         load_program(file)
+
+
+def test_another_program_is_not_read_for_the_one_that_was_written(tmp_path):
+    for name in ("ours", "theirs"):
+        save_program(nn.Linear(3, 2), torch.ones(2, 3), tmp_path / f"{name}.pt2")
+    (tmp_path / "theirs.pt2").replace(tmp_path / "ours.pt2")
+    with pytest.raises(ValueError, match="export it again"):
+        load_program(tmp_path / "ours.pt2")
+
+
+def test_the_checksum_is_that_of_sha256sum(tmp_path):
+    import hashlib
+
+    save_program(nn.Linear(3, 2), torch.ones(2, 3), tmp_path / "net.pt2")
+    digest = hashlib.sha256((tmp_path / "net.pt2").read_bytes()).hexdigest()
+    assert (tmp_path / "net.pt2.sha256").read_text() == f"{digest}  net.pt2\n"
+
+
+def test_a_net_that_gives_nan_is_not_written(tmp_path):
+    model = nn.Linear(3, 2)
+    with torch.no_grad():
+        model.weight.fill_(torch.nan)
+    with pytest.raises(ValueError, match="4 NaN of 4 values"):
+        save_program(model, torch.ones(2, 3), tmp_path / "net.pt2")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 no archive", b"text"])
 def test_what_is_no_program_is_one_error(tmp_path, content):
     (tmp_path / "net.pt2").write_bytes(content)
-    with pytest.raises(ValueError, match="damaged or no program"):
+    with pytest.warns(UserWarning, match="execute code"), pytest.raises(ValueError, match="damaged or no program"):
         load_program(tmp_path / "net.pt2")

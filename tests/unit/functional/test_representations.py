@@ -284,6 +284,102 @@ def test_planted_spikes_stand_above_the_random_bulk(rows, columns, spikes, dtype
     assert bulk.edge == pytest.approx(marchenko_pastur_edges(rows, columns, bulk.variance)[1])
 
 
+def low_rank(rows, columns, rank, dtype):
+    return normal(rows, rank).to(dtype) @ normal(rank, columns, seed=1).to(dtype)
+
+
+def dead_rows(rows, columns, dead, seed=0):
+    matrix = normal(rows, columns, seed=seed)
+    matrix[normal(rows, seed=seed + 1).argsort()[:dead]] = 0.0
+    return matrix
+
+
+def thin(rows, columns, density, seed=0):
+    return normal(rows, columns, seed=seed) * (uniform(rows * columns, seed=seed + 9).view(rows, columns) < density)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", [(64, 64), (32, 200)])
+def test_rounding_is_no_spike_over_nothing(shape, dtype):
+    found = marchenko_pastur_bulk(torch.outer(normal(shape[0]), normal(shape[1], seed=1)).to(dtype))
+    assert (found.variance, found.edge, found.spikes) == (0.0, 0.0, 1)
+    for rank in (2, 5):
+        assert marchenko_pastur_bulk(low_rank(*shape, rank, dtype)).spikes <= rank
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "matrix",
+    [
+        dead_rows(64, 64, 40),
+        dead_rows(64, 64, 40).T,
+        dead_rows(100, 300, 90),
+        dead_rows(64, 64, 40) + 1e-30,
+        thin(256, 256, 0.01),
+        thin(64, 300, 0.02),
+        thin(256, 128, 0.1),
+        torch.eye(50),
+    ],
+    ids=["dead rows", "dead columns", "most rows dead", "rows that faded", "1% dense", "2% dense", "10% dense", "eye"],
+)
+def test_noise_with_zeros_has_no_spikes(matrix, dtype):
+    found = marchenko_pastur_bulk(matrix.to(dtype))
+    assert found.spikes == 0
+    live = matrix[matrix.abs() > 1e-20].square().mean().item()
+    assert found.variance == pytest.approx(live, rel=4 * max(torch.finfo(dtype).eps, 1e-3))
+
+
+@pytest.mark.parametrize("density", [0.1, 0.3, 1.0])
+def test_spikes_of_a_sparse_matrix_are_found(density):
+    mask = uniform(600 * 800, seed=9).view(600, 800) < density
+    signs = normal(600, 2).sign() @ normal(2, 800, seed=1).sign()
+    assert marchenko_pastur_bulk(mask * (normal(600, 800) + signs)).spikes == 2
+
+
+def test_complex_matrices_have_the_spectrum_of_both_parts():
+    noise = torch.complex(normal(100, 200), normal(100, 200, seed=1)) / 2**0.5
+    spike = torch.outer(normal(100, seed=2), normal(200, seed=3)) * 1j
+    found = marchenko_pastur_bulk(noise + spike)
+    assert found.spikes == 1
+    assert found.variance == pytest.approx(1.0, rel=0.05)
+    # A complex matrix that is real but for its type is that real one.
+    assert marchenko_pastur_bulk(noise.real.to(torch.complex128)) == pytest.approx(marchenko_pastur_bulk(noise.real))
+
+
+@pytest.mark.parametrize(
+    "measure", [power_law, lambda x: hill(x, 3), lambda x: neural_collapse(x, torch.arange(6) % 2)]
+)
+def test_what_is_defined_for_real_values_refuses_complex_ones(measure):
+    with pytest.raises(ValueError, match=r"expected real (values|features), got torch\.complex"):
+        measure(torch.complex(normal(6, 5), normal(6, 5, seed=1)))
+
+
+@pytest.mark.parametrize("where", ["features", "weight"])
+def test_collapse_of_what_is_not_finite_is_nan(where):
+    parts = {"features": normal(6, 5), "weight": normal(2, 5)}
+    parts[where][0, 0] = math.inf
+    found = neural_collapse(parts["features"], torch.arange(6) % 2, weight=parts["weight"])
+    assert all(math.isnan(value) for value in found)
+
+
+@pytest.mark.parametrize(
+    ("fit", "doubted"),
+    [
+        (power_law((1 - uniform(500)) ** (-1 / 1.5)), False),
+        (power_law((1 - uniform(60)) ** (-1 / 2.5)), False),
+        (
+            power_law(torch.cat([torch.full((500,), 1.0), torch.full((500,), 2.0)]) + 1e-6 * uniform(1_000), least=400),
+            True,
+        ),
+        (power_law(torch.ones(3)), True),
+    ],
+    ids=["tail", "short tail", "two lumps", "nothing"],
+)
+def test_an_exponent_is_doubted_where_the_tail_fails_its_test(fit, doubted):
+    assert bool(fit.doubt) == doubted
+    assert bool(fit.doubt) == (not fit.distance <= (fit.tail or 1) ** -0.5)
+
+
 def test_nothing_has_no_bulk():
     assert marchenko_pastur_bulk(torch.zeros(5, 4)) == (0.0, 0.0, 0)
 

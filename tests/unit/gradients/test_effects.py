@@ -73,8 +73,15 @@ def train(recorders, attached, steps=12):
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     transforms = [surgecollapse.Grokfast(), surgecollapse.OrthoGrad()]
     if attached:
-        handle = surgecollapse.attach(model, optimizer, sparsity=0.5, total_steps=200, every=4, transforms=transforms,
-                                      recorders=recorders)  # fmt: skip
+        handle = surgecollapse.attach(
+            model,
+            optimizer,
+            sparsity=0.5,
+            total_steps=200,
+            readings=surgecollapse.Readings(every=4),
+            transforms=transforms,
+            recorders=recorders,
+        )
     else:
         handle = surgecollapse.transform_gradients(optimizer, transforms, recorders=recorders, every=4)
     x = torch.randn(32, 8)

@@ -12,11 +12,12 @@ import torch
 from torch import nn
 
 import surgecollapse
-from surgecollapse import Grokfast, GrokfastMA, single_pass
+from surgecollapse import Grokfast, GrokfastMA
 from surgecollapse.functional import filters
 from surgecollapse.gradients import slow_gradients
 from surgecollapse.gradients.chunking import BLOCK, blocks
 from surgecollapse.gradients.fused_kernels import ema_pass, ma_pass
+from surgecollapse.torch_utils import compiled
 
 FILTERS = {
     "ema": lambda **kw: Grokfast(alpha=0.9, lamb=2.0, **kw),
@@ -577,19 +578,19 @@ def test_a_step_allocates_next_to_nothing(make, dtype):
 @pytest.fixture
 def eager(monkeypatch):
     """Run the passes themselves, without a compiler: what they compute is their own affair."""
-    monkeypatch.setattr(single_pass, "_compiled", lambda function: function)
+    monkeypatch.setattr(compiled, "_compiled", lambda function: function)
     monkeypatch.setattr(slow_gradients, "SMALLEST", 16)
 
 
 @both_paths
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("buffer_dtype", [None, torch.bfloat16, torch.float32])
-def test_gradients_whose_sum_over_the_window_would_overflow_stay_out(dtype, buffer_dtype, compiled, accelerator, eager):
+def test_gradients_whose_sum_over_the_window_would_overflow_stay_out(dtype, buffer_dtype, fused, accelerator, eager):
     largest = torch.finfo(torch.float32 if buffer_dtype and dtype is torch.float64 else dtype).max
     history = noise(60, 32).to(dtype)
     history[20:22] = 0.7 * largest
-    transform = GrokfastMA(window=10, lamb=1.0, buffer_dtype=buffer_dtype, compile=compiled)
+    transform = GrokfastMA(window=10, lamb=1.0, buffer_dtype=buffer_dtype, compile=fused)
     results = run(transform, history)
     assert torch.equal(results[20:22], history[20:22])
     assert torch.isfinite(results).all()
@@ -602,8 +603,8 @@ def test_gradients_whose_sum_over_the_window_would_overflow_stay_out(dtype, buff
 @every_filter
 def test_single_passes_compute_what_plain_operations_do(make, dtype, eager, monkeypatch, accelerator):
     calls = []
-    real = single_pass._compiled
-    monkeypatch.setattr(single_pass, "_compiled", lambda function: calls.append(function) or real(function))
+    real = compiled._compiled
+    monkeypatch.setattr(compiled, "_compiled", lambda function: calls.append(function) or real(function))
     history = noise(25, 64, dtype=dtype)
     plain, passed = run(make(), history), run(make(compile=True), history)
     assert calls
@@ -635,10 +636,10 @@ def test_without_a_compiler_there_is_one_warning_and_the_same_result(monkeypatch
     def missing(function):
         raise RuntimeError("InvalidCxxCompiler: No working C++ compiler found\nand more")
 
-    monkeypatch.setattr(single_pass, "_compiled", missing)
+    monkeypatch.setattr(compiled, "_compiled", missing)
     monkeypatch.setattr(slow_gradients, "SMALLEST", 16)
-    monkeypatch.setattr(single_pass, "_proven", set())
-    monkeypatch.setattr(single_pass, "_refused", set())
+    monkeypatch.setattr(compiled, "_proven", set())
+    monkeypatch.setattr(compiled, "_refused", set())
     history = noise(6, 64)
     with pytest.warns(RuntimeWarning, match=r"compile=True could not.*No working C\+\+ compiler found\): install"):
         got = run(Grokfast(0.9, 2.0, compile=True), history)
@@ -650,7 +651,7 @@ def test_without_a_compiler_there_is_one_warning_and_the_same_result(monkeypatch
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 def test_compiled_training_is_the_plain_one_and_resumes_bitwise():
     def trained(stop=None):
-        param = nn.Parameter(torch.zeros(2, single_pass.SMALLEST).T)
+        param = nn.Parameter(torch.zeros(2, compiled.SMALLEST).T)
         optimizer, transform = torch.optim.SGD([param], lr=0.1), GrokfastMA(3, 2.0, compile=True)
         handle = surgecollapse.transform_gradients(optimizer, [Grokfast(0.9, compile=True), transform])
         for step in range(12):
@@ -665,7 +666,7 @@ def test_compiled_training_is_the_plain_one_and_resumes_bitwise():
         return param.detach()
 
     whole = trained()
-    assert {ema_pass, ma_pass} <= single_pass._proven
+    assert {ema_pass, ma_pass} <= compiled._proven
     assert torch.equal(trained(stop=7), whole)
     assert torch._dynamo.utils.counters["frames"]["ok"] > 0
 

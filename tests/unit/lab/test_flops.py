@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from surgecollapse import attach
+from surgecollapse import Readings, attach
 from surgecollapse.events import Intervention, LayerChange
 from surgecollapse.lab.models.registry import MLP, OneLayerTransformer, SeriesCNN, SmallCNN
 from surgecollapse.lab.training.flops import (
@@ -112,7 +112,13 @@ def test_density_and_dense_gradients_are_those_of_the_engine(name, options, monk
 
     monkeypatch.setattr(DenseGradient, "update", spy)
     with attach(
-        model, optimizer, sparsity=0.8, total_steps=steps, every=10, policy=policy, recorders=[recorder]
+        model,
+        optimizer,
+        sparsity=0.8,
+        total_steps=steps,
+        readings=Readings(every=10),
+        policy=policy,
+        recorders=[recorder],
     ) as controller:
         for _ in range(steps):
             optimizer.zero_grad()

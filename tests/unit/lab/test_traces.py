@@ -85,8 +85,10 @@ def test_the_report_shows_the_traces_of_a_run(folder):
     picture = slow_gradients(run)
     assert picture.name == "slow-gradients-1"
     assert "every 2 steps" in picture.caption
-    assert "`body.1.weight`" in picture.caption
-    assert "too far apart" not in picture.caption
+    assert "not determined: a record of" in picture.caption  # the run is shorter than the cut-off of the paper's filter
+    assert "trace_every" not in picture.caption
+    longer = replace(run, config={**run.config, "grokfast": "ema", "grokfast_alpha": 0.5})
+    assert "`body.1.weight`" in slow_gradients(longer).caption
     assert slow_gradients(replace(run, traces={})) is None
 
 
@@ -111,15 +113,22 @@ def test_a_wave_is_slow_or_fast_by_the_cut_off():
 def test_records_too_far_apart_for_the_cut_off_are_not_said_to_be_slow():
     far = run_of(100, alpha=0.9)
     caption = slow_gradients(far).caption
-    assert "too far apart for this cut-off: `gradient_trace_every = 14`" in caption
-    assert "%" not in caption
-    assert (
-        "run cannot be told at this distance, a run with `gradient_trace_every = 14` can"
-        in slow_and_fast([far]).caption
+    undetermined = (
+        "not determined: records 100 steps apart show nothing faster than the cut-off; train with `gradient_trace_every"
     )
+    assert f"{undetermined} = 14`" in caption
+    assert "%" not in caption
+    assert f"run {undetermined} = 14`" in slow_and_fast([far]).caption
     assert "100.0 %" not in slow_and_fast([far]).caption
     near = run_of(10, alpha=0.98)
     assert "run 100.0 %" in slow_and_fast([near]).caption
+
+
+def test_a_run_shorter_than_the_cut_off_is_not_said_to_be_fast():
+    short = run_of(1, alpha=0.98)
+    for caption in (slow_gradients(short).caption, slow_and_fast([short]).caption):
+        assert "not determined: a record of 60 steps is shorter than half a period of the cut-off, 1" in caption
+        assert "%" not in caption
 
 
 def test_what_does_not_move_or_is_not_finite_is_left_out():

@@ -61,28 +61,28 @@ def test_a_batch_gives_each_sample_at_most_once():
 
 @pytest.mark.parametrize("space", [(5,), (3, 4), (2, 3, 2)])
 def test_images_give_one_random_position_each_with_channels_as_units(space):
-    x = torch.arange(6.0 * 7 * math.prod(space)).reshape(6, 7, *space)
-    sample = sample_rows(x, rows=128, channels_first=True, batch=6, generator=generator())
-    assert sample.shape == (6, 7)
+    x = torch.arange(32.0 * 7 * math.prod(space)).reshape(32, 7, *space)
+    sample = sample_rows(x, rows=128, channels_first=True, batch=32, generator=generator())
+    assert sample.shape == (32, 7)
     positions = x.flatten(2).movedim(1, -1).flatten(0, 1)
     found = rows_of(sample, positions)
-    assert sorted(i // math.prod(space) for i in found) == list(range(6))
+    assert sorted(i // math.prod(space) for i in found) == list(range(32))
     assert len({i % math.prod(space) for i in found}) > 1  # not always the same position
 
 
 @pytest.mark.parametrize("layout", ["NTD", "TND", "NT,D", "N,H,W,D"])
 def test_sequences_give_one_random_position_each_in_every_layout(layout):
-    x = torch.arange(6.0 * 8 * 3).reshape(6, 8, 3)  # (N, T, D)
+    x = torch.arange(33.0 * 8 * 3).reshape(33, 8, 3)  # (N, T, D)
     given = {
         "NTD": x,
         "TND": x.transpose(0, 1).contiguous(),
-        "NT,D": x.reshape(48, 3),
-        "N,H,W,D": x.reshape(6, 2, 4, 3),
+        "NT,D": x.reshape(264, 3),
+        "N,H,W,D": x.reshape(33, 2, 4, 3),
     }[layout]
-    sample = sample_rows(given, rows=128, channels_first=False, batch=6, generator=generator())
-    assert sample.shape == (6, 3)
-    found = rows_of(sample, x.reshape(48, 3))
-    assert sorted(i // 8 for i in found) == list(range(6))
+    sample = sample_rows(given, rows=128, channels_first=False, batch=33, generator=generator())
+    assert sample.shape == (33, 3)
+    found = rows_of(sample, x.reshape(264, 3))
+    assert sorted(i // 8 for i in found) == list(range(33))
     assert len({i % 8 for i in found}) > 1
 
 
@@ -90,8 +90,21 @@ def test_one_row_no_position_and_bare_vectors_are_sampled_without_error():
     options = {"rows": 4, "channels_first": False, "batch": None, "generator": generator()}
     assert sample_rows(torch.ones(1, 5), **options).shape == (1, 5)
     assert sample_rows(torch.ones(3, 0, 5), **options).shape == (0, 5)
-    assert sample_rows(torch.ones(9), **options).shape == (4, 1)
+    assert sample_rows(torch.ones(9), **options).shape == (1, 9)
     assert sample_rows(torch.ones(()), **options).shape == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("samples", "rows", "each"), [(1, 128, 32), (1, 5, 5), (3, 128, 11), (31, 128, 2), (32, 128, 1)]
+)
+@pytest.mark.parametrize("channels_first", [True, False])
+def test_of_few_samples_several_different_positions_are_drawn(samples, rows, each, channels_first):
+    x = torch.arange(samples * 40 * 3.0).reshape(samples, 40, 3)
+    given = x.transpose(1, 2).contiguous() if channels_first else x
+    sample = sample_rows(given, rows=rows, channels_first=channels_first, batch=samples, generator=generator())
+    found = rows_of(sample, x.reshape(-1, 3))
+    assert len(set(found)) == samples * each
+    assert sorted(i // 40 for i in found) == sorted(list(range(samples)) * each)
 
 
 def test_samples_are_copies():
@@ -150,9 +163,12 @@ def test_an_activation_module_used_again_belongs_to_the_layer_before_each_time()
 
 
 def test_a_norm_between_layer_and_activation_is_passed_over():
-    model, x = nn.Sequential(nn.Conv2d(1, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.MaxPool2d(2)), torch.randn(8, 1, 8, 8)
+    model, x = (
+        nn.Sequential(nn.Conv2d(1, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.MaxPool2d(2)),
+        torch.randn(32, 1, 8, 8),
+    )
     (sample,) = taken(model, x).values()
-    assert sample.shape == (8, 5)
+    assert sample.shape == (32, 5)
     assert (sample >= 0).all()
     with torch.no_grad():
         everything = model[2](model[1](model[0](x))).flatten(2).movedim(1, -1).flatten(0, 1)
@@ -176,25 +192,25 @@ class Attends(nn.Module):
 @pytest.mark.parametrize("batch_first", [True, False])
 @pytest.mark.parametrize("batch_first_input", [True, False])
 def test_attention_is_read_at_its_output_with_one_row_per_sequence(batch_first, batch_first_input):
-    model, x = Attends(batch_first, batch_first_input), torch.randn(10, 6, 4)  # 10 sequences of 6
+    model, x = Attends(batch_first, batch_first_input), torch.randn(34, 6, 4)  # 34 sequences of 6
     samples = taken(model, x if batch_first_input else x.transpose(0, 1))
     assert sorted(samples) == ["after", "attention"]
     flat = model.attention(x, x, x)[0] if batch_first else model.attention(*[x.transpose(0, 1)] * 3)[0].transpose(0, 1)
-    sample, flat = samples["attention"], flat.reshape(60, 4)
+    sample, flat = samples["attention"], flat.reshape(204, 4)
     nearest = torch.cdist(sample, flat).argmin(1)
     assert torch.allclose(sample, flat[nearest], atol=1e-5)
-    assert sorted(i // 6 for i in nearest.tolist()) == list(range(10))
-    assert len(samples["after"]) == 10
+    assert sorted(i // 6 for i in nearest.tolist()) == list(range(34))
+    assert len(samples["after"]) == 34
 
 
 @pytest.mark.parametrize("batch_first", [True, False])
 def test_recurrent_layers_are_read_at_their_output_sequence(batch_first):
-    model, x = nn.LSTM(3, 5, batch_first=batch_first), torch.randn(7, 9, 3)  # 7 sequences of 9
+    model, x = nn.LSTM(3, 5, batch_first=batch_first), torch.randn(37, 9, 3)  # 37 sequences of 9
     (sample,) = taken(model, x if batch_first else x.transpose(0, 1)).values()
-    assert sample.shape == (7, 5)
+    assert sample.shape == (37, 5)
     flat = model(x if batch_first else x.transpose(0, 1))[0]
-    flat = (flat if batch_first else flat.transpose(0, 1)).reshape(63, 5)
-    assert sorted(i // 9 for i in torch.cdist(sample, flat).argmin(1).tolist()) == list(range(7))
+    flat = (flat if batch_first else flat.transpose(0, 1)).reshape(333, 5)
+    assert sorted(i // 9 for i in torch.cdist(sample, flat).argmin(1).tolist()) == list(range(37))
 
 
 def test_a_parametrized_layer_is_its_own_site():
@@ -286,7 +302,9 @@ class Loop:
         self.controller = None
         if every is not None:
             options = {"sparsity": 0.5, "policy": "no_op", **options}
-            self.controller = surgecollapse.attach(self.model, self.optimizer, every=every, **options)
+            self.controller = surgecollapse.attach(
+                self.model, self.optimizer, readings=surgecollapse.Readings(every=every), **options
+            )
 
     def backward(self):
         self.optimizer.zero_grad()
@@ -373,7 +391,7 @@ def test_a_sparse_gradient_counts_its_repeated_rows_once_summed():
 def test_a_transformer_is_read_in_eval_mode_past_its_fused_path():
     """In eval mode nn.TransformerEncoderLayer would skip its submodules, hooks and all."""
     model = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2, enable_nested_tensor=True)
-    x = torch.randn(9, 5, 8)
+    x = torch.randn(35, 5, 8)
     reader = ActivationReader(model, find_sites(model, matrices(model)))
     observer = Observer(model, reader, Probe(x), generator())
     assert 0.0 < observer.measure("on_off") <= 1.0
@@ -382,14 +400,14 @@ def test_a_transformer_is_read_in_eval_mode_past_its_fused_path():
     names = [layer.layer for layer in reading.layers]
     assert names == [f"layers.{i}.{part}" for i in (0, 1) for part in ("self_attn", "linear1", "linear2")]
     assert [layer.units for layer in reading.layers] == [8, 16, 8, 8, 16, 8]
-    assert {layer.rows for layer in reading.layers} == {9}
+    assert {layer.rows for layer in reading.layers} == {35}
     assert torch.backends.mha.get_fastpath_enabled()
 
 
 @pytest.mark.parametrize("inside", ["forward", "step"])
 def test_autocast_loops_are_read_and_masked(inside):
     """With the step inside the region too, whose cache then holds weights from before the collapse."""
-    loop = Loop(every=2, policy="acdc", total_steps=40, growth="random")
+    loop = Loop(every=2, policy="acdc", total_steps=40, updates=surgecollapse.Updates(growth="random"))
     for _ in range(40):
         loop.optimizer.zero_grad()
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -439,7 +457,9 @@ class _Answers(nn.Module):
 def test_certainty_is_one_minus_the_normalised_entropy_of_the_predictions(shape, dtype):
     def certainty(answers):
         model = _Answers(answers)
-        return Observer(model, ActivationReader(model, {}), Probe(torch.zeros(3, 2)), generator()).measure("certainty")
+        return Observer(model, ActivationReader(model, {}), Probe(torch.zeros(3, 2)), generator()).measure(
+            "prediction_confidence"
+        )
 
     even, sure = torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype)
     sure[..., 0] = 50.0
@@ -453,5 +473,10 @@ def test_certainty_is_one_minus_the_normalised_entropy_of_the_predictions(shape,
 
 def test_certainty_of_a_single_output_is_not_defined():
     model = _Answers(torch.ones(3, 1))
-    assert Observer(model, ActivationReader(model, {}), Probe(torch.ones(3, 2)), generator()).measure("certainty") < 0
-    assert Observer(model, ActivationReader(model, {}), Probe(), generator()).measure("certainty") < 0
+    assert (
+        Observer(model, ActivationReader(model, {}), Probe(torch.ones(3, 2)), generator()).measure(
+            "prediction_confidence"
+        )
+        < 0
+    )
+    assert Observer(model, ActivationReader(model, {}), Probe(), generator()).measure("prediction_confidence") < 0

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from surgecollapse import MemoryRecorder, watch_training
+from surgecollapse import MemoryRecorder, attach, watch_training
 from surgecollapse.functional import batch_loss
 from surgecollapse.observe.monitors.criticality import Criticality
 from surgecollapse.observe.monitors.curvature import Curvature
@@ -108,9 +108,14 @@ def test_masked_weights_have_no_curvature(width, dtype):
     model, (x, y) = net(dtype, width), data(dtype)
     with torch.no_grad():
         model[2].weight[:, ::2] = 0.0
+        model[2].weight[:, 1] = 0.0  # open weights that are zero, as growth leaves them, can move
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    found = Curvature(first=400).measure(scene(model, optimizer, x, y, live={"2.weight": 0.5}))
-    keep = torch.cat([(p != 0).flatten() if n == "2.weight" else torch.ones(p.numel(), dtype=torch.bool)
+    mask = torch.ones(width, width)
+    mask[:, ::2] = 0.0
+    found = Curvature(first=400).measure(
+        scene(model, optimizer, x, y, live={"2.weight": 0.5}, masks={"2.weight": mask})
+    )
+    keep = torch.cat([mask.bool().flatten() if n == "2.weight" else torch.ones(p.numel(), dtype=torch.bool)
                       for n, p in model.named_parameters()])  # fmt: skip
     live = dense_hessian(model, x, y)[keep][:, keep]
     assert float(found["curvature/sharpness"]) == pytest.approx(torch.linalg.eigvalsh(live)[-1].item() / 2, rel=1e-3)
@@ -169,3 +174,29 @@ def test_nothing_is_said_without_a_loss_or_for_unknown_optimizers():
     assert Curvature().measure(scene(model, sgd, x, y.float())) == {}
     assert Curvature().measure(scene(model, sgd, x, None)) == {}
     assert Curvature().measure(scene(model, torch.optim.Rprop(model.parameters()), x, y)) == {}
+
+
+def test_the_masks_that_a_controller_holds_reach_the_monitor():
+    seen = []
+
+    class Spy:
+        name, needs = "spy", ()
+
+        def measure(self, scene):
+            seen.append({name: mask.clone() for name, mask in scene.masks.items()})
+            return {}
+
+    model, (x, y) = net(), data()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with attach(model, optimizer, sparsity=0.5, total_steps=6, policy="one_shot", every=1, monitors=[Spy()],
+                monitor_budget=None) as controller:  # fmt: skip
+        for _ in range(6):
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+        held = controller.masks
+    assert seen[0] == {}
+    assert {name: mask.bool().tolist() for name, mask in seen[-1].items()} == {
+        name: mask.tolist() for name, mask in held.items() if not mask.all()
+    }
+    assert any(not mask.all() for mask in held.values())

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from surgecollapse.export.measure import max_difference
+from surgecollapse.export.measure import max_difference, refuse_nan
 from surgecollapse.torch_utils.modules import map_tensors, tensors_in
 
 _TRACING_ERRORS = (TypeError, ValueError, RuntimeError, AttributeError, AssertionError, NotImplementedError)
@@ -136,8 +136,10 @@ def trace(model: nn.Module, example_inputs: Any, opaque: frozenset[nn.Module] = 
             "that does it in opaque=, which leaves all that it reads and gives as it is"
         ) from error
     tensors = list(tensors_in(example_inputs))
-    given = list(tensors_in(_Recorder(root, graph=graph).run(tensors)))
     expected = list(tensors_in(root(tensors)))
+    for output in expected:
+        refuse_nan(output)
+    given = list(tensors_in(_Recorder(root, graph=graph).run(tensors)))
     if len(given) != len(expected) or any(differ(a, b) for a, b in zip(expected, given, strict=True)):
         raise ValueError(
             f"tracing {type(model).__name__} gave a graph that computes something else: its forward pass is random in "

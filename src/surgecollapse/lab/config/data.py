@@ -7,9 +7,10 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Discriminator, Field, Tag, field_validator
 
+from surgecollapse.errors import unknown
 from surgecollapse.lab.config.experiments import experiments
 from surgecollapse.lab.config.section import Section
-from surgecollapse.plugins import offered, unknown
+from surgecollapse.plugins import offered
 
 
 class AnyData(Section):

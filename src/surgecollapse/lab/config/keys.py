@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
 
+from surgecollapse.errors import unknown
 from surgecollapse.lab.config import data, method, model, optimizer, transforms
 from surgecollapse.lab.config.mistakes import ConfigError
 from surgecollapse.lab.config.renamed import RENAMED
 from surgecollapse.lab.config.run_section import Run
-from surgecollapse.plugins import unknown
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
-from surgecollapse.plugins import unknown
+from surgecollapse.errors import unknown
 
 if TYPE_CHECKING:
     from pydantic import ValidationError

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from surgecollapse.errors import unknown
 from surgecollapse.lab.config.section import Section
-from surgecollapse.plugins import offered, unknown
+from surgecollapse.plugins import offered
 
 if TYPE_CHECKING:
     from typing import Self

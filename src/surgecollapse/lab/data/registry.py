@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from surgecollapse.errors import unknown
 from surgecollapse.lab.config import ConfigError
 from surgecollapse.lab.config.presets import TASK_PRESETS
 from surgecollapse.lab.data.dataset import Data, generator
@@ -20,7 +21,7 @@ from surgecollapse.lab.data.kjv import kjv
 from surgecollapse.lab.data.mnist1d import mnist1d
 from surgecollapse.lab.data.qm9 import qm9
 from surgecollapse.lab.data.synthetic import dummy, modular, parity
-from surgecollapse.plugins import find, fitting, offered, unknown
+from surgecollapse.plugins import find, fitting, offered
 
 if TYPE_CHECKING:
     from pathlib import Path

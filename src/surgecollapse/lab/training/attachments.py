@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from surgecollapse.attaching.attach import attach, transform_gradients
+from surgecollapse.attaching.attach import attach
 from surgecollapse.attaching.averaging import average_weights
 from surgecollapse.attaching.monitoring import watch_training
+from surgecollapse.attaching.transforms import transform_gradients
+from surgecollapse.controller.options import Monitoring, Readings, Target, Updates
 from surgecollapse.lab.config import ConfigError
 from surgecollapse.lab.config.method import PlainTraining
 from surgecollapse.lab.training.optim import make_transforms
@@ -19,9 +21,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
-    from surgecollapse.attaching.attach import TransformedGradients
     from surgecollapse.attaching.averaging import AveragedWeights
     from surgecollapse.attaching.monitoring import WatchedTraining
+    from surgecollapse.attaching.transforms import TransformedGradients
     from surgecollapse.controller.controller import Controller
     from surgecollapse.lab.config import RunConfig
     from surgecollapse.lab.config.method import Controlled
@@ -97,40 +99,47 @@ def attached_to(
         ValueError: for options out of range, or names that nobody offers.
     """
     transforms = make_transforms(config)
-    watching: dict[str, Any] = {
-        "recorders": (recorder,),
-        "monitors": _monitors(config),
-        "every": config.method.every,
-        "criterion": criterion,
-    }
-    budget = config.method.monitor_budget if config.method.monitor_budget < 1 else None
-    controller = handle = watched = None
+    monitors = _monitors(config)
     method = config.method
+    budget = method.monitor_budget if method.monitor_budget < 1 else None
+    controller = handle = watched = None
     if isinstance(method, PlainTraining):
-        if watching["monitors"]:
-            watched = watch_training(model, optimizer, budget=budget, **watching)
+        if monitors:
+            watched = watch_training(
+                model,
+                optimizer,
+                monitors=monitors,
+                recorders=(recorder,),
+                every=method.every,
+                budget=budget,
+                criterion=criterion,
+            )
         if transforms:
             handle = transform_gradients(optimizer, transforms, recorders=(recorder,), every=config.method.every)
     else:
         controller = attach(
             model,
             optimizer,
-            sparsity=0.0 if method.ends_dense else method.sparsity,
-            total_steps=total_steps,
+            Target(
+                0.0 if method.ends_dense else method.sparsity,
+                pattern=method.pattern,
+                allocation=method.allocation,
+                min_density=method.min_density,
+            ),
+            total_steps,
             policy=_policy(method),
+            updates=Updates(
+                saliency=method.saliency,
+                growth=method.growth,
+                regrow_init=method.regrow_init,
+                noise_energy_budget=method.noise_energy_budget,
+                optimizer_state=method.optimizer_state,
+            ),
+            readings=Readings(every=method.every, entropy=method.entropy),
+            monitors=Monitoring(monitors, budget=budget, criterion=criterion),
             transforms=transforms,
+            recorders=(recorder,),
             seed=config.run.seed,
-            moments=method.optimizer_state,
-            entropy=method.entropy,
-            saliency=method.saliency,
-            growth=method.growth,
-            initial=method.regrow_init,
-            rho=method.noise_energy_budget,
-            distribution=method.allocation,
-            minimum_density=method.min_density,
-            pattern=method.pattern,
-            monitor_budget=budget,
-            **watching,
         )
     averaged = None
     if config.transforms.ema_decay:

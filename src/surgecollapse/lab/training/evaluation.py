@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from surgecollapse.analysis.open_weights import not_finite
+from surgecollapse.functional import unpack
 from surgecollapse.lab.config import ConfigError, read_config
 from surgecollapse.lab.data.registry import load_data
 from surgecollapse.lab.models.registry import build_model
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+ENDED = ("complete", "diverged")
+"""Statuses of a run that has made all its steps, or was stopped by a rule of its own."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedRun:
@@ -42,9 +47,16 @@ class LoadedRun:
     store: RunStore
     """Opened for reading; close it after use."""
     status: str
-    """``running | complete | interrupted | failed``; a run that was killed still says ``running``."""
+    """``running | complete | diverged | interrupted | failed``; a run that was killed still says ``running``."""
     summary: dict[str, Any]
-    """Final numbers; empty unless the run is complete."""
+    """Final numbers; empty unless the run has ended."""
+    masks: dict[str, Tensor] = field(default_factory=dict)
+    """Of the weights that a mask holds, by parameter name, true where they are open; empty without a controller."""
+
+    @property
+    def broken(self) -> list[str]:
+        """Parameters that are not finite, each with the number of such values: the net has diverged."""
+        return not_finite(dict(self.model.named_parameters()))
 
 
 def load_run(directory: str | Path, *, warn: Callable[[str], None] | None = None) -> LoadedRun:
@@ -83,7 +95,15 @@ def load_run(directory: str | Path, *, warn: Callable[[str], None] | None = None
         store=store,
         status=store.get("status", "running"),
         summary=store.get("summary", {}),
+        masks=_masks(state),
     )
+
+
+def _masks(state: dict[str, Any]) -> dict[str, Tensor]:
+    if state.get("controller") is None:
+        return {}
+    saved = state["controller"]["engine"]["weights"]
+    return {name: unpack(packed, tuple(saved["shapes"][name])) for name, packed in saved["masks"].items()}
 
 
 @torch.no_grad()
@@ -103,7 +123,7 @@ def predict(model: nn.Module, x: Tensor, *, rows: int = 2_048) -> Tensor:
 
 
 def right_share(answers: Tensor, labels: Tensor, tolerance: float = 0.0) -> float:
-    """Share of the labels whose class has the largest output; of text, over all positions.
+    """Share of the labels whose class has the largest output; of text, over all positions. NaN is no answer.
 
     Where labels are numbers, the share of the answers that are as near as ``tolerance``.
 
@@ -114,9 +134,12 @@ def right_share(answers: Tensor, labels: Tensor, tolerance: float = 0.0) -> floa
 
     >>> right_share(torch.tensor([[0.0, 2.0], [3.0, 1.0]]), torch.tensor([1, 1]))
     0.5
+    >>> right_share(torch.tensor([[torch.nan, 2.0], [3.0, 1.0]]), torch.tensor([0, 0]))
+    0.5
     >>> right_share(torch.tensor([[70.2], [64.0]]), torch.tensor([70.0, 66.0]), tolerance=1.0)
     0.5
     """
     if labels.is_floating_point():
         return ((answers.squeeze(-1) - labels).abs() <= tolerance).double().mean().item()
-    return (answers.argmax(dim=-1) == labels).double().mean().item()
+    right = (answers.argmax(dim=-1) == labels) & ~answers.isnan().any(dim=-1)
+    return right.double().mean().item()

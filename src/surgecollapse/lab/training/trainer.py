@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from surgecollapse.analysis.open_weights import not_finite
 from surgecollapse.controller.command_loop import Steering
 from surgecollapse.events import Measurement
 from surgecollapse.lab.config import as_mapping
@@ -65,6 +66,7 @@ class Training:
         journal: takes every event.
         attached: the controller, if the run has one, and what else is attached to the net.
         seconds: spent on training steps.
+        diverged: at the end, whether the weights or the test loss are not finite.
     """
 
     def __init__(self, config: RunConfig, checkpoints: Path, progress: Progress) -> None:
@@ -96,7 +98,7 @@ class Training:
         self._batches = batches_of(config, len(self.data.x_train))
         self._sketch = CountSketch(list(self.model.parameters()))
         self._traces = Traces(self.model) if config.run.gradient_trace_every else None
-        self._diverged = False
+        self._warned = self.diverged = False
         self.seconds = self._seconds_then = 0.0
         self._step_then = 0
 
@@ -203,8 +205,8 @@ class Training:
 
     def _record_loss(self, loss: float) -> None:
         self._note("loss/train", loss)
-        if not math.isfinite(loss) and not self._diverged:
-            self._diverged = True
+        if not math.isfinite(loss) and not self._warned:
+            self._warned = True
             self._progress.note(f"warning: the training loss is {loss} at step {self.step}: lower --lr or set --clip")
 
     def _train_step(self) -> Tensor:
@@ -317,6 +319,9 @@ class Training:
         validation, _ = self._score(self.data.x_validation, self.data.y_validation)
         accuracy, loss = self._measure("test", self.data.x_test, self.data.y_test)
         self.store.put_array(self.step, "sketch/weights", self._sketch())
+        self.diverged = not math.isfinite(loss) or bool(not_finite(dict(self.model.named_parameters())))
+        if self.diverged:
+            self._progress.note("the run has diverged: its weights or its test loss are not finite")
         return {
             "accuracy": accuracy,
             "loss": loss,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,10 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from surgecollapse.errors import unknown
 from surgecollapse.lab.config import ConfigError
-from surgecollapse.plugins import find, offered, unknown
+from surgecollapse.plugins import find, offered
+from surgecollapse.record.whole_files import write_whole
 from surgecollapse.report.analyses.loaded_run import Subject
 from surgecollapse.report.analyses.registry import ANALYSES, TITLES
+from surgecollapse.report.analyses.result import PartlyApplicable
 
 if TYPE_CHECKING:
     from surgecollapse.report.analyses.result import AnalysisResult
@@ -33,7 +35,9 @@ class Analysed:
     page: Path
     findings: tuple[AnalysisResult, ...]
     skipped: tuple[tuple[str, str], ...]
-    """Names of analyses without a result, with the reason."""
+    """Names of analyses without a result, or without one of some runs, with the reason."""
+    diverged: tuple[str, ...] = ()
+    """Runs whose net holds values that are not finite, with the parameters."""
 
 
 def analyse(
@@ -80,13 +84,18 @@ def analyse(
         try:
             with _threads(subjects[0].config.run.threads):
                 findings[name] = find("analyses", "analysis", name, ANALYSES)(subjects)
+        except PartlyApplicable as error:
+            skipped.append((name, str(error)))
+            if error.findings:
+                findings[name] = error.findings
         except ValueError as error:
             skipped.append((name, str(error)))
     tell("writing", len(folders) + len(chosen), len(folders) + len(chosen))
     if not findings:
         raise ConfigError("nothing to analyse: " + "; ".join(f"{name}: {reason}" for name, reason in skipped))
     page = _write(place, findings, skipped, subjects)
-    return Analysed(page, tuple(one for found in findings.values() for one in found), tuple(skipped))
+    broken = tuple(f"{run.name} has diverged: not finite are {', '.join(run.broken)}" for run in subjects if run.broken)
+    return Analysed(page, tuple(one for found in findings.values() for one in found), tuple(skipped), broken)
 
 
 @contextmanager
@@ -146,15 +155,16 @@ def _write(
         sections = [_section(name, found) for name, found in findings.items()]
         names = " and ".join(run.name for run in subjects) if len(subjects) < 3 else f"{len(subjects)} runs"
         lead = f"Analysis of {names}, from checkpoints."
+        for run in subjects:
+            if run.broken:
+                lead += f" {run.name} has diverged: not finite are {', '.join(run.broken)}."
         if skipped:
             lead += " Not shown: " + "; ".join(f"{name} ({reason})" for name, reason in skipped) + "."
         foot = "Made from " + ", ".join(f"`{run.directory}`" for run in subjects) + ". Pictures by matplotlib."
         tasks = ", ".join(dict.fromkeys(run.config.data.task for run in subjects))
         text = page_html(f"surgecollapse analysis: {tasks}", lead, sections, foot)
-    page, draft = place / "index.html", place / "index.html.part"
-    place.mkdir(parents=True, exist_ok=True)
-    draft.write_text(text, encoding="utf-8")
-    os.replace(draft, page)
+    page = place / "index.html"
+    write_whole(page, text)
     for part, found in zip(sections, findings.values(), strict=True):
         for picture, one in zip(part.pictures, found, strict=True):
             values = {"subject": one.subject, "title": one.title, **one.result.to_dict()}
@@ -165,11 +175,12 @@ def _write(
 
 
 def _section(name: str, found: Sequence[AnalysisResult]) -> Section:
-    from surgecollapse.report.markup import Section, html_table
+    from surgecollapse.report.markup import Section, Table
     from surgecollapse.report.style import Picture
 
     rows = [[one.title, one.said] for one in found]
-    table = html_table(["finding", "outcome"], rows, left=["finding", "outcome"], label=TITLES.get(name, name))
+    heads = ("finding", "outcome")
+    table = Table(heads=heads, rows=rows, left=heads, label=TITLES.get(name, name))
     part = Section(name, TITLES.get(name, name), before=table)
     for one in found:
         part.add(Picture(one.stem, one.title, one.caption, one.result.plot(), wide=one.wide), "")

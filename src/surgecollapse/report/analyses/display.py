@@ -34,11 +34,14 @@ def table(outcome: Analysed) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Column, Table
+    from rich.text import Text
 
     grid = Table("finding", Column("run", overflow="fold"), "outcome", box=SIMPLE_HEAD, pad_edge=False)
     for one in outcome.findings:
-        grid.add_row(one.stem, one.subject, one.said)
+        grid.add_row(Text(one.stem), Text(one.subject), Text(one.said))
     console = Console()
     console.print(grid)
+    for line in outcome.diverged:
+        console.print(line, markup=False, highlight=False)
     for name, reason in outcome.skipped:
         console.print(f"no {name}: {reason}", markup=False, highlight=False)

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from surgecollapse.analysis.alignment import align, permute
-from surgecollapse.analysis.local_learning_coefficient import local_learning_coefficient
+from surgecollapse.analysis.local_learning_coefficient import MIXED, local_learning_coefficient
 from surgecollapse.analysis.mode_connectivity import curved_path, linear_path
+from surgecollapse.analysis.open_weights import open_weights
 from surgecollapse.analysis.spectral_density import spectral_density
 from surgecollapse.analysis.surface import loss_surface
-from surgecollapse.functional import Hessian, batch_loss
+from surgecollapse.functional import Hessian, Restricted, batch_loss
 from surgecollapse.report.analyses.result import AnalysisResult, NotApplicable, each_run
 
 if TYPE_CHECKING:
@@ -59,11 +60,11 @@ def connectivity(subjects: Sequence[Subject]) -> list[AnalysisResult]:
 def surface(run: Subject, file: str) -> AnalysisResult:
     """A slice of the loss surface around each final net."""
     x, y, criterion = run.batch
-    grid = loss_surface(run.model, criterion, x, y)
+    grid = loss_surface(run.model, criterion, x, y, masks=run.masks)
     highest, middle = max(map(max, grid.losses)), len(grid.steps) // 2
     caption = (
         f"Training loss on {len(x)} samples in two random directions with the norms of the filters (Li et al., "
-        "arXiv 1712.09913). The point is the net; pruned weights are moved too."
+        "arXiv 1712.09913). The point is the net; pruned weights stay at zero."
     )
     said = f"loss {grid.losses[middle][middle]:.2g} in the middle, up to {highest:.2g}"
     title = f"Loss around {run.name}"
@@ -74,14 +75,17 @@ def surface(run: Subject, file: str) -> AnalysisResult:
 def density(run: Subject, file: str) -> AnalysisResult:
     """The density of the Hessian's eigenvalues at each final net, and its effective dimension."""
     x, y, criterion = run.batch
-    weights = {name: p.detach() for name, p in run.model.named_parameters()}
+    weights, masks = open_weights(run.model, run.masks)
     hessian = Hessian(batch_loss(run.model, criterion, x, y), weights)
-    spectrum = spectral_density(hessian, torch.empty(hessian.size, dtype=hessian.gradient.dtype))
+    kept = torch.cat([masks.get(name, torch.ones_like(w)).flatten().bool() for name, w in weights.items()])
+    live = Restricted(hessian, kept)
+    spectrum = spectral_density(live, torch.empty(live.size, dtype=hessian.gradient.dtype))
     scale = 0.01 * abs(spectrum.largest) or 1.0
     dimension = spectrum.effective_dimension(scale)
     caption = (
-        f"Of the training loss on {len(x)} samples, by stochastic Lanczos quadrature (arXiv 1901.10159). Effective "
-        f"dimension Σ h/(h + z) = {dimension:.1f} of {spectrum.size:,} at z = 1% of the largest eigenvalue."
+        f"Of the training loss on {len(x)} samples by the weights that are open (stochastic Lanczos quadrature, arXiv "
+        f"1901.10159). Effective dimension Σ h/(h + z) = {dimension:.1f} of {spectrum.size:,} at z = 1% of "
+        "the largest eigenvalue."
     )
     said = f"{spectrum.smallest:.2g} to {spectrum.largest:.3g}, effective dimension {dimension:.1f}"
     title = f"Eigenvalues of the Hessian of {run.name}"
@@ -93,14 +97,16 @@ def learning_coefficient(run: Subject, file: str) -> AnalysisResult:
     """How degenerate each final net is."""
     x, y, criterion = run.batch
     estimate = local_learning_coefficient(
-        run.model, criterion, x, y, batch=min(128, len(x)), chains=3, draws=200, burn_in=100
+        run.model, criterion, x, y, batch=min(128, len(x)), chains=3, draws=200, burn_in=100, masks=run.masks
     )
     caption = (
         f"Local learning coefficient by Langevin dynamics on {len(x)} training samples (Lau et al., arXiv "
-        f"2308.12108). Chains should be level after the burn-in; R̂ = {estimate.r_hat:.2f} should be near 1, and "
-        f"half the step size should give about the same: {estimate.at_half_step:.3g}."
+        f"2308.12108), of the weights that are open. R̂ = {estimate.r_hat:.2f}, must be at most {MIXED}. Half the step "
+        f"size gives {estimate.at_half_step:.3g}, and the step itself {estimate.value:.3g}."
     )
     said = f"{estimate.value:.3g} ± {estimate.standard_error:.2g}, at half the step {estimate.at_half_step:.3g}"
+    if estimate.doubt:
+        said = f"not determined: {estimate.doubt}"
     title = f"Learning coefficient of {run.name}"
     return AnalysisResult(file, title, caption, estimate, said, run.name)
 

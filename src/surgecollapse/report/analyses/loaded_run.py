@@ -49,6 +49,10 @@ class Subject:
         self.model: nn.Module = _traceable(run.model)
         """The net of the newest checkpoint."""
         self.step = run.step
+        self.broken = run.broken
+        """Parameters of that net that are not finite, with the number of such values."""
+        self.masks = run.masks
+        """Of that net, true where a weight is open; empty where none is held at zero."""
         with run.store as store:
             self.curve = store.measurements("accuracy/validation")
             self.training_curve = store.measurements("accuracy/train")

@@ -28,12 +28,18 @@ if TYPE_CHECKING:
     from surgecollapse.report.analyses.loaded_run import Subject
 
 
+def _undetermined(run: Subject) -> str:
+    """What is said of a number at the end of training that is not finite."""
+    return f"not determined: not finite are {', '.join(run.broken)}" if run.broken else "not determined: too few values"
+
+
 def _cka(subjects: Sequence[Subject]) -> list[AnalysisResult]:
     found = []
     for index, run in enumerate(subjects):
         layers = [one.layers for one in run.history]
         change = representation_change(run.steps, layers)
-        moved = min(zip((row[-1] for row in change.to_first), change.layers, strict=True))
+        ends = zip((row[-1] for row in change.to_first), change.layers, strict=True)
+        moved = min(((value, name) for value, name in ends if math.isfinite(value)), default=None)
         found.append(
             AnalysisResult(
                 stem("cka", index, len(subjects)),
@@ -42,7 +48,7 @@ def _cka(subjects: Sequence[Subject]) -> list[AnalysisResult]:
                 f"{len(run.validation[0])} validation samples. Runs with `keep_checkpoints = 0` and a smaller "
                 "`checkpoint_every` have more times.",
                 change,
-                f"start to end {moved[0]:.2f} in {moved[1]}",
+                f"start to end {moved[0]:.2f} in {moved[1]}" if moved else _undetermined(run),
                 run.name,
                 wide=True,
             )
@@ -54,7 +60,9 @@ def _cka(subjects: Sequence[Subject]) -> list[AnalysisResult]:
                 f"Layers of {run.name}",
                 "Similarity of each layer with each other at the end of training.",
                 grid,
-                f"first to last layer {grid.values[0][-1]:.2f}",
+                f"first to last layer {grid.values[0][-1]:.2f}"
+                if math.isfinite(grid.values[0][-1])
+                else _undetermined(run),
                 run.name,
             )
         )
@@ -71,14 +79,16 @@ def _between(subjects: Sequence[Subject]) -> list[AnalysisResult]:
             continue
         layers = [thin(represent(run.model, x)).layers for run in (first, other)]
         grid = similarity_map(layers[0], layers[1], names=(first.name, other.name))
-        best = max(value for row in grid.values for value in row if not math.isnan(value))
+        best = max((value for row in grid.values for value in row if not math.isnan(value)), default=math.nan)
         found.append(
             AnalysisResult(
                 f"cka-nets-{index + 2}",
                 f"{first.name} and {other.name}",
                 f"Similarity of the layers of two nets on the same samples, validation data of {first.name}.",
                 grid,
-                f"most alike {best:.2f}",
+                "not determined: no layer of one of the nets is finite"
+                if math.isnan(best)
+                else f"most alike {best:.2f}",
                 f"{first.name}, {other.name}",
             )
         )
@@ -103,7 +113,9 @@ def _collapse(run: Subject, file: str) -> AnalysisResult:
         "complete (Papyan, Han and Donoho, arXiv 2008.08186).",
         history,
         f"NC1 {history.within[0]:.2g} → {history.within[-1]:.2g}, "
-        f"NC3 {history.duality[0]:.2f} → {history.duality[-1]:.2f}",
+        f"NC3 {history.duality[0]:.2f} → {history.duality[-1]:.2f}"
+        if math.isfinite(history.within[-1])
+        else _undetermined(run),
         run.name,
         wide=True,
     )
@@ -112,14 +124,18 @@ def _collapse(run: Subject, file: str) -> AnalysisResult:
 @each_run("tails")
 def _tails(run: Subject, file: str) -> AnalysisResult:
     tails = heavy_tails({name: p.detach() for name, p in run.model.named_parameters()})
-    alphas = [layer.alpha for layer in tails.layers if math.isfinite(layer.alpha)]
-    words = f"α {min(alphas):.1f} to {max(alphas):.1f}" if alphas else "no tail"
+    alphas = [layer.alpha for layer in tails.layers if not layer.doubt]
+    doubts = "; ".join(f"{layer.layer}: {layer.doubt}" for layer in tails.layers if layer.doubt)
+    words = f"α {min(alphas):.1f} to {max(alphas):.1f}" if alphas else "α"
+    if doubts:
+        words += f", not determined of {doubts}" if alphas else f" not determined ({doubts})"
+    left_out = f" Left out, as they are not finite: {', '.join(tails.left_out)}." if tails.left_out else ""
     return AnalysisResult(
         file,
         f"Spectra of the weights of {run.name}",
-        "Share of the eigenvalues of WᵀW/n above x. The line is the power law that fits the tail best; there "
-        "always is one, and `distance` in the file says how well it fits. Right of the dotted line no random "
-        "matrix of that size and variance has eigenvalues.",
+        "Share of the eigenvalues of WᴴW/n above x. The line is the power law that fits the tail best, where it "
+        "passes the test of Kolmogorov and Smirnov. Right of the dotted line no random matrix with that many "
+        f"non-zero entries and that variance has eigenvalues.{left_out}",
         tails,
         f"{words}, spikes {sum(layer.spikes for layer in tails.layers)}",
         run.name,
@@ -137,7 +153,7 @@ def _dimension(run: Subject, file: str) -> AnalysisResult:
         f"At the end of training, on {len(run.validation[0])} validation samples: by nearest neighbours, of "
         "the surface on which representations lie; by the participation ratio, of the flat space they fill.",
         dimensions,
-        f"TwoNN {min(known):.1f} to {max(known):.1f}" if known else "too few different representations",
+        f"TwoNN {min(known):.1f} to {max(known):.1f}" if known else _undetermined(run),
         run.name,
     )
 
@@ -205,7 +221,9 @@ def _information(run: Subject, file: str) -> AnalysisResult:
         f"Information plane of {run.name}",
         f"{CAVEAT} On {plane.samples} validation samples.",
         plane,
-        f"I(last layer; label) {last:.2f} of {plane.label_entropy:.2f} nats",
+        f"I(last layer; label) {last:.2f} of {plane.label_entropy:.2f} nats"
+        if math.isfinite(last)
+        else _undetermined(run),
         run.name,
         wide=True,
     )

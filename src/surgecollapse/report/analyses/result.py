@@ -17,6 +17,19 @@ class NotApplicable(ValueError):
     """An analysis that has nothing to say of these runs, with the reason."""
 
 
+class PartlyApplicable(NotApplicable):
+    """An analysis that has something to say of some of the runs alone.
+
+    Args:
+        message: the runs that are left out, with the reasons.
+        findings: of the other runs.
+    """
+
+    def __init__(self, message: str, findings: list[AnalysisResult]) -> None:
+        super().__init__(message)
+        self.findings = findings
+
+
 class Result(Protocol):
     """A measured thing that can be drawn and kept: what every module of :mod:`surgecollapse.analysis` returns."""
 
@@ -60,6 +73,8 @@ def each_run(
 ) -> Callable[[Callable[[Subject, str], AnalysisResult]], Callable[[Sequence[Subject]], list[AnalysisResult]]]:
     """Make an analysis of what is found in one run: a function of the run and the name of its files.
 
+    A run of which nothing can be said does not keep the others from being analysed.
+
     >>> @each_run("steps")
     ... def steps(run, file):
     ...     return f"{file}: {run}"
@@ -72,7 +87,15 @@ def each_run(
     ) -> Callable[[Sequence[Subject]], list[AnalysisResult]]:
         @wraps(one)
         def analysis(subjects: Sequence[Subject]) -> list[AnalysisResult]:
-            return [one(run, stem(base, index, len(subjects))) for index, run in enumerate(subjects)]
+            found, reasons = [], []
+            for index, run in enumerate(subjects):
+                try:
+                    found.append(one(run, stem(base, index, len(subjects))))
+                except ValueError as error:
+                    reasons.append(str(error) if len(subjects) == 1 else f"{run.name}: {error}")
+            if reasons:
+                raise PartlyApplicable("; ".join(reasons), found)
+            return found
 
         return analysis
 
