@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import functional_call, stack_module_state, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from surgecollapse.forecast.times import GENERALISE, IN_A_ROW
@@ -253,10 +253,9 @@ def _of_runs(value: Any, parameter: Tensor) -> bool:
 def _stacked(nets: Sequence[nn.Module]) -> nn.Module:
     """A net of the same names whose parameters have a leading dimension for the nets; it cannot be called."""
     whole = copy.deepcopy(nets[0])
-    for name, _ in nets[0].named_parameters():
+    for name, together in stack_module_state(list(nets))[0].items():
         owner, _, last = name.rpartition(".")
-        together = torch.stack([net.get_parameter(name).detach() for net in nets])
-        setattr(whole.get_submodule(owner), last, nn.Parameter(together))
+        setattr(whole.get_submodule(owner), last, nn.Parameter(together.detach()))
     return whole
 
 

@@ -48,7 +48,7 @@ int connect(int fd, const struct sockaddr *a, socklen_t l) {
 }
 """
 COMMANDS = {
-    "run": ["run", "digits", "--steps", "3", "--out", "{new}"],
+    "run": ["run", "digits", "--steps", "60", "--out", "{new}"],
     "report": ["report", "{run}"],
     "analyse": ["analyse", "{run}", "--what", "tails,density", "--samples", "20"],
     "doctor": ["doctor"],
