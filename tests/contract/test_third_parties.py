@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import textwrap
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
-from surgecollapse import MemoryRecorder, Monitoring, Readings, Updates, attach, make_policy, watch_training
+from surgecollapse import MemoryRecorder, Monitoring, Readings, Updates, attach, make_policy, testing, watch_training
 from surgecollapse.events import Measurement
 from surgecollapse.lab.config import ConfigError, make_config
 from surgecollapse.lab.data.registry import load_task
 from surgecollapse.lab.training import forecasts as foresight
 from surgecollapse.lab.training.run import train
 from surgecollapse.plugins import FORMS, find, offered
-from surgecollapse.report.analyses import analyse
+from surgecollapse.report.analyses import Subject, analyse
 
 MODULE = '''
 import torch
@@ -124,6 +125,17 @@ def test_every_kind_is_offered_and_loads():
         assert set(offers) <= set(offered(kind))
         for name in offers:
             assert callable(find(kind, "part", name, {}))
+
+
+@pytest.mark.usefixtures("package")
+def test_the_parts_of_a_package_pass_the_public_checks(tmp_path):
+    testing.check_policy(partial(make_policy, "quiet"))
+    testing.check_criterion(find("criteria", "saliency", "oldest", {}))
+    testing.check_monitor(find("monitors", "monitor", "count", {}))
+    testing.check_task(find("tasks", "task", "stripes", {}))
+    train(small(), tmp_path / "run")
+    runs = [Subject(tmp_path / "run", "run")]
+    testing.check_analysis(find("analyses", "analysis", "how-long", {}), runs)
 
 
 @pytest.mark.usefixtures("package")

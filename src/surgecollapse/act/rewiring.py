@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +16,7 @@ from surgecollapse.act.masked_weights import MaskedWeights
 from surgecollapse.act.optimizer_state import check_optimizer_state, forget
 from surgecollapse.act.randomness import Generators
 from surgecollapse.act.surge import REGROW_INIT, choose_reopened, fill_reopened, growth_scores
+from surgecollapse.errors import one_of
 from surgecollapse.functional import (
     DISTRIBUTIONS,
     GROWTH,
@@ -32,19 +32,6 @@ from surgecollapse.functional.selection import count_true
 from surgecollapse.functional.structured import open_count
 from surgecollapse.plugins import find
 from surgecollapse.protocols import Criterion
-
-
-def one_of(option: str, value: str, valid: tuple[str, ...]) -> str:
-    """Return ``value``.
-
-    Raises:
-        ValueError: if it is not among ``valid``, listing them and the nearest.
-    """
-    if value not in valid:
-        near = difflib.get_close_matches(value, valid, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise ValueError(f"unknown {option} {value!r}{hint}: expected one of {', '.join(valid)}")
-    return value
 
 
 def criterion_of(option: str, chosen: str | Criterion | None) -> str | Criterion | None:

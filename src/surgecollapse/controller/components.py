@@ -26,6 +26,7 @@ from surgecollapse.observe.dense_gradient import DenseGradient
 from surgecollapse.observe.observer import Observer
 from surgecollapse.observe.probe import Probe
 from surgecollapse.protocols import Dataflow
+from surgecollapse.torch_utils.distributed import Ranks
 from surgecollapse.torch_utils.step_hooks import parameters_of
 
 
@@ -44,6 +45,7 @@ class Engine:
         probe: the probe batch.
         noise: the input noise.
         random: generators by role: ``rows`` and ``growth``.
+        ranks: the processes that train the model.
         saved: a state whose weights are taken up again, whatever has been frozen, unfrozen or joined since.
     """
 
@@ -58,10 +60,11 @@ class Engine:
         probe: Probe,
         noise: InputNoise,
         random: Mapping[str, Generators],
+        ranks: Ranks,
         saved: Mapping[str, Any] | None = None,
     ) -> None:
         self.dataflow = dataflow
-        self._model, self._optimizers, self._probe = model, optimizers, probe
+        self._model, self._optimizers, self._probe, self._ranks = model, optimizers, probe, ranks
         self._target, self._readings, updates = options.target, options.readings, options.updates
         self._rows = random["rows"].on()
         chosen = self._choose(required=saved is None)
@@ -106,7 +109,7 @@ class Engine:
         reader = ActivationReader(
             self._model, sites, entropy=readings.entropy, rows=readings.rows, follow=readings.sites is None
         )
-        return Observer(self._model, reader, self._probe, self._rows)
+        return Observer(self._model, reader, self._probe, self._rows, self._ranks)
 
     def _choose(self, *, required: bool = True) -> dict[str, nn.Parameter]:
         return prunable_parameters(self._model, **self._selection(), required=required)

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from surgecollapse.act.optimizer_state import check_optimizer_state
 from surgecollapse.act.prunable import Patterns
-from surgecollapse.act.rewiring import criterion_of, one_of
+from surgecollapse.act.rewiring import criterion_of
 from surgecollapse.act.surge import REGROW_INIT
+from surgecollapse.errors import one_of
 from surgecollapse.functional import DISTRIBUTIONS, ENTROPY, Pattern
 from surgecollapse.functional.structured import fitting_pattern
 from surgecollapse.observe.monitors import Monitors, make_monitors
@@ -212,6 +213,7 @@ class Options:
     seed: int = 0
     hooks: bool = True
     compile: bool = False
+    process_group: Any = None
 
     def __post_init__(self) -> None:
         """Check what belongs to no group."""
