@@ -90,7 +90,7 @@ def test_a_collapse_closes_exactly_the_share_of_what_is_open_in_the_named_layers
         (Collapse(fraction=0.0), "closes none"),
         (Surge(fraction=1.0), "opens none"),
         (Pump(sigma=0.0), "is 0 already"),
-        (SetSparsity(sparsity=0.999), "minimum_density"),
+        (SetSparsity(sparsity=0.999), "min_density"),
         (SetThresholds(values={"floors": 0.1}), "no number 'floors': expected one of dense_until"),
         (SetThresholds(values={"floor": 2.0}), "floor"),
         (SetThresholds(values={"window": 2.5}), "whole number"),

@@ -34,9 +34,9 @@ class Method:
 
 
 _RATES = (0.0, 0.05, 0.1, 0.2)
-_GLOBAL: Settings = {"distribution": "global", "saliency": "magnitude"}
-_EVEN: Settings = {"distribution": "layer", "saliency": "magnitude"}
-_LAMP: Settings = {"distribution": "global", "saliency": "lamp"}
+_GLOBAL: Settings = {"allocation": "global", "saliency": "magnitude"}
+_EVEN: Settings = {"allocation": "layer", "saliency": "magnitude"}
+_LAMP: Settings = {"allocation": "global", "saliency": "lamp"}
 _HOWS = (_GLOBAL, _EVEN, _LAMP)
 _SPREAD: tuple[Settings, ...] = (
     *({"dropout": rate, **how} for rate in (0.05, 0.1) for how in _HOWS),
@@ -137,7 +137,7 @@ _ALL = (
     Method(
         name="surge-collapse",
         title="surge-collapse",
-        description="CyclicPruning: gradual collapses with surges between them, as deep as entropy allows: the recipe.",
+        description="CyclicPruning: gradual collapses with surges between them, as deep as entropy allows.",
         settings={"policy": "cyclic_pruning"},
         trials=(
             *({"dropout": rate, **_EVEN, **_DEEP} for rate in (0.2, 0.05)),
@@ -157,10 +157,8 @@ METHODS: dict[str, Method] = {method.name: method for method in _ALL}
 def _ablation(
     name: str, description: str, *, policy: str = "cyclic_pruning", growth: str | None = None, **changes: Any
 ) -> Method:
-    """The recipe with one thing changed, on fixed dropout and evenly spread zeros: not tuned."""
-    settings = {
-        "policy": policy, "policy_options": changes, "dropout": 0.1, "distribution": "layer", "growth": growth
-    }  # fmt: skip
+    """The default policy with one thing changed, on fixed dropout and evenly spread zeros: not tuned."""
+    settings = {"policy": policy, "policy_options": changes, "dropout": 0.1, "allocation": "layer", "growth": growth}
     return Method(name=name, title=name, description=description, settings=settings, trials=())
 
 

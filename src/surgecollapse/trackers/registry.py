@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from surgecollapse.lab.config import ConfigError
+from surgecollapse.lab.config import ConfigError, flat_values
 from surgecollapse.plugins import Registry
 from surgecollapse.record import RunStore
 from surgecollapse.trackers.following import follow
@@ -84,7 +84,7 @@ def check_tracker(name: str) -> None:
 def _tracker(name: str, run: Path, out: Path | None) -> Tracker:
     """Open a run in the tracker."""
     with RunStore(run / "run.db") as store:
-        config = store.get("config", {})
+        config = flat_values(store.get("config", {}))
     title = run.resolve().name
     kind = _find(name)
     place = getattr(kind, "place", None)
