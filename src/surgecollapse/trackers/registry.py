@@ -84,7 +84,8 @@ def check_tracker(name: str) -> None:
 def _tracker(name: str, run: Path, out: Path | None) -> Tracker:
     """Open a run in the tracker."""
     with RunStore(run / "run.db") as store:
-        config = flat_values(store.get("config", {}))
+        found = store.meta().get("config")
+    config = flat_values(found) if isinstance(found, dict) else {}
     title = run.resolve().name
     kind = _find(name)
     place = getattr(kind, "place", None)
