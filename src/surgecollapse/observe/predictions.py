@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from surgecollapse.protocols import Dataflow
-from surgecollapse.torch_utils.modules import attributes_of, canonical_name, has_channels_first, tensors_in
+from surgecollapse.torch_utils.modules import attributes_of, canonical_name, tensors_in
 
 _NAMES = ("logits", "prediction_logits", "scores", "predictions", "out")
 """Entries that hold class scores, in the order in which they are looked for."""
@@ -66,8 +66,8 @@ def _class_axis(scores: Tensor, model: nn.Module, dataflow: Dataflow) -> int:
     for name in dataflow.outputs:
         module = modules.get(f".{name}".partition(".parametrizations.")[0].removeprefix("."))
         module = modules.get(name.rpartition(".")[0]) if module is None else module
-        if module is not None and has_channels_first(module):
-            channels.add(int(module.out_channels))
+        if isinstance(module, nn.modules.conv._ConvNd):
+            channels.add(module.out_channels)
         else:
             units.update(parameters[name].shape[-2:])
     if scores.shape[1] in channels:
