@@ -48,7 +48,7 @@ int connect(int fd, const struct sockaddr *a, socklen_t l) {
 }
 """
 COMMANDS = {
-    "run": ["run", "digits", "--steps", "3", "--out", "{new}"],
+    "run": ["run", "digits", "--steps", "60", "--out", "{new}"],
     "report": ["report", "{run}"],
     "analyse": ["analyse", "{run}", "--what", "tails,density", "--samples", "20"],
     "doctor": ["doctor"],
@@ -59,7 +59,7 @@ COMMANDS = {
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "run"
-    train(make_config(task="digits", steps=10, widths=(64,), policy="one-shot", evaluate_every=5), folder)
+    train(make_config(task="digits", steps=10, widths=(64,), policy="one_shot", evaluate_every=5), folder)
     return folder
 
 

@@ -18,16 +18,16 @@ from surgecollapse.lab.config import ConfigError, make_config, read_config
 from surgecollapse.lab.data.registry import load_data
 from surgecollapse.lab.data.sampler import Batches
 from surgecollapse.lab.models.registry import build_model
+from surgecollapse.lab.training import checkpoint as checkpoint_module
 from surgecollapse.lab.training.checkpoint import CheckpointError, load_checkpoint, step_checkpoints
 from surgecollapse.lab.training.evaluation import load_run, predict
 from surgecollapse.lab.training.optim import make_loss
 from surgecollapse.lab.training.progress import Silent
 from surgecollapse.lab.training.run import train
-from surgecollapse.lab.training.trainer import checkpoint as checkpoint_module
 from surgecollapse.record import RunStore, RunStoreError
 
 STEPS = 60
-POLICIES = ["none", "hold", "classic", "rules", "cycles", "entropy"]
+POLICIES = ["none", "no_op", "fixed_interval", "entropy_thresholds", "acdc", "entropy_cycles"]
 
 
 def configuration(policy: str, **changes):
@@ -40,11 +40,13 @@ def configuration(policy: str, **changes):
         "evaluate_every": 10,
         "checkpoint_every": 25,
         "dropout": 0.2,
-        "minimum_density": 0.01,
+        "min_density": 0.01,
         "sparsity": 0.8,
         "monitor_budget": 1.0,  # when monitors run is otherwise a matter of the clock
     }
-    if policy == "classic":
+    if policy == "none":
+        del values["min_density"], values["sparsity"]
+    if policy == "fixed_interval":
         values["policy_options"] = {"collapse_every": 10, "surge_every": 20}
     return make_config(**{**values, **changes})
 
@@ -287,13 +289,13 @@ def test_the_report_refuses_weights_of_another_net_in_one_line(uninterrupted, tm
 
 def test_a_run_that_fails_before_its_first_step_leaves_nothing_behind(tmp_path):
     with pytest.raises(ValueError, match="nothing to prune"):
-        train(configuration("entropy", widths=()), tmp_path / "runs" / "linear")
+        train(configuration("entropy_cycles", widths=()), tmp_path / "runs" / "linear")
     assert list(tmp_path.iterdir()) == []
     # What was there before stays.
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("kept")
     with pytest.raises(ValueError, match="nothing to prune"):
-        train(configuration("entropy", widths=()), tmp_path / "mine")
+        train(configuration("entropy_cycles", widths=()), tmp_path / "mine")
     assert [entry.name for entry in (tmp_path / "mine").iterdir()] == ["notes.txt"]
 
 
@@ -310,7 +312,7 @@ def test_a_disk_that_is_full_at_the_start_leaves_the_place_free_for_another_try(
 
 def test_a_loss_that_is_not_finite_is_said_once(tmp_path):
     notes = Notes()
-    result = train(configuration("entropy", lr=1e30, steps=20), tmp_path / "run", progress=notes)
+    result = train(configuration("entropy_cycles", lr=1e30, steps=20), tmp_path / "run", progress=notes)
     assert result.status == "complete"
     assert [line for line in notes.lines if "training loss is nan" in line] == notes.lines[:1]
     assert "lower --lr or set --clip" in notes.lines[0]
@@ -323,7 +325,7 @@ def test_a_net_that_does_not_fit_in_memory_is_one_clear_error(tmp_path):
 
 
 def test_checkpoints_load_with_weights_only_and_old_ones_are_dropped(uninterrupted):
-    folder = uninterrupted("entropy") / "checkpoints"
+    folder = uninterrupted("entropy_cycles") / "checkpoints"
     assert [path.name for path in step_checkpoints(folder)] == ["step-60.pt", "step-50.pt"]
     assert (folder / "best.pt").exists()
     state = torch.load(folder / "step-60.pt", weights_only=True)
@@ -331,7 +333,7 @@ def test_checkpoints_load_with_weights_only_and_old_ones_are_dropped(uninterrupt
 
 
 def test_the_best_checkpoint_is_taken_only_after_the_freeze(uninterrupted):
-    folder = uninterrupted("entropy")
+    folder = uninterrupted("entropy_cycles")
     with RunStore(folder / "run.db") as store:
         freezes = [event.step for event in store.interventions() if event.kind == "freeze"]
         best = store.get("summary")["best_step"]
@@ -340,7 +342,7 @@ def test_the_best_checkpoint_is_taken_only_after_the_freeze(uninterrupted):
 
 
 def test_the_final_weights_have_exactly_the_target_sparsity(uninterrupted):
-    with RunStore(uninterrupted("entropy") / "run.db") as store:
+    with RunStore(uninterrupted("entropy_cycles") / "run.db") as store:
         summary = store.get("summary")
     prunable = summary["prunable"]
     assert prunable == 64 * 16 + 16 * 16
@@ -351,7 +353,7 @@ def test_the_final_weights_have_exactly_the_target_sparsity(uninterrupted):
 
 
 def test_hold_is_bitwise_plain_training(uninterrupted):
-    plain, held = weights(uninterrupted("none")), weights(uninterrupted("hold"))
+    plain, held = weights(uninterrupted("none")), weights(uninterrupted("no_op"))
     assert all(torch.equal(plain[name], held[name]) for name in plain)
 
 
@@ -418,14 +420,14 @@ def test_early_stopping_restores_the_best_weights(tmp_path):
 
 
 def test_run_directory_is_as_the_contract_says(uninterrupted):
-    folder = uninterrupted("entropy")
-    assert {path.name for path in folder.iterdir()} == {"run.db", "config.toml", "env.json", "checkpoints"}
-    assert read_config(folder / "config.toml") == configuration("entropy")
+    folder = uninterrupted("entropy_cycles")
+    assert {path.name for path in folder.iterdir()} == {"run.db", "run.lock", "config.toml", "env.json", "checkpoints"}
+    assert read_config(folder / "config.toml") == configuration("entropy_cycles")
     assert json.loads((folder / "env.json").read_text())["torch"] == torch.__version__
 
 
 def test_load_run_gives_the_model_that_was_tested(uninterrupted):
-    run = load_run(uninterrupted("entropy"))
+    run = load_run(uninterrupted("entropy_cycles"))
     logits = predict(run.model, run.data.x_test)
     accuracy = (logits.argmax(1) == run.data.y_test).double().mean().item()
     assert accuracy == run.summary["accuracy"]
@@ -490,10 +492,10 @@ train(configuration("none"), {str(out)!r})
     assert_same_run(out, uninterrupted("none"))
 
 
-AVERAGED = {"average_decay": 0.8, "weigh_batches": True}
+AVERAGED = {"ema_decay": 0.8, "scale_partial_batches": True}
 
 
-@pytest.mark.parametrize("policy", ["none", "entropy"])
+@pytest.mark.parametrize("policy", ["none", "entropy_cycles"])
 def test_a_run_that_averages_its_weights_is_resumed_bitwise(policy, tmp_path):
     train(configuration(policy, **AVERAGED), tmp_path / "whole")
     out = tmp_path / "run"
@@ -509,7 +511,7 @@ def test_a_run_that_averages_its_weights_is_resumed_bitwise(policy, tmp_path):
 
 def test_averaging_changes_what_is_evaluated_and_nothing_of_the_training(uninterrupted, tmp_path):
     out = tmp_path / "run"
-    train(configuration("none", average_decay=0.8, keep_checkpoints=0), out)
+    train(configuration("none", ema_decay=0.8, keep_checkpoints=0), out)
     plain, averaged = (recorded(x)["series"] for x in (uninterrupted("none"), out))
     assert plain[("loss/train", None)] == averaged[("loss/train", None)]
     assert plain[("loss/validation", None)] != averaged[("loss/validation", None)]
@@ -520,7 +522,7 @@ def test_averaging_changes_what_is_evaluated_and_nothing_of_the_training(uninter
 
 
 def test_the_final_weights_and_results_are_those_of_the_average(tmp_path):
-    train(configuration("entropy", average_decay=0.8), tmp_path / "run")
+    train(configuration("entropy_cycles", ema_decay=0.8), tmp_path / "run")
     run = load_run(tmp_path / "run")
     state = load_checkpoint(step_checkpoints(tmp_path / "run" / "checkpoints")[0])
     for name, x in state["averaged"]["average"].items():
@@ -534,7 +536,7 @@ def test_the_final_weights_and_results_are_those_of_the_average(tmp_path):
 
 def test_read_back_in_the_middle_a_run_shows_the_average_that_it_evaluates(tmp_path):
     out = tmp_path / "run"
-    train(configuration("none", average_decay=0.8), out, progress=InterruptAt(20))
+    train(configuration("none", ema_decay=0.8), out, progress=InterruptAt(20))
     run = load_run(out)
     accuracy = (predict(run.model, run.data.x_validation).argmax(1) == run.data.y_validation).double().mean().item()
     assert run.store.measurements("accuracy/validation").values[-1] == accuracy
@@ -545,11 +547,11 @@ def test_read_back_in_the_middle_a_run_shows_the_average_that_it_evaluates(tmp_p
 def test_weighed_by_its_size_a_short_batch_moves_sgd_by_its_samples_share(tmp_path):
     plain = {"task": "digits", "policy": "none", "optimizer": "sgd", "momentum": 0.0, "lr": 0.1, "dropout": 0.0}
     plain |= {"warmup": 0, "schedule": "constant", "weight_decay": 0.0, "widths": (8,), "steps": 2}
-    config = make_config(**plain, batch_size=700, weigh_batches=True)
+    config = make_config(**plain, batch_size=700, scale_partial_batches=True)
     data = load_data(config)
     assert 700 < len(data.x_train) < 1400, "two batches an epoch, the second a short one"
     model, loss = build_model(config, data), make_loss(config, data)
-    batches = Batches(len(data.x_train), 700, config.seed + 0xBA7C4)
+    batches = Batches(len(data.x_train), 700, config.run.seed + 0xBA7C4)
     for rows in (next(batches), next(batches)):
         gradients = torch.autograd.grad(loss(model(data.x_train[rows]), data.y_train[rows]), list(model.parameters()))
         with torch.no_grad():
@@ -563,5 +565,5 @@ def test_weighed_by_its_size_a_short_batch_moves_sgd_by_its_samples_share(tmp_pa
 def test_weighing_batches_of_one_size_changes_nothing(tmp_path):
     whole = {"batch_size": 0, "steps": 5}
     train(configuration("none", **whole), tmp_path / "plain")
-    train(configuration("none", **whole, weigh_batches=True), tmp_path / "weighed")
+    train(configuration("none", **whole, scale_partial_batches=True), tmp_path / "weighed")
     assert_same_run(tmp_path / "plain", tmp_path / "weighed")

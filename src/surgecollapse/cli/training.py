@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,9 +13,11 @@ from cyclopts import Group, Parameter
 from surgecollapse.cli.flags import Flags, values_of, words
 from surgecollapse.cli.output import INTERRUPTED, note, say, write_table
 from surgecollapse.lab.config import ConfigError, RunConfig, make_config, read_config
-from surgecollapse.lab.config.experiments import EXPERIMENTS
+from surgecollapse.lab.config.experiments import experiments
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from surgecollapse.lab.training.run import RunResult
 
 
@@ -36,12 +38,13 @@ def run(
 ) -> int:
     """Train one net and record everything in a run directory.
 
-    The same keys may stand in a TOML file (with underscores) and as flags; flags win.
+    The same keys may stand in a TOML file (with underscores) and as flags; flags override the file. A flag may also be
+    written with the section of its key, as in --optimizer.lr.
 
     Args:
         task: What to learn: digits, mnist1d, mnist5k, mnist, fashion-mnist, modular, parity, dummy, imdb, kjv, qm9;
             or a published experiment with its settings: grokfast-modular, prieto-modular, nanda-modular and others.
-        config: TOML file with any of the keys below, and `task`.
+        config: TOML file with any of the keys below, in sections or not, and `task`.
         out: Run directory, one that holds no run yet. Default: runs/TASK-POLICY-sSEED, numbered if that is taken.
         resume: Go on with the run in this directory, bit for bit as if it had never stopped. Takes no other flags.
         replay: Train again as this run was trained, with the same interventions by people after the same steps, to
@@ -63,17 +66,20 @@ def run(
     settled: RunConfig | None = None
     if replay is not None:
         _refuse("--replay takes the run as it was", values, kept, "task", "config", "resume")
-        folder = out or _free(replay.with_name(f"{replay.name}-replay"))
+        wanted = replay.with_name(f"{replay.name}-replay")
     elif resume is not None:
         _refuse("--resume takes the run as it was begun", values, kept, "task", "config", "out")
-        folder = resume
+        wanted = out = resume
     else:
         if task is not None:
             values["task"] = task
         settled = read_config(config, **values) if config is not None else make_config(**values)
-        name = task if task in EXPERIMENTS else f"{settled.task}-{settled.policy}"
-        folder = out or _free(Path("runs") / f"{name}-s{settled.seed}")
-    with page_beside(folder.parent, note) if watch else nullcontext():
+        name = task if task in experiments() else f"{settled.data.task}-{settled.method.policy}"
+        wanted = Path("runs") / f"{name}-s{settled.run.seed}"
+    with (
+        _free(wanted) if out is None else nullcontext(out) as folder,
+        page_beside(folder.parent, note) if watch else nullcontext(),
+    ):
         progress = for_terminal()
         around = partial(exporting, trackers=names, tell=progress.note)
         result = train(settled, folder, resume=resume is not None, replay=replay, progress=progress, around=around)
@@ -90,22 +96,25 @@ def demo(*, out: Path | None = None, seed: int = 0, sparsity: float = 0.9) -> in
         seed: Seed of both runs.
         sparsity: Share of the prunable weights that end at zero.
     """
+    with _free(Path("runs") / "demo") if out is None else nullcontext(out) as folder:
+        return _demo(folder, seed, sparsity)
+
+
+def _demo(folder: Path, seed: int, sparsity: float) -> int:
     from surgecollapse.lab.training.progress import for_terminal
     from surgecollapse.lab.training.run import train
+    from surgecollapse.report import write_report
 
-    folder = out or _free(Path("runs") / "demo")
-    # `hold` is bitwise plain training, with readings, so that both entropies can be compared.
+    # `no_op` is bitwise plain training, with readings, so that both entropies can be compared.
     plans = {
-        "plain": make_config(task="digits", policy="hold", seed=seed),
-        "surge-collapse": make_config(task="digits", policy="entropy", seed=seed, sparsity=sparsity),
+        "plain": make_config(task="digits", policy="no_op", seed=seed),
+        "surge-collapse": make_config(task="digits", seed=seed, sparsity=sparsity),
     }
     results: dict[str, RunResult] = {}
     for name, plan in plans.items():
         results[name] = train(plan, folder / name, progress=for_terminal())
         if results[name].status == "interrupted":
             return _tell(results[name])
-    from surgecollapse.report import write_report
-
     sys.stderr.write("writing the report\n")
     page = write_report([folder / name for name in plans], folder / "report")
     _show({name: result.summary for name, result in results.items()})
@@ -120,14 +129,25 @@ def _refuse(reason: str, values: dict[str, Any], given: dict[str, Any], *names: 
         raise ConfigError(f"{reason}: drop {', '.join(others)}")
 
 
-def _free(folder: Path) -> Path:
-    """The folder itself if it is not there yet, else the first free one of its numbered names."""
-    number = 2
-    candidate = folder
-    while candidate.exists():
-        candidate = folder.with_name(f"{folder.name}-{number}")
-        number += 1
-    return candidate
+@contextmanager
+def _free(folder: Path) -> Iterator[Path]:
+    """The folder, or the first of its numbered names that is free, made at once; it goes again if it stays empty."""
+    missing = [place for place in folder.parents if not place.exists()]
+    number, candidate = 2, folder
+    while True:
+        try:
+            candidate.mkdir(parents=True)
+        except FileExistsError:
+            candidate = folder.with_name(f"{folder.name}-{number}")
+            number += 1
+        else:
+            break
+    try:
+        yield candidate
+    finally:
+        for place in (candidate, *missing):
+            with suppress(OSError):
+                place.rmdir()
 
 
 def _tell(result: RunResult) -> int:

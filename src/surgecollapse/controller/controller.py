@@ -23,14 +23,29 @@ from surgecollapse.controller.optimizer_step import OptimizerSteps
 from surgecollapse.controller.options import Options, check_sparsity
 from surgecollapse.controller.ownership import Connection
 from surgecollapse.controller.reading_schedule import Timetable
-from surgecollapse.events import Decision, Event, Intervention, Measurement, Plan, Reading, from_dict, to_dict
+from surgecollapse.controller.version_01 import current_state
+from surgecollapse.events import (
+    Decision,
+    Event,
+    Freeze,
+    Intervention,
+    Measurement,
+    Plan,
+    Prune,
+    Reading,
+    SetNoise,
+    from_dict,
+    to_dict,
+)
 from surgecollapse.observe.monitor_context import MonitorContexts
 from surgecollapse.observe.monitors import make_monitors
 from surgecollapse.observe.probe import Probe
 from surgecollapse.observe.watch import Watch
 from surgecollapse.policies import make_policy
+from surgecollapse.policies.version_01 import class_of
 from surgecollapse.protocols import Dataflow, Policy
 from surgecollapse.record import CommandQueue
+from surgecollapse.torch_utils.distributed import Ranks, shadow_when_joined
 from surgecollapse.torch_utils.modules import unwrap_model
 from surgecollapse.torch_utils.step_hooks import StepHooks
 
@@ -90,6 +105,8 @@ class Controller:
         self.decision: Decision | None = None
         self.events: list[Intervention] = []
         self.readings: deque[Reading] = deque(maxlen=1000)
+        self._ranks = Ranks.of(model, options.process_group)
+        self._checked = self._ranks.alone
         self._timetable = Timetable(self._falls_on)
         self._probe = Probe(options.readings.probe)
         self._random = {role: Generators(options.seed + _APART * i) for i, role in enumerate(_ROLES)}
@@ -97,7 +114,7 @@ class Controller:
         self._connection = Connection(model, self._given)
         self._steps = OptimizerSteps(self.optimizers, options.transforms)
         self.watch = self._new_watch()
-        self.steering = Steering(self._record)
+        self.steering = Steering(self._record, self._ranks)
         self._interventions = Interventions(self)
         self.steering.handlers.update(self._interventions.handlers())
         self._resolved = self._probe.known
@@ -117,6 +134,7 @@ class Controller:
             probe=self._probe,
             noise=self._noise,
             random=self._random,
+            ranks=self._ranks,
             saved=saved,
         )
         for i, given in enumerate(self._given):
@@ -149,6 +167,7 @@ class Controller:
         if self.attached:
             return
         self._connection.claim()
+        self._stop_shadowing = shadow_when_joined(self._outer, self._shadow_step, self._end_of_join)
         if self._options.hooks:
             self._connection.hook_steps(self._before, self._after)
         if self.step == 0:
@@ -173,6 +192,7 @@ class Controller:
     def detach(self) -> None:
         """Remove every hook. Weights keep their values, masks are no longer enforced; attaching again is allowed."""
         self._connection.close()
+        self._stop_shadowing()
         self._engine.observer.disarm()
         self._noise.suspend()
         self.steering.close()
@@ -184,7 +204,7 @@ class Controller:
         self.detach()
 
     def __getstate__(self) -> dict[str, Any]:
-        options = replace(self._options, recorders=(), commands=None)  # open files do not travel
+        options = replace(self._options, recorders=(), commands=None, process_group=None)  # open files do not travel
         return {"model": self._outer, "optimizer": self._given, "options": options, "state": self.state_dict()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -224,6 +244,7 @@ class Controller:
     @torch.no_grad()
     def _before(self, index: int) -> None:
         self._resolve()
+        self._check_ranks()
         self._begin()
         self._connection.first_step_done()
         if self._steps.skips(index):
@@ -240,6 +261,11 @@ class Controller:
         self._steps.put_right(index, engine, check=self._due)
         if index != engine.primary or self._steps.skipped(index):
             return
+        self._end_step()
+
+    def _end_step(self) -> None:
+        """Count the step, and read, decide and act where that is due."""
+        engine = self._engine
         self.step += 1
         if self._timetable.next == self.step:
             self._observe_decide_act()
@@ -247,6 +273,41 @@ class Controller:
         if not self.steering.by_hand:
             self.steering.boundary(self.step)
         self._arm()
+
+    def _check_ranks(self) -> None:
+        """Check once that all ranks were attached alike.
+
+        Raises:
+            ValueError: if they were not.
+        """
+        if self._checked:
+            return
+        shapes = [(name, tuple(p.shape)) for name, p in self._engine.weights.params.items()]
+        if not self._ranks.all_agree((self.plan, type(self.policy).__name__, self.step, shapes)):
+            raise ValueError(
+                "the ranks were attached with different arguments (seed, sparsity, total_steps, policy) or different "
+                "prunable weights, so that their masks would differ: call attach with the same ones on every rank"
+            )
+        self._checked = True
+
+    @torch.no_grad()
+    def _shadow_step(self) -> None:
+        """Take part in a step that the other ranks make while this one has no data left."""
+        if not self._resolved:
+            raise RuntimeError(
+                "this rank had no batch at all, so what is prunable is unknown here: pass probe=<a batch>"
+            )
+        self._ranks.absent = True
+        self._end_step()
+
+    @torch.no_grad()
+    def _end_of_join(self, is_last: bool) -> None:
+        """After the last step of the longest rank: all ranks have its masks and state, as they have its weights."""
+        self._ranks.absent = False
+        source = int(self._ranks.highest(torch.tensor(self._ranks.rank if is_last else -1)))
+        state = self._ranks.from_first(self.state_dict(), source=source)
+        if self._ranks.rank != source:
+            self.load_state_dict(state)
 
     def _resolve(self) -> None:
         """Settle what is prunable, once the layer that produces the output can be found."""
@@ -319,7 +380,7 @@ class Controller:
     def _eligible(self, decision: Decision) -> int | None:
         """The first step at which the policy reads again and may act, as far as it knows."""
         earliest = getattr(self.policy, "earliest", lambda step: step + 1)(self.step)
-        if earliest is None or decision.freeze:
+        if earliest is None or decision.find(Freeze):
             return None
         first = max(earliest, self.step + 1)
         return next(filter(self._falls_on, range(first, first + self.plan.every)), None)
@@ -360,7 +421,7 @@ class Controller:
         >>> from surgecollapse.commands import Collapse
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        >>> controller = surgecollapse.attach(model, optimizer, sparsity=0.5, policy="hold")
+        >>> controller = surgecollapse.attach(model, optimizer, sparsity=0.5, policy="no_op")
         >>> controller.request(Collapse(fraction=0.25))
         >>> model(torch.ones(4, 4)).sum().backward()
         >>> optimizer.step()
@@ -378,8 +439,7 @@ class Controller:
         Raises:
             ValueError: if it asks for something impossible, or before the first step, when what is prunable is unknown.
         """
-        on_weights = (decision.depth, decision.rewire, decision.surge, decision.recycle)
-        if not self._resolved and (decision.freeze or any(part is not None for part in on_weights)):
+        if not self._resolved and not all(isinstance(action, SetNoise) for action in decision.actions):
             raise ValueError("what is prunable is not known before the first step")
         done = len(self.events)
         self._record(decision)
@@ -438,8 +498,8 @@ class Controller:
         total = self.plan.total_steps
         early = f" at step {self.step} of {total}" if total and self.step < total else ""
         reason = f"finalize{early}: exact target {self.plan.sparsity:g}, final mask"
-        depth = None if self.frozen else self.plan.sparsity
-        self._carry_out(Decision(phase="frozen", reason=reason, depth=depth, pump=0.0, freeze=True))
+        prune = () if self.frozen else (Prune(self.plan.sparsity),)
+        self._carry_out(Decision(phase="frozen", reason=reason, actions=(*prune, SetNoise(0.0), Freeze())))
         self.finalized = True
 
     @property
@@ -519,6 +579,7 @@ class Controller:
         Raises:
             ValueError: if the state is foreign: another version, policy, plan, model or choice of prunable weights.
         """
+        state = current_state(state)
         self._check_state(state)
         self._probe.load_state_dict(state["probe"])
         self._resolved = state["resolved"]
@@ -551,7 +612,7 @@ class Controller:
         if missing := sorted(set(here) - {*state, *state["engine"], "watch", "interventions"}):
             raise ValueError(f"this controller state lacks {', '.join(missing)}: the checkpoint is damaged")
         name = type(self.policy).__name__
-        if state["policy"]["name"] != name:
+        if class_of(state["policy"]["name"]) != name:
             raise ValueError(f"this state belongs to the policy {state['policy']['name']}, but {name} is attached")
         given = self._interventions.given_plan
         if (plan := from_dict(state["plan"])) != given:

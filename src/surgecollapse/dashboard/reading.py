@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from surgecollapse.events import Measurement, Reading, to_dict
 from surgecollapse.record import heartbeat
 from surgecollapse.record.commands import asked_from
-from surgecollapse.record.schema import Connection, connect
+from surgecollapse.record.schema import GET, Connection, connect
 from surgecollapse.record.values import array_from, event_from, from_json
 from surgecollapse.training_status import REMEMBERED, StatusReader
 
@@ -59,7 +59,7 @@ def sound(connection: Connection, rows: Iterable[tuple[Any, ...]], read: Callabl
 
 def meta(connection: Connection, key: str, kind: type[Found], default: Found) -> Found:
     """A run-level value of a type; the default where there is none, or another."""
-    row = connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+    row = connection.execute(GET, (key,)).fetchone()
     for value in sound(connection, [] if row is None else [row], from_json):
         if isinstance(value, kind):
             return value
@@ -87,7 +87,8 @@ def state(connection: Connection, changed: float) -> dict[str, Any]:
     found = status_of(connection, changed)
     found.pop("why", None)
     config: dict[str, Any] = meta(connection, "config", dict, {})
-    reader = state_reader(connection, _whole(config.get("every")))
+    method, run = (_part(config, section) for section in ("method", "run"))
+    reader = state_reader(connection, _whole(method.get("every")))
     reading, act = _last(connection, "Reading"), _last(connection, "Intervention")
     decision, alarm = _last(connection, "Decision"), _last(connection, "Alarm")
     steps = "SELECT max(step) FROM {} WHERE typeof(step) = 'integer'"
@@ -98,7 +99,7 @@ def state(connection: Connection, changed: float) -> dict[str, Any]:
     latest = decision or act
     return found | {
         "step": step,
-        "total": _whole(config.get("steps")),
+        "total": _whole(run.get("steps")),
         "name": reader.state.name,
         "cause": reader.state.why,
         "phase": latest.phase if latest else "dense" if reading else None,
@@ -343,6 +344,12 @@ def _switched(connection: Connection, on: str, off: str) -> bool:
 
 def _takes_commands(connection: sqlite3.Connection) -> bool:
     return bool(connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'commands'").fetchone()[0])
+
+
+def _part(config: dict[str, Any], section: str) -> dict[str, Any]:
+    """A section of the configuration; one that version 0.1 recorded is flat."""
+    part = config.get(section, config)
+    return part if isinstance(part, dict) else {}
 
 
 def _whole(value: Any) -> int | None:

@@ -78,8 +78,7 @@ def collapse_masks(
         Bool masks by name, True where the weight is live; new tensors.
 
     Raises:
-        ValueError: if an argument is out of range, or the minima together exceed ``live`` (the layers are
-        named).
+        ValueError: if an argument is out of range, or the minima together exceed ``live``, with the layers' names.
 
     >>> scores = {"a": torch.tensor([1.0, 2.0, 3.0]), "b": torch.tensor([0.1, 0.2])}
     >>> collapse_masks(scores, 3)
@@ -163,6 +162,20 @@ def pack(mask: Tensor) -> Tensor:
         part = flat[bit::8]
         packed[: part.numel()] |= part << bit
     return packed
+
+
+def packed_bytes(size: int, nonzeros: int, width: int) -> int:
+    """Bytes of a tensor as its non-zero values and one bit for each entry, or dense where that is smaller.
+
+    Args:
+        size: entries.
+        nonzeros: entries that are not zero.
+        width: bytes of an entry.
+
+    >>> packed_bytes(9, nonzeros=2, width=4), packed_bytes(8, nonzeros=8, width=4)
+    (10, 32)
+    """
+    return min(nonzeros * width + (size + 7) // 8, size * width)
 
 
 def unpack(packed: Tensor, shape: Sequence[int]) -> Tensor:

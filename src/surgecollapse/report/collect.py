@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from surgecollapse.events import Prune
+from surgecollapse.lab.config import as_mapping, flat_values
 from surgecollapse.lab.training.traces import PREFIX
 from surgecollapse.report.rundata import Array, Curve, Predictions, RunData
 
@@ -52,10 +54,10 @@ def with_own_names(runs: Sequence[RunData]) -> list[RunData]:
 def run_name(policy: str) -> str:
     """What a run is called in the report; holding (readings, no act) trains bitwise as plain training does.
 
-    >>> run_name("hold"), run_name("entropy"), run_name("classic")
-    ('plain', 'surge-collapse', 'classic')
+    >>> run_name("no_op"), run_name("cyclic_pruning"), run_name("rigl")
+    ('plain', 'surge-collapse', 'rigl')
     """
-    return {"none": "plain", "hold": "plain", "entropy": "surge-collapse"}.get(policy, policy)
+    return {"none": "plain", "no_op": "plain", "cyclic_pruning": "surge-collapse"}.get(policy, policy)
 
 
 def collect(directory: Path) -> RunData:
@@ -95,11 +97,11 @@ def _gather(loaded: LoadedRun, directory: Path) -> RunData:
     if loaded.broken:
         notes.append(f"the run has diverged: not finite are {', '.join(loaded.broken)}")
     return RunData(
-        name=run_name(config.policy),
+        name=run_name(config.method.policy),
         directory=directory,
-        policy=config.policy,
-        task=config.task,
-        config=config.model_dump(mode="json"),
+        policy=config.method.policy,
+        task=config.data.task,
+        config=flat_values(as_mapping(config)),
         seconds=loaded.summary.get("seconds"),
         finished=loaded.status in ENDED,
         diverged=loaded.status == "diverged" or bool(loaded.broken),
@@ -107,10 +109,7 @@ def _gather(loaded: LoadedRun, directory: Path) -> RunData:
         readings=tuple(store.readings()),
         interventions=interventions,
         phases=_phases(decisions),
-        floors=tuple(
-            (step, d.floor) for step, d in decisions
-            if d.floor is not None and d.depth is not None and d.measure == "on_off"
-        ),
+        floors=_floors(decisions),
         measurements=_measurements(store),
         sketch=_array(store, "sketch/weights"),
         traces={name: found for name in parameters if (found := _array(store, f"{PREFIX}{name}")) is not None},
@@ -118,11 +117,21 @@ def _gather(loaded: LoadedRun, directory: Path) -> RunData:
         parameters=parameters,
         gradients=_gradients(loaded),
         prunable=frozenset(name for name in masked if name in parameters and parameters[name].ndim >= 2),
-        modulus=config.modulus if config.task == "modular" else None,
+        modulus=getattr(config.data, "modulus", None),
         vocabulary=data.vocabulary,
         image=(data.input_shape[-2], data.input_shape[-1]) if data.kind == "image" else None,
         notes=tuple(notes),
     )  # fmt: skip
+
+
+def _floors(decisions: Sequence[tuple[int, Decision]]) -> tuple[tuple[int, float], ...]:
+    """Floors of on/off entropy by the step at which a depth was searched under them."""
+    found = ((step, decision.find(Prune)) for step, decision in decisions)
+    return tuple(
+        (step, prune.floor)
+        for step, prune in found
+        if prune is not None and prune.floor is not None and prune.measure == "on_off"
+    )
 
 
 def _phases(decisions: Sequence[tuple[int, Decision]]) -> tuple[tuple[int, str], ...]:

@@ -24,13 +24,16 @@ def folder(tmp_path_factory):
     return folder
 
 
-def configuration(**changes):
-    values = {"task": "digits", "widths": (16, 16), "steps": STEPS, "every": 5, "evaluate_every": 20, "sparsity": 0.8,
-              "minimum_density": 0.01, "monitors": "none", "growth": "ema_gradient"}  # fmt: skip
+SPARSE = {"sparsity": 0.8, "min_density": 0.01, "growth": "ema_gradient"}
+
+
+def configuration(policy="cyclic_pruning", **changes):
+    values = {"task": "digits", "widths": (16, 16), "steps": STEPS, "every": 5, "evaluate_every": 20,
+              "monitors": "none", "policy": policy, **({} if policy == "none" else SPARSE)}  # fmt: skip
     return make_config(**{**values, **changes})
 
 
-@pytest.mark.parametrize("policy", ["entropy", "none"])
+@pytest.mark.parametrize("policy", ["entropy_cycles", "none"])
 def test_operations_at_the_end_are_those_of_the_summary(tmp_path, policy):
     train(configuration(policy=policy), tmp_path / "run")
     with RunStore(tmp_path / "run" / "run.db") as store:

@@ -10,12 +10,16 @@ import io
 import os
 import pickle
 import re
+import struct
 import zipfile
+import zlib
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import torch
+
+from surgecollapse.record.whole_files import is_sealed, seal_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -24,7 +28,12 @@ CHECKPOINT_VERSION = 1
 """Version of the layout of a checkpoint."""
 _KIND = "surgecollapse.checkpoint"
 _NAME = re.compile(r"step-(\d+)\.pt")
-
+_TEXT_FLAGS = 0x0808
+"""UTF-8 names, and sizes after the data."""
+_DAMAGE = (ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError, MemoryError, OSError,
+           RuntimeError, TypeError, ValueError, pickle.UnpicklingError, struct.error, zipfile.BadZipFile,
+           zlib.error)  # fmt: skip
+"""What readers of archives, pickles and tensors raise over bytes that nobody wrote."""
 
 _WAY_OUT = "resume from an earlier checkpoint, or start again with another --out"
 
@@ -36,17 +45,21 @@ class CheckpointError(ValueError):
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write ``state`` atomically: a temporary file, flushed to the disk, then renamed.
 
+    The file ends in the SHA-256 of all that comes before, as the comment of the archive that ``torch.save`` writes.
+
     Raises:
         OSError: if it cannot be written; a file of that name from before stays whole.
     """
     # Into memory first: torch's own writer turns a full disk into a RuntimeError without its cause.
     buffer = io.BytesIO()
     torch.save({"kind": _KIND, "version": CHECKPOINT_VERSION, **state}, buffer)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    content, comment = buffer.getbuffer()[:-2], seal_of(buffer.getbuffer())
+    path.parent.mkdir(exist_ok=True)
     temporary = path.with_suffix(".tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(buffer.getbuffer())
+            file.write(content)
+            file.write(comment)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -56,28 +69,55 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint, after checking every byte against the file's own checksums.
+    """Read a checkpoint, after checking the whole file against the checksum at its end.
+
+    Files of version 0.1.0 have none: of those, each part is checked, and that the archive has the form that torch
+    gives it.
 
     Raises:
-        CheckpointError: if it is damaged, no checkpoint of this library, or of a newer version.
+        CheckpointError: if it is damaged, not a checkpoint of this library, or of a newer version.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise CheckpointError(f"{path} is damaged (in {damaged}): {_WAY_OUT}")
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (zipfile.BadZipFile, pickle.UnpicklingError, EOFError, RuntimeError, OSError) as error:
-        reason = (str(error).splitlines() or ["unreadable"])[0]
+        with path.open("rb") as file:
+            if not is_sealed(file):
+                _check_parts(file)
+            file.seek(0)
+            state = torch.load(file, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
+    except _DAMAGE as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise CheckpointError(f"{path} is damaged or no checkpoint ({reason}): {_WAY_OUT}") from error
     if not isinstance(state, dict) or state.get("kind") != _KIND:
         raise CheckpointError(f"{path} is no surgecollapse checkpoint: {_WAY_OUT}")
-    if state["version"] > CHECKPOINT_VERSION:
+    version = state.get("version")
+    if not isinstance(version, int):
+        raise CheckpointError(f"{path} is damaged (it has the version {version!r}): {_WAY_OUT}")
+    if version > CHECKPOINT_VERSION:
         raise CheckpointError(
-            f"{path} has version {state['version']}, this library reads up to {CHECKPOINT_VERSION}: "
-            "update surgecollapse"
+            f"{path} has version {version}, this library reads up to {CHECKPOINT_VERSION}: update surgecollapse"
         )
     return state
+
+
+def _check_parts(file: BinaryIO) -> None:
+    """Check each part of an archive without a checksum of its own, before torch sees it.
+
+    Raises:
+        zipfile.BadZipFile: if one is damaged or compressed, or claims to be what torch never writes, such as a folder.
+    """
+    size = file.seek(0, os.SEEK_END)
+    with zipfile.ZipFile(file) as archive:
+        parts = archive.infolist()
+        for part in parts:
+            odd = part.is_dir() or part.external_attr or part.flag_bits & ~_TEXT_FLAGS or part.comment
+            if odd or part.compress_type != zipfile.ZIP_STORED or part.compress_size != part.file_size:
+                raise zipfile.BadZipFile(f"{part.filename[:80]!r} is not stored as torch does")
+        if sum(part.file_size for part in parts) > size or len({part.filename for part in parts}) < len(parts):
+            raise zipfile.BadZipFile("its parts overlap")
+        damaged = archive.testzip()
+        if damaged is not None:
+            raise zipfile.BadZipFile(f"{damaged[:80]!r} does not have its checksum")
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
@@ -129,7 +169,7 @@ def must_fit(folder: Path) -> Iterator[None]:
         yield
     except CheckpointError:
         raise
-    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         reason = f"no {lines[0]} in it" if isinstance(error, KeyError) else " ".join(lines[:2])
         raise CheckpointError(

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import platform
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from surgecollapse.lab.config import ConfigError
+from surgecollapse.record.machine import machine
 
 if TYPE_CHECKING:
     from surgecollapse.lab.config import RunConfig
@@ -21,13 +19,13 @@ def training_device(config: RunConfig) -> torch.device:
     Raises:
         ConfigError: if it asks for a GPU and torch sees none.
     """
-    if config.device == "cuda" and not torch.cuda.is_available():
+    if config.run.device == "cuda" and not torch.cuda.is_available():
         build = f"is built for CUDA {torch.version.cuda}" if torch.version.cuda else "is a build for CPUs"
         raise ConfigError(
             f"device = 'cuda': torch sees no GPU here (torch {torch.__version__} {build}): see `surgecollapse doctor`, "
             "or train with device = 'cpu' (a run that is resumed or replayed has it in its config.toml)"
         )
-    return torch.device(config.device)
+    return torch.device(config.run.device)
 
 
 def finish_work(device: torch.device) -> None:
@@ -40,17 +38,12 @@ def environment() -> dict[str, Any]:
     """Versions, threads and hardware as JSON-ready values.
 
     >>> sorted(environment())[:3]
-    ['cores', 'cuda', 'device']
+    ['cores', 'cores_usable', 'cuda']
     """
     cuda = torch.cuda.is_available()
     return {
-        "surgecollapse": metadata.version("surgecollapse"),
+        **machine(),
         "torch": torch.__version__,
-        "numpy": metadata.version("numpy"),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "cuda": torch.version.cuda,
         "device": torch.cuda.get_device_name(0) if cuda else "cpu",

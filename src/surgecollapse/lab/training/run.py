@@ -13,13 +13,16 @@ import torch
 
 from surgecollapse.commands import READ_ONLY
 from surgecollapse.controller.command_loop import effective
-from surgecollapse.lab.config import ConfigError, as_mapping, read_config, write_config
+from surgecollapse.lab.config import ConfigError, as_mapping, flat_values, read_config, write_config
 from surgecollapse.lab.training.checkpoint import CheckpointError, latest_checkpoint, must_fit
+from surgecollapse.lab.training.claim import LOCK, claimed
+from surgecollapse.lab.training.command_handlers import handlers
 from surgecollapse.lab.training.environment import environment
 from surgecollapse.lab.training.evaluation import ENDED
 from surgecollapse.lab.training.flops import step_costs
 from surgecollapse.lab.training.interrupt import Interrupt
 from surgecollapse.lab.training.progress import Progress, Silent
+from surgecollapse.lab.training.summary import run_summary
 from surgecollapse.lab.training.trainer import Training
 from surgecollapse.record import CommandQueue, RunStore, RunStoreError
 from surgecollapse.record.filesystem import is_network
@@ -75,7 +78,7 @@ def train(
         How it ended.
 
     Raises:
-        FileExistsError: if ``out`` holds a run and ``resume`` is not set.
+        FileExistsError: if ``out`` holds a run and ``resume`` is not set, or another process trains in it.
         FileNotFoundError: if there is nothing to resume or to replay, or data files are missing.
         ValueError: if the configuration cannot be used, or checkpoints are damaged.
         RunStoreError: if the directory cannot be written.
@@ -83,17 +86,16 @@ def train(
     folder, progress = Path(out), progress or Silent()
     if resume:
         config = _config_to_resume(folder)
-    else:
-        _refuse_occupied(folder)
     if replay is not None:
         config = _config_to_resume(Path(replay))
     if config is None:
         raise ConfigError("no configuration given: pass one, or resume a directory that holds a run")
     with _isolated(config):
         try:
-            if resume:
+            if not resume:
+                return _begin(config, folder, progress, replay, around)
+            with claimed(folder, progress.note):
                 return _resume(config, folder, progress, around)
-            return _begin(config, folder, progress, replay, around)
         except (RuntimeError, MemoryError) as error:
             if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "allocate memory" not in str(error):
                 raise
@@ -110,17 +112,37 @@ def _begin(
     around: Around,
 ) -> RunResult:
     """Start a run; one that fails before its first step leaves nothing behind."""
-    training = Training(config, folder / "checkpoints", progress)
+    _refuse_occupied(folder)
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    ours, started = False, False
     try:
-        with _make(folder, config, training) as store:
-            _explain_place(folder, progress)
-            if replay is not None:
-                _repeat(Path(replay), folder, store)
-            return _go_on(training, store, folder, progress, around)
+        _make_folder(folder)
+        with claimed(folder, progress.note):
+            try:
+                _refuse_occupied(folder)
+                ours = True  # from here on, what is there of a run was made by this process
+                training = _training(config, folder, progress)
+                with _make(folder, config, training) as store:
+                    _explain_place(folder, progress)
+                    if replay is not None:
+                        _repeat(Path(replay), folder, store)
+                    try:
+                        return _go_on(training, store, folder, progress, around)
+                    finally:
+                        started = training.step > 0
+            finally:
+                if ours and not started:
+                    _discard(folder)
     finally:
-        if training.step == 0:
-            _discard(folder, missing)
+        if not started:
+            _remove_empty(missing)
+
+
+def _training(config: RunConfig, folder: Path, progress: Progress) -> Training:
+    """The training of a run, which does what people ask for."""
+    training = Training(config, folder / "checkpoints", progress)
+    training.steering.handlers.update(handlers(training))
+    return training
 
 
 def _resume(config: RunConfig, folder: Path, progress: Progress, around: Around) -> RunResult:
@@ -135,7 +157,7 @@ def _resume(config: RunConfig, folder: Path, progress: Progress, around: Around)
         state = latest_checkpoint(folder / "checkpoints", progress.note)
         if state is not None:
             _refuse_changed(config, state, folder)
-        training = Training(config, folder / "checkpoints", progress)
+        training = _training(config, folder, progress)
         if state is None:
             progress.note("no checkpoint was written yet: starting again from the first step")
             store.truncate_after(-1)
@@ -190,7 +212,7 @@ def _go_on(
 
 
 def _loop(training: Training, interrupt: Interrupt, progress: Progress) -> str:
-    progress.start(f"{training.config.task} {training.config.policy}", training.total, training.step)
+    progress.start(f"{training.config.data.task} {training.config.method.policy}", training.total, training.step)
     training.steering.interrupted = lambda: interrupt.requested
     if training.step:  # what is prunable is known after the first step
         training.answer()
@@ -199,7 +221,9 @@ def _loop(training: Training, interrupt: Interrupt, progress: Progress) -> str:
         if interrupt.requested:
             training.checkpoint()
             return "interrupted"
-    training.finish()
+    scores = training.finish()
+    training.store.set("summary", run_summary(training, scores))
+    training.checkpoint()
     return "diverged" if training.diverged else "complete"
 
 
@@ -208,6 +232,13 @@ def _refuse_occupied(folder: Path) -> None:
         raise FileExistsError(
             f"{folder} already holds a run: choose another --out, or continue it with --resume {folder}"
         )
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
 
 
 def _make(folder: Path, config: RunConfig, training: Training) -> RunStore:
@@ -242,11 +273,12 @@ def _config_to_resume(folder: Path) -> RunConfig:
 
 
 def _refuse_changed(config: RunConfig, state: dict[str, Any], folder: Path) -> None:
-    now, then = as_mapping(config), state.get("config")
-    if not isinstance(then, dict):
+    found = state.get("config")
+    if not isinstance(found, dict):
         raise CheckpointError(f"the newest checkpoint of {folder} holds no configuration: start a new run")
+    now, then = flat_values(as_mapping(config)), flat_values(found)
     # Keys that are younger than the checkpoint, and what decides nothing, are taken as they are.
-    ignored = {"data_dir", "device", "monitors", "monitor_budget", "trace_every"}
+    ignored = {"data_dir", "device", "monitors", "monitor_budget", "gradient_trace_every"}
     changed = [key for key in now if key not in ignored and key in then and now[key] != then[key]]
     if changed:
         raise CheckpointError(
@@ -255,15 +287,19 @@ def _refuse_changed(config: RunConfig, state: dict[str, Any], folder: Path) -> N
         )
 
 
-def _discard(folder: Path, made: list[Path]) -> None:
-    """Remove what :func:`_make` wrote, and the folders that were not there before."""
+def _discard(folder: Path) -> None:
+    """Remove what :func:`_make` wrote, and the lock, which is held while this runs."""
     logs = [path.name for path in folder.glob("export-*.log")]
-    for name in (*_OURS, "run.db-wal", "run.db-shm", "run.db-journal", *logs):
+    for name in (*_OURS, "run.db-wal", "run.db-shm", "run.db-journal", *logs, LOCK):
         if (folder / name).is_dir():
             shutil.rmtree(folder / name, ignore_errors=True)
         else:
             with suppress(OSError):
                 (folder / name).unlink()
+
+
+def _remove_empty(made: list[Path]) -> None:
+    """Remove the folders that were not there before, if nothing is in them."""
     for place in made:
         with suppress(OSError):
             place.rmdir()
@@ -280,11 +316,11 @@ def _unwritable(folder: Path, error: OSError, way_out: str = "free space or choo
 def _isolated(config: RunConfig) -> Iterator[None]:
     """Pin threads and the global random state (dropout draws from it) to the run, and give both back."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(config.threads)
+    torch.set_num_threads(config.run.threads)
     try:
-        gpus = [0] if config.device == "cuda" and torch.cuda.is_available() else []
+        gpus = [0] if config.run.device == "cuda" and torch.cuda.is_available() else []
         with torch.random.fork_rng(devices=gpus):
-            seed = (config.seed + 0x5C0FFEE) % 2**63
+            seed = (config.run.seed + 0x5C0FFEE) % 2**63
             torch.default_generator.manual_seed(seed)
             if gpus:
                 torch.cuda.manual_seed(seed)

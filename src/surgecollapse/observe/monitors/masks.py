@@ -7,13 +7,28 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from surgecollapse.observe.monitors.registry import monitor
+
 if TYPE_CHECKING:
     from surgecollapse.protocols import MonitorContext, Number, Series
 
 
+@monitor("masks")
 class Masks:
     """``mask/sparsity``: share of each prunable weight that its mask holds at zero; ``energy/live``: mean square of the
     weights that are open. By parameter; nothing is recorded without a controller.
+
+    When to use:
+        With a controller, to see which layers are pruned and how much energy their open weights have.
+
+    Cost:
+        One pass over masks and weights.
+
+    Deviations:
+        None.
+
+    Source:
+        This project; energy as in :mod:`surgecollapse.functional.energy`.
     """
 
     name = "masks"

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from surgecollapse.functional import dead_units, dormancy
+from surgecollapse.observe.monitors.registry import monitor
 
 if TYPE_CHECKING:
     from surgecollapse.protocols import MonitorContext, Series
 
 
+@monitor("units")
 class Units:
     """Share of dead and of dormant units of each site on the probe batch, in [0, 1].
 
@@ -23,6 +25,20 @@ class Units:
 
     Args:
         threshold: τ.
+
+    When to use:
+        To find dead ReLUs and dormant units, before recycling them (``policy="redo"``) or cutting them out
+        (``export --format compact``).
+
+    Cost:
+        One mean over the rows of each site.
+
+    Deviations:
+        None from the score of the paper; a unit is called dead if it is constant over the rows, not only if it is
+        zero.
+
+    Source:
+        Sokar, Agarwal, Castro, Evci 2023, arXiv 2302.12902, definition 3.1.
     """
 
     name = "units"

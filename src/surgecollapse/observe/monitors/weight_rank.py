@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from surgecollapse.functional import effective_rank, gram_spectra, numerical_rank, stable_rank
+from surgecollapse.observe.monitors.registry import monitor
 
 if TYPE_CHECKING:
     from surgecollapse.protocols import MonitorContext, Series
 
 
+@monitor("weight_rank")
 class WeightRank:
     """``rank/effective``, ``rank/stable`` and ``rank/numerical`` of each weight matrix.
 
@@ -26,6 +28,19 @@ class WeightRank:
     Args:
         short: most rows or columns along the shorter side.
         long: most along the longer side.
+
+    When to use:
+        To see whether training or pruning lowers the rank of the weights.
+
+    Cost:
+        One decomposition of a Gram matrix, at most 128 × 128, for each weight matrix at every fourth event. The
+        layers take turns if the budget demands it.
+
+    Deviations:
+        Large matrices are measured on one random block.
+
+    Source:
+        Roy and Vetterli 2007 (effective rank); Rudelson and Vershynin 2007, arXiv math/0503442 (stable rank).
     """
 
     name = "weight_rank"

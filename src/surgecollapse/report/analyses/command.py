@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from surgecollapse.lab.config import ConfigError, nearest
+from surgecollapse.errors import unknown
+from surgecollapse.lab.config import ConfigError
 from surgecollapse.plugins import find, offered
+from surgecollapse.record.whole_files import write_whole
 from surgecollapse.report.analyses.loaded_run import Subject
 from surgecollapse.report.analyses.registry import ANALYSES, TITLES
 from surgecollapse.report.analyses.result import PartlyApplicable
@@ -81,7 +82,7 @@ def analyse(
     for done, name in enumerate(chosen):
         tell(name, len(folders) + done, len(folders) + len(chosen))
         try:
-            with _threads(subjects[0].config.threads):
+            with _threads(subjects[0].config.run.threads):
                 findings[name] = find("analyses", "analysis", name, ANALYSES)(subjects)
         except PartlyApplicable as error:
             skipped.append((name, str(error)))
@@ -116,7 +117,7 @@ def _checked(runs: Sequence[str | Path], what: Sequence[str], samples: int, time
     for name in what:
         valid = list(ANALYSES) if name in ANALYSES else [*ANALYSES, *offered("analyses")]
         if name not in valid:
-            raise ConfigError(f"unknown analysis {name!r}:{nearest(name, valid)} Valid analyses: {', '.join(valid)}")
+            raise ConfigError(unknown("analysis", name, valid))
     if samples < 16 or times < 2:
         raise ConfigError(f"expected at least 16 samples and 2 times, got {samples} and {times}")
     return list(dict.fromkeys(what)) or list(ANALYSES)
@@ -160,12 +161,10 @@ def _write(
         if skipped:
             lead += " Not shown: " + "; ".join(f"{name} ({reason})" for name, reason in skipped) + "."
         foot = "Made from " + ", ".join(f"`{run.directory}`" for run in subjects) + ". Pictures by matplotlib."
-        tasks = ", ".join(dict.fromkeys(run.config.task for run in subjects))
+        tasks = ", ".join(dict.fromkeys(run.config.data.task for run in subjects))
         text = page_html(f"surgecollapse analysis: {tasks}", lead, sections, foot)
-    page, draft = place / "index.html", place / "index.html.part"
-    place.mkdir(parents=True, exist_ok=True)
-    draft.write_text(text, encoding="utf-8")
-    os.replace(draft, page)
+    page = place / "index.html"
+    write_whole(page, text)
     for part, found in zip(sections, findings.values(), strict=True):
         for picture, one in zip(part.pictures, found, strict=True):
             values = {"subject": one.subject, "title": one.title, **one.result.to_dict()}
@@ -176,11 +175,12 @@ def _write(
 
 
 def _section(name: str, found: Sequence[AnalysisResult]) -> Section:
-    from surgecollapse.report.markup import Section, html_table
+    from surgecollapse.report.markup import Section, Table
     from surgecollapse.report.style import Picture
 
     rows = [[one.title, one.said] for one in found]
-    table = html_table(["finding", "outcome"], rows, left=["finding", "outcome"], label=TITLES.get(name, name))
+    heads = ("finding", "outcome")
+    table = Table(heads=heads, rows=rows, left=heads, label=TITLES.get(name, name))
     part = Section(name, TITLES.get(name, name), before=table)
     for one in found:
         part.add(Picture(one.stem, one.title, one.caption, one.result.plot(), wide=one.wide), "")

@@ -17,6 +17,7 @@ from surgecollapse.analysis.similarity import representation_change, similarity_
 from surgecollapse.analysis.universality import universality
 from surgecollapse.forecast.phases import phases
 from surgecollapse.functional import neural_collapse
+from surgecollapse.lab.config.data import ModularData
 from surgecollapse.report.analyses.landscape import connectivity, density, learning_coefficient, surface
 from surgecollapse.report.analyses.loaded_run import thin
 from surgecollapse.report.analyses.modular_progress import modular_progress
@@ -161,12 +162,13 @@ def _dimension(run: Subject, file: str) -> AnalysisResult:
 def _fourier(run: Subject, file: str) -> AnalysisResult:
     from surgecollapse.report.fourier import token_table
 
-    if run.config.task != "modular":
-        raise NotApplicable(f"{run.name} learns {run.config.task}: only modular arithmetic has cyclic tokens")
+    learned = run.config.data
+    if not isinstance(learned, ModularData):
+        raise NotApplicable(f"{run.name} learns {learned.task}: only modular arithmetic has cyclic tokens")
     tables, name = [], ""
     for _, net in run.nets():
         weights = {key: p.detach().double().numpy() for key, p in net.named_parameters()}
-        entry = token_table(weights, run.config.modulus, run.data.vocabulary)
+        entry = token_table(weights, learned.modulus, run.data.vocabulary)
         if entry is None:
             raise NotApplicable(f"{run.name} has no table by which tokens enter")
         name, table = entry
@@ -230,7 +232,7 @@ def _information(run: Subject, file: str) -> AnalysisResult:
 def _universality(subjects: Sequence[Subject]) -> list[AnalysisResult]:
     if len(subjects) < 2:
         raise NotApplicable("it compares the learning curves of two runs at least")
-    tasks = {(run.config.task, run.config.operation if run.config.task == "modular" else "") for run in subjects}
+    tasks = {(run.config.data.task, getattr(run.config.data, "operation", "")) for run in subjects}
     if len(tasks) > 1:
         raise NotApplicable(
             f"it compares runs of one task, these are of {', '.join(sorted(' '.join(t) for t in tasks))}"
