@@ -49,7 +49,7 @@ COMMANDS = [
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_commands_on_the_pages_are_understood(line):
-    from surgecollapse.cli import app
+    from surgecollapse.cli.app import app
 
     command, _, _ = app.parse_args(shlex.split(line)[1:], exit_on_error=False, print_error=False)
     assert callable(command)
