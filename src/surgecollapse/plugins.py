@@ -31,6 +31,8 @@ FORMS = {
     "criteria": "a function of (weight, signal) that returns scores of the weight's shape",
     "monitors": "called without arguments, returns an object with name, needs and measure(scene)",
     "detectors": "called without arguments, returns an object with update(measurement), state_dict, load_state_dict",
+    "trackers": "called with a run's name, its configuration and a folder, returns an object of "
+    "surgecollapse.trackers.protocol.Tracker",
     "tasks": "a function of (seed, data_dir) that returns surgecollapse.lab.data.dataset.Data",
     "analyses": "a function of the runs (surgecollapse.report.analyses.loaded_run.Subject) that returns findings",
 }
@@ -123,7 +125,7 @@ def offered(kind: str) -> dict[str, EntryPoint]:
     >>> offered("colors")
     Traceback (most recent call last):
     ...
-    ValueError: unknown kind of part 'colors': expected one of policies, criteria, monitors, detectors, tasks, ...
+    ValueError: unknown kind of part 'colors': expected one of policies, criteria, monitors, detectors, trackers, ...
     """
     if kind not in FORMS:
         raise ValueError(unknown("kind of part", kind, FORMS))

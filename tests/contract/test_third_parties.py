@@ -17,6 +17,7 @@ from surgecollapse.lab.training import forecasts as foresight
 from surgecollapse.lab.training.run import train
 from surgecollapse.plugins import FORMS, find, offered
 from surgecollapse.report.analyses import Subject, analyse
+from surgecollapse.trackers import export_to
 
 MODULE = '''
 import torch
@@ -39,6 +40,29 @@ class Count:
 
     def measure(self, scene):
         return {"count/weights": float(len(scene.weights))}
+
+
+class Notebook:
+    def __init__(self, name, config, folder):
+        self.lines = [name]
+
+    def scalars(self, step, values):
+        self.lines += [f"{step} {name} {value}" for name, value in values.items()]
+
+    def text(self, step, title, text):
+        self.lines.append(f"{step} {title}: {text}")
+
+    def histogram(self, step, name, edges, counts):
+        self.lines.append(f"{step} {name} {sum(counts)}")
+
+    def picture(self, step, name, path):
+        self.lines.append(f"{step} {name} {path.stat().st_size} bytes")
+
+    def back(self, step):
+        self.lines.append(f"back to {step}")
+
+    def finish(self, summary):
+        return f"{len(self.lines)} lines"
 
 
 class Early:
@@ -89,6 +113,7 @@ OFFERS = {
     "criteria": {"oldest": "oldest"},
     "monitors": {"count": "Count"},
     "detectors": {"early": "Early"},
+    "trackers": {"notebook": "Notebook"},
     "tasks": {"stripes": "stripes"},
     "analyses": {"how-long": "how_long"},
 }
@@ -133,7 +158,9 @@ def test_the_parts_of_a_package_pass_the_public_checks(tmp_path):
     testing.check_criterion(find("criteria", "saliency", "oldest", {}))
     testing.check_monitor(find("monitors", "monitor", "count", {}))
     testing.check_task(find("tasks", "task", "stripes", {}))
+    testing.check_tracker(find("trackers", "tracker", "notebook", {}))
     train(small(), tmp_path / "run")
+    assert export_to("notebook", tmp_path / "run").endswith(" lines")
     runs = [Subject(tmp_path / "run", "run")]
     testing.check_analysis(find("analyses", "analysis", "how-long", {}), runs)
 

@@ -259,7 +259,7 @@ def test_a_tracker_that_fails_stops_nothing(tmp_path):
 def test_a_tracker_that_is_not_there_is_said_before_anything_begins(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="Did you mean 'trackio'"):
         cli_run("digits", to="trackoi", out=tmp_path / "run")
-    monkeypatch.setitem(TRACKERS, "wandb", "no_such_package")
+    monkeypatch.setattr(TRACKERS["wandb"], "package", "no_such_package")
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'surgecollapse\[wandb\]'"):
         cli_run("digits", to="wandb", out=tmp_path / "run")
     assert not (tmp_path / "run").exists()

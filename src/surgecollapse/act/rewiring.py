@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from surgecollapse.act.collapse import plan_collapse
+from surgecollapse.act.layouts import Layouts
 from surgecollapse.act.ledger import Ledger, energies
 from surgecollapse.act.masked_weights import MaskedWeights
 from surgecollapse.act.optimizer_state import check_optimizer_state, forget
@@ -67,6 +68,7 @@ class Rewiring:
         min_density: least open share of every parameter.
         optimizer_state: ``reset | keep | warmup``.
         pattern: weights open and close in its tiles; ``None``: one by one.
+        layouts: which dimensions of a weight are its rows, for a pattern.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class Rewiring:
         min_density: float,
         optimizer_state: str,
         pattern: Pattern | None = None,
+        layouts: Layouts | None = None,
     ) -> None:
         if isinstance(saliency, str):
             one_of("saliency", saliency, (*SALIENCY, "random"))
@@ -100,7 +103,9 @@ class Rewiring:
         self.noise_energy_budget, self.min_density = noise_energy_budget, min_density
         self.allocation = one_of("allocation", allocation, DISTRIBUTIONS)
         self.optimizer_state, self.pattern = check_optimizer_state(optimizer_state), pattern
+        self.layouts = layouts or Layouts()
         self._last: dict[str, Tensor] = {}
+        self.starved: list[str] = []
 
     def _criterion(self, saliency: str | Criterion | None) -> Criterion:
         """The function behind a saliency; ``random`` draws from the library's own generators."""
@@ -122,12 +127,11 @@ class Rewiring:
         live = kept(weights.size, sparsity)
         if self.pattern is None:
             return live
-        shapes = {name: p.shape for name, p in weights.params.items()}
-        return open_count(shapes, live, self.pattern, sparsity)
+        return open_count(self.layouts.shapes(weights.params), live, self.pattern, sparsity)
 
     def minima(self) -> dict[str, int]:
         """Fewest weights that each parameter keeps open."""
-        sizes = {name: tuple(p.shape) for name, p in self.weights.params.items()}
+        sizes = self.layouts.shapes(self.weights.params)
         if self.pattern is None:
             return minimum_live(sizes, self.min_density)
         return {name: self.pattern.least(shape, self.min_density) for name, shape in sizes.items()}
@@ -154,8 +158,25 @@ class Rewiring:
         weights = self.weights.only(layers) if layers else self.weights
         off, room = abs(weights.live - self.wanted(sparsity, layers)), 0
         if self.pattern is not None and sparsity != self.pattern.sparsity:
-            room = sum(self.pattern.tile_size(p.shape) for p in weights.params.values()) // 2
+            room = sum(map(self.pattern.tile_size, self.layouts.shapes(weights.params).values())) // 2
         assert off <= room, f"a collapse to {sparsity} left {weights.live} of {weights.size} weights open"
+
+    def newly_starved(self, allocation: str | None) -> list[str]:
+        """Parameters that a global threshold would close further than their minimum density, not named before.
+
+        Only those whose minimum is a smaller share than that of all prunable weights together.
+        """
+        if (allocation or self.allocation) != "global" or (self.pattern is not None and self.pattern.keep):
+            return []
+        least = self.minima()
+        density = self.weights.live / self.weights.size
+        found = [
+            name
+            for name, p in self.weights.params.items()
+            if name not in self.starved and self.weights.live_in(name) <= least[name] < density * p.numel()
+        ]
+        self.starved += found
+        return found
 
     def plan(
         self,
@@ -175,6 +196,7 @@ class Rewiring:
             allocation=one_of("allocation", allocation or self.allocation, DISTRIBUTIONS),
             min_density=self.min_density,
             pattern=self.pattern,
+            layouts=self.layouts,
         )
         return masks | {name: self.weights.mask(name) for name in self.weights.params if name not in masks}
 
@@ -263,7 +285,9 @@ class Rewiring:
             mask, scores = self.weights.mask(name), criterion(p.detach(), signals.get(name))
             if self.pattern is not None:
                 grow = growth_scores(self._growth(growth), p.detach(), signals.get(name), self.generators)
-                masks[name] = exchange_tiles(scores, grow, mask, share, self.pattern)
+                way = self.layouts.of(name, p.shape)
+                rows = (way.into_rows(scores), way.into_rows(grow), way.into_rows(mask))
+                masks[name] = way.back(exchange_tiles(*rows, share, self.pattern))
                 continue
             count = int(share * self.weights.live_in(name) + 0.5)
             (dropped,) = lowest([scores], count, eligible=[mask])
@@ -300,6 +324,7 @@ class Rewiring:
             generators=self.generators,
             allocation=self.allocation,
             pattern=self.pattern,
+            layouts=self.layouts,
         )
 
     def _fill(
@@ -336,11 +361,12 @@ class Rewiring:
                 forget(self._owner(name), p, ~live, live, self.optimizer_state)
 
     def state_dict(self) -> dict[str, Any]:
-        """Remembered values, where there are any."""
-        return {"last": dict(self._last)}
+        """Remembered values, where there are any, and which parameters were said to be at their minimum."""
+        return {"last": dict(self._last), "starved": list(self.starved)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore them."""
+        self.starved = list(state.get("starved", ()))
         self._last = {
             name: value.to(self.weights.params[name].device, copy=True) for name, value in state["last"].items()
         }

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from surgecollapse.act.actor import Actor
 from surgecollapse.act.input_noise import InputNoise
+from surgecollapse.act.layouts import Layouts, layouts_of
 from surgecollapse.act.masked_weights import MaskedWeights
 from surgecollapse.act.optimizer_state import momentum_of
 from surgecollapse.act.prunable import explain_choice, named_weights, prunable_parameters
@@ -100,7 +101,11 @@ class Engine:
             min_density=self._target.min_density,
             optimizer_state=updates.optimizer_state,
             pattern=self._target.tiles,
+            layouts=self._layouts(),
         )
+
+    def _layouts(self) -> Layouts:
+        return layouts_of(self._model, self.weights.params, self._target.tiles, self.dataflow)
 
     def _new_observer(self) -> Observer:
         """Observe the sites of the present weights."""
@@ -109,7 +114,8 @@ class Engine:
         reader = ActivationReader(
             self._model, sites, entropy=readings.entropy, rows=readings.rows, follow=readings.sites is None
         )
-        return Observer(self._model, reader, self._probe, self._rows, self._ranks)
+        flow, output = self.dataflow, readings.output
+        return Observer(self._model, reader, self._probe, self._rows, self._ranks, dataflow=flow, output=output)
 
     def _choose(self, *, required: bool = True) -> dict[str, nn.Parameter]:
         return prunable_parameters(self._model, **self._selection(), required=required)
@@ -214,6 +220,7 @@ class Engine:
         order = list(named_weights(self._model))
         self.weights.params = {n: self.weights.params[n] for n in sorted(self.weights.params, key=order.index)}
         self._regroup()
+        self.actor.rewiring.layouts = self._layouts()
         self._recycler.measure_scales()
         self.observer = self.actor.net = self._new_observer()
         return list(new)

@@ -140,6 +140,8 @@ class Readings:
             net undisturbed; default: the first 64 rows of the first training batch.
         sites: patterns on module names to read instead of the activations that follow prunable layers.
         entropy: form of the activation entropy, see :data:`surgecollapse.functional.ENTROPY`, or a function.
+        output: the entry of the model's output that holds the class scores, or a function that takes them out, for the
+            prediction confidence; default: ``logits`` or its like, else the first tensor of at least two axes.
 
     Raises:
         ValueError: if an option is out of range or unknown.
@@ -154,6 +156,7 @@ class Readings:
     probe: Any = None
     sites: Sequence[str] | None = None
     entropy: str | Callable[[Tensor], Tensor] = "renyi2"
+    output: str | Callable[[Any], Tensor] | None = None
 
     def __post_init__(self) -> None:
         """Check the options."""

@@ -15,11 +15,12 @@ from surgecollapse.events import LayerReading, Reading
 from surgecollapse.functional import predictive_entropy, target_entropy
 from surgecollapse.observe.activations import ActivationReader
 from surgecollapse.observe.pooling import Pool
+from surgecollapse.observe.predictions import Output, class_scores
 from surgecollapse.observe.probe import Probe
 from surgecollapse.observe.unit_tracing import follow_units
-from surgecollapse.protocols import UnitConnection
+from surgecollapse.protocols import Dataflow, UnitConnection
 from surgecollapse.torch_utils.distributed import Ranks
-from surgecollapse.torch_utils.modules import canonical_name, tensors_in
+from surgecollapse.torch_utils.modules import canonical_name
 
 _NUMBERS = ("grad_norm", "loss", "target_entropy")
 """What a reading holds beside its layers; averaged over ranks."""
@@ -34,6 +35,9 @@ class Observer:
         probe: the probe batch.
         generator: CPU generator that draws rows.
         ranks: the processes that train the model together, whose readings are pooled.
+        dataflow: names the layers that produce the output.
+        output: which entry of the model's output holds the class scores, see
+            :func:`~surgecollapse.observe.predictions.class_scores`.
     """
 
     def __init__(
@@ -43,7 +47,11 @@ class Observer:
         probe: Probe,
         generator: torch.Generator,
         ranks: Ranks | None = None,
+        *,
+        dataflow: Dataflow | None = None,
+        output: Output = None,
     ) -> None:
+        self._dataflow, self._output = dataflow, output
         self._model, self._reader, self._probe, self._generator = model, reader, probe, generator
         self._ranks = Ranks() if ranks is None else ranks
         self._pool = Pool(self._ranks, reader.sites, reader.entropy)
@@ -129,9 +137,8 @@ class Observer:
         """Take one measure of the net as it is now, on the probe batch; −∞ where it is not defined.
 
         A floor that cannot be measured is never met: a collapse then goes no deeper than its target.
-        ``prediction_confidence`` is 1 − H(softmax(z))/ln K, the mean over rows (and positions) of the model's
-        outputs z of K classes, on the last axis of its first floating-point output; of a single output it is not
-        defined.
+        ``prediction_confidence`` is 1 − H(softmax(z))/ln K, the mean over rows (and positions) of the class scores z of
+        K classes, see :func:`~surgecollapse.observe.predictions.class_scores`; of a single class it is not defined.
         """
         if name == "prediction_confidence":
             return self._prediction_confidence()
@@ -150,9 +157,7 @@ class Observer:
         return 1.0 - value if math.isfinite(value) else -math.inf
 
     def _probe_logits(self) -> Tensor | None:
-        outputs = (t for t in tensors_in(self._probe.forward(self._model)) if t.is_floating_point() and t.ndim >= 2)
-        logits = next(outputs, None)
-        return None if logits is None else logits.flatten(0, -2).float()
+        return class_scores(self._probe.forward(self._model), self._model, self._dataflow, self._output)
 
     def activation_energy(self) -> dict[str, float]:
         """Mean squared activation of each site on the probe batch; empty while no probe is known."""
