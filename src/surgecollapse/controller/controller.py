@@ -23,6 +23,7 @@ from surgecollapse.controller.optimizer_step import OptimizerSteps
 from surgecollapse.controller.options import Options, check_sparsity
 from surgecollapse.controller.ownership import Connection
 from surgecollapse.controller.reading_schedule import Timetable
+from surgecollapse.controller.version_01 import current_state
 from surgecollapse.events import (
     Decision,
     Event,
@@ -578,6 +579,7 @@ class Controller:
         Raises:
             ValueError: if the state is foreign: another version, policy, plan, model or choice of prunable weights.
         """
+        state = current_state(state)
         self._check_state(state)
         self._probe.load_state_dict(state["probe"])
         self._resolved = state["resolved"]

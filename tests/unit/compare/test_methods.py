@@ -35,10 +35,32 @@ def test_every_ablation_can_be_run_and_differs_from_the_recipe(name):
     config = make_config(task="mnist1d", **ABLATIONS[name].settings)
     policy = make_policy(config.method.policy, **config.method.policy_options)
     policy.start(Plan(sparsity=0.9, total_steps=4_000, every=50))
-    recipe = make_config(task="mnist1d", **ABLATIONS["recipe"].settings)
+    recipe = make_config(task="mnist1d", **ABLATIONS["default"].settings)
     found, plain = (
         (repr(policy), config.method.growth),
         (repr(make_policy(recipe.method.policy, **recipe.method.policy_options)), None),
     )
-    assert (found == plain) == (name == "recipe")
+    assert (found == plain) == (name == "default")
     assert (config.model.dropout, config.method.allocation) == (recipe.model.dropout, recipe.method.allocation)
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_the_label_of_an_ablation_says_the_policy_that_it_runs(name):
+    method = ABLATIONS[name]
+    policy = method.settings["policy"]
+    assert method.title.startswith(f"{name}: {policy}(")
+    assert method.runs.startswith(f"{policy}(")
+    assert f"Runs {method.runs}." in method.description
+    for option, value in method.settings["policy_options"].items():
+        assert f"{option}={value!r}" in method.runs
+
+
+def test_a_new_method_stands_after_ours_and_cannot_take_a_name(monkeypatch):
+    from surgecollapse.compare.methods import registry
+
+    monkeypatch.setattr(registry, "_REGISTERED", registry.Registry("methods", "method"))
+    for name, place in (("late", 60), ("early", 0)):
+        registry.method(
+            registry.Method(name=name, title=name, description="", settings={"policy": "gmp"}, trials=(), place=place)
+        )
+    assert list(registry.registered()) == ["early", "late"]
