@@ -7,7 +7,6 @@ step 25 of 40); only the arrays between its first and its last step were taken o
 from __future__ import annotations
 
 import shutil
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -18,9 +17,6 @@ from surgecollapse.record import RunStore, Tail, load_run
 
 DATA = Path(__file__).parents[1] / "data"
 RELEASES = sorted(path.name for path in DATA.glob("run-*"))
-needs_old_keys = pytest.mark.skipif(
-    find_spec("surgecollapse.lab.config.renamed") is None, reason="keys of 0.1 configurations are not read yet"
-)
 
 
 @pytest.fixture(params=RELEASES)
@@ -68,7 +64,6 @@ def test_its_checkpoint_is_read(folder):
     assert state["model"]["body.1.weight"].shape == (4, 6)
 
 
-@needs_old_keys
 def test_its_model_is_rebuilt_and_a_report_is_written(folder):
     pytest.importorskip("matplotlib")
     from surgecollapse.lab.training.evaluation import load_run as load_checkpointed_run
@@ -80,7 +75,6 @@ def test_its_model_is_rebuilt_and_a_report_is_written(folder):
     assert write_report([folder], folder.parent / "report").exists()
 
 
-@needs_old_keys
 def test_it_is_resumed_to_its_end(folder):
     from surgecollapse.lab.training.run import train
 

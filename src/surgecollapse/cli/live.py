@@ -39,8 +39,8 @@ def send(
     Args:
         run: Run directory.
         kind: collapse or surge (--fraction, --layers), pump (--sigma, 0 stops), set-sparsity (--sparsity),
-            set-thresholds (--values), learning-rate (--factor), cadence of the monitors (--every), hold or resume the
-            policy, pause or continue training, checkpoint, inspect, stop, roll-back (--step).
+            set-thresholds (--values), learning-rate (--factor), cadence of the monitors (--every), pause-policy, resume
+            (the policy decides again), pause or continue training, checkpoint, inspect, stop, roll-back (--step).
         fraction: Share of the open weights to close, or of the closed ones to reopen.
         layers: Comma-separated names of parameters, with wildcards; default: all prunable ones.
         sigma: Standard deviation of the input noise.
