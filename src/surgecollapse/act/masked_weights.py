@@ -39,6 +39,7 @@ class MaskedWeights:
         self.changes = 0
         self._masks: dict[str, Tensor] = {}
         self._live: dict[str, int] = {name: p.numel() for name, p in self.params.items()}
+        self._fixed: dict[str, Tensor] = {}
 
     @property
     def size(self) -> int:
@@ -54,6 +55,55 @@ class MaskedWeights:
     def sparsity(self) -> float:
         """Share of the prunable weights that are held at zero."""
         return 1.0 - self.live / self.size if self.size else 0.0
+
+    @torch.no_grad()
+    def zeros(self) -> int:
+        """Number of prunable weights that are zero, as the weights are now; one host sync."""
+        return sum(_counts([p == 0 for p in self.params.values()]))
+
+    @torch.no_grad()
+    def disobeying(self) -> dict[str, int]:
+        """How many closed weights of each parameter have a value, where any has; one host sync."""
+        names = self._masked(None)
+        counts = _counts([self.params[name].masked_fill(self._masks[name] != 0, 0) != 0 for name in names])
+        return {name: count for name, count in zip(names, counts, strict=True) if count}
+
+    def hold(self, name: str, param: nn.Parameter | None) -> bool:
+        """Hold another parameter of the same name, under the same mask where the shape allows it; ``None``: no more.
+
+        Returns:
+            Whether the mask goes on holding.
+        """
+        self.changes += 1
+        fits = param is not None and param.shape == self.params[name].shape
+        if param is None:
+            del self.params[name], self._live[name]
+        else:
+            self.params[name] = param
+            if not fits:
+                self._live[name] = param.numel()
+        if not fits:
+            self._masks.pop(name, None)
+            self._fixed.pop(name, None)
+        return fits
+
+    @torch.no_grad()
+    def take_zeros(self) -> None:
+        """Close the weights that are zero, for good: no growth reopens them."""
+        masks = {name: p != 0 for name, p in self.params.items()}
+        live = dict(zip(masks, _counts(list(masks.values())), strict=True))
+        self._fixed = {name: ~mask for name, mask in masks.items() if live[name] < mask.numel()}
+        self.set(masks, live)
+
+    def closed(self, name: str) -> Tensor:
+        """Boolean, true where a weight of this parameter is closed and may be reopened."""
+        closed = ~self.mask(name)
+        return closed & ~self._fixed[name] if name in self._fixed else closed
+
+    @property
+    def fixed(self) -> int:
+        """Number of weights that are closed for good."""
+        return sum(_counts(list(self._fixed.values())))
 
     @property
     def dense(self) -> bool:
@@ -87,7 +137,7 @@ class MaskedWeights:
         """Boolean copy of one mask (all true where the parameter is fully open)."""
         held = self._masks.get(name)
         p = self.params[name]
-        return torch.ones_like(p, dtype=torch.bool) if held is None else held.bool()
+        return torch.ones_like(p, dtype=torch.bool) if held is None else held.to(p.device).bool()
 
     def held(self, name: str) -> Tensor | None:
         """The mask itself, ones and zeros; ``None`` where the parameter is fully open. Not to be changed."""
@@ -145,7 +195,14 @@ class MaskedWeights:
         return not flags or not bool(torch.stack([flag.to(flags[0].device) for flag in flags]).any())
 
     def _masked(self, names: Iterable[str] | None) -> list[str]:
-        return [name for name in (self._masks if names is None else names) if name in self._masks]
+        """The names with a mask; masks are where their weights are, also after these were moved or cast."""
+        masked = [name for name in (self._masks if names is None else names) if name in self._masks]
+        for name in masked:
+            mask, p = self._masks[name], self.params[name]
+            once = mask.dtype is torch.uint8
+            if mask.device != p.device or not (once or mask.dtype is p.dtype):
+                self._masks[name] = mask.to(p.device, torch.uint8 if once else p.dtype)
+        return masked
 
     def _multiply(self, values: Mapping[str, Tensor]) -> None:
         rest = [name for name, value in values.items() if not self._in_one_pass(name, value)]
@@ -170,13 +227,18 @@ class MaskedWeights:
             "shapes": {name: list(p.shape) for name, p in self.params.items()},
             "live": dict(self._live),
             "masks": {name: pack(mask.bool()).cpu() for name, mask in self._masks.items()},
+            "fixed": {name: pack(fixed).cpu() for name, fixed in self._fixed.items()},
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any], *, check: bool = True) -> None:
         """Restore masks and apply them.
 
+        Args:
+            state: what :meth:`state_dict` returned.
+            check: refuse masks that close weights which have a value.
+
         Raises:
-            ValueError: if names or shapes differ from this model's, naming the difference.
+            ValueError: if names or shapes differ from this model's, or the weights do not obey the masks.
         """
         shapes = {name: list(p.shape) for name, p in self.params.items()}
         if state["shapes"] != shapes:
@@ -196,5 +258,34 @@ class MaskedWeights:
         counted = {name: int(mask.sum()) for name, mask in masks.items()}
         if counted != state["live"]:
             raise ValueError("the masks in this checkpoint do not hold the number of weights it states: it is corrupt")
+        if check:
+            self._check_obeyed(masks)
         self._masks.clear()
+        self._fixed = {
+            name: unpack(fixed, self.params[name].shape).to(self.params[name].device)
+            for name, fixed in state.get("fixed", {}).items()
+        }
         self.set(masks, counted)
+
+    @torch.no_grad()
+    def _check_obeyed(self, masks: Mapping[str, Tensor]) -> None:
+        """Refuse masks of another net: their weights would be zero, these are not.
+
+        Raises:
+            ValueError: if so, with the number of weights that would be lost.
+        """
+        wrong = _counts([(p.masked_fill(masks[name], 0) != 0) & p.isfinite() for name, p in self.params.items()])
+        if sum(wrong):
+            raise ValueError(
+                f"this state closes {sum(wrong)} weights that have a value here, so it belongs to other weights (of "
+                f"{self.size} prunable ones): load the model's own state first, then the optimizer's, then this one"
+            )
+
+
+def _counts(flags: Sequence[Tensor]) -> list[int]:
+    """How many are true in each, with one host sync."""
+    if not flags:
+        return []
+    found: list[int] = torch.stack([flag.sum().to(flags[0].device) for flag in flags]).tolist()
+    return found
+

@@ -16,7 +16,8 @@ from surgecollapse.observe.monitors import Monitors, make_monitors
 from surgecollapse.observe.probe import Probe
 from surgecollapse.observe.watch import Watch
 from surgecollapse.protocols import Recorder
-from surgecollapse.torch_utils.modules import Hooks, is_transformed, unwrap_model
+from surgecollapse.torch_utils.module_hooks import Hooks
+from surgecollapse.torch_utils.modules import is_transformed, unwrap_model
 from surgecollapse.torch_utils.step_hooks import StepHooks, overflowed
 
 

@@ -15,8 +15,8 @@ from torch.nn.utils.rnn import PackedSequence
 from surgecollapse.observe.dataflow import trace_dataflow
 from surgecollapse.observe.stored import NotStorableError, from_plain, to_plain
 from surgecollapse.protocols import Dataflow
+from surgecollapse.torch_utils.module_hooks import Hooks
 from surgecollapse.torch_utils.modules import (
-    Hooks,
     canonical_name,
     first_axis,
     is_embedding,
