@@ -230,25 +230,14 @@ class MaskedWeights:
             "fixed": {name: pack(fixed).cpu() for name, fixed in self._fixed.items()},
         }
 
-    def load_state_dict(self, state: Mapping[str, Any], *, check: bool = True) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore masks and apply them.
 
-        Args:
-            state: what :meth:`state_dict` returned.
-            check: refuse masks that close weights which have a value.
-
         Raises:
-            ValueError: if names or shapes differ from this model's, or the weights do not obey the masks.
+            ValueError: if names or shapes differ from this model's, naming the difference.
         """
         shapes = {name: list(p.shape) for name, p in self.params.items()}
-        if state["shapes"] != shapes:
-            wrong = sorted(
-                name for name in {*shapes, *state["shapes"]} if shapes.get(name) != state["shapes"].get(name)
-            )
-            raise ValueError(
-                "this checkpoint belongs to another model or another choice of prunable weights; they differ at "
-                + ", ".join(f"{n} ({state['shapes'].get(n)} saved, {shapes.get(n)} here)" for n in wrong[:5])
-            )
+        _check_shapes(state["shapes"], shapes)
         masks = {
             name: unpack(state["masks"][name], p.shape).to(p.device)
             if name in state["masks"]
@@ -258,8 +247,6 @@ class MaskedWeights:
         counted = {name: int(mask.sum()) for name, mask in masks.items()}
         if counted != state["live"]:
             raise ValueError("the masks in this checkpoint do not hold the number of weights it states: it is corrupt")
-        if check:
-            self._check_obeyed(masks)
         self._masks.clear()
         self._fixed = {
             name: unpack(fixed, self.params[name].shape).to(self.params[name].device)
@@ -267,19 +254,42 @@ class MaskedWeights:
         }
         self.set(masks, counted)
 
-    @torch.no_grad()
-    def _check_obeyed(self, masks: Mapping[str, Tensor]) -> None:
-        """Refuse masks of another net: their weights would be zero, these are not.
 
-        Raises:
-            ValueError: if so, with the number of weights that would be lost.
-        """
-        wrong = _counts([(p.masked_fill(masks[name], 0) != 0) & p.isfinite() for name, p in self.params.items()])
-        if sum(wrong):
-            raise ValueError(
-                f"this state closes {sum(wrong)} weights that have a value here, so it belongs to other weights (of "
-                f"{self.size} prunable ones): load the model's own state first, then the optimizer's, then this one"
-            )
+class MaskMismatchError(ValueError):
+    """Masks close weights that have a value: they belong to other weights."""
+
+
+@torch.no_grad()
+def check_obeyed(state: Mapping[str, Any], params: Mapping[str, nn.Parameter]) -> None:
+    """Refuse masks of another net: its weights would be zero where they close, these are not.
+
+    Args:
+        state: what :meth:`MaskedWeights.state_dict` returned.
+        params: the weights of the model, those that are not prunable among them.
+
+    Raises:
+        ValueError: if weights are missing or have another shape.
+        MaskMismatchError: if closed weights have a value, with the number of weights that would be lost.
+    """
+    here = {name: list(params[name].shape) if name in params else None for name in state["shapes"]}
+    _check_shapes(state["shapes"], here)
+    masks = {name: unpack(mask, params[name].shape).to(params[name].device) for name, mask in state["masks"].items()}
+    wrong = sum(_counts([(params[n].masked_fill(mask, 0) != 0) & params[n].isfinite() for n, mask in masks.items()]))
+    if wrong:
+        raise MaskMismatchError(
+            f"this state closes {wrong} weights that have a value here, so it belongs to other weights: load the "
+            "model's own state first, then the optimizer's, then this one"
+        )
+
+
+def _check_shapes(saved: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    if saved == here:
+        return
+    wrong = sorted(name for name in {*here, *saved} if here.get(name) != saved.get(name))
+    raise ValueError(
+        "this checkpoint belongs to another model or another choice of prunable weights; they differ at "
+        + ", ".join(f"{n} ({saved.get(n)} saved, {here.get(n)} here)" for n in wrong[:5])
+    )
 
 
 def _counts(flags: Sequence[Tensor]) -> list[int]:
@@ -288,4 +298,3 @@ def _counts(flags: Sequence[Tensor]) -> list[int]:
         return []
     found: list[int] = torch.stack([flag.sum().to(flags[0].device) for flag in flags]).tolist()
     return found
-

@@ -175,7 +175,8 @@ class Rewiring:
         """Assert that a collapse left as many weights open as it was to: exactly, or as near as tiles come."""
         weights = self.weights.only(layers) if layers else self.weights
         off = abs(weights.live - self.wanted(sparsity, layers))
-        assert off <= self._room(sparsity, weights), f"a collapse to {sparsity} left {weights.live} of {weights.size} weights open"
+        room = self._room(sparsity, weights)
+        assert off <= room, f"a collapse to {sparsity} left {weights.live} of {weights.size} weights open"
 
     def plan(
         self,

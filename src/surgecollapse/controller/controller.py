@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,14 +15,17 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from surgecollapse.act.input_noise import InputNoise
+from surgecollapse.act.masked_weights import MaskMismatchError
+from surgecollapse.act.prunable import UNOWNED
 from surgecollapse.act.randomness import Generators
 from surgecollapse.act.roles import Explanation
+from surgecollapse.controller.advice import Advice
 from surgecollapse.controller.command_handlers import Interventions
 from surgecollapse.controller.command_loop import Steering
 from surgecollapse.controller.components import Engine
 from surgecollapse.controller.optimizer_step import OptimizerSteps
 from surgecollapse.controller.options import Options, check_sparsity
-from surgecollapse.controller.ownership import Connection
+from surgecollapse.controller.ownership import Connection, check_trainable
 from surgecollapse.controller.reading_schedule import Timetable
 from surgecollapse.events import Decision, Event, Intervention, Measurement, Plan, Reading, from_dict, to_dict
 from surgecollapse.observe.monitor_context import MonitorContexts
@@ -31,7 +35,8 @@ from surgecollapse.observe.watch import Watch
 from surgecollapse.policies import make_policy
 from surgecollapse.protocols import Dataflow, Policy
 from surgecollapse.record import CommandQueue
-from surgecollapse.torch_utils.modules import unwrap_model
+from surgecollapse.torch_utils.carried_state import CarriedState
+from surgecollapse.torch_utils.modules import snapshot, unwrap_model
 from surgecollapse.torch_utils.step_hooks import StepHooks
 
 if TYPE_CHECKING:
@@ -39,6 +44,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 STATE_VERSION = 2
+CARRIED = "surgecollapse.controller"
+"""Key in ``optimizer.state_dict()``: a list of one state."""
 _ROLES = ("rows", "noise", "growth")
 _APART = 1_000_003
 """Between the seeds of two roles: neighbouring seeds of a study must not share a stream."""
@@ -70,14 +77,24 @@ class Controller:
 
     def __init__(self, model: nn.Module, optimizer: Any, options: Options) -> None:
         self._start(model, optimizer, options)
+        self._advice.of_plan(self.plan, self.policy)
+        if self._resolved:
+            self._settle()
         self.reattach()
 
-    def _start(self, model: nn.Module, optimizer: Any, options: Options) -> None:
-        """Set everything up except hooks."""
+    def _start(
+        self, model: nn.Module, optimizer: Any, options: Options, saved: Mapping[str, Any] | None = None
+    ) -> None:
+        """Set everything up except hooks; ``saved``: for a state that is loaded next."""
         options = replace(options, updates=options.updates.resolved())
         self._options, self._outer, self.model = options, model, unwrap_model(model)
         self._given = list(optimizer) if isinstance(optimizer, list | tuple) else [optimizer]
         self.optimizers: list[Optimizer] = [StepHooks.chain(item)[-1] for item in self._given]
+        check_trainable(self.model, self.optimizers)
+        self._carried: CarriedState | None = None
+        self._waiting: Mapping[str, Any] | None = None
+        self._unmatched = self._by_hand = self._layout_known = False
+        self._advice = Advice()
         self.plan = Plan(
             sparsity=options.target.sparsity,
             total_steps=options.total_steps,
@@ -101,10 +118,44 @@ class Controller:
         self._interventions = Interventions(self)
         self.steering.handlers.update(self._interventions.handlers())
         self._resolved = self._probe.known
-        self._build(self._probe.dataflow(self.model) if self._resolved else None)
-        if self._resolved:
-            self._engine.actor.rewiring.check_target(self.plan.sparsity)
-            self._engine.warn_of_adapters()
+        known = self._resolved and saved is None
+        self._build(self._probe.dataflow(self.model) if known else None, None if saved is None else saved["engine"])
+
+    def _settle(self) -> None:
+        """Check what is prunable, once that is known, and take the first mask from the weights if asked to."""
+        engine = self._engine
+        engine.actor.rewiring.check_target(self.plan.sparsity)
+        engine.warn_of_adapters()
+        if self._options.target.include is None:
+            self._advice.of_unstepped([row.name for row in engine.explain() if row.reason == UNOWNED])
+        if self._options.masks == "zeros":
+            self._take_zeros()
+
+    def _take_zeros(self) -> None:
+        """Make the zeros of the weights the first mask; where they are the target already, the final one.
+
+        Raises:
+            ValueError: if the weights are sparser than the target, or a pattern is not that of the zeros.
+        """
+        engine, target = self._engine, self.plan.sparsity
+        zeros, size, room = engine.weights.zeros(), engine.weights.size, len(engine.weights.params)
+        missing = size - engine.actor.rewiring.wanted(target) - zeros
+        if missing < -room:
+            raise ValueError(
+                f"masks='zeros': the prunable weights are {zeros / size:.2%} zero already, and these zeros stay; "
+                f"expected a sparsity of at least that, got {target:g}"
+            )
+        if missing > room and self._options.target.pattern is not None:
+            raise ValueError(
+                f"masks='zeros' under the pattern {self._options.target.pattern!r} keeps the zeros as they are, but only "
+                f"{zeros / size:.2%} of the weights are zero for a sparsity of {target:g}: prune without masks='zeros'"
+            )
+        engine.weights.take_zeros()
+        self._log("join", f"the {zeros} zeros of the weights are the first mask, and stay closed")
+        if missing <= room:  # to a weight a layer, as rounding of another program leaves it
+            self._interventions.aim_at(zeros / size)
+            self._carry_out(Decision(phase="frozen", reason="the zeros of the weights are the final mask", freeze=True))
+            self.finalized = True
 
     def _build(self, dataflow: Dataflow | None, saved: Mapping[str, Any] | None = None) -> None:
         growth = self._options.updates.growth or getattr(self.policy, "growth", "ema_gradient")
@@ -150,9 +201,11 @@ class Controller:
             return
         self._connection.claim()
         if self._options.hooks:
-            self._connection.hook_steps(self._before, self._after)
+            self._connection.hook_steps(self._before, self._after, self._see_foreign_step)
         if self.step == 0:
-            self._connection.watch_first_batches(self._see_first_batch)
+            # Under torch.compile the graph breaks before the model, but not if no batch is needed.
+            self._connection.watch_first_batches(self._see_first_batch, eager=not self._probe.known)
+        self._carried = CarriedState(self.optimizers[0], CARRIED, self.state_dict, self._load_carried)
         self._engine.weights.apply()
         self._noise.set(self._noise.std)
         commands = self._options.commands
@@ -173,6 +226,9 @@ class Controller:
     def detach(self) -> None:
         """Remove every hook. Weights keep their values, masks are no longer enforced; attaching again is allowed."""
         self._connection.close()
+        if self._carried is not None:
+            self._carried.remove()
+            self._carried = None
         self._engine.observer.disarm()
         self._noise.suspend()
         self.steering.close()
@@ -180,7 +236,13 @@ class Controller:
     def __enter__(self) -> Controller:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None and self.step and not (self.finalized or self.frozen) and self.plan.sparsity > 0.0:
+            self._advice.give(
+                "left",
+                f"the block of attach() ended before finalize(): {self.sparsity:.1%} of the weights are zero and nothing "
+                f"keeps them so, where {self.plan.sparsity:.1%} were asked for. Call controller.finalize() inside it",
+            )
         self.detach()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -189,8 +251,8 @@ class Controller:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Rebuild a copied or unpickled controller, detached: call :meth:`reattach` to go on with it."""
-        self._start(state["model"], state["optimizer"], state["options"])
-        self.load_state_dict(state["state"])
+        self._start(state["model"], state["optimizer"], state["options"], saved=state["state"])
+        self._load(state["state"], check=False)  # a detached one may have been trained on: reattach() masks it again
 
     # ---- one step ---------------------------------------------------------------------------------------------
 
@@ -212,17 +274,32 @@ class Controller:
             self.watch.scenes.note(targets, loss=loss, validation_loss=validation_loss)
 
     def before_step(self) -> None:
-        """Do what the step's pre-hook does, for loops that call it themselves (``hooks=False``)."""
+        """Do what the step's pre-hook does, for loops that call it themselves (``hooks=False``).
+
+        Raises:
+            RuntimeError: if it is called a second time without :meth:`after_step`.
+        """
+        if self._by_hand:
+            raise RuntimeError("before_step() was called twice without after_step(): call both around each step")
+        self._by_hand = True
         for i in range(len(self.optimizers)):
             self._before(i)
 
     def after_step(self) -> None:
-        """Do what the step's post-hook does, for loops that call it themselves (``hooks=False``)."""
+        """Do what the step's post-hook does, for loops that call it themselves (``hooks=False``).
+
+        Raises:
+            RuntimeError: if :meth:`before_step` was not called.
+        """
+        if not self._by_hand:
+            raise RuntimeError("after_step() was called without before_step(): call both around each step")
+        self._by_hand = False
         for i in range(len(self.optimizers)):
             self._after(i)
 
     @torch.no_grad()
     def _before(self, index: int) -> None:
+        self._take_waiting()
         self._resolve()
         self._begin()
         self._connection.first_step_done()
@@ -241,12 +318,62 @@ class Controller:
         if index != engine.primary or self._steps.skipped(index):
             return
         self.step += 1
+        self._check_optimizers()
         if self._timetable.next == self.step:
             self._observe_decide_act()
         engine.observer.end_step()
         if not self.steering.by_hand:
             self.steering.boundary(self.step)
         self._arm()
+
+    def _see_foreign_step(self, optimizer: Optimizer) -> None:
+        """Mask again what an optimizer wrote that this controller does not know."""
+        weights = self._engine.weights
+        if weights.dense or not self._resolved:
+            return
+        weights.apply()
+        self._advice.give(
+            "foreign",
+            f"{type(optimizer).__name__} steps parameters that this controller prunes, but is not attached: its steps "
+            "are not counted, and masks are applied after each. Attach to it (after detach()), or pass both "
+            "optimizers as a list",
+        )
+
+    def _check_optimizers(self) -> None:
+        """Find an optimizer whose memory cannot be masked after its first step, not at the first collapse."""
+        if self._layout_known or self.plan.sparsity == 0.0 or self._options.updates.optimizer_state == "keep":
+            return
+        self._layout_known = True
+        self._engine.check_optimizer_states()
+
+    def _take_waiting(self) -> None:
+        """Settle what a load of the optimizer's state left open, now that the model must be loaded as well."""
+        if self._waiting is not None:
+            state, self._waiting = self._waiting, None
+            self.load_state_dict(state)
+        if self._unmatched:
+            self._unmatched = False
+            warnings.warn(
+                f"the optimizer state that was loaded holds no state of a controller ({CARRIED!r}): masks and schedule "
+                "go on from where they are. Save optimizer.state_dict() after attach, or load the controller's own "
+                "state_dict()",
+                UserWarning,
+                stacklevel=4,
+            )
+
+    def _load_carried(self, state: dict[str, Any] | None) -> None:
+        """Take what an optimizer's state dict held; a model that is loaded only later is waited for."""
+        if state is None:
+            self._unmatched = True
+            return
+        try:
+            self.load_state_dict(state)
+        except MaskMismatchError:
+            self._waiting = state
+        except ValueError as error:
+            raise ValueError(
+                f"{error}. To load the optimizer's own state alone, remove the key {CARRIED!r} from it"
+            ) from error
 
     def _resolve(self) -> None:
         """Settle what is prunable, once the layer that produces the output can be found."""
@@ -261,9 +388,8 @@ class Controller:
         self._engine.observer.disarm()
         self._build(self._probe.dataflow(self.model))
         self._engine.observer.note(*noted)
-        self._engine.actor.rewiring.check_target(self.plan.sparsity)
-        self._engine.warn_of_adapters()
         self._resolved = True
+        self._settle()
 
     def _begin(self) -> None:
         """Carry out what the policy decides before the first optimizer step."""
@@ -288,7 +414,8 @@ class Controller:
         return self._timetable.next == self.step + 1
 
     def _observe_decide_act(self) -> None:
-        reading = self._engine.observer.read(self.step, self.sparsity)
+        self._rebind()
+        reading = self._engine.observer.read(self.step, self._engine.weights.sparsity)
         self.readings.append(reading)
         self._record(reading)
         for name, value in self._steps.effects.read().items():
@@ -316,6 +443,25 @@ class Controller:
             self._record(replace(decision, eligible=self._eligible(decision)))
         self._carry_out(decision)
 
+    def _rebind(self) -> None:
+        """Take up layers and parameters that were replaced since, and say so."""
+        kept, lost = self._engine.rebind()
+        if not kept and not lost:
+            return
+        self._connection.claim()
+        if kept:
+            self._log("join", f"other parameters stand under these names, and take over their masks: {', '.join(kept)}")
+        if lost:
+            self._log("join", f"these weights are gone or of another shape, and have no mask: {', '.join(lost)}")
+        unstepped = self._engine.unstepped()
+        if lost or unstepped:
+            self._advice.give(
+                "replaced",
+                f"weights were replaced (a new layer, or load_state_dict(assign=True)): {', '.join([*lost, *unstepped])}"
+                " are not pruned as planned, or no attached optimizer steps them. Build a new optimizer and attach "
+                "again after detach()",
+            )
+
     def _eligible(self, decision: Decision) -> int | None:
         """The first step at which the policy reads again and may act, as far as it knows."""
         earliest = getattr(self.policy, "earliest", lambda step: step + 1)(self.step)
@@ -324,11 +470,16 @@ class Controller:
         first = max(earliest, self.step + 1)
         return next(filter(self._falls_on, range(first, first + self.plan.every)), None)
 
-    def _carry_out(self, decision: Decision) -> None:
+    def _carry_out(self, decision: Decision, signals: Mapping[str, Tensor] | None = None) -> None:
         self.decision, self.phase = decision, decision.phase
-        for event in self._engine.actor.carry_out(decision, self.step, self._engine.signal.values):
+        signals = self._engine.signal.values if signals is None else signals
+        for event in self._engine.actor.carry_out(decision, self.step, signals):
             self.events.append(event)
             self._record(event)
+        weights = self._engine.weights
+        if weights.sparsity and self._options.target.allocation == "global":
+            live = {name: weights.live_in(name) for name in weights.params}
+            self._advice.of_starved(live, self._engine.actor.rewiring.minima(), weights.shares())
         self._engine.forget_signal()
 
     def _log(self, kind: str, reason: str) -> None:
@@ -338,8 +489,8 @@ class Controller:
             kind=kind,
             phase=self.phase,
             reason=reason,
-            sparsity_before=self.sparsity,
-            sparsity_after=self.sparsity,
+            sparsity_before=self._engine.weights.sparsity,
+            sparsity_after=self._engine.weights.sparsity,
         )
         logger.info("step %d: %s: %s", self.step, kind, reason)
         self.events.append(event)
@@ -430,17 +581,39 @@ class Controller:
     def finalize(self) -> None:
         """End with exactly the target sparsity: stop the pump, collapse to the target if need be, freeze the mask.
 
-        The mask goes on being enforced, so that fine-tuning keeps it. Calling it again does nothing.
+        The mask goes on being enforced, so that fine-tuning keeps it. Calling it again applies the mask again, as
+        after a load of older weights.
         """
+        self._take_waiting()
+        self._resolve()
+        self._rebind()
+        self._apply_masks()
         if self.finalized:
             return
-        self._resolve()
-        total = self.plan.total_steps
+        engine, target, total = self._engine, self.plan.sparsity, self.plan.total_steps
+        reached = engine.actor.rewiring.at(target)
         early = f" at step {self.step} of {total}" if total and self.step < total else ""
-        reason = f"finalize{early}: exact target {self.plan.sparsity:g}, final mask"
-        depth = None if self.frozen else self.plan.sparsity
-        self._carry_out(Decision(phase="frozen", reason=reason, depth=depth, pump=0.0, freeze=True))
+        reason = f"finalize{early}: exact target {target:g}, final mask"
+        depth = None if self.frozen and reached else target
+        engine.actor.frozen &= reached  # a mask that was frozen, or changed since, at another sparsity is not final
+        saliency, signals = None, engine.signals_at_hand()
+        if depth is not None and self._options.updates.saliency == "taylor" and not signals:
+            saliency, reason = "magnitude", f"{reason}; by magnitude, since no gradient is at hand"
+        decision = Decision(phase="frozen", reason=reason, depth=depth, saliency=saliency, pump=0.0, freeze=True)
+        self._carry_out(decision, signals)
         self.finalized = True
+
+    def _apply_masks(self) -> None:
+        """Put closed weights that have a value back to zero, and say so."""
+        weights = self._engine.weights
+        found = weights.disobeying()
+        if found:
+            self._engine.actor.rewiring.restore_zeros()
+            self._log(
+                "zeros",
+                f"closed weights had values ({', '.join(f'{name}: {n}' for name, n in found.items())}), from older "
+                "weights that were loaded or from something else that writes to weights: they are zero again",
+            )
 
     @property
     def frozen(self) -> bool:
@@ -449,14 +622,14 @@ class Controller:
 
     @property
     def sparsity(self) -> float:
-        """Share of the prunable weights that the masks hold at zero."""
-        return self._engine.weights.sparsity
+        """Share of the prunable weights that are zero now, counted; :meth:`open_weights` says what the masks hold."""
+        weights = self._engine.weights
+        return weights.zeros() / weights.size if weights.size else 0.0
 
     @property
     def sparsity_total(self) -> float:
-        """Share of all parameters of the model that the masks hold at zero."""
-        weights = self._engine.weights
-        return (weights.size - weights.live) / sum(p.numel() for p in self.model.parameters())
+        """Share of all parameters of the model that are zeros of prunable weights."""
+        return self._engine.weights.zeros() / sum(p.numel() for p in self.model.parameters())
 
     @property
     def masks(self) -> dict[str, Tensor]:
@@ -489,11 +662,15 @@ class Controller:
         return self._noise.std
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a bitwise resume needs, in values that ``torch.load(weights_only=True)`` takes.
+        """A snapshot of all that a bitwise resume needs, in values that ``torch.load(weights_only=True)`` takes.
 
-        The weights and the optimizer's own state are not in it: save ``model.state_dict()`` and
-        ``optimizer.state_dict()`` beside it.
+        It travels inside ``optimizer.state_dict()`` too (of the first optimizer), under the key
+        ``surgecollapse.controller``, and is loaded with it. The weights are not in it: load ``model.state_dict()``
+        first.
         """
+        return snapshot(self._state())
+
+    def _state(self) -> dict[str, Any]:
         return {
             "version": STATE_VERSION,
             "plan": to_dict(self._interventions.given_plan),
@@ -517,9 +694,17 @@ class Controller:
         """Go on where :meth:`state_dict` was taken. Load the model and the optimizer first.
 
         Raises:
-            ValueError: if the state is foreign: another version, policy, plan, model or choice of prunable weights.
+            ValueError: if the state is foreign: another version, policy, plan, model, choice of prunable weights, or
+                masks that close weights which have a value.
         """
+        self._load(state, check=True)
+        self._waiting, self._unmatched = None, False
+
+    def _load(self, state: Mapping[str, Any], *, check: bool) -> None:
         self._check_state(state)
+        state = snapshot(state)
+        if check:
+            self._engine.check_masks(state["engine"])
         self._probe.load_state_dict(state["probe"])
         self._resolved = state["resolved"]
         self._engine.observer.disarm()
@@ -547,7 +732,7 @@ class Controller:
             raise ValueError("this is not the state of a surgecollapse controller: pass what state_dict() returned")
         if state["version"] != STATE_VERSION:
             raise ValueError(f"controller state has version {state['version']}, this library reads {STATE_VERSION}")
-        here = {**self.state_dict(), **self._engine.state_dict()}
+        here = {**self._state(), **self._engine.state_dict()}
         if missing := sorted(set(here) - {*state, *state["engine"], "watch", "interventions"}):
             raise ValueError(f"this controller state lacks {', '.join(missing)}: the checkpoint is damaged")
         name = type(self.policy).__name__

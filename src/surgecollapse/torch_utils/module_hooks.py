@@ -18,27 +18,18 @@ _OVERRIDDEN = ("__deepcopy__", "__reduce_ex__", "values")
 
 
 class ModuleHook:
-    """A module hook of this library.
+    """A module hook of this library. Inside a graph that ``torch.compile`` traces it does nothing.
 
-    Inside a graph that ``torch.compile`` traces it does nothing, unless it is ``eager``: then the graph breaks before
-    it in training mode, and it runs on real tensors. Compiled code may keep a hook that was removed: it is retired.
-
-    Args:
-        function: what it calls.
-        eager: run between two graphs.
+    Compiled code may keep a hook that was removed: it is retired, and does nothing either.
     """
 
-    def __init__(self, function: Callable[..., Any], *, eager: bool = False) -> None:
+    def __init__(self, function: Callable[..., Any]) -> None:
         self._function: Callable[..., Any] | None = function
-        disable: Any = torch.compiler.disable
-        self._between: Callable[..., Any] | None = disable(self._run) if eager else None
 
     def __call__(self, *args: Any) -> Any:
         """Call the function, unless a compiler is tracing."""
         if torch.compiler.is_compiling():
-            if self._between is None or not torch.compiler.is_dynamo_compiling() or not args[0].training:
-                return None
-            return self._between(*args)
+            return None
         return self._run(*args)
 
     def _run(self, *args: Any) -> Any:
@@ -47,6 +38,21 @@ class ModuleHook:
     def retire(self) -> None:
         """Do nothing from now on."""
         self._function = None
+
+
+class EagerHook(ModuleHook):
+    """A module hook that runs on real tensors under ``torch.compile``, too: the graph breaks before it."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(function)
+        disable: Any = torch.compiler.disable
+        self._between: Callable[..., Any] = disable(self._run)
+
+    def __call__(self, *args: Any) -> Any:
+        """Call the function, between two graphs; while a model is exported do nothing."""
+        if torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling():
+            return None
+        return self._between(*args)
 
 
 class Hooks:
@@ -65,8 +71,11 @@ class Hooks:
         return Hooks, ()
 
     def before(self, module: nn.Module, function: Callable[..., Any], *, eager: bool = False) -> None:
-        """Call ``function(module, args, kwargs)`` before each forward of ``module``, see :class:`ModuleHook`."""
-        hook = ModuleHook(function, eager=eager)
+        """Call ``function(module, args, kwargs)`` before each forward of ``module``.
+
+        ``eager``: in a compiled model, too, whose graph then breaks before it.
+        """
+        hook = EagerHook(function) if eager else ModuleHook(function)
         self._hold(module, module.register_forward_pre_hook(hook, with_kwargs=True), hook)
 
     def after(self, module: nn.Module, function: Callable[..., Any]) -> None:
