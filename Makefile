@@ -8,9 +8,10 @@ export VENV PYTHON TORCH_ARGS
 # mkdocs-material announces its end of life on every build.
 export NO_MKDOCS_2_WARNING := 1
 WORKERS ?= 2
+NUMERIC := tests/golden tests/property tests/unit/test_losses.py $(addprefix tests/unit/,functional gradients act observe analysis attaching)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types docs serve-docs ci clean
+.PHONY: help demo test test-numeric lint types docs serve-docs ci clean
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -23,11 +24,20 @@ test:  ## The test suite
 	@scripts/bootstrap.sh test
 	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
-lint:  ## Style, format and the import contract
+# Vector instructions, BLAS and oneDNN each in their plainest form: sums are taken in another order than by default.
+test-numeric: export ATEN_CPU_CAPABILITY ?= default
+test-numeric: export MKL_CBWR ?= COMPATIBLE
+test-numeric: export ONEDNN_MAX_CPU_ISA ?= SSE41
+test-numeric:  ## The numeric tests once more, with the rounding of another processor
+	@scripts/bootstrap.sh test
+	$(BIN)/python -m pytest -n $(WORKERS) $(NUMERIC) $(ARGS)
+
+lint:  ## Style, format, the import contract and the form of the documentation; BASE=main: commit subjects, too
 	@scripts/bootstrap.sh test lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/python scripts/check_prose.py $(if $(BASE),--since $(BASE))
 
 types:  ## Both type checkers
 	@scripts/bootstrap.sh test lint

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from surgecollapse.functional import collapse_masks, selection
+from surgecollapse.record.machine import processor
 
 TIME_GOAL, MEMORY_GOAL = 8.0, 4.0
 SPARSITY = 0.9
@@ -128,16 +129,6 @@ def extra_memory(action: str, pattern: str, options: argparse.Namespace) -> int:
     command = [sys.executable, __file__, f"--probe={action}", f"--pattern={pattern}", f"--size={options.size}"]
     command += [f"--tensors={options.tensors}", f"--threads={options.threads}"]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-
-
-def processor() -> str:
-    """Name of the processor, as far as the system tells."""
-    listing = Path("/proc/cpuinfo")
-    if listing.exists():
-        for line in listing.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def measure(options: argparse.Namespace) -> dict[str, object]:

@@ -37,6 +37,7 @@ import torch
 from torch import Tensor, nn
 
 from surgecollapse.export import CsrLinear, save_sparse
+from surgecollapse.record.machine import processor
 
 SIZES = (1024, 2048, 4096)
 SPARSITIES = (0.8, 0.9, 0.95, 0.98, 0.99)
@@ -254,16 +255,6 @@ def measure_layers(options: argparse.Namespace, forms: list[str]) -> dict[str, A
             held = {form: child(options, 1, "memory", form, *words) for form in forms[1:]}
             report["memory"].append({"size": size, "sparsity": sparsity, "dense": dense, **held})
     return report
-
-
-def processor() -> str:
-    """Name of the processor, as far as the system tells."""
-    listing = Path("/proc/cpuinfo")
-    if listing.exists():
-        for line in listing.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def table(headings: list[str], rows: list[list[str]]) -> list[str]:

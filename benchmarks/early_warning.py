@@ -353,7 +353,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bank", type=Path, default=Path("runs/bank"), help="folder of the bank's files")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "early-warning.md")
-    parser.add_argument("--images", type=Path, default=Path(__file__).parents[1] / "docs" / "images")
+    parser.add_argument("--images", type=Path, default=Path(__file__).parent / "reports" / "images")
     parser.add_argument("--write", action="store_true", help="write the detectors that the library ships")
     options = parser.parse_args()
     began = time.perf_counter()

@@ -29,14 +29,14 @@ from surgecollapse.compare.suites import SUITES, Entry
 from surgecollapse.lab.config import as_mapping
 
 _COMMON = {"dropout": 0.05, "distribution": "global", "saliency": "lamp"}
-_TARGET = {"floor": 0.0, "thinnest": 1.0}
+_TARGET = {"floor": 0.0, "min_density_ratio": 1.0}
 FORMS: dict[str, tuple[str, dict[str, Any]]] = {
     "gmp": ("gmp", {}),
     "surge-collapse": ("surge-collapse", {"policy_options": _TARGET}),
-    "three waves": ("surge-collapse", {"policy_options": {**_TARGET, "waves": 3}}),
-    "two waves": ("surge-collapse", {"policy_options": {**_TARGET, "waves": 2}}),
-    "two waves, early": ("surge-collapse", {"policy_options": {**_TARGET, "waves": 2, "last_wave_at": 0.3}}),
-    "one wave": ("surge-collapse", {"policy_options": {**_TARGET, "waves": 1}}),
+    "three waves": ("surge-collapse", {"policy_options": {**_TARGET, "cycles": 3}}),
+    "two waves": ("surge-collapse", {"policy_options": {**_TARGET, "cycles": 2}}),
+    "two waves, early": ("surge-collapse", {"policy_options": {**_TARGET, "cycles": 2, "last_cycle_start": 0.3}}),
+    "one wave": ("surge-collapse", {"policy_options": {**_TARGET, "cycles": 1}}),
     "small surges": ("surge-collapse", {"policy_options": {**_TARGET, "surge": 0.1}}),
 }
 """Methods with one setting each, none deeper than the target."""

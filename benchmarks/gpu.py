@@ -209,7 +209,7 @@ def training(turns: int) -> dict[str, Any]:
     added: dict[str, Callable[[nn.Module, torch.optim.Optimizer], Any]] = {
         "plain step": lambda *_: None,
         "readings alone": lambda model, optimizer: attach(
-            model, optimizer, sparsity=0.0, total_steps=10**6, policy="hold"
+            model, optimizer, sparsity=0.0, total_steps=10**6, policy="no_op"
         ),
         "masks, 90% closed": lambda model, optimizer: attach(
             model, optimizer, sparsity=0.9, total_steps=10**6, policy="static"

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from surgecollapse import Grokfast, GrokfastMA
+from surgecollapse.record.machine import processor
 
 EMA_GOAL, MA_GOAL = 1.15, 2.5
 COMPILED_EMA_GOAL, COMPILED_MA_GOAL = 0.8, 1.6
@@ -130,16 +131,6 @@ def time_steps(size: int, options: argparse.Namespace) -> dict[str, object]:
     turns = in_turn(actions, lambda: torch._foreach_copy_(grads, originals), options.repeats + 2)[2:]
     seconds = {name: statistics.median(turn[name] for turn in turns) for name in actions}
     return {"size": size, "seconds": seconds, "over plain": {name: ratio(turns, name, "plain") for name in filters}}
-
-
-def processor() -> str:
-    """Name of the processor, as far as the system tells."""
-    listing = Path("/proc/cpuinfo")
-    if listing.exists():
-        for line in listing.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def measure(options: argparse.Namespace) -> dict:

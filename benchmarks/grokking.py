@@ -61,7 +61,7 @@ _ON_TOP = {
     "with Grokfast (α .9, λ .5)": {"grokfast": "ema", "grokfast_alpha": 0.9, "grokfast_lamb": 0.5},
     "with StableMax": {"loss": "stablemax"},
     "with ⊥Grad": {"orthograd": "rescaled"},
-    "with surge-collapse, 50% sparse": {"policy": "entropy", "recipe": "surge-collapse", "sparsity": 0.5},
+    "with surge-collapse, 50% sparse": {"policy": "entropy_cycles", "recipe": "surge-collapse", "sparsity": 0.5},
 }
 _TRANSFORMER = {
     "baseline": {"task": "grokfast-modular-baseline", "evaluate_every": 50, "stop_at_accuracy": 0.95},
@@ -478,18 +478,10 @@ def draw(rows: dict[str, list[dict]], path: Path) -> bool:
     return True
 
 
-def processor() -> str:
-    """Name of the processor, as far as the system tells."""
-    listing = Path("/proc/cpuinfo")
-    if listing.exists():
-        for line in listing.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
 def hardware(options: argparse.Namespace) -> str:
     """What the runs of this call train on."""
+    from surgecollapse.record.machine import processor
+
     place = gpu_name() if options.device == "cuda" else ""
     return f"{place or processor()}, {options.jobs} process(es) of one thread"
 

@@ -31,7 +31,14 @@ from surgecollapse.lab.training.environment import environment
 from surgecollapse.record import CommandQueue, RunStore
 
 COMMAND = [sys.executable, "-m", "surgecollapse", "run"]
-KEYS = {"policy": "entropy", "widths": 32, "train-samples": 500, "every": 10, "evaluate-every": 100, "monitors": "none"}
+KEYS = {
+    "policy": "entropy_cycles",
+    "widths": 32,
+    "train-samples": 500,
+    "every": 10,
+    "evaluate-every": 100,
+    "monitors": "none",
+}
 
 
 def newest_checkpoint(folder: Path) -> int:

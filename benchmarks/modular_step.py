@@ -25,6 +25,7 @@ from surgecollapse.lab.data.registry import load_data
 from surgecollapse.lab.data.sampler import Batches
 from surgecollapse.lab.models.decoder import ECONOMIES, Decoder
 from surgecollapse.lab.training.optim import make_optimizer
+from surgecollapse.record.machine import processor
 
 GOAL = 0.7
 
@@ -116,16 +117,6 @@ def as_markdown(report: dict) -> str:
         cells = [words[economy], f"{found['seconds'] * 1e3:.1f}", ratio, goal, *parted]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join([*lines, ""])
-
-
-def processor() -> str:
-    """Name of the processor, as far as the system tells."""
-    listing = Path("/proc/cpuinfo")
-    if listing.exists():
-        for line in listing.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def main() -> None:

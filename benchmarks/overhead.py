@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 import surgecollapse
 from surgecollapse import Decision, Plan, Reading
+from surgecollapse.events import Prune
 
 GOAL, EVERY = 1.02, 50
 
@@ -85,8 +86,9 @@ class Scripted:
     def decide(self, reading: Reading) -> Decision:
         """Collapse at the one step, with the whole search: the floor lies between the two ends."""
         if reading.step == self.at:
-            return Decision(phase="sparse", reason="benchmark", depth=(0.5, 0.98), floor=0.9)
-        return Decision(phase="hold", reason="benchmark")
+            prune = Prune((0.5, 0.98), floor=0.9)
+            return Decision(phase="sparse", reason="benchmark", actions=(prune,))
+        return Decision(phase="sparse", reason="benchmark")
 
     def state_dict(self) -> dict[str, Any]:
         """No state."""

@@ -242,16 +242,6 @@ def as_markdown(report: dict) -> str:
     return "\n".join([*lines, ""])
 
 
-def processor() -> str:
-    """Name of the processor, as far as the system tells."""
-    listing = Path("/proc/cpuinfo")
-    if listing.exists():
-        for line in listing.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
 def main() -> None:
     """Measure, write JSON and Markdown, print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -265,6 +255,8 @@ def main() -> None:
     options = parser.parse_args()
     sys.path.append(str(options.peers))
     torch.set_num_threads(options.threads)
+    from surgecollapse.record.machine import processor
+
     installed = {item.metadata["Name"]: item.version for item in distributions(path=[str(options.peers)])}
     report = {
         "command": shlex.join(["python", "benchmarks/peers.py", "--peers", "peers"]),

@@ -29,7 +29,7 @@ from surgecollapse.lab.training.flops import mean_density
 from surgecollapse.lab.training.run import train
 from surgecollapse.record import RunStore
 
-POLICIES = ("none", "cycles", "entropy", "rules", "classic")
+POLICIES = ("none", "acdc", "entropy_cycles", "entropy_thresholds", "fixed_interval")
 
 
 def measure(task: str, policy: str, seed: int, sparsity: float, work: Path) -> dict[str, float]:

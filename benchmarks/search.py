@@ -30,43 +30,45 @@ def _options(**values: Any) -> dict[str, Any]:
     return {"policy_options": values}
 
 
-BASE: dict[str, Any] = {"policy": "entropy", "dropout": 0.1}
+BASE: dict[str, Any] = {"policy": "entropy_cycles", "dropout": 0.1}
 """What every variant changes one thing of."""
 
 LAYER: dict[str, Any] = {"distribution": "layer"}
 
 SETTLE: dict[str, Any] = {
-    "anneal": True, "full_depth_at": 0.6, "deepest": 0.9, "cycles_until": 0.7, "freeze_at": 0.72, "floor": 0.0
+    "anneal": True, "full_depth_at": 0.6, "max_sparsity": 0.9, "cycles_until": 0.7, "freeze_at": 0.72, "floor": 0.0
 }  # fmt: skip
 
 LONG: dict[str, Any] = {
     "timing": "fixed", "phase": 0.1, "longest": 0.1, "cycles_until": 0.6, "freeze_at": 0.7, "floor": 0.0
 }  # fmt: skip
 
-LAND: dict[str, Any] = {**LONG, "cycles_until": 0.5, "freeze_at": 0.75, "landing": "gradual"}
+LAND: dict[str, Any] = {**LONG, "cycles_until": 0.5, "freeze_at": 0.75, "final_ramp": "cubic"}
 
 CYCLES: dict[str, Any] = {
-    "timing": "fixed", "phase": 0.1, "cycles_until": 0.5, "freeze_at": 0.75, "landing": "gradual", "floor": 0.6,
-    "pump": 0.0,
+    "timing": "fixed", "phase": 0.1, "cycles_until": 0.5, "freeze_at": 0.75, "final_ramp": "cubic", "floor": 0.6,
+    "noise_std": 0.0,
 }  # fmt: skip
 """The recipe that rounds 1 to 10 led to: collapses at once, the last one gradual."""
 
 FAST: dict[str, Any] = {"lr": 1e-2}
 """From round 11 on; the rounds before it were at 3e-3, where every method is 1 to 5 points worse."""
 
-WAVES: dict[str, Any] = {"dense_until": 0.05, "waves": 4, "last_wave_at": 0.5}
+WAVES: dict[str, Any] = {"dense_until": 0.05, "cycles": 4, "last_cycle_start": 0.5}
 
 
 def _waves(**options: Any) -> dict[str, Any]:
     """Bounded by on/off entropy, down to half the target's density, unless said otherwise."""
-    return {"policy": "waves", "policy_options": {"measure": "on_off", "thinnest": 0.5, **options}, **FAST}
+    first = {"dense_until": 0.1, "cycles": 3, "last_cycle_start": 0.45, "surge": 0.5}
+    own = {"measure": "on_off", "min_density_ratio": 0.5}
+    return {"policy": "cyclic_pruning", "policy_options": {**first, **own, **options}, **FAST}
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "dense": {"policy": "none", "dropout": 0.0},
     "dropout-0.2": {"policy": "none", "dropout": 0.2},
     "dropout-0.3": {"policy": "none", "dropout": 0.3},
-    "acdc": {"policy": "cycles"},
+    "acdc": {"policy": "acdc"},
     "gmp": {"policy": "gmp"},
     "rigl": {"policy": "rigl"},
     "base": {},
@@ -79,19 +81,19 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "floor-0": _options(floor=0.0),
     "floor-0.5": _options(floor=0.5),
     "floor-0.6": _options(floor=0.6),
-    "nopump": _options(pump=0.0),
-    "pump-0.2": _options(pump=0.2),
-    "at-target": _options(deepest=0.9),
-    "deepest-0.97": _options(deepest=0.97, floor=0.0),
-    "deepest-0.95": _options(deepest=0.95, floor=0.0),
-    "fixed": _options(shortest=0.05, longest=0.05, floor=0.0, pump=0.0),
-    "fixed-0.1": _options(shortest=0.1, longest=0.1, phase=0.1, floor=0.0, pump=0.0),
-    "fixed-0.025": _options(shortest=0.025, longest=0.025, phase=0.025, floor=0.0, pump=0.0),
+    "nopump": _options(noise_std=0.0),
+    "pump-0.2": _options(noise_std=0.2),
+    "at-target": _options(max_sparsity=0.9),
+    "deepest-0.97": _options(max_sparsity=0.97, floor=0.0),
+    "deepest-0.95": _options(max_sparsity=0.95, floor=0.0),
+    "fixed": _options(shortest=0.05, longest=0.05, floor=0.0, noise_std=0.0),
+    "fixed-0.1": _options(shortest=0.1, longest=0.1, phase=0.1, floor=0.0, noise_std=0.0),
+    "fixed-0.025": _options(shortest=0.025, longest=0.025, phase=0.025, floor=0.0, noise_std=0.0),
     "growth-random": _options(growth="random"),
     "growth-gradient": _options(growth="gradient"),
     "growth-momentum": _options(growth="momentum"),
-    "initial-noise": _options(initial="noise"),
-    "initial-last": _options(initial="last"),
+    "initial-noise": _options(regrow_init="noise"),
+    "initial-last": _options(regrow_init="last"),
     "moments-keep": {"moments": "keep"},
     "moments-warmup": {"moments": "warmup"},
     "erk": {"distribution": "erk"},
@@ -107,8 +109,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "dense-0.4": _options(dense_until=0.4),
     "every-20": {"every": 20},
     # Second round: zeros spread evenly over layers, and what goes with that. Rivals may have it too.
-    "layer-acdc": {"policy": "cycles", **LAYER},
-    "layer-acdc-nodrop": {"policy": "cycles", "dropout": 0.0, **LAYER},
+    "layer-acdc": {"policy": "acdc", **LAYER},
+    "layer-acdc-nodrop": {"policy": "acdc", "dropout": 0.0, **LAYER},
     "layer-gmp": {"policy": "gmp", **LAYER},
     "layer-granet": {"policy": "granet", **LAYER},
     "layer-nodrop": {"dropout": 0.0, **LAYER},
@@ -123,15 +125,15 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "layer-growth-random": {**_options(growth="random"), **LAYER},
     "layer-surge-1": {**_options(surge=1.0), **LAYER},
     "layer-surge-0.75": {**_options(surge=0.75), **LAYER},
-    "layer-at-target": {**_options(deepest=0.9), **LAYER},
-    "layer-deepest-0.97": {**_options(deepest=0.97, floor=0.0), **LAYER},
+    "layer-at-target": {**_options(max_sparsity=0.9), **LAYER},
+    "layer-deepest-0.97": {**_options(max_sparsity=0.97, floor=0.0), **LAYER},
     "layer-ramp-0.5": {**_options(full_depth_at=0.5), **LAYER},
     "layer-ramp-0.7": {**_options(full_depth_at=0.7), **LAYER},
     "ramp-0.5": _options(full_depth_at=0.5),
     # Third round, after the convolutions: gradual pruning beats every cycle there, so make the cycles settle.
     "gmp-nodrop": {"policy": "gmp", "dropout": 0.0},
     "ramp-0.7": _options(full_depth_at=0.7),
-    "ramp-at-target": _options(full_depth_at=0.7, deepest=0.9),
+    "ramp-at-target": _options(full_depth_at=0.7, max_sparsity=0.9),
     "anneal": _options(anneal=True),
     "anneal-ramp": _options(anneal=True, full_depth_at=0.7),
     "settle": _options(**SETTLE),
@@ -140,7 +142,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "settle-0.25": _options(**{**SETTLE, "surge": 0.25}),
     "settle-short": _options(**{**SETTLE, "phase": 0.025, "longest": 0.05}),
     "settle-long": _options(**{**SETTLE, "phase": 0.1}),
-    "settle-deep": _options(**{**SETTLE, "deepest": 0.95}),
+    "settle-deep": _options(**{**SETTLE, "max_sparsity": 0.95}),
     "settle-nodrop": {**_options(**SETTLE), "dropout": 0.0},
     # Fourth round: long phases that end early, and one change of that.
     "long": _options(**LONG),
@@ -148,20 +150,20 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "long-layer": {**_options(**LONG), **LAYER},
     "long-layer-nodrop": {**_options(**LONG), **LAYER, "dropout": 0.0},
     "long-layer-drop-0.05": {**_options(**LONG), **LAYER, "dropout": 0.05},
-    "long-layer-at-target": {**_options(**{**LONG, "deepest": 0.9}), **LAYER},
+    "long-layer-at-target": {**_options(**{**LONG, "max_sparsity": 0.9}), **LAYER},
     "long-layer-anneal": {**_options(**{**LONG, "anneal": True}), **LAYER},
     "long-layer-0.15": {**_options(**{**LONG, "phase": 0.125, "longest": 0.125}), **LAYER},
     "long-layer-surge-1": {**_options(**{**LONG, "surge": 1.0}), **LAYER},
     "long-layer-surge-0.25": {**_options(**{**LONG, "surge": 0.25}), **LAYER},
     "long-layer-random-growth": {**_options(**{**LONG, "growth": "random"}), **LAYER},
-    "long-at-target": _options(**{**LONG, "deepest": 0.9}),
-    "long-at-target-drop-0.2": {**_options(**{**LONG, "deepest": 0.9}), "dropout": 0.2},
-    "long-at-target-anneal": _options(**{**LONG, "deepest": 0.9, "anneal": True}),
-    "long-at-target-ramp": _options(**{**LONG, "deepest": 0.9, "full_depth_at": 0.4}),
-    "long-at-target-surge-1": _options(**{**LONG, "deepest": 0.9, "surge": 1.0}),
+    "long-at-target": _options(**{**LONG, "max_sparsity": 0.9}),
+    "long-at-target-drop-0.2": {**_options(**{**LONG, "max_sparsity": 0.9}), "dropout": 0.2},
+    "long-at-target-anneal": _options(**{**LONG, "max_sparsity": 0.9, "anneal": True}),
+    "long-at-target-ramp": _options(**{**LONG, "max_sparsity": 0.9, "full_depth_at": 0.4}),
+    "long-at-target-surge-1": _options(**{**LONG, "max_sparsity": 0.9, "surge": 1.0}),
     # Fifth round: after the cycles, down to the target step by step.
     "land": _options(**LAND),
-    "land-at-target": _options(**{**LAND, "deepest": 0.9}),
+    "land-at-target": _options(**{**LAND, "max_sparsity": 0.9}),
     "land-early": _options(**{**LAND, "cycles_until": 0.4}),
     "land-layer": {**_options(**LAND), **LAYER},
     "land-layer-drop-0.05": {**_options(**LAND), **LAYER, "dropout": 0.05},
@@ -193,8 +195,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
         }
     ),
     # Seventh round: what in the landing form earns it.
-    "land-layer-at-target": {**_options(**{**LAND, "deepest": 0.9}), **LAYER},
-    "land-layer-deep": {**_options(**{**LAND, "deepest": 0.975}), **LAYER},
+    "land-layer-at-target": {**_options(**{**LAND, "max_sparsity": 0.9}), **LAYER},
+    "land-layer-deep": {**_options(**{**LAND, "max_sparsity": 0.975}), **LAYER},
     "land-layer-entropy": {**_options(**{**LAND, "timing": "entropy", "shortest": 0.05, "longest": 0.15}), **LAYER},
     "land-layer-random-growth": {**_options(**{**LAND, "growth": "random"}), **LAYER},
     "land-layer-surge-1": {**_options(**{**LAND, "surge": 1.0}), **LAYER},
@@ -202,20 +204,20 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "land-layer-early": {**_options(**{**LAND, "cycles_until": 0.4}), **LAYER},
     "land-layer-long": {**_options(**{**LAND, "cycles_until": 0.4, "freeze_at": 0.85}), **LAYER},
     # Eighth round, for the convolutions: cycles that stay above the target's sparsity until the landing.
-    "land-at-target-ramp": _options(**{**LAND, "deepest": 0.9, "full_depth_at": 0.5}),
-    "land-at-target-dense-0.25": _options(**{**LAND, "deepest": 0.9, "dense_until": 0.25}),
-    "land-at-target-short": _options(**{**LAND, "deepest": 0.9, "cycles_until": 0.3}),
+    "land-at-target-ramp": _options(**{**LAND, "max_sparsity": 0.9, "full_depth_at": 0.5}),
+    "land-at-target-dense-0.25": _options(**{**LAND, "max_sparsity": 0.9, "dense_until": 0.25}),
+    "land-at-target-short": _options(**{**LAND, "max_sparsity": 0.9, "cycles_until": 0.3}),
     "gmp-drop-0.2": {"policy": "gmp", "dropout": 0.2},
-    "acdc-drop-0.2": {"policy": "cycles", "dropout": 0.2},
+    "acdc-drop-0.2": {"policy": "acdc", "dropout": 0.2},
     # Ninth round: is it the schedule of gradual pruning, what a surge brings back, or which weights go?
     "gmp-until-0.5": {"policy": "gmp", **_options(end_at=0.5)},
     "gmp-until-0.9": {"policy": "gmp", **_options(end_at=0.9)},
     "gmp-from-0.2": {"policy": "gmp", **_options(start_at=0.2)},
-    "settle-0.25-last": _options(**{**SETTLE, "surge": 0.25, "initial": "last"}),
+    "settle-0.25-last": _options(**{**SETTLE, "surge": 0.25, "regrow_init": "last"}),
     "settle-0.25-keep": {**_options(**{**SETTLE, "surge": 0.25}), "moments": "keep"},
     "settle-0.05-short": _options(**{**SETTLE, "surge": 0.05, "timing": "fixed", "phase": 0.025}),
     "gmp-lamp": {"policy": "gmp", "saliency": "lamp"},
-    "acdc-lamp": {"policy": "cycles", "saliency": "lamp"},
+    "acdc-lamp": {"policy": "acdc", "saliency": "lamp"},
     "settle-0.25-lamp": {**_options(**{**SETTLE, "surge": 0.25}), "saliency": "lamp"},
     "land-lamp": {**_options(**LAND), "saliency": "lamp"},
     # Tenth round: 98% sparse, where AC/DC is ahead.
@@ -225,7 +227,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "recipe-layer-landing-0.85": {"policy_options": {**CYCLES, "freeze_at": 0.85}, **LAYER},
     "recipe-layer-late": {"policy_options": {**CYCLES, "cycles_until": 0.7, "freeze_at": 0.85}, **LAYER},
     "recipe-layer-short-landing": {"policy_options": {**CYCLES, "cycles_until": 0.6, "freeze_at": 0.65}, **LAYER},
-    "recipe-layer-drop": {"policy_options": {**CYCLES, "landing": "drop"}, **LAYER},
+    "recipe-layer-drop": {"policy_options": {**CYCLES, "final_ramp": "none"}, **LAYER},
     "recipe-layer-drop-0.05": {"policy_options": CYCLES, **LAYER, "dropout": 0.05},
     # Eleventh round: at a learning rate of .01.
     "fast-dropout-0.2": {"policy": "none", "dropout": 0.2, **FAST},
@@ -233,7 +235,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         f"fast-{name}{end}": {**settings, **spread, **FAST}
         for name, settings in {
             "gmp": {"policy": "gmp"},
-            "acdc": {"policy": "cycles"},
+            "acdc": {"policy": "acdc"},
             "cycles": _options(**CYCLES),
             "cycles-at-target": _options(**{**CYCLES, "floor": 1.0}),
         }.items()
@@ -243,7 +245,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     **{
         f"waves-{count}-floor-{floor:g}{end}": {
             **_waves(
-                **({} if count == 3 else {**WAVES, "waves": count, **({"rest": 0.015} if count == 5 else {})}),
+                **(
+                    {}
+                    if count == 3
+                    else {**WAVES, "cycles": count, **({"settle_fraction": 0.015} if count == 5 else {})}
+                ),
                 floor=floor,
             ),
             **spread,
@@ -254,15 +260,15 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "waves-4-surge-0.35-layer": {**_waves(**WAVES, floor=0.3, surge=0.35), **LAYER},
     # Thirteenth round: deeper waves, for 80, 90 and 95%; the number is the share of the target's density.
-    "fast-rigl-layer": {"policy": "rigl", **_options(layers="layer"), **FAST},
+    "fast-rigl-layer": {"policy": "rigl", **_options(allocation="layer"), **FAST},
     **{
-        f"waves-4-thinnest-{share:g}": {**_waves(**WAVES, floor=0.3, surge=0.35, thinnest=share), **LAYER}
+        f"waves-4-thinnest-{share:g}": {**_waves(**WAVES, floor=0.3, surge=0.35, min_density_ratio=share), **LAYER}
         for share in (0.165, 0.25, 0.33, 0.34)
     },
     # Fourteenth round: bounded by how certain the predictions on the probe batch still are.
     **{
         f"waves-4-certainty-{floor:g}-thinnest-{share:g}{end}": {
-            **_waves(**WAVES, floor=floor, surge=0.35, thinnest=share, measure="certainty"),
+            **_waves(**WAVES, floor=floor, surge=0.35, min_density_ratio=share, measure="prediction_confidence"),
             **spread,
         }
         for floor in (0.5, 0.6, 0.7, 0.8)
@@ -270,7 +276,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         for end, spread in {"-layer": LAYER, "-lamp": {"saliency": "lamp"}}.items()
     },
     "waves-4-certainty-0.6-drop-0.2-layer": {
-        **_waves(**WAVES, floor=0.6, surge=0.35, thinnest=0.1, measure="certainty"),
+        **_waves(**WAVES, floor=0.6, surge=0.35, min_density_ratio=0.1, measure="prediction_confidence"),
         **LAYER,
         "dropout": 0.2,
     },

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from surgecollapse import stablemax_cross_entropy
 from surgecollapse.functional import softmax_cross_entropy_float64
+from surgecollapse.record.machine import processor
 
 EAGER_GOAL, COMPILED_GOAL = 3.0, 1.5
 SHAPES = {
@@ -91,16 +92,6 @@ def time_shape(rows: int, classes: int, options: argparse.Namespace) -> dict[str
         ratios[name] = {"median": statistics.median(values), "least": min(values), "most": max(values)}
     medians = {name: statistics.median(turn[name] for turn in turns) for name in found}
     return {"rows": rows, "classes": classes, "inner": inner, "seconds": medians, "ratios": ratios}
-
-
-def processor() -> str:
-    """Name of the processor, as far as the system tells."""
-    listing = Path("/proc/cpuinfo")
-    if listing.exists():
-        for line in listing.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def measure(options: argparse.Namespace) -> dict:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -18,6 +18,7 @@ from grokking_bank.plan import Block
 from grokking_bank.readings import SERIES, Readings
 from grokking_bank.stack import Stack
 from surgecollapse.forecast.times import GrokkingTimes, grokking_times
+from surgecollapse.record.whole_files import write_whole
 
 FIRST = 10
 """Step of the first evaluation."""
@@ -107,10 +108,9 @@ def write_stack(path: Path, members: Sequence[Member], block: Block, tell: Calla
         "seconds": round(time.perf_counter() - began, 2),
         "torch": torch.__version__,
     }
-    written = path.with_suffix(".part")
-    with written.open("wb") as file:
-        np.savez_compressed(file, steps=np.array(steps), values=shortened(values), facts=np.array(json.dumps(facts)))
-    os.replace(written, path)
+    content = io.BytesIO()
+    np.savez_compressed(content, steps=np.array(steps), values=shortened(values), facts=np.array(json.dumps(facts)))
+    write_whole(path, content.getvalue())
 
 
 def cut(path: Path, out: Path, members: Sequence[int], every: int) -> None:

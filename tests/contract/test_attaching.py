@@ -1,4 +1,4 @@
-"""How training is hooked: one test for each plain row of the attachment table (docs/explanation/architecture.md)."""
+"""How training is hooked: one test for each plain row of the attachment table (docs/decisions/0002)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 import surgecollapse
-from surgecollapse import Decision
+from surgecollapse.events import Decision, Prune
 
 
 class Once:
@@ -31,8 +31,8 @@ class Once:
     def decide(self, reading):
         if reading.step >= self.at and not self.done:
             self.done = True
-            return Decision(phase="sparse", reason="test", depth=self.depth)
-        return Decision(phase="hold", reason="test")
+            return Decision(phase="sparse", reason="test", actions=(Prune(self.depth),))
+        return Decision(phase="sparse", reason="test")
 
     def state_dict(self):
         return {"done": self.done}

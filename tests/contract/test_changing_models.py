@@ -140,7 +140,7 @@ def test_a_very_long_cadence_costs_nothing():
     model = make_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     began = time.perf_counter()
-    controller = attach(model, optimizer, policy="hold", total_steps=None, readings=Readings(every=10**12))
+    controller = attach(model, optimizer, policy="no_op", total_steps=None, readings=Readings(every=10**12))
     train(model, optimizer, 3)
     assert time.perf_counter() - began < 5
     assert not controller.readings
@@ -186,7 +186,7 @@ def test_detaching_lets_go_of_a_model_whose_first_layer_was_replaced():
 def test_a_loss_noted_before_the_first_step_is_not_lost():
     model = make_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    controller = attach(model, optimizer, policy="hold", readings=Readings(every=1))
+    controller = attach(model, optimizer, policy="no_op", readings=Readings(every=1))
     loss = nn.functional.cross_entropy(model(X), Y)
     loss.backward()
     controller.note(loss=loss, targets=Y)
@@ -206,7 +206,7 @@ def test_a_part_of_the_model_that_is_evaluated_by_itself_is_not_read():
 
     model = Parts()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    controller = attach(model, optimizer, policy="hold", readings=Readings(every=1, probe=X))
+    controller = attach(model, optimizer, policy="no_op", readings=Readings(every=1, probe=X))
     for _ in range(2):
         nn.functional.cross_entropy(model.net(X), Y).backward()
         model.eval()
@@ -221,7 +221,7 @@ def test_a_part_of_the_model_that_is_evaluated_by_itself_is_not_read():
 def test_gradients_by_vmap_are_no_obstacle_to_a_reading():
     model = make_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    controller = attach(model, optimizer, policy="hold", readings=Readings(every=1, probe=X))
+    controller = attach(model, optimizer, policy="no_op", readings=Readings(every=1, probe=X))
 
     def loss(parameters, x, y):
         return nn.functional.cross_entropy(torch.func.functional_call(model, parameters, (x[None],)), y[None])
@@ -253,7 +253,7 @@ def test_a_net_that_routes_its_inputs_may_run_other_layers_after_a_collapse():
 
     model = Routed()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    controller = attach(model, optimizer, total_steps=40, policy="cycles", sparsity=Target(0.5, min_density=0.0))
+    controller = attach(model, optimizer, total_steps=40, policy="acdc", sparsity=Target(0.5, min_density=0.0))
     train(model, optimizer, 40)
     collapse = next(event for event in controller.events if event.kind == "collapse")
     assert set(collapse.details["activation_energy"]) == {"chooser"}
@@ -315,7 +315,7 @@ def test_packed_sequences_are_a_probe_too():
 
     model = Recurrent()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    controller = attach(model, optimizer, total_steps=40, policy="cycles")
+    controller = attach(model, optimizer, total_steps=40, policy="acdc")
     sequences = X.repeat(2, 1).unsqueeze(1).expand(-1, 5, -1)
     lengths = torch.arange(len(sequences)) % 5 + 1
     packed = nn.utils.rnn.pack_padded_sequence(sequences, lengths, batch_first=True, enforce_sorted=False)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import doctest
 import re
 import shlex
 from importlib import import_module
 from inspect import getdoc
 from pathlib import Path
 
+import check_prose
+import method_cards
 import pytest
 
 import surgecollapse
@@ -78,8 +81,76 @@ def test_decision_records_are_listed_and_have_every_section():
     for record in records:
         text = record.read_text(encoding="utf-8")
         assert f"]({record.name})" in index
+        assert re.search(r"^Status: (accepted|superseded by \[\d{4}\])", text, re.MULTILINE), record.name
         for section in ("Context", "Decision", "Rejected", "How we would know that we were wrong"):
             assert f"\n## {section}\n" in text, f"{record.name} lacks the section {section!r}"
+
+
+@pytest.mark.parametrize("part", [pytest.param(part, id=part.page) for part in method_cards.parts()])
+def test_docstring_has_every_section_of_its_card(part):
+    said = method_cards.sections(part.value)
+    assert said[""].strip(), "no idea in a line"
+    missing = [section for section in method_cards.SECTIONS if not said.get(section)]
+    assert not missing, f"the docstring of {part.page} lacks {', '.join(missing)}"
+
+
+def test_card_shows_what_the_docstring_says():
+    class Part:
+        """Do a thing, x ← 2x.
+
+        More of it::
+
+            y = x | 1
+
+        Args:
+            scale: how much | or
+                how little.
+
+        >>> 1 + 1
+        2
+
+        When to use:
+            Seldom.
+
+        Cost:
+            None.
+
+        Deviations:
+            None from ``x``.
+
+        Source:
+            Someone 2020, arXiv 2001.00001.
+        """
+
+        def __init__(self, scale: float = 2.0) -> None: ...
+
+    text = method_cards.card(method_cards.Part("policies", "part", Part, "Part"), "")
+    for piece in (
+        "# Part\n\nDo a thing, x ← 2x.",
+        "```text\ny = x | 1\n```",
+        "## When to use\n\nSeldom.",
+        "None from `x`.",
+        "[arXiv 2001.00001](https://arxiv.org/abs/2001.00001)",
+        r"| `scale` | `2.0` | how much \| or how little. |",
+        "```pycon\n>>> 1 + 1\n2\n```",
+    ):
+        assert piece in text
+
+
+def test_prose_is_in_form():
+    assert check_prose.check(None) == []
+
+
+def test_checks_of_prose_find_what_they_look_for(tmp_path):
+    assert not doctest.testmod(check_prose).failed
+    long, table = "word " * 30, "| cell " * 30
+    (fault,) = check_prose.faults_of_page(f"{long}\n{table}\n```\n{long}.5\n```")
+    assert fault.startswith("1: ")
+    (tmp_path / "index.md").write_text("[a](a.md)", encoding="utf-8")
+    (tmp_path / "a.md").write_text("[a](a.md)", encoding="utf-8")
+    (tmp_path / "lost.md").write_text("[home](index.md)", encoding="utf-8")
+    assert check_prose.unlinked(tmp_path) == ["lost.md"]
+    assert any("75 characters" in fault for fault in check_prose.faults_of_subject("docs: " + "x" * 69))
 
 
 def test_version_is_the_same_everywhere():

@@ -210,7 +210,7 @@ def pruned(net, x, **options):
         net,
         torch.optim.SGD(net.parameters()),
         sparsity=sc.Target(0.5, **options),
-        policy="hold",
+        policy="no_op",
         readings=sc.Readings(probe=x),
     )
     return sorted(controller.masks)
@@ -232,7 +232,7 @@ def test_heads_are_found_on_the_first_training_batch_too(name):
     build, x, expected = NETS[name]
     net = build()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
-    controller = sc.attach(net, optimizer, sparsity=0.5, policy="hold")
+    controller = sc.attach(net, optimizer, sparsity=0.5, policy="no_op")
     out = net(x)
     while not isinstance(out, torch.Tensor):
         out = out["logits"] if isinstance(out, dict) else out[0]
@@ -280,7 +280,7 @@ def test_a_pass_that_is_followed_changes_nothing():
 def test_explain_lists_the_heads():
     net = Net(JOINS["dueling"])
     controller = sc.attach(
-        net, torch.optim.SGD(net.parameters()), sparsity=0.5, policy="hold", readings=sc.Readings(probe=X)
+        net, torch.optim.SGD(net.parameters()), sparsity=0.5, policy="no_op", readings=sc.Readings(probe=X)
     )
     rows = {row.name: row for row in controller.explain()}
     assert {name for name, row in rows.items() if row.role == "output layer"} == {"a.weight", "b.weight"}

@@ -206,7 +206,7 @@ def train(net, make, steps, attach=None):
 
 
 def idle(net, optimizer, **options):
-    return sc.attach(net, optimizer, sparsity=0.5, total_steps=100, policy="hold", every=2, **options)
+    return sc.attach(net, optimizer, sparsity=0.5, total_steps=100, policy="no_op", every=2, **options)
 
 
 @pytest.fixture(autouse=True)

@@ -145,7 +145,7 @@ def test_criteria_and_monitors_serve_a_loop_of_ones_own():
         optimizer,
         sparsity=0.5,
         total_steps=2,
-        policy="one-shot",
+        policy="one_shot",
         readings=Readings(every=1),
         updates=Updates(saliency="oldest", growth="oldest"),
         monitors=Monitoring(["count"], budget=None),
@@ -181,7 +181,7 @@ def test_an_offer_that_does_not_fit_is_refused_by_its_name(name, tmp_path):
 @pytest.mark.usefixtures("package")
 def test_names_of_ours_cannot_be_taken_and_unknown_ones_list_both():
     assert find("criteria", "saliency", "oldest", {"oldest": len}) is len
-    with pytest.raises(ValueError, match=r"classic.*quiet.*Did you mean 'quiet'"):
+    with pytest.raises(ValueError, match=r"acdc.*quiet.*Did you mean 'quiet'"):
         make_policy("quite")
     with pytest.raises(ConfigError, match="unknown task 'stripe'"):
         make_config(task="stripe")

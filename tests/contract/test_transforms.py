@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import surgecollapse
-from surgecollapse import Decision
+from surgecollapse.events import Decision, Prune
 from surgecollapse.gradients.chain import TransformChain
 
 
@@ -195,7 +195,7 @@ def test_before_attach_and_inside_attach_are_the_same_training():
 
         def decide(self, reading):
             first, self.done = not self.done, True
-            return Decision(phase="sparse", reason="test", depth=0.5 if first else None)
+            return Decision(phase="sparse", reason="test", actions=(Prune(0.5),) if first else ())
 
         def state_dict(self):
             return {}

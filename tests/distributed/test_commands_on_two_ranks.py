@@ -30,7 +30,7 @@ own = torch.Generator().manual_seed(rank)  # each rank has data of its own
 x, y = torch.randn(32, 8, generator=own), torch.randint(4, (32,), generator=own)
 memory, refused = MemoryRecorder(), ""
 controller = attach(
-    model, optimizer, sparsity=0.5, total_steps=40, policy="hold", recorders=[memory], commands=f"{folder}/run.db"
+    model, optimizer, sparsity=0.5, total_steps=40, policy="no_op", recorders=[memory], commands=f"{folder}/run.db"
 )
 for step in range(40):
     if rank == 0 and step == 13:

@@ -42,7 +42,7 @@ class Classic:
         self.model = nn.Sequential(nn.Linear(4, 2), nn.LayerNorm(2), nn.Linear(2, 1))
         self.model.load_state_dict({name: torch.tensor(value) for name, value in START.items()})
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.0)
-        self.controller = surgecollapse.attach(self.model, self.optimizer, sparsity=0.9, policy="classic")
+        self.controller = surgecollapse.attach(self.model, self.optimizer, sparsity=0.9, policy="fixed_interval")
 
     def train(self, steps):
         for _ in range(steps):
@@ -135,7 +135,7 @@ def test_the_recovery_is_normal_with_standard_deviation_a_tenth_whatever_the_wei
             p.mul_(100)
     kept = model[0].weight.detach().clone()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    surgecollapse.attach(model, optimizer, sparsity=0.9, policy="classic")
+    surgecollapse.attach(model, optimizer, sparsity=0.9, policy="fixed_interval")
     for _ in range(200):
         optimizer.zero_grad()
         model(torch.ones(1, 300)).sum().backward()

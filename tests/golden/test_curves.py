@@ -15,23 +15,23 @@ import surgecollapse
 
 # fmt: off
 CURVES = {
-    "hold": [
+    "no_op": [
         0.650673582, 0.581784873, 0.428283756, 0.287456195, 0.141689737,
         0.0752756375, 0.0394939753, 0.0241959433, 0.0145153242, 0.011057847,
     ],
-    "classic": [
+    "fixed_interval": [
         0.650673582, 0.581784873, 0.428283756, 0.287456195, 0.141689737,
         0.153523963, 0.0580262858, 0.0339879223, 0.0179440276, 0.0133164223,
     ],
-    "cycles": [
+    "acdc": [
         0.650673582, 0.622109033, 0.589841391, 0.503932153, 0.419033917,
         0.349805156, 0.252784064, 0.216682469, 0.184262538, 0.162337895,
     ],
-    "entropy": [
+    "entropy_cycles": [
         0.650673582, 0.642775927, 0.615659775, 0.542380224, 0.431030355,
         0.425954044, 0.342826815, 0.166791598, 0.212865965, 0.198136787,
     ],
-    "rules": [
+    "entropy_thresholds": [
         0.650673582, 0.581784873, 0.428283756, 0.287456195, 0.141689737,
         0.0773968566, 0.0447892449, 0.0263652658, 0.24214458, 0.123349603,
     ],
@@ -85,13 +85,13 @@ def test_loss_curve_is_the_one_on_record(policy):
 
 
 def test_cycles_close_and_reopen_exactly_these_weights():
-    _, controller = train("cycles")
+    _, controller = train("acdc")
     assert [(event.step, event.kind, event.pruned, event.grown) for event in controller.events] == CYCLES
 
 
 def test_before_the_first_event_every_policy_is_plain_training():
-    plain = train("hold")[0]
-    for policy in set(CURVES) - {"hold"}:
+    plain = train("no_op")[0]
+    for policy in set(CURVES) - {"no_op"}:
         losses, controller = train(policy)
         first = controller.events[0].step
         assert losses[:first] == plain[:first]

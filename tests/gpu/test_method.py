@@ -69,11 +69,11 @@ def loop(model, optimizer, steps=STEPS, *, after=lambda step: None, around=None)
 
 @pytest.mark.parametrize("policy", sorted(POLICIES))
 def test_every_policy_trains_and_ends_at_its_sparsity(policy):
-    options = {"redo": {"interval": 20}, "classic": {"collapse_every": 20, "surge_every": 40}}.get(policy, {})
+    options = {"redo": {"interval": 20}, "fixed_interval": {"collapse_every": 20, "surge_every": 40}}.get(policy, {})
     model = net().to(GPU)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1)
     rule = make_policy(policy, **options)
-    ends_dense = policy in ("hold", "redo")
+    ends_dense = policy in ("no_op", "redo")
     with attach(
         model,
         optimizer,
@@ -106,7 +106,7 @@ def test_between_readings_the_host_waits_for_nothing(grads_to_none):
         optimizer,
         sparsity=0.8,
         total_steps=STEPS,
-        policy="cycles",
+        policy="acdc",
         transforms=transforms,
         readings=Readings(every=EVERY),
         monitors=Monitoring("default", budget=None),
@@ -136,7 +136,7 @@ def test_a_saved_state_goes_on_bit_for_bit():
             optimizer,
             sparsity=0.8,
             total_steps=STEPS,
-            policy="cycles",
+            policy="acdc",
             readings=Readings(every=EVERY),
             transforms=transforms,
         )
@@ -188,7 +188,7 @@ def test_mixed_precision_with_a_scaler(dtype):
         optimizer,
         sparsity=0.8,
         total_steps=STEPS,
-        policy="cycles",
+        policy="acdc",
         readings=Readings(every=EVERY),
         transforms=[surgecollapse.Grokfast(alpha=0.9, lamb=0.5), surgecollapse.OrthoGrad()],
     )
@@ -291,7 +291,7 @@ def test_averaged_weights_on_a_pruned_net():
     model = net().to(GPU)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     controller = attach(
-        model, optimizer, sparsity=0.8, total_steps=STEPS, policy="cycles", readings=Readings(every=EVERY)
+        model, optimizer, sparsity=0.8, total_steps=STEPS, policy="acdc", readings=Readings(every=EVERY)
     )
     averaged = average_weights(model, optimizer, decay=0.9, controller=controller)
     loop(model, optimizer)

@@ -193,7 +193,7 @@ def test_analyses_of_a_masked_net_move_its_open_weights_alone(tmp_path, monkeypa
     from surgecollapse.report.analyses import landscape
 
     folder = tmp_path / "sparse"
-    train(make_config(**{**MODULAR, "policy": "one-shot"}, sparsity=0.8, widths=(24,), steps=30), folder)
+    train(make_config(**{**MODULAR, "policy": "one_shot"}, sparsity=0.8, widths=(24,), steps=30), folder)
     run = Subject(folder, "sparse", samples=40)
     (name,) = run.masks
     weight = run.model.get_parameter(name)

@@ -60,7 +60,7 @@ def test_help_is_quick_because_it_imports_no_torch():
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
 
 
-@pytest.mark.parametrize("policy", ["none", "entropy"])
+@pytest.mark.parametrize("policy", ["none", "entropy_cycles"])
 def test_a_short_run_ends_in_a_table_and_a_run_directory(policy, tmp_path, capsys):
     assert main(["run", "digits", "--policy", policy, "--out", "there", *SHORT]) == 0
     captured = capsys.readouterr()
@@ -87,7 +87,17 @@ def test_default_directories_are_numbered_and_never_reused(tmp_path):
 
 
 def test_policy_options_are_json(tmp_path):
-    argv = ["run", "digits", "--policy", "entropy", "--policy-options", '{"floor": 0.3}', "--out", "there", *SHORT]
+    argv = [
+        "run",
+        "digits",
+        "--policy",
+        "entropy_cycles",
+        "--policy-options",
+        '{"floor": 0.3}',
+        "--out",
+        "there",
+        *SHORT,
+    ]
     assert main(argv) == 0
     assert read_config(tmp_path / "there" / "config.toml").policy_options == {"floor": 0.3}
 

@@ -34,7 +34,7 @@ SHORT = {"task": "digits", "steps": 60, "widths": (16,), "train_samples": 200, "
          "checkpoint_every": 20, "monitors": "none"}  # fmt: skip
 
 
-def loop(policy="hold", total=100, **options):
+def loop(policy="no_op", total=100, **options):
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.ReLU(), torch.nn.Linear(32, 16), torch.nn.ReLU(),
                                 torch.nn.Linear(16, 2))  # fmt: skip
@@ -102,7 +102,7 @@ def test_a_collapse_closes_exactly_the_share_of_what_is_open_in_the_named_layers
     ],
 )
 def test_what_cannot_be_done_is_rejected_with_its_reason_and_changes_nothing(command, reason):
-    controller, steps, requests = loop("entropy")
+    controller, steps, requests = loop("entropy_cycles")
     steps(1)
     before = controller.state_dict()
     controller.request(command)
@@ -122,7 +122,7 @@ def test_a_final_mask_is_not_opened():
 
 
 def test_a_held_policy_decides_nothing_until_it_is_resumed():
-    controller, steps, _ = loop("entropy")
+    controller, steps, _ = loop("entropy_cycles")
     controller.request(NoOp())
     steps(30)
     assert controller.events == []
@@ -133,7 +133,7 @@ def test_a_held_policy_decides_nothing_until_it_is_resumed():
 
 
 def test_a_changed_target_and_threshold_reach_the_policy_and_the_checkpoint():
-    controller, steps, _ = loop("entropy")
+    controller, steps, _ = loop("entropy_cycles")
     steps(20)
     controller.request(SetSparsity(sparsity=0.75))
     controller.request(SetThresholds(values={"floor": 0.1, "window": 20}))
@@ -142,7 +142,7 @@ def test_a_changed_target_and_threshold_reach_the_policy_and_the_checkpoint():
     assert (controller.plan.sparsity, controller.policy.floor, controller.policy.window) == (0.75, 0.1, 20)
     state = controller.state_dict()
     controller.detach()
-    other, steps, _ = loop("entropy")
+    other, steps, _ = loop("entropy_cycles")
     other.load_state_dict(state)
     assert (other.plan.sparsity, other.policy.floor, other.policy.window) == (0.75, 0.1, 20)
     assert str(other.state_dict()) == str(state)
@@ -232,7 +232,7 @@ def final(folder):
 def touched(tmp_path_factory):
     folder = tmp_path_factory.mktemp("touched") / "run"
     with Person(PLAN, folder):
-        train(make_config(policy="entropy", sparsity=0.9, **SHORT), folder)
+        train(make_config(policy="entropy_cycles", sparsity=0.9, **SHORT), folder)
     return folder
 
 
@@ -261,7 +261,7 @@ def test_a_replay_repeats_the_interventions_bitwise(touched, tmp_path):
 
 
 def test_without_its_interventions_the_run_ends_elsewhere(touched, tmp_path):
-    train(make_config(policy="entropy", sparsity=0.9, **SHORT), tmp_path / "plain")
+    train(make_config(policy="entropy_cycles", sparsity=0.9, **SHORT), tmp_path / "plain")
     one, two = final(touched), final(tmp_path / "plain")
     assert not all(torch.equal(value, two["model"][name]) for name, value in one["model"].items())
     with RunStore(tmp_path / "plain" / "run.db") as store:
@@ -286,7 +286,7 @@ def test_a_run_that_is_cut_off_repeats_what_people_did_since_its_checkpoint(touc
 
         Training.advance = advance
         with pytest.raises(Cut):
-            train(make_config(policy="entropy", sparsity=0.9, **SHORT), folder)
+            train(make_config(policy="entropy_cycles", sparsity=0.9, **SHORT), folder)
         with RunStore(folder / "run.db", mode="a") as store:
             store.set("status", "running")  # as a killed process leaves it
         CommandQueue(folder / "run.db").put(Pause(), source="page")
@@ -301,7 +301,7 @@ def test_a_run_that_is_cut_off_repeats_what_people_did_since_its_checkpoint(touc
 
 def test_a_stop_ends_the_run_at_its_target_and_later_requests_are_rejected(tmp_path):
     with Person({15: [Stop(), Collapse(fraction=0.1)]}, tmp_path):
-        result = train(make_config(policy="entropy", sparsity=0.5, **SHORT), tmp_path / "run")
+        result = train(make_config(policy="entropy_cycles", sparsity=0.5, **SHORT), tmp_path / "run")
     assert (result.status, result.step, result.summary["stopped_by_hand"]) == ("complete", 15, True)
     assert result.summary["sparsity"] == pytest.approx(0.5, abs=1e-3)
     queue = CommandQueue(tmp_path / "run" / "run.db")

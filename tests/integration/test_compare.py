@@ -37,10 +37,10 @@ METHODS = {
     ),
     "acdc": Method(
         name="acdc", title="AC/DC", description="",
-        settings={"policy": "cycles", "policy_options": {"phase": 0.1}}, trials=({"lr": 1e-3}, {"lr": 1e-2}),
+        settings={"policy": "acdc", "policy_options": {"phase": 0.1}}, trials=({"lr": 1e-3}, {"lr": 1e-2}),
     ),
     "broken": Method(
-        name="broken", title="broken", description="", settings={"policy": "classic", "sparsity": 0.5},
+        name="broken", title="broken", description="", settings={"policy": "fixed_interval", "sparsity": 0.5},
         trials=({"policy_options": {"collapse_every": 0}},),
     ),
 }  # fmt: skip

@@ -23,7 +23,9 @@ TOTAL = 200
 class Run:
     """A small training run whose whole state can be saved and restored."""
 
-    def __init__(self, policy="entropy", *, seed=0, attach=True, set_to_none=True, dropout=0.1, bn=False, **options):
+    def __init__(
+        self, policy="entropy_cycles", *, seed=0, attach=True, set_to_none=True, dropout=0.1, bn=False, **options
+    ):
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             norm = [nn.BatchNorm1d(24)] if bn else []
@@ -94,12 +96,12 @@ def same(a: nn.Module, b: nn.Module) -> bool:
 
 
 POLICIES = [
-    "classic",
-    "rules",
-    "cycles",
-    "entropy",
-    "hold",
-    "one-shot",
+    "fixed_interval",
+    "entropy_thresholds",
+    "acdc",
+    "entropy_cycles",
+    "no_op",
+    "one_shot",
     "gmp",
     "granet",
     "static",
@@ -111,7 +113,7 @@ POLICIES = [
 
 @pytest.mark.parametrize("bn", [False, True])
 def test_a_policy_that_holds_is_bitwise_plain_training(bn):
-    held = Run("hold", bn=bn, updates=Updates(growth="ema_gradient")).train(60)
+    held = Run("no_op", bn=bn, updates=Updates(growth="ema_gradient")).train(60)
     plain = Run(attach=False, bn=bn).train(60)
     assert same(held.model, plain.model)
     assert held.controller.sparsity == 0.0
@@ -119,8 +121,8 @@ def test_a_policy_that_holds_is_bitwise_plain_training(bn):
 
 
 def test_a_recorder_and_notes_change_nothing():
-    with_recorder = Run("entropy").train(TOTAL)
-    without = Run("entropy", recorders=())
+    with_recorder = Run("entropy_cycles").train(TOTAL)
+    without = Run("entropy_cycles", recorders=())
     without.controller.note = lambda **_: None
     without.train(TOTAL)
     assert same(with_recorder.model, without.model)
@@ -177,7 +179,7 @@ def test_every_policy_ends_exactly_at_the_target(policy, sparsity):
     assert run.controller.sparsity_total == pytest.approx(closed / (total + 24 + 24 + 75))
 
 
-@pytest.mark.parametrize("policy", ["cycles", "entropy"])
+@pytest.mark.parametrize("policy", ["acdc", "entropy_cycles"])
 def test_taylor_saliency_has_its_gradient_under_every_policy(policy):
     run = Run(policy, updates=Updates(saliency="taylor")).train(TOTAL)
     run.controller.finalize()
@@ -194,7 +196,7 @@ def test_last_values_come_back_where_only_the_policy_asks_for_them():
 
 
 def test_a_reading_with_labels_is_still_one_host_sync(monkeypatch):
-    run = Run("hold").train(4)
+    run = Run("no_op").train(4)
     calls = []
     for name in ("tolist", "item", "__bool__", "__int__", "__float__"):
         original = getattr(torch.Tensor, name)
@@ -237,7 +239,7 @@ def test_finalize_in_a_phase_deeper_than_the_target_reopens_to_it_exactly():
     assert live == round(0.4 * 816)
 
 
-@pytest.mark.parametrize("policy", ["entropy", "rules"])
+@pytest.mark.parametrize("policy", ["entropy_cycles", "entropy_thresholds"])
 def test_a_non_finite_gradient_on_a_decision_step_skips_the_decision(policy):
     run = Run(policy).train(24)
     before = run.controller.state_dict()["policy"]
@@ -257,7 +259,7 @@ def test_a_non_finite_gradient_on_a_decision_step_skips_the_decision(policy):
 
 
 def test_an_inf_gradient_at_a_closed_weight_does_not_outlive_the_reading():
-    run = Run("cycles").train(24)
+    run = Run("acdc").train(24)
     name, mask = next((n, m) for n, m in run.controller.masks.items() if not m.all())
     weight = dict(run.model.named_parameters())[name]
     saved = copy.deepcopy(run.model.state_dict())
@@ -270,7 +272,7 @@ def test_an_inf_gradient_at_a_closed_weight_does_not_outlive_the_reading():
 
 
 def test_activations_that_are_not_finite_skip_the_decision():
-    run = Run("rules").train(4)
+    run = Run("entropy_thresholds").train(4)
     with torch.no_grad():
         run.model[0].bias[0] = math.inf
     run.train(1)
@@ -302,7 +304,7 @@ def test_events_say_when_what_and_why():
 
 
 def test_readings_see_the_activations_that_follow_each_prunable_layer():
-    run = Run("hold").train(5)
+    run = Run("no_op").train(5)
     (reading,) = run.controller.readings
     assert [layer.layer for layer in reading.layers] == ["0", "3"]
     assert [layer.units for layer in reading.layers] == [24, 24]
@@ -316,7 +318,7 @@ def test_readings_see_the_activations_that_follow_each_prunable_layer():
     [
         ({"sparsity": 1.0}, r"sparsity must be in \[0, 1\)"),
         ({"sparsity": -0.1}, r"sparsity must be in \[0, 1\)"),
-        ({"policy": "entropi"}, r"unknown policy 'entropi'.*'entropy'"),
+        ({"policy": "entropi"}, r"unknown policy 'entropi'.*'entropy_cycles'"),
         ({"moments": "drop"}, "unknown moments 'drop'"),
         ({"growth": "gradiant"}, r"unknown growth 'gradiant'.*Did you mean 'gradient'"),
         ({"initial": "ones"}, "unknown initial 'ones'"),
@@ -349,7 +351,7 @@ def test_a_foreign_state_is_refused_with_the_difference():
     with pytest.raises(ValueError, match="not the state of a surgecollapse controller"):
         Run().controller.load_state_dict({"weights": 1})
     with pytest.raises(ValueError, match=r"policy EntropyCycles, but ACDC"):
-        Run("cycles").controller.load_state_dict(state)
+        Run("acdc").controller.load_state_dict(state)
     with pytest.raises(ValueError, match=r"sparsity=0\.8.*sparsity=0\.7"):
         Run(sparsity=0.7).controller.load_state_dict(state)
     with pytest.raises(ValueError, match="version"):

@@ -22,7 +22,7 @@ pytest.importorskip("safetensors")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "digits"
     train(
-        make_config(task="digits", steps=40, widths=(128, 128), policy="one-shot", evaluate_every=20, sparsity=0.8),
+        make_config(task="digits", steps=40, widths=(128, 128), policy="one_shot", evaluate_every=20, sparsity=0.8),
         folder,
     )
     return folder

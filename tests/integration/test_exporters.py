@@ -29,7 +29,7 @@ pytest.importorskip("tensorboardX")
 
 def small(**changed):
     given = {"task": "digits", "steps": 40, "widths": (8,), "train_samples": 200, "evaluate_every": 20, "every": 10}
-    return make_config(**{**given, "checkpoint_every": 20, "monitors": "none", "policy": "hold", **changed})
+    return make_config(**{**given, "checkpoint_every": 20, "monitors": "none", "policy": "no_op", **changed})
 
 
 @pytest.fixture(scope="module")

@@ -59,7 +59,7 @@ COMMANDS = {
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "run"
-    train(make_config(task="digits", steps=10, widths=(64,), policy="one-shot", evaluate_every=5), folder)
+    train(make_config(task="digits", steps=10, widths=(64,), policy="one_shot", evaluate_every=5), folder)
     return folder
 
 

@@ -24,7 +24,7 @@ SHORT = {"steps": 120, "every": 5, "evaluate_every": 20, "sparsity": 0.8}
 @pytest.fixture(scope="module")
 def directories(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
-    for name, policy in (("plain", "hold"), ("sparse", "entropy")):
+    for name, policy in (("plain", "no_op"), ("sparse", "entropy_cycles")):
         train(make_config(task="digits", policy=policy, widths=(32,), **SHORT), folder / name)
     return [folder / "plain", folder / "sparse"]
 

@@ -18,16 +18,16 @@ from surgecollapse.lab.config import ConfigError, make_config, read_config
 from surgecollapse.lab.data.registry import load_data
 from surgecollapse.lab.data.sampler import Batches
 from surgecollapse.lab.models.registry import build_model
+from surgecollapse.lab.training import checkpoint as checkpoint_module
 from surgecollapse.lab.training.checkpoint import CheckpointError, load_checkpoint, step_checkpoints
 from surgecollapse.lab.training.evaluation import load_run, predict
 from surgecollapse.lab.training.optim import make_loss
 from surgecollapse.lab.training.progress import Silent
 from surgecollapse.lab.training.run import train
-from surgecollapse.lab.training.trainer import checkpoint as checkpoint_module
 from surgecollapse.record import RunStore, RunStoreError
 
 STEPS = 60
-POLICIES = ["none", "hold", "classic", "rules", "cycles", "entropy"]
+POLICIES = ["none", "no_op", "fixed_interval", "entropy_thresholds", "acdc", "entropy_cycles"]
 
 
 def configuration(policy: str, **changes):
@@ -44,7 +44,7 @@ def configuration(policy: str, **changes):
         "sparsity": 0.8,
         "monitor_budget": 1.0,  # when monitors run is otherwise a matter of the clock
     }
-    if policy == "classic":
+    if policy == "fixed_interval":
         values["policy_options"] = {"collapse_every": 10, "surge_every": 20}
     return make_config(**{**values, **changes})
 
@@ -287,13 +287,13 @@ def test_the_report_refuses_weights_of_another_net_in_one_line(uninterrupted, tm
 
 def test_a_run_that_fails_before_its_first_step_leaves_nothing_behind(tmp_path):
     with pytest.raises(ValueError, match="nothing to prune"):
-        train(configuration("entropy", widths=()), tmp_path / "runs" / "linear")
+        train(configuration("entropy_cycles", widths=()), tmp_path / "runs" / "linear")
     assert list(tmp_path.iterdir()) == []
     # What was there before stays.
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("kept")
     with pytest.raises(ValueError, match="nothing to prune"):
-        train(configuration("entropy", widths=()), tmp_path / "mine")
+        train(configuration("entropy_cycles", widths=()), tmp_path / "mine")
     assert [entry.name for entry in (tmp_path / "mine").iterdir()] == ["notes.txt"]
 
 
@@ -310,7 +310,7 @@ def test_a_disk_that_is_full_at_the_start_leaves_the_place_free_for_another_try(
 
 def test_a_loss_that_is_not_finite_is_said_once(tmp_path):
     notes = Notes()
-    result = train(configuration("entropy", lr=1e30, steps=20), tmp_path / "run", progress=notes)
+    result = train(configuration("entropy_cycles", lr=1e30, steps=20), tmp_path / "run", progress=notes)
     assert result.status == "complete"
     assert [line for line in notes.lines if "training loss is nan" in line] == notes.lines[:1]
     assert "lower --lr or set --clip" in notes.lines[0]
@@ -323,7 +323,7 @@ def test_a_net_that_does_not_fit_in_memory_is_one_clear_error(tmp_path):
 
 
 def test_checkpoints_load_with_weights_only_and_old_ones_are_dropped(uninterrupted):
-    folder = uninterrupted("entropy") / "checkpoints"
+    folder = uninterrupted("entropy_cycles") / "checkpoints"
     assert [path.name for path in step_checkpoints(folder)] == ["step-60.pt", "step-50.pt"]
     assert (folder / "best.pt").exists()
     state = torch.load(folder / "step-60.pt", weights_only=True)
@@ -331,7 +331,7 @@ def test_checkpoints_load_with_weights_only_and_old_ones_are_dropped(uninterrupt
 
 
 def test_the_best_checkpoint_is_taken_only_after_the_freeze(uninterrupted):
-    folder = uninterrupted("entropy")
+    folder = uninterrupted("entropy_cycles")
     with RunStore(folder / "run.db") as store:
         freezes = [event.step for event in store.interventions() if event.kind == "freeze"]
         best = store.get("summary")["best_step"]
@@ -340,7 +340,7 @@ def test_the_best_checkpoint_is_taken_only_after_the_freeze(uninterrupted):
 
 
 def test_the_final_weights_have_exactly_the_target_sparsity(uninterrupted):
-    with RunStore(uninterrupted("entropy") / "run.db") as store:
+    with RunStore(uninterrupted("entropy_cycles") / "run.db") as store:
         summary = store.get("summary")
     prunable = summary["prunable"]
     assert prunable == 64 * 16 + 16 * 16
@@ -351,7 +351,7 @@ def test_the_final_weights_have_exactly_the_target_sparsity(uninterrupted):
 
 
 def test_hold_is_bitwise_plain_training(uninterrupted):
-    plain, held = weights(uninterrupted("none")), weights(uninterrupted("hold"))
+    plain, held = weights(uninterrupted("none")), weights(uninterrupted("no_op"))
     assert all(torch.equal(plain[name], held[name]) for name in plain)
 
 
@@ -418,14 +418,14 @@ def test_early_stopping_restores_the_best_weights(tmp_path):
 
 
 def test_run_directory_is_as_the_contract_says(uninterrupted):
-    folder = uninterrupted("entropy")
-    assert {path.name for path in folder.iterdir()} == {"run.db", "config.toml", "env.json", "checkpoints"}
-    assert read_config(folder / "config.toml") == configuration("entropy")
+    folder = uninterrupted("entropy_cycles")
+    assert {path.name for path in folder.iterdir()} == {"run.db", "run.lock", "config.toml", "env.json", "checkpoints"}
+    assert read_config(folder / "config.toml") == configuration("entropy_cycles")
     assert json.loads((folder / "env.json").read_text())["torch"] == torch.__version__
 
 
 def test_load_run_gives_the_model_that_was_tested(uninterrupted):
-    run = load_run(uninterrupted("entropy"))
+    run = load_run(uninterrupted("entropy_cycles"))
     logits = predict(run.model, run.data.x_test)
     accuracy = (logits.argmax(1) == run.data.y_test).double().mean().item()
     assert accuracy == run.summary["accuracy"]
@@ -493,7 +493,7 @@ train(configuration("none"), {str(out)!r})
 AVERAGED = {"average_decay": 0.8, "weigh_batches": True}
 
 
-@pytest.mark.parametrize("policy", ["none", "entropy"])
+@pytest.mark.parametrize("policy", ["none", "entropy_cycles"])
 def test_a_run_that_averages_its_weights_is_resumed_bitwise(policy, tmp_path):
     train(configuration(policy, **AVERAGED), tmp_path / "whole")
     out = tmp_path / "run"
@@ -520,7 +520,7 @@ def test_averaging_changes_what_is_evaluated_and_nothing_of_the_training(uninter
 
 
 def test_the_final_weights_and_results_are_those_of_the_average(tmp_path):
-    train(configuration("entropy", average_decay=0.8), tmp_path / "run")
+    train(configuration("entropy_cycles", average_decay=0.8), tmp_path / "run")
     run = load_run(tmp_path / "run")
     state = load_checkpoint(step_checkpoints(tmp_path / "run" / "checkpoints")[0])
     for name, x in state["averaged"]["average"].items():

@@ -75,7 +75,7 @@ def test_rigl_grows_by_the_gradient_at_masked_weights():
 
     after = {}
     controller, _ = train("rigl", watch=watch)
-    exchange = next(event for event in controller.events if event.kind == "rewire")
+    exchange = next(event for event in controller.events if event.kind == "exchange")
     assert exchange.step == 100
     grown = 0
     for name, mask in after.items():
@@ -104,12 +104,12 @@ def test_gmp_follows_the_cubic_and_never_revives():
 def test_granet_exchanges_what_gmp_prunes():
     controller, _ = train("granet")
     kinds = [event.kind for event in controller.events if event.step < 300]
-    assert kinds[:4] == ["collapse", "rewire", "collapse", "rewire"]
-    assert all(e.pruned == e.grown for e in controller.events if e.kind == "rewire")
+    assert kinds[:4] == ["collapse", "exchange", "collapse", "exchange"]
+    assert all(e.pruned == e.grown for e in controller.events if e.kind == "exchange")
 
 
 def test_one_shot_prunes_once():
-    controller, _ = train("one-shot")
+    controller, _ = train("one_shot")
     assert [(event.kind, event.step) for event in controller.events[:2]] == [("collapse", 200), ("freeze", 200)]
     assert sum(event.kind == "collapse" and event.pruned > 0 for event in controller.events) == 1
 

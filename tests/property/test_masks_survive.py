@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import surgecollapse
-from surgecollapse import Decision
+from surgecollapse.events import Decision, Exchange, Prune, Regrow, SetNoise
 from surgecollapse.functional import kept
 
 
@@ -58,21 +58,32 @@ OPTIMIZERS = [
     lambda p: torch.optim.RMSprop(p, lr=1e-3, centered=True, momentum=0.9),
 ]
 depths = st.floats(0.0, 0.95).map(lambda depth: round(depth, 3))
+saliencies = st.sampled_from([None, "magnitude", "random"])
+regrowth = {
+    "growth": st.sampled_from([None, "random", "gradient", "ema_gradient", "momentum"]),
+    "regrow_init": st.sampled_from([None, "zero", "noise", "last"]),
+    "noise_energy_budget": st.none() | st.sampled_from([0.0, 0.1, 0.5]),
+}
+actions = st.one_of(
+    st.builds(
+        Prune,
+        depths | st.tuples(depths, depths).map(lambda pair: tuple(sorted(pair))),
+        floor=st.none() | st.floats(0.0, 1.0),
+        allocation=st.sampled_from([None, "global", "layer", "erk"]),
+        saliency=saliencies,
+        keep_values=st.booleans(),
+    ),
+    st.builds(Exchange, st.sampled_from([0.0, 0.1, 1.0]), saliency=saliencies, **regrowth),
+    st.builds(
+        Regrow, st.sampled_from([0.0, 0.01, 0.5, 1.0]), source=st.sampled_from(["pruned", "collapsed"]), **regrowth
+    ),
+    st.builds(SetNoise, st.sampled_from([0.0, 0.1])),
+)
 decisions = st.builds(
     Decision,
     phase=st.sampled_from(["sparse", "open", "pump"]),
     reason=st.just("drawn"),
-    depth=st.none() | depths | st.tuples(depths, depths).map(lambda pair: tuple(sorted(pair))),
-    floor=st.none() | st.floats(0.0, 1.0),
-    distribution=st.sampled_from([None, "global", "layer", "erk"]),
-    saliency=st.sampled_from([None, "magnitude", "random"]),
-    rewire=st.none() | st.sampled_from([0.0, 0.1, 1.0]),
-    surge=st.none() | st.sampled_from([0.0, 0.01, 0.5, 1.0]),
-    reopen=st.sampled_from(["pruned", "collapsed"]),
-    growth=st.sampled_from([None, "random", "gradient", "ema_gradient", "momentum"]),
-    initial=st.sampled_from([None, "zero", "noise", "last"]),
-    rho=st.none() | st.sampled_from([0.0, 0.1, 0.5]),
-    pump=st.sampled_from([None, None, 0.0, 0.1]),
+    actions=st.lists(actions, max_size=4).map(tuple),  # in any order, and more than once
 )
 
 
@@ -109,11 +120,13 @@ def test_masks_survive_any_sequence_of_events(build, script, dtype, optimizer, s
         events = [event for event in controller.events if event.step == step + 1]
         for event in events:
             live += event.grown - event.pruned
-            check_ledger(event, ranked=script[step].distribution in (None, "global"))
+            prunes = [action for action in script[step].actions if isinstance(action, Prune)]
+            check_ledger(event, ranked=all(action.allocation in (None, "global") for action in prunes))
         assert sum(int(m.sum()) for m in masks.values()) == live
         assert controller.sparsity == pytest.approx(1 - live / size, abs=1e-12)
-        if step < len(script) and isinstance(script[step].depth, float) and script[step].surge is None:
-            assert live == kept(size, script[step].depth)
+        last = script[step].actions[-1] if step < len(script) and script[step].actions else None
+        if isinstance(last, Prune) and isinstance(last.sparsity, float):
+            assert live == kept(size, last.sparsity)
         for name, mask in masks.items():
             weight = named[name].detach()
             assert torch.isfinite(weight).all()
@@ -130,7 +143,7 @@ def check_ledger(event, *, ranked):
         tolerance = 1e-5 * event.energy_after
         assert event.energy_after == pytest.approx(event.energy_before + event.energy_injected, abs=tolerance)
         assert event.pruned == 0
-    if event.kind == "rewire":
+    if event.kind == "exchange":
         assert event.grown == event.pruned
         assert event.sparsity_after == event.sparsity_before
     if event.kind == "collapse":

@@ -7,12 +7,31 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from surgecollapse.events import Decision, Plan, Reading
+from surgecollapse.events import Decision, Freeze, Plan, Prune, Reading, Regrow, SetNoise
 from surgecollapse.policies import ACDC, EntropyCycles, EntropyThresholds, FixedInterval
 from surgecollapse.policies.schedule import to_step
 
 unit = st.none() | st.floats(0.0, 1.0)
 rows = st.tuples(unit, unit, st.sampled_from([True, True, True, False]))
+
+
+def depth(decision: Decision) -> float | tuple[float, float] | None:
+    prune = decision.find(Prune)
+    return None if prune is None else prune.sparsity
+
+
+def surge(decision: Decision) -> float | None:
+    regrow = decision.find(Regrow)
+    return None if regrow is None else regrow.fraction
+
+
+def noise(decision: Decision) -> float | None:
+    found = decision.find(SetNoise)
+    return None if found is None else found.std
+
+
+def freezes(decision: Decision) -> bool:
+    return decision.find(Freeze) is not None
 
 
 def simulate(
@@ -29,11 +48,11 @@ def simulate(
         decision = policy.decide(reading)
         made.append((step, reading, decision))
         before = sparsity
-        if decision.depth is not None:
-            sparsity = decision.depth if isinstance(decision.depth, float) else decision.depth[1]
-        if decision.surge is not None:
-            closed = sparsity - before if decision.reopen == "collapsed" else sparsity
-            sparsity -= decision.surge * max(closed, 0.0)
+        if depth(decision) is not None:
+            sparsity = depth(decision) if isinstance(depth(decision), float) else depth(decision)[1]
+        if surge(decision) is not None:
+            closed = sparsity - before if decision.find(Regrow).source == "collapsed" else sparsity
+            sparsity -= surge(decision) * max(closed, 0.0)
     return made
 
 
@@ -56,20 +75,20 @@ def test_bounded_cycles_keep_their_bounds(plan: Plan, values: list[tuple[float |
         if not reading.finite:
             assert not decision.acts
             continue
-        if decision.pump is not None:
-            pump = decision.pump
+        if noise(decision) is not None:
+            pump = noise(decision)
         if decision.phase != phase:
             # One step for the two roundings of a boundary. The last surge and the freeze come at fixed times.
             if phase != "dense" and decision.phase != "frozen" and step < 0.75 * total - 1:
                 assert step - since >= 0.025 * total - 1
             phase, since = decision.phase, step
-        if decision.surge is not None:
+        if surge(decision) is not None:
             assert decision.phase == "open"
-        if isinstance(decision.depth, tuple):
-            assert plan.sparsity == decision.depth[0] <= decision.depth[1] < 1.0
+        if isinstance(depth(decision), tuple):
+            assert plan.sparsity == depth(decision)[0] <= depth(decision)[1] < 1.0
             assert 0.1 * total - 1 <= step < 0.75 * total
         assert pump in ((0.0, 0.05) if phase == "open" else (0.0,))
-    froze = [step for step, _, decision in made if decision.freeze]
+    froze = [step for step, _, decision in made if freezes(decision)]
     allowed = [step for step, reading, _ in made if reading.finite and step >= to_step(0.85 * total)]
     assert froze == allowed[:1]
     assert not any(decision.acts for step, _, decision in made if froze and step > froze[0])
@@ -88,16 +107,16 @@ def test_rules_keep_depth_noise_and_spacing_in_bounds(
     policy = EntropyThresholds(window=10, dwell=dwell, cooldown=cooldown)
     heard, last = 0, None
     for _, reading, decision in simulate(policy, plan, values):
-        if decision.freeze:
-            assert (decision.depth, decision.pump) == (plan.sparsity, 0.0)
+        if freezes(decision):
+            assert (depth(decision), noise(decision)) == (plan.sparsity, 0.0)
             break
         heard += reading.finite and reading.entropy is not None
-        if decision.pump is not None:
-            assert 0.0 <= decision.pump <= 0.2
-        if decision.depth is not None:
+        if noise(decision) is not None:
+            assert 0.0 <= noise(decision) <= 0.2
+        if depth(decision) is not None:
             live = 1.0 - reading.sparsity
-            assert reading.sparsity < decision.depth <= plan.sparsity
-            assert decision.depth - reading.sparsity <= 0.1 * live + 1e-12
+            assert reading.sparsity < depth(decision) <= plan.sparsity
+            assert depth(decision) - reading.sparsity <= 0.1 * live + 1e-12
             assert last is None or heard - last >= min(dwell, cooldown)
         if decision.acts:
             last = heard
@@ -116,7 +135,7 @@ def test_periodic_bounded_cycles_are_the_fixed_cycles(
 def test_bounded_cycles_without_entropy_change_phase_where_the_fixed_cycles_do(plan: Plan) -> None:
     def phases(policy: Any) -> list[tuple[int, str]]:
         made = simulate(policy, plan, [(None, None, True)])
-        return [(step, decision.phase) for step, _, decision in made if decision.depth is not None or decision.surge]
+        return [(step, decision.phase) for step, _, decision in made if depth(decision) is not None or surge(decision)]
 
     assert phases(EntropyCycles()) == phases(ACDC())
 
@@ -141,5 +160,5 @@ def test_intervals_leave_no_collapse_unmade_past_the_next_one_that_is_due(
         if step in skipped:
             assert not decision.acts
         else:
-            assert (decision.depth is not None) == pending
+            assert (depth(decision) is not None) == pending
             pending = False

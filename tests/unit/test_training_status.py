@@ -108,7 +108,7 @@ def test_a_controller_records_the_step_at_which_its_policy_next_acts():
         sparsity=0.75,
         total_steps=200,
         readings=surgecollapse.Readings(every=7),
-        policy="cycles",
+        policy="acdc",
         recorders=[memory],
     ):
         for _ in range(200):

@@ -1,4 +1,4 @@
-"""Carries out decisions: collapse → rewire → surge → recycle → pump → freeze, each one logged with its energy."""
+"""Carries out the actions of a decision in their order, each one logged with its energy."""
 
 from __future__ import annotations
 
@@ -16,7 +16,17 @@ from surgecollapse.act.prunable import named_weights
 from surgecollapse.act.recycle import Recycler
 from surgecollapse.act.rewiring import Rewiring
 from surgecollapse.act.surge import refill_zeros
-from surgecollapse.events import Decision, Intervention
+from surgecollapse.events import (
+    Action,
+    Decision,
+    Exchange,
+    Freeze,
+    Intervention,
+    Prune,
+    Recycle,
+    Regrow,
+    SetNoise,
+)
 from surgecollapse.functional.selection import count_true
 from surgecollapse.protocols import UnitConnection
 
@@ -49,7 +59,7 @@ class Actor:
         noise: the input noise.
         net: measures the net, before and after each act on its weights.
         overrides: ``growth``, ``regrow_init`` and ``noise_energy_budget`` where the user's choice comes before the
-            decision's.
+            action's.
     """
 
     def __init__(
@@ -64,141 +74,142 @@ class Actor:
         self._model, self.rewiring, self.recycler, self.noise = model, rewiring, recycler, noise
         self.net, self._overrides = net, overrides
         self.frozen = False
+        self.target = 1.0
+        """Sparsity beyond which pruned values are remembered: at the end, so many must be open again."""
         self._done: list[Intervention] = []
         self._activations: dict[str, float] = {}
 
     def carry_out(self, decision: Decision, step: int, signals: Mapping[str, Tensor]) -> list[Intervention]:
-        """Do what the decision says.
+        """Do what the decision says, in its order.
 
         Raises:
-            ValueError: if it asks for something impossible (a depth outside [0, 1), an unknown criterion …).
+            ValueError: if it asks for something impossible (an unknown criterion, allocation …).
         """
-        self._done, self._step, self._signals = [], step, signals
-        if any(part is not None for part in (decision.depth, decision.rewire, decision.surge, decision.recycle)):
+        self._done, self._step, self._signals, self._decision = [], step, signals, decision
+        self._closed: Mapping[str, Tensor] = {}
+        if not all(isinstance(action, SetNoise | Freeze) for action in decision.actions):
             self._activations = self.net.activation_energy()
-        closed: dict[str, Tensor] | None = None
-        if decision.depth is not None:
-            closed = self._collapse(decision)
-        if decision.rewire is not None:
-            self._exchange(decision)
-        if decision.surge is not None:
-            self._surge(decision, closed)
-        if decision.recycle is not None:
-            self._recycle(decision)
-        if decision.pump is not None and decision.pump != self.noise.std:
-            self.noise.set(decision.pump)
-            self.log("pump", decision, sigma=decision.pump)
-        if decision.freeze and not self.frozen:
-            self.frozen = True
-            self.log("freeze", decision)
+        for action in decision.actions:
+            self._do(action)
         return self._done
 
-    def _collapse(self, decision: Decision) -> dict[str, Tensor]:
-        least, most = decision.depth if isinstance(decision.depth, tuple) else (decision.depth, decision.depth)
-        if least is None or most is None or not 0.0 <= least <= most < 1.0:
-            raise ValueError(f"depth must be a sparsity in [0, 1), or (least, most) of two, got {decision.depth}")
-        before, weights = self.rewiring.weights.sparsity, self.rewiring.weights
-        if not decision.held:
-            ledger = zero_lowest(self._scope(decision.scope), least)
-            self.log("collapse", decision, ledger, before, depth=least)
-            return {}
-        least, most = self.rewiring.reachable(least), self.rewiring.reachable(most)
-        layers = decision.layers
-        missing = self.rewiring.wanted(least, layers) - (weights.only(layers) if layers else weights).live
-        if missing > 0:  # sparser than the target already: reopen exactly what is missing
-            self._reopen(decision, missing, None)
-            return {}
-        searched = least < most and decision.floor is not None
-        details = self._find_depth(decision, least, most) if searched else {"depth": most}
-        remember = "last" in (decision.initial, self._overrides.get("regrow_init"))
-        masks = self.rewiring.plan(details["depth"], self._signals, decision.distribution, decision.saliency, layers)
-        ledger, closed = self.rewiring.collapse(masks, remember=remember)
-        self.rewiring.check_collapsed(details["depth"], layers)
-        self.log("collapse", decision, ledger, before, **details)
-        return closed
+    def _do(self, action: Action) -> None:
+        match action:
+            case Prune():
+                self._prune(action)
+            case Exchange():
+                self._exchange(action)
+            case Regrow():
+                self._regrow(action)
+            case Recycle():
+                self._recycle(action)
+            case SetNoise():
+                if action.std != self.noise.std:
+                    self.noise.set(action.std)
+                    self.log("pump", sigma=action.std)
+            case Freeze():
+                if not self.frozen:
+                    self.frozen = True
+                    self.rewiring.forget_values()
+                    self.log("freeze")
 
-    def _find_depth(self, decision: Decision, least: float, most: float) -> dict[str, Any]:
-        """Search the deepest collapse whose measure on the probe batch stays over the decision's floor.
+    def _prune(self, action: Prune) -> None:
+        least, most = action.range
+        before, weights = self.rewiring.weights.sparsity, self.rewiring.weights
+        if not action.keep_mask:
+            ledger = zero_lowest(self._scope(action.scope), least)
+            self.log("collapse", ledger, before, depth=least)
+            return
+        least, most = self.rewiring.reachable(least), self.rewiring.reachable(most)
+        layers = action.layers
+        missing = self.rewiring.wanted(least, layers) - (weights.only(layers) if layers else weights).live
+        if missing > 0:  # sparser than the target already: regrow exactly what is missing
+            self._reopen(missing, None, layers, Regrow(1.0, regrow_init="last"))
+            return
+        searched = least < most and action.floor is not None
+        details = self._find_depth(action, least, most) if searched else {"depth": most}
+        beyond = details["depth"] > self.target and not layers
+        remember = action.keep_values or beyond or self._overrides.get("regrow_init") == "last"
+        masks = self.rewiring.plan(details["depth"], self._signals, action.allocation, action.saliency, layers)
+        ledger, self._closed = self.rewiring.collapse(masks, remember=remember)
+        self.rewiring.check_collapsed(details["depth"], layers)
+        self.log("collapse", ledger, before, **details)
+
+    def _find_depth(self, action: Prune, least: float, most: float) -> dict[str, Any]:
+        """Search the greatest sparsity at which the measure on the probe batch stays over the action's floor.
 
         Never deeper than the minimum density of every parameter allows.
         """
-        assert decision.floor is not None
+        assert action.floor is not None
         rewiring = self.rewiring
         most = max(least, min(most, 1.0 - sum(rewiring.minima().values()) / rewiring.weights.size))
 
         def measure(sparsity: float) -> float:
-            masks = rewiring.plan(sparsity, self._signals, decision.distribution, decision.saliency)
+            masks = rewiring.plan(sparsity, self._signals, action.allocation, action.saliency)
             with rewiring.trial(masks):
-                return self.net.measure(decision.measure)
+                return self.net.measure(action.measure)
 
-        found = deepest(measure, least, most, decision.floor)
+        found = deepest(measure, least, most, action.floor)
         return {
             "depth": found.sparsity,
             "measured": found.measured,
             "tries": found.tries,
-            "floor": decision.floor,
-            "measure": decision.measure,
+            "floor": action.floor,
+            "measure": action.measure,
             "least": least,
             "most": most,
         }
 
-    def _exchange(self, decision: Decision) -> None:
-        assert decision.rewire is not None
-        if not 0.0 <= decision.rewire <= 1.0:
-            raise ValueError(f"rewire must be a share of the open weights in [0, 1], got {decision.rewire}")
+    def _exchange(self, action: Exchange) -> None:
         before = self.rewiring.weights.sparsity
         ledger = self.rewiring.exchange(
-            decision.rewire, signals=self._signals, saliency=decision.saliency, **self._choice(decision)
+            action.fraction, signals=self._signals, saliency=action.saliency, **self._choice(action)
         )
-        self.log("rewire", decision, ledger, before, share=decision.rewire, rho=ledger.rho)
+        self.log("exchange", ledger, before, share=action.fraction, rho=ledger.rho)
 
-    def _recycle(self, decision: Decision) -> None:
-        assert decision.recycle is not None
-        if not decision.recycle >= 0.0:
-            raise ValueError(f"recycle must be a dormancy of at least 0, got {decision.recycle}")
+    def _recycle(self, action: Recycle) -> None:
         connections, lost = self.net.unit_connections(list(self.rewiring.weights.params))
-        ledger, details = self.recycler.recycle(named_weights(self._model), connections, decision.recycle)
+        ledger, details = self.recycler.recycle(named_weights(self._model), connections, action.dormancy)
         details["left"] = {**lost, **details["left"]}
-        self.log("recycle", decision, ledger, tau=decision.recycle, **details)
+        self.log("recycle", ledger, tau=action.dormancy, **details)
 
-    def _choice(self, decision: Decision) -> dict[str, Any]:
-        """How weights are reopened: the user's choice comes before the decision's."""
-        choice: dict[str, Any] = {
-            "growth": decision.growth,
-            "regrow_init": decision.initial,
-            "noise_energy_budget": decision.rho,
-        }
+    def _choice(self, action: Exchange | Regrow | None) -> dict[str, Any]:
+        """How weights are regrown: the user's choice comes before the action's."""
+        names = ("growth", "regrow_init", "noise_energy_budget")
+        choice = {} if action is None else {name: getattr(action, name) for name in names}
         return choice | {key: value for key, value in self._overrides.items() if value is not None}
 
-    def _surge(self, decision: Decision, closed: Mapping[str, Tensor] | None) -> None:
-        assert decision.surge is not None
+    def _regrow(self, action: Regrow) -> None:
         weights = self.rewiring.weights
-        if decision.reopen == "zeros":
-            sigma = decision.sigma or 0.0
-            ledger = refill_zeros(self._scope(decision.scope), sigma, self.rewiring.generators, weights)
-            self.log("surge", decision, ledger, sigma=sigma)
+        if action.source == "zeros":
+            sigma = action.noise_std or 0.0
+            ledger = refill_zeros(self._scope(action.scope), sigma, self.rewiring.generators, weights)
+            self.log("surge", ledger, sigma=sigma)
             return
-        if decision.reopen == "collapsed":
-            # Some of them an exchange may have reopened since.
-            closed = {name: chosen & ~weights.mask(name) for name, chosen in (closed or {}).items()}
+        closed: Mapping[str, Tensor] | None = None
+        if action.source == "collapsed":
+            # Some of them an exchange may have regrown since.
+            closed = {name: chosen & ~weights.mask(name) for name, chosen in self._closed.items()}
             available = sum(count_true(list(closed.values())))
         else:
-            chosen = weights.only(decision.layers)
-            closed, available = None, chosen.size - chosen.live
-        self._reopen(decision, int(decision.surge * available + 0.5), closed)
+            chosen = weights.only(action.layers)
+            available = chosen.size - chosen.live - chosen.fixed
+        self._reopen(int(action.fraction * available + 0.5), closed, action.layers, action)
 
-    def _reopen(self, decision: Decision, count: int, closed: Mapping[str, Tensor] | None) -> None:
+    def _reopen(
+        self, count: int, closed: Mapping[str, Tensor] | None, layers: Sequence[str], action: Regrow | None = None
+    ) -> None:
         if not count:
             return
         weights = self.rewiring.weights
         before = weights.sparsity
         if closed is None:
-            chosen = weights.only(decision.layers).params
-            closed = {name: ~weights.mask(name) & (name in chosen) for name in weights.params}
-        choice = self._choice(decision)
-        ledger = self.rewiring.surge(closed, count, signals=self._signals, noise_std=decision.sigma, **choice)
+            chosen = weights.only(layers).params
+            closed = {name: weights.closed(name) & (name in chosen) for name in weights.params}
+        std = None if action is None else action.noise_std
+        ledger = self.rewiring.surge(closed, count, signals=self._signals, noise_std=std, **self._choice(action))
         if ledger.changed:  # fewer weights than half a tile reopen none
-            self.log("surge", decision, ledger, before, rho=ledger.rho)
+            self.log("surge", ledger, before, rho=ledger.rho)
 
     def _scope(self, scope: str) -> Mapping[str, nn.Parameter]:
         if scope == "prunable":
@@ -208,7 +219,6 @@ class Actor:
     def log(
         self,
         kind: str,
-        decision: Decision,
         ledger: Ledger | None = None,
         sparsity_before: float | None = None,
         **details: Any,
@@ -226,8 +236,8 @@ class Actor:
         event = Intervention(
             step=self._step,
             kind=kind,
-            phase=decision.phase,
-            reason=decision.reason,
+            phase=self._decision.phase,
+            reason=self._decision.reason,
             sparsity_before=weights.sparsity if sparsity_before is None else sparsity_before,
             sparsity_after=weights.sparsity,
             pruned=ledger.pruned,

@@ -131,6 +131,7 @@ class MaskedWeights:
         part = MaskedWeights({name: self.params[name] for name in names})
         part._masks = {name: self._masks[name] for name in names if name in self._masks}
         part._live = {name: self._live[name] for name in names}
+        part._fixed = {name: self._fixed[name] for name in names if name in self._fixed}
         return part
 
     def mask(self, name: str) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +16,8 @@ from surgecollapse.lab.config import ConfigError, RunConfig, make_config, read_c
 from surgecollapse.lab.config.experiments import EXPERIMENTS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from surgecollapse.lab.training.run import RunResult
 
 
@@ -63,17 +65,20 @@ def run(
     settled: RunConfig | None = None
     if replay is not None:
         _refuse("--replay takes the run as it was", values, kept, "task", "config", "resume")
-        folder = out or _free(replay.with_name(f"{replay.name}-replay"))
+        wanted = replay.with_name(f"{replay.name}-replay")
     elif resume is not None:
         _refuse("--resume takes the run as it was begun", values, kept, "task", "config", "out")
-        folder = resume
+        wanted = out = resume
     else:
         if task is not None:
             values["task"] = task
         settled = read_config(config, **values) if config is not None else make_config(**values)
         name = task if task in EXPERIMENTS else f"{settled.task}-{settled.policy}"
-        folder = out or _free(Path("runs") / f"{name}-s{settled.seed}")
-    with page_beside(folder.parent, note) if watch else nullcontext():
+        wanted = Path("runs") / f"{name}-s{settled.seed}"
+    with (
+        _free(wanted) if out is None else nullcontext(out) as folder,
+        page_beside(folder.parent, note) if watch else nullcontext(),
+    ):
         progress = for_terminal()
         around = partial(exporting, trackers=names, tell=progress.note)
         result = train(settled, folder, resume=resume is not None, replay=replay, progress=progress, around=around)
@@ -90,22 +95,25 @@ def demo(*, out: Path | None = None, seed: int = 0, sparsity: float = 0.9) -> in
         seed: Seed of both runs.
         sparsity: Share of the prunable weights that end at zero.
     """
+    with _free(Path("runs") / "demo") if out is None else nullcontext(out) as folder:
+        return _demo(folder, seed, sparsity)
+
+
+def _demo(folder: Path, seed: int, sparsity: float) -> int:
     from surgecollapse.lab.training.progress import for_terminal
     from surgecollapse.lab.training.run import train
+    from surgecollapse.report import write_report
 
-    folder = out or _free(Path("runs") / "demo")
     # `hold` is bitwise plain training, with readings, so that both entropies can be compared.
     plans = {
-        "plain": make_config(task="digits", policy="hold", seed=seed),
-        "surge-collapse": make_config(task="digits", policy="entropy", seed=seed, sparsity=sparsity),
+        "plain": make_config(task="digits", policy="no_op", seed=seed),
+        "surge-collapse": make_config(task="digits", policy="entropy_cycles", seed=seed, sparsity=sparsity),
     }
     results: dict[str, RunResult] = {}
     for name, plan in plans.items():
         results[name] = train(plan, folder / name, progress=for_terminal())
         if results[name].status == "interrupted":
             return _tell(results[name])
-    from surgecollapse.report import write_report
-
     sys.stderr.write("writing the report\n")
     page = write_report([folder / name for name in plans], folder / "report")
     _show({name: result.summary for name, result in results.items()})
@@ -120,14 +128,25 @@ def _refuse(reason: str, values: dict[str, Any], given: dict[str, Any], *names: 
         raise ConfigError(f"{reason}: drop {', '.join(others)}")
 
 
-def _free(folder: Path) -> Path:
-    """The folder itself if it is not there yet, else the first free one of its numbered names."""
-    number = 2
-    candidate = folder
-    while candidate.exists():
-        candidate = folder.with_name(f"{folder.name}-{number}")
-        number += 1
-    return candidate
+@contextmanager
+def _free(folder: Path) -> Iterator[Path]:
+    """The folder, or the first of its numbered names that is free, made at once; it goes again if it stays empty."""
+    missing = [place for place in folder.parents if not place.exists()]
+    number, candidate = 2, folder
+    while True:
+        try:
+            candidate.mkdir(parents=True)
+        except FileExistsError:
+            candidate = folder.with_name(f"{folder.name}-{number}")
+            number += 1
+        else:
+            break
+    try:
+        yield candidate
+    finally:
+        for place in (candidate, *missing):
+            with suppress(OSError):
+                place.rmdir()
 
 
 def _tell(result: RunResult) -> int:

@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from surgecollapse.compare.display import Display, Quiet
 from surgecollapse.compare.plan import Cell, Plan, identity, unique
-from surgecollapse.compare.pool import Pool, cores
+from surgecollapse.compare.pool import Pool
 from surgecollapse.compare.results import Panel, Tuned, choose_trial, panels
 from surgecollapse.compare.rows import Rows, only_writer
-from surgecollapse.compare.session import describe_session, machine
+from surgecollapse.compare.session import describe_session
 from surgecollapse.compare.table import as_csv, markdown
 from surgecollapse.lab.config import ConfigError, as_mapping
 from surgecollapse.lab.training.interrupt import Interrupt
+from surgecollapse.record.machine import cores, machine
+from surgecollapse.record.whole_files import write_whole
 
 if TYPE_CHECKING:
     from surgecollapse.compare.pool import Done
@@ -226,10 +228,10 @@ class Comparison:
             record: dict[str, dict[str, Any]] = {}
             for (entry, method), tuned in self.tuned.items():
                 record.setdefault(entry, {})[method] = tuned.record
-            _write(self.out / "tuned.json", json.dumps(record, indent=1) + "\n")
+            write_whole(self.out / "tuned.json", json.dumps(record, indent=1) + "\n")
         title = f"Comparison: {self.plan.suite.name}"
-        _write(self.out / "table.md", markdown(found, title, self._facts()))
-        _write(self.out / "table.csv", as_csv(found))
+        write_whole(self.out / "table.md", markdown(found, title, self._facts()))
+        write_whole(self.out / "table.csv", as_csv(found))
         self._plot(found)
         return found
 
@@ -261,11 +263,4 @@ class Comparison:
         """Write how this comparison is run; what earlier sessions wrote of themselves stays."""
         path = self.out / "config.json"
         content = describe_session(path, self.plan, reference=self.reference, command=self._command, jobs=self.jobs)
-        _write(path, json.dumps(content, indent=1) + "\n")
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+        write_whole(path, json.dumps(content, indent=1) + "\n")

@@ -3,7 +3,7 @@
 A method is a configuration of the one training loop and the one mask engine, never a second trainer. Every method has
 eight trials on the validation set, no more and no less. For the sparse ones these are dropout rates, and how the zeros
 spread over the layers: the lowest |w| of all, evenly, or by LAMP; methods that are sparse from the start choose between
-ERK and evenly. These settings moved accuracy most in ``docs/explanation/search.md``; everything else is as published.
+ERK and evenly. These settings moved accuracy most in ``benchmarks/reports/search.md``; everything else is as published.
 Surge-collapse has fewer rates and, in their place, its depth and number of waves: deep where the net overfits, never
 deeper than the target elsewhere, and there with one surge or three.
 """
@@ -43,11 +43,11 @@ _SPREAD: tuple[Settings, ...] = (
     *({"dropout": 0.2, **how} for how in (_EVEN, _LAMP)),
 )
 _SPREAD_AT_START: tuple[Settings, ...] = tuple(
-    {"dropout": rate, "policy_options": {"layers": how}} for rate in _RATES for how in ("erk", "layer")
+    {"dropout": rate, "policy_options": {"allocation": how}} for rate in _RATES for how in ("erk", "layer")
 )
 _DEEP: Settings = {"policy_options": {"floor": 0.6}}
-_AT_TARGET: Settings = {"policy_options": {"floor": 0.0, "thinnest": 1.0}}
-_ONE_SURGE: Settings = {"policy_options": {"floor": 0.0, "thinnest": 1.0, "waves": 2}}
+_AT_TARGET: Settings = {"policy_options": {"floor": 0.0, "min_density_ratio": 1.0}}
+_ONE_SURGE: Settings = {"policy_options": {"floor": 0.0, "min_density_ratio": 1.0, "cycles": 2}}
 _DENSE = {"policy": "none"}
 
 _ALL = (
@@ -79,7 +79,7 @@ _ALL = (
         name="one-shot",
         title="one-shot + fine-tuning",
         description="Dense, pruned once by magnitude at half the run, fine-tuned.",
-        settings={"policy": "one-shot"},
+        settings={"policy": "one_shot"},
         trials=_SPREAD,
     ),
     Method(
@@ -122,7 +122,7 @@ _ALL = (
         title="DSD, pruned at the end",
         description="Dense–sparse–dense (arXiv 1607.04381), then collapsed to the target: one long cycle.",
         settings={
-            "policy": "cycles",
+            "policy": "acdc",
             "policy_options": {"dense_until": 1 / 3, "cycles_until": 2 / 3, "phase": 1 / 3, "freeze_at": 0.85},
         },
         trials=_SPREAD,
@@ -131,14 +131,14 @@ _ALL = (
         name="acdc",
         title="AC/DC",
         description="Alternating compressed and decompressed phases, arXiv 2106.12379.",
-        settings={"policy": "cycles"},
+        settings={"policy": "acdc"},
         trials=_SPREAD,
     ),
     Method(
         name="surge-collapse",
         title="surge-collapse",
         description="CyclicPruning: gradual collapses with surges between them, as deep as entropy allows: the recipe.",
-        settings={"policy": "waves"},
+        settings={"policy": "cyclic_pruning"},
         trials=(
             *({"dropout": rate, **_EVEN, **_DEEP} for rate in (0.2, 0.05)),
             *({"dropout": rate, **_LAMP, **_AT_TARGET} for rate in (0.05, 0.1)),
@@ -155,33 +155,35 @@ METHODS: dict[str, Method] = {method.name: method for method in _ALL}
 
 
 def _ablation(
-    name: str, description: str, *, policy: str = "waves", growth: str | None = None, **changes: Any
+    name: str, description: str, *, policy: str = "cyclic_pruning", growth: str | None = None, **changes: Any
 ) -> Method:
     """The recipe with one thing changed, on fixed dropout and evenly spread zeros: not tuned."""
-    settings = {"policy": policy, "policy_options": changes, "dropout": 0.1, "distribution": "layer", "growth": growth}
+    settings = {
+        "policy": policy, "policy_options": changes, "dropout": 0.1, "distribution": "layer", "growth": growth
+    }  # fmt: skip
     return Method(name=name, title=name, description=description, settings=settings, trials=())
 
 
 _CYCLES: Settings = {
-    "policy": "entropy", "timing": "fixed", "phase": 0.1, "cycles_until": 0.5, "freeze_at": 0.75, "floor": 0.3,
-    "pump": 0.0, "landing": "gradual",
+    "policy": "entropy_cycles", "timing": "fixed", "phase": 0.1, "cycles_until": 0.5, "freeze_at": 0.75, "floor": 0.3,
+    "noise_std": 0.0, "final_ramp": "cubic",
 }  # fmt: skip
 """Collapses at once, the last one gradual: the recipe before the waves (decision 0009), but for its floor of .6 bit."""
 _BY_ENTROPY: Settings = {**_CYCLES, "shortest": 0.05, "longest": 0.15}
 
 _ABLATIONS = (
     _ablation("recipe", "The recipe."),
-    _ablation("fixed-depth", "Always half the target's density.", floor=0.0, thinnest=0.5),
-    _ablation("target-depth", "Never deeper than the target.", floor=0.0, thinnest=1.0),
-    _ablation("one-wave", "No surge at all.", waves=1),
-    _ablation("two-waves", "One surge.", waves=2),
+    _ablation("fixed-depth", "Always half the target's density.", floor=0.0, min_density_ratio=0.5),
+    _ablation("target-depth", "Never deeper than the target.", floor=0.0, min_density_ratio=1.0),
+    _ablation("one-wave", "No surge at all.", cycles=1),
+    _ablation("two-waves", "One surge.", cycles=2),
     _ablation("half-surge", "Surges reopen half.", surge=0.5),
     _ablation("full-surge", "Surges reopen everything.", surge=1.0),
     _ablation("random-growth", "Surges reopen at random.", growth="random"),
     _ablation("cycles", "Collapses at once, at fixed times; only the last one is gradual.", **_CYCLES),
     _ablation("entropy-times", "Like cycles, but phases end by entropy.", **{**_BY_ENTROPY, "timing": "entropy"}),
     _ablation("random-times", "Like cycles, but phases of random length.", **{**_BY_ENTROPY, "timing": "random"}),
-    _ablation("acdc-likewise", "AC/DC.", policy="cycles"),
+    _ablation("acdc-likewise", "AC/DC.", policy="acdc"),
     _ablation("gmp-likewise", "Gradual magnitude pruning.", policy="gmp"),
 )
 

@@ -139,7 +139,8 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: if an option of the policy is unknown.
 
-    >>> identity({"task": "digits", "policy": "set", "policy_options": {"drop": 0.5}})["policy_options"]["interval"]
+    >>> settings = {"task": "digits", "policy": "set", "policy_options": {"drop_fraction": 0.5}}
+    >>> identity(settings)["policy_options"]["interval"]
     100
     """
     defaults = {

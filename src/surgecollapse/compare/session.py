@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surgecollapse.compare.plan import identity, make_cell
-from surgecollapse.compare.pool import cores
 from surgecollapse.lab.config import ConfigError, as_mapping
+from surgecollapse.record.machine import machine
 
 if TYPE_CHECKING:
     from surgecollapse.compare.plan import Plan
@@ -66,24 +63,3 @@ def _sessions(path: Path) -> list[Any]:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def machine() -> dict[str, Any]:
-    """Versions and hardware, without importing torch."""
-    return {
-        "surgecollapse": metadata.version("surgecollapse"),
-        "torch": metadata.version("torch"),
-        "numpy": metadata.version("numpy"),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "cores_usable": cores(),
-    }
-
-
-def _processor() -> str:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
-    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())

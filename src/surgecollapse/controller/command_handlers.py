@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from surgecollapse.events import Decision, Intervention, Plan
+from surgecollapse.events import Decision, Intervention, Plan, Prune, Regrow, SetNoise
 
 if TYPE_CHECKING:
     from surgecollapse import commands as ask
@@ -58,7 +58,7 @@ class Interventions:
         if left >= live:
             raise ValueError(f"{live} of {size} weights are open: {command.fraction:g} of them closes none")
         reason = f"asked by a person: collapse {command.fraction:.3g} of what is open{_where(command.layers)}"
-        done = self._act(Decision(phase="sparse", reason=reason, depth=depth, layers=command.layers))
+        done = self._act(Decision(phase="sparse", reason=reason, actions=(Prune(depth, layers=command.layers),)))
         return f"closed {done.pruned} weights: sparsity {done.sparsity_after:.4f}"
 
     def surge(self, command: ask.Surge) -> str:
@@ -68,7 +68,8 @@ class Interventions:
         if int(command.fraction * (size - live) + 0.5) == 0:
             raise ValueError(f"{size - live} weights are closed: {command.fraction:g} of them opens none")
         reason = f"asked by a person: surge {command.fraction:.3g} of what is closed{_where(command.layers)}"
-        done = self._act(Decision(phase="open", reason=reason, surge=command.fraction, layers=command.layers))
+        regrow = Regrow(command.fraction, layers=command.layers)
+        done = self._act(Decision(phase="open", reason=reason, actions=(regrow,)))
         return f"opened {done.grown} weights: sparsity {done.sparsity_after:.4f}"
 
     def pump(self, command: ask.Pump) -> str:
@@ -76,7 +77,8 @@ class Interventions:
         if command.sigma == self._controller.noise_std:
             raise ValueError(f"the input noise is {command.sigma:g} already")
         noise = f"input noise of {command.sigma:g}" if command.sigma else "no input noise"
-        self._act(Decision(phase=self._controller.phase, reason=f"asked by a person: {noise}", pump=command.sigma))
+        reason = f"asked by a person: {noise}"
+        self._act(Decision(phase=self._controller.phase, reason=reason, actions=(SetNoise(command.sigma),)))
         return f"{noise} from now on"
 
     def set_sparsity(self, command: ask.SetSparsity) -> str:

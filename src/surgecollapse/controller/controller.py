@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
 
 from surgecollapse.act.input_noise import InputNoise
 from surgecollapse.act.masked_weights import MaskMismatchError
@@ -26,17 +27,34 @@ from surgecollapse.controller.components import Engine
 from surgecollapse.controller.optimizer_step import OptimizerSteps
 from surgecollapse.controller.options import Options, check_sparsity
 from surgecollapse.controller.ownership import Connection, check_trainable
+from surgecollapse.controller.plot import plot_run
 from surgecollapse.controller.reading_schedule import Timetable
-from surgecollapse.events import Decision, Event, Intervention, Measurement, Plan, Reading, from_dict, to_dict
+from surgecollapse.events import (
+    Action,
+    Decision,
+    Event,
+    Exchange,
+    Freeze,
+    Intervention,
+    Measurement,
+    Plan,
+    Prune,
+    Reading,
+    Regrow,
+    SetNoise,
+    from_dict,
+    to_dict,
+)
 from surgecollapse.observe.monitor_context import MonitorContexts
 from surgecollapse.observe.monitors import make_monitors
 from surgecollapse.observe.probe import Probe
 from surgecollapse.observe.watch import Watch
 from surgecollapse.policies import make_policy
+from surgecollapse.policies.version_01 import class_of
 from surgecollapse.protocols import Dataflow, Policy
 from surgecollapse.record import CommandQueue
 from surgecollapse.torch_utils.carried_state import CarriedState
-from surgecollapse.torch_utils.modules import snapshot, unwrap_model
+from surgecollapse.torch_utils.modules import canonical_name, snapshot, unwrap_model
 from surgecollapse.torch_utils.step_hooks import StepHooks
 
 if TYPE_CHECKING:
@@ -147,14 +165,16 @@ class Controller:
             )
         if missing > room and self._options.target.pattern is not None:
             raise ValueError(
-                f"masks='zeros' under the pattern {self._options.target.pattern!r} keeps the zeros as they are, but only "
-                f"{zeros / size:.2%} of the weights are zero for a sparsity of {target:g}: prune without masks='zeros'"
+                f"masks='zeros' under the pattern {self._options.target.pattern!r} keeps the zeros as they are, but "
+                f"only {zeros / size:.2%} of the weights are zero for a sparsity of {target:g}: prune without "
+                "masks='zeros'"
             )
         engine.weights.take_zeros()
         self._log("join", f"the {zeros} zeros of the weights are the first mask, and stay closed")
         if missing <= room:  # to a weight a layer, as rounding of another program leaves it
             self._interventions.aim_at(zeros / size)
-            self._carry_out(Decision(phase="frozen", reason="the zeros of the weights are the final mask", freeze=True))
+            final = "the zeros of the weights are the final mask"
+            self._carry_out(Decision(phase="frozen", reason=final, actions=(Freeze(),)))
             self.finalized = True
 
     def _build(self, dataflow: Dataflow | None, saved: Mapping[str, Any] | None = None) -> None:
@@ -170,6 +190,7 @@ class Controller:
             random=self._random,
             saved=saved,
         )
+        self._engine.actor.target = self.plan.sparsity
         for i, given in enumerate(self._given):
             if len(StepHooks.chain(given)) > 1:  # a wrapper writes weights of its own after the step
                 self._engine.zero_preservation.distrust(i)
@@ -240,8 +261,9 @@ class Controller:
         if kind is None and self.step and not (self.finalized or self.frozen) and self.plan.sparsity > 0.0:
             self._advice.give(
                 "left",
-                f"the block of attach() ended before finalize(): {self.sparsity:.1%} of the weights are zero and nothing "
-                f"keeps them so, where {self.plan.sparsity:.1%} were asked for. Call controller.finalize() inside it",
+                f"the block of attach() ended before finalize(): {self.sparsity:.1%} of the weights are zero and "
+                f"nothing keeps them so, where {self.plan.sparsity:.1%} were asked for. Call controller.finalize() "
+                "inside it",
             )
         self.detach()
 
@@ -394,7 +416,7 @@ class Controller:
     def _begin(self) -> None:
         """Carry out what the policy decides before the first optimizer step."""
         if self.step == 0 and self.decision is None and getattr(self.policy, "from_start", False):
-            decision = self.policy.decide(Reading(step=0, source="none"))
+            decision = self._within_target(self.policy.decide(Reading(step=0, source="none")))
             self._record(decision)
             self._carry_out(decision)
 
@@ -438,10 +460,17 @@ class Controller:
                 f"a gradient, an activation or the loss was not finite at step {self.step}: no decision was made",
             )
             return
-        decision = self.policy.decide(reading)
+        decision = self._within_target(self.policy.decide(reading))
         if decision.acts or decision.phase != self.phase:
             self._record(replace(decision, eligible=self._eligible(decision)))
         self._carry_out(decision)
+
+    def _within_target(self, decision: Decision) -> Decision:
+        """The decision; under a target of zero without what prunes, so that nothing is done to the net."""
+        if self.plan.sparsity > 0.0:
+            return decision
+        kept = [action for action in decision.actions if not _masks(action)]
+        return replace(decision, actions=tuple(kept))
 
     def _rebind(self) -> None:
         """Take up layers and parameters that were replaced since, and say so."""
@@ -457,15 +486,16 @@ class Controller:
         if lost or unstepped:
             self._advice.give(
                 "replaced",
-                f"weights were replaced (a new layer, or load_state_dict(assign=True)): {', '.join([*lost, *unstepped])}"
-                " are not pruned as planned, or no attached optimizer steps them. Build a new optimizer and attach "
+                f"weights were replaced (a new layer, or load_state_dict(assign=True)): "
+                f"{', '.join([*lost, *unstepped])} are not pruned as planned, or no attached optimizer steps them. "
+                "Build a new optimizer and attach "
                 "again after detach()",
             )
 
     def _eligible(self, decision: Decision) -> int | None:
         """The first step at which the policy reads again and may act, as far as it knows."""
         earliest = getattr(self.policy, "earliest", lambda step: step + 1)(self.step)
-        if earliest is None or decision.freeze:
+        if earliest is None or decision.find(Freeze):
             return None
         first = max(earliest, self.step + 1)
         return next(filter(self._falls_on, range(first, first + self.plan.every)), None)
@@ -511,7 +541,7 @@ class Controller:
         >>> from surgecollapse.commands import Collapse
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        >>> controller = surgecollapse.attach(model, optimizer, sparsity=0.5, policy="hold")
+        >>> controller = surgecollapse.attach(model, optimizer, sparsity=0.5, policy="no_op")
         >>> controller.request(Collapse(fraction=0.25))
         >>> model(torch.ones(4, 4)).sum().backward()
         >>> optimizer.step()
@@ -529,8 +559,7 @@ class Controller:
         Raises:
             ValueError: if it asks for something impossible, or before the first step, when what is prunable is unknown.
         """
-        on_weights = (decision.depth, decision.rewire, decision.surge, decision.recycle)
-        if not self._resolved and (decision.freeze or any(part is not None for part in on_weights)):
+        if not self._resolved and not all(isinstance(action, SetNoise) for action in decision.actions):
             raise ValueError("what is prunable is not known before the first step")
         done = len(self.events)
         self._record(decision)
@@ -565,6 +594,7 @@ class Controller:
     def replace_policy(self, policy: Policy, plan: Plan) -> None:
         """Go on with another policy or plan, in the same state."""
         self.plan, self.policy = plan, policy
+        self._engine.actor.target = plan.sparsity
 
     @property
     def resolved(self) -> bool:
@@ -594,12 +624,13 @@ class Controller:
         reached = engine.actor.rewiring.at(target)
         early = f" at step {self.step} of {total}" if total and self.step < total else ""
         reason = f"finalize{early}: exact target {target:g}, final mask"
-        depth = None if self.frozen and reached else target
+        done = self.frozen and reached
         engine.actor.frozen &= reached  # a mask that was frozen, or changed since, at another sparsity is not final
         saliency, signals = None, engine.signals_at_hand()
-        if depth is not None and self._options.updates.saliency == "taylor" and not signals:
+        if not done and self._options.updates.saliency == "taylor" and not signals:
             saliency, reason = "magnitude", f"{reason}; by magnitude, since no gradient is at hand"
-        decision = Decision(phase="frozen", reason=reason, depth=depth, saliency=saliency, pump=0.0, freeze=True)
+        prune = () if done else (Prune(target, saliency=saliency),)
+        decision = Decision(phase="frozen", reason=reason, actions=(*prune, SetNoise(0.0), Freeze()))
         self._carry_out(decision, signals)
         self.finalized = True
 
@@ -636,6 +667,58 @@ class Controller:
         """Copies of the masks by parameter name, true where a weight is open."""
         weights = self._engine.weights
         return {name: weights.mask(name) for name in weights.params}
+
+    @torch.no_grad()
+    def apply_masks(self, other: nn.Module | Mapping[str, Tensor]) -> None:
+        """Put the closed weights of another net of the same architecture to zero, in place.
+
+        Args:
+            other: a copy of the model (an average of its weights, a teacher), wrapped or not, or its state dict.
+
+        Raises:
+            ValueError: if a weight is missing there, or has another shape.
+
+        >>> import torch, surgecollapse
+        >>> model = torch.nn.Linear(2, 2, bias=False)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> target = surgecollapse.Target(0.5, include="weight")
+        >>> readings = surgecollapse.Readings(probe=torch.ones(1, 2))
+        >>> with surgecollapse.attach(model, optimizer, target, policy="no_op", readings=readings) as controller:
+        ...     controller.finalize()
+        ...     average = torch.optim.swa_utils.AveragedModel(torch.nn.Linear(2, 2, bias=False))
+        ...     controller.apply_masks(average)
+        >>> int((average.module.weight == 0).sum())
+        2
+        """
+        found = _named(other)
+        for name, mask in self._engine.weights.all_held().items():
+            tensor = found.get(name)
+            if tensor is None or tensor.shape != mask.shape:
+                shape = None if tensor is None else tuple(tensor.shape)
+                raise ValueError(
+                    f"apply_masks needs a net with the same weights: {name} has shape {shape} there, "
+                    f"{tuple(mask.shape)} here"
+                )
+            tensor.masked_fill_(mask.to(tensor.device) == 0, 0)
+
+    def __str__(self) -> str:
+        total = "" if self.plan.total_steps is None else f"/{self.plan.total_steps}"
+        weights = self._engine.weights
+        return (
+            f"step {self.step}{total}, {'frozen' if self.frozen else self.phase}, {self.sparsity:.1%} of "
+            f"{weights.size:,} weights zero, {len(self.events)} interventions"
+        )
+
+    def __repr__(self) -> str:
+        return f"<Controller: {self}>"
+
+    def plot(self) -> Any:
+        """Draw sparsity, entropy and interventions over the steps; a matplotlib figure, which a notebook shows.
+
+        Raises:
+            ImportError: without matplotlib, with what to install.
+        """
+        return plot_run(self.readings, self.events)
 
     def explain(self) -> Explanation:
         """Say of every parameter what it is for, whether it is pruned, and why; prints as a table.
@@ -736,8 +819,28 @@ class Controller:
         if missing := sorted(set(here) - {*state, *state["engine"], "watch", "interventions"}):
             raise ValueError(f"this controller state lacks {', '.join(missing)}: the checkpoint is damaged")
         name = type(self.policy).__name__
-        if state["policy"]["name"] != name:
+        if class_of(state["policy"]["name"]) != name:
             raise ValueError(f"this state belongs to the policy {state['policy']['name']}, but {name} is attached")
         given = self._interventions.given_plan
         if (plan := from_dict(state["plan"])) != given:
             raise ValueError(f"this state was saved under {plan}, but this controller was attached with {given}")
+
+
+def _masks(action: Action) -> bool:
+    """Whether an action opens or closes weights under the mask."""
+    match action:
+        case Prune():
+            return action.keep_mask
+        case Regrow():
+            return action.source != "zeros"
+    return isinstance(action, Exchange)
+
+
+def _named(other: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors by canonical name, of a net in any wrapper or of its state dict."""
+    if isinstance(other, nn.Module):
+        inner = unwrap_model(other)
+        other = unwrap_model(inner.module) if isinstance(inner, AveragedModel) else inner
+        return {canonical_name(name): p.data for name, p in other.named_parameters(remove_duplicate=False)}
+    named = {canonical_name(name): value for name, value in other.items() if isinstance(value, Tensor)}
+    return named | {name.removeprefix("module."): value for name, value in named.items()}

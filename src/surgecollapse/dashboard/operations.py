@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from surgecollapse.dashboard.reading import meta, sound
+from surgecollapse.record.operations import stretch_operations
 from surgecollapse.record.values import event_from
 
 if TYPE_CHECKING:
@@ -42,9 +43,8 @@ def operations(connection: Connection) -> dict[str, list[float]]:
         length = step - x[-1]
         if length > 0:
             taken = _common(dense, x[-1], step)
-            each = (c * (3 * length * (d := shares.get(name, 1.0)) + taken * (1 - d)) for name, c in counts.items())
             x.append(step)
-            y.append(y[-1] + 2 * rows * sum(each))
+            y.append(y[-1] + 2 * rows * stretch_operations(counts, shares, length, taken))
         shares.update(layers)
     return {"x": x, "y": y}
 

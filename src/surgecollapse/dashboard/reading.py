@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from surgecollapse.events import Measurement, Reading, to_dict
 from surgecollapse.record import heartbeat
 from surgecollapse.record.commands import asked_from
-from surgecollapse.record.schema import Connection, connect
+from surgecollapse.record.schema import GET, Connection, connect
 from surgecollapse.record.values import array_from, event_from, from_json
 from surgecollapse.training_status import REMEMBERED, StatusReader
 
@@ -59,7 +59,7 @@ def sound(connection: Connection, rows: Iterable[tuple[Any, ...]], read: Callabl
 
 def meta(connection: Connection, key: str, kind: type[Found], default: Found) -> Found:
     """A run-level value of a type; the default where there is none, or another."""
-    row = connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+    row = connection.execute(GET, (key,)).fetchone()
     for value in sound(connection, [] if row is None else [row], from_json):
         if isinstance(value, kind):
             return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,6 +36,7 @@ def serve(root: str | Path, *, port: int = 8321, host: str = "127.0.0.1", expose
     """
     import uvicorn
 
+    from surgecollapse.dashboard.patience import Impatient
     from surgecollapse.dashboard.server import STREAMS, application
 
     feeds = Feeds(STREAMS)
@@ -44,10 +46,14 @@ def serve(root: str | Path, *, port: int = 8321, host: str = "127.0.0.1", expose
             feeds.close()  # or it would wait for pages that never close
             await super().shutdown(sockets)
 
+    if not 0 <= port < 2**16:
+        raise ValueError(f"--port must lie between 0 and 65535, got {port}")
+    if not host.strip():
+        raise ValueError(f"--host must be an address or a name, got {host!r}")
     if host not in _LOOPBACK:
         if not exposed:
             raise ValueError(f"--host {host} lets other machines reach this page: add --expose if you mean that")
-        if host in ("0.0.0.0", "::"):
+        if _is_everywhere(host):
             raise ValueError(f"--host {host} has no name to check requests against: give the one address to listen at")
         tell(f"warning: whoever reaches {host} and has the token can change these runs; nothing is encrypted")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -66,6 +72,20 @@ def serve(root: str | Path, *, port: int = 8321, host: str = "127.0.0.1", expose
     app = application(root, token, names, feeds=feeds)
     tell(f"http://{name}:{port}/#{token}")
     config = uvicorn.Config(
-        app, log_level="error", lifespan="off", timeout_graceful_shutdown=1, limit_concurrency=200, server_header=False
-    )
+        app, http=Impatient, log_level="error", lifespan="off", timeout_graceful_shutdown=1, limit_concurrency=200,
+        server_header=False,
+    )  # fmt: skip
     Server(config).run(sockets=[listening])
+
+
+def _is_everywhere(host: str) -> bool:
+    """Whether this is any way to write the address that stands for all addresses.
+
+    Raises:
+        ValueError: if nobody knows the host.
+    """
+    try:
+        found = socket.getaddrinfo(host, None)
+    except OSError as error:
+        raise ValueError(f"--host {host} is not known ({error.strerror}): give an address of this machine") from error
+    return any(ipaddress.ip_address(str(place[4][0]).partition("%")[0]).is_unspecified for place in found)

@@ -141,13 +141,11 @@ class _Pages:
 
     async def stream(self, request: Request) -> Response:
         """What is new, as server-sent events."""
+        refused = await self._answer(request, lambda connection, _: connection.skipped)
+        if refused.status_code != 200:
+            return refused
         run = request.path_params["run"]
-        try:
-            path = await run_in_threadpool(self._runs.path, run)
-        except KeyError:
-            return _refusal("no such run", 404)
-        except ValueError as error:
-            return _refusal(f"the run cannot be read: {error}", 422)
+        path = self._runs.path(run)
         if not self._feeds.enter():
             return _refusal(f"{self._feeds.room} pages are open already: close some", 503)
         return _Stream(self._feeds, run, path)

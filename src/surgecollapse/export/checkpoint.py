@@ -1,7 +1,8 @@
 """Sparse checkpoints: one safetensors file that holds no zeros, checked before it is trusted, without pickle.
 
 Each tensor is stored as :func:`~surgecollapse.export.packing.encode` packs it, under its number; names, shapes and
-dtypes, in the order of the state dict, stand in the file's metadata as JSON, with a SHA-256 of it all.
+dtypes, in the order of the state dict, stand in the file's metadata as JSON, with a SHA-256 of it all and one of the
+whole file, which is checked before anything is used (files of version 0.1.0 have the first alone).
 """
 
 from __future__ import annotations
@@ -20,11 +21,16 @@ from torch import Tensor, nn
 
 from surgecollapse.export.packing import PARTS, decode, encode, is_nonzero
 from surgecollapse.functional.masks import unpack
+from surgecollapse.record.whole_files import write_whole
 from surgecollapse.torch_utils.modules import canonical_name, unwrap_model
 
 FORMAT = "surgecollapse sparse checkpoint"
-SPARSE_VERSION = 1
+SPARSE_VERSION = 2
 """Version of the layout of the file."""
+_FIRST_SEALED = 2
+_SEAL = "file_sha256"
+_SEAL_MARK = f'"{_SEAL}":"'.encode()
+_UNSEALED = "0" * 64
 _DTYPES = {
     str(dtype).removeprefix("torch."): dtype
     for dtype in (
@@ -90,7 +96,7 @@ def save_sparse(
     entries, parts = _pack(_tensors(model), dict(masks or {}), signed_zeros)
     index = json.dumps({"entries": entries, "metadata": dict(metadata or {})}, separators=(",", ":"))
     about = {"format": FORMAT, "version": str(SPARSE_VERSION), "index": index, "sha256": _digest(index, parts)}
-    content = save(parts, metadata=about)
+    content = _sealed(save(parts, metadata=about | {_SEAL: _UNSEALED}))
     write_whole(Path(path), content)
     dense, bound = sizes(model)
     return SparseFile(path=Path(path), bytes=len(content), dense=dense, bound=bound)
@@ -165,25 +171,6 @@ def load_sparse_into(model: nn.Module, path: str | Path) -> nn.Module:
     return model
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that appears whole or not at all: another name, flushed to the disk, then renamed.
-
-    Raises:
-        OSError: if it cannot be written; a file of that name from before stays whole.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
 def _tensors(model: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The state dict, every entry of which can be stored."""
     if isinstance(model, nn.Module):
@@ -238,6 +225,37 @@ def _digest(index: str, parts: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def _sealed(content: bytes) -> bytes:
+    """The file with its own checksum in its header: the SHA-256 of the same bytes with 64 zeros in the place of it."""
+    start = content.index(_SEAL_MARK + _UNSEALED.encode()) + len(_SEAL_MARK)
+    return content[:start] + hashlib.sha256(content).hexdigest().encode() + content[start + len(_UNSEALED) :]
+
+
+def _is_sealed(path: Path) -> bool:
+    """Whether a file has the checksum that stands in its header; false if none stands there.
+
+    Raises:
+        ValueError: if they differ.
+    """
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        start = file.read(8)
+        length = int.from_bytes(start, "little")
+        if len(start) < 8 or length > size - 8:
+            raise ValueError("its header is longer than the file")
+        header = file.read(length)
+        before, mark, rest = header.partition(_SEAL_MARK)
+        if not mark:
+            return False
+        digest = hashlib.sha256(start + before + mark + _UNSEALED.encode() + rest[len(_UNSEALED) :])
+        while chunk := file.read(2**20):
+            digest.update(chunk)
+    if rest[: len(_UNSEALED)] != digest.hexdigest().encode():
+        raise ValueError("it does not have the checksum that was written")
+    return True
+
+
 @contextmanager
 def _named(name: str) -> Generator[None]:
     try:
@@ -253,6 +271,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, s
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder: expected a file written by save_sparse")
     try:
+        sealed = _is_sealed(path)
         with safe_open(path, framework="pt") as file:
             about = file.metadata() or {}
             if about.get("format") != FORMAT:
@@ -260,6 +279,8 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, s
             version = int(about["version"])
             if version > SPARSE_VERSION:
                 raise ValueError(f"it has version {version}, this library reads up to {SPARSE_VERSION}: update it")
+            if version < 1 or (version >= _FIRST_SEALED and not sealed):
+                raise ValueError(f"it has version {version} and no checksum of the whole file")
             parts = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
         if _digest(about["index"], parts) != about["sha256"]:
             raise ValueError("its contents do not have the checksum that was written")

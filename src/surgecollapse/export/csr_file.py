@@ -6,6 +6,7 @@ import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -63,10 +64,7 @@ def load_csr(model: nn.Module, path: str | Path) -> nn.Module:
         OSError: if it cannot be read.
     """
     loaded = load_sparse_into(copy.deepcopy(unwrap_model(model)), path).eval()
-    try:
-        plan = {name: dict(faster) for name, faster in json.loads(load_metadata(path)[_KEY]).items()}
-    except KeyError as error:
-        raise ValueError(f"{path} does not say which layers are CSR: read it with load_sparse_into") from error
+    plan = _plan(path)
     for name, faster in plan.items():
         linear = dict(loaded.named_modules(remove_duplicate=False)).get(name)
         if isinstance(linear, CsrLinear):
@@ -75,3 +73,29 @@ def load_csr(model: nn.Module, path: str | Path) -> nn.Module:
             raise ValueError(f"{path} does not fit the model: {name} is no linear layer there")
         loaded = replace_module(loaded, name, CsrLinear(linear.weight, linear.bias, faster))
     return loaded
+
+
+def _plan(path: str | Path) -> dict[str, dict[int, bool]]:
+    """Layer → number of rows → whether CSR is faster there.
+
+    Raises:
+        ValueError: if the file does not say it, or not so.
+    """
+    kept = load_metadata(path).get(_KEY)
+    if kept is None:
+        raise ValueError(f"{path} does not say which layers are CSR: read it with load_sparse_into")
+    try:
+        found = json.loads(kept)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} says which layers are CSR in damaged JSON ({error}): save it again") from error
+    if not isinstance(found, dict) or not all(map(_is_choice, found.values())):
+        raise ValueError(f"{path} does not say which layers are CSR: it has {kept[:60]}")
+    return {name: dict(pairs) for name, pairs in found.items()}
+
+
+def _is_choice(pairs: Any) -> bool:
+    """Whether this is a list of pairs of a number of rows and whether CSR is faster there."""
+    if not isinstance(pairs, list) or not pairs:
+        return False
+    two = all(isinstance(pair, list) and len(pair) == 2 for pair in pairs)
+    return two and all(type(rows) is int and rows > 0 and type(faster) is bool for rows, faster in pairs)

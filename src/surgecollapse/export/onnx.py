@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from surgecollapse.export.checkpoint import write_whole
 from surgecollapse.export.measure import max_difference, refuse_nan
+from surgecollapse.record.whole_files import write_whole
 from surgecollapse.torch_utils.modules import evaluating, map_tensors, tensors_in, unwrap_model
 
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from surgecollapse.export.checkpoint import write_whole
 from surgecollapse.export.measure import caller, largest_difference, refuse_nan
+from surgecollapse.record.whole_files import write_whole
 from surgecollapse.torch_utils.modules import map_tensors, tensors_in, unwrap_model
 
 

@@ -84,7 +84,6 @@ from surgecollapse.functional.rank import (
     stable_rank,
 )
 from surgecollapse.functional.saliency import SALIENCY, WITHOUT_GRADIENT, lamp, magnitude, taylor
-from surgecollapse.functional.schedules import SCHEDULES
 from surgecollapse.functional.selection import highest, kept, lowest
 from surgecollapse.functional.similarity import linear_cka, procrustes_similarity, svcca, unbiased_hsic
 from surgecollapse.functional.stagnation import (
@@ -94,6 +93,7 @@ from surgecollapse.functional.stagnation import (
     zero_loss_share,
 )
 from surgecollapse.functional.structured import collapse_tiles, exchange_tiles, reopen_tiles
+from surgecollapse.schedules import SCHEDULES
 
 __all__ = [
     "DISTRIBUTIONS",

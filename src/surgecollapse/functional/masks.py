@@ -165,6 +165,20 @@ def pack(mask: Tensor) -> Tensor:
     return packed
 
 
+def packed_bytes(size: int, nonzeros: int, width: int) -> int:
+    """Bytes of a tensor as its non-zero values and one bit for each entry, or dense where that is smaller.
+
+    Args:
+        size: entries.
+        nonzeros: entries that are not zero.
+        width: bytes of an entry.
+
+    >>> packed_bytes(9, nonzeros=2, width=4), packed_bytes(8, nonzeros=8, width=4)
+    (10, 32)
+    """
+    return min(nonzeros * width + (size + 7) // 8, size * width)
+
+
 def unpack(packed: Tensor, shape: Sequence[int]) -> Tensor:
     """Restore the bool mask that :func:`pack` packed.
 

@@ -54,7 +54,20 @@ class GradientFilter(SlowGradients):
     5.0
     9.0
 
-    Reference: the general form of the filters of Lee, Kang, Kim, Lee 2024, arXiv 2405.20233.
+    When to use:
+        You want a sharper cut-off than an exponential mean has, or a filter of your own design. Look at its
+        response with :func:`surgecollapse.functional.frequency_response` first.
+
+    Cost:
+        As many values for each gradient entry as the filter has orders, and one pass over the gradients for each
+        order.
+
+    Deviations:
+        The paper proposes the exponential and the windowed mean only; this class generalizes them.
+
+    Source:
+        After Lee, Kang, Kim, Lee 2024, arXiv 2405.20233; filters in direct form II transposed, as in SciPy's
+        ``lfilter``.
     """
 
     _fields = ("memory", "started")

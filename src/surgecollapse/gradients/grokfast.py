@@ -48,9 +48,6 @@ class Grokfast(SlowGradients):
     On a constant gradient g the result is (1 + λ) g from the first step on; with ``start="zero"`` it is
     (1 + λ(1 − αᵗ)) g at step t. The mean is kept in float32 for half precision, else in the gradient's precision.
 
-    The paper's listing and its code differ: the listing starts h at θ₀, the weights, which is no gradient; the code
-    starts it at the first gradient. The default follows the code.
-
     Args:
         alpha: decay α of the mean, in [0, 1); about 1/(1 − α) steps are averaged.
         lamb: amplification λ of the mean; 0 leaves every gradient as it is.
@@ -71,7 +68,23 @@ class Grokfast(SlowGradients):
     2.0
     2.5
 
-    Reference: Lee, Kang, Kim, Lee 2024, arXiv 2405.20233, Grokfast-EMA.
+    When to use:
+        The network fits its training data long before it generalizes, and tuning the optimizer and its weight decay
+        was not enough. Start with this filter rather than :class:`GrokfastMA`. A larger λ usually wants more weight
+        decay. Published settings for modular multiplication: ``alpha=0.98, lamb=2.0``, weight decay 0.005.
+
+    Cost:
+        One more copy of the gradients. On a CPU about the time of a plain ``lerp_`` and ``add_`` over them, two
+        thirds of it with ``compile=True`` on large tensors; on one H200, no effect on a training step beyond its
+        noise.
+
+    Deviations:
+        The paper's listing starts the mean at the weights, which is no gradient. The published code starts it at
+        the first gradient, and so does this class. State holds copies, where the published code filters what it
+        amplified itself if gradients are zeroed in place.
+
+    Source:
+        Lee, Kang, Kim, Lee 2024, arXiv 2405.20233, Grokfast-EMA.
     """
 
     _fields = ("average", "started")
@@ -194,7 +207,20 @@ class GrokfastMA(SlowGradients):
     5.0
     9.0
 
-    Reference: Lee, Kang, Kim, Lee 2024, arXiv 2405.20233, Grokfast-MA.
+    When to use:
+        To repeat published results with a window. :class:`Grokfast` needs less memory and time. Published settings
+        for modular multiplication: ``window=100, lamb=5.0``, weight decay 0.01.
+
+    Cost:
+        ``window`` + 1 copies of the gradients; ``buffer_dtype=torch.bfloat16`` halves that for float32. About 1.7
+        times the time of :class:`Grokfast`, whatever the window.
+
+    Deviations:
+        The paper filters from the first step on, the published code waits until the window is full. The default
+        follows the code; ``warmup=False`` follows the paper.
+
+    Source:
+        Lee, Kang, Kim, Lee 2024, arXiv 2405.20233, Grokfast-MA.
     """
 
     _fields = ("gradients", "total", "seen", "turn")

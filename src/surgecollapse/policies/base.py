@@ -1,87 +1,108 @@
-"""The frame that scheduled rivals share: a start, an end, a final mask, and the phase in between."""
+"""What the policies share: frozen options beside one object of state, and the frame of a scheduled policy."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, ClassVar
 
 from surgecollapse.events import Decision, Plan, Reading
-from surgecollapse.policies import validation as guards
+from surgecollapse.policies import validation
 from surgecollapse.policies.schedule import to_step
+
+UNSAVED = {"saved": False}
+"""Metadata of a field of the state that follows from the plan, and so is not in a checkpoint."""
 
 
 @dataclass(slots=True)
-class _Run:
-    """What changes during a run."""
+class PolicyState:
+    """All of a policy that changes during a run. Subclasses add fields, each with its value before the first step."""
 
-    plan: Plan | None = None
+    plan: Plan | None = field(default=None, metadata=UNSAVED)
     phase: str = "dense"
-    marks: frozenset[int] = frozenset()
-    """Steps of the marks; they follow from the plan."""
+
+    def restart(self, plan: Plan) -> None:
+        """Forget an earlier run."""
+        for part in fields(self):
+            fresh = part.default if part.default_factory is MISSING else part.default_factory()
+            setattr(self, part.name, fresh)
+        self.plan = plan
+
+    def to_dict(self) -> dict[str, Any]:
+        """The saved fields in plain values; parts with a state of their own give that."""
+        saved = {part.name: getattr(self, part.name) for part in fields(self) if part.metadata != UNSAVED}
+        return {name: value.state_dict() if hasattr(value, "state_dict") else value for name, value in saved.items()}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Take up what :meth:`to_dict` returned."""
+        for name in self.to_dict():
+            part = getattr(self, name)
+            if hasattr(part, "load_state_dict"):
+                part.load_state_dict(state[name])
+            else:
+                setattr(self, name, state[name])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ScheduledPolicy:
-    """A policy whose decisions depend on the step alone: subclasses say what is due when, and what then.
+class BasePolicy:
+    """A policy of frozen options and one :class:`PolicyState`. Subclasses write :meth:`_act`.
 
-    Level-triggered: :meth:`decide` asks :meth:`_act` for what the schedule wants at this step, whatever was skipped.
+    One that never regrows by the dense gradient says ``growth: ClassVar[str] = "random"``, so that none is tracked.
+
+    Level-triggered: a decision that is skipped, because the step was not finite, leaves the state as it is, so that
+    :meth:`_act` makes up for it at the next reading.
     """
 
-    growth: ClassVar[str] = "random"
-    """What the controller need not track: no dense gradient is ever asked for."""
-    _run: _Run = field(default_factory=_Run, init=False, repr=False)
+    from_start: ClassVar[bool] = False
+    """Whether it is asked before the first optimizer step too."""
+    scheduled: ClassVar[bool] = False
+    """Whether it cannot work without ``total_steps``."""
+    _state: PolicyState = field(default_factory=PolicyState, init=False, repr=False)
 
     def start(self, plan: Plan) -> None:
         """Learn the plan and forget any earlier run.
 
         Raises:
-            ValueError: if ``total_steps`` is missing or too short.
+            ValueError: if the plan cannot be followed.
         """
-        guards.check_plan(plan, owner=type(self).__name__, scheduled=True)
-        self._run.plan, self._run.phase = plan, "dense"
-        marks = [self._step(at) for at in self._marks()]
-        if any(later <= earlier for earlier, later in zip([0, *marks], marks, strict=False)):
-            raise ValueError(
-                f"total_steps={plan.total_steps} is too short for {type(self).__name__}: its marks fall on the steps "
-                f"{', '.join(map(str, marks))}, which must be distinct and after 0; train longer or move them apart"
-            )
-        self._run.marks = frozenset(marks)
+        validation.check_plan(plan, owner=type(self).__name__, scheduled=self.scheduled)
+        self._state.restart(plan)
+        self._begin(plan)
 
-    def _marks(self) -> tuple[float, ...]:
-        """Fractions of the run at which something must happen, ascending."""
-        return ()
+    def _begin(self, plan: Plan) -> None:
+        """Prepare what follows from the plan."""
 
     @property
     def _plan(self) -> Plan:
-        return guards.started(self._run.plan, owner=type(self).__name__)
+        return validation.started(self._state.plan, owner=type(self).__name__)
 
     def _step(self, fraction: float) -> int:
         """The step of a fraction of the run."""
         return to_step(fraction * (self._plan.total_steps or 0))
 
     def due(self, step: int) -> bool:
-        """Whether ``step`` is a mark of the schedule or a multiple of ``every``."""
-        return step > 0 and (step % self._plan.every == 0 or step in self._run.marks)
+        """Whether ``step`` is a multiple of the plan's ``every``."""
+        return step > 0 and step % self._plan.every == 0
 
     def decide(self, reading: Reading) -> Decision:
-        """Do what the schedule wants at this step."""
-        run = self._run
-        idle = guards.pause(reading, self._plan, run.phase)
+        """Decide at one reading."""
+        state = self._state
+        idle = validation.pause(reading, self._plan, state.phase)
         if idle is not None:
             return idle
-        if run.phase == "frozen":
+        if state.phase == "frozen":
             return Decision(phase="frozen", reason="frozen: the mask is final")
         decision = self._act(reading)
-        run.phase = decision.phase
+        state.phase = decision.phase
         return decision
 
     def _act(self, reading: Reading) -> Decision:
-        """What the schedule wants at the step of ``reading``, where the mask is not final yet."""
+        """What is to be done at a finite reading, where the mask is not final yet."""
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
-        """The phase that training is in; the rest follows from the plan and the step."""
-        return {"policy": type(self).__name__, "phase": self._run.phase}
+        """The state, in plain values; what follows from the plan is left out."""
+        return {"policy": type(self).__name__, **self._state.to_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned; call it after :meth:`start`.
@@ -89,5 +110,39 @@ class ScheduledPolicy:
         Raises:
             ValueError: if the state is foreign or damaged.
         """
-        guards.check_state(state, owner=type(self).__name__, keys=("phase",))
-        self._run.phase = state["phase"]
+        self._state.load(validation.check_state(state, owner=type(self).__name__, keys=self.state_dict()))
+
+
+@dataclass(slots=True)
+class ScheduledState(PolicyState):
+    """That of a scheduled policy."""
+
+    marks: frozenset[int] = field(default=frozenset(), metadata=UNSAVED)
+    """Steps of the marks."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ScheduledPolicy(BasePolicy):
+    """A policy whose decisions depend on the step alone: subclasses say what is due when, and what then."""
+
+    growth: ClassVar[str] = "random"
+    """What the controller need not track: no dense gradient is ever asked for."""
+    scheduled: ClassVar[bool] = True
+    _state: ScheduledState = field(default_factory=ScheduledState, init=False, repr=False)
+
+    def _begin(self, plan: Plan) -> None:
+        marks = [self._step(at) for at in self._marks()]
+        if any(later <= earlier for earlier, later in zip([0, *marks], marks, strict=False)):
+            raise ValueError(
+                f"total_steps={plan.total_steps} is too short for {type(self).__name__}: its marks fall on the steps "
+                f"{', '.join(map(str, marks))}, which must be distinct and after 0; train longer or move them apart"
+            )
+        self._state.marks = frozenset(marks)
+
+    def _marks(self) -> tuple[float, ...]:
+        """Fractions of the run at which something must happen, ascending."""
+        return ()
+
+    def due(self, step: int) -> bool:
+        """Whether ``step`` is a mark of the schedule or a multiple of ``every``."""
+        return super().due(step) or step in self._state.marks

@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import cos, pi
 from typing import ClassVar
 
-from surgecollapse.events import Decision, Reading
-from surgecollapse.policies import validation as guards
+from surgecollapse.events import Decision, Exchange, Freeze, Prune, Reading
+from surgecollapse.policies import validation
 from surgecollapse.policies.base import ScheduledPolicy
+from surgecollapse.policies.registry import policy
 
 
-def cosine_decay(initial: float, step: int, end: int) -> float:
-    """Share of the weights that is exchanged at ``step``: initial/2·(1 + cos(π·step/end)), 0 from ``end`` on.
-
-    Evci et al. 2020 (arXiv 1911.11134, §3).
-
-    >>> [round(cosine_decay(0.3, step, 100), 6) for step in (0, 50, 100, 120)]
-    [0.3, 0.15, 0.0, 0.0]
-    """
-    return initial / 2.0 * (1.0 + cos(pi * step / end)) if step < end else 0.0
-
-
+@policy("static")
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Static(ScheduledPolicy):
     """A random mask, put on before the first step and never changed: the least that a method must beat.
@@ -31,56 +21,50 @@ class Static(ScheduledPolicy):
     masked like every other.
 
     Args:
-        layers: how the open weights are shared among layers: ``erk``, or ``layer`` for the same density everywhere.
+        allocation: how the open weights are shared among layers: ``erk``, or ``layer`` for the same density everywhere.
 
     Raises:
-        ValueError: if ``layers`` is unknown.
+        ValueError: if ``allocation`` is unknown.
 
     >>> from surgecollapse.events import Plan, Reading
     >>> policy = Static()
     >>> policy.start(Plan(sparsity=0.9, total_steps=100, every=50))
     >>> first = policy.decide(Reading(step=0))
-    >>> first.phase, first.depth, first.saliency, first.distribution
-    ('frozen', 0.9, 'random', 'erk')
+    >>> first.phase, first.find(Prune)
+    ('frozen', Prune(sparsity=0.9, ..., allocation='erk', saliency='random', ...))
     """
 
-    layers: str = "erk"
+    allocation: str = "erk"
     from_start: ClassVar[bool] = True
-    """Asked before the first optimizer step too."""
 
     def __post_init__(self) -> None:
         """Check the option."""
-        guards.one_of("layers", self.layers, ("erk", "layer"))
+        validation.one_of("allocation", self.allocation, ("erk", "layer"))
 
     def _act(self, reading: Reading) -> Decision:
         return self._open(reading.step, "frozen")
 
     def _open(self, step: int, phase: str) -> Decision:
         """Put the first mask on."""
-        return Decision(
-            phase=phase,
-            reason=f"a random mask of sparsity {self._plan.sparsity:.4g} ({self.layers}) at step {step}",
-            depth=self._plan.sparsity,
-            saliency="random",
-            distribution=self.layers,
-            freeze=phase == "frozen",
-        )
+        reason = f"a random mask of sparsity {self._plan.sparsity:.4g} ({self.allocation}) at step {step}"
+        prune = Prune(self._plan.sparsity, saliency="random", allocation=self.allocation)
+        return Decision(phase=phase, reason=reason, actions=(prune, Freeze()) if phase == "frozen" else (prune,))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DynamicSparsePolicy(Static):
-    """What SET and RigL share: their schedule."""
+    """What SET and RigL share: their schedule. Subclasses say by what criterion weights grow, and how many."""
 
     interval: int = 100
-    drop: float = 0.3
+    drop_fraction: float = 0.3
     until: float = 0.75
 
     def __post_init__(self) -> None:
         """Check the options."""
         super().__post_init__()
-        guards.whole("interval", self.interval)
-        guards.fraction("drop", self.drop)
-        guards.fraction("until", self.until, zero=False)
+        validation.whole("interval", self.interval)
+        validation.fraction("drop_fraction", self.drop_fraction)
+        validation.fraction("until", self.until, zero=False)
 
     def _marks(self) -> tuple[float, ...]:
         return (self.until,)
@@ -92,22 +76,17 @@ class DynamicSparsePolicy(Static):
     def _share(self, step: int) -> float:
         """Share of the open weights that is exchanged at ``step``."""
         del step
-        return self.drop
+        return self.drop_fraction
 
     def _act(self, reading: Reading) -> Decision:
         step, end = reading.step, self._step(self.until)
-        if self._run.phase == "dense":
+        if self._state.phase == "dense":
             return self._open(step, "sparse")
         if step >= end:
-            return Decision(phase="frozen", reason=f"the mask is final from step {end}", freeze=True)
+            return Decision(phase="frozen", reason=f"the mask is final from step {end}", actions=(Freeze(),))
         if step % self.interval:
             return Decision(phase="sparse", reason=f"no exchange at step {step}: every {self.interval} steps")
         share = self._share(step)
-        return Decision(
-            phase="sparse",
-            reason=f"{share:.3g} of each layer's open weights exchanged at step {step}",
-            rewire=share,
-            saliency="magnitude",
-            growth=self.growth,
-            initial="zero",
-        )
+        reason = f"{share:.3g} of each layer's open weights exchanged at step {step}"
+        exchange = Exchange(share, saliency="magnitude", growth=self.growth, regrow_init="zero")
+        return Decision(phase="sparse", reason=reason, actions=(exchange,))

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from surgecollapse.events import Decision, Plan, Reading
-from surgecollapse.policies import validation as guards
+from surgecollapse.events import Action, Decision, Prune, Reading, Regrow
+from surgecollapse.policies import validation
+from surgecollapse.policies.base import BasePolicy, PolicyState
+from surgecollapse.policies.registry import policy
 
 
 @dataclass(slots=True)
-class _Run:
-    """What changes during a run."""
-
-    plan: Plan | None = None
-    phase: str = "dense"
+class _State(PolicyState):
     collapses: int = 0
     surges: int = 0
 
 
+@policy("fixed_interval")
 @dataclass(frozen=True, kw_only=True, eq=False)
-class FixedInterval:
+class FixedInterval(BasePolicy):
     """Collapse every ``collapse_every`` steps, refill every zero with noise every ``surge_every`` steps.
 
     The published rule, faults included (Surge-Collapse Training, R. Aragon): per tensor the ``sparsity``
@@ -41,13 +40,16 @@ class FixedInterval:
     Raises:
         ValueError: if an option is out of range.
 
+    >>> from surgecollapse.events import Plan
     >>> policy = FixedInterval()
     >>> policy.start(Plan(sparsity=0.9, total_steps=None, every=50))
     >>> [step for step in range(1, 401) if policy.due(step)]
     [100, 200, 300, 400]
     >>> decisions = [policy.decide(Reading(step=step)) for step in (100, 200)]
-    >>> [(decision.depth, decision.surge, decision.sigma) for decision in decisions]
-    [(0.5, None, None), (0.5, 1.0, 0.1)]
+    >>> [[type(action).__name__ for action in decision.actions] for decision in decisions]
+    [['Prune'], ['Prune', 'Regrow']]
+    >>> decisions[1].find(Regrow).noise_std
+    0.1
     """
 
     collapse_every: int = 100
@@ -55,56 +57,35 @@ class FixedInterval:
     sparsity: float = 0.5
     recovery: float = 0.1
     growth: ClassVar[str] = "random"
-    """What the controller need not track: no dense gradient is ever asked for."""
-    _run: _Run = field(default_factory=_Run, init=False, repr=False)
+    _state: _State = field(default_factory=_State, init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Check the options."""
-        guards.whole("collapse_every", self.collapse_every)
-        guards.whole("surge_every", self.surge_every)
-        guards.fraction("sparsity", self.sparsity, one=False)
-        guards.not_negative("recovery", self.recovery)
-
-    def start(self, plan: Plan) -> None:
-        """Learn the plan and forget any earlier run.
-
-        Raises:
-            ValueError: if the plan is out of range.
-        """
-        guards.check_plan(plan, owner="FixedInterval", scheduled=False)
-        run = self._run
-        run.plan, run.phase, run.collapses, run.surges = plan, "dense", 0, 0
+        validation.whole("collapse_every", self.collapse_every)
+        validation.whole("surge_every", self.surge_every)
+        validation.fraction("sparsity", self.sparsity, one=False)
+        validation.not_negative("recovery", self.recovery)
 
     def due(self, step: int) -> bool:
         """Whether ``step`` is a multiple of either interval."""
         return step > 0 and (step % self.collapse_every == 0 or step % self.surge_every == 0)
 
-    def decide(self, reading: Reading) -> Decision:
+    def _act(self, reading: Reading) -> Decision:
         """Collapse, surge, both or neither, by the number of intervals that have passed."""
-        run = self._run
-        plan = guards.started(run.plan, owner="FixedInterval")
-        idle = guards.pause(reading, plan, "hold" if reading.finite else run.phase)
-        if idle is not None:
-            return idle
+        state = self._state
         collapses, surges = reading.step // self.collapse_every, reading.step // self.surge_every
-        collapse, surge = collapses > run.collapses, surges > run.surges
-        run.collapses, run.surges = collapses, surges
+        collapse, surge = collapses > state.collapses, surges > state.surges
+        state.collapses, state.surges = collapses, surges
         if not collapse and not surge:
-            return Decision(phase=run.phase, reason=f"step {reading.step}: neither interval has passed")
-        run.phase = "open" if surge else "sparse"
-        return Decision(
-            phase=run.phase,
-            reason=self._reason(reading.step, collapse, surge),
-            depth=self.sparsity if collapse else None,
-            distribution="layer",
-            scope="all",
-            held=False,
-            surge=1.0 if surge else None,
-            reopen="zeros",
-            growth="random",
-            initial="noise",
-            sigma=self.recovery if surge else None,
-        )
+            return Decision(phase=state.phase, reason=f"step {reading.step}: neither interval has passed")
+        actions: list[Action] = []
+        if collapse:
+            actions.append(Prune(self.sparsity, allocation="layer", scope="all", keep_mask=False))
+        if surge:
+            std = self.recovery
+            actions.append(Regrow(1.0, source="zeros", scope="all", regrow_init="noise", noise_std=std))
+        phase, reason = "open" if surge else "sparse", self._reason(reading.step, collapse, surge)
+        return Decision(phase=phase, reason=reason, actions=tuple(actions))
 
     def _reason(self, step: int, collapse: bool, surge: bool) -> str:
         """Name the intervals that have passed, and whether a skipped one is made up for."""
@@ -118,18 +99,3 @@ class FixedInterval:
                 note = f", made up for {late} steps late" if late else ""
                 parts.append(f"{name} every {every} steps{note}")
         return f"fixed intervals at step {step}: {'; '.join(parts)}"
-
-    def state_dict(self) -> dict[str, Any]:
-        """The phase and how many of each have been made."""
-        run = self._run
-        return {"policy": "FixedInterval", "phase": run.phase, "collapses": run.collapses, "surges": run.surges}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned; call it after :meth:`start`.
-
-        Raises:
-            ValueError: if the state is foreign or damaged.
-        """
-        guards.check_state(state, owner="FixedInterval", keys=("phase", "collapses", "surges"))
-        run = self._run
-        run.phase, run.collapses, run.surges = state["phase"], state["collapses"], state["surges"]

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from surgecollapse.events import Decision, Reading
-from surgecollapse.policies import validation as guards
+from surgecollapse.events import Decision, Freeze, Prune, Reading
+from surgecollapse.policies import validation
 from surgecollapse.policies.base import ScheduledPolicy
+from surgecollapse.policies.registry import policy
+from surgecollapse.schedules import cubic
 
 
+@policy("gmp")
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GradualPruning(ScheduledPolicy):
     """Prune a little more at every reading, sₜ = s·(1 − (1 − u)³), u = (t − start)/(end − start) (GMP).
 
     Zhu and Gupta 2017 (arXiv 1710.01878, eq. 1 with s_i = 0). Weights that are pruned stay pruned. The paper prunes
-    every layer alike; here the layers compete unless ``attach(distribution="layer")`` is given, which its later users
-    found better (Gale, Elsen, Hooker 2019, arXiv 1902.09574, §5).
+    every layer alike. Here the layers compete unless the target's ``allocation="layer"`` is given; later users of the
+    method found that better (Gale, Elsen, Hooker 2019, arXiv 1902.09574, §5).
 
     Args:
         start_at: fraction of the run until which it is dense, in [0, 1).
@@ -28,8 +31,10 @@ class GradualPruning(ScheduledPolicy):
     >>> policy = GradualPruning(start_at=0.0, end_at=0.5)
     >>> policy.start(Plan(sparsity=0.8, total_steps=100, every=25))
     >>> first, last = policy.decide(Reading(step=25)), policy.decide(Reading(step=50))
-    >>> round(first.depth, 6), first.phase, last.depth, last.phase
-    (0.7, 'sparse', 0.8, 'frozen')
+    >>> round(first.find(Prune).sparsity, 6), first.phase
+    (0.7, 'sparse')
+    >>> last.actions, last.phase
+    ((Prune(sparsity=0.8, ...), Freeze()), 'frozen')
     """
 
     start_at: float = 0.10
@@ -37,27 +42,21 @@ class GradualPruning(ScheduledPolicy):
 
     def __post_init__(self) -> None:
         """Check the options."""
-        guards.fraction("start_at", self.start_at, one=False)
-        guards.fraction("end_at", self.end_at, zero=False)
+        validation.fraction("start_at", self.start_at, one=False)
+        validation.fraction("end_at", self.end_at, zero=False)
         if not self.start_at < self.end_at:
             raise ValueError(f"expected start_at < end_at, got {self.start_at!r}, {self.end_at!r}")
 
     def _marks(self) -> tuple[float, ...]:
         return (self.end_at,)
 
-    def _depth(self, step: int) -> float:
-        """Sparsity that the schedule wants."""
-        start, end, target = self._step(self.start_at), self._step(self.end_at), self._plan.sparsity
-        if step >= end:
-            return target
-        return target * (1.0 - (1.0 - max(0, step - start) / (end - start)) ** 3)
-
     def _act(self, reading: Reading) -> Decision:
-        step = reading.step
-        depth, end = self._depth(step), self._step(self.end_at)
+        step, start, end = reading.step, self._step(self.start_at), self._step(self.end_at)
+        depth = cubic(step, start, end, 0.0, self._plan.sparsity)
         if step >= end:
             reason = f"schedule: exact target {depth:.4g} and final mask at step {step} (due from {end})"
-            return Decision(phase="frozen", reason=reason, depth=depth, freeze=True)
+            return Decision(phase="frozen", reason=reason, actions=(Prune(depth), Freeze()))
         if not depth:
-            return Decision(phase="dense", reason=f"dense until step {self._step(self.start_at)}, at step {step}")
-        return Decision(phase="sparse", reason=f"cubic schedule: sparsity {depth:.4g} at step {step}", depth=depth)
+            return Decision(phase="dense", reason=f"dense until step {start}, at step {step}")
+        reason = f"cubic schedule: sparsity {depth:.4g} at step {step}"
+        return Decision(phase="sparse", reason=reason, actions=(Prune(depth),))

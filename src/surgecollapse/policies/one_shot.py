@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from surgecollapse.events import Decision, Reading
-from surgecollapse.policies import validation as guards
+from surgecollapse.events import Decision, Freeze, Prune, Reading
+from surgecollapse.policies import validation
 from surgecollapse.policies.base import ScheduledPolicy
+from surgecollapse.policies.registry import policy
 
 
+@policy("one_shot")
 @dataclass(frozen=True, kw_only=True, eq=False)
 class OneShot(ScheduledPolicy):
     """Train dense, prune once to the target, fine-tune what is left (Han et al. 2015, arXiv 1506.02626).
@@ -26,15 +28,17 @@ class OneShot(ScheduledPolicy):
     >>> policy = OneShot(at=0.5)
     >>> policy.start(Plan(sparsity=0.9, total_steps=100, every=25))
     >>> decisions = [policy.decide(Reading(step=step)) for step in range(1, 101) if policy.due(step)]
-    >>> [(decision.phase, decision.depth, decision.freeze) for decision in decisions[:3]]
-    [('dense', None, False), ('frozen', 0.9, True), ('frozen', None, False)]
+    >>> [(decision.phase, len(decision.actions)) for decision in decisions[:3]]
+    [('dense', 0), ('frozen', 2), ('frozen', 0)]
+    >>> decisions[1].actions
+    (Prune(sparsity=0.9, ...), Freeze())
     """
 
     at: float = 0.5
 
     def __post_init__(self) -> None:
         """Check the option."""
-        guards.fraction("at", self.at, zero=False, one=False)
+        validation.fraction("at", self.at, zero=False, one=False)
 
     def _marks(self) -> tuple[float, ...]:
         return (self.at,)
@@ -44,4 +48,4 @@ class OneShot(ScheduledPolicy):
         if step < at:
             return Decision(phase="dense", reason=f"dense until step {at}, at step {step}")
         reason = f"one shot: exact target {target:.4g} and final mask at step {step} (due from {at})"
-        return Decision(phase="frozen", reason=reason, depth=target, freeze=True)
+        return Decision(phase="frozen", reason=reason, actions=(Prune(target), Freeze()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
-from surgecollapse.policies import validation as guards
+from surgecollapse.policies import validation
 from surgecollapse.policies.schedule import to_step
 from surgecollapse.policies.signals import Signals
 
@@ -30,8 +30,8 @@ class PhaseTiming:
     Raises:
         ValueError: if an option is out of range or the lengths do not ascend.
 
-    >>> clock = PhaseTiming(shortest=0.025, nominal=0.05, longest=0.1, timing="fixed")
-    >>> clock.ends("open", 100.0, 149, 1000, Signals()), clock.ends("open", 100.0, 150, 1000, Signals())
+    >>> timing = PhaseTiming(shortest=0.025, nominal=0.05, longest=0.1, timing="fixed")
+    >>> timing.ends("open", 100.0, 149, 1000, Signals()), timing.ends("open", 100.0, 150, 1000, Signals())
     ((False, 'open phase goes on: 49 steps of nominally 50'), (True, 'open phase reached its nominal 50 steps'))
     """
 
@@ -41,9 +41,9 @@ class PhaseTiming:
     timing: str
 
     def __post_init__(self) -> None:
-        guards.fraction("shortest", self.shortest, zero=False)
-        guards.fraction("longest", self.longest, zero=False)
-        guards.one_of("timing", self.timing, TIMINGS)
+        validation.fraction("shortest", self.shortest, zero=False)
+        validation.fraction("longest", self.longest, zero=False)
+        validation.one_of("timing", self.timing, TIMINGS)
         if not self.shortest <= self.nominal <= self.longest:
             raise ValueError(
                 f"expected shortest <= phase <= longest, got {self.shortest!r}, {self.nominal!r}, {self.longest!r}"

@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
-from surgecollapse.events import Decision, Plan, Reading
-from surgecollapse.policies import validation as guards
-from surgecollapse.policies.no_op import NoOp
+from surgecollapse import events
+from surgecollapse.events import Decision, Freeze, Plan, Reading, SetNoise
+from surgecollapse.policies import validation
+from surgecollapse.policies.base import BasePolicy, PolicyState
+from surgecollapse.policies.registry import make_policy, policy
 from surgecollapse.protocols import Policy
-
-_KEYS = ("last", "over")
 
 
 @dataclass(slots=True)
-class _Run:
-    """What changes during a run."""
-
-    plan: Plan | None = None
+class _State(PolicyState):
     last: int = 0
-    over: Policy = field(default_factory=NoOp)
+    """Step of the last recycling."""
 
 
+@policy("redo")
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Recycle:
+class Recycle(BasePolicy):
     """ReDo: units that say next to nothing get new incoming weights, and their outgoing ones are zeroed.
 
     Sokar, Agarwal, Castro, Evci 2023 (arXiv 2302.12902): every ``interval`` steps, units of a dormancy of at most
@@ -45,67 +44,64 @@ class Recycle:
 
     >>> policy = Recycle(tau=0.1, interval=100)
     >>> policy.start(Plan(sparsity=0.0, total_steps=None, every=50))
-    >>> [(step, policy.decide(Reading(step=step)).recycle) for step in (50, 100, 150, 200)]
-    [(50, None), (100, 0.1), (150, None), (200, 0.1)]
+    >>> [(step, policy.decide(Reading(step=step)).actions) for step in (50, 100, 150, 200)]
+    [(50, ()), (100, (Recycle(dormancy=0.1),)), (150, ()), (200, (Recycle(dormancy=0.1),))]
     """
 
     tau: float = 0.025
     interval: int = 1000
-    over: str | Policy = "hold"
-    _run: _Run = field(default_factory=_Run, init=False, repr=False)
+    over: str | Policy = "no_op"
+    _state: _State = field(default_factory=_State, init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Check the options and find the other policy."""
-        from surgecollapse.policies import make_policy  # it knows this class by name, too
+        validation.not_negative("tau", self.tau)
+        validation.whole("interval", self.interval)
+        self._over  # noqa: B018  the name must be known
 
-        guards.not_negative("tau", self.tau)
-        guards.whole("interval", self.interval)
-        self._run.over = make_policy(self.over)
+    @cached_property
+    def _over(self) -> Policy:
+        """The other policy, as an object."""
+        return make_policy(self.over)
 
     @property
     def growth(self) -> Any:
         """The growth criterion of the other policy: what the controller must track."""
-        return getattr(self._run.over, "growth", "ema_gradient")
+        return getattr(self._over, "growth", "ema_gradient")
 
     @property
-    def from_start(self) -> bool:
+    def from_start(self) -> bool:  # type: ignore[override]
         """Whether the other policy decides before the first step."""
-        return bool(getattr(self._run.over, "from_start", False))
+        return bool(getattr(self._over, "from_start", False))
 
-    def start(self, plan: Plan) -> None:
-        """Learn the plan, hand it on, and forget any earlier run.
-
-        Raises:
-            ValueError: if the plan is out of range, or the other policy cannot follow it.
-        """
-        guards.check_plan(plan, owner="Recycle", scheduled=False)
-        self._run.over.start(plan)
-        self._run.plan, self._run.last = plan, 0
+    def _begin(self, plan: Plan) -> None:
+        self._over.start(plan)
 
     def due(self, step: int) -> bool:
         """Whether the other policy is due, or ``step`` is a multiple of ``every`` or of ``interval``."""
-        every = guards.started(self._run.plan, owner="Recycle").every
-        return step > 0 and (step % every == 0 or step % self.interval == 0 or self._run.over.due(step))
+        return super().due(step) or (step > 0 and (step % self.interval == 0 or self._over.due(step)))
 
     def decide(self, reading: Reading) -> Decision:
         """Decide as the other policy does, and recycle where an interval is over."""
-        run = self._run
-        plan = guards.started(run.plan, owner="Recycle")
-        decision = run.over.decide(reading)
-        idle = guards.pause(reading, plan, decision.phase)
+        state, plan = self._state, self._plan
+        decision = self._over.decide(reading)
+        state.phase = decision.phase
+        idle = validation.pause(reading, plan, decision.phase)
         if idle is not None:
             return idle
         last = reading.step == plan.total_steps  # nothing would be learnt any more
-        if last or reading.step // self.interval <= run.last // self.interval:
+        if last or reading.step // self.interval <= state.last // self.interval:
             return decision
-        run.last = reading.step
+        state.last = reading.step
         why = f"units of dormancy up to {self.tau:g} recycled at step {reading.step}"
         reason = why if not decision.acts else f"{decision.reason}; {why}"
-        return replace(decision, recycle=self.tau, reason=reason)
+        before = [action for action in decision.actions if not isinstance(action, SetNoise | Freeze)]
+        after = decision.actions[len(before) :]
+        return replace(decision, actions=(*before, events.Recycle(self.tau), *after), reason=reason)
 
     def state_dict(self) -> dict[str, Any]:
         """When units were last recycled, and the state of the other policy."""
-        return {"policy": "Recycle", "last": self._run.last, "over": self._run.over.state_dict()}
+        return {**super().state_dict(), "over": self._over.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned; call it after :meth:`start`.
@@ -113,6 +109,5 @@ class Recycle:
         Raises:
             ValueError: if the state is foreign or damaged.
         """
-        guards.check_state(state, owner="Recycle", keys=_KEYS)
-        self._run.over.load_state_dict(state["over"])
-        self._run.last = state["last"]
+        super().load_state_dict(state)
+        self._over.load_state_dict(state["over"])

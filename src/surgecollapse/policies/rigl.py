@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from surgecollapse.policies.dynamic_sparse import DynamicSparsePolicy, cosine_decay
+from surgecollapse.policies.dynamic_sparse import DynamicSparsePolicy
+from surgecollapse.policies.registry import policy
+from surgecollapse.schedules import cosine
 
 
+@policy("rigl")
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RigL(DynamicSparsePolicy):
     """Sparse from the first step; now and then the weakest weights are exchanged for those of largest gradient.
@@ -18,9 +21,9 @@ class RigL(DynamicSparsePolicy):
     also steps where weights are exchanged; the published code exchanges instead of stepping.
 
     Args:
-        layers: how the open weights are shared among layers: ``erk`` or ``layer``.
+        allocation: how the open weights are shared among layers: ``erk`` or ``layer``.
         interval: steps between two exchanges (ΔT), at least 1.
-        drop: first share of each layer's open weights that an exchange replaces (α), in [0, 1].
+        drop_fraction: first share of each layer's open weights that an exchange replaces (α), in [0, 1].
         until: fraction of the run from which the mask is final (T_end), in (0, 1].
 
     Raises:
@@ -30,11 +33,13 @@ class RigL(DynamicSparsePolicy):
     >>> policy = RigL()
     >>> policy.start(Plan(sparsity=0.9, total_steps=800, every=50))
     >>> decisions = [policy.decide(Reading(step=step)) for step in (0, 300, 600)]
-    >>> [(decision.depth, decision.rewire, decision.freeze) for decision in decisions]
-    [(0.9, None, False), (None, 0.15, False), (None, None, True)]
+    >>> [type(action).__name__ for decision in decisions for action in decision.actions]
+    ['Prune', 'Exchange', 'Freeze']
+    >>> round(decisions[1].actions[0].fraction, 6)
+    0.15
     """
 
     growth: ClassVar[str] = "gradient"
 
     def _share(self, step: int) -> float:
-        return cosine_decay(self.drop, step, self._step(self.until))
+        return cosine(step, 0, self._step(self.until), self.drop_fraction, 0.0)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from surgecollapse.events import Reading
-from surgecollapse.policies import validation as guards
+from surgecollapse.policies import validation
 from surgecollapse.policies.bands import QuantileBand
 from surgecollapse.policies.trend import Trend
 
@@ -55,11 +55,19 @@ class EntropySignals:
     'on_off 0.300 is under its floor 0.4'
     """
 
-    def __init__(self, *, measure: str, floor: float, plateau: float, high: float, window: int) -> None:
-        guards.one_of("measure", measure, MEASURES)
-        guards.fraction("floor", floor)
-        guards.fraction("high", high)
-        guards.whole("window", window)
+    def __init__(
+        self,
+        *,
+        measure: str = "on_off",
+        floor: float = 0.4,
+        plateau: float = 1e-3,
+        high: float = 0.8,
+        window: int = 50,
+    ) -> None:
+        validation.one_of("measure", measure, MEASURES)
+        validation.fraction("floor", floor)
+        validation.fraction("high", high)
+        validation.whole("window", window)
         self.measure, self.floor = measure, floor
         self._band = QuantileBand(0.0, high, window=window, least=min(5, window))
         # Phases are short, so three readings must do for a trend.
@@ -73,7 +81,7 @@ class EntropySignals:
             reading: what was seen.
             sparse: whether training is in a sparse phase.
         """
-        entropy = guards.known(reading.entropy)
+        entropy = validation.known(reading.entropy)
         if entropy is None:
             return Signals()
         bounds, words, trend = self._band.bounds(), self._band.words("high"), self._trend
@@ -86,7 +94,7 @@ class EntropySignals:
                 high = (
                     f"high entropy: the phase's mean {mean:.3f} is above {bounds[1]:.3f}, {words} outside sparse phases"
                 )
-        value = guards.known(getattr(reading, self.measure))
+        value = validation.known(getattr(reading, self.measure))
         low = back = None
         if value is not None and value < self.floor:
             low = f"{self.measure} {value:.3f} is under its floor {self.floor:g}"

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from surgecollapse.policies.dynamic_sparse import DynamicSparsePolicy
+from surgecollapse.policies.registry import policy
 
 
+@policy("set")
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SET(DynamicSparsePolicy):
     """Sparse from the first step; now and then the weakest weights are exchanged for random others.
@@ -17,9 +19,9 @@ class SET(DynamicSparsePolicy):
     in the comparison of Evci et al. 2020 (arXiv 1911.11134), which also gives the layers their densities.
 
     Args:
-        layers: how the open weights are shared among layers: ``erk`` or ``layer``.
+        allocation: how the open weights are shared among layers: ``erk`` or ``layer``.
         interval: steps between two exchanges, at least 1.
-        drop: share of each layer's open weights that an exchange replaces (ζ), in [0, 1].
+        drop_fraction: share of each layer's open weights that an exchange replaces (ζ), in [0, 1].
         until: fraction of the run from which the mask is final, in (0, 1].
 
     Raises:
@@ -29,8 +31,10 @@ class SET(DynamicSparsePolicy):
     >>> policy = SET()
     >>> policy.start(Plan(sparsity=0.9, total_steps=1000, every=50))
     >>> decisions = [policy.decide(Reading(step=step)) for step in (0, 50, 100, 750)]
-    >>> [(decision.depth, decision.rewire, decision.growth, decision.freeze) for decision in decisions]
-    [(0.9, None, None, False), (None, None, None, False), (None, 0.3, 'random', False), (None, None, None, True)]
+    >>> [[type(action).__name__ for action in decision.actions] for decision in decisions]
+    [['Prune'], [], ['Exchange'], ['Freeze']]
+    >>> decisions[2].actions[0].fraction, decisions[2].actions[0].growth
+    (0.3, 'random')
     """
 
     growth: ClassVar[str] = "random"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
-from surgecollapse.policies import validation as guards
+from surgecollapse.policies import validation
 
 
 class Trend:
@@ -31,10 +31,10 @@ class Trend:
     """
 
     def __init__(self, *, limit: float = 1e-3, span: int = 10, decay: float = 0.9, least: int | None = None) -> None:
-        guards.not_negative("plateau", limit)
-        guards.whole("span", span)
-        guards.fraction("decay", decay, one=False)
-        guards.whole("least", span if least is None else least)
+        validation.not_negative("plateau", limit)
+        validation.whole("span", span)
+        validation.fraction("decay", decay, one=False)
+        validation.whole("least", span if least is None else least)
         self.limit, self.span, self.decay = limit, span, decay
         self.least = span if least is None else min(least, span)
         self._averages: deque[float] = deque(maxlen=span + 1)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from surgecollapse.events import Decision, Plan, Reading
+from surgecollapse.policies.version_01 import state_of
 
 
 def fraction(name: str, value: float, *, zero: bool = True, one: bool = True) -> None:
@@ -67,10 +68,10 @@ def one_of(name: str, value: str, valid: Iterable[str]) -> None:
     Raises:
         ValueError: if it is not; lists the valid ones.
 
-    >>> one_of("initial", "ones", ("zero", "noise"))
+    >>> one_of("regrow_init", "ones", ("zero", "noise"))
     Traceback (most recent call last):
     ...
-    ValueError: initial must be one of zero, noise; got 'ones'
+    ValueError: regrow_init must be one of zero, noise; got 'ones'
     """
     words = tuple(valid)
     if value not in words:
@@ -106,7 +107,7 @@ def check_plan(plan: Plan, *, owner: str, scheduled: bool) -> None:
     elif scheduled:
         raise ValueError(
             f"{owner} follows a schedule over the whole run and needs total_steps, got None: pass "
-            "total_steps=<optimizer steps of the run>, or choose policy 'rules' or 'classic'"
+            "total_steps=<optimizer steps of the run>, or choose policy 'entropy_thresholds' or 'fixed_interval'"
         )
 
 
@@ -121,12 +122,16 @@ def started(plan: Plan | None, *, owner: str) -> Plan:
     return plan
 
 
-def check_state(state: Mapping[str, Any], *, owner: str, keys: Iterable[str]) -> None:
+def check_state(state: Mapping[str, Any], *, owner: str, keys: Iterable[str]) -> dict[str, Any]:
     """Check that a state was written by the same kind of policy.
+
+    Returns:
+        The state, in the words of this version.
 
     Raises:
         ValueError: if it was written by another policy, or entries are missing.
     """
+    state = state_of(state)
     if state.get("policy") != owner:
         raise ValueError(
             f"expected a state of {owner}, got one of {state.get('policy')!r}: resume with the policy of the checkpoint"
@@ -134,6 +139,7 @@ def check_state(state: Mapping[str, Any], *, owner: str, keys: Iterable[str]) ->
     missing = sorted(set(keys) - set(state))
     if missing:
         raise ValueError(f"the state of {owner} lacks {', '.join(missing)}: the checkpoint is damaged or foreign")
+    return state
 
 
 def pause(reading: Reading, plan: Plan, phase: str) -> Decision | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from surgecollapse.commands import READ_ONLY, Command, command_from
 from surgecollapse.record import heartbeat
-from surgecollapse.record.schema import RunStoreError, connect, explain
+from surgecollapse.record.schema import GET, RunStoreError, connect, explain
 from surgecollapse.record.values import from_json, text, to_json, whole
 
 if TYPE_CHECKING:
@@ -316,7 +316,7 @@ def _too_late(connection: sqlite3.Connection) -> str | None:
 
 
 def _meta(connection: sqlite3.Connection, key: str) -> Any:
-    row = connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+    row = connection.execute(GET, (key,)).fetchone()
     try:
         return None if row is None else from_json(row[0])
     except ValueError:

@@ -38,6 +38,8 @@ CREATE TABLE arrays (step INTEGER NOT NULL, name TEXT NOT NULL, dtype TEXT NOT N
 """
     + COMMANDS
 )
+GET = "SELECT value FROM meta WHERE +key = ?"
+"""One run-level value, looked for from the first to the last: a search would read every large value on its way."""
 _SCHEMA = "SELECT type, name, tbl_name, sql FROM sqlite_master"
 _BESIDE = ("-wal", "-shm", "-journal")
 

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import numpy as np
 
 from surgecollapse.events import Alarm, Decision, Intervention, Measurement, Reading, Request, to_dict
-from surgecollapse.record.schema import RunStoreError, connect, explain, migrate
+from surgecollapse.record.schema import GET, RunStoreError, connect, explain, migrate
 from surgecollapse.record.values import LARGEST, array_from, event_from, from_json, is_point, real, text, to_json, whole
 from surgecollapse.record.writer import Writer
 
@@ -243,7 +243,7 @@ class RunStore:
         Raises:
             ValueError: if what stands there is damaged.
         """
-        rows = self._select("SELECT value FROM meta WHERE key = ?", (key,))
+        rows = self._select(GET, (key,))
         try:
             return from_json(rows[0][0]) if rows else default
         except ValueError as error:

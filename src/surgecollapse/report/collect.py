@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from surgecollapse.events import Prune
 from surgecollapse.lab.training.traces import PREFIX
 from surgecollapse.report.rundata import Array, Curve, Predictions, RunData
 
@@ -52,10 +53,10 @@ def with_own_names(runs: Sequence[RunData]) -> list[RunData]:
 def run_name(policy: str) -> str:
     """What a run is called in the report; holding (readings, no act) trains bitwise as plain training does.
 
-    >>> run_name("hold"), run_name("entropy"), run_name("classic")
-    ('plain', 'surge-collapse', 'classic')
+    >>> run_name("no_op"), run_name("cyclic_pruning"), run_name("rigl")
+    ('plain', 'surge-collapse', 'rigl')
     """
-    return {"none": "plain", "hold": "plain", "entropy": "surge-collapse"}.get(policy, policy)
+    return {"none": "plain", "no_op": "plain", "cyclic_pruning": "surge-collapse"}.get(policy, policy)
 
 
 def collect(directory: Path) -> RunData:
@@ -107,10 +108,7 @@ def _gather(loaded: LoadedRun, directory: Path) -> RunData:
         readings=tuple(store.readings()),
         interventions=interventions,
         phases=_phases(decisions),
-        floors=tuple(
-            (step, d.floor) for step, d in decisions
-            if d.floor is not None and d.depth is not None and d.measure == "on_off"
-        ),
+        floors=_floors(decisions),
         measurements=_measurements(store),
         sketch=_array(store, "sketch/weights"),
         traces={name: found for name in parameters if (found := _array(store, f"{PREFIX}{name}")) is not None},
@@ -123,6 +121,16 @@ def _gather(loaded: LoadedRun, directory: Path) -> RunData:
         image=(data.input_shape[-2], data.input_shape[-1]) if data.kind == "image" else None,
         notes=tuple(notes),
     )  # fmt: skip
+
+
+def _floors(decisions: Sequence[tuple[int, Decision]]) -> tuple[tuple[int, float], ...]:
+    """Floors of on/off entropy by the step at which a depth was searched under them."""
+    found = ((step, decision.find(Prune)) for step, decision in decisions)
+    return tuple(
+        (step, prune.floor)
+        for step, prune in found
+        if prune is not None and prune.floor is not None and prune.measure == "on_off"
+    )
 
 
 def _phases(decisions: Sequence[tuple[int, Decision]]) -> tuple[tuple[int, str], ...]:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from surgecollapse.record.whole_files import write_whole
 from surgecollapse.report.rundata import RunData
 from surgecollapse.report.summary import readable_bytes, summarise
 
 if TYPE_CHECKING:
     from surgecollapse.events import Intervention
-    from surgecollapse.report.markup import Section
+    from surgecollapse.report.markup import Section, Table
     from surgecollapse.report.style import Picture
 
 MOST_ROWS = 400
@@ -34,7 +33,7 @@ def write_report(runs: Sequence[Path | RunData], out: Path) -> Path:
 
     Raises:
         ValueError: without any run, or if a directory holds no readable run.
-        ModuleNotFoundError: without matplotlib or scikit-learn, with what to install.
+        ModuleNotFoundError: without matplotlib, scikit-learn or Jinja, with what to install.
         OSError: if ``out`` cannot be written.
     """
     if not runs:
@@ -49,17 +48,13 @@ def write_report(runs: Sequence[Path | RunData], out: Path) -> Path:
     tasks = ", ".join(dict.fromkeys(run.task for run in data if run.task)) or "a run"
     title = f"surgecollapse: {tasks}"
     text = page_html(title, _lead(data), parts, _foot(data))
-    page, draft = out / "index.html", out / "index.html.part"
+    page = out / "index.html"
     try:
-        out.mkdir(parents=True, exist_ok=True)
         # The page before its pictures: it needs none of them, and on a full disk it is what matters.
-        draft.write_text(text, encoding="utf-8")
-        os.replace(draft, page)
+        write_whole(page, text)
         for picture in (picture for part in parts for picture in part.pictures):
             save_png(picture.figure, out / f"{picture.name}.png")
     except OSError as error:
-        with suppress(OSError):
-            draft.unlink(missing_ok=True)
         reason = error.strerror or error
         raise OSError(f"cannot write the report in {out} ({reason}): free space or choose another --out") from error
     return page
@@ -68,6 +63,7 @@ def write_report(runs: Sequence[Path | RunData], out: Path) -> Path:
 def _require_plots() -> None:
     """Say what to install if the plotting extra is missing."""
     try:
+        import jinja2
         import matplotlib
         import sklearn  # type: ignore[import-untyped]  # noqa: F401
     except ModuleNotFoundError as error:
@@ -75,7 +71,7 @@ def _require_plots() -> None:
             f"the report needs {error.name}: install the extra, pip install 'surgecollapse[plots]'",
             name=error.name,
         ) from error
-    del matplotlib
+    del jinja2, matplotlib
 
 
 def _lead(runs: Sequence[RunData]) -> str:
@@ -117,16 +113,18 @@ def sections(runs: Sequence[RunData], anchors: Sequence[str] = ()) -> list[Secti
 
 def _summary(runs: Sequence[RunData]) -> Section:
     from surgecollapse.report.compare import overview
-    from surgecollapse.report.markup import Section, html_table
+    from surgecollapse.report.markup import Section, Table
 
     found = [summarise(run, runs) for run in runs]
     rows = [summary.cells() for summary in found]
     # With one number a row and one run a column, the table fits a phone.
     keys = [key for key in rows[0] if key != "run" and any(row[key] != "–" for row in rows)]
-    html = html_table(
-        ["", *(row["run"] for row in rows)], [[HEADS.get(key, key), *(row[key] for row in rows)] for key in keys],
-        left=[""], label="Summary",
-    )  # fmt: skip
+    overall = Table(
+        heads=["", *(row["run"] for row in rows)],
+        rows=[[HEADS.get(key, key), *(row[key] for row in rows)] for key in keys],
+        left=[""],
+        label="Summary",
+    )
     splits = dict.fromkeys(run.predictions.split for run in runs if run.predictions)
     metrics = f"Metrics are on the {' and '.join(splits)} data; " if splits else ""
     text = (
@@ -136,7 +134,7 @@ def _summary(runs: Sequence[RunData]) -> Section:
     if found[0].size:
         whole = readable_bytes(sum(v.nbytes for v in runs[0].parameters.values()))
         text += f" Stored whole, the model takes {whole}."
-    part = Section("summary", "Summary", text, before=html)
+    part = Section("summary", "Summary", text, before=overall)
     part.add(overview(runs), "")
     return part
 
@@ -169,28 +167,25 @@ def _entropy(runs: Sequence[RunData]) -> Section:
         part.add(timeline(run, stem("entropy", index, runs)), f"{run.name} took no readings of its activations.")
     for run in runs:
         if run.interventions:
-            part.html += _intervention_table(run)
+            part.tables.append(_intervention_table(run))
         else:
             part.missing.append(f"{run.name}: nothing was done to the weights beside training.")
     return part
 
 
-def _intervention_table(run: RunData) -> str:
-    from html import escape
+def _intervention_table(run: RunData) -> Table:
+    from surgecollapse.report.markup import Table
 
-    from surgecollapse.report.markup import html_table
-
-    heads = ["step", "kind", "phase", "reason", "sparsity", "pruned", "grown", "energy", "injected"]
-    events = run.interventions[:MOST_ROWS]
-    rows = [_row(event) for event in events]
-    label = f"All {len(run.interventions):,} interventions of {run.name}"
-    html = html_table(heads, rows, left=["step", "kind", "phase", "reason"], label=label)
-    more = ""
-    if len(run.interventions) > MOST_ROWS:
-        more = (
-            f"<p>The first {MOST_ROWS} are listed; all are in <code>{escape(str(run.directory / 'run.db'))}</code>.</p>"
-        )
-    return f"<details open><summary>{escape(label)}</summary>{html}{more}</details>"
+    left = ("step", "kind", "phase", "reason")
+    more = f"The first {MOST_ROWS} are listed; all are in `{run.directory / 'run.db'}`."
+    return Table(
+        heads=(*left, "sparsity", "pruned", "grown", "energy", "injected"),
+        rows=[_row(event) for event in run.interventions[:MOST_ROWS]],
+        left=left,
+        label=f"All {len(run.interventions):,} interventions of {run.name}",
+        opened=True,
+        note=more if len(run.interventions) > MOST_ROWS else "",
+    )
 
 
 def _row(event: Intervention) -> list[str]:
@@ -230,13 +225,13 @@ def _classification(runs: Sequence[RunData]) -> Section:
             part.missing.append(f"{run.name}: no class predictions (not a classification task, or no final model).")
     if able:
         part.add(per_class(runs), "")
-        part.html = _class_table([run for _, run in able])
+        part.tables.append(_class_table([run for _, run in able]))
     return part
 
 
-def _class_table(runs: Sequence[RunData]) -> str:
+def _class_table(runs: Sequence[RunData]) -> Table:
     from surgecollapse.report.classification import evaluate, shown_classes
-    from surgecollapse.report.markup import html_table
+    from surgecollapse.report.markup import Table
 
     predictions = [run.predictions for run in runs if run.predictions is not None]
     scores = [evaluate(p) for p in predictions]
@@ -250,9 +245,13 @@ def _class_table(runs: Sequence[RunData]) -> str:
     for run, score in zip(runs, scores, strict=True):
         total = f"{int(score.support.sum()):,}"
         rows.append(["mean (macro)", run.name, *(f"{v:.4f}" for v in score.macro), total])
-    heads = ["class", "run", "precision", "recall", "F1", "rows"]
-    html = html_table(heads, rows, left=["class", "run"], label="Precision, recall and F1 of each class")
-    return f"<details><summary>Precision, recall and F1 of each class</summary>{html}</details>"
+    left = ("class", "run")
+    return Table(
+        heads=(*left, "precision", "recall", "F1", "rows"),
+        rows=rows,
+        left=left,
+        label="Precision, recall and F1 of each class",
+    )
 
 
 def _weights(runs: Sequence[RunData]) -> Section:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from surgecollapse.functional.masks import packed_bytes
 from surgecollapse.report.rundata import RunData
 
 
@@ -43,7 +44,7 @@ class Summary:
         """The row as text, by column heading."""
         return {
             "run": self.name,
-            "policy": "hold (readings only)" if self.policy == "hold" else self.policy,
+            "policy": "hold (readings only)" if self.policy == "no_op" else self.policy,
             "accuracy": _share(self.accuracy),
             "precision": _share(self.precision),
             "recall": _share(self.recall),
@@ -76,18 +77,6 @@ def readable_bytes(size: int) -> str:
         if size < 1000 * scale or unit == "GB":
             return f"{size / scale:.1f} {unit}"
     raise AssertionError("unreachable")
-
-
-def packed_bytes(values: Sequence[np.ndarray]) -> int:
-    """Bytes to store arrays with their zeros left out: non-zeros in their dtype plus one bit for each entry.
-
-    An array that is smaller stored whole (few or no zeros) is counted whole.
-
-    >>> half = np.array([0, 0, 0, 0, 1, 1, 1, 1], np.float32)
-    >>> packed_bytes([half]), packed_bytes([np.ones(3, np.float32)])
-    (17, 12)
-    """
-    return sum(min(v.size * v.itemsize, int(np.count_nonzero(v)) * v.itemsize + -(-v.size // 8)) for v in values)
 
 
 def prunable_names(run: RunData, runs: Sequence[RunData]) -> frozenset[str]:
@@ -125,7 +114,7 @@ def summarise(run: RunData, runs: Sequence[RunData] = ()) -> Summary:
         sparsity_all=zero_share(values),
         nonzeros=sum(int(np.count_nonzero(v)) for v in values) if values else None,
         parameters=sum(v.size for v in values) if values else None,
-        size=packed_bytes(values) if values else None,
+        size=sum(packed_bytes(v.size, int(np.count_nonzero(v)), v.itemsize) for v in values) if values else None,
         seconds=run.seconds,
         density=mean_density(run.interventions, _sizes(run), run.steps),
         interventions=sum(event.kind != "skip" for event in run.interventions),

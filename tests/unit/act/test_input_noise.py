@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 import surgecollapse
-from surgecollapse import Decision
 from surgecollapse.act.input_noise import InputNoise
 from surgecollapse.act.randomness import Generators
+from surgecollapse.events import Decision, SetNoise
 
 Batch = namedtuple("Batch", ["x", "label"])
 
@@ -164,7 +164,7 @@ class PumpFrom:
         return False
 
     def decide(self, reading):
-        return Decision(phase="pump", reason="test", pump=0.3 if reading.step >= 3 else None)
+        return Decision(phase="pump", reason="test", actions=(SetNoise(0.3),) if reading.step >= 3 else ())
 
     def state_dict(self):
         return {}

@@ -130,7 +130,7 @@ def test_compiled_masks_train_the_same_net():
             optimizer,
             sparsity=0.9,
             total_steps=40,
-            policy="cycles",
+            policy="acdc",
             readings=surgecollapse.Readings(every=4),
             compile=compile,
         )

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import surgecollapse
+from surgecollapse import events
 from surgecollapse.act.masked_weights import MaskedWeights
 from surgecollapse.act.prunable import named_weights
 from surgecollapse.act.randomness import Generators
@@ -323,21 +324,24 @@ def test_recycling_joins_the_decisions_of_another_policy():
         policy.start(plan)
     for step in range(10, 101, 5):
         wanted, found = alone.decide(Reading(step=step)), joined.decide(Reading(step=step))
-        assert (found.depth, found.phase, found.freeze) == (wanted.depth, wanted.phase, wanted.freeze)
-        assert found.recycle == (0.1 if step in (25, 50, 75) else None)
+        recycled = [action for action in found.actions if isinstance(action, events.Recycle)]
+        assert [action for action in found.actions if action not in recycled] == list(wanted.actions)
+        assert found.phase == wanted.phase
+        assert recycled == ([events.Recycle(0.1)] if step in (25, 50, 75) else [])
         assert wanted.reason in found.reason or not wanted.acts
     assert joined.growth == "random"
-    assert Recycle(over=make_policy("entropy")).growth == "ema_gradient"
+    assert Recycle(over=make_policy("entropy_cycles")).growth == "ema_gradient"
     assert Recycle(over="rigl").from_start
 
 
 def test_recycling_is_made_up_for_after_a_step_that_was_not_finite():
     policy = Recycle(interval=20)
     policy.start(Plan(sparsity=0.0, total_steps=None, every=10))
-    assert policy.decide(Reading(step=20, finite=False)).recycle is None
-    assert policy.decide(Reading(step=30)).recycle == 0.025
-    assert policy.decide(Reading(step=40)).recycle == 0.025
-    assert policy.decide(Reading(step=50)).recycle is None
+    recycled = (events.Recycle(0.025),)
+    assert policy.decide(Reading(step=20, finite=False)).actions == ()
+    assert policy.decide(Reading(step=30)).actions == recycled
+    assert policy.decide(Reading(step=40)).actions == recycled
+    assert policy.decide(Reading(step=50)).actions == ()
 
 
 @pytest.mark.parametrize("options", [{"tau": -0.1}, {"tau": float("nan")}, {"interval": 0}, {"over": "redu"}])
@@ -398,12 +402,12 @@ def test_recycling_that_finds_nothing_changes_nothing():
     assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), kept.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("over", ["hold", "gmp", "cycles", "rigl"])
+@pytest.mark.parametrize("over", ["no_op", "gmp", "acdc", "rigl"])
 def test_resume_is_bitwise_and_masks_hold(over):
     def policy():
         return Recycle(tau=0.3, interval=10, over=over)
 
-    sparsity = 0.0 if over == "hold" else 0.5
+    sparsity = 0.0 if over == "no_op" else 0.5
     whole, _, through = train(policy(), sparsity=sparsity)
     model, optimizer, first = train(policy(), sparsity=sparsity, steps=25)
     state = copy.deepcopy([model.state_dict(), optimizer.state_dict(), first.state_dict()])

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 import surgecollapse
-from surgecollapse import Decision
 from surgecollapse.act.masked_weights import MaskedWeights
 from surgecollapse.act.zero_preservation import KEEP_ZEROS
+from surgecollapse.events import Decision, Prune, Regrow
 
 OPTIMIZERS = {
     "SGD": lambda p: torch.optim.SGD(p, lr=0.05),
@@ -43,9 +43,8 @@ class CyclicPruning:
         return False
 
     def decide(self, reading):
-        depth = {10: 0.8, 30: 0.9}.get(reading.step)
-        surge = 0.5 if reading.step == 20 else None
-        return Decision(phase="x", reason="by the clock", depth=depth, surge=surge)
+        actions = {10: (Prune(0.8),), 20: (Regrow(0.5),), 30: (Prune(0.9),)}.get(reading.step, ())
+        return Decision(phase="x", reason="by the clock", actions=actions)
 
     def state_dict(self):
         return {}
@@ -190,7 +189,7 @@ def test_a_write_that_torch_does_not_count_is_undone_at_the_next_reading_and_sai
 
 
 def test_moments_of_another_run_are_found_when_they_are_loaded(multiplied):
-    training, dense = Training(), Training(policy="hold")
+    training, dense = Training(), Training(policy="no_op")
     training.step(41)
     dense.step(41)
     training.optimizer.load_state_dict(dense.optimizer.state_dict())

@@ -84,7 +84,7 @@ def test_before_the_first_step_there_is_no_average_to_apply():
         assert torch.equal(model[0].weight, net()[0].weight)
 
 
-@pytest.mark.parametrize("policy", ["entropy", "cycles"])
+@pytest.mark.parametrize("policy", ["entropy_cycles", "acdc"])
 def test_the_average_of_a_pruned_net_is_as_sparse_as_its_mask_at_every_step_and_at_the_end(policy):
     model = net()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1)

@@ -93,7 +93,7 @@ def test_a_run_that_diverges_leaves_the_others_alone(monkeypatch):
     [
         ({"dropout": 0.1}, "dropout = 0.1 cannot be stacked: expected 0.0"),
         ({"clip": 1.0}, "clip"),
-        ({"policy": "cycles"}, "policy"),
+        ({"policy": "acdc"}, "policy"),
         ({"optimizer": "muon"}, "muon"),
         ({"class_weights": "balanced"}, "class_weights"),
         ({"average_decay": 0.5}, "average_decay"),

@@ -6,17 +6,18 @@ import csv
 import io
 import json
 import math
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from scipy import special, stats
+from scipy import stats
 
 from surgecollapse.compare import SUITES, Entry, Plan, Suite, prepare
 from surgecollapse.compare.command import spread_evenly
 from surgecollapse.compare.display import PlainLines
 from surgecollapse.compare.methods import METHODS, Method
-from surgecollapse.compare.paired_statistics import incomplete_beta, mean_interval, student_quantile
+from surgecollapse.compare.paired_statistics import mean_interval, student_quantile
 from surgecollapse.compare.plan import Cell, choose, identity, key_of, make_cell, version
 from surgecollapse.compare.results import Panel, Score, choose_trial, panels
 from surgecollapse.compare.rows import Rows, only_writer
@@ -29,7 +30,7 @@ ENTRY = Entry(
 SUITE = Suite(name="tiny", description="", entries=(ENTRY,))
 
 
-def method(name: str, *, policy: str = "cycles", trials=(), sparse: bool = True, **settings) -> Method:
+def method(name: str, *, policy: str = "acdc", trials=(), sparse: bool = True, **settings) -> Method:
     settings = {"policy": policy, **settings}
     return Method(name=name, title=name.title(), description="", settings=settings, trials=tuple(trials), sparse=sparse)
 
@@ -47,11 +48,26 @@ def test_student_quantile_is_that_of_scipy(share, freedom):
     assert student_quantile(share, freedom) == pytest.approx(stats.t.ppf(share, freedom), rel=1e-9, abs=1e-9)
 
 
-@pytest.mark.parametrize("a", [0.5, 1.0, 7.5, 400.0])
-@pytest.mark.parametrize("b", [0.5, 3.0, 60.0])
-def test_incomplete_beta_is_that_of_scipy(a, b):
-    for x in (0.0, 1e-6, 0.1, 0.5, 0.93, 1 - 1e-9, 1.0):
-        assert incomplete_beta(x, a, b) == pytest.approx(special.betainc(a, b, x), rel=1e-9, abs=1e-14)
+# Tables of Student's distribution, as in any textbook.
+@pytest.mark.parametrize(
+    ("share", "freedom", "value"),
+    [(0.975, 1, 12.706), (0.975, 4, 2.776), (0.975, 9, 2.262), (0.975, 29, 2.045), (0.95, 9, 1.833), (0.5, 3, 0.0)],
+)
+def test_student_quantile_is_that_of_the_tables(share, freedom, value):
+    assert student_quantile(share, freedom) == pytest.approx(value, abs=5e-4)
+
+
+@pytest.mark.parametrize(("share", "freedom"), [(0.4, 3), (1.0, 3), (0.975, 0)])
+def test_quantiles_that_are_none_are_refused(share, freedom):
+    with pytest.raises(ValueError, match="expected share"):
+        student_quantile(share, freedom)
+
+
+def test_intervals_without_scipy_say_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy.special", None)
+    student_quantile.cache_clear()
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'surgecollapse\[analysis\]'"):
+        mean_interval([1.0, 2.0])
 
 
 def test_one_value_has_no_interval():
@@ -63,7 +79,7 @@ def test_one_value_has_no_interval():
 
 
 def test_a_key_depends_on_what_decides_the_outcome_and_on_nothing_else(tmp_path):
-    values = {"task": "mnist", "policy": "cycles"}
+    values = {"task": "mnist", "policy": "acdc"}
     key = key_of(as_mapping(make_config(**values)))
     for same in ({"data_dir": tmp_path}, {"threads": 2}, {"checkpoint_every": 7}, {"policy_options": {"phase": 0.05}}):
         assert key_of(as_mapping(make_config(**values, **same))) == key, same

@@ -583,14 +583,14 @@ def eager(monkeypatch):
 
 
 @both_paths
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("buffer_dtype", [None, torch.bfloat16, torch.float32])
-def test_gradients_whose_sum_over_the_window_would_overflow_stay_out(dtype, buffer_dtype, compiled, accelerator, eager):
+def test_gradients_whose_sum_over_the_window_would_overflow_stay_out(dtype, buffer_dtype, fused, accelerator, eager):
     largest = torch.finfo(torch.float32 if buffer_dtype and dtype is torch.float64 else dtype).max
     history = noise(60, 32).to(dtype)
     history[20:22] = 0.7 * largest
-    transform = GrokfastMA(window=10, lamb=1.0, buffer_dtype=buffer_dtype, compile=compiled)
+    transform = GrokfastMA(window=10, lamb=1.0, buffer_dtype=buffer_dtype, compile=fused)
     results = run(transform, history)
     assert torch.equal(results[20:22], history[20:22])
     assert torch.isfinite(results).all()

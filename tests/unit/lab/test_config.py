@@ -174,13 +174,14 @@ def test_descriptions_list_every_name_that_a_key_takes(key, names):
 
 def test_a_recipe_sets_policy_and_options_and_what_is_given_comes_first(tmp_path):
     config = make_config(task="digits", recipe="surge-collapse")
-    assert (config.policy, config.policy_options) == ("waves", {})
+    assert (config.policy, config.policy_options) == ("cyclic_pruning", {})
     other = make_config(task="digits", recipe="surge-collapse", policy_options={"floor": 0.2})
     assert other.policy_options == {"floor": 0.2}
-    assert make_config(task="digits", recipe="surge-collapse", policy="cycles").policy_options == {}
+    assert make_config(task="digits", recipe="surge-collapse", policy="acdc").policy_options == {}
     write_config(config, tmp_path / "config.toml")
     assert read_config(tmp_path / "config.toml") == config
-    assert make_config(task="grokfast-modular", recipe="surge-collapse").policy == "waves"  # not the preset's none
+    config = make_config(task="grokfast-modular", recipe="surge-collapse")
+    assert config.policy == "cyclic_pruning"  # not the preset's none
     assert make_config(task="grokfast-modular").policy == "none"
     with pytest.raises(ConfigError, match=r"unknown recipe 'surge'.* Valid recipes: surge-collapse"):
         make_config(task="digits", recipe="surge")

@@ -94,7 +94,7 @@ def test_no_gradient_is_taken_for_growth_once_the_mask_is_final():
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("cycles", {}), ("entropy", {}), ("rigl", {"interval": 20}), ("set", {"interval": 20}), ("gmp", {})],
+    [("acdc", {}), ("entropy_cycles", {}), ("rigl", {"interval": 20}), ("set", {"interval": 20}), ("gmp", {})],
 )
 def test_density_and_dense_gradients_are_those_of_the_engine(name, options, monkeypatch):
     steps, taken, densities = 200, set(), []
@@ -136,4 +136,4 @@ def test_density_and_dense_gradients_are_those_of_the_engine(name, options, monk
     counted = dense_gradient_steps(events, readings, window)
     sparse = {step for step, density in enumerate(densities, start=1) if density < 1}
     assert counted & sparse == taken & sparse
-    assert bool(counted & sparse) == (name in ("entropy", "rigl"))
+    assert bool(counted & sparse) == (name in ("entropy_cycles", "rigl"))

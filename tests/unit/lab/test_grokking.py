@@ -156,7 +156,7 @@ def test_options_make_the_transforms_that_they_name():
     assert make_transforms(make_config(**PARITY)) == []
 
 
-@pytest.mark.parametrize("policy", ["none", "cycles"])
+@pytest.mark.parametrize("policy", ["none", "acdc"])
 @pytest.mark.parametrize("options", TRANSFORMS.values(), ids=TRANSFORMS)
 def test_runs_with_transforms_resume_bitwise(options, policy, tmp_path):
     config = make_config(**{**PARITY, "policy": policy, "every": 5}, **options)

@@ -132,7 +132,7 @@ def test_the_mean_of_the_states_is_read_on_request(package):
         make_config(task="digits", readout="mean")
 
 
-@pytest.mark.parametrize("policy", ["none", "cycles"])
+@pytest.mark.parametrize("policy", ["none", "acdc"])
 def test_reviews_are_learned_sparse_and_dense(package, policy, tmp_path):
     config = make_config(
         task="imdb", policy=policy, sparsity=0.5, train_samples=None, vocabulary=6, text_length=4, widths=(4, 8),
@@ -140,7 +140,7 @@ def test_reviews_are_learned_sparse_and_dense(package, policy, tmp_path):
     )  # fmt: skip
     result = train(config, tmp_path / "run")
     assert result.summary["accuracy"] == 1.0
-    assert (result.summary["sparsity"] == pytest.approx(0.5, abs=0.01)) is (policy == "cycles")
+    assert (result.summary["sparsity"] == pytest.approx(0.5, abs=0.01)) is (policy == "acdc")
 
 
 def test_the_experiment_has_the_papers_settings(package):

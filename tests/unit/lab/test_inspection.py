@@ -30,7 +30,7 @@ def configuration(**changes):
     return make_config(**{**values, **changes})
 
 
-@pytest.mark.parametrize("policy", ["entropy", "none"])
+@pytest.mark.parametrize("policy", ["entropy_cycles", "none"])
 def test_operations_at_the_end_are_those_of_the_summary(tmp_path, policy):
     train(configuration(policy=policy), tmp_path / "run")
     with RunStore(tmp_path / "run" / "run.db") as store:

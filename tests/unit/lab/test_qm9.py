@@ -242,6 +242,6 @@ def test_a_run_on_numbers_learns_is_reported_and_equals_its_place_in_a_stack(pac
 
 
 def test_a_policy_prunes_the_net(package, tmp_path):
-    config = make_config(task="qm9", **SMALL, policy="one-shot", sparsity=0.5)
+    config = make_config(task="qm9", **SMALL, policy="one_shot", sparsity=0.5)
     assert train(config, tmp_path / "run").summary["sparsity"] == pytest.approx(0.5, abs=0.01)
     assert package.is_dir()

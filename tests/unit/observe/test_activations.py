@@ -301,7 +301,7 @@ class Loop:
         self.x, self.y = torch.randn(40, 8, generator=generator(1)), torch.randint(3, (40,), generator=generator(2))
         self.controller = None
         if every is not None:
-            options = {"sparsity": 0.5, "policy": "hold", **options}
+            options = {"sparsity": 0.5, "policy": "no_op", **options}
             self.controller = surgecollapse.attach(
                 self.model, self.optimizer, readings=surgecollapse.Readings(every=every), **options
             )
@@ -407,7 +407,7 @@ def test_a_transformer_is_read_in_eval_mode_past_its_fused_path():
 @pytest.mark.parametrize("inside", ["forward", "step"])
 def test_autocast_loops_are_read_and_masked(inside):
     """With the step inside the region too, whose cache then holds weights from before the collapse."""
-    loop = Loop(every=2, policy="cycles", total_steps=40, updates=surgecollapse.Updates(growth="random"))
+    loop = Loop(every=2, policy="acdc", total_steps=40, updates=surgecollapse.Updates(growth="random"))
     for _ in range(40):
         loop.optimizer.zero_grad()
         with torch.autocast("cpu", dtype=torch.bfloat16):

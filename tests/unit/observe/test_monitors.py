@@ -207,8 +207,11 @@ def test_entropies_are_taken_after_the_activation_of_hidden_layers_on_the_probe(
 
     found = train(model, x, y, steps=3, watch=look, monitors=["entropy", "gap"], probe=x)
     assert {layer for _, name, layer in found if name == "entropy/activation"} == {"0", "2"}
-    # Rows are drawn in another order there, and the entropy pairs them as they come.
-    assert found[3, "entropy/activation", "2"] == pytest.approx(sign_covariance_entropy(hidden["2"]).item(), abs=0.08)
+    # Rows are drawn in another order there, and the entropy pairs them as they come: one more of such draws.
+    orders = [torch.randperm(rows, generator=torch.Generator().manual_seed(seed)) for seed in range(100)]
+    draws = torch.stack([sign_covariance_entropy(hidden["2"][order]) for order in orders])
+    assert found[3, "entropy/activation", "2"] == pytest.approx(draws.mean().item(), abs=5 * draws.std().item())
+    assert draws.std() < 0.1
     assert found[3, "gap/loss", None] == pytest.approx(2.0 - F.cross_entropy(model(x), y).item(), abs=0.05)
 
 
@@ -299,7 +302,7 @@ def test_a_controller_with_monitors_decides_bitwise_as_without():
             optimizer,
             sparsity=0.5,
             total_steps=60,
-            policy="cycles",
+            policy="acdc",
             readings=Readings(every=5),
             monitors=Monitoring(monitors, budget=None),
             recorders=[recorder],

@@ -188,7 +188,7 @@ def test_the_masks_that_a_controller_holds_reach_the_monitor():
 
     model, (x, y) = net(), data()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with attach(model, optimizer, sparsity=0.5, total_steps=6, policy="one-shot", every=1, monitors=[Spy()],
+    with attach(model, optimizer, sparsity=0.5, total_steps=6, policy="one_shot", every=1, monitors=[Spy()],
                 monitor_budget=None) as controller:  # fmt: skip
         for _ in range(6):
             optimizer.zero_grad()

@@ -6,8 +6,24 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from surgecollapse.events import Decision, Plan, Reading
+from surgecollapse.events import Decision, Freeze, Plan, Prune, Reading, Regrow
 from surgecollapse.policies import CyclicPruning, GradualPruning
+
+THREE = {"dense_until": 0.1, "cycles": 3, "last_cycle_start": 0.45, "surge": 0.5}
+
+
+def depth(decision: Decision) -> float | tuple[float, float] | None:
+    prune = decision.find(Prune)
+    return None if prune is None else prune.sparsity
+
+
+def surge(decision: Decision) -> float | None:
+    regrow = decision.find(Regrow)
+    return None if regrow is None else regrow.fraction
+
+
+def freezes(decision: Decision) -> bool:
+    return decision.find(Freeze) is not None
 
 
 def follow(
@@ -20,56 +36,58 @@ def follow(
         if not policy.due(step):
             continue
         decision = policy.decide(Reading(step=step, sparsity=sparsity))
-        if isinstance(decision.depth, tuple):
-            least, most = decision.depth
+        if isinstance(depth(decision), tuple):
+            least, most = depth(decision)
             assert least <= most
             sparsity = least + deep * (most - least)
-        elif decision.depth is not None:
-            sparsity = decision.depth
-        if decision.surge is not None:
-            sparsity *= 1.0 - decision.surge
+        elif depth(decision) is not None:
+            sparsity = depth(decision)
+        if surge(decision) is not None:
+            sparsity *= 1.0 - surge(decision)
         made[step] = decision, sparsity
     return made
 
 
-def test_three_waves_by_hand() -> None:
-    # T = 1000: waves begin at 100, 275, 450, end at 250, 425, 750; the target is .8, half its density .9.
-    made = follow(CyclicPruning(floor=0.0, thinnest=0.5), Plan(sparsity=0.8, total_steps=1000, every=25))
+def test_three_cycles_by_hand() -> None:
+    # T = 1000: cycles begin at 100, 275, 450, end at 250, 425, 750; the target is .8, half its density .9.
+    made = follow(
+        CyclicPruning(**THREE, floor=0.0, min_density_ratio=0.5), Plan(sparsity=0.8, total_steps=1000, every=25)
+    )
     assert made[75][0].phase == made[100][0].phase == "dense"
-    halfway = 1 - 0.5**3  # the share of the way, at the middle of a wave
+    halfway = 1 - 0.5**3  # the share of the way, at the middle of a cycle
     assert made[175][1] == pytest.approx(0.9 * halfway)
     assert made[250][1] == pytest.approx(0.9)
-    assert made[275][0].surge == 0.5
+    assert surge(made[275][0]) == 0.5
     assert made[275][1] == pytest.approx(0.45)
     assert made[350][1] == pytest.approx(0.45 + 0.45 * halfway)
     assert made[425][1] == pytest.approx(0.9)
-    assert made[450][0].surge == 0.5
+    assert surge(made[450][0]) == 0.5
     assert made[450][1] == pytest.approx(0.45)
     assert made[600][1] == pytest.approx(0.45 + 0.35 * halfway)
-    assert made[750][0].freeze
-    assert made[750][0].depth == 0.8
+    assert freezes(made[750][0])
+    assert depth(made[750][0]) == 0.8
     assert made[775][0] == Decision(phase="frozen", reason="frozen: the mask is final")
-    assert [step for step, (decision, _) in made.items() if decision.surge] == [275, 450]
+    assert [step for step, (decision, _) in made.items() if surge(decision)] == [275, 450]
 
 
-def test_one_wave_is_gradual_pruning() -> None:
+def test_one_cycle_is_gradual_pruning() -> None:
     plan = Plan(sparsity=0.9, total_steps=730, every=20)
-    one, gradual = follow(CyclicPruning(waves=1), plan), follow(GradualPruning(), plan)
+    one, gradual = follow(CyclicPruning(cycles=1, dense_until=0.1), plan), follow(GradualPruning(), plan)
     assert [one[step][1] for step in gradual if step in one] == pytest.approx(
         [value for step, (_, value) in gradual.items() if step in one]
     )
 
 
-def test_where_the_floor_binds_a_wave_ends_at_the_target() -> None:
-    made = follow(CyclicPruning(), Plan(sparsity=0.8, total_steps=1000, every=25), deep=0.0)
+def test_where_the_floor_binds_a_cycle_ends_at_the_target() -> None:
+    made = follow(CyclicPruning(**THREE), Plan(sparsity=0.8, total_steps=1000, every=25), deep=0.0)
     assert made[250][1] == pytest.approx(0.8)
     assert made[275][1] == pytest.approx(0.4)
 
 
-def test_a_wave_rests_until_the_next_one() -> None:
-    made = follow(CyclicPruning(rest=0.1), Plan(sparsity=0.8, total_steps=1000, every=25))
-    assert [made[step][0].depth for step in (200, 225, 250)] == [None] * 3
-    assert "rests" in made[225][0].reason
+def test_a_cycle_settles_until_the_next_one() -> None:
+    made = follow(CyclicPruning(**THREE, settle_fraction=0.1), Plan(sparsity=0.8, total_steps=1000, every=25))
+    assert [depth(made[step][0]) for step in (200, 225, 250)] == [None] * 3
+    assert "settles" in made[225][0].reason
 
 
 @settings(max_examples=80, deadline=None)
@@ -77,33 +95,33 @@ def test_a_wave_rests_until_the_next_one() -> None:
     sparsity=st.floats(0.05, 0.99),
     total=st.integers(60, 600),
     every=st.integers(1, 60),
-    waves=st.integers(1, 4),
-    surge=st.floats(0.01, 1.0),
+    cycles=st.integers(1, 4),
+    share=st.floats(0.01, 1.0),
     deep=st.floats(0.0, 1.0),
-    thinnest=st.floats(0.01, 1.0),
+    min_density_ratio=st.floats(0.01, 1.0),
 )
-@example(sparsity=1 / 3, total=60, every=1, waves=2, surge=1.0, deep=0.0, thinnest=1.0)
+@example(sparsity=1 / 3, total=60, every=1, cycles=2, share=1.0, deep=0.0, min_density_ratio=1.0)
 def test_never_deeper_than_allowed_and_exact_at_the_end(
-    sparsity: float, total: int, every: int, waves: int, surge: float, deep: float, thinnest: float
+    sparsity: float, total: int, every: int, cycles: int, share: float, deep: float, min_density_ratio: float
 ) -> None:
-    policy = CyclicPruning(waves=waves, surge=surge, thinnest=thinnest)
+    policy = CyclicPruning(cycles=cycles, surge=share, min_density_ratio=min_density_ratio)
     made = follow(policy, Plan(sparsity=sparsity, total_steps=total, every=every), deep=deep)
-    deepest = 1 - thinnest * (1 - sparsity)
+    deepest = 1 - min_density_ratio * (1 - sparsity)
     assert all(value <= deepest + 1e-12 for _, value in made.values())
-    assert sum(decision.surge is not None for decision, _ in made.values()) == waves - 1
-    frozen = [decision for decision, _ in made.values() if decision.freeze]
-    assert [decision.depth for decision in frozen] == [sparsity]
+    assert sum(surge(decision) is not None for decision, _ in made.values()) == cycles - 1
+    frozen = [decision for decision, _ in made.values() if freezes(decision)]
+    assert [depth(decision) for decision in frozen] == [sparsity]
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"waves": 0}, "waves must be a whole number of at least 1"),
-        ({"dense_until": 0.5}, "expected dense_until < last_wave_at < freeze_at"),
-        ({"rest": 0.2}, "leaves nothing of a wave: 3 waves are 0.175 of the run long"),
+        ({"cycles": 0}, "cycles must be a whole number of at least 1"),
+        ({"dense_until": 0.5}, "expected dense_until < last_cycle_start < freeze_at"),
+        ({"settle_fraction": 0.2}, "leaves nothing of a cycle: 4 cycles are 0.15 of the run long"),
         ({"surge": 0.0}, "surge must be in"),
         ({"floor": 1.5}, "floor must be in"),
-        ({"thinnest": 0.0}, "thinnest must be in"),
+        ({"min_density_ratio": 0.0}, "min_density_ratio must be in"),
         ({"measure": "loss"}, "measure must be one of prediction_confidence, on_off, entropy"),
     ],
 )

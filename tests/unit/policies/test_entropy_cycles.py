@@ -7,11 +7,30 @@ import random
 
 import pytest
 
-from surgecollapse.events import Decision, Plan, Reading
+from surgecollapse.events import Decision, Freeze, Plan, Prune, Reading, Regrow, SetNoise
 from surgecollapse.policies import ACDC, EntropyCycles
 
 T = 4000
 DENSE_END, SHORTEST, NOMINAL, LONGEST = 400, 100, 200, 400
+
+
+def depth(decision: Decision) -> float | tuple[float, float] | None:
+    prune = decision.find(Prune)
+    return None if prune is None else prune.sparsity
+
+
+def surge(decision: Decision) -> float | None:
+    regrow = decision.find(Regrow)
+    return None if regrow is None else regrow.fraction
+
+
+def noise(decision: Decision) -> float | None:
+    found = decision.find(SetNoise)
+    return None if found is None else found.std
+
+
+def freezes(decision: Decision) -> bool:
+    return decision.find(Freeze) is not None
 
 
 def started(total_steps: int = T, every: int = 50, sparsity: float = 0.9, **options: object) -> EntropyCycles:
@@ -38,7 +57,7 @@ def run(
 
 
 def changes(made: list[tuple[int, Decision]]) -> list[tuple[int, str]]:
-    return [(step, decision.phase) for step, decision in made if decision.depth or decision.surge]
+    return [(step, decision.phase) for step, decision in made if depth(decision) or surge(decision)]
 
 
 def falling(step: int) -> float:
@@ -92,25 +111,25 @@ def test_periodic_decides_word_for_word_as_the_fixed_cycles(total_steps: int) ->
 def test_collapses_may_go_from_the_target_to_half_its_density_above_the_floor() -> None:
     policy = started()
     first = policy.decide(Reading(step=400, entropy=0.5, on_off=0.8))
-    assert first.depth == pytest.approx((0.9, 0.95))
-    assert (first.floor, first.measure, first.held) == (0.4, "on_off", True)
-    deeper = started(deepest=0.99)
-    assert deeper.decide(Reading(step=400)).depth == (0.9, 0.99)
+    assert depth(first) == pytest.approx((0.9, 0.95))
+    assert (first.find(Prune).floor, first.find(Prune).measure, first.find(Prune).keep_mask) == (0.4, "on_off", True)
+    deeper = started(max_sparsity=0.99)
+    assert depth(deeper.decide(Reading(step=400))) == (0.9, 0.99)
 
 
 def test_a_sparse_phase_ends_early_and_pumps_once_the_measure_is_under_its_floor() -> None:
     policy = in_sparse_phase()
     made = run(policy, 600, entropy=0.5, on_off=0.39, start=401)
     assert changes(made)[0] == (DENSE_END + SHORTEST, "open")
-    surge = dict(made)[500]
-    assert (surge.surge, surge.growth, surge.initial, surge.pump) == (0.5, "ema_gradient", "zero", 0.05)
-    assert surge.reason == "low entropy: on_off 0.390 is under its floor 0.4 after 100 steps of the sparse phase"
+    decision = dict(made)[500]
+    assert decision.actions == (Regrow(0.5, growth="ema_gradient", regrow_init="zero"), SetNoise(0.05))
+    assert decision.reason == "low entropy: on_off 0.390 is under its floor 0.4 after 100 steps of the sparse phase"
 
 
 def test_a_sparse_phase_ends_at_its_nominal_length_without_a_pump_where_the_measure_is_fine() -> None:
     made = run(in_sparse_phase(), 700, entropy=falling, on_off=0.8, start=401)
     assert changes(made)[0] == (DENSE_END + NOMINAL, "open")
-    assert dict(made)[600].pump is None
+    assert noise(dict(made)[600]) is None
     assert dict(made)[600].reason == "sparse phase reached its nominal 200 steps"
 
 
@@ -172,19 +191,19 @@ def pumping() -> EntropyCycles:
 
 def test_the_pump_stops_as_soon_as_the_measure_is_back() -> None:
     made = run(pumping(), 600, entropy=falling, on_off=0.4, start=501)
-    assert [(step, decision.pump) for step, decision in made] == [(550, 0.0), (600, None)]
+    assert [(step, noise(decision)) for step, decision in made] == [(550, 0.0), (600, None)]
     assert made[0][1].phase == "open"
 
 
 def test_the_pump_stops_at_the_next_collapse_at_the_latest() -> None:
     made = run(pumping(), 900, entropy=falling, on_off=0.3, start=501)
-    assert [(step, decision.pump) for step, decision in made if decision.acts] == [(900, 0.0)]
+    assert [(step, noise(decision)) for step, decision in made if decision.acts] == [(900, 0.0)]
     assert dict(made)[900].phase == "sparse"
 
 
 def test_zero_sigma_means_no_pump() -> None:
-    policy = in_sparse_phase(pump=0.0)
-    assert all(decision.pump is None for _, decision in run(policy, 3000, entropy=0.5, on_off=0.1, start=401))
+    policy = in_sparse_phase(noise_std=0.0)
+    assert all(noise(decision) is None for _, decision in run(policy, 3000, entropy=0.5, on_off=0.1, start=401))
 
 
 def test_the_floor_may_bound_the_mean_activation_entropy_instead() -> None:
@@ -195,10 +214,10 @@ def test_the_floor_may_bound_the_mean_activation_entropy_instead() -> None:
 
 def test_the_last_surge_comes_at_75_percent_and_the_exact_final_mask_at_85() -> None:
     made = run(started(), T, entropy=falling, on_off=0.8)
-    last = [(step, decision) for step, decision in made if decision.depth or decision.surge][-2:]
+    last = [(step, decision) for step, decision in made if depth(decision) or surge(decision)][-2:]
     assert [(step, decision.phase) for step, decision in last] == [(3000, "open"), (3400, "frozen")]
     freeze = last[1][1]
-    assert (freeze.depth, freeze.freeze, freeze.pump) == (0.9, True, 0.0)
+    assert (depth(freeze), freezes(freeze), noise(freeze)) == (0.9, True, 0.0)
 
 
 def test_no_sparse_phase_begins_that_could_not_last_its_shortest_before_the_last_surge() -> None:
@@ -215,7 +234,7 @@ def test_no_sparse_phase_begins_that_could_not_last_its_shortest_before_the_last
 def test_a_skipped_change_of_phase_is_made_at_the_next_reading() -> None:
     policy = in_sparse_phase()
     assert not policy.decide(Reading(step=600, entropy=0.5, on_off=0.8, finite=False)).acts
-    assert policy.decide(Reading(step=650, entropy=0.5, on_off=0.8)).surge == 0.5
+    assert surge(policy.decide(Reading(step=650, entropy=0.5, on_off=0.8))) == 0.5
     assert policy.state_dict()["since"] == 650.0
 
 
@@ -247,13 +266,13 @@ def test_a_state_of_the_other_form_is_refused() -> None:
     [
         ({"shortest": 0.06}, "shortest <= phase <= longest"),
         ({"longest": 0.01}, "shortest <= phase <= longest"),
-        ({"deepest": 1.0}, "deepest"),
+        ({"max_sparsity": 1.0}, "max_sparsity"),
         ({"floor": 1.1}, "floor"),
         ({"measure": "energy"}, "on_off, entropy"),
         ({"surge": 0.0}, "surge"),
         ({"growth": "best"}, "ema_gradient"),
-        ({"initial": "one"}, "zero, noise, last"),
-        ({"pump": -0.1}, "pump"),
+        ({"regrow_init": "one"}, "zero, noise, last"),
+        ({"noise_std": -0.1}, "noise_std"),
         ({"plateau": -1.0}, "plateau"),
         ({"window": 0}, "window"),
         ({"cycles_until": 0.9}, "cycles_until"),
@@ -266,4 +285,4 @@ def test_options_out_of_range_are_refused_with_what_is_expected(options: dict[st
 
 def test_a_deepest_collapse_shallower_than_the_target_is_refused_at_the_start() -> None:
     with pytest.raises(ValueError, match="give at least the target"):
-        started(deepest=0.8)
+        started(max_sparsity=0.8)

@@ -7,8 +7,27 @@ from collections.abc import Iterable
 
 import pytest
 
-from surgecollapse.events import Decision, Plan, Reading
+from surgecollapse.events import Decision, Freeze, Plan, Prune, Reading, Regrow, SetNoise
 from surgecollapse.policies import EntropyThresholds
+
+
+def depth(decision: Decision) -> float | tuple[float, float] | None:
+    prune = decision.find(Prune)
+    return None if prune is None else prune.sparsity
+
+
+def surge(decision: Decision) -> float | None:
+    regrow = decision.find(Regrow)
+    return None if regrow is None else regrow.fraction
+
+
+def noise(decision: Decision) -> float | None:
+    found = decision.find(SetNoise)
+    return None if found is None else found.std
+
+
+def freezes(decision: Decision) -> bool:
+    return decision.find(Freeze) is not None
 
 
 def fixed(total_steps: int | None = None, sparsity: float = 0.9, **options: object) -> EntropyThresholds:
@@ -27,20 +46,16 @@ def feed(policy: EntropyThresholds, entropies: Iterable[float | None], *, sparsi
 
 def test_high_entropy_collapses_a_tenth_of_the_live_weights_and_reopens_half_of_them_as_bounded_noise() -> None:
     decision = fixed().decide(Reading(step=10, entropy=0.8, sparsity=0.5))
-    assert decision.depth == pytest.approx(0.55)
-    assert (decision.surge, decision.reopen, decision.initial, decision.rho) == (
-        0.5,
-        "collapsed",
-        "noise",
-        0.1,
-    )
-    assert decision.held
+    prune, regrow = decision.actions
+    assert prune.sparsity == pytest.approx(0.55)
+    assert prune.keep_mask
+    assert regrow == Regrow(0.5, source="collapsed", regrow_init="noise", noise_energy_budget=0.1)
     assert decision.phase == "sparse"
     assert "0.800 is above 0.700" in decision.reason
 
 
 def test_a_collapse_never_goes_beyond_the_target() -> None:
-    assert fixed(sparsity=0.52).decide(Reading(step=10, entropy=0.8, sparsity=0.5)).depth == 0.52
+    assert depth(fixed(sparsity=0.52).decide(Reading(step=10, entropy=0.8, sparsity=0.5))) == 0.52
     done = fixed(sparsity=0.5).decide(Reading(step=10, entropy=0.8, sparsity=0.5))
     assert not done.acts
     assert "reached its target" in done.reason
@@ -48,9 +63,9 @@ def test_a_collapse_never_goes_beyond_the_target() -> None:
 
 def test_low_entropy_pumps_ever_stronger_up_to_the_bound_and_stops_once_back_in_the_band() -> None:
     decisions = feed(fixed(hysteresis=0.05), [0.2, 0.2, 0.2, 0.2, 0.2, 0.33, 0.36])
-    assert [decision.pump for decision in decisions] == pytest.approx([0.05, 0.1, 0.15, 0.2, None, None, 0.0])
+    assert [noise(decision) for decision in decisions] == pytest.approx([0.05, 0.1, 0.15, 0.2, None, None, 0.0])
     assert [decision.phase for decision in decisions] == ["pump"] * 6 + ["dense"]
-    assert all(decision.depth is None and decision.surge is None for decision in decisions)
+    assert all(depth(decision) is None and surge(decision) is None for decision in decisions)
 
 
 def test_the_pump_hands_back_to_the_sparse_phase_where_there_is_a_mask() -> None:
@@ -60,8 +75,8 @@ def test_the_pump_hands_back_to_the_sparse_phase_where_there_is_a_mask() -> None
 def test_a_plateau_collapses_without_a_surge() -> None:
     decisions = feed(fixed(), [0.5] * 11)
     assert not any(decision.acts for decision in decisions[:10])
-    assert decisions[10].depth == pytest.approx(0.1)
-    assert decisions[10].surge is None
+    assert depth(decisions[10]) == pytest.approx(0.1)
+    assert surge(decisions[10]) is None
     assert "entropy changed by 0.0000 over the last 10 readings (limit 0.001)" in decisions[10].reason
 
 
@@ -93,7 +108,7 @@ def test_rolling_quantiles_answer_only_what_stands_out_from_the_last_readings() 
     policy.start(Plan(sparsity=0.9, total_steps=None, every=10))
     wave = [0.5 + 0.01 * (index % 3) for index in range(21)]
     decisions = feed(policy, [*wave, 0.9])
-    assert decisions[-1].depth == pytest.approx(0.1)
+    assert depth(decisions[-1]) == pytest.approx(0.1)
     assert "the 80% quantile of the last 21 readings" in decisions[-1].reason
     assert "too few readings" in decisions[9].reason
 
@@ -112,12 +127,12 @@ def test_with_a_known_end_the_exact_target_is_frozen_at_85_percent_and_the_pump_
     assert [step for step in range(1, 91) if policy.due(step)] == [10, 20, 30, 40, 50, 60, 70, 77, 80, 90]
     policy.decide(Reading(step=70, entropy=0.2))
     freeze = policy.decide(Reading(step=77, entropy=0.2))
-    assert (freeze.depth, freeze.freeze, freeze.pump, freeze.phase) == (0.9, True, 0.0, "frozen")
+    assert (depth(freeze), freezes(freeze), noise(freeze), freeze.phase) == (0.9, True, 0.0, "frozen")
     assert not policy.decide(Reading(step=80, entropy=0.9)).acts
 
 
 def test_without_a_known_end_nothing_is_ever_frozen() -> None:
-    assert not any(decision.freeze for decision in feed(fixed(), [0.8, 0.5] * 300))
+    assert not any(freezes(decision) for decision in feed(fixed(), [0.8, 0.5] * 300))
 
 
 def test_missing_and_non_finite_entropy_neither_act_nor_poison_the_state() -> None:
@@ -139,8 +154,8 @@ def test_missing_and_non_finite_entropy_neither_act_nor_poison_the_state() -> No
         ({"thresholds": "target", "target": 0.5, "low": 0.1}, "no effect"),
         ({"low": 0.9}, "low must not exceed high"),
         ({"collapse": 0.0}, "collapse"),
-        ({"rho": -1.0}, "rho"),
-        ({"pump": (0.2, 0.1)}, "pump"),
+        ({"noise_energy_budget": -1.0}, "noise_energy_budget"),
+        ({"noise_std": (0.2, 0.1)}, "noise_std"),
         ({"dwell": -1}, "dwell"),
         ({"window": 0}, "least|window"),
         ({"hysteresis": -0.1}, "hysteresis"),

@@ -4,8 +4,27 @@ from __future__ import annotations
 
 import pytest
 
-from surgecollapse.events import Plan, Reading
+from surgecollapse.events import Decision, Freeze, Plan, Prune, Reading, Regrow, SetNoise
 from surgecollapse.policies import FixedInterval
+
+
+def depth(decision: Decision) -> float | tuple[float, float] | None:
+    prune = decision.find(Prune)
+    return None if prune is None else prune.sparsity
+
+
+def surge(decision: Decision) -> float | None:
+    regrow = decision.find(Regrow)
+    return None if regrow is None else regrow.fraction
+
+
+def noise(decision: Decision) -> float | None:
+    found = decision.find(SetNoise)
+    return None if found is None else found.std
+
+
+def freezes(decision: Decision) -> bool:
+    return decision.find(Freeze) is not None
 
 
 def started(total_steps: int | None = None, **options: object) -> FixedInterval:
@@ -20,23 +39,17 @@ def test_the_classic_rule_follows_the_published_table() -> None:
     for step in range(1, 601):
         if policy.due(step):
             decision = policy.decide(Reading(step=step))
-            table.append((step, decision.depth, decision.surge, decision.sigma, decision.phase))
+            table.append((step, decision.actions, decision.phase))
+    prune = Prune(0.5, allocation="layer", scope="all", keep_mask=False)
+    refill = Regrow(1.0, source="zeros", scope="all", regrow_init="noise", noise_std=0.1)
     assert table == [
-        (100, 0.5, None, None, "sparse"),
-        (200, 0.5, 1.0, 0.1, "open"),
-        (300, 0.5, None, None, "sparse"),
-        (400, 0.5, 1.0, 0.1, "open"),
-        (500, 0.5, None, None, "sparse"),
-        (600, 0.5, 1.0, 0.1, "open"),
+        (100, (prune,), "sparse"),
+        (200, (prune, refill), "open"),
+        (300, (prune,), "sparse"),
+        (400, (prune, refill), "open"),
+        (500, (prune,), "sparse"),
+        (600, (prune, refill), "open"),
     ]
-
-
-def test_the_classic_rule_prunes_every_tensor_refills_every_zero_and_holds_no_mask() -> None:
-    decision = started().decide(Reading(step=200))
-    assert (decision.distribution, decision.scope, decision.held) == ("layer", "all", False)
-    assert (decision.reopen, decision.growth, decision.initial) == ("zeros", "random", "noise")
-    assert not decision.freeze
-    assert decision.pump is None
 
 
 def test_a_skipped_surge_is_made_up_for_with_the_next_collapse_and_only_once() -> None:
@@ -44,10 +57,10 @@ def test_a_skipped_surge_is_made_up_for_with_the_next_collapse_and_only_once() -
     policy.decide(Reading(step=100))
     assert not policy.decide(Reading(step=200, finite=False)).acts
     late = policy.decide(Reading(step=300))
-    assert (late.depth, late.surge) == (0.5, 1.0)
+    assert (depth(late), surge(late)) == (0.5, 1.0)
     assert "100 steps late" in late.reason
-    assert policy.decide(Reading(step=400)).surge == 1.0
-    assert policy.decide(Reading(step=500)).surge is None
+    assert surge(policy.decide(Reading(step=400))) == 1.0
+    assert surge(policy.decide(Reading(step=500))) is None
 
 
 def test_intervals_that_do_not_divide_each_other_surge_alone_too() -> None:
@@ -55,9 +68,9 @@ def test_intervals_that_do_not_divide_each_other_surge_alone_too() -> None:
     due = [step for step in range(1, 201) if policy.due(step)]
     assert due == [40, 80, 100, 120, 160, 200]
     made = {step: policy.decide(Reading(step=step)) for step in due}
-    assert (made[100].depth, made[100].surge) == (None, 1.0)
-    assert (made[120].depth, made[120].surge) == (0.5, None)
-    assert (made[200].depth, made[200].surge) == (0.5, 1.0)
+    assert (depth(made[100]), surge(made[100])) == (None, 1.0)
+    assert (depth(made[120]), surge(made[120])) == (0.5, None)
+    assert (depth(made[200]), surge(made[200])) == (0.5, 1.0)
 
 
 def test_a_reading_between_the_intervals_changes_nothing() -> None:
@@ -73,7 +86,7 @@ def test_the_last_step_still_acts_and_the_one_after_holds() -> None:
     assert policy.decide(Reading(step=300)).acts
     after = policy.decide(Reading(step=400))
     assert not after.acts
-    assert after.phase == "hold"
+    assert after.phase == "open"
 
 
 @pytest.mark.parametrize(

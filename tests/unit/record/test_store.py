@@ -15,7 +15,7 @@ import time
 import numpy as np
 import pytest
 
-from surgecollapse.events import Decision, Intervention, LayerChange, LayerReading, Measurement, Reading
+from surgecollapse.events import Decision, Intervention, LayerChange, LayerReading, Measurement, Prune, Reading
 from surgecollapse.record import MemoryRecorder, RunStore, RunStoreError, schema
 from surgecollapse.record import writer as writer_module
 from surgecollapse.record.filesystem import is_network
@@ -47,7 +47,7 @@ def intervention(step: int) -> Intervention:
 
 
 def test_events_come_back_equal_and_in_order(path):
-    decision = Decision(phase="sparse", reason="plateau", depth=(0.9, 0.95), floor=0.4)
+    decision = Decision(phase="sparse", reason="plateau", actions=(Prune((0.9, 0.95), floor=0.4),))
     with RunStore(path, mode="w") as store:
         for event in (reading(50), decision, intervention(50), reading(100)):
             store.record(event)
@@ -426,7 +426,7 @@ def test_memory_recorder_keeps_every_event_in_order():
     recorder = MemoryRecorder()
     events = [
         reading(1),
-        Decision(phase="hold", reason=""),
+        Decision(phase="open", reason=""),
         intervention(1),
         Measurement(step=1, name="x", value=1.0),
     ]

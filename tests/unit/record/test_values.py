@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from surgecollapse.events import Decision, Intervention, Measurement, Reading, Request, from_dict, to_dict
+from surgecollapse.events import Decision, Intervention, Measurement, Reading, Request, SetNoise, from_dict, to_dict
 from surgecollapse.record import CommandQueue, RunStore, RunStoreError, Tail, load_run
 from surgecollapse.record.schema import connect
 
@@ -80,7 +80,7 @@ def test_steps_and_values_of_any_kind_of_number_come_back_as_numbers(path, value
         store.measure(value, "x", value)
         store.record(Reading(step=value, loss=value, sparsity=value))
         store.record(act(value, sigma=value, spread=[value, value]))
-        store.record(Decision(phase="sparse", reason="", depth=value))
+        store.record(Decision(phase="sparse", reason="", actions=(SetNoise(value),)))
         store.put_array(value, "a", np.zeros(2))
         store.set("config", {"lr": value, "widths": (value,)})
     with RunStore(path) as store:
@@ -88,7 +88,7 @@ def test_steps_and_values_of_any_kind_of_number_come_back_as_numbers(path, value
         assert (series.steps.tolist(), series.values.tolist()) == ([7], [7.0])
         assert store.readings() == [Reading(step=7, loss=7.0, sparsity=7.0)]
         assert store.interventions() == [act(7, sigma=7.0, spread=[7.0, 7.0])]
-        assert [(step, decision.depth) for step, decision in store.decisions()] == [(7, 7.0)]
+        assert [(step, decision.actions) for step, decision in store.decisions()] == [(7, (SetNoise(7.0),))]
         assert [step for step, _ in store.arrays("a")] == [7]
         assert store.get("config") == {"lr": 7, "widths": [7]}
         assert store.skipped == 0
@@ -297,8 +297,16 @@ def test_fields_of_newer_versions_are_dropped_and_missing_ones_take_their_defaul
         {"kind": "Decision", "version": 1, "event": {"phase": "a", "reason": "b", "depth": [0.1]}},
         {"kind": "Decision", "version": 1, "event": {"phase": "a", "reason": "b", "depth": ["a", "b"]}},
         {"kind": "Decision", "version": 1, "event": {"phase": "a", "reason": 3}},
-        {"kind": "Decision", "version": 1, "event": {"phase": "a", "reason": "b", "layers": [1]}},
-        {"kind": "Decision", "version": 1, "event": {"phase": "a", "reason": "b", "held": 1}},
+        {"kind": "Decision", "version": 1, "event": {"phase": "a", "reason": "b", "depth": 0.5, "layers": [1]}},
+        {"kind": "Decision", "version": 1, "event": {"phase": "a", "reason": "b", "depth": 0.5, "held": 1}},
+        {"kind": "Decision", "version": 2, "event": {"phase": "a", "reason": "b", "actions": [1]}},
+        {"kind": "Decision", "version": 2, "event": {"phase": "a", "reason": "b", "actions": [{"type": "melt"}]}},
+        {"kind": "Decision", "version": 2, "event": {"phase": "a", "reason": "b", "actions": [{"type": "prune"}]}},
+        {
+            "kind": "Decision",
+            "version": 2,
+            "event": {"phase": "a", "reason": "b", "actions": [{"type": "set_noise", "std": -1.0}]},
+        },
         {"kind": "Intervention", "version": 1, "event": {"step": 1}},
     ],
 )

@@ -111,7 +111,9 @@ def make_predictions(rng: np.random.Generator, classes: int = 10, rows: int = 36
     return Predictions(labels, scores, tuple(map(str, range(classes))), "test")
 
 
-def make_run(name: str = "surge-collapse", policy: str = "entropy", seed: int = 0, *, sparse: bool = True) -> RunData:
+def make_run(
+    name: str = "surge-collapse", policy: str = "entropy_cycles", seed: int = 0, *, sparse: bool = True
+) -> RunData:
     """A run of 2,000 steps with all that a report can show."""
     rng = np.random.default_rng(seed)
     steps = np.arange(1, STEPS + 1)

@@ -16,7 +16,7 @@ from surgecollapse.report.energy import path_of_sparsity
 from surgecollapse.report.fourier import input_spectrum, radial_spectrum, spectrum, token_spectrum, token_table
 from surgecollapse.report.rundata import Curve, Predictions, RunData
 from surgecollapse.report.spectrum import cutoff_of, parts_of
-from surgecollapse.report.summary import packed_bytes, prunable_names, summarise, table
+from surgecollapse.report.summary import prunable_names, summarise, table
 from surgecollapse.report.trajectory import between, project
 from surgecollapse.report.weights import split_zeros
 
@@ -172,10 +172,11 @@ def test_zeros_are_told_from_weights_that_are_not_finite():
     assert (zeros, bad) == (0.25, 2)
 
 
-def test_size_counts_non_zeros_and_one_bit_for_each_entry():
+def test_size_counts_non_zeros_and_one_bit_for_each_entry(make):
     weight = np.zeros((8, 8), np.float32)
     weight[0] = 1.0
-    assert packed_bytes([weight, np.ones(3, np.float32)]) == 8 * 4 + 8 + 12
+    run = replace(make(), parameters={"w": weight, "b": np.ones(3, np.float32)}, prunable=frozenset({"w"}))
+    assert summarise(run).size == 8 * 4 + 8 + 12
 
 
 def test_the_plain_run_is_measured_on_what_the_other_prunes(pair):

@@ -191,3 +191,26 @@ def test_a_report_replaces_the_one_before_and_leaves_no_draft(tmp_path):
     assert "second" in page.read_text()
     assert "first " not in " ".join(read(page).text[:5])
     assert not list(tmp_path.glob("*.part"))
+
+
+@pytest.mark.parametrize("name", ["$a^{b$", "$x$ _y", "_hidden", "a\\$b"])
+def test_names_are_drawn_as_they_are(make, name):
+    run = make(name=name)
+    run = replace(
+        run,
+        interventions=tuple(replace(event, kind=name, phase=name) for event in run.interventions),
+        phases=((0, name),),
+        parameters={f"{name}.{key}": value for key, value in run.parameters.items()},
+        prunable=frozenset(f"{name}.{key}" for key in run.prunable),
+        predictions=replace(run.predictions, names=(name[:9],) * 10),
+    )
+    texts = [text for part in sections([run]) for picture in part.pictures for text in picture.figure.findobj(Text)]
+    shown = [text for text in texts if name[:9] in text.get_text().replace(r"\$", "$")]
+    assert len(shown) >= 8
+    for text in shown:
+        drawn, formula = text._preprocess_math(text.get_text())
+        assert not formula
+        assert name[:9] in drawn
+    for part in sections([run]):
+        for picture in part.pictures:
+            picture.figure.draw_without_rendering()

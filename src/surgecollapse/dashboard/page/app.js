@@ -1,4 +1,4 @@
-import { Chart, HEADINGS, ORDER, append, clock, groupOf, path, short, stepOf, words } from "/charts.js";
+import { Chart, ORDER, append, clock, groupOf, headingOf, path, short, stepOf, words } from "/charts.js";
 
 const $ = (id) => document.getElementById(id);
 const make = (tag, text, cls) => { const e = document.createElement(tag); if (text !== undefined) e.textContent = text; if (cls) e.className = cls; return e; };
@@ -150,6 +150,7 @@ function strip(run) {
   const facts = [["run", s.status + (s.touched ? ", touched" : ""), s.status], ["state", s.name, "state"], ["step", s.total ? `${s.step} / ${s.total}` : String(s.step)],
     ["phase", (s.held ? "held · " : "") + (s.paused ? "paused · " : "") + (s.phase ?? "–")], ["next decision", s.next === null ? "–" : `step ${s.next}`], ["sparsity", percent(s.sparsity)], ["entropy", short(s.entropy)], ["loss", short(s.loss)],
     ["last act", s.last ? `${s.last.kind} at ${s.last.step}` : "–"]];
+  if (s.skipped) facts.push(["damaged rows", `${s.skipped} left out`, "failed"]);
   if (s.alarm) facts.push(["alarm", `${s.alarm.forecast}, says ${s.alarm.detector} at ${s.alarm.step}`, s.alarm.forecast === "generalises" ? "live" : "failed", s.alarm.reason]);
   facts.push([`why ${s.name}`, s.cause, "", "", "why"]);
   if (s.why && !s.cause.endsWith(s.why)) facts.push(["last decision", s.why, "", "", "why"]);
@@ -197,7 +198,7 @@ function paint() {
     $("charts").replaceChildren(); now.charts.clear();
     let group = "";
     for (const title of titles) {
-      if (groupOf(title) !== group) { group = groupOf(title); if (title !== group) $("charts").append(make("h2", HEADINGS[group] ?? group.replace(/_/g, " "))); }
+      if (groupOf(title) !== group) { group = groupOf(title); if (title !== group) $("charts").append(make("h2", headingOf(group))); }
       now.charts.set(title, new Chart($("charts"), title, () => now.events.filter((e) => e.class !== "Decision" && e.class !== "Reading"), refine));
     }
   }
@@ -276,7 +277,7 @@ function pictures(run) {
 }
 
 async function picture() {
-  const found = await read(`runs/${now.shown[0]}/array?name=${encodeURIComponent($("array").value)}`).catch(() => ({}));
+  const found = await read(`runs/${now.shown[0]}/array?name=${encodeURIComponent($("array").value)}`).catch((error) => { problem(error.message); return {}; });
   const c = document.createElement("canvas"), g = c.getContext("2d"), soft = getComputedStyle(document.documentElement).getPropertyValue("--blue");
   c.width = 480; c.height = 240; g.fillStyle = soft;
   const [ink, paper] = ["--ink", "--card"].map((name) => getComputedStyle(document.documentElement).getPropertyValue(name));

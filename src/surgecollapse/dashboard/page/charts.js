@@ -4,10 +4,13 @@ const css = (name) => getComputedStyle(document.documentElement).getPropertyValu
 const MOST = 4000;
 
 export const ORDER = ["loss", "accuracy", "entropy", "mask", "energy", "dimension", "rank", "curvature", "grokfast", "noise", "norm"];
-const UNDER = { sparsity: "mask", gradient_norm: "norm", learning_rate: "time", "orthograd/removed": "grokfast", "clip/factor": "grokfast" };
-export const HEADINGS = { grokfast: "Grokfast and ⊥Grad", mask: "sparsity", time: "time and learning rate" };
+// Looked up by names of series, which may be "toString": hence maps.
+const UNDER = new Map(Object.entries({ sparsity: "mask", gradient_norm: "norm", learning_rate: "time", "orthograd/removed": "grokfast", "clip/factor": "grokfast" }));
+const HEADINGS = new Map(Object.entries({ grokfast: "Grokfast and ⊥Grad", mask: "sparsity", time: "time and learning rate" }));
+const COLOURS = new Map(Object.entries({ collapse: "--blue", surge: "--amber", pump: "--red", freeze: "--green" }));
 
-export function groupOf(name) { return UNDER[name] ?? name.split("/")[0]; }
+export function groupOf(name) { return UNDER.get(name) ?? name.split("/")[0]; }
+export function headingOf(group) { return HEADINGS.get(group) ?? group.replace(/_/g, " "); }
 
 // Steps → time or work, from what the run recorded: seconds per step, and sparsity.
 export function clock(axis, helper) {
@@ -137,7 +140,7 @@ export class Chart {
 }
 
 function bridge(ys) { for (let i = 0; i < ys.length; i++) if (ys[i] === undefined) ys[i] = null; }
-export function colour(event) { return event.class === "Alarm" ? "--red" : { collapse: "--blue", surge: "--amber", pump: "--red", freeze: "--green" }[event.kind] ?? "--soft"; }
+export function colour(event) { return event.class === "Alarm" ? "--red" : COLOURS.get(event.kind) ?? "--soft"; }
 export function words(event) {
   const numbers = Object.entries(event.details ?? {}).filter(([, v]) => typeof v === "number").map(([k, v]) => `${k} ${short(v)}`);
   if (event.pruned) numbers.unshift(`closed ${event.pruned}`);

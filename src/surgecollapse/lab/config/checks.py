@@ -45,7 +45,7 @@ def check_together(config: RunConfig) -> None:
         raise ValueError(f"widths must name at least one width for model {config.model!r}")
     if any(not 1 <= width <= MOST_WIDTH for width in config.widths):
         raise ValueError(f"widths must be from 1 to {MOST_WIDTH}, got {list(config.widths)}")
-    if config.policy in ("none", "hold") and config.policy_options:
+    if config.policy in ("none", "no_op") and config.policy_options:
         given = ", ".join(config.policy_options)
         raise ValueError(
             f"policy {config.policy!r} takes no policy_options, got {given}: choose a policy, or drop them"

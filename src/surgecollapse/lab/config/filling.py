@@ -21,7 +21,7 @@ def filled(given: Mapping[str, Any]) -> dict[str, Any]:
     for one, other in (("epochs", "steps"), ("steps", "epochs")):
         if asked.get(one) is not None and asked.get(other) is None:
             given.pop(other, None)
-    recipe = {"policy": "waves"} if given.get("recipe") == "surge-collapse" else {}
+    recipe = {"policy": "cyclic_pruning"} if given.get("recipe") == "surge-collapse" else {}
     if recipe and given.get("policy", recipe["policy"]) == recipe["policy"]:
         given = {**recipe, **given}
     merged = {**DEFAULT_TASK_PRESET, **TASK_PRESETS.get(str(given.get("task")), {})}

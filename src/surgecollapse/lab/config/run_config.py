@@ -21,13 +21,13 @@ TaskName = Literal[
 ModelName = Literal["mlp", "cnn", "transformer", "autoregressive", "decoder", "lstm", "gpt", "gnn"]
 PolicyName = Literal[
     "none",
-    "hold",
-    "classic",
-    "rules",
-    "cycles",
-    "entropy",
-    "waves",
-    "one-shot",
+    "no_op",
+    "fixed_interval",
+    "entropy_thresholds",
+    "acdc",
+    "entropy_cycles",
+    "cyclic_pruning",
+    "one_shot",
     "gmp",
     "granet",
     "static",
@@ -68,7 +68,7 @@ class RunConfig(BaseModel):
 
     >>> config = RunConfig(task="digits", sparsity=0.8)
     >>> config.model, config.widths, config.policy
-    ('mlp', (256, 256), 'entropy')
+    ('mlp', (256, 256), 'entropy_cycles')
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -132,12 +132,12 @@ class RunConfig(BaseModel):
         None, description="A named configuration of policy and options; options that are given come before its own."
     )
     policy: Annotated[PolicyName, _or_offered("policies")] = Field(
-        "entropy",
-        description="none: plain training; hold: plain training with readings; "
-        "classic: the published fixed intervals; "
-        "rules: high, low and plateau entropy; cycles: AC/DC; entropy: entropy-bounded cycles; waves: gradual "
-        "collapses with surges between them; one-shot: prune once and fine-tune; gmp: gradual magnitude pruning; "
-        "granet, static, set, rigl: as published; redo: dormant units are recycled, by itself or over another policy.",
+        "entropy_cycles",
+        description="none: plain training; no_op: plain training with readings; "
+        "cyclic_pruning: gradual pruning in cycles with regrowth between them; entropy_cycles: entropy-bounded cycles; "
+        "entropy_thresholds: high, low and plateau entropy; fixed_interval: the published fixed intervals; acdc: "
+        "AC/DC; one_shot: prune once and fine-tune; gmp: gradual magnitude pruning; granet, static, set, "
+        "rigl: as published; redo: dormant units are recycled, by itself or over another policy.",
     )
     policy_options: dict[str, Any] = Field(
         default_factory=dict, description="Further arguments of the policy, as a table or as JSON."
@@ -318,7 +318,7 @@ class RunConfig(BaseModel):
         >>> RunConfig(task="digits", policy="redo", policy_options={"over": "gmp"}).ends_dense
         False
         """
-        return self.policy == "hold" or (self.policy == "redo" and self.policy_options.get("over", "hold") == "hold")
+        return self.policy == "no_op" or (self.policy == "redo" and self.policy_options.get("over", "no_op") == "no_op")
 
     def total_steps(self, train_size: int) -> int:
         """Optimizer steps of the whole run, given the number of training samples.

@@ -6,14 +6,17 @@ A checkpoint is a dictionary of tensors, numbers, strings and containers of thes
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import pickle
 import re
+import struct
 import zipfile
+import zlib
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import torch
 
@@ -24,7 +27,16 @@ CHECKPOINT_VERSION = 1
 """Version of the layout of a checkpoint."""
 _KIND = "surgecollapse.checkpoint"
 _NAME = re.compile(r"step-(\d+)\.pt")
-
+_MARK = b"surgecollapse sha256 "
+_DIGITS = 64
+_END_RECORD = 22
+_CHUNK = 2**20
+_TEXT_FLAGS = 0x0808
+"""UTF-8 names, and sizes after the data."""
+_DAMAGE = (ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError, MemoryError, OSError,
+           RuntimeError, TypeError, ValueError, pickle.UnpicklingError, struct.error, zipfile.BadZipFile,
+           zlib.error)  # fmt: skip
+"""What readers of archives, pickles and tensors raise over bytes that nobody wrote."""
 
 _WAY_OUT = "resume from an earlier checkpoint, or start again with another --out"
 
@@ -36,17 +48,26 @@ class CheckpointError(ValueError):
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write ``state`` atomically: a temporary file, flushed to the disk, then renamed.
 
+    The file ends in the SHA-256 of all that comes before, as the comment of the archive that ``torch.save`` writes.
+
     Raises:
         OSError: if it cannot be written; a file of that name from before stays whole.
     """
     # Into memory first: torch's own writer turns a full disk into a RuntimeError without its cause.
     buffer = io.BytesIO()
     torch.save({"kind": _KIND, "version": CHECKPOINT_VERSION, **state}, buffer)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    content = buffer.getbuffer()
+    length = len(_MARK) + _DIGITS
+    # The last two bytes of an archive say how long its comment is.
+    ending = length.to_bytes(2, "little")
+    digest = hashlib.sha256(content[:-2])
+    digest.update(ending)
+    path.parent.mkdir(exist_ok=True)
     temporary = path.with_suffix(".tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(buffer.getbuffer())
+            file.write(content[:-2])
+            file.write(ending + _MARK + digest.hexdigest().encode())
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -56,28 +77,82 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint, after checking every byte against the file's own checksums.
+    """Read a checkpoint, after checking the whole file against the checksum at its end.
+
+    Files of version 0.1.0 have none: of those, each part is checked, and that the archive has the form that torch
+    gives it.
 
     Raises:
-        CheckpointError: if it is damaged, no checkpoint of this library, or of a newer version.
+        CheckpointError: if it is damaged, not a checkpoint of this library, or of a newer version.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise CheckpointError(f"{path} is damaged (in {damaged}): {_WAY_OUT}")
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (zipfile.BadZipFile, pickle.UnpicklingError, EOFError, RuntimeError, OSError) as error:
-        reason = (str(error).splitlines() or ["unreadable"])[0]
+        with path.open("rb") as file:
+            if not _is_sealed(file):
+                _check_parts(file)
+            file.seek(0)
+            state = torch.load(file, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
+    except _DAMAGE as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise CheckpointError(f"{path} is damaged or no checkpoint ({reason}): {_WAY_OUT}") from error
     if not isinstance(state, dict) or state.get("kind") != _KIND:
         raise CheckpointError(f"{path} is no surgecollapse checkpoint: {_WAY_OUT}")
-    if state["version"] > CHECKPOINT_VERSION:
+    version = state.get("version")
+    if not isinstance(version, int):
+        raise CheckpointError(f"{path} is damaged (it has the version {version!r}): {_WAY_OUT}")
+    if version > CHECKPOINT_VERSION:
         raise CheckpointError(
-            f"{path} has version {state['version']}, this library reads up to {CHECKPOINT_VERSION}: "
-            "update surgecollapse"
+            f"{path} has version {version}, this library reads up to {CHECKPOINT_VERSION}: update surgecollapse"
         )
     return state
+
+
+def _is_sealed(file: BinaryIO) -> bool:
+    """Whether a file ends in the checksum of the rest; false for one that ends as archives without a comment do.
+
+    Raises:
+        zipfile.BadZipFile: if the checksum is of another file, or the end of the file is neither.
+    """
+    size = file.seek(0, os.SEEK_END)
+    length = len(_MARK) + _DIGITS
+    file.seek(max(size - length, 0))
+    end = file.read()
+    if not end.startswith(_MARK):
+        if end[-_END_RECORD:-18] == b"PK\x05\x06" and end.endswith(b"\0\0"):
+            return False
+        raise zipfile.BadZipFile("its end is missing or changed")
+    file.seek(0)
+    digest, left = hashlib.sha256(), size - length
+    while left:
+        chunk = file.read(min(left, _CHUNK))
+        if not chunk:
+            raise zipfile.BadZipFile("it became shorter while it was read")
+        digest.update(chunk)
+        left -= len(chunk)
+    if digest.hexdigest().encode() != end[len(_MARK) :]:
+        raise zipfile.BadZipFile("its contents do not have the checksum that was written")
+    return True
+
+
+def _check_parts(file: BinaryIO) -> None:
+    """Check each part of an archive without a checksum of its own, before torch sees it.
+
+    Raises:
+        zipfile.BadZipFile: if one is damaged or compressed, or claims to be what torch never writes, such as a folder.
+    """
+    size = file.seek(0, os.SEEK_END)
+    with zipfile.ZipFile(file) as archive:
+        parts = archive.infolist()
+        for part in parts:
+            odd = part.is_dir() or part.external_attr or part.flag_bits & ~_TEXT_FLAGS or part.comment
+            if odd or part.compress_type != zipfile.ZIP_STORED or part.compress_size != part.file_size:
+                raise zipfile.BadZipFile(f"{part.filename[:80]!r} is not stored as torch does")
+        if sum(part.file_size for part in parts) > size or len({part.filename for part in parts}) < len(parts):
+            raise zipfile.BadZipFile("its parts overlap")
+        damaged = archive.testzip()
+        if damaged is not None:
+            raise zipfile.BadZipFile(f"{damaged[:80]!r} does not have its checksum")
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
@@ -129,7 +204,7 @@ def must_fit(folder: Path) -> Iterator[None]:
         yield
     except CheckpointError:
         raise
-    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         reason = f"no {lines[0]} in it" if isinstance(error, KeyError) else " ".join(lines[:2])
         raise CheckpointError(

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import platform
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from surgecollapse.lab.config import ConfigError
+from surgecollapse.record.machine import machine
 
 if TYPE_CHECKING:
     from surgecollapse.lab.config import RunConfig
@@ -40,17 +38,12 @@ def environment() -> dict[str, Any]:
     """Versions, threads and hardware as JSON-ready values.
 
     >>> sorted(environment())[:3]
-    ['cores', 'cuda', 'device']
+    ['cores', 'cores_usable', 'cuda']
     """
     cuda = torch.cuda.is_available()
     return {
-        "surgecollapse": metadata.version("surgecollapse"),
+        **machine(),
         "torch": torch.__version__,
-        "numpy": metadata.version("numpy"),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "cuda": torch.version.cuda,
         "device": torch.cuda.get_device_name(0) if cuda else "cpu",

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from surgecollapse.functional import WITHOUT_GRADIENT
 from surgecollapse.lab.models.registry import build_model
 from surgecollapse.observe.dense_gradient import DenseGradient
+from surgecollapse.record.operations import stretch_operations
 from surgecollapse.torch_utils.modules import evaluating
 
 if TYPE_CHECKING:
@@ -161,9 +162,7 @@ def training_flops(
     for first, last, shares in segments(interventions, sizes, steps):
         length = last - first + 1
         taken = sum(first <= step <= last for step in dense_gradients)
-        for name, count in counts.items():
-            share = shares.get(name, 1.0)
-            total += count * (length * 3 * share + taken * (1 - share))
+        total += stretch_operations(counts, shares, length, taken)
     return total / (3 * steps * dense)
 
 

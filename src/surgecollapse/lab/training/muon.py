@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.optim.adamw import adamw
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
@@ -114,17 +115,25 @@ class Muon(Optimizer):
             param.add_(update, alpha=-rate * max(param.shape) ** 0.5)
 
     def _adamw(self, params: list[Tensor], group: dict[str, Any]) -> None:
-        rate, (beta1, beta2) = group["lr"], group["betas"]
+        """The step of ``torch.optim.AdamW``, by its functional form, with its state."""
         for param in params:
-            state, grad = self.state[param], param.grad
-            assert grad is not None
-            if not state:
-                state["step"] = torch.tensor(0.0)
-                state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(param), torch.zeros_like(param)
-            state["step"] += 1
-            count = state["step"].item()
-            state["exp_avg"].lerp_(grad, 1 - beta1)
-            state["exp_avg_sq"].mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
-            deviation = (state["exp_avg_sq"].sqrt() / (1 - beta2**count) ** 0.5).add_(group["eps"])
-            param.mul_(1 - rate * group["weight_decay"])
-            param.addcdiv_(state["exp_avg"], deviation, value=-rate / (1 - beta1**count))
+            if not self.state[param]:
+                zeros = {name: torch.zeros_like(param) for name in ("exp_avg", "exp_avg_sq")}
+                self.state[param].update(step=torch.tensor(0.0), **zeros)
+        states = [self.state[param] for param in params]
+        beta1, beta2 = group["betas"]
+        adamw(
+            params,
+            [param.grad for param in params if param.grad is not None],
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+            [],
+            [state["step"] for state in states],
+            amsgrad=False,
+            beta1=beta1,
+            beta2=beta2,
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            maximize=False,
+        )

@@ -15,6 +15,7 @@ from surgecollapse.commands import READ_ONLY
 from surgecollapse.controller.command_loop import effective
 from surgecollapse.lab.config import ConfigError, as_mapping, read_config, write_config
 from surgecollapse.lab.training.checkpoint import CheckpointError, latest_checkpoint, must_fit
+from surgecollapse.lab.training.claim import LOCK, claimed
 from surgecollapse.lab.training.environment import environment
 from surgecollapse.lab.training.evaluation import ENDED
 from surgecollapse.lab.training.flops import step_costs
@@ -75,7 +76,7 @@ def train(
         How it ended.
 
     Raises:
-        FileExistsError: if ``out`` holds a run and ``resume`` is not set.
+        FileExistsError: if ``out`` holds a run and ``resume`` is not set, or another process trains in it.
         FileNotFoundError: if there is nothing to resume or to replay, or data files are missing.
         ValueError: if the configuration cannot be used, or checkpoints are damaged.
         RunStoreError: if the directory cannot be written.
@@ -83,17 +84,16 @@ def train(
     folder, progress = Path(out), progress or Silent()
     if resume:
         config = _config_to_resume(folder)
-    else:
-        _refuse_occupied(folder)
     if replay is not None:
         config = _config_to_resume(Path(replay))
     if config is None:
         raise ConfigError("no configuration given: pass one, or resume a directory that holds a run")
     with _isolated(config):
         try:
-            if resume:
+            if not resume:
+                return _begin(config, folder, progress, replay, around)
+            with claimed(folder, progress.note):
                 return _resume(config, folder, progress, around)
-            return _begin(config, folder, progress, replay, around)
         except (RuntimeError, MemoryError) as error:
             if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "allocate memory" not in str(error):
                 raise
@@ -110,17 +110,30 @@ def _begin(
     around: Around,
 ) -> RunResult:
     """Start a run; one that fails before its first step leaves nothing behind."""
-    training = Training(config, folder / "checkpoints", progress)
+    _refuse_occupied(folder)
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    ours, started = False, False
     try:
-        with _make(folder, config, training) as store:
-            _explain_place(folder, progress)
-            if replay is not None:
-                _repeat(Path(replay), folder, store)
-            return _go_on(training, store, folder, progress, around)
+        _make_folder(folder)
+        with claimed(folder, progress.note):
+            try:
+                _refuse_occupied(folder)
+                ours = True  # from here on, what is there of a run was made by this process
+                training = Training(config, folder / "checkpoints", progress)
+                with _make(folder, config, training) as store:
+                    _explain_place(folder, progress)
+                    if replay is not None:
+                        _repeat(Path(replay), folder, store)
+                    try:
+                        return _go_on(training, store, folder, progress, around)
+                    finally:
+                        started = training.step > 0
+            finally:
+                if ours and not started:
+                    _discard(folder)
     finally:
-        if training.step == 0:
-            _discard(folder, missing)
+        if not started:
+            _remove_empty(missing)
 
 
 def _resume(config: RunConfig, folder: Path, progress: Progress, around: Around) -> RunResult:
@@ -210,6 +223,13 @@ def _refuse_occupied(folder: Path) -> None:
         )
 
 
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+
+
 def _make(folder: Path, config: RunConfig, training: Training) -> RunStore:
     """Make the run directory, once everything else is known to be in order."""
     try:
@@ -255,15 +275,19 @@ def _refuse_changed(config: RunConfig, state: dict[str, Any], folder: Path) -> N
         )
 
 
-def _discard(folder: Path, made: list[Path]) -> None:
-    """Remove what :func:`_make` wrote, and the folders that were not there before."""
+def _discard(folder: Path) -> None:
+    """Remove what :func:`_make` wrote, and the lock, which is held while this runs."""
     logs = [path.name for path in folder.glob("export-*.log")]
-    for name in (*_OURS, "run.db-wal", "run.db-shm", "run.db-journal", *logs):
+    for name in (*_OURS, "run.db-wal", "run.db-shm", "run.db-journal", *logs, LOCK):
         if (folder / name).is_dir():
             shutil.rmtree(folder / name, ignore_errors=True)
         else:
             with suppress(OSError):
                 (folder / name).unlink()
+
+
+def _remove_empty(made: list[Path]) -> None:
+    """Remove the folders that were not there before, if nothing is in them."""
     for place in made:
         with suppress(OSError):
             place.rmdir()

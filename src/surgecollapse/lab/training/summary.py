@@ -7,23 +7,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from surgecollapse.forecast.times import grokking_summary
+from surgecollapse.functional.masks import packed_bytes
 from surgecollapse.lab.training.flops import cost_summary
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from surgecollapse.controller.controller import Controller
     from surgecollapse.lab.training.trainer import Training
-
-
-def sparse_bytes(weight: Tensor) -> int:
-    """Bytes of a tensor as its non-zero values and one bit per entry, or dense where that is smaller.
-
-    >>> sparse_bytes(torch.tensor([1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 2.0])), sparse_bytes(torch.ones(8))
-    (10, 32)
-    """
-    values = int(torch.count_nonzero(weight)) * weight.element_size()
-    return min(values + (weight.numel() + 7) // 8, weight.numel() * weight.element_size())
 
 
 @torch.no_grad()
@@ -46,7 +37,10 @@ def weight_summary(model: nn.Module, controller: Controller | None) -> dict[str,
         "sparsity": 0.0 if controller is None else controller.sparsity,
         "sparsity_total": 1 - nonzeros / count,
         "bytes_dense": sum(parameter.numel() * parameter.element_size() for parameter in parameters),
-        "bytes_sparse": sum(sparse_bytes(parameter) for parameter in parameters),
+        "bytes_sparse": sum(
+            packed_bytes(parameter.numel(), int(torch.count_nonzero(parameter)), parameter.element_size())
+            for parameter in parameters
+        ),
     }
 
 

@@ -17,6 +17,19 @@ class Alignment:
     See :func:`surgecollapse.functional.naive_loss_minimisation`; near 1 the net lowers its loss by scaling its logits
     up. The gradient is that of the training batch, before transforms, masks and whatever weight decay the optimizer
     adds.
+
+    When to use:
+        The training loss falls while validation accuracy stands still. A cosine near 1 calls for OrthoGrad or
+        weight decay.
+
+    Cost:
+        One inner product and two norms for each weight matrix.
+
+    Deviations:
+        None.
+
+    Source:
+        Prieto, Barsbey, Mediano, Birdal 2025, arXiv 2501.04697.
     """
 
     name = "alignment"

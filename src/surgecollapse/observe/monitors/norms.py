@@ -21,6 +21,19 @@ class Norms:
     transforms and masks); ``norm/update``, of what the optimizer's last step changed, masks included; and
     ``norm/update_ratio``, the update over the weight. Updates of tensors of more than 16,384 entries are estimated from
     so many, drawn once.
+
+    When to use:
+        Always. As a rule of thumb, an update ratio far above 1e-3 suggests a learning rate that is too high. Growing
+        weight norms without weight decay precede softmax collapse.
+
+    Cost:
+        One pass over weights and gradients, and a copy of at most 16,384 entries of each tensor.
+
+    Deviations:
+        None.
+
+    Source:
+        Euclidean norms; the ratio of update to weight is common practice.
     """
 
     name = "norms"

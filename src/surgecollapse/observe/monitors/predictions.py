@@ -21,6 +21,19 @@ class Predictions:
     the logits' own precision (Prieto et al. 2025, arXiv 2501.04697). The last dimension is taken for the classes, or
     the second where there are four or more (images of classes). Outputs of one number are no logits: nothing is
     recorded.
+
+    When to use:
+        For classifiers. A share of collapsed samples near 1 while accuracy stands still calls for StableMax or a
+        float64 loss.
+
+    Cost:
+        One forward pass of the probe batch, shared with the other monitors.
+
+    Deviations:
+        None.
+
+    Source:
+        Prieto, Barsbey, Mediano, Birdal 2025, arXiv 2501.04697 (softmax collapse).
     """
 
     name = "predictions"

@@ -31,6 +31,20 @@ class Representation:
     size, and ``entropy/spectral`` = H(λ/Σλ)/ln d. With n rows no rank can exceed n: compare these numbers over time,
     not between probes of different size. The numerical rank counts singular values above ε·max(n, d) of the largest,
     for the dtype of the activations, and at least 1e-7 of it.
+
+    When to use:
+        To follow how many directions each layer uses, for instance while a network groks or its representations
+        collapse.
+
+    Cost:
+        One decomposition of a Gram matrix for each site, rows × rows or units × units, whichever is smaller.
+
+    Deviations:
+        The participation ratio is corrected for the sample size; RankMe and the spectral entropy are not.
+
+    Source:
+        Garrido et al. 2023, arXiv 2210.02885, eq. 1 (RankMe); Roy and Vetterli 2007 (effective rank); Gao et al.
+        2017 (participation ratio).
     """
 
     name = "representation"

@@ -23,6 +23,20 @@ class Units:
 
     Args:
         threshold: τ.
+
+    When to use:
+        To find dead ReLUs and dormant units, before recycling them (``policy="redo"``) or cutting them out
+        (``export --format compact``).
+
+    Cost:
+        One mean over the rows of each site.
+
+    Deviations:
+        None from the score of the paper; a unit is called dead if it is constant over the rows, not only if it is
+        zero.
+
+    Source:
+        Sokar, Agarwal, Castro, Evci 2023, arXiv 2302.12902, definition 3.1.
     """
 
     name = "units"

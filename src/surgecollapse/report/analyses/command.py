@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import torch
 
 from surgecollapse.lab.config import ConfigError, nearest
 from surgecollapse.plugins import find, offered
+from surgecollapse.record.whole_files import write_whole
 from surgecollapse.report.analyses.loaded_run import Subject
 from surgecollapse.report.analyses.registry import ANALYSES, TITLES
 from surgecollapse.report.analyses.result import PartlyApplicable
@@ -162,10 +162,8 @@ def _write(
         foot = "Made from " + ", ".join(f"`{run.directory}`" for run in subjects) + ". Pictures by matplotlib."
         tasks = ", ".join(dict.fromkeys(run.config.task for run in subjects))
         text = page_html(f"surgecollapse analysis: {tasks}", lead, sections, foot)
-    page, draft = place / "index.html", place / "index.html.part"
-    place.mkdir(parents=True, exist_ok=True)
-    draft.write_text(text, encoding="utf-8")
-    os.replace(draft, page)
+    page = place / "index.html"
+    write_whole(page, text)
     for part, found in zip(sections, findings.values(), strict=True):
         for picture, one in zip(part.pictures, found, strict=True):
             values = {"subject": one.subject, "title": one.title, **one.result.to_dict()}
@@ -176,11 +174,12 @@ def _write(
 
 
 def _section(name: str, found: Sequence[AnalysisResult]) -> Section:
-    from surgecollapse.report.markup import Section, html_table
+    from surgecollapse.report.markup import Section, Table
     from surgecollapse.report.style import Picture
 
     rows = [[one.title, one.said] for one in found]
-    table = html_table(["finding", "outcome"], rows, left=["finding", "outcome"], label=TITLES.get(name, name))
+    heads = ("finding", "outcome")
+    table = Table(heads=heads, rows=rows, left=heads, label=TITLES.get(name, name))
     part = Section(name, TITLES.get(name, name), before=table)
     for one in found:
         part.add(Picture(one.stem, one.title, one.caption, one.result.plot(), wide=one.wide), "")

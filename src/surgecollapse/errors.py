@@ -1,0 +1,50 @@
+"""Errors that users see: one way to say that a word is unknown."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterable
+
+
+def nearest(given: object, valid: Iterable[str]) -> str | None:
+    """The valid word that is nearest to what was given; ``None`` if none is near.
+
+    >>> nearest("Digit", ["digits", "mnist"]), nearest("x", ["digits"])
+    ('digits', None)
+    """
+    close = difflib.get_close_matches(str(given).lower(), list(valid), n=1, cutoff=0.5)
+    return close[0] if close else None
+
+
+def unknown(what: str, given: object, valid: Collection[str]) -> str:
+    """Say that a word is unknown, list the valid ones, and suggest the nearest.
+
+    Args:
+        what: kind of the word.
+        given: what came.
+        valid: what is expected.
+
+    >>> unknown("policy", "gpm", ["gmp", "rigl"])
+    "unknown policy 'gpm': expected one of gmp, rigl. Did you mean 'gmp'?"
+    >>> unknown("option", "x", [])
+    "unknown option 'x': expected none"
+    """
+    close = nearest(given, valid)
+    expected = f"one of {', '.join(valid)}" if valid else "none"
+    return f"unknown {what} {given!r}: expected {expected}" + (f". Did you mean {close!r}?" if close else "")
+
+
+def one_of(what: str, given: str, valid: Collection[str]) -> str:
+    """Return a word that is among the valid ones.
+
+    Raises:
+        ValueError: if it is not.
+
+    >>> one_of("growth", "randm", ("random", "gradient"))
+    Traceback (most recent call last):
+    ...
+    ValueError: unknown growth 'randm': expected one of random, gradient. Did you mean 'random'?
+    """
+    if given not in valid:
+        raise ValueError(unknown(what, given, valid))
+    return given

@@ -1,0 +1,195 @@
+"""What a policy may want done, and the decision that asks for it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import KW_ONLY, dataclass
+from typing import TypeVar
+
+
+@dataclass(frozen=True, slots=True)
+class Prune:
+    """Close the least salient weights until the net has a sparsity (a *collapse*).
+
+    Raises:
+        ValueError: if the sparsity is out of range.
+
+    >>> Prune(0.9).range, Prune((0.9, 0.95), floor=0.4).range
+    ((0.9, 0.9), (0.9, 0.95))
+    """
+
+    sparsity: float | tuple[float, float]
+    """To prune to, in [0, 1); ``(least, most)`` lets the controller go as deep as ``floor`` allows."""
+    _: KW_ONLY
+    floor: float | None = None
+    """Lowest value of ``measure`` on the probe batch that a sparsity above ``least`` may leave."""
+    measure: str = "on_off"
+    """What ``floor`` bounds: an attribute of :class:`Reading`, or ``prediction_confidence`` (1 − the normalized entropy
+    of the predictions)."""
+    allocation: str | None = None
+    """How zeros spread over layers: ``global | layer | erk``; ``None`` takes the controller's."""
+    saliency: str | None = None
+    """Which weights go first: ``magnitude | lamp | taylor | random``; ``None`` takes the controller's."""
+    layers: tuple[str, ...] = ()
+    """Names of parameters, with the wildcards of :mod:`fnmatch`, to which pruning and ``sparsity`` are confined; all
+    prunable ones if empty."""
+    scope: str = "prunable"
+    """``prunable``, or ``all``: every floating-point parameter, biases and norms too (the fixed-interval rule)."""
+    keep_mask: bool = True
+    """Whether a mask keeps the zeros; ``False`` only writes zeros once (the fixed-interval rule)."""
+    keep_values: bool = False
+    """Whether the pruned values are remembered, for a later :class:`Regrow` with ``regrow_init="last"``."""
+
+    def __post_init__(self) -> None:
+        """Check the sparsity."""
+        least, most = self.range
+        if not 0.0 <= least <= most < 1.0:
+            raise ValueError(f"Prune takes a sparsity in [0, 1), or (least, most) of two, got {self.sparsity}")
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """Least and greatest sparsity."""
+        return self.sparsity if isinstance(self.sparsity, tuple) else (self.sparsity, self.sparsity)
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """Close the least salient open weights of each parameter and regrow as many others.
+
+    The density of every parameter stays exactly what it is (under a pattern, the number of its open groups).
+
+    Raises:
+        ValueError: if the fraction is out of range.
+    """
+
+    fraction: float
+    """Share of each parameter's open weights that is exchanged, in [0, 1]."""
+    _: KW_ONLY
+    saliency: str | None = None
+    """Which weights go first; ``None`` takes the controller's."""
+    growth: str | None = None
+    """Criterion by which weights are regrown: ``random | gradient | ema_gradient | momentum``; ``None`` takes the
+    controller's."""
+    regrow_init: str | None = None
+    """First value of a regrown weight: ``zero | noise | last``; ``None`` takes the controller's."""
+    noise_energy_budget: float | None = None
+    """Bound on injected over live energy; ``None`` takes the controller's."""
+
+    def __post_init__(self) -> None:
+        """Check the fraction."""
+        _check_fraction("Exchange", "fraction of the open weights", self.fraction)
+
+
+@dataclass(frozen=True, slots=True)
+class Regrow:
+    """Reopen a share of the closed weights (a *surge*).
+
+    Raises:
+        ValueError: if the fraction is out of range.
+    """
+
+    fraction: float
+    """Share of the weights of ``source`` that is reopened, in [0, 1]."""
+    _: KW_ONLY
+    source: str = "pruned"
+    """Out of which: ``pruned`` (all masked), ``collapsed`` (what this very decision pruned), ``zeros`` (every exact
+    zero in ``scope`` that no mask keeps, the fixed-interval rule)."""
+    growth: str | None = None
+    """As of :class:`Exchange`."""
+    regrow_init: str | None = None
+    """As of :class:`Exchange`; for ``last`` the :class:`Prune` must have said ``keep_values``."""
+    noise_energy_budget: float | None = None
+    """As of :class:`Exchange`."""
+    noise_std: float | None = None
+    """Absolute standard deviation of the noise, not bounded by the budget (the fixed-interval rule's recovery)."""
+    layers: tuple[str, ...] = ()
+    """As of :class:`Prune`."""
+    scope: str = "prunable"
+    """As of :class:`Prune`."""
+
+    def __post_init__(self) -> None:
+        """Check the fraction."""
+        _check_fraction("Regrow", "fraction of the closed weights", self.fraction)
+
+
+@dataclass(frozen=True, slots=True)
+class Recycle:
+    """Give dormant units new incoming weights, and zeros as their outgoing ones (ReDo).
+
+    Raises:
+        ValueError: if the dormancy is negative.
+    """
+
+    dormancy: float
+    """Greatest dormancy of a unit that is recycled, at least 0."""
+
+    def __post_init__(self) -> None:
+        """Check the dormancy."""
+        if not self.dormancy >= 0.0:
+            raise ValueError(f"Recycle takes a dormancy of at least 0, got {self.dormancy}")
+
+
+@dataclass(frozen=True, slots=True)
+class SetNoise:
+    """Add noise to the inputs from now on (the *entropy pump*).
+
+    Raises:
+        ValueError: if the standard deviation is negative or not finite.
+    """
+
+    std: float
+    """Standard deviation, at least 0; 0 stops the noise."""
+
+    def __post_init__(self) -> None:
+        """Check the standard deviation."""
+        if not 0.0 <= self.std < math.inf:
+            raise ValueError(f"SetNoise takes a standard deviation that is finite and at least 0, got {self.std}")
+
+
+@dataclass(frozen=True, slots=True)
+class Freeze:
+    """Make the mask final from now on."""
+
+
+Action = Prune | Exchange | Regrow | Recycle | SetNoise | Freeze
+"""One thing to do; carried out by :class:`surgecollapse.act.actor.Actor`."""
+AnyAction = TypeVar("AnyAction", bound=Action)
+
+
+def _check_fraction(action: str, what: str, value: float) -> None:
+    if not 0.0 <= value <= 1.0:
+        raise ValueError(f"{action} takes a {what} in [0, 1], got {value}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What a policy wants done now, and why.
+
+    The actions are carried out in the order given; policies write prune, exchange, regrow, recycle, noise, freeze.
+
+    >>> decision = Decision(phase="frozen", reason="the end", actions=(Prune(0.9), Freeze()))
+    >>> decision.find(Prune), decision.find(Regrow)
+    (Prune(sparsity=0.9, floor=None, ...), None)
+    """
+
+    phase: str
+    """The state that training is in after this decision: ``dense | sparse | open | pump | frozen``."""
+    reason: str
+    """Why, in words that a person understands without the code."""
+    actions: tuple[Action, ...] = ()
+    """What to do, in this order; empty for nothing."""
+    eligible: int | None = None
+    """First step at which the policy may act again, as the controller records it; ``None``: never, or unknown."""
+
+    @property
+    def acts(self) -> bool:
+        """Whether anything is to be done at all."""
+        return bool(self.actions)
+
+    def find(self, kind: type[AnyAction]) -> AnyAction | None:
+        """The first action of a class; ``None`` if there is none.
+
+        Args:
+            kind: one of the classes of :data:`Action`.
+        """
+        return next((action for action in self.actions if isinstance(action, kind)), None)

@@ -1,0 +1,41 @@
+"""Versions and hardware, for records of runs, comparisons and benchmarks."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+
+def machine() -> dict[str, Any]:
+    """Versions and hardware as JSON-ready values, without importing torch.
+
+    >>> sorted(machine())[:3]
+    ['cores', 'cores_usable', 'numpy']
+    """
+    return {
+        **{name: metadata.version(name) for name in ("surgecollapse", "torch", "numpy")},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "cores_usable": cores(),
+    }
+
+
+def processor(listing: Path = Path("/proc/cpuinfo")) -> str:
+    """Name of the processor, as far as the system tells.
+
+    Args:
+        listing: in the form of ``/proc/cpuinfo``; it need not exist.
+    """
+    lines = listing.read_text(encoding="utf-8", errors="replace").splitlines() if listing.is_file() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

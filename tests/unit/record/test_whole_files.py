@@ -1,0 +1,65 @@
+"""Files that appear whole or not at all, and what records say of the machine."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from surgecollapse.record.machine import cores, machine, processor
+from surgecollapse.record.operations import stretch_operations
+from surgecollapse.record.whole_files import write_whole
+
+
+@pytest.mark.parametrize(("content", "kept"), [("α\n", b"\xce\xb1\n"), (b"\x00\xff", b"\x00\xff"), ("", b"")])
+def test_content_is_written_as_it_is_in_a_folder_that_is_made(tmp_path, content, kept):
+    path = tmp_path / "new" / "file"
+    for _ in range(2):
+        write_whole(path, content)
+        assert path.read_bytes() == kept
+    assert os.listdir(path.parent) == ["file"]
+
+
+@pytest.mark.parametrize("fault", ["fsync", "replace"])
+def test_a_file_from_before_stays_whole_where_writing_fails(tmp_path, monkeypatch, fault):
+    path = tmp_path / "file"
+    write_whole(path, "old")
+
+    def full(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(*((os, "fsync", full) if fault == "fsync" else (type(path), "replace", full)))
+    with pytest.raises(OSError, match="no space"):
+        write_whole(path, "new")
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("listing", "name"),
+    [
+        ("processor\t: 0\nmodel name\t: Some CPU @ 2 GHz\nmodel name\t: Other\n", "Some CPU @ 2 GHz"),
+        ("CPU part\t: 0xd40\n", None),
+        (None, None),
+    ],
+)
+def test_the_processor_is_named_as_far_as_the_system_tells(tmp_path, listing, name):
+    path = tmp_path / "cpuinfo"
+    if listing is not None:
+        path.write_text(listing)
+    found = processor(path)
+    assert found == name if name else found not in ("", "Some CPU @ 2 GHz")
+
+
+def test_the_machine_has_at_least_the_cores_that_may_be_used():
+    facts = machine()
+    assert 1 <= facts["cores_usable"] == cores() <= facts["cores"]
+
+
+@pytest.mark.parametrize(
+    ("shares", "dense", "operations"),
+    [({}, 0, 330.0), ({}, 10, 330.0), ({"w": 0.5}, 0, 180.0), ({"w": 0.5}, 10, 230.0), ({"w": 0.0}, 10, 130.0)],
+)
+def test_operations_of_a_stretch_by_hand(shares, dense, operations):
+    """Ten steps of 10 multiplications by w and one by a head that is not pruned; three passes a step."""
+    assert stretch_operations({"w": 10, "head": 1}, shares, steps=10, dense_gradients=dense) == operations
