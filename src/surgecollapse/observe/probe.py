@@ -219,8 +219,9 @@ class Probe:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the batch; objects are rebuilt when they are needed, once their classes are imported."""
         self.known, self._autocast, self._training = state["known"], state["autocast"], state["training"]
-        self._stored = {key: state[key] for key in ("known", "batch", "settled")}
-        self._stored = {**self._stored, "batch": _copy(state["batch"])}
+        if state["known"]:  # otherwise the first batch is still to come: nothing may come back over it
+            self._stored = {key: state[key] for key in ("known", "batch", "settled")}
+            self._stored = {**self._stored, "batch": _copy(state["batch"])}
 
     def _restore(self, stored: Mapping[str, Any]) -> None:
         self._args, self._kwargs = from_plain(stored["batch"])
