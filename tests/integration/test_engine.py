@@ -323,7 +323,7 @@ def test_readings_see_the_activations_that_follow_each_prunable_layer():
         ({"growth": "gradiant"}, r"unknown growth 'gradiant'.*Did you mean 'gradient'"),
         ({"initial": "ones"}, "unknown initial 'ones'"),
         ({"entropy": "shannon"}, r"unknown entropy form 'shannon'.*renyi2"),
-        ({"distribution": "gloabl"}, "did you mean 'global'"),
+        ({"distribution": "gloabl"}, "Did you mean 'global'"),
         ({"saliency": "magnitud"}, "Did you mean 'magnitude'"),
         ({"every": 0}, "every must be at least 1"),
         ({"total_steps": None}, "total_steps"),

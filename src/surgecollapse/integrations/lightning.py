@@ -22,8 +22,8 @@ class SurgeCollapse(pl.Callback):
 
     Args:
         sparsity: share of the prunable weights that end at zero, or a :class:`~surgecollapse.Target`.
-        module: name of the submodule to prune, as in ``named_modules``; it must be called in the training step. Default:
-            the innermost one that holds all trained parameters.
+        module: name of the submodule to prune, as in ``named_modules``; it must be called in the training step.
+            Default: the innermost one that holds all trained parameters.
         total_steps: optimizer steps of the run; default: the trainer's ``estimated_stepping_batches``.
         **options: of :func:`surgecollapse.attach`.
 

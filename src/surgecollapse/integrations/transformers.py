@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from surgecollapse.attaching.attach import attach
@@ -49,20 +48,13 @@ class SurgeCollapseCallback(TrainerCallback):  # type: ignore[misc]  # transform
         self._judged = False
 
     def on_train_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        *,
-        model: nn.Module,
-        optimizer: Any,
-        **_: Any,
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **parts: Any
     ) -> None:
         """Attach; go on from the checkpoint that the trainer resumed from."""
         if self.controller is not None:  # a further trial of a hyper-parameter search, with another model
             self.controller.detach()
         self._judged = False
-        self.controller = attach(model, optimizer, self._target, state.max_steps, **self._options)
+        self.controller = attach(parts["model"], parts["optimizer"], self._target, state.max_steps, **self._options)
         if state.global_step:
             self.controller.load_state_dict(_saved_state(args, state.global_step))
 
@@ -130,6 +122,6 @@ def _saved_state(args: TrainingArguments, step: int) -> dict[str, Any]:
                 return found
     raise ValueError(
         f"the trainer resumed at step {step}, but no controller's state was found in optimizer.pt of "
-        f"{' or '.join(map(str, folders))}: set resume_from_checkpoint of TrainingArguments to the checkpoint's folder, "
-        "or train from the start"
+        f"{' or '.join(map(str, folders))}: set resume_from_checkpoint of TrainingArguments to the checkpoint's folder, or "
+        "train from the start"
     )

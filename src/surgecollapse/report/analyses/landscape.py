@@ -15,6 +15,7 @@ from surgecollapse.analysis.open_weights import open_weights
 from surgecollapse.analysis.spectral_density import spectral_density
 from surgecollapse.analysis.surface import loss_surface
 from surgecollapse.functional import Hessian, Restricted, batch_loss
+from surgecollapse.report.analyses.registry import analysis
 from surgecollapse.report.analyses.result import AnalysisResult, NotApplicable, each_run
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from surgecollapse.report.analyses.loaded_run import Subject
 
 
+@analysis("connectivity", "Mode connectivity")
 def connectivity(subjects: Sequence[Subject]) -> list[AnalysisResult]:
     """The loss from the first net to each of the others, straight and along a curve; of one run, from its start."""
     first = subjects[0]
@@ -56,6 +58,7 @@ def connectivity(subjects: Sequence[Subject]) -> list[AnalysisResult]:
     return found
 
 
+@analysis("surface", "Loss surface")
 @each_run("surface")
 def surface(run: Subject, file: str) -> AnalysisResult:
     """A slice of the loss surface around each final net."""
@@ -71,6 +74,7 @@ def surface(run: Subject, file: str) -> AnalysisResult:
     return AnalysisResult(file, title, caption, grid, said, run.name)
 
 
+@analysis("density", "Curvature spectrum")
 @each_run("density")
 def density(run: Subject, file: str) -> AnalysisResult:
     """The density of the Hessian's eigenvalues at each final net, and its effective dimension."""
@@ -92,6 +96,7 @@ def density(run: Subject, file: str) -> AnalysisResult:
     return AnalysisResult(file, title, caption, spectrum, said, run.name)
 
 
+@analysis("llc", "Learning coefficient")
 @each_run("llc")
 def learning_coefficient(run: Subject, file: str) -> AnalysisResult:
     """How degenerate each final net is."""
