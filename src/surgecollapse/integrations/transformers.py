@@ -122,6 +122,6 @@ def _saved_state(args: TrainingArguments, step: int) -> dict[str, Any]:
                 return found
     raise ValueError(
         f"the trainer resumed at step {step}, but no controller's state was found in optimizer.pt of "
-        f"{' or '.join(map(str, folders))}: set resume_from_checkpoint of TrainingArguments to the checkpoint's folder, or "
+        f"{' or '.join(map(str, folders))}: set resume_from_checkpoint of TrainingArguments to the folder, or "
         "train from the start"
     )
