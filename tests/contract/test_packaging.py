@@ -79,7 +79,7 @@ x, y = torch.randn(64, 8), torch.arange(64) % 3
 model, optimizer = make()
 with surgecollapse.RunStore("run.db", mode="w") as store:
     readings = surgecollapse.Readings(every=5)
-    with surgecollapse.attach(model, optimizer, 0.75, 60, readings=readings, recorders=[store.record]) as controller:
+    with surgecollapse.attach(model, optimizer, 0.75, 60, readings=readings, recorders=[store]) as controller:
         for _ in range(60):
             optimizer.zero_grad()
             nn.functional.cross_entropy(model(x), y).backward()

@@ -52,7 +52,7 @@ def test_a_subject_gives_the_initial_net_and_each_checkpoint(runs):
 
 def test_the_command_writes_results_pictures_and_one_page(runs, tmp_path, capsys):
     out = tmp_path / "out"
-    what = "cka,collapse,tails,dimension,fourier,progress,information,universality,surface,density,llc"
+    what = "cka,neural_collapse,heavy_tails,dimension,fourier,progress,information,universality,surface,density,llc"
     words = ["analyse", str(runs / "narrow"), str(runs / "wide"), "--what", what, "--out", str(out), "--samples", "40"]
     assert main(words) == 0
     said = capsys.readouterr().out
@@ -65,8 +65,8 @@ def test_the_command_writes_results_pictures_and_one_page(runs, tmp_path, capsys
         "cka-1",
         "cka-layers-2",
         "cka-nets-2",
-        "collapse-2",
-        "tails-1",
+        "neural_collapse-2",
+        "heavy_tails-1",
         "dimension-1",
         "fourier-2",
         "progress-1",

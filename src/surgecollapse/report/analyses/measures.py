@@ -35,6 +35,26 @@ def _undetermined(run: Subject) -> str:
 
 @analysis("cka", "Representations")
 def _cka(subjects: Sequence[Subject]) -> list[AnalysisResult]:
+    """How similar representations are: through training, between layers, and between the networks of several runs.
+
+    Linear CKA of centered representations X and Y, debiased::
+
+        CKA(X, Y) = ‖XᵀY‖²_F / (‖XᵀX‖_F · ‖YᵀY‖_F)
+
+    1 means equal up to rotation and scale. The debiased form brings unrelated wide layers to about 0.
+
+    When to use:
+        To see when each layer settles, or whether two methods learn the same representations.
+
+    Cost:
+        One forward pass of the samples for each checkpoint, and one Gram matrix of samples × samples for each layer.
+
+    Deviations:
+        The unbiased estimator of HSIC, not the paper's biased one.
+
+    Source:
+        Kornblith et al. 2019, arXiv 1905.00414; Nguyen, Raghu, Kornblith 2021, arXiv 2010.15327, for the debiased form.
+    """
     found = []
     for index, run in enumerate(subjects):
         layers = [one.layers for one in run.history]
@@ -99,6 +119,23 @@ def _between(subjects: Sequence[Subject]) -> list[AnalysisResult]:
 @analysis("neural_collapse", "Neural collapse")
 @each_run("neural_collapse")
 def _collapse(run: Subject, file: str) -> AnalysisResult:
+    """Neural collapse NC1 to NC4: features and classifier on their way to the corners of a simplex.
+
+    Each measure is 0 where collapse is complete: within-class variance (NC1), norms and angles of the class means
+    (NC2), classifier against class means (NC3), disagreement with the nearest class mean (NC4).
+
+    When to use:
+        For classifiers that are trained past zero training error.
+
+    Cost:
+        One forward pass of the training samples for each checkpoint, and one pseudo-inverse of features × features.
+
+    Deviations:
+        With unbalanced classes, each class counts alike.
+
+    Source:
+        Papyan, Han, Donoho 2020, arXiv 2008.08186.
+    """
     x, y = run.training
     measures: list[NeuralCollapse] = []
     for _, net in run.nets():
@@ -126,6 +163,23 @@ def _collapse(run: Subject, file: str) -> AnalysisResult:
 @analysis("heavy_tails", "Heavy tails")
 @each_run("heavy_tails")
 def _tails(run: Subject, file: str) -> AnalysisResult:
+    """The spectrum of each weight matrix: the exponent of its power-law tail, and what exceeds a random matrix.
+
+    A power law p(λ) ∝ λ^−α is fitted to the largest eigenvalues of WᵀW/n. There always is a best fit: trust α only
+    where ``distance`` is below about 1/√``tail``. Eigenvalues beyond the Marchenko–Pastur edge are counted as spikes.
+
+    When to use:
+        To compare the weights of networks without data.
+
+    Cost:
+        One singular-value decomposition for each weight matrix of the final network. No data.
+
+    Deviations:
+        None: the tail is fitted by maximum likelihood, and its start is chosen by the Kolmogorov–Smirnov distance.
+
+    Source:
+        Martin and Mahoney 2021, arXiv 1810.01075; Clauset, Shalizi, Newman 2009, arXiv 0706.1062.
+    """
     tails = heavy_tails({name: p.detach() for name, p in run.model.named_parameters()})
     alphas = [layer.alpha for layer in tails.layers if not layer.doubt]
     doubts = "; ".join(f"{layer.layer}: {layer.doubt}" for layer in tails.layers if layer.doubt)
@@ -149,6 +203,23 @@ def _tails(run: Subject, file: str) -> AnalysisResult:
 @analysis("dimension", "Intrinsic dimension")
 @each_run("dimension")
 def _dimension(run: Subject, file: str) -> AnalysisResult:
+    """Intrinsic dimension of the representations of each layer, by nearest neighbors and by the participation ratio.
+
+    TwoNN uses the ratio μ of the distances to the second and first neighbor, P(μ > x) = x^−d. Maximum likelihood uses
+    more neighbors. The participation ratio is (Σλ)²/Σλ² of the covariance.
+
+    When to use:
+        To compare layers at the same samples. Nearest neighbors underestimate high dimensions.
+
+    Cost:
+        All distances between the samples, for each layer of the final network.
+
+    Deviations:
+        The participation ratio is corrected for the sample size.
+
+    Source:
+        Facco et al. 2017, arXiv 1803.06992 (TwoNN); Levina and Bickel 2004 (maximum likelihood).
+    """
     dimensions = intrinsic_dimensions(run.history[-1].layers)
     known = [d for d in dimensions.two_nn if math.isfinite(d)]
     return AnalysisResult(
@@ -165,6 +236,23 @@ def _dimension(run: Subject, file: str) -> AnalysisResult:
 @analysis("fourier", "Fourier components")
 @each_run("fourier")
 def _fourier(run: Subject, file: str) -> AnalysisResult:
+    """Fourier components of the token table in modular arithmetic, through training.
+
+    Shares of the power by frequency over the tokens, with their Gini coefficient and inverse participation ratio.
+    Networks that have learned modular addition keep few frequencies.
+
+    When to use:
+        For runs on modular arithmetic: concentration rises as the network finds the circuit.
+
+    Cost:
+        One Fourier transform of the token table for each checkpoint. No data.
+
+    Deviations:
+        None.
+
+    Source:
+        Nanda et al. 2023, arXiv 2301.05217.
+    """
     from surgecollapse.report.fourier import token_table
 
     learned = run.config.data
@@ -194,6 +282,24 @@ def _fourier(run: Subject, file: str) -> AnalysisResult:
 @analysis("progress", "Circuit and memory")
 @each_run("progress")
 def _progress(run: Subject, file: str) -> AnalysisResult:
+    """How much of a network's answer is the circuit and how much is memory: restricted and excluded loss.
+
+    The restricted loss keeps only the waves of the key frequencies in the logits; the excluded loss removes them, on
+    training questions. The circuit has formed where the restricted loss is low; memory is gone where the excluded loss
+    is high.
+
+    When to use:
+        For runs on modular addition or subtraction. Both losses move long before the test loss does.
+
+    Cost:
+        One forward pass of all p² questions for each checkpoint.
+
+    Deviations:
+        The key frequencies are the strongest of the final network's logits.
+
+    Source:
+        Nanda et al. 2023, arXiv 2301.05217, section 5.
+    """
     keys = modular_progress(run.model, run.config, run.data).frequencies
     measures = [modular_progress(net, run.config, run.data, keys) for _, net in run.nets()]
     went = phases(
@@ -221,6 +327,23 @@ def _progress(run: Subject, file: str) -> AnalysisResult:
 @analysis("information", "Information plane")
 @each_run("information")
 def _information(run: Subject, file: str) -> AnalysisResult:
+    """The information plane: binned estimates of I(input; layer) and I(layer; label).
+
+    The estimates depend on the bins. They show how activations cluster, not how much the network forgets.
+
+    When to use:
+        To compare with published information planes. Read the caveat on the page first.
+
+    Cost:
+        One forward pass of the samples for each checkpoint, and one principal-component analysis for each layer.
+
+    Deviations:
+        The paper bins every unit; here the two leading principal components of each layer are binned, each between its
+        own ends.
+
+    Source:
+        Shwartz-Ziv and Tishby 2017, arXiv 1703.00810; criticism: Saxe et al. 2018.
+    """
     plane = information_plane(run.steps, [one.layers for one in run.history], run.validation[1])
     last = plane.with_label[-1][-1]
     return AnalysisResult(
@@ -238,6 +361,23 @@ def _information(run: Subject, file: str) -> AnalysisResult:
 
 @analysis("universality", "Universality")
 def _universality(subjects: Sequence[Subject]) -> list[AnalysisResult]:
+    """Whether the learning curves of several runs become one curve when they are rescaled.
+
+    Time is divided by each run's own half-way time, and levels run from 0 at the start to 1 at the end. The distance is
+    the mean gap of two curves over ln t.
+
+    When to use:
+        For two or more runs of one task.
+
+    Cost:
+        None beside reading the records.
+
+    Deviations:
+        The paper divides by final time and loss; half-way time suits curves that rise late, as in grokking.
+
+    Source:
+        Qiu et al. 2025, arXiv 2507.02119.
+    """
     if len(subjects) < 2:
         raise NotApplicable("it compares the learning curves of two runs at least")
     tasks = {(run.config.data.task, getattr(run.config.data, "operation", "")) for run in subjects}
