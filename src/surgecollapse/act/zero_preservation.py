@@ -23,6 +23,7 @@ class _Seen(NamedTuple):
     state: Any
     versions: list[int]
     rested: bool
+    """Whether the moments of closed weights were zero."""
 
 
 class AtRest:
@@ -48,6 +49,7 @@ class AtRest:
         self._trusted = [type(optimizer) in KEEP_ZEROS and optimizer_state != "keep" for optimizer in optimizers]
         self._seen: dict[int, _Seen] = {}
         self._resting: set[int] = set()
+        self._written: set[int] = set()
         self._found = False
 
     def distrust(self, index: int) -> None:
@@ -57,16 +59,19 @@ class AtRest:
     def before_step(self, index: int, names: Sequence[str]) -> None:
         """Note whether the coming step of optimizer ``index`` will leave closed weights of ``names`` at zero."""
         seen = self._seen.get(index)
-        if not self._trusted[index] or seen is None or not seen.rested or not self._stands(index, seen):
+        if not self._trusted[index] or seen is None or not self._stands(index, seen):
             return
-        if seen.versions == self._versions(names):
+        if seen.versions != self._versions(names):
+            self._written.add(index)  # decay may set the moments of what was written in the step that comes
+        elif seen.rested:
             self._resting.add(index)
 
     @torch.no_grad()
     def after_step(self, index: int, names: Sequence[str], *, check: bool) -> None:
         """Make closed weights zero, where they are not by themselves; look whether they are with ``check``."""
-        resting = index in self._resting
+        resting, written = index in self._resting, index in self._written
         self._resting.discard(index)
+        self._written.discard(index)
         held = not (resting and check) or self._weights.closed_are_zero(names)
         if not held:
             self.distrust(index)
@@ -75,7 +80,8 @@ class AtRest:
             self._weights.apply(names)
         if self._trusted[index] and not self._weights.dense:
             seen = self._seen.get(index)
-            rested = seen.rested if seen and self._stands(index, seen) else self._moments_are_zero(index, names)
+            known = seen is not None and not written and self._stands(index, seen)
+            rested = seen.rested if seen is not None and known else self._moments_are_zero(index, names)
             self._seen[index] = _Seen(
                 self._weights.changes, self._optimizers[index].state, self._versions(names), rested
             )
