@@ -330,7 +330,7 @@ def test_readings_see_the_activations_that_follow_each_prunable_layer():
         ({"include": "nothing.*"}, r"include: 'nothing\.\*' matches no parameter"),
         ({"exclude": "*"}, "nothing to prune"),
         ({"sites": ["nowhere"]}, "sites: 'nowhere' matches no module"),
-        ({"minimum_density": 1.5}, "minimum_density"),
+        ({"min_density": 1.5}, "min_density"),
         ({"rho": -1.0}, "rho"),
     ],
 )
