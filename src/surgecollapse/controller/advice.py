@@ -10,7 +10,7 @@ from surgecollapse.events import Plan
 from surgecollapse.policies import FixedInterval, NoOp, OneShot, Recycle, Static
 from surgecollapse.protocols import Policy
 
-_FEWEST = 4
+_FEWEST = 2
 """Readings of a run below which a policy that prunes step by step takes a large part at once."""
 
 
@@ -72,7 +72,7 @@ class Advice:
             minima: fewest weights that each layer keeps open.
             shares: open share by layer.
         """
-        held = [name for name, count in live.items() if count <= minima[name] and shares[name] < 1.0]
+        held = [name for name, count in live.items() if 0 < count <= minima[name] and shares[name] < 1.0]
         if held and len(held) < len(live):
             listed = ", ".join(f"{name} ({shares[name]:.1%} open)" for name in held)
             self.give(

@@ -151,7 +151,7 @@ def check_trainable(model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
             f"{_some(sharded) if sharded else 'the optimizer state'} is sharded over processes, and masks of shards "
             "are not supported: train with DistributedDataParallel and an ordinary optimizer"
         )
-    if type(model).forward in (nn.Module.forward, nn.ModuleList.forward, nn.ModuleDict.forward):
+    if isinstance(model, nn.ModuleDict | nn.ModuleList) and type(model).forward is nn.Module.forward:
         raise ValueError(
             f"{type(model).__name__} has no forward pass of its own, so nothing of its parts' use can be seen: attach "
             "to the module that the loop calls, or give the container a forward()"
