@@ -19,10 +19,13 @@ help:  ## This list
 demo:  ## Train on handwritten digits, plain and with surge-collapse, and write the report
 	@scripts/bootstrap.sh demo
 	$(BIN)/surgecollapse demo $(ARGS)
+	@printf '\nTo go on: $(BIN)/surgecollapse run digits --sparsity 0.9, or $(BIN)/surgecollapse --help.\n'
+	@printf 'After `source $(BIN)/activate` the command is just surgecollapse.\n'
 
 test:  ## The test suite
 	@scripts/bootstrap.sh test
 	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+	@printf '\nTo run some of them: $(BIN)/python -m pytest tests/unit/functional, or make test ARGS="-k masks".\n'
 
 # Vector instructions, BLAS and oneDNN each in their plainest form: sums are taken in another order than by default.
 test-numeric: export ATEN_CPU_CAPABILITY ?= default
@@ -47,6 +50,7 @@ types:  ## Both type checkers
 docs:  ## Build the documentation in site/; a broken link fails
 	@scripts/bootstrap.sh docs
 	$(BIN)/mkdocs build --strict --quiet
+	@printf '\nBuilt in site/. To read it in the browser: make serve-docs.\n'
 
 serve-docs:  ## The documentation in the browser, rebuilt as it is edited
 	@scripts/bootstrap.sh docs

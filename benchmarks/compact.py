@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from provenance import provenance
 from torch import Tensor, nn
 
 from surgecollapse.export import compact_model
@@ -60,6 +61,7 @@ def measure(model: str, sparsity: float, pattern: str | None, steps: int, seed: 
         "model": model,
         "sparsity": sparsity,
         "pattern": pattern,
+        **provenance(config),
         "accuracy": summary["accuracy"],
         "layers": {layer.name: layer.units for layer in result.layers},
         "parameters": result.parameters,

@@ -28,7 +28,7 @@ from surgecollapse.compare.rows import Rows, only_writer
 from surgecollapse.compare.suites import SUITES, Entry
 from surgecollapse.lab.config import as_mapping
 
-_COMMON = {"dropout": 0.05, "distribution": "global", "saliency": "lamp"}
+_COMMON = {"dropout": 0.05, "allocation": "global", "saliency": "lamp"}
 _TARGET = {"floor": 0.0, "min_density_ratio": 1.0}
 FORMS: dict[str, tuple[str, dict[str, Any]]] = {
     "gmp": ("gmp", {}),

@@ -61,7 +61,8 @@ _ON_TOP = {
     "with Grokfast (α .9, λ .5)": {"grokfast": "ema", "grokfast_alpha": 0.9, "grokfast_lamb": 0.5},
     "with StableMax": {"loss": "stablemax"},
     "with ⊥Grad": {"orthograd": "rescaled"},
-    "with surge-collapse, 50% sparse": {"policy": "entropy_cycles", "recipe": "surge-collapse", "sparsity": 0.5},
+    "with entropy_cycles, 50% sparse": {"policy": "entropy_cycles", "sparsity": 0.5},
+    "with cyclic_pruning, 50% sparse": {"policy": "cyclic_pruning", "sparsity": 0.5},
 }
 _TRANSFORMER = {
     "baseline": {"task": "grokfast-modular-baseline", "evaluate_every": 50, "stop_at_accuracy": 0.95},
@@ -81,11 +82,11 @@ _TRANSFORMER = {
 }
 _NEW = {
     "the record": {},
-    "no average of the weights": {"average_decay": 0.0},
-    "short batches count in full": {"weigh_batches": False},
+    "no average of the weights": {"ema_decay": 0.0},
+    "short batches count in full": {"scale_partial_batches": False},
     "positions as the tokens": {"position_scale": 1.0, "position_lr": 1.0},
     "all rates × 2/3": {"lr": 6e-3},
-    "rates fall from step 60 to none at 120": {"schedule": "linear", "hold": 60, "steps": 120},
+    "rates fall from step 60 to none at 120": {"schedule": "linear", "lr_hold_steps": 60, "steps": 120},
     **_ON_TOP,
 }
 _OLD = {
@@ -267,13 +268,13 @@ def run_all(methods: dict[str, dict[str, Any]], options: argparse.Namespace) -> 
     """Train what has no row yet; return the rows of every method and the seconds that it took."""
     from surgecollapse.compare.plan import key_of
     from surgecollapse.compare.rows import Rows
-    from surgecollapse.lab.config import as_mapping, make_config
+    from surgecollapse.lab.config import as_mapping, flat_values, make_config
 
     rows, wanted = Rows(options.out), {}
     missing: Missing = {}
     for seed in range(options.first_seed, options.first_seed + options.seeds):
         for name, settings in methods.items():
-            config = dict(as_mapping(make_config(**settings, seed=seed)))
+            config = flat_values(as_mapping(make_config(**settings, seed=seed)))
             key = key_of(config)
             wanted[name, seed] = key
             if key not in rows:
@@ -281,7 +282,8 @@ def run_all(methods: dict[str, dict[str, Any]], options: argparse.Namespace) -> 
     began = time.perf_counter()
     if not options.show:
         (run_stacked if options.stacked else run_apart)(missing, rows, options)
-    found = {name: [rows.get(wanted[name, s]) for n, s in wanted if n == name] for name in methods}
+    there = {at: rows.get(key) or rows.earlier(key) for at, key in wanted.items()}
+    found = {name: [there[at] for at in there if at[0] == name] for name in methods}
     return {name: [dict(row) for row in given if row] for name, given in found.items()}, time.perf_counter() - began
 
 

@@ -49,7 +49,7 @@ def reviews(seeds: int) -> Iterator[str]:
     for content in (True, False):
         scores = []
         for seed in range(seeds):
-            data = load_data(make_config(task="grokfast-imdb", content_words=content, seed=seed))
+            data = load_data(make_config(task="grokfast-imdb", drop_stop_words=content, seed=seed))
             bags = [
                 torch.zeros(len(x), data.vocabulary).scatter_(1, x, 1.0)[:, 2:]
                 for x in (data.x_train, data.x_validation)

@@ -39,7 +39,7 @@ class Trainee:
         torch.manual_seed(0)
         self.model = Decoder(self.data.vocabulary, 4, economy=economy).to(precision)
         self.optimizer = make_optimizer(self.config, self.model)
-        self.batches = Batches(len(self.data.x_train), self.config.batch_size, seed=0)
+        self.batches = Batches(len(self.data.x_train), self.config.run.batch_size, seed=0)
 
     def step(self) -> float:
         """One step; returns its loss."""

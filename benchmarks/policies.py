@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from provenance import provenance
 from rich.progress import Progress
 
 from surgecollapse.compare.paired_statistics import mean_interval
-from surgecollapse.lab.config import make_config
+from surgecollapse.lab.config import make_config, read_config
 from surgecollapse.lab.training.flops import mean_density
 from surgecollapse.lab.training.run import train
 from surgecollapse.record import RunStore
@@ -32,16 +33,18 @@ from surgecollapse.record import RunStore
 POLICIES = ("none", "acdc", "entropy_cycles", "entropy_thresholds", "fixed_interval")
 
 
-def measure(task: str, policy: str, seed: int, sparsity: float, work: Path) -> dict[str, float]:
+def measure(task: str, policy: str, seed: int, sparsity: float, work: Path) -> dict[str, Any]:
     """Train, unless it is done; return test accuracy in percent and mean training density."""
     folder = work / f"{task}-{policy}-{seed}"
     if not (folder / "run.db").is_file():
-        train(make_config(task=task, policy=policy, seed=seed, sparsity=sparsity), folder)
+        target = {} if policy == "none" else {"sparsity": sparsity}
+        train(make_config(task=task, policy=policy, seed=seed, **target), folder)
     with RunStore(folder / "run.db") as store:
         final, events = store.get("summary"), store.interventions()
     sizes = {layer.name: layer.size for event in events for layer in event.layers}
     density = mean_density(events, sizes, final["steps"])
-    return {"accuracy": 100 * final["accuracy"], "density": density, "sparsity": final["sparsity"]}
+    origin = provenance(read_config(folder / "config.toml"))
+    return {"accuracy": 100 * final["accuracy"], "density": density, "sparsity": final["sparsity"], **origin}
 
 
 def interval(values: list[float]) -> str:
@@ -50,7 +53,7 @@ def interval(values: list[float]) -> str:
     return f"{found.mean:.2f}" + ("" if found.half is None else f" ± {found.half:.2f}")
 
 
-def table(found: dict[str, list[dict[str, float]]], record: dict[str, Any]) -> str:
+def table(found: dict[str, list[dict[str, Any]]], record: dict[str, Any]) -> str:
     """The results as Markdown."""
     plain = [row["accuracy"] for row in found["none"]]
     lines = [
@@ -84,7 +87,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/policies"), help="where the runs go")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
-    found: dict[str, list[dict[str, float]]] = {policy: [] for policy in POLICIES}
+    found: dict[str, list[dict[str, Any]]] = {policy: [] for policy in POLICIES}
     with Progress() as progress:
         bar = progress.add_task("policies", total=options.seeds * len(POLICIES))
         for seed in range(options.seeds):

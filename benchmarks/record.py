@@ -20,10 +20,11 @@ from typing import Any
 
 import optuna
 import torch
+from provenance import provenance
 
 from surgecollapse import average_weights
 from surgecollapse.forecast.times import GENERALISE, IN_A_ROW
-from surgecollapse.lab.config import RunConfig, make_config
+from surgecollapse.lab.config import RunConfig, as_mapping, flat_values, make_config
 from surgecollapse.lab.data.registry import load_data
 from surgecollapse.lab.data.sampler import Batches
 from surgecollapse.lab.models.registry import build_model
@@ -47,8 +48,8 @@ def sample(trial: optuna.Trial) -> dict[str, Any]:
         "embedding_scale": trial.suggest_float("embedding_scale", 0.04, 0.5, log=True),
         "position_scale": trial.suggest_float("position_scale", 0.02, 1.0, log=True),
         "position_lr": trial.suggest_float("position_lr", 0.05, 1.0, log=True),
-        "average_decay": trial.suggest_float("average_decay", 0.6, 0.9),
-        "weigh_batches": trial.suggest_categorical("weigh_batches", [True, False]),
+        "ema_decay": trial.suggest_float("ema_decay", 0.6, 0.9),
+        "scale_partial_batches": trial.suggest_categorical("scale_partial_batches", [True, False]),
         "weight_decay": trial.suggest_float("weight_decay", 0.5, 4.0, log=True),
         "momentum": trial.suggest_float("momentum", 0.6, 0.95),
         "muon_beta1": trial.suggest_float("muon_beta1", 0.6, 0.9),
@@ -64,16 +65,18 @@ def steps_to_generalise(config: RunConfig) -> float:
     data = load_data(config)
     model = build_model(config, data)
     optimizer, loss = make_optimizer(config, model), make_loss(config, data)
-    averaged = average_weights(model, optimizer, decay=config.average_decay)
-    batches = Batches(len(data.x_train), config.batch_size, (config.seed + 0xBA7C4) % 2**63)
+    averaged = average_weights(model, optimizer, decay=config.transforms.ema_decay)
+    batches = Batches(len(data.x_train), config.run.batch_size, (config.run.seed + 0xBA7C4) % 2**63)
     seen: list[float] = []
     for step in range(LIMIT):
-        rate = config.lr * rate_factor(step, LIMIT, schedule=config.schedule, warmup=config.warmup)
+        rate = config.optimizer.lr * rate_factor(
+            step, LIMIT, schedule=config.optimizer.schedule, warmup=config.optimizer.warmup
+        )
         for group in optimizer.param_groups:
             group["lr"] = rate * group.get("factor", 1.0)
         rows = next(batches)
         optimizer.zero_grad()
-        weight = len(rows) / config.batch_size if config.weigh_batches else 1.0
+        weight = len(rows) / config.run.batch_size if config.run.scale_partial_batches else 1.0
         (weight * loss(model(data.x_train[rows]), data.y_train[rows])).backward()
         optimizer.step()
         if (step + 1) % EVERY == 0:
@@ -110,10 +113,12 @@ def main() -> None:
     def objective(trial: optuna.Trial) -> float:
         settings, values, began = sample(trial), [], time.perf_counter()
         for seed in SEEDS:
-            values.append(steps_to_generalise(make_config(task="grokfast-modular-record", seed=seed, **settings)))
+            config = make_config(task="grokfast-modular-record", seed=seed, **settings)
+            values.append(steps_to_generalise(config))
             if values[-1] > HOPELESS:
                 break
         row = {"trial": trial.number, "steps": [round(value, 1) for value in values], "settings": settings}
+        row |= provenance(config)
         with options.out.open("a") as file:
             file.write(json.dumps(row) + "\n")
         print(f"trial {trial.number}: {row['steps']}, {time.perf_counter() - began:.0f} s", flush=True)
@@ -131,10 +136,11 @@ def known() -> dict[str, Any]:
     """The frozen setting, as the first trial."""
     config = make_config(task="grokfast-modular-record")
     keys = (
-        "lr muon_lr embedding_lr embedding_scale position_scale position_lr average_decay weigh_batches weight_decay "
-        "momentum muon_beta1 beta2 warmup muon_tokens decay_vectors"
+        "lr muon_lr embedding_lr embedding_scale position_scale position_lr ema_decay scale_partial_batches "
+        "weight_decay momentum muon_beta1 beta2 warmup muon_tokens decay_vectors"
     )
-    return {key: getattr(config, key) for key in keys.split()}
+    values = flat_values(as_mapping(config))
+    return {key: values[key] for key in keys.split()}
 
 
 if __name__ == "__main__":

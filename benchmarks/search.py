@@ -33,7 +33,7 @@ def _options(**values: Any) -> dict[str, Any]:
 BASE: dict[str, Any] = {"policy": "entropy_cycles", "dropout": 0.1}
 """What every variant changes one thing of."""
 
-LAYER: dict[str, Any] = {"distribution": "layer"}
+LAYER: dict[str, Any] = {"allocation": "layer"}
 
 SETTLE: dict[str, Any] = {
     "anneal": True, "full_depth_at": 0.6, "max_sparsity": 0.9, "cycles_until": 0.7, "freeze_at": 0.72, "floor": 0.0
@@ -94,12 +94,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "growth-momentum": _options(growth="momentum"),
     "initial-noise": _options(regrow_init="noise"),
     "initial-last": _options(regrow_init="last"),
-    "moments-keep": {"moments": "keep"},
-    "moments-warmup": {"moments": "warmup"},
-    "erk": {"distribution": "erk"},
-    "layer": {"distribution": "layer"},
-    "min-0.02": {"minimum_density": 0.02},
-    "min-0.05": {"minimum_density": 0.05},
+    "moments-keep": {"optimizer_state": "keep"},
+    "moments-warmup": {"optimizer_state": "warmup"},
+    "erk": {"allocation": "erk"},
+    "layer": {"allocation": "layer"},
+    "min-0.02": {"min_density": 0.02},
+    "min-0.05": {"min_density": 0.05},
     "taylor": {"saliency": "taylor"},
     "freeze-0.78": _options(freeze_at=0.78),
     "freeze-0.92": _options(freeze_at=0.92),
@@ -214,7 +214,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "gmp-until-0.9": {"policy": "gmp", **_options(end_at=0.9)},
     "gmp-from-0.2": {"policy": "gmp", **_options(start_at=0.2)},
     "settle-0.25-last": _options(**{**SETTLE, "surge": 0.25, "regrow_init": "last"}),
-    "settle-0.25-keep": {**_options(**{**SETTLE, "surge": 0.25}), "moments": "keep"},
+    "settle-0.25-keep": {**_options(**{**SETTLE, "surge": 0.25}), "optimizer_state": "keep"},
     "settle-0.05-short": _options(**{**SETTLE, "surge": 0.05, "timing": "fixed", "phase": 0.025}),
     "gmp-lamp": {"policy": "gmp", "saliency": "lamp"},
     "acdc-lamp": {"policy": "acdc", "saliency": "lamp"},
@@ -309,6 +309,7 @@ def run(
 ) -> dict[str, Any]:
     """Train one net; accuracy in percent on the 10,000 samples, or on ``sets`` (x and y to train, x and y to score)."""
     import torch
+    from provenance import provenance
 
     from surgecollapse import Readings, Target, Updates, attach
     from surgecollapse.lab.config import make_config
@@ -322,29 +323,32 @@ def run(
     torch.set_num_threads(1)
     began = time.perf_counter()
     widths = {"mlp": (256, 256), "cnn": (64, 64, 64)}[model]
-    config = make_config(
-        task="mnist1d", model=model, widths=widths, sparsity=sparsity, seed=seed, **{**BASE, **changes}
-    )
+    settings = {"sparsity": sparsity, **BASE, **changes}
+    if settings.get("policy") == "none":
+        del settings["sparsity"]
+    config = make_config(task="mnist1d", model=model, widths=widths, seed=seed, **settings)
     x, y, x_test, y_test = sets or data()
     torch.manual_seed(seed)
     net = build_model(config, load_data(config))
     optimizer = make_optimizer(config, net)
     controller = None
-    if config.policy != "none":
+    if config.method.policy != "none":
         controller = attach(
             net,
             optimizer,
-            sparsity=Target(sparsity, allocation=config.distribution, min_density=config.minimum_density),
+            sparsity=Target(sparsity, allocation=config.method.allocation, min_density=config.method.min_density),
             total_steps=steps,
-            policy=make_policy(config.policy, **config.policy_options),
-            readings=Readings(every=config.every),
+            policy=make_policy(config.method.policy, **config.method.policy_options),
+            readings=Readings(every=config.method.every),
             seed=seed,
-            updates=Updates(optimizer_state=config.moments, saliency=config.saliency),
+            updates=Updates(optimizer_state=config.method.optimizer_state, saliency=config.method.saliency),
         )
-    batches, density = Batches(len(y), config.batch_size, seed), 0.0
+    batches, density = Batches(len(y), config.run.batch_size, seed), 0.0
     for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = config.lr * rate_factor(step, steps, schedule=config.schedule, warmup=config.warmup)
+            group["lr"] = config.optimizer.lr * rate_factor(
+                step, steps, schedule=config.optimizer.schedule, warmup=config.optimizer.warmup
+            )
         rows = next(batches)
         net.train()
         optimizer.zero_grad()
@@ -368,7 +372,7 @@ def run(
         "collapses": kinds.count("collapse"),
         "surges": kinds.count("surge"),
         "seconds": time.perf_counter() - began,
-        "settings": {**BASE, **changes},
+        **provenance(config),
     }
 
 

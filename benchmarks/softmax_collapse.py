@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from provenance import provenance
 from torch import Tensor
 
 from surgecollapse.functional import softmax_collapse, stablemax_cross_entropy, zero_loss_share
@@ -77,7 +78,7 @@ def train(name: str, fraction: float, seed: int, steps: int, every: int, device:
     print(flush=True)
     return {
         "loss": name, "fraction": fraction, "seed": seed, "steps": steps,
-        "device": device, "torch": torch.__version__,
+        "device": device, "torch": torch.__version__, **provenance(config),
         "hardware": torch.cuda.get_device_name() if device == "cuda" else "one thread of a CPU",
         "seconds": round(time.perf_counter() - began, 1),
         "columns": ["step", "train", "validation", "collapsed", "zero loss"],

@@ -125,6 +125,7 @@ def main() -> None:
             made = run(name, METHODS[name], "mlp", 0.9, seed, sets, steps)
             row = {"method": name, "size": size, "steps": steps, "seed": seed}
             row |= {key: round(made[key], 3) for key in ("accuracy", "train", "density", "seconds")}
+            row |= {key: made[key] for key in ("version", "config")}
             rows.append(row)
             with file.open("a") as lines:
                 lines.write(json.dumps(row) + "\n")

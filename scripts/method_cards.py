@@ -59,7 +59,7 @@ def parts() -> Iterator[Part]:
     from surgecollapse.gradients.orthograd import OrthoGrad
     from surgecollapse.observe.monitors import MONITORS
     from surgecollapse.policies import POLICIES
-    from surgecollapse.report.analyses.registry import ANALYSES
+    from surgecollapse.report.analyses.registry import ANALYSES, TITLES
 
     for name, value in POLICIES.items():
         yield Part("policies", name, value, value.__name__)
@@ -69,7 +69,7 @@ def parts() -> Iterator[Part]:
     for name, value in MONITORS.items():
         yield Part("monitors", name, value, value.__name__)
     for name, value in ANALYSES.items():
-        yield Part("analyses", name, value, name)
+        yield Part("analyses", name, value, TITLES[name])
 
 
 def sections(value: Any) -> dict[str, str]:

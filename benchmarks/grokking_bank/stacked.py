@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import functional_call, stack_module_state, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from surgecollapse.forecast.times import GENERALISE, IN_A_ROW
-from surgecollapse.lab.config import ConfigError
+from surgecollapse.lab.config import ConfigError, as_mapping, flat_values, layered
 from surgecollapse.lab.data.dataset import training_sample
 from surgecollapse.lab.data.registry import load_data
 from surgecollapse.lab.data.sampler import batches_of
@@ -54,7 +54,7 @@ class StackedRun:
     @property
     def reached_goal(self) -> bool:
         """Whether enough evaluations on end had the accuracy at which the run is to stop."""
-        goal = GENERALISE if self.config.until == "grokked" else self.config.stop_at_accuracy
+        goal = GENERALISE if self.config.run.until == "grokked" else self.config.run.stop_at_accuracy
         last = self.accuracy_validation[-IN_A_ROW:]
         return goal is not None and len(last) == IN_A_ROW and min(last) >= goal
 
@@ -82,7 +82,7 @@ def train_stacked(configs: Sequence[RunConfig], tell: Callable[[int], None] = la
         stack = _Stack(configs)
         while stack.runs:
             stack.train_step()
-            if stack.step % stack.config.evaluate_every == 0 or stack.step == stack.total:
+            if stack.step % stack.config.run.evaluate_every == 0 or stack.step == stack.total:
                 stack.evaluate()
                 tell(stack.step)
                 stack.drop_finished()
@@ -93,7 +93,7 @@ def _check(configs: Sequence[RunConfig]) -> None:
     if not configs:
         raise ConfigError("no runs given: expected one configuration for each")
     first = configs[0]
-    if any(config.model_copy(update={"seed": first.seed}) != first for config in configs):
+    if any(layered(as_mapping(config), {"seed": first.run.seed}) != first for config in configs):
         raise ConfigError("stacked runs differ in their seed alone: train others apart")
     plain: dict[str, Any] = {
         "policy": "none",
@@ -102,14 +102,15 @@ def _check(configs: Sequence[RunConfig]) -> None:
         "class_weights": "none",
         "early_stopping": 0,
     }
-    plain |= {"early_stopping": 0, "forecast": "none", "average_decay": 0.0, "weigh_batches": False}
+    plain |= {"early_stopping": 0, "forecast": "none", "ema_decay": 0.0, "scale_partial_batches": False}
+    values = flat_values(as_mapping(first))
     for key, value in plain.items():
-        if getattr(first, key) != value:
-            raise ConfigError(f"{key} = {getattr(first, key)!r} cannot be stacked: expected {value!r}, or train apart")
-    if first.model not in STACKABLE or first.optimizer == "muon":
+        if values.get(key, value) != value:
+            raise ConfigError(f"{key} = {values[key]!r} cannot be stacked: expected {value!r}, or train apart")
+    if first.model.name not in STACKABLE or first.optimizer.name == "muon":
         raise ConfigError(
-            f"model {first.model!r} with {first.optimizer!r} cannot be stacked: expected one of {', '.join(STACKABLE)} "
-            "and no muon, or train apart"
+            f"model {first.model.name!r} with {first.optimizer.name!r} cannot be stacked: expected one of "
+            f"{', '.join(STACKABLE)} and no muon, or train apart"
         )
 
 
@@ -125,7 +126,7 @@ class _Stack:
         self._loss = make_loss(self.config, self._data[0])
         size = len(self._data[0].x_train)
         self._batches = [batches_of(config, size) for config in configs]
-        self.total, self.step = self.config.total_steps(size), 0
+        self.total, self.step = self.config.run.total_steps(size), 0
         self._shape = copy.deepcopy(nets[0]).to("meta")
         self._first = _take_first(self._shape) if self._data[0].kind == "pairs" else None
         if self._first is not None:
@@ -157,8 +158,12 @@ class _Stack:
         """One step of every run."""
         began = time.perf_counter()
         config, (x, y) = self.config, self._rows()
-        rate = config.lr * rate_factor(
-            self.step, self.total, schedule=config.schedule, warmup=config.warmup, hold=config.hold
+        rate = config.optimizer.lr * rate_factor(
+            self.step,
+            self.total,
+            schedule=config.optimizer.schedule,
+            warmup=config.optimizer.warmup,
+            hold=config.optimizer.lr_hold_steps,
         )
         for group in self._optimizer.param_groups:
             group["lr"] = rate * group.get("factor", 1.0)
@@ -170,7 +175,7 @@ class _Stack:
             self._transform()
         self._optimizer.step()
         self.step += 1
-        if self.step % config.evaluate_every == 0 or self.step == self.total:
+        if self.step % config.run.evaluate_every == 0 or self.step == self.total:
             finish_work(self._device)
         spent = (time.perf_counter() - began) / len(self.runs)
         for run in self.runs:
@@ -248,10 +253,9 @@ def _of_runs(value: Any, parameter: Tensor) -> bool:
 def _stacked(nets: Sequence[nn.Module]) -> nn.Module:
     """A net of the same names whose parameters have a leading dimension for the nets; it cannot be called."""
     whole = copy.deepcopy(nets[0])
-    for name, _ in nets[0].named_parameters():
+    for name, together in stack_module_state(list(nets))[0].items():
         owner, _, last = name.rpartition(".")
-        together = torch.stack([net.get_parameter(name).detach() for net in nets])
-        setattr(whole.get_submodule(owner), last, nn.Parameter(together))
+        setattr(whole.get_submodule(owner), last, nn.Parameter(together.detach()))
     return whole
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import io
 import json
 import time
+import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +21,7 @@ from grokking_bank.plan import Block
 from grokking_bank.readings import SERIES, Readings
 from grokking_bank.stack import Stack
 from surgecollapse.forecast.times import GrokkingTimes, grokking_times
-from surgecollapse.record.whole_files import write_whole
+from surgecollapse.record.whole_files import is_sealed, seal_of, write_whole
 
 FIRST = 10
 """Step of the first evaluation."""
@@ -108,39 +111,31 @@ def write_stack(path: Path, members: Sequence[Member], block: Block, tell: Calla
         "seconds": round(time.perf_counter() - began, 2),
         "torch": torch.__version__,
     }
-    content = io.BytesIO()
-    np.savez_compressed(content, steps=np.array(steps), values=shortened(values), facts=np.array(json.dumps(facts)))
-    write_whole(path, content.getvalue())
+    _write(path, steps=np.array(steps), values=shortened(values), facts=np.array(json.dumps(facts)))
 
 
 def cut(path: Path, out: Path, members: Sequence[int], every: int) -> None:
     """Write a part of a file as a file of its own: some members, every n-th evaluation counted back from the last."""
-    with np.load(path) as file:
-        steps, values, facts = file["steps"], file["values"], json.loads(str(file["facts"]))
+    steps, values, facts = _read(path)
     facts["members"] = [facts["members"][i] for i in members]
     kept = np.arange(len(steps))[::-1][::every][::-1]
-    with out.open("wb") as written:
-        np.savez_compressed(
-            written, steps=steps[kept], values=values[list(members)][:, kept], facts=np.array(json.dumps(facts))
-        )
+    _write(out, steps=steps[kept], values=values[list(members)][:, kept], facts=np.array(json.dumps(facts)))
 
 
-def facts_of(path: Path) -> dict[str, object]:
+def facts_of(path: Path) -> dict[str, Any]:
     """What a file says of itself."""
-    with np.load(path) as file:
-        return dict(json.loads(str(file["facts"])))
+    return _read(path)[2]
 
 
 def read_bank(folder: Path, pattern: str = "*.npz") -> list[BankRun]:
     """All runs of the files in a folder whose names fit a pattern.
 
     Raises:
-        ValueError: if a file is of a newer version.
+        ValueError: if a file is damaged, or of a newer version.
     """
     runs: list[BankRun] = []
     for path in sorted(folder.glob(pattern)):
-        with np.load(path) as file:
-            steps, values, facts = file["steps"], file["values"], json.loads(str(file["facts"]))
+        steps, values, facts = _read(path)
         if facts["version"] > VERSION:
             raise ValueError(f"{path} has version {facts['version']}, this library reads up to {VERSION}")
         for settings, numbers in zip(facts["members"], values, strict=True):
@@ -149,3 +144,26 @@ def read_bank(folder: Path, pattern: str = "*.npz") -> list[BankRun]:
             times = grokking_times(steps.tolist(), train.tolist(), validation.tolist(), generalise=facts["generalise"])
             runs.append(BankRun(task=facts["task"], member=Member(**settings), steps=steps, series=series, times=times))
     return runs
+
+
+def _write(path: Path, **parts: NDArray[Any]) -> None:
+    """Write a file with a checksum of all of it, whole or not at all."""
+    content = io.BytesIO()
+    np.savez_compressed(content, **parts)
+    write_whole(path, content.getvalue()[:-2] + seal_of(content.getbuffer()))
+
+
+def _read(path: Path) -> tuple[NDArray[np.int64], NDArray[np.float32], dict[str, Any]]:
+    """Steps, values and facts, once the whole file has its checksum; older files have none.
+
+    Raises:
+        ValueError: if it is damaged.
+    """
+    try:
+        with path.open("rb") as file:
+            is_sealed(file)
+            file.seek(0)
+            with np.load(file) as parts:
+                return parts["steps"], parts["values"], json.loads(str(parts["facts"]))
+    except (zipfile.BadZipFile, zlib.error, ValueError, LookupError, EOFError, NotImplementedError) as error:
+        raise ValueError(f"{path} is damaged or no file of the bank ({error}): make it anew") from error

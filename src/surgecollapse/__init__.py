@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from surgecollapse.record.memory import MemoryRecorder
     from surgecollapse.record.store import RunStore
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOME = {
     "attach": "attaching.attach",

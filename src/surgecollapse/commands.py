@@ -172,10 +172,10 @@ class Cadence(Command):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NoOp(Command):
-    """The policy decides nothing until it is resumed; readings go on."""
+class PausePolicy(Command):
+    """The policy decides nothing until it is resumed; training and readings go on."""
 
-    kind: ClassVar[str] = "hold"
+    kind: ClassVar[str] = "pause-policy"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,10 +232,12 @@ COMMANDS: dict[str, type[Command]] = {
     cls.kind: cls
     for cls in (
         Collapse, Surge, Pump, SetSparsity, SetThresholds, LearningRate, Cadence,
-        NoOp, Resume, Pause, Continue, Checkpoint, Inspect, Stop, RollBack,
+        PausePolicy, Resume, Pause, Continue, Checkpoint, Inspect, Stop, RollBack,
     )
 }  # fmt: skip
 """The commands by kind."""
+_RENAMED = {"hold": "pause-policy"}
+"""Kinds of version 0.1, as old records have them → their names since."""
 READ_ONLY = ("pause", "continue", "checkpoint", "inspect")
 """Kinds that change nothing that a run computes."""
 
@@ -248,11 +250,13 @@ def command_from(kind: str, body: Mapping[str, Any]) -> Command:
 
     >>> command_from("collapse", {"fraction": 0.3})
     Collapse(fraction=0.3, layers=())
+    >>> command_from("pause_policy", {}), command_from("hold", {})
+    (PausePolicy(), PausePolicy())
     >>> command_from("collapse", {"fractoin": 0.3})
     Traceback (most recent call last):
     ValueError: collapse has no value 'fractoin': expected fraction, layers
     """
-    cls = COMMANDS.get(kind) if isinstance(kind, str) else None
+    cls = COMMANDS.get(_RENAMED.get(kind, kind).replace("_", "-")) if isinstance(kind, str) else None
     if cls is None:
         shown = _shown(kind)[:60]
         raise ValueError(f"unknown command {shown}: expected one of {', '.join(COMMANDS)}")

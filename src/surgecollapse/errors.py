@@ -6,14 +6,20 @@ import difflib
 from collections.abc import Collection, Iterable
 
 
-def nearest(given: object, valid: Iterable[str]) -> str | None:
-    """The valid word that is nearest to what was given; ``None`` if none is near.
+def nearest(given: object, valid: Iterable[str], *, most: int = 1, cutoff: float = 0.5) -> list[str]:
+    """The valid words that are nearest to what was given, the nearest first; none if none is near.
+
+    Args:
+        given: what came.
+        valid: what is expected.
+        most: how many.
+        cutoff: least similarity, in [0, 1].
 
     >>> nearest("Digit", ["digits", "mnist"]), nearest("x", ["digits"])
-    ('digits', None)
+    (['digits'], [])
     """
-    close = difflib.get_close_matches(str(given).lower(), list(valid), n=1, cutoff=0.5)
-    return close[0] if close else None
+    words = {word.lower(): word for word in valid}
+    return [words[word] for word in difflib.get_close_matches(str(given).lower(), words, n=most, cutoff=cutoff)]
 
 
 def unknown(what: str, given: object, valid: Collection[str]) -> str:
@@ -31,7 +37,7 @@ def unknown(what: str, given: object, valid: Collection[str]) -> str:
     """
     close = nearest(given, valid)
     expected = f"one of {', '.join(valid)}" if valid else "none"
-    return f"unknown {what} {given!r}: expected {expected}" + (f". Did you mean {close!r}?" if close else "")
+    return f"unknown {what} {given!r}: expected {expected}" + (f". Did you mean {close[0]!r}?" if close else "")
 
 
 def one_of(what: str, given: str, valid: Collection[str]) -> str:

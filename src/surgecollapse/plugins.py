@@ -15,7 +15,7 @@ Another package names its parts in its ``pyproject.toml``. Where a name is asked
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar
@@ -31,13 +31,15 @@ FORMS = {
     "criteria": "a function of (weight, signal) that returns scores of the weight's shape",
     "monitors": "called without arguments, returns an object with name, needs and measure(scene)",
     "detectors": "called without arguments, returns an object with update(measurement), state_dict, load_state_dict",
+    "trackers": "called with a run's name, its configuration and a folder, returns an object of "
+    "surgecollapse.trackers.protocol.Tracker",
     "tasks": "a function of (seed, data_dir) that returns surgecollapse.lab.data.dataset.Data",
     "analyses": "a function of the runs (surgecollapse.report.analyses.loaded_run.Subject) that returns findings",
 }
 """What stands behind an entry point of the group ``surgecollapse.<kind>``, by kind."""
 
 
-class Registry(Mapping[str, Part], Generic[Part]):
+class Registry(MutableMapping[str, Part], Generic[Part]):
     """The parts of one kind by name, in alphabetical order. Used as a decorator, it gives a part its name.
 
     The modules of the room are imported at the first look-up, so that a new file there is found without being listed.
@@ -74,7 +76,7 @@ class Registry(Mapping[str, Part], Generic[Part]):
 
         return register
 
-    def load(self) -> Mapping[str, Part]:
+    def load(self) -> dict[str, Part]:
         """Import the room, once, and return its parts by name."""
         room, self._room = self._room, None
         if room is not None:
@@ -85,6 +87,12 @@ class Registry(Mapping[str, Part], Generic[Part]):
 
     def __getitem__(self, name: str) -> Part:
         return self.load()[name]
+
+    def __setitem__(self, name: str, part: Part) -> None:
+        self.load()[name] = part
+
+    def __delitem__(self, name: str) -> None:
+        del self.load()[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.load())
@@ -123,7 +131,7 @@ def offered(kind: str) -> dict[str, EntryPoint]:
     >>> offered("colors")
     Traceback (most recent call last):
     ...
-    ValueError: unknown kind of part 'colors': expected one of policies, criteria, monitors, detectors, tasks, ...
+    ValueError: unknown kind of part 'colors': expected one of policies, criteria, monitors, detectors, trackers, ...
     """
     if kind not in FORMS:
         raise ValueError(unknown("kind of part", kind, FORMS))

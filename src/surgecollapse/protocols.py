@@ -42,10 +42,12 @@ class Dataflow:
     """Weights of the layers whose output goes into a top-k choice (routers of experts)."""
     weights: tuple[str, ...] = ()
     """Parameters that multiplied activations as a matrix or a kernel."""
+    transposed: tuple[str, ...] = ()
+    """Those of them that are matrices of inputs by outputs, as in ``x @ weight``."""
 
     def to_dict(self) -> dict[str, list[str]]:
         """Plain lists, for a checkpoint."""
-        return {"outputs": list(self.outputs), "selectors": list(self.selectors), "weights": list(self.weights)}
+        return {key: list(getattr(self, key)) for key in ("outputs", "selectors", "weights", "transposed")}
 
     @staticmethod
     def from_dict(saved: Mapping[str, Sequence[str]]) -> Dataflow:

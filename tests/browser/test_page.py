@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -224,5 +225,31 @@ def test_histograms_and_the_confusion_matrix_come_when_asked_for(live, page):
         )
         choices.select_option(first)
         wait_until(lambda: "not drawn" in page.inner_text("#picture"), "no histogram")
+    finally:
+        end(server)
+
+
+NAMES = ("toString", "__proto__", "constructor", "hasOwnProperty/x", "valueOf", "$x^2$")
+
+
+def test_series_of_any_name_are_drawn_and_damaged_rows_are_said(written, page):
+    for name in NAMES:
+        for step in range(3):
+            written.measure(step, name, float(step), layer="toString")
+    written.flush()
+    connection = sqlite3.connect(written.path)
+    connection.execute("INSERT INTO events (step, kind, version, body) VALUES (1, 'Intervention', 1, '{')")
+    connection.commit()
+    connection.close()
+    server, address = served(written.path.parent.parent)
+    try:
+        page.goto(address)
+        page.get_by_role("button", name="written", exact=True).click()
+        page.wait_for_selector(".chart canvas")
+        titles = page.locator(".chart h3").all_inner_texts()
+        assert set(NAMES) <= set(titles)
+        assert page.locator(".chart canvas").count() == len(titles)
+        wait_until(lambda: "left out" in page.inner_text("#strip"), "damaged rows are not said")
+        assert page.is_hidden("#problem")
     finally:
         end(server)

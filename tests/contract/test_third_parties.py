@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import textwrap
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
-from surgecollapse import MemoryRecorder, Monitoring, Readings, Updates, attach, make_policy, watch_training
+from surgecollapse import MemoryRecorder, Monitoring, Readings, Updates, attach, make_policy, testing, watch_training
 from surgecollapse.events import Measurement
 from surgecollapse.lab.config import ConfigError, make_config
 from surgecollapse.lab.data.registry import load_task
 from surgecollapse.lab.training import forecasts as foresight
 from surgecollapse.lab.training.run import train
 from surgecollapse.plugins import FORMS, find, offered
-from surgecollapse.report.analyses import analyse
+from surgecollapse.report.analyses import Subject, analyse
+from surgecollapse.trackers import export_to
 
 MODULE = '''
 import torch
@@ -38,6 +40,29 @@ class Count:
 
     def measure(self, scene):
         return {"count/weights": float(len(scene.weights))}
+
+
+class Notebook:
+    def __init__(self, name, config, folder):
+        self.lines = [name]
+
+    def scalars(self, step, values):
+        self.lines += [f"{step} {name} {value}" for name, value in values.items()]
+
+    def text(self, step, title, text):
+        self.lines.append(f"{step} {title}: {text}")
+
+    def histogram(self, step, name, edges, counts):
+        self.lines.append(f"{step} {name} {sum(counts)}")
+
+    def picture(self, step, name, path):
+        self.lines.append(f"{step} {name} {path.stat().st_size} bytes")
+
+    def back(self, step):
+        self.lines.append(f"back to {step}")
+
+    def finish(self, summary):
+        return f"{len(self.lines)} lines"
 
 
 class Early:
@@ -88,6 +113,7 @@ OFFERS = {
     "criteria": {"oldest": "oldest"},
     "monitors": {"count": "Count"},
     "detectors": {"early": "Early"},
+    "trackers": {"notebook": "Notebook"},
     "tasks": {"stripes": "stripes"},
     "analyses": {"how-long": "how_long"},
 }
@@ -124,6 +150,19 @@ def test_every_kind_is_offered_and_loads():
         assert set(offers) <= set(offered(kind))
         for name in offers:
             assert callable(find(kind, "part", name, {}))
+
+
+@pytest.mark.usefixtures("package")
+def test_the_parts_of_a_package_pass_the_public_checks(tmp_path):
+    testing.check_policy(partial(make_policy, "quiet"))
+    testing.check_criterion(find("criteria", "saliency", "oldest", {}))
+    testing.check_monitor(find("monitors", "monitor", "count", {}))
+    testing.check_task(find("tasks", "task", "stripes", {}))
+    testing.check_tracker(find("trackers", "tracker", "notebook", {}))
+    train(small(), tmp_path / "run")
+    assert export_to("notebook", tmp_path / "run").endswith(" lines")
+    runs = [Subject(tmp_path / "run", "run")]
+    testing.check_analysis(find("analyses", "analysis", "how-long", {}), runs)
 
 
 @pytest.mark.usefixtures("package")

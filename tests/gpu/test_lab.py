@@ -8,7 +8,7 @@ from grokking_bank.stacked import train_stacked
 from torch import nn
 
 from surgecollapse import Readings, Target, attach
-from surgecollapse.cli.doctor import examine
+from surgecollapse.cli.machine_checks import examine
 from surgecollapse.export.semi_structured import to_semi_structured
 from surgecollapse.lab.config import make_config, read_config, write_config
 from surgecollapse.lab.training.checkpoint import load_checkpoint
@@ -29,7 +29,7 @@ RUNS = {
     "record": {"task": "grokfast-modular-record"},
     "transformer": {"task": "prieto-transformer-orthograd"},
     "stablemax": {"task": "prieto-parity-stablemax"},
-    "plain": {"task": "digits", "policy": "none", "dropout": 0.2, "average_decay": 0.9},
+    "plain": {"task": "digits", "policy": "none", "dropout": 0.2, "ema_decay": 0.9},
 }
 SHORT = {"steps": 60, "evaluate_every": 20, "checkpoint_every": 25, "device": "cuda", "monitor_budget": 1.0}
 
@@ -54,7 +54,7 @@ def test_a_run_trains_on_the_gpu_and_is_read_back_on_the_host(name, tmp_path):
         assert losses[-1] < losses[0]
     finally:
         run.store.close()
-    if config.dropout:  # drawn by the generator of the device
+    if config.model.dropout:  # drawn by the generator of the device
         return
     on_host = train(config.model_copy(update={"device": "cpu"}), tmp_path / "cpu")
     with RunStore(tmp_path / "cpu" / "run.db") as store:
@@ -92,8 +92,8 @@ def test_stacked_runs_are_the_single_ones(name, tmp_path):
     configs = [make_config(**settings, seed=seed) for seed in (0, 1)]
     stacked = train_stacked(configs)
     for config, run in zip(configs, stacked, strict=True):
-        train(config, tmp_path / str(config.seed))
-        with RunStore(tmp_path / str(config.seed) / "run.db") as store:
+        train(config, tmp_path / str(config.run.seed))
+        with RunStore(tmp_path / str(config.run.seed) / "run.db") as store:
             alone = store.measurements("loss/validation").values
         assert run.loss_validation == pytest.approx(alone[: len(run.loss_validation)].tolist(), rel=2e-2)
 

@@ -10,13 +10,19 @@ import sys
 import time
 
 import pytest
+import torch
 
-from surgecollapse.cli import INTERRUPTED, MISTAKE, Flags, main, training
-from surgecollapse.cli.doctor import examine
-from surgecollapse.lab.config import RunConfig, read_config
+from surgecollapse.cli import INTERRUPTED, MISTAKE, main, training
+from surgecollapse.cli.flags import Flags
+from surgecollapse.cli.machine_checks import examine
+from surgecollapse.lab.config import make_config, read_config
+from surgecollapse.lab.config.experiments import experiments
+from surgecollapse.lab.config.keys import KEYS
+from surgecollapse.lab.training.checkpoint import load_checkpoint
 from surgecollapse.record import RunStore
 
-SHORT = ["--steps", "30", "--widths", "8,8", "--evaluate-every", "10", "--every", "5", "--minimum-density", "0"]
+SHORT = ["--steps", "30", "--widths", "8,8", "--evaluate-every", "10", "--every", "5"]
+SPARSE = ["--min-density", "0"]
 
 
 @pytest.fixture(autouse=True)
@@ -45,14 +51,14 @@ def test_help_explains(argv, capsys):
 def test_help_of_run_names_every_key_with_its_description(capsys):
     main(["run", "--help"])
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    for name, field in RunConfig.model_fields.items():
+    for name, (_, field) in KEYS.items():
         if name != "task":
             assert f"--{name.replace('_', '-')} " in text, name
             assert str(field.description).split(".")[0][:40] in text, name
 
 
 def test_flags_are_exactly_the_configuration_keys():
-    assert set(Flags.model_fields) == set(RunConfig.model_fields) - {"task"}
+    assert set(Flags.model_fields) == set(KEYS) - {"task"}
 
 
 def test_help_is_quick_because_it_imports_no_torch():
@@ -60,15 +66,15 @@ def test_help_is_quick_because_it_imports_no_torch():
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
 
 
-@pytest.mark.parametrize("policy", ["none", "entropy_cycles"])
-def test_a_short_run_ends_in_a_table_and_a_run_directory(policy, tmp_path, capsys):
-    assert main(["run", "digits", "--policy", policy, "--out", "there", *SHORT]) == 0
+@pytest.mark.parametrize(("policy", "more"), [("none", []), ("cyclic_pruning", SPARSE)])
+def test_a_short_run_ends_in_a_table_and_a_run_directory(policy, more, tmp_path, capsys):
+    assert main(["run", "digits", "--policy", policy, "--out", "there", *SHORT, *more]) == 0
     captured = capsys.readouterr()
     assert "test accuracy" in captured.out
     assert "surgecollapse report there" in captured.out
     assert "step 30/30" in captured.err
     config = read_config(tmp_path / "there" / "config.toml")
-    assert (config.policy, config.steps, config.widths) == (policy, 30, (8, 8))
+    assert (config.method.policy, config.run.steps, config.model.widths) == (policy, 30, (8, 8))
     with RunStore(tmp_path / "there" / "run.db") as store:
         assert store.get("status") == "complete"
 
@@ -77,7 +83,33 @@ def test_a_file_gives_the_keys_and_flags_win(tmp_path):
     (tmp_path / "my.toml").write_text('task = "digits"\npolicy = "none"\nsteps = 5\nlr = 0.5\nwidths = [8]\n')
     assert main(["run", "--config", "my.toml", "--lr", "0.25", "--out", "there"]) == 0
     config = read_config(tmp_path / "there" / "config.toml")
-    assert (config.lr, config.steps) == (0.25, 5)
+    assert (config.optimizer.lr, config.run.steps) == (0.25, 5)
+
+
+def test_flags_may_carry_the_section_of_their_key(tmp_path):
+    argv = "run --config my.toml --optimizer.name sgd --optimizer.lr=0.25 --run.seed 4 --out there"
+    (tmp_path / "my.toml").write_text('[data]\ntask = "digits"\n[method]\npolicy = "none"\n[run]\nsteps = 5\n')
+    assert main(argv.split()) == 0
+    wanted = make_config(task="digits", policy="none", optimizer="sgd", lr=0.25, seed=4, steps=5)
+    assert read_config(tmp_path / "there" / "config.toml") == wanted
+
+
+def test_sparsity_0_does_nothing_to_the_net(tmp_path):
+    for name, flags in {"plain": ["--policy", "none"], "zero": ["--sparsity", "0"]}.items():
+        assert main(["run", "digits", "--out", name, *flags, *SHORT]) == 0
+    plain, zero = (
+        load_checkpoint(tmp_path / name / "checkpoints" / "step-30.pt")["model"] for name in ("plain", "zero")
+    )
+    assert all(torch.equal(plain[name], zero[name]) for name in plain)
+
+
+def test_an_experiment_is_run_by_name_and_from_its_file(tmp_path, capsys):
+    path = str(experiments()["grokfast-modular"])
+    for name, argv in {"name": ["grokfast-modular"], "file": ["--config", path]}.items():
+        assert main(["run", *argv, "--steps", "2", "--widths", "8,8", "--modulus", "7", "--out", name]) == 0
+    one, two = (read_config(tmp_path / name / "config.toml") for name in ("name", "file"))
+    assert one == two
+    assert one.transforms.grokfast == "ema"
 
 
 def test_default_directories_are_numbered_and_never_reused(tmp_path):
@@ -87,19 +119,9 @@ def test_default_directories_are_numbered_and_never_reused(tmp_path):
 
 
 def test_policy_options_are_json(tmp_path):
-    argv = [
-        "run",
-        "digits",
-        "--policy",
-        "entropy_cycles",
-        "--policy-options",
-        '{"floor": 0.3}',
-        "--out",
-        "there",
-        *SHORT,
-    ]
+    argv = ["run", "digits", "--policy-options", '{"floor": 0.3}', "--out", "there", *SHORT, *SPARSE]
     assert main(argv) == 0
-    assert read_config(tmp_path / "there" / "config.toml").policy_options == {"floor": 0.3}
+    assert read_config(tmp_path / "there" / "config.toml").method.policy_options == {"floor": 0.3}
 
 
 @pytest.mark.parametrize(
@@ -107,29 +129,33 @@ def test_policy_options_are_json(tmp_path):
     [
         (["rn"], 'Did you mean "run"'),
         (["run"], "no task given: choose one of digits"),
-        (["run", "digit"], "unknown task 'digit': did you mean 'digits'?"),
+        (["run", "digit"], "unknown task 'digit': expected one of digits, "),
         (["run", "digits", "--polcy", "none"], "Did you mean --policy?"),
         (
             ["run", "digits", "--policy", "entropie"],
-            "unknown policy 'entropie': did you mean 'entropy'? Valid policies",
+            "unknown policy 'entropie': expected one of none, ",
         ),
-        (["run", "digits", "--model", "mlpp"], "unknown model 'mlpp': did you mean 'mlp'?"),
+        (["run", "digits", "--model", "mlpp"], "unknown model 'mlpp': expected one of mlp, "),
         (["run", "digits", "--model", "transformer"], "reads tokens, but task 'digits' gives image"),
-        (["run", "digits", "--sparsity", "1"], "sparsity = 1.0: input should be less than 1"),
-        (["run", "digits", "--sparsity", "-1"], "sparsity = -1.0: input should be greater than or equal to 0"),
+        (["run", "digits", "--sparsity", "1"], "sparsity must be in [0, 1), got 1"),
+        (["run", "digits", "--sparsity", "-1"], "sparsity must be in [0, 1), got -1"),
+        (["run", "digits", "--sparsity", "90"], "got 90. Did you mean 0.9?"),
         (["run", "digits", "--seed", "x"], "seed = 'x'"),
         (["run", "digits", "--seed"], "requires an argument"),
         (["run", "digits", "--widths", "a,b"], "expected whole numbers like 256,256"),
         (["run", "digits", "--policy-options", "{"], "no JSON"),
         (["run", "digits", "--policy-options", "[" * 100_000], "nested too deeply"),
-        (["run", "digits", "--initial", "last-value"], "unknown initial 'last-value': did you mean 'last'?"),
+        (
+            ["run", "digits", "--regrow-init", "last-value"],
+            "unknown regrow_init 'last-value': expected one of",
+        ),
         (["run", "digits", "--policy-options", '{"flor": 1}', "--steps", "9"], "'flor'"),
         (
             ["run", "digits", "--policy-options", '{"floor": "x"}'],
-            "policy_options of 'entropy' have a value of the wrong",
+            "policy_options of 'cyclic_pruning' have a value of the wrong",
         ),
         (["run", "digits", "--widths", ""], "nothing to prune"),
-        (["run", "digits", "more"], "nothing is known to do with more"),
+        (["run", "digits", "more"], "unrecognized argument: more (see --help)"),
         (["run", "digits", "--steps", "1", "--epochs", "1"], "either steps or epochs"),
         (["run", "digits", "--config", "nope.toml"], "cannot read the configuration nope.toml"),
         (["run", "mnist"], "no --data-dir given"),
@@ -137,7 +163,7 @@ def test_policy_options_are_json(tmp_path):
         (["run", "digits", "--resume", "nowhere", "--lr", "1"], "drop lr, task"),
         (["report"], "name one or more run directories"),
         (["report", "nowhere"], "nowhere holds no run"),
-        (["demo", "--sparsity", "2"], "sparsity = 2.0"),
+        (["demo", "--sparsity", "2"], "sparsity must be in [0, 1), got 2"),
     ],
 )
 def test_every_mistake_is_one_line(argv, words, capsys, tmp_path):
@@ -148,7 +174,8 @@ def test_every_mistake_is_one_line(argv, words, capsys, tmp_path):
 def test_a_bad_key_in_a_file_is_named_with_the_valid_ones(capsys, tmp_path):
     (tmp_path / "my.toml").write_text('task = "digits"\nsparcity = 0.5\n')
     line = fails(capsys, "run", "--config", "my.toml")
-    assert "my.toml: unknown key 'sparcity': did you mean 'sparsity'? Valid keys: task, seed" in line
+    assert "my.toml: unknown key 'sparcity': expected one of task, data_dir" in line
+    assert "Did you mean 'sparsity'?" in line
 
 
 def test_a_directory_that_holds_a_run_is_refused(capsys):
@@ -202,7 +229,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_goes_on(number, tmp_path):
 def test_the_demo_compares_two_runs_of_one_seed_and_writes_a_report(tmp_path, monkeypatch, capsys):
     pytest.importorskip("matplotlib")
     real = training.make_config
-    short = {"steps": 60, "widths": (16, 16), "every": 5, "evaluate_every": 10, "minimum_density": 0.0}
+    short = {"steps": 60, "widths": (16, 16), "every": 5, "evaluate_every": 10, "min_density": 0.0}
     monkeypatch.setattr(training, "make_config", lambda **values: real(**{**short, **values}))
     assert main(["demo", "--out", "demo", "--seed", "3"]) == 0
     out = capsys.readouterr().out
@@ -236,3 +263,36 @@ def test_a_report_that_cannot_be_written_is_one_line(capsys, tmp_path):
     capsys.readouterr()
     line = fails(capsys, "report", "there", "--out", "file/report")
     assert "cannot write the report in file/report (Not a directory): free space or choose another --out" in line
+
+
+NET = """from torch import nn, ones
+
+def make():
+    return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+"""
+
+
+def test_the_doctor_explains_what_would_be_pruned_of_a_model(tmp_path, capsys):
+    (tmp_path / "mine.py").write_text(NET + "\n\ndef with_batch():\n    return make(), ones(2, 4)\n")
+    assert main(["doctor", "mine.py:with_batch"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [(row[0], row[-1]) for row in rows[1:]] == [
+        ("0.weight", "layer"), ("0.bias", "bias"), ("2.weight", "output"), ("2.bias", "bias")
+    ]  # fmt: skip
+    assert main(["doctor", "mine:make"]) == 0
+    assert "output layers are not known" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("where", "words"),
+    [
+        ("mine.py", "expected file.py:factory or package.module:factory"),
+        ("mine.py:mak", "mine.py has no 'mak'"),
+        ("nope.py:make", "no file nope.py"),
+        ("no.such.module:make", "no module 'no.such.module'"),
+        ("mine.py:NET", "mine.py:NET gave a str: expected a torch.nn.Module"),
+    ],
+)
+def test_a_model_that_the_doctor_cannot_find_is_one_line(where, words, tmp_path, capsys):
+    (tmp_path / "mine.py").write_text(NET + "NET = 'a net'\n")
+    assert words in fails(capsys, "doctor", where)

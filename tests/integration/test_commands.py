@@ -15,8 +15,8 @@ from surgecollapse.commands import (
     Collapse,
     Continue,
     LearningRate,
-    NoOp,
     Pause,
+    PausePolicy,
     Pump,
     Resume,
     RollBack,
@@ -90,12 +90,12 @@ def test_a_collapse_closes_exactly_the_share_of_what_is_open_in_the_named_layers
         (Collapse(fraction=0.0), "closes none"),
         (Surge(fraction=1.0), "opens none"),
         (Pump(sigma=0.0), "is 0 already"),
-        (SetSparsity(sparsity=0.999), "minimum_density"),
+        (SetSparsity(sparsity=0.999), "min_density"),
         (SetThresholds(values={"floors": 0.1}), "no number 'floors': expected one of dense_until"),
         (SetThresholds(values={"floor": 2.0}), "floor"),
         (SetThresholds(values={"window": 2.5}), "whole number"),
         (Cadence(every=3), "no monitors"),
-        (Resume(), "not held"),
+        (Resume(), "the policy is not paused"),
         (Continue(), "not paused"),
         (Checkpoint(), "this loop cannot checkpoint: it takes collapse, surge"),
         (RollBack(step=3), "this loop cannot roll back"),
@@ -121,9 +121,9 @@ def test_a_final_mask_is_not_opened():
     assert requests()[0].reason == "the mask is final: nothing can be opened or closed any more"
 
 
-def test_a_held_policy_decides_nothing_until_it_is_resumed():
+def test_a_paused_policy_decides_nothing_until_it_is_resumed():
     controller, steps, _ = loop("entropy_cycles")
-    controller.request(NoOp())
+    controller.request(PausePolicy())
     steps(30)
     assert controller.events == []
     assert len(controller.readings) >= 6
@@ -137,7 +137,7 @@ def test_a_changed_target_and_threshold_reach_the_policy_and_the_checkpoint():
     steps(20)
     controller.request(SetSparsity(sparsity=0.75))
     controller.request(SetThresholds(values={"floor": 0.1, "window": 20}))
-    controller.request(NoOp())
+    controller.request(PausePolicy())
     steps(1)
     assert (controller.plan.sparsity, controller.policy.floor, controller.policy.window) == (0.75, 0.1, 20)
     state = controller.state_dict()
@@ -214,7 +214,7 @@ class Person:
 
 
 PLAN = {
-    7: [NoOp(), Collapse(fraction=0.3)],
+    7: [PausePolicy(), Collapse(fraction=0.3)],
     12: [LearningRate(factor=0.5), Pump(sigma=0.05)],
     20: [Checkpoint(), SetThresholds(values={"floor": 0.2})],
     26: [Surge(fraction=0.5), Resume()],

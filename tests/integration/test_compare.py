@@ -200,8 +200,8 @@ def test_a_method_that_cannot_be_tuned_is_named(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["quik"], "unknown suite 'quik': did you mean 'quick'?"),
-        (["smoke", "--methods", "rigel"], "unknown method 'rigel': did you mean 'rigl'?"),
+        (["quik"], "unknown suite 'quik': expected one of"),
+        (["smoke", "--methods", "rigel"], "unknown method 'rigel': expected one of"),
         (["smoke", "--sparsities", "90%"], "expected numbers like .9,.95"),
         (["smoke", "--reference", "ours"], "reference 'ours' is not among the methods"),
     ],

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import shutil
+import sqlite3
+import subprocess
 import sys
 import types
 from functools import partial
@@ -19,7 +22,7 @@ from surgecollapse.events import Alarm
 from surgecollapse.lab.config import ConfigError, make_config
 from surgecollapse.lab.training.checkpoint import load_checkpoint
 from surgecollapse.lab.training.run import train
-from surgecollapse.record import CommandQueue, RunStore, Tail, load_run
+from surgecollapse.record import CommandQueue, RunStore, Tail, heartbeat, load_run
 from surgecollapse.trackers import TRACKERS, export_to, exporting, live, to_tensorboard
 from surgecollapse.trackers import registry as export_module
 from surgecollapse.trackers.following import follow
@@ -174,6 +177,45 @@ def test_a_tracker_that_follows_is_told_everything_once_and_that_the_run_went_ba
     assert double.summary == {"accuracy": 0.5}
 
 
+def test_a_run_that_was_killed_is_not_followed_for_ever(tmp_path):
+    with RunStore(tmp_path / "run.db", mode="w") as store:
+        store.set("status", "running")
+        store.measure(1, "loss/train", 0.5)
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    connection = sqlite3.connect(tmp_path / "run.db")
+    connection.execute(heartbeat.SET_BEAT, (json.dumps({**heartbeat.beat(), "pid": ended.pid}),))
+    connection.commit()
+    connection.close()
+    double = Double()
+    assert follow(tmp_path, double, until=lambda: False, seconds=0.01) == "done"
+    assert double.points == {("loss/train", 1): 0.5}
+
+
+def test_what_is_damaged_is_left_out_and_all_else_is_told(run, tmp_path, caplog):
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    newest = folder / "checkpoints" / "step-40.pt"
+    newest.write_bytes(newest.read_bytes()[:-1])
+    connection = sqlite3.connect(folder / "run.db")
+    connection.executescript(
+        "INSERT INTO measurements SELECT id, 'text', 1.0 FROM series LIMIT 1;"
+        "INSERT INTO events (step, kind, version, body) VALUES (1, 'Reading', 1, '{');"
+        "INSERT INTO arrays VALUES (1, 'histogram/odd', '<f8', '[1]', x'0000000000000000');"
+        "INSERT INTO arrays VALUES (1, 'histogram/bad', '<f8', '[9]', x'00');"
+        "INSERT OR REPLACE INTO meta VALUES ('config', '[1]');"
+    )
+    connection.commit()
+    connection.close()
+    double = Double()
+    with_report(folder)
+    assert follow(folder, double) == "done"
+    assert any(name.startswith("weights/") for kind, _, name in double.told if kind == "histogram")
+    assert "left out" in caplog.text
+    assert newest.name in caplog.text
+    assert double.summary["accuracy"] > 0
+
+
 def test_a_tail_reads_nothing_twice(run):
     tail = Tail(run / "run.db")
     first, second = tail.read(), tail.read()
@@ -217,7 +259,7 @@ def test_a_tracker_that_fails_stops_nothing(tmp_path):
 def test_a_tracker_that_is_not_there_is_said_before_anything_begins(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="Did you mean 'trackio'"):
         cli_run("digits", to="trackoi", out=tmp_path / "run")
-    monkeypatch.setitem(TRACKERS, "wandb", "no_such_package")
+    monkeypatch.setattr(TRACKERS["wandb"], "package", "no_such_package")
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'surgecollapse\[wandb\]'"):
         cli_run("digits", to="wandb", out=tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -98,7 +98,7 @@ def test_until_grokked_stops_at_the_third_evaluation_on_end(tmp_path):
     [
         ({"give_up": True, "forecast": "none"}, "give_up = true needs a forecast"),
         ({"until": "grokked", "stop_at_accuracy": 0.9}, "two goals"),
-        ({"forecast": "labeled"}, "did you mean 'labelled'"),
+        ({"forecast": "labeled"}, "Did you mean 'labelled'"),
     ],
 )
 def test_what_makes_no_sense_is_refused(changes, words):

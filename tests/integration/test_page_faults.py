@@ -8,6 +8,7 @@ import os
 import re
 import resource
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -259,3 +260,116 @@ def test_a_page_beside_a_run_is_there_for_its_length_and_no_longer(tmp_path, mon
         connection.close()
     with pytest.raises(ConnectionRefusedError):
         http.client.HTTPConnection(host, int(port), timeout=20).request("GET", "/")
+
+
+def test_of_many_pages_at_once_no_more_are_let_in_than_there_is_room(tmp_path, store, serve):
+    _, *server = serve(tmp_path / "runs")
+    path = f"/api/runs/{only_run(*server)}/stream"
+    codes, opened = [], []
+
+    def page():
+        answer, connection = ask(*server, path)
+        opened.append((answer, connection))
+        codes.append(answer.status)
+
+    pages = [threading.Thread(target=page) for _ in range(STREAMS + 20)]
+    for each in pages:
+        each.start()
+    for each in pages:
+        each.join()
+    assert (codes.count(200), codes.count(503)) == (STREAMS, 20)
+    for answer, connection in opened:
+        answer.close()
+        connection.close()
+
+
+def test_connections_that_say_nothing_keep_nobody_out(tmp_path, store, serve):
+    _, host, port, token = serve(tmp_path / "runs")
+    silent = [socket.create_connection((host, port), timeout=30) for _ in range(210)]
+    for half in silent[::7]:
+        half.sendall(b"GET /api/runs HTTP/1.1\r\nHost: ")
+    began = time.monotonic()
+    assert only_run(host, port, token)
+    assert time.monotonic() - began < 8  # less than the wait for one silent connection to end
+    until = time.monotonic() + 60
+    silent[-1].settimeout(60)
+    assert silent[-1].recv(1) == b""  # closed by the server
+    assert time.monotonic() < until
+    for each in silent:
+        each.close()
+
+
+def test_clients_that_leave_in_the_middle_of_a_request_leave_no_traceback(tmp_path, store):
+    log = tmp_path / "log"
+    command = [*PROGRAM, "watch", str(tmp_path / "runs"), "--port", "0"]
+    with log.open("w") as errors:
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, env=settings(tmp_path / "state")
+        )
+    try:
+        host, port, token = re.fullmatch(r"http://(.+):(\d+)/#(.+)\n", process.stdout.readline()).groups()
+        run = only_run(host, int(port), token)
+        common = f"Host: {host}:{port}\r\nAuthorization: Bearer {token}\r\n"
+        for _ in range(5):
+            with socket.create_connection((host, int(port))) as leaving:
+                head = f"POST /api/runs/{run}/commands HTTP/1.1\r\n{common}"
+                head += "Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"
+                leaving.sendall(head.encode())
+                time.sleep(0.05)
+            with socket.create_connection((host, int(port))) as leaving:
+                head = f"GET /api/runs/{run} HTTP/1.1\r\n{common}\r\n"
+                leaving.sendall(head.encode())
+        assert only_run(host, int(port), token) == run
+        time.sleep(0.5)
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(30)
+        process.stdout.close()
+    assert "Traceback" not in log.read_text()
+
+
+def test_a_page_beside_a_run_that_is_killed_ends_too(tmp_path):
+    script = (
+        "import sys, time; from pathlib import Path; from surgecollapse.dashboard.beside import page_beside\n"
+        "with page_beside(Path(sys.argv[1]), lambda line: print(line, flush=True)): time.sleep(300)"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "runs")]
+    runner = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=settings(tmp_path / "state"))
+    try:
+        host, port = re.fullmatch(r"http://(.+):(\d+)/#.+\n", runner.stdout.readline()).groups()
+        socket.create_connection((host, int(port))).close()
+    finally:
+        runner.kill()
+        runner.wait()
+        runner.stdout.close()
+    until = time.monotonic() + 60
+    while True:
+        try:
+            socket.create_connection((host, int(port))).close()
+        except ConnectionRefusedError:
+            break
+        assert time.monotonic() < until, "the page outlives the run"
+        time.sleep(0.2)
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("--port", "70000"), "must lie between 0 and 65535"),
+        (("--port=-1",), "must lie between 0 and 65535"),
+        (("--host", ""), "must be an address"),
+        (("--host", " ", "--expose"), "must be an address"),
+        (("--host", "0.0.0.0", "--expose"), "give the one address"),
+        (("--host", "0", "--expose"), "give the one address"),
+        (("--host", "0x0", "--expose"), "give the one address"),
+        (("--host", "::", "--expose"), "give the one address"),
+        (("--host", "::0", "--expose"), "give the one address"),
+        (("--host", "0:0:0:0:0:0:0:0", "--expose"), "give the one address"),
+    ],
+)
+def test_addresses_that_cannot_be_or_stand_for_all_are_one_clear_error(tmp_path, capsys, words, reason):
+    from surgecollapse.cli import main
+
+    (tmp_path / "runs").mkdir()
+    assert main(["watch", str(tmp_path / "runs"), *words]) == 2
+    assert reason in capsys.readouterr().err

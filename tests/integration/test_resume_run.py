@@ -40,10 +40,12 @@ def configuration(policy: str, **changes):
         "evaluate_every": 10,
         "checkpoint_every": 25,
         "dropout": 0.2,
-        "minimum_density": 0.01,
+        "min_density": 0.01,
         "sparsity": 0.8,
         "monitor_budget": 1.0,  # when monitors run is otherwise a matter of the clock
     }
+    if policy == "none":
+        del values["min_density"], values["sparsity"]
     if policy == "fixed_interval":
         values["policy_options"] = {"collapse_every": 10, "surge_every": 20}
     return make_config(**{**values, **changes})
@@ -490,7 +492,7 @@ train(configuration("none"), {str(out)!r})
     assert_same_run(out, uninterrupted("none"))
 
 
-AVERAGED = {"average_decay": 0.8, "weigh_batches": True}
+AVERAGED = {"ema_decay": 0.8, "scale_partial_batches": True}
 
 
 @pytest.mark.parametrize("policy", ["none", "entropy_cycles"])
@@ -509,7 +511,7 @@ def test_a_run_that_averages_its_weights_is_resumed_bitwise(policy, tmp_path):
 
 def test_averaging_changes_what_is_evaluated_and_nothing_of_the_training(uninterrupted, tmp_path):
     out = tmp_path / "run"
-    train(configuration("none", average_decay=0.8, keep_checkpoints=0), out)
+    train(configuration("none", ema_decay=0.8, keep_checkpoints=0), out)
     plain, averaged = (recorded(x)["series"] for x in (uninterrupted("none"), out))
     assert plain[("loss/train", None)] == averaged[("loss/train", None)]
     assert plain[("loss/validation", None)] != averaged[("loss/validation", None)]
@@ -520,7 +522,7 @@ def test_averaging_changes_what_is_evaluated_and_nothing_of_the_training(uninter
 
 
 def test_the_final_weights_and_results_are_those_of_the_average(tmp_path):
-    train(configuration("entropy_cycles", average_decay=0.8), tmp_path / "run")
+    train(configuration("entropy_cycles", ema_decay=0.8), tmp_path / "run")
     run = load_run(tmp_path / "run")
     state = load_checkpoint(step_checkpoints(tmp_path / "run" / "checkpoints")[0])
     for name, x in state["averaged"]["average"].items():
@@ -534,7 +536,7 @@ def test_the_final_weights_and_results_are_those_of_the_average(tmp_path):
 
 def test_read_back_in_the_middle_a_run_shows_the_average_that_it_evaluates(tmp_path):
     out = tmp_path / "run"
-    train(configuration("none", average_decay=0.8), out, progress=InterruptAt(20))
+    train(configuration("none", ema_decay=0.8), out, progress=InterruptAt(20))
     run = load_run(out)
     accuracy = (predict(run.model, run.data.x_validation).argmax(1) == run.data.y_validation).double().mean().item()
     assert run.store.measurements("accuracy/validation").values[-1] == accuracy
@@ -545,11 +547,11 @@ def test_read_back_in_the_middle_a_run_shows_the_average_that_it_evaluates(tmp_p
 def test_weighed_by_its_size_a_short_batch_moves_sgd_by_its_samples_share(tmp_path):
     plain = {"task": "digits", "policy": "none", "optimizer": "sgd", "momentum": 0.0, "lr": 0.1, "dropout": 0.0}
     plain |= {"warmup": 0, "schedule": "constant", "weight_decay": 0.0, "widths": (8,), "steps": 2}
-    config = make_config(**plain, batch_size=700, weigh_batches=True)
+    config = make_config(**plain, batch_size=700, scale_partial_batches=True)
     data = load_data(config)
     assert 700 < len(data.x_train) < 1400, "two batches an epoch, the second a short one"
     model, loss = build_model(config, data), make_loss(config, data)
-    batches = Batches(len(data.x_train), 700, config.seed + 0xBA7C4)
+    batches = Batches(len(data.x_train), 700, config.run.seed + 0xBA7C4)
     for rows in (next(batches), next(batches)):
         gradients = torch.autograd.grad(loss(model(data.x_train[rows]), data.y_train[rows]), list(model.parameters()))
         with torch.no_grad():
@@ -563,5 +565,5 @@ def test_weighed_by_its_size_a_short_batch_moves_sgd_by_its_samples_share(tmp_pa
 def test_weighing_batches_of_one_size_changes_nothing(tmp_path):
     whole = {"batch_size": 0, "steps": 5}
     train(configuration("none", **whole), tmp_path / "plain")
-    train(configuration("none", **whole, weigh_batches=True), tmp_path / "weighed")
+    train(configuration("none", **whole, scale_partial_batches=True), tmp_path / "weighed")
     assert_same_run(tmp_path / "plain", tmp_path / "weighed")

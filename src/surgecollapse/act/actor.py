@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -134,6 +136,30 @@ class Actor:
         ledger, self._closed = self.rewiring.collapse(masks, remember=remember)
         self.rewiring.check_collapsed(details["depth"], layers)
         self.log("collapse", ledger, before, **details)
+        self._note_starved(action)
+
+    def _note_starved(self, action: Prune) -> None:
+        """Record, and warn once, where a global threshold holds parameters at their minimum density."""
+        first = not self.rewiring.starved
+        starved = self.rewiring.newly_starved(action.allocation)
+        if not starved:
+            return
+        weights, least = self.rewiring.weights, self.rewiring.min_density
+        self.log(
+            "starved",
+            parameters={name: weights.live_in(name) for name in starved},
+            min_density=least,
+        )
+        reason = f"held at their minimum density ({least:.2%}) by the global threshold: {', '.join(starved)}"
+        self._done[-1] = replace(self._done[-1], reason=reason)
+        if first:
+            warnings.warn(
+                f"pruning to {weights.sparsity:.1%} by one global threshold leaves some parameters no more than their "
+                f"minimum density of {least:.2%}: {', '.join(starved)}. Consider allocation='erk' or 'layer', "
+                "a higher min_density, or exclude=…",
+                UserWarning,
+                stacklevel=2,
+            )
 
     def _find_depth(self, action: Prune, least: float, most: float) -> dict[str, Any]:
         """Search the greatest sparsity at which the measure on the probe batch stays over the action's floor.

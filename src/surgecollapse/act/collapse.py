@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from surgecollapse.act.layouts import Layouts
 from surgecollapse.act.ledger import Ledger, energies
 from surgecollapse.act.masked_weights import MaskedWeights
 from surgecollapse.functional import Pattern, collapse_masks, collapse_tiles, kept, lowest, magnitude
@@ -24,6 +25,7 @@ def plan_collapse(
     allocation: str,
     min_density: float,
     pattern: Pattern | None = None,
+    layouts: Layouts | None = None,
 ) -> dict[str, Tensor]:
     """Choose the masks of a collapse to ``sparsity``; nothing is written.
 
@@ -39,6 +41,7 @@ def plan_collapse(
         allocation: ``global | layer | erk``.
         min_density: least share of a parameter that stays open.
         pattern: closes whole tiles only, see :func:`~surgecollapse.functional.collapse_tiles`.
+        layouts: which dimensions of a weight are its rows, for a pattern.
 
     Returns:
         Name → boolean mask, true where open; exactly ``kept(N, sparsity)`` true in all, or under a pattern the nearest
@@ -62,8 +65,11 @@ def plan_collapse(
     live = kept(weights.size, sparsity)
     if pattern is None:
         return collapse_masks(scores, live, distribution=allocation, minimum_density=min_density)
-    live = open_count({name: p.shape for name, p in weights.params.items()}, live, pattern, sparsity)
-    return collapse_tiles(scores, live, pattern, distribution=allocation, minimum_density=min_density)
+    layouts = layouts or Layouts()
+    live = open_count(layouts.shapes(weights.params), live, pattern, sparsity)
+    rows = layouts.into_rows(scores)
+    masks = collapse_tiles(rows, live, pattern, distribution=allocation, minimum_density=min_density)
+    return layouts.back(masks)
 
 
 @torch.no_grad()

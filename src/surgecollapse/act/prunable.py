@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 from collections.abc import Collection, Iterable, Sequence
 from fnmatch import fnmatchcase
@@ -11,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from surgecollapse.act.roles import REASONS, Explanation, explain_parameters, with_reason
+from surgecollapse.errors import nearest
 from surgecollapse.protocols import Dataflow
 from surgecollapse.torch_utils.modules import canonical_name
 
@@ -118,7 +118,7 @@ def _matching(named: dict[str, nn.Parameter], patterns: Patterns, option: str) -
             hits = [name for name in named if fnmatchcase(name, item) or fnmatchcase(name.rpartition(".")[0], item)]
             label = repr(item)
         if not hits:
-            near = difflib.get_close_matches(str(item), named, n=3, cutoff=0.3) if isinstance(item, str) else []
+            near = nearest(item, named, most=3, cutoff=0.3) if isinstance(item, str) else []
             hint = f"; nearest: {', '.join(near)}" if near else ""
             raise ValueError(f"{option}: {label} matches no parameter of the model{hint}")
         chosen.update(hits)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,11 +11,13 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from surgecollapse.act.collapse import plan_collapse
+from surgecollapse.act.layouts import Layouts
 from surgecollapse.act.ledger import Ledger, energies
 from surgecollapse.act.masked_weights import MaskedWeights
 from surgecollapse.act.optimizer_state import check_optimizer_state, forget
 from surgecollapse.act.randomness import Generators
 from surgecollapse.act.surge import REGROW_INIT, choose_reopened, fill_reopened, growth_scores
+from surgecollapse.errors import one_of
 from surgecollapse.functional import (
     DISTRIBUTIONS,
     GROWTH,
@@ -32,19 +33,6 @@ from surgecollapse.functional.selection import count_true
 from surgecollapse.functional.structured import open_count
 from surgecollapse.plugins import find
 from surgecollapse.protocols import Criterion
-
-
-def one_of(option: str, value: str, valid: tuple[str, ...]) -> str:
-    """Return ``value``.
-
-    Raises:
-        ValueError: if it is not among ``valid``, listing them and the nearest.
-    """
-    if value not in valid:
-        near = difflib.get_close_matches(value, valid, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise ValueError(f"unknown {option} {value!r}{hint}: expected one of {', '.join(valid)}")
-    return value
 
 
 def criterion_of(option: str, chosen: str | Criterion | None) -> str | Criterion | None:
@@ -80,6 +68,7 @@ class Rewiring:
         min_density: least open share of every parameter.
         optimizer_state: ``reset | keep | warmup``.
         pattern: weights open and close in its tiles; ``None``: one by one.
+        layouts: which dimensions of a weight are its rows, for a pattern.
     """
 
     def __init__(
@@ -96,6 +85,7 @@ class Rewiring:
         min_density: float,
         optimizer_state: str,
         pattern: Pattern | None = None,
+        layouts: Layouts | None = None,
     ) -> None:
         if isinstance(saliency, str):
             one_of("saliency", saliency, (*SALIENCY, "random"))
@@ -113,7 +103,9 @@ class Rewiring:
         self.noise_energy_budget, self.min_density = noise_energy_budget, min_density
         self.allocation = one_of("allocation", allocation, DISTRIBUTIONS)
         self.optimizer_state, self.pattern = check_optimizer_state(optimizer_state), pattern
+        self.layouts = layouts or Layouts()
         self._last: dict[str, Tensor] = {}
+        self.starved: list[str] = []
 
     def _criterion(self, saliency: str | Criterion | None) -> Criterion:
         """The function behind a saliency; ``random`` draws from the library's own generators."""
@@ -135,12 +127,11 @@ class Rewiring:
         live = kept(weights.size, sparsity)
         if self.pattern is None:
             return live
-        shapes = {name: p.shape for name, p in weights.params.items()}
-        return open_count(shapes, live, self.pattern, sparsity)
+        return open_count(self.layouts.shapes(weights.params), live, self.pattern, sparsity)
 
     def minima(self) -> dict[str, int]:
         """Fewest weights that each parameter keeps open."""
-        sizes = {name: tuple(p.shape) for name, p in self.weights.params.items()}
+        sizes = self.layouts.shapes(self.weights.params)
         if self.pattern is None:
             return minimum_live(sizes, self.min_density)
         return {name: self.pattern.least(shape, self.min_density) for name, shape in sizes.items()}
@@ -169,7 +160,7 @@ class Rewiring:
     def _room(self, sparsity: float, weights: MaskedWeights) -> int:
         if self.pattern is None or sparsity == self.pattern.sparsity:
             return 0
-        return sum(self.pattern.tile_size(p.shape) for p in weights.params.values()) // 2
+        return sum(map(self.pattern.tile_size, self.layouts.shapes(weights.params).values())) // 2
 
     def check_collapsed(self, sparsity: float, layers: Sequence[str] = ()) -> None:
         """Assert that a collapse left as many weights open as it was to: exactly, or as near as tiles come."""
@@ -177,6 +168,23 @@ class Rewiring:
         off = abs(weights.live - self.wanted(sparsity, layers))
         room = self._room(sparsity, weights)
         assert off <= room, f"a collapse to {sparsity} left {weights.live} of {weights.size} weights open"
+
+    def newly_starved(self, allocation: str | None) -> list[str]:
+        """Parameters that a global threshold would close further than their minimum density, not named before.
+
+        Only those whose minimum is a smaller share than that of all prunable weights together.
+        """
+        if (allocation or self.allocation) != "global" or (self.pattern is not None and self.pattern.keep):
+            return []
+        least = self.minima()
+        density = self.weights.live / self.weights.size
+        found = [
+            name
+            for name, p in self.weights.params.items()
+            if name not in self.starved and self.weights.live_in(name) <= least[name] < density * p.numel()
+        ]
+        self.starved += found
+        return found
 
     def plan(
         self,
@@ -196,6 +204,7 @@ class Rewiring:
             allocation=one_of("allocation", allocation or self.allocation, DISTRIBUTIONS),
             min_density=self.min_density,
             pattern=self.pattern,
+            layouts=self.layouts,
         )
         return masks | {name: self.weights.mask(name) for name in self.weights.params if name not in masks}
 
@@ -290,7 +299,9 @@ class Rewiring:
             mask, scores = self.weights.mask(name), criterion(p.detach(), signals.get(name))
             if self.pattern is not None:
                 grow = growth_scores(self._growth(growth), p.detach(), signals.get(name), self.generators)
-                masks[name] = exchange_tiles(scores, grow, mask, share, self.pattern)
+                way = self.layouts.of(name, p.shape)
+                rows = (way.into_rows(scores), way.into_rows(grow), way.into_rows(mask))
+                masks[name] = way.back(exchange_tiles(*rows, share, self.pattern))
                 continue
             count = int(share * self.weights.live_in(name) + 0.5)
             (dropped,) = lowest([scores], count, eligible=[mask])
@@ -328,6 +339,7 @@ class Rewiring:
             generators=self.generators,
             allocation=self.allocation,
             pattern=self.pattern,
+            layouts=self.layouts,
         )
 
     def _fill(
@@ -364,11 +376,13 @@ class Rewiring:
                 forget(self._owner(name), p, ~live, live, self.optimizer_state)
 
     def state_dict(self) -> dict[str, Any]:
-        """Remembered values, where there are any."""
-        return {"last": {name: value.clone() for name, value in self._last.items()}}
+        """Remembered values, where there are any, and which parameters were said to be at their minimum."""
+        last = {name: value.clone() for name, value in self._last.items()}
+        return {"last": last, "starved": list(self.starved)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore them."""
+        self.starved = list(state.get("starved", ()))
         self._last = {
             name: value.to(self.weights.params[name].device, copy=True) for name, value in state["last"].items()
         }

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from surgecollapse.act.layouts import Layouts
 from surgecollapse.act.ledger import Ledger, energies
 from surgecollapse.act.masked_weights import MaskedWeights
 from surgecollapse.act.randomness import Generators
@@ -31,6 +31,7 @@ def choose_reopened(
     generators: Generators,
     allocation: str,
     pattern: Pattern | None = None,
+    layouts: Layouts | None = None,
 ) -> dict[str, Tensor]:
     """Choose ``count`` of the ``closed`` weights to reopen.
 
@@ -46,21 +47,31 @@ def choose_reopened(
         generators: the library's own generators.
         allocation: ``global`` lets parameters compete; otherwise each reopens the same share.
         pattern: reopens whole tiles, as many as come nearest to ``count``.
+        layouts: which dimensions of a weight are its rows, for a pattern.
 
     Returns:
         Name → boolean, true where a weight is to be reopened.
     """
     names = list(closed)
     scores = {n: growth_scores(growth, weights.params[n].detach(), signals.get(n), generators) for n in names}
-    choose = highest if pattern is None else partial(reopen_tiles, pattern=pattern)
+    turned = layouts or Layouts()
+
+    def choose(some: Sequence[str], wanted: int) -> list[Tensor]:
+        if pattern is None:
+            return highest([scores[n] for n in some], wanted, eligible=[closed[n] for n in some])
+        ways = {n: turned.of(n, closed[n].shape) for n in some}
+        rows = [way.into_rows(scores[n]) for n, way in ways.items()]
+        found = reopen_tiles(rows, wanted, pattern, eligible=[way.into_rows(closed[n]) for n, way in ways.items()])
+        return [way.back(mask) for way, mask in zip(ways.values(), found, strict=True)]
+
     if allocation == "global" and growth != "momentum":
-        return dict(zip(names, choose(list(scores.values()), count, eligible=list(closed.values())), strict=True))
+        return dict(zip(names, choose(names, count), strict=True))
     if growth == "momentum" and signals.keys() >= closed.keys():
         counts = share_by_momentum({n: signals[n] for n in names}, {n: ~closed[n] for n in names}, count)
     else:
         room = dict(zip(names, count_true([closed[n] for n in names]), strict=True))
         counts = apportion(room, dict.fromkeys(names, 0), room, count)
-    return {n: choose([scores[n]], counts[n], eligible=[closed[n]])[0] for n in names}
+    return {n: choose([n], counts[n])[0] for n in names}
 
 
 def growth_scores(growth: str | Criterion, weight: Tensor, signal: Tensor | None, generators: Generators) -> Tensor:

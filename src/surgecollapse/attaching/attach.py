@@ -32,6 +32,7 @@ def attach(
     seed: int = 0,
     hooks: bool = True,
     compile: bool = False,
+    process_group: Any = None,
 ) -> Controller:
     """Attach surge-collapse to a model and the optimizer that trains it: one line in any loop.
 
@@ -63,6 +64,9 @@ def attach(
             takes seconds): a quarter of the memory for masks, 0.9 of the time, the same values. For nets of millions
             of weights on a CPU; without a C++ compiler there is one warning, and plain operations do the work. On a
             GPU it made a step slower.
+        process_group: the ranks that train this model together, each on data of its own; default: those of the
+            ``DistributedDataParallel`` around the model. Their readings are pooled, so that every rank takes the same
+            decision. Without either no collective is ever called.
 
     Returns:
         The controller; a context manager that detaches on exit.
@@ -99,5 +103,6 @@ def attach(
         seed=seed,
         hooks=hooks,
         compile=compile,
+        process_group=process_group,
     )
     return Controller(model, optimizer, options)

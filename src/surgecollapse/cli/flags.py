@@ -3,43 +3,49 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Annotated, Any
 
 import pydantic
 from cyclopts import Group, Parameter
+from pydantic_core import PydanticUndefined
 
-from surgecollapse.lab.config import ConfigError, RunConfig
+from surgecollapse.lab.config import ConfigError
+from surgecollapse.lab.config.keys import FAMILIES
+from surgecollapse.lab.config.method import DEFAULT_POLICY
 from surgecollapse.lab.config.presets import DEFAULT_TASK_PRESET, TASK_PRESETS
 
-_GROUPS = {
-    "Data": "data_dir train_samples label_noise standardize smallest operation modulus train_fraction parity_bits "
-    "noise_bits noise vocabulary text_length content_words",
-    "Model": "model widths readout activation dropout bias init_scale embedding_scale position_scale precision",
-    "Method": "recipe policy policy_options sparsity every moments entropy saliency growth initial rho distribution "
-    "minimum_density pattern",
-    "Training": "seed steps epochs batch_size optimizer lr embedding_lr position_lr eps weight_decay momentum beta2 "
-    "schedule muon_lr muon_tokens muon_beta1 decay_vectors warmup hold average_decay weigh_batches clip "
-    "grokfast grokfast_alpha grokfast_window grokfast_lamb orthograd loss "
-    "class_weights early_stopping stop_at_accuracy until forecast give_up monitors monitor_budget "
-    "evaluate_every checkpoint_every keep_checkpoints trace_every device threads",
+_TITLES = {
+    "data": "Data",
+    "model": "Model",
+    "method": "Method",
+    "optimizer": "Optimizer",
+    "transforms": "Transforms",
+    "run": "Training",
 }
+_DOTTED = re.compile(rf"^--({'|'.join(FAMILIES)})\.([\w-]+)")
+_AS_WORDS = ("widths", "policy_options")
+"""Keys whose values are written in a form of their own."""
 
 
 def _flags() -> type[pydantic.BaseModel]:
     """One optional flag per configuration key; what is not given is left to the file and the presets."""
     varied = {key for preset in (DEFAULT_TASK_PRESET, *TASK_PRESETS.values()) for key in preset}
     fields: dict[str, Any] = {}
-    for number, (title, names) in enumerate(_GROUPS.items()):
-        group = Group(title, sort_key=number + 1)
-        for name in names.split():
-            field = RunConfig.model_fields[name]
-            kind: Any = str if name in ("widths", "policy_options") else field.annotation
+    for number, (section, family) in enumerate(FAMILIES.items()):
+        group = Group(_TITLES[section], sort_key=number + 1)
+        for name, field in family.fields():
+            if name in fields or name == "task":
+                continue
+            kind: Any = str if name in _AS_WORDS or name == family.own(family.tag or "") else field.annotation
             text = str(field.description)
             if name == "widths":
                 text += " Comma-separated: 256,256."
-            if name in varied:
-                text += " Default: the task's."
-            elif field.default is not None and name != "policy_options":
+            if name in (section, "grokfast"):
+                text += f" One of {', '.join(family.names)}."
+            if name in varied and name != "grokfast":
+                text += " Default: the task's." if name != "policy" else f" Default: {DEFAULT_POLICY}."
+            elif field.default not in (None, PydanticUndefined) and name != "policy_options":
                 text += f" Default: {field.default}."
             fields[name] = (Annotated[kind | None, Parameter(group=group)], pydantic.Field(None, description=text))
     return pydantic.create_model("Flags", **fields)
@@ -47,6 +53,8 @@ def _flags() -> type[pydantic.BaseModel]:
 
 # Made from the configuration, so that flags and TOML keys cannot drift apart; a type checker needs a plain name.
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     Flags = pydantic.BaseModel
 else:
     Flags = _flags()
@@ -68,6 +76,15 @@ def values_of(flags: Any) -> dict[str, Any]:
         except RecursionError as error:
             raise ConfigError('policy_options are nested too deeply: expected {"name": value}') from error
     return values
+
+
+def undotted(argv: Sequence[str]) -> list[str]:
+    """A command line whose flags have their own names, where some were given with their section.
+
+    >>> undotted(["run", "digits", "--optimizer.lr", "0.1", "--model.name=cnn"])
+    ['run', 'digits', '--lr', '0.1', '--model=cnn']
+    """
+    return [_DOTTED.sub(lambda found: f"--{found[1] if found[2] == 'name' else found[2]}", word) for word in argv]
 
 
 def words(text: str | None) -> list[str]:

@@ -1,16 +1,25 @@
-"""``tell`` and ``watch``: people see runs while they train, and intervene."""
+"""``send`` and ``watch``: people see runs while they train, and intervene."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from surgecollapse.cli.flags import words
 from surgecollapse.cli.output import say, say_now
 from surgecollapse.lab.config import ConfigError
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
-def tell(
+    from surgecollapse.record import QueuedCommand
+
+_LOOK = 0.05
+"""Seconds between two looks at whether a command is settled."""
+
+
+def send(
     run: Path,
     kind: str,
     /,
@@ -25,13 +34,13 @@ def tell(
     step: int | None = None,
     wait: float = 10.0,
 ) -> int:
-    """Ask a run that trains for something; it is done, or rejected with a reason, between two steps.
+    """Send a command to a run that trains; it is carried out, or rejected with a reason, between two steps.
 
     Args:
         run: Run directory.
         kind: collapse or surge (--fraction, --layers), pump (--sigma, 0 stops), set-sparsity (--sparsity),
-            set-thresholds (--values), learning-rate (--factor), cadence of the monitors (--every), hold or resume the
-            policy, pause or continue training, checkpoint, inspect, stop, roll-back (--step).
+            set-thresholds (--values), learning-rate (--factor), cadence of the monitors (--every), pause-policy, resume
+            (the policy decides again), pause or continue training, checkpoint, inspect, stop, roll-back (--step).
         fraction: Share of the open weights to close, or of the closed ones to reopen.
         layers: Comma-separated names of parameters, with wildcards; default: all prunable ones.
         sigma: Standard deviation of the input noise.
@@ -42,18 +51,51 @@ def tell(
         step: Of a checkpoint.
         wait: Seconds to wait for the outcome.
     """
-    from surgecollapse.cli.send import tell as ask
-
     given = {"fraction": fraction, "sigma": sigma, "sparsity": sparsity, "factor": factor, "every": every, "step": step}
     body: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if layers is not None:
         body["layers"] = words(layers)
     if values is not None:
         body["values"] = _numbers(values)
-    outcome = ask(run, kind, body, seconds=wait)
+    outcome = send_command(run, kind, body, seconds=wait)
     at = "" if outcome.step is None else f" after step {outcome.step}"
     say(f"{outcome.status}{at}{': ' if outcome.reason else ''}{outcome.reason or ''}")
     return 1 if outcome.status == "rejected" else 0
+
+
+def send_command(
+    run: Path, kind: str, body: Mapping[str, Any], *, source: str = "terminal", seconds: float = 10.0
+) -> QueuedCommand:
+    """Put a command into a run's queue and wait until it is settled.
+
+    Args:
+        run: run directory.
+        kind: a key of :data:`surgecollapse.commands.COMMANDS`.
+        body: its values.
+        source: who asks.
+        seconds: how long to wait; then it is returned as it is, still queued.
+
+    Raises:
+        FileNotFoundError: if the directory holds no run.
+        ValueError: if there is no such command, or a value is out of range.
+    """
+    from surgecollapse.commands import command_from
+    from surgecollapse.record import CommandQueue
+
+    command = command_from(kind, body)
+    queue = CommandQueue(run / "run.db")
+    try:
+        number, end = queue.put(command, source=source), time.monotonic() + seconds
+        while True:
+            asked = queue.get(number)
+            assert asked is not None
+            if asked.status != "queued":
+                return asked
+            if time.monotonic() >= end:
+                return queue.expire(number) or asked
+            time.sleep(_LOOK)
+    finally:
+        queue.close()
 
 
 def watch(

@@ -13,7 +13,7 @@ from cyclopts import Group, Parameter
 from surgecollapse.cli.flags import Flags, values_of, words
 from surgecollapse.cli.output import INTERRUPTED, note, say, write_table
 from surgecollapse.lab.config import ConfigError, RunConfig, make_config, read_config
-from surgecollapse.lab.config.experiments import EXPERIMENTS
+from surgecollapse.lab.config.experiments import experiments
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,12 +38,13 @@ def run(
 ) -> int:
     """Train one net and record everything in a run directory.
 
-    The same keys may stand in a TOML file (with underscores) and as flags; flags win.
+    The same keys may stand in a TOML file (with underscores) and as flags; flags override the file. A flag may also be
+    written with the section of its key, as in --optimizer.lr.
 
     Args:
         task: What to learn: digits, mnist1d, mnist5k, mnist, fashion-mnist, modular, parity, dummy, imdb, kjv, qm9;
             or a published experiment with its settings: grokfast-modular, prieto-modular, nanda-modular and others.
-        config: TOML file with any of the keys below, and `task`.
+        config: TOML file with any of the keys below, in sections or not, and `task`.
         out: Run directory, one that holds no run yet. Default: runs/TASK-POLICY-sSEED, numbered if that is taken.
         resume: Go on with the run in this directory, bit for bit as if it had never stopped. Takes no other flags.
         replay: Train again as this run was trained, with the same interventions by people after the same steps, to
@@ -73,8 +74,8 @@ def run(
         if task is not None:
             values["task"] = task
         settled = read_config(config, **values) if config is not None else make_config(**values)
-        name = task if task in EXPERIMENTS else f"{settled.task}-{settled.policy}"
-        wanted = Path("runs") / f"{name}-s{settled.seed}"
+        name = task if task in experiments() else f"{settled.data.task}-{settled.method.policy}"
+        wanted = Path("runs") / f"{name}-s{settled.run.seed}"
     with (
         _free(wanted) if out is None else nullcontext(out) as folder,
         page_beside(folder.parent, note) if watch else nullcontext(),
@@ -104,10 +105,10 @@ def _demo(folder: Path, seed: int, sparsity: float) -> int:
     from surgecollapse.lab.training.run import train
     from surgecollapse.report import write_report
 
-    # `hold` is bitwise plain training, with readings, so that both entropies can be compared.
+    # `no_op` is bitwise plain training, with readings, so that both entropies can be compared.
     plans = {
         "plain": make_config(task="digits", policy="no_op", seed=seed),
-        "surge-collapse": make_config(task="digits", policy="entropy_cycles", seed=seed, sparsity=sparsity),
+        "surge-collapse": make_config(task="digits", seed=seed, sparsity=sparsity),
     }
     results: dict[str, RunResult] = {}
     for name, plan in plans.items():

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic_core import PydanticUndefined
-
 from surgecollapse.compare.methods import Method
 from surgecollapse.compare.suites import Entry, Suite
-from surgecollapse.lab.config import ConfigError, RunConfig, as_mapping, make_config, nearest
+from surgecollapse.errors import unknown
+from surgecollapse.lab.config import ConfigError, RunConfig, as_mapping, flat_values, make_config
+from surgecollapse.lab.config.keys import FAMILIES
+from surgecollapse.lab.config.section import Section
 from surgecollapse.policies import make_policy
 
 TUNING_SEED = 10_000
 """The one seed of all tuning; no report uses it."""
 _NEVER = 10**9
-_ELSEWHERE = ("data_dir", "device", "threads", "checkpoint_every", "trace_every", "monitors", "monitor_budget")
+_ELSEWHERE = ("data_dir", "device", "threads", "checkpoint_every", "gradient_trace_every", "monitors", "monitor_budget")
 """What may differ between machines, or decides nothing."""
 Thing = TypeVar("Thing")
 
@@ -67,11 +68,11 @@ def choose(names: Sequence[str], known: Mapping[str, Thing], *, what: str) -> li
 
     >>> choose(["smok"], {"smoke": 1, "quick": 2}, what="suite")
     Traceback (most recent call last):
-    surgecollapse.lab.config.ConfigError: unknown suite 'smok': did you mean 'smoke'? Valid suites: smoke, quick
+    surgecollapse.lab.config.ConfigError: unknown suite 'smok': expected one of smoke, quick. Did you mean 'smoke'?
     """
     for position, name in enumerate(names):
         if name not in known:
-            raise ConfigError(f"unknown {what} {name!r}:{nearest(name, list(known))} Valid {what}s: {', '.join(known)}")
+            raise ConfigError(unknown(what, name, list(known)))
         if name in names[:position]:
             raise ConfigError(f"{what} {name!r} is given twice: name each one once")
     return [known[name] for name in names]
@@ -111,7 +112,12 @@ def make_cell(
     values = merged(entry.settings, method.settings, choice)
     if not values.get("early_stopping"):
         values["evaluate_every"] = _NEVER
-    values |= {"seed": seed, "sparsity": sparsity if method.sparse else 0.0, "checkpoint_every": _NEVER, "threads": 1}
+    values |= {
+        "seed": seed,
+        "checkpoint_every": _NEVER,
+        "threads": 1,
+        **({"sparsity": sparsity} if method.sparse else {}),
+    }
     values.setdefault("monitors", "none")
     values["data_dir"] = _folder_of(str(values.get("task")), data_dir)
     try:
@@ -131,7 +137,7 @@ def _folder_of(task: str, data_dir: Path | None) -> Path | None:
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
-    """All that decides the outcome of a run: the resolved configuration with every option of its policy.
+    """All that decides the outcome of a run: the resolved configuration by own name, with every option of its policy.
 
     A key or an option that is missing, because the configuration was written before there was one, has its default:
     what the runs of that time did.
@@ -143,13 +149,14 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     >>> identity(settings)["policy_options"]["interval"]
     100
     """
-    defaults = {
-        name: field.get_default(call_default_factory=True)
-        for name, field in RunConfig.model_fields.items()
-        if field.get_default(call_default_factory=True) is not PydanticUndefined
-    }
-    whole: dict[str, Any] = {**defaults, **config}
-    if whole["policy"] != "none":
+    values = flat_values(config)
+    whole: dict[str, Any] = {"grokfast": "none", **values}
+    for family in FAMILIES.values():
+        tag = None if family.tag is None else family.own(family.tag)
+        if tag is None or tag in whole:
+            kind = family.kind(whole.get(tag or ""))
+            whole = {**defaults_of(kind, family.own), **whole} if kind is not None else whole
+    if whole.get("policy", "none") != "none":
         policy = make_policy(whole["policy"], **whole["policy_options"])
         whole["policy_options"] = {
             option.name: getattr(policy, option.name)
@@ -157,6 +164,15 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
             if option.init
         }
     return {name: value for name, value in whole.items() if name not in _ELSEWHERE}
+
+
+def defaults_of(kind: type[Section], own: Callable[[str], str]) -> dict[str, Any]:
+    """What the keys of a section have that are not given, by own name."""
+    return {
+        own(name): field.get_default(call_default_factory=True)
+        for name, field in kind.model_fields.items()
+        if not field.is_required()
+    }
 
 
 def key_of(config: Mapping[str, Any]) -> str:

@@ -56,7 +56,7 @@ class Rows:
 
     The key is computed anew from the configuration that stands in the row, so that rows survive new options of the
     library (which have their default in old rows) but not a change of what they were run with. Rows of failures and of
-    another major or minor version stay in the file and are not used.
+    another major or minor version stay in the file and are not used for a comparison.
 
     A configuration is written once for all rows that differ in seed and sparsity alone: a line ``{"base": ID, "config":
     {…}}``, to which the ``config`` of a row refers.
@@ -71,6 +71,7 @@ class Rows:
     def __init__(self, folder: Path) -> None:
         self.path = folder / NAME
         self._rows: dict[str, Row] = {}
+        self._earlier: dict[str, Row] = {}
         self._bases: dict[str, Mapping[str, Any]] = {}
         for line in self._read():
             if "base" in line:
@@ -81,7 +82,7 @@ class Rows:
     def _keep(self, row: Row) -> None:
         key = _key(row)
         if key is not None:
-            self._rows[key] = row
+            (self._rows if row.get("version") == version() else self._earlier)[key] = row
 
     def _whole(self, row: Row) -> Row:
         """The row with its full configuration; without one, it is used for nothing."""
@@ -89,7 +90,10 @@ class Rows:
         if not isinstance(config, dict) or "base" not in config:
             return row
         shared = self._bases.get(config["base"], {})
-        return {**row, "config": {**shared, **{name: config[name] for name in _OWN}} if shared else None}
+        return {
+            **row,
+            "config": {**shared, **{name: config[name] for name in _OWN if name in config}} if shared else None,
+        }
 
     def _read(self) -> Iterator[Row]:
         if not self.path.is_file():
@@ -116,6 +120,10 @@ class Rows:
         """The row of a key, if it is there."""
         return self._rows.get(key)
 
+    def earlier(self, key: str) -> Row | None:
+        """The row of the same configuration that another version wrote: to be shown, and never to be mixed in."""
+        return self._earlier.get(key)
+
     def __iter__(self) -> Iterator[Row]:
         """All rows that are used."""
         return iter(self._rows.values())
@@ -128,7 +136,7 @@ class Rows:
         """
         own = {name: row["config"][name] for name in _OWN if name in row.get("config", {})}
         lines = [row]
-        if len(own) == len(_OWN):
+        if "seed" in own:
             shared = {name: value for name, value in row["config"].items() if name not in _OWN}
             base = sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:12]
             lines = [{**row, "config": {"base": base, **own}}]
@@ -146,8 +154,8 @@ class Rows:
 
 
 def _key(row: Row) -> str | None:
-    """The key of a finished run of this version; ``None`` for all else."""
-    if "error" in row or row.get("version") != version() or not isinstance(row.get("config"), dict):
+    """The key of a finished run; ``None`` for all else."""
+    if "error" in row or not isinstance(row.get("config"), dict):
         return None
     try:
         return key_of(row["config"])

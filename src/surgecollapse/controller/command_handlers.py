@@ -43,7 +43,7 @@ class Interventions:
             "set-thresholds": self.set_thresholds,
             "learning-rate": self.learning_rate,
             "cadence": self.cadence,
-            "hold": self.hold,
+            "pause-policy": self.pause_policy,
             "resume": self.resume,
             "pause": self.pause,
             "continue": self.go_on,
@@ -108,17 +108,17 @@ class Interventions:
         """Change the cadence of the monitors."""
         return cadence(self._controller.watch, command.every)
 
-    def hold(self, _: ask.NoOp) -> str:
+    def pause_policy(self, _: ask.PausePolicy) -> str:
         """Let the policy decide nothing."""
         if self.held:
-            raise ValueError("the policy is held already")
+            raise ValueError("the policy is paused already")
         self.held = True
         return "the policy decides nothing until it is resumed"
 
     def resume(self, _: ask.Resume) -> str:
         """Let the policy decide again."""
         if not self.held:
-            raise ValueError("the policy is not held")
+            raise ValueError("the policy is not paused")
         self.held = False
         return "the policy decides again"
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from surgecollapse.commands import READ_ONLY
 from surgecollapse.events import Request
-from surgecollapse.torch_utils.distributed import from_first_rank, rank
+from surgecollapse.torch_utils.distributed import Ranks
 
 if TYPE_CHECKING:
     from surgecollapse.commands import Command
@@ -42,12 +42,13 @@ class Steering:
 
     Looking whether there are any costs a comparison of clocks, and ten times a second one pragma of SQLite.
 
-    Where several processes train one model (``torch.distributed``, more than one rank), rank 0 alone takes commands;
+    Where several processes train one model (``DistributedDataParallel``), rank 0 alone takes commands;
     every :data:`TOGETHER` steps they go to all ranks, which carry them out at the same boundary. Every rank must call
     :meth:`boundary` for the same steps.
 
     Args:
         record: takes a :class:`~surgecollapse.events.Request` for every command that is settled.
+        ranks: the processes that train the model.
 
     Attributes:
         handlers: kind of command → what carries it out; a loop may add its own.
@@ -69,8 +70,8 @@ class Steering:
     (7, 'applied', 'input noise of 0.1')
     """
 
-    def __init__(self, record: Callable[[Request], None]) -> None:
-        self._record = record
+    def __init__(self, record: Callable[[Request], None], ranks: Ranks | None = None) -> None:
+        self._record, self._ranks = record, Ranks() if ranks is None else ranks
         self.handlers: dict[str, Handler] = {}
         self.by_hand = self.paused = self.stopping = False
         self.step = self.last = 0
@@ -90,8 +91,10 @@ class Steering:
         Raises:
             ValueError: if too many requests wait in the queue, or on a rank other than 0.
         """
-        if rank():
-            raise ValueError(f"commands are taken by rank 0 and sent to all: expected rank 0, got rank {rank()}")
+        if not self._ranks.first:
+            raise ValueError(
+                f"commands are taken by rank 0 and sent to all: expected rank 0, got rank {self._ranks.rank}"
+            )
         if self._queue is None:
             self._asked.append((command, source))
         else:
@@ -123,9 +126,9 @@ class Steering:
         """
         self.step = step
         applied = self._repeat()
-        if rank() is None or step % TOGETHER == 0:
+        if self._ranks.alone or step % TOGETHER == 0:
             applied |= self._take()
-        while self.paused and not self.stopping and not from_first_rank(self.interrupted()):
+        while self.paused and not self.stopping and not self._ranks.from_first(self.interrupted()):
             time.sleep(_WAIT)
             applied |= self._take()
         return applied
@@ -156,7 +159,7 @@ class Steering:
 
     def _take(self) -> bool:
         applied = False
-        for taken in from_first_rank(self._waiting()):
+        for taken in self._ranks.from_first(self._waiting()):
             step = self.step  # a roll-back changes it
             status, reason = ("rejected", taken.fault) if taken.command is None else self._carry_out(taken.command)
             if taken.command is not None:
@@ -169,7 +172,7 @@ class Steering:
     def _waiting(self) -> list[_Taken]:
         """What was asked for since the last look; nothing on a rank other than 0."""
         found: list[_Taken] = []
-        if rank():
+        if not self._ranks.first:
             return found
         while self._asked:
             found.append(_Taken(*self._asked.popleft()))
@@ -188,7 +191,7 @@ class Steering:
             return "rejected", str(error)
 
     def _settle(self, asked: int, step: int, status: str, reason: str) -> None:
-        if self._queue is not None and not rank():
+        if self._queue is not None and self._ranks.first:
             self._queue.settle(asked, status, step=step, reason=reason)
         self.last = max(self.last, asked)
 

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from surgecollapse.act.actor import Actor
 from surgecollapse.act.input_noise import InputNoise
+from surgecollapse.act.layouts import Layouts, layouts_of
 from surgecollapse.act.masked_weights import MaskedWeights, check_obeyed
 from surgecollapse.act.optimizer_state import moment_tensors, momentum_of
 from surgecollapse.act.prunable import explain_choice, named_weights, prunable_parameters
@@ -26,6 +27,7 @@ from surgecollapse.observe.dense_gradient import DenseGradient
 from surgecollapse.observe.observer import Observer
 from surgecollapse.observe.probe import Probe
 from surgecollapse.protocols import Dataflow
+from surgecollapse.torch_utils.distributed import Ranks
 from surgecollapse.torch_utils.step_hooks import parameters_of
 
 
@@ -44,6 +46,7 @@ class Engine:
         probe: the probe batch.
         noise: the input noise.
         random: generators by role: ``rows`` and ``growth``.
+        ranks: the processes that train the model.
         saved: a state whose weights are taken up again, whatever has been frozen, unfrozen or joined since.
     """
 
@@ -58,10 +61,11 @@ class Engine:
         probe: Probe,
         noise: InputNoise,
         random: Mapping[str, Generators],
+        ranks: Ranks,
         saved: Mapping[str, Any] | None = None,
     ) -> None:
         self.dataflow = dataflow
-        self._model, self._optimizers, self._probe = model, optimizers, probe
+        self._model, self._optimizers, self._probe, self._ranks = model, optimizers, probe, ranks
         self._target, self._readings, updates = options.target, options.readings, options.updates
         self._rows = random["rows"].on()
         chosen = self._choose(required=saved is None)
@@ -97,7 +101,11 @@ class Engine:
             min_density=self._target.min_density,
             optimizer_state=updates.optimizer_state,
             pattern=self._target.tiles,
+            layouts=self._layouts(),
         )
+
+    def _layouts(self) -> Layouts:
+        return layouts_of(self._model, self.weights.params, self._target.tiles, self.dataflow)
 
     def _new_observer(self) -> Observer:
         """Observe the sites of the present weights."""
@@ -106,7 +114,8 @@ class Engine:
         reader = ActivationReader(
             self._model, sites, entropy=readings.entropy, rows=readings.rows, follow=readings.sites is None
         )
-        return Observer(self._model, reader, self._probe, self._rows)
+        flow, output = self.dataflow, readings.output
+        return Observer(self._model, reader, self._probe, self._rows, self._ranks, dataflow=flow, output=output)
 
     def _choose(self, *, required: bool = True) -> dict[str, nn.Parameter]:
         return prunable_parameters(self._model, **self._selection(), required=required)
@@ -212,6 +221,7 @@ class Engine:
         order = list(named_weights(self._model))
         self.weights.params = {n: self.weights.params[n] for n in sorted(self.weights.params, key=order.index)}
         self._regroup()
+        self.actor.rewiring.layouts = self._layouts()
         self._recycler.measure_scales()
         self.observer = self.actor.net = self._new_observer()
         return list(new)

@@ -29,6 +29,7 @@ from surgecollapse.controller.options import Options, check_sparsity
 from surgecollapse.controller.ownership import Connection, check_trainable
 from surgecollapse.controller.plot import plot_run
 from surgecollapse.controller.reading_schedule import Timetable
+from surgecollapse.controller.version_01 import current_state
 from surgecollapse.events import (
     Action,
     Decision,
@@ -54,6 +55,7 @@ from surgecollapse.policies.version_01 import class_of
 from surgecollapse.protocols import Dataflow, Policy
 from surgecollapse.record import CommandQueue
 from surgecollapse.torch_utils.carried_state import CarriedState
+from surgecollapse.torch_utils.distributed import Ranks, shadow_when_joined
 from surgecollapse.torch_utils.modules import canonical_name, snapshot, unwrap_model
 from surgecollapse.torch_utils.step_hooks import StepHooks
 
@@ -125,6 +127,8 @@ class Controller:
         self.decision: Decision | None = None
         self.events: list[Intervention] = []
         self.readings: deque[Reading] = deque(maxlen=1000)
+        self._ranks = Ranks.of(model, options.process_group)
+        self._checked = self._ranks.alone
         self._timetable = Timetable(self._falls_on)
         self._probe = Probe(options.readings.probe)
         self._random = {role: Generators(options.seed + _APART * i) for i, role in enumerate(_ROLES)}
@@ -132,7 +136,7 @@ class Controller:
         self._connection = Connection(model, self._given)
         self._steps = OptimizerSteps(self.optimizers, options.transforms)
         self.watch = self._new_watch()
-        self.steering = Steering(self._record)
+        self.steering = Steering(self._record, self._ranks)
         self._interventions = Interventions(self)
         self.steering.handlers.update(self._interventions.handlers())
         self._resolved = self._probe.known
@@ -188,6 +192,7 @@ class Controller:
             probe=self._probe,
             noise=self._noise,
             random=self._random,
+            ranks=self._ranks,
             saved=saved,
         )
         self._engine.actor.target = self.plan.sparsity
@@ -221,6 +226,7 @@ class Controller:
         if self.attached:
             return
         self._connection.claim()
+        self._stop_shadowing = shadow_when_joined(self._outer, self._shadow_step, self._end_of_join)
         if self._options.hooks:
             self._connection.hook_steps(self._before, self._after, self._see_foreign_step)
         if self.step == 0:
@@ -250,6 +256,7 @@ class Controller:
         if self._carried is not None:
             self._carried.remove()
             self._carried = None
+        self._stop_shadowing()
         self._engine.observer.disarm()
         self._noise.suspend()
         self.steering.close()
@@ -268,7 +275,7 @@ class Controller:
         self.detach()
 
     def __getstate__(self) -> dict[str, Any]:
-        options = replace(self._options, recorders=(), commands=None)  # open files do not travel
+        options = replace(self._options, recorders=(), commands=None, process_group=None)  # open files do not travel
         return {"model": self._outer, "optimizer": self._given, "options": options, "state": self.state_dict()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -323,6 +330,7 @@ class Controller:
     def _before(self, index: int) -> None:
         self._take_waiting()
         self._resolve()
+        self._check_ranks()
         self._begin()
         self._connection.first_step_done()
         if self._steps.skips(index):
@@ -339,6 +347,11 @@ class Controller:
         self._steps.put_right(index, engine, check=self._due)
         if index != engine.primary or self._steps.skipped(index):
             return
+        self._end_step()
+
+    def _end_step(self) -> None:
+        """Count the step, and read, decide and act where that is due."""
+        engine = self._engine
         self.step += 1
         self._check_optimizers()
         if self._timetable.next == self.step:
@@ -396,6 +409,41 @@ class Controller:
             raise ValueError(
                 f"{error}. To load the optimizer's own state alone, remove the key {CARRIED!r} from it"
             ) from error
+
+    def _check_ranks(self) -> None:
+        """Check once that all ranks were attached alike.
+
+        Raises:
+            ValueError: if they were not.
+        """
+        if self._checked:
+            return
+        shapes = [(name, tuple(p.shape)) for name, p in self._engine.weights.params.items()]
+        if not self._ranks.all_agree((self.plan, type(self.policy).__name__, self.step, shapes)):
+            raise ValueError(
+                "the ranks were attached with different arguments (seed, sparsity, total_steps, policy) or different "
+                "prunable weights, so that their masks would differ: call attach with the same ones on every rank"
+            )
+        self._checked = True
+
+    @torch.no_grad()
+    def _shadow_step(self) -> None:
+        """Take part in a step that the other ranks make while this one has no data left."""
+        if not self._resolved:
+            raise RuntimeError(
+                "this rank had no batch at all, so what is prunable is unknown here: pass probe=<a batch>"
+            )
+        self._ranks.absent = True
+        self._end_step()
+
+    @torch.no_grad()
+    def _end_of_join(self, is_last: bool) -> None:
+        """After the last step of the longest rank: all ranks have its masks and state, as they have its weights."""
+        self._ranks.absent = False
+        source = int(self._ranks.highest(torch.tensor(self._ranks.rank if is_last else -1)))
+        state = self._ranks.from_first(self.state_dict(), source=source)
+        if self._ranks.rank != source:
+            self._load(state, check=False)
 
     def _resolve(self) -> None:
         """Settle what is prunable, once the layer that produces the output can be found."""
@@ -506,10 +554,6 @@ class Controller:
         for event in self._engine.actor.carry_out(decision, self.step, signals):
             self.events.append(event)
             self._record(event)
-        weights = self._engine.weights
-        if weights.sparsity and self._options.target.allocation == "global":
-            live = {name: weights.live_in(name) for name in weights.params}
-            self._advice.of_starved(live, self._engine.actor.rewiring.minima(), weights.shares())
         self._engine.forget_signal()
 
     def _log(self, kind: str, reason: str) -> None:
@@ -780,7 +824,7 @@ class Controller:
             ValueError: if the state is foreign: another version, policy, plan, model, choice of prunable weights, or
                 masks that close weights which have a value.
         """
-        self._load(state, check=True)
+        self._load(current_state(state), check=True)
         self._waiting, self._unmatched = None, False
 
     def _load(self, state: Mapping[str, Any], *, check: bool) -> None:

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from surgecollapse.act.optimizer_state import check_optimizer_state
 from surgecollapse.act.prunable import Patterns
-from surgecollapse.act.rewiring import criterion_of, one_of
+from surgecollapse.act.rewiring import criterion_of
 from surgecollapse.act.surge import REGROW_INIT
+from surgecollapse.errors import one_of
 from surgecollapse.functional import DISTRIBUTIONS, ENTROPY, Pattern
 from surgecollapse.functional.structured import fitting_pattern
 from surgecollapse.observe.monitors import Monitors, make_monitors
@@ -139,6 +140,8 @@ class Readings:
             net undisturbed; default: the first 64 rows of the first training batch.
         sites: patterns on module names to read instead of the activations that follow prunable layers.
         entropy: form of the activation entropy, see :data:`surgecollapse.functional.ENTROPY`, or a function.
+        output: the entry of the model's output that holds the class scores, or a function that takes them out, for the
+            prediction confidence; default: ``logits`` or its like, else the first tensor of at least two axes.
 
     Raises:
         ValueError: if an option is out of range or unknown.
@@ -153,6 +156,7 @@ class Readings:
     probe: Any = None
     sites: Sequence[str] | None = None
     entropy: str | Callable[[Tensor], Tensor] = "renyi2"
+    output: str | Callable[[Any], Tensor] | None = None
 
     def __post_init__(self) -> None:
         """Check the options."""
@@ -212,6 +216,7 @@ class Options:
     seed: int = 0
     hooks: bool = True
     compile: bool = False
+    process_group: Any = None
 
     def __post_init__(self) -> None:
         """Check what belongs to no group."""

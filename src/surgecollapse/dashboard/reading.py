@@ -73,7 +73,7 @@ def status_of(connection: Connection, changed: float) -> dict[str, Any]:
     status, why = _STATUS.get(said, said or "silent"), None
     if status == "live":
         why = heartbeat.gone(meta(connection, "heartbeat", dict, {}))
-        quiet = time.time() - changed > SILENT and not _switched(connection, "pause", "continue")
+        quiet = time.time() - changed > SILENT and not _switched(connection, ("pause",), "continue")
         status = "silent" if why or quiet else "live"
     return {"status": status, "touched": meta(connection, "touched", bool, False)} | ({"why": why} if why else {})
 
@@ -87,7 +87,8 @@ def state(connection: Connection, changed: float) -> dict[str, Any]:
     found = status_of(connection, changed)
     found.pop("why", None)
     config: dict[str, Any] = meta(connection, "config", dict, {})
-    reader = state_reader(connection, _whole(config.get("every")))
+    method, run = (_part(config, section) for section in ("method", "run"))
+    reader = state_reader(connection, _whole(method.get("every")))
     reading, act = _last(connection, "Reading"), _last(connection, "Intervention")
     decision, alarm = _last(connection, "Decision"), _last(connection, "Alarm")
     steps = "SELECT max(step) FROM {} WHERE typeof(step) = 'integer'"
@@ -98,7 +99,7 @@ def state(connection: Connection, changed: float) -> dict[str, Any]:
     latest = decision or act
     return found | {
         "step": step,
-        "total": _whole(config.get("steps")),
+        "total": _whole(run.get("steps")),
         "name": reader.state.name,
         "cause": reader.state.why,
         "phase": latest.phase if latest else "dense" if reading else None,
@@ -109,8 +110,8 @@ def state(connection: Connection, changed: float) -> dict[str, Any]:
         "sparsity": act.sparsity_after if act else reading.sparsity if reading else None,
         "entropy": reading.entropy if reading else None,
         "loss": reading.loss if reading else None,
-        "held": _switched(connection, "hold", "resume"),
-        "paused": _switched(connection, "pause", "continue"),
+        "held": _switched(connection, ("pause-policy", "hold"), "resume"),
+        "paused": _switched(connection, ("pause",), "continue"),
         "checkpoints": meta(connection, "checkpoints", list, []),
         "skipped": connection.skipped,
     }
@@ -332,17 +333,24 @@ def _last(connection: Connection, kind: str) -> Any:
     return next(_newest(connection, f"events WHERE kind = '{kind}'"), None)
 
 
-def _switched(connection: Connection, on: str, off: str) -> bool:
-    """Whether the last request of two that was carried out is the first."""
+def _switched(connection: Connection, on: tuple[str, ...], off: str) -> bool:
+    """Whether the last request that was carried out, of those that switch something, switched it on."""
     if not _takes_commands(connection):
         return False
-    query = "SELECT kind FROM commands WHERE status = 'applied' AND kind IN (?, ?) ORDER BY id DESC LIMIT 1"
-    row = connection.execute(query, (on, off)).fetchone()
-    return row is not None and row[0] == on
+    marks = ", ".join("?" for _ in (*on, off))
+    query = f"SELECT kind FROM commands WHERE status = 'applied' AND kind IN ({marks}) ORDER BY id DESC LIMIT 1"
+    row = connection.execute(query, (*on, off)).fetchone()
+    return row is not None and row[0] in on
 
 
 def _takes_commands(connection: sqlite3.Connection) -> bool:
     return bool(connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'commands'").fetchone()[0])
+
+
+def _part(config: dict[str, Any], section: str) -> dict[str, Any]:
+    """A section of the configuration; one that version 0.1 recorded is flat."""
+    part = config.get(section, config)
+    return part if isinstance(part, dict) else {}
 
 
 def _whole(value: Any) -> int | None:

@@ -117,7 +117,7 @@ def _build(cls: type, body: Mapping[str, Any]) -> Any:
         if name not in body:
             continue
         value = body[name]
-        if isinstance(value, list):
+        if isinstance(value, list | tuple):
             build = _NESTED.get((cls.__name__, name), _itself)
             value = tuple(map(build, value))
         if not _fits(value, hint):

@@ -51,6 +51,31 @@ def sign_covariance_entropy(x: Tensor) -> Tensor:
     rows, units = x.shape
     if units < 2 or rows < 4:
         return x.new_tensor(nan)
+    overlap, pairs = pair_overlap(x)
+    entropy = (overlap.clamp(min=1 / units).reciprocal().log() / log(units)).clamp(0, 1)
+    return _nan_unless_finite(torch.where(pairs < 1, 0.0, entropy), x)
+
+
+def pair_overlap(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean squared overlap m of the directions of disjoint pairwise differences, and over how many pairs it is taken.
+
+    m is the sufficient statistic of :func:`sign_covariance_entropy`: of several parts of a batch, the mean of their m
+    weighted by their pairs estimates tr Σ² without bias, as that of one part does.
+
+    Args:
+        x: activations ``(rows, units)``; rows in random order, an odd last row is left out.
+
+    Returns:
+        m in [0, 1], 0 without a pair; and the number of ordered pairs of directions, n(n − 1).
+
+    Raises:
+        ValueError: if ``x`` is not of two dimensions.
+
+    >>> pair_overlap(torch.tensor([[1.0, 2], [0, 2], [5, 1], [5, 3]]))  # directions at right angles
+    (tensor(0.), tensor(2.))
+    """
+    x = _rows(x)
+    rows, units = x.shape
     pairs = x[: rows - rows % 2].reshape(-1, 2, units)
     difference = pairs[:, 0] - pairs[:, 1]
     # Scaled by the largest entry first: the square of a small or large one leaves the range of float32.
@@ -59,9 +84,8 @@ def sign_covariance_entropy(x: Tensor) -> Tensor:
     direction = difference / _nonzero(length)
     count = (length != 0).sum().to(x.dtype)
     squares = (direction @ direction.T).square()
-    overlap = (squares.sum() - squares.diagonal().sum()) / (count * (count - 1)).clamp(min=1)
-    entropy = (overlap.clamp(min=1 / units).reciprocal().log() / log(units)).clamp(0, 1)
-    return _nan_unless_finite(torch.where(count < 2, 0.0, entropy), x)
+    ordered = count * (count - 1)
+    return (squares.sum() - squares.diagonal().sum()) / ordered.clamp(min=1), ordered
 
 
 def on_off_entropy(x: Tensor, threshold: float = 0.0) -> Tensor:

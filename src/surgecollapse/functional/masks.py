@@ -78,8 +78,7 @@ def collapse_masks(
         Bool masks by name, True where the weight is live; new tensors.
 
     Raises:
-        ValueError: if an argument is out of range, or the minima together exceed ``live`` (the layers are
-        named).
+        ValueError: if an argument is out of range, or the minima together exceed ``live``, with the layers' names.
 
     >>> scores = {"a": torch.tensor([1.0, 2.0, 3.0]), "b": torch.tensor([0.1, 0.2])}
     >>> collapse_masks(scores, 3)

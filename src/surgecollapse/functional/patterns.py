@@ -13,7 +13,9 @@ from torch import Tensor
 from surgecollapse.functional.masks import minimum_live
 
 _FEW = 8
-VALID = "'N:M' with 1 <= N < M (as in '2:4'), 'block:RxC' with R, C >= 1 (as in 'block:4x1'), or 'unit'"
+VALID = (
+    "'N:M' with 1 <= N < M (as in '2:4', or '2:4:channels'), 'block:RxC' with R, C >= 1 (as in 'block:4x1'), or 'unit'"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,8 @@ class Pattern:
     order (inputs; of a convolution in_channels/groups·kh·kw). From the first entry on, tiles of ``rows`` × ``columns``
     cover it. A collapsed tile keeps its ``keep`` highest entries open, an open one all.
 
+    What is a row of other layers than linear ones and convolutions, :mod:`surgecollapse.act.layouts` says.
+
     ``N:M`` is a tile of one row and M columns that keeps N. Where the row's length is no multiple of M, the rest of it
     stays dense: formats that store N of M have no place for it. Blocks and units keep none; at the edges of the matrix
     a block is as large as the matrix leaves it.
@@ -33,12 +37,14 @@ class Pattern:
         rows: rows of a tile.
         columns: columns of a tile; ``None``: the whole row.
         keep: entries that a collapsed tile keeps open.
+        channels: tiles of a convolution run along its input channels, at one position of the kernel.
     """
 
     name: str
     rows: int
     columns: int | None
     keep: int = 0
+    channels: bool = False
 
     @property
     def sparsity(self) -> float | None:
@@ -84,7 +90,8 @@ def parse_pattern(text: str) -> Pattern:
     """Read a pattern.
 
     Args:
-        text: ``N:M`` (N of every M entries along the inputs stay), ``block:RxC``, or ``unit`` (rows of the weight).
+        text: ``N:M`` (N of every M entries along the inputs stay), ``N:M:channels`` (of convolutions, along the input
+            channels), ``block:RxC``, or ``unit`` (rows of the weight).
 
     Returns:
         The pattern.
@@ -93,7 +100,7 @@ def parse_pattern(text: str) -> Pattern:
         ValueError: if it is none of these; names the nearest valid form.
 
     >>> parse_pattern("2:4")
-    Pattern(name='2:4', rows=1, columns=4, keep=2)
+    Pattern(name='2:4', rows=1, columns=4, keep=2, channels=False)
     >>> parse_pattern("4:2")
     Traceback (most recent call last):
     ...
@@ -101,10 +108,10 @@ def parse_pattern(text: str) -> Pattern:
     """
     if text == "unit":
         return Pattern(text, 1, None)
-    if found := re.fullmatch(r"(\d+):(\d+)", text):
+    if found := re.fullmatch(r"(\d+):(\d+)(:channels)?", text):
         n, m = int(found[1]), int(found[2])
         if 1 <= n < m:
-            return Pattern(text, 1, m, n)
+            return Pattern(text, 1, m, n, channels=found[3] is not None)
     elif (found := re.fullmatch(r"block:(\d+)x(\d+)", text)) and min(int(found[1]), int(found[2])) >= 1:
         return Pattern(text, int(found[1]), int(found[2]))
     raise ValueError(f"unknown pattern {text!r}: expected {VALID}. Did you mean {_nearest(text)!r}?")
@@ -317,4 +324,5 @@ def _nearest(text: str) -> str:
     if "x" in text.lower() or "block" in text.lower():
         return f"block:{numbers[0]}x{numbers[1]}"
     low, high = sorted(numbers)
-    return f"{low}:{high}" if low < high else "2:4"
+    along = ":channels" if "channel" in text.lower() else ""
+    return f"{low}:{high}{along}" if low < high else f"2:4{along}"

@@ -6,14 +6,67 @@ first left there. So large tensors are split, and small ones are put together, i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import TypeVar
 
+import torch
 from torch import Tensor
 
 from surgecollapse.torch_utils.compiled import flattened
 
 BLOCK = 1 << 16
-"""Entries of a piece: two to four float32 arrays of it fit into a second-level cache of 1 MB."""
+"""Entries of a list: two to four float32 arrays of it fit into a second-level cache of 1 MB."""
+SERIAL = 1 << 15
+"""The most entries that torch takes on one thread; more it shares among all threads, and waits for the last of them."""
+_LISTS = 4
+"""Lists that are taken as one where there are several threads, since the interpreter runs one of them at a time."""
+_FEW = 16
+"""Items of those that one thread does alone: another would come too late."""
+_Item = TypeVar("_Item")
+
+
+def share(work: Callable[[_Item], object], items: Iterable[_Item]) -> None:
+    """Call ``work`` for every item, on as many threads as torch may use; return when all are done.
+
+    A parallel operation of torch waits for each of its threads, which beside a busy process come late by milliseconds.
+    Here a thread takes the next item when it is free, and one that has not come by the end is not waited for.
+
+    Args:
+        work: what to do; runs without gradients. Its operations are on :data:`SERIAL` entries at most, so that torch
+            does not share them in turn.
+        items: on what. They must not depend on each other.
+
+    Raises:
+        Exception: what ``work`` raised; some items may then be undone.
+
+    >>> found = []
+    >>> share(found.append, range(5))
+    >>> sorted(found)
+    [0, 1, 2, 3, 4]
+    """
+    todo = list(items)
+    left = iter(todo)  # of which next() is one step for the interpreter
+
+    @torch.no_grad()
+    def until_none_is_left() -> None:
+        for item in left:
+            work(item)
+
+    threads = 1 if len(todo) < _FEW or torch.compiler.is_compiling() else torch.get_num_threads()
+    others = [_pool(threads).submit(until_none_is_left) for _ in range(threads - 1)]
+    try:
+        until_none_is_left()
+    finally:
+        for other in others:
+            if not other.cancel():  # whoever has not begun by now need not come
+                other.result()
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="surgecollapse-share")
 
 
 def blocks(items: Iterable[Sequence[Tensor]], size: int = BLOCK) -> Iterator[tuple[list[Tensor], ...]]:
@@ -21,7 +74,8 @@ def blocks(items: Iterable[Sequence[Tensor]], size: int = BLOCK) -> Iterator[tup
 
     Args:
         items: tuples of tensors; those of one tuple have the same shape and correspond entry by entry.
-        size: entries that a list may have; what cannot be split (differing strides) is given whole.
+        size: entries that a list may have; what cannot be split (differing strides) is given whole. With several
+            threads, lists are four times as long, of views of :data:`SERIAL` entries at most.
 
     Yields:
         One list for each position in the tuples, all views of the given memory, corresponding to each other.
@@ -31,10 +85,13 @@ def blocks(items: Iterable[Sequence[Tensor]], size: int = BLOCK) -> Iterator[tup
     >>> [[[len(view) for view in views] for views in lists] for lists in blocks(pairs, 4)]
     [[[4], [4]], [[1, 2], [1, 2]]]
     """
+    most = size
+    if torch.get_num_threads() > 1:
+        size, most = _LISTS * size, min(size, SERIAL)
     gathered: list[tuple[Tensor, ...]] = []
     entries = 0
     for item in items:
-        for piece in [tuple(item)] if item[0].numel() <= size else _split(item, size):
+        for piece in [tuple(item)] if item[0].numel() <= most else _split(item, most):
             if gathered and entries + piece[0].numel() > size:
                 yield tuple(map(list, zip(*gathered, strict=True)))
                 gathered, entries = [], 0

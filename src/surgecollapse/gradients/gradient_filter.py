@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from surgecollapse.functional.filters import is_stable, largest_pole
-from surgecollapse.gradients.chunking import BLOCK, blocks
+from surgecollapse.gradients.chunking import BLOCK, blocks, share
 from surgecollapse.gradients.slow_gradients import SlowGradients, State, Together, slots_like, state_dtype
 
 if TYPE_CHECKING:
@@ -130,10 +130,10 @@ class GradientFilter(SlowGradients):
                     held.copy_(grad).mul_(value)
                 state["started"].fill_(True)
             chosen.append((grad, *state["memory"]))
-        for grads, *memory in blocks(chosen, max(BLOCK * 4 // (self.order + 3), 4096)):
-            self._filter_block(grads, memory)
+        share(self._filter_block, blocks(chosen, max(BLOCK * 4 // (self.order + 3), 4096)))
 
-    def _filter_block(self, grads: list[Tensor], memory: list[list[Tensor]]) -> None:
+    def _filter_block(self, pieces: tuple[list[Tensor], ...]) -> None:
+        grads, *memory = pieces
         precise = [state_dtype(grad.dtype) for grad in grads]
         given = [grad.to(dtype) for grad, dtype in zip(grads, precise, strict=True)]  # no copy where it is the same
         results = torch._foreach_mul(given, self.b[0])

@@ -22,14 +22,15 @@ What they share:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from surgecollapse.functional.projections import widest
-from surgecollapse.gradients.chunking import BLOCK, blocks
+from surgecollapse.gradients.chunking import BLOCK, SERIAL, blocks, share
 from surgecollapse.gradients.fused_kernels import ema_pass, ema_rows, ma_pass, ma_rows
 from surgecollapse.gradients.slow_gradients import SlowGradients, State, Together, copy_of, slots_like, state_dtype
 from surgecollapse.torch_utils.compiled import flattened, in_one_pass
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from surgecollapse.gradients.flat_buffers import SideBySide
 
 
+_ROWS = 16
+"""Gradients of a window that are summed at once where they are of another precision than the sum."""
 _READS = 1 << 17
 """Stored gradients that are summed afresh at a time, at least."""
 
@@ -123,14 +126,17 @@ class Grokfast(SlowGradients):
                 state["started"].fill_(True)
         for alike in (True, False):
             chosen = [(s["average"], g) for s, g in items if (s["average"].dtype == g.dtype) is alike]
-            for averages, grads in blocks(chosen):
-                if alike:
-                    torch._foreach_lerp_(averages, grads, 1.0 - self.alpha)
-                else:  # lerp takes no mixed precision
-                    torch._foreach_mul_(averages, self.alpha)
-                    torch._foreach_add_(averages, grads, alpha=1.0 - self.alpha)
-                if self.lamb:
-                    torch._foreach_add_(grads, averages, alpha=self.lamb)
+            share(partial(self._move, alike), blocks(chosen))
+
+    def _move(self, alike: bool, pieces: tuple[list[Tensor], ...]) -> None:
+        averages, grads = pieces
+        if alike:
+            torch._foreach_lerp_(averages, grads, 1.0 - self.alpha)
+        else:  # lerp takes no mixed precision
+            torch._foreach_mul_(averages, self.alpha)
+            torch._foreach_add_(averages, grads, alpha=1.0 - self.alpha)
+        if self.lamb:
+            torch._foreach_add_(grads, averages, alpha=self.lamb)
 
     def _filter_once(self, state: State, grad: Tensor) -> bool:
         flat = flattened((state["average"], grad))
@@ -273,15 +279,10 @@ class GrokfastMA(SlowGradients):
             leaving = state["gradients"][seen % self.window]
             by_scale.setdefault(scale, []).append((grad, state["total"], leaving))
         for scale, chosen in by_scale.items():
-            for grads, totals, slots in blocks(chosen):
-                torch._foreach_sub_(totals, slots)
-                torch._foreach_copy_(slots, grads)
-                torch._foreach_add_(totals, slots)
-                if scale:
-                    torch._foreach_add_(grads, totals, alpha=scale)
+            share(partial(_slide, scale), blocks(chosen))
         for state, _ in items:
             state["seen"].add_(1)
-            self._sum_afresh(state)
+        share(_sum, [piece for state, _ in items for piece in self._to_sum_afresh(state)])
 
     def _filter_once(self, state: State, grad: Tensor) -> bool:
         seen = int(state["seen"])
@@ -292,7 +293,7 @@ class GrokfastMA(SlowGradients):
         if not in_one_pass(ma_pass, *flat, self._number(scale), self._number(self.largest(grad.dtype))):
             return False
         state["seen"].add_(1)
-        self._sum_afresh(state)
+        share(_sum, self._to_sum_afresh(state))
         return True
 
     def _scale(self, seen: int) -> float:
@@ -340,8 +341,8 @@ class GrokfastMA(SlowGradients):
         if len(share):
             total.index_copy_(0, share, slots.index_select(1, share).sum(0, dtype=total.dtype))
 
-    def _sum_afresh(self, state: State) -> None:
-        """Replace the running sum of one slice of the entries by the direct sum; all have had it after 2w calls."""
+    def _to_sum_afresh(self, state: State) -> Iterator[tuple[Tensor, Tensor]]:
+        """Columns of the window, and the running sums that theirs replace; every entry has come after 2w calls."""
         total, turn = state["total"], state["turn"]
         state["turn"] = (turn + 1) % self._period
         count = total.numel()
@@ -353,14 +354,11 @@ class GrokfastMA(SlowGradients):
             return
         columns = state["gradients"].as_strided((self.window, count), (count, 1))[:, first : first + length]
         sums = total.as_strided((count,), (1,))[first : first + length]
-        if columns.dtype == sums.dtype:
-            torch.sum(columns, 0, dtype=sums.dtype, out=sums)
-            return
-        # The CPU casts before it sums: block by block, or the cast would be as large as the parameter.
-        for piece, part in zip(columns.split(BLOCK // 16, 1), sums.split(BLOCK // 16), strict=True):
-            part.zero_()
-            for rows in piece.split(16):
-                part.add_(rows.sum(0, dtype=part.dtype))
+        if columns.dtype != sums.dtype:
+            width = BLOCK // _ROWS
+        else:
+            width = length if torch.get_num_threads() == 1 else max(SERIAL // self.window // 16 * 16, 16)
+        yield from zip(columns.split(width, 1), sums.split(width), strict=True)
 
     def _restored(self, saved: State, param: Tensor) -> State:
         wanted = (self.window, *param.shape)
@@ -372,3 +370,23 @@ class GrokfastMA(SlowGradients):
         state["gradients"] = slots_like(self.window, state["total"], saved["gradients"].dtype)
         state["gradients"].copy_(saved["gradients"])
         return state
+
+
+def _slide(scale: float, pieces: tuple[list[Tensor], ...]) -> None:
+    grads, totals, slots = pieces
+    torch._foreach_sub_(totals, slots)
+    torch._foreach_copy_(slots, grads)
+    torch._foreach_add_(totals, slots)
+    if scale:
+        torch._foreach_add_(grads, totals, alpha=scale)
+
+
+def _sum(piece: tuple[Tensor, Tensor]) -> None:
+    columns, sums = piece
+    if columns.dtype == sums.dtype:
+        torch.sum(columns, 0, dtype=sums.dtype, out=sums)
+        return
+    # The CPU casts before it sums: block by block, or the cast would be as large as the parameter.
+    sums.zero_()
+    for rows in columns.split(_ROWS):
+        sums.add_(rows.sum(0, dtype=sums.dtype))

@@ -171,8 +171,9 @@ def _change_on_host(pairs: list[tuple[Tensor, Tensor]], along: Tensor, factor: T
     for pair, number, scale in zip(pairs, along.tolist(), factor.tolist(), strict=True):
         if number == 0 and scale == 1:
             continue  # nothing along the weight, or not sound: left bit by bit as it is
-        for (weight,), (grad,) in blocks([pair]):
-            if grad.dtype in (torch.float16, torch.bfloat16):
-                grad.copy_(grad.float().sub_(weight.float(), alpha=number).mul_(scale))
-            else:
-                grad.sub_(weight, alpha=number).mul_(scale)
+        for weights, grads in blocks([pair]):
+            for w, g in zip(weights, grads, strict=True):
+                if g.dtype in (torch.float16, torch.bfloat16):
+                    g.copy_(g.float().sub_(w.float(), alpha=number).mul_(scale))
+                else:
+                    g.sub_(w, alpha=number).mul_(scale)

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from surgecollapse.gradients.chunking import blocks, share
 from surgecollapse.gradients.dense_check import check_whole
 from surgecollapse.gradients.flat_buffers import SideBySide, all_finite
 
@@ -72,7 +73,7 @@ class SlowGradients(ABC):
         Raises:
             TypeError: if a gradient is sparse, or a shard of a distributed tensor.
         """
-        on_host: list[tuple[State, Tensor]] = []
+        on_host: list[tuple[Tensor, Tensor]] = []
         elsewhere: dict[tuple[torch.device, torch.dtype], dict[Tensor, Tensor]] = {}
         entries = 0
         for param, grad in zip(params, grads, strict=True):
@@ -85,16 +86,38 @@ class SlowGradients(ABC):
                 continue
             if self.compile and self._passes_once(param, grad):
                 continue
-            if _is_at_most(grad, self.largest(grad.dtype)):
-                on_host.append((self._state_of(param, grad), grad))
-                entries += grad.numel()
-            if entries >= _AT_ONCE:  # while the cache still holds what was looked at
-                self._filter_finite(on_host)
+            on_host.append((param, grad))
+            entries += grad.numel()
+            # One thread filters while the cache still holds what was looked at; several are rather asked once.
+            if entries >= _AT_ONCE and torch.get_num_threads() == 1:
+                self._filter_healthy(on_host)
                 on_host, entries = [], 0
         if on_host:
-            self._filter_finite(on_host)
+            self._filter_healthy(on_host)
         for kind, given in elsewhere.items():
             self._filter_together(kind, given)
+
+    def _filter_healthy(self, pairs: list[tuple[Tensor, Tensor]]) -> None:
+        """Filter the gradients of which every entry may enter the state."""
+        if torch.get_num_threads() == 1 or not self._all_are_at_most([grad for _, grad in pairs]):
+            pairs = [(param, grad) for param, grad in pairs if _is_at_most(grad, self.largest(grad.dtype))]
+        if pairs:
+            self._filter_finite([(self._state_of(param, grad), grad) for param, grad in pairs])
+
+    def _all_are_at_most(self, grads: list[Tensor]) -> bool:
+        """Whether the norms of all pieces say so; where not, each gradient has to be looked at."""
+        by_dtype: dict[torch.dtype, list[tuple[Tensor]]] = {}
+        for grad in grads:
+            by_dtype.setdefault(grad.dtype, []).append((grad,))
+        healthy: list[bool] = []
+        for dtype, alike in by_dtype.items():
+            largest = self.largest(dtype)
+
+            def look(pieces: tuple[list[Tensor], ...], largest: float = largest) -> None:
+                healthy.append(all(norm.item() <= largest for norm in torch._foreach_norm(pieces[0])))
+
+            share(look, blocks(alike))
+        return all(healthy)
 
     def _filter_together(self, kind: tuple[torch.device, torch.dtype], given: dict[Tensor, Tensor]) -> None:
         together = self._together.get(kind)

@@ -129,7 +129,7 @@ class ActivationReader:
         follow: bool = True,
     ) -> None:
         self._model, self._sites, self._rows, self._follow = model, dict(sites), rows, follow
-        self._entropy = entropy_form(entropy)
+        self.entropy = entropy_form(entropy)
         self._hooks = Hooks()
         self._samples: dict[str, Tensor] = {}
         self._pending: tuple[str, torch.Size, bool] | None = None
@@ -231,7 +231,7 @@ class ActivationReader:
         """Reduce what was read to four numbers a site, still on the device, in the order of :meth:`layers`."""
         numbers: list[Tensor] = []
         for x in self._samples.values():
-            numbers += [self._entropy(x), on_off_entropy(x), activation_energy(x), dead_units(x)]
+            numbers += [self.entropy(x), on_off_entropy(x), activation_energy(x), dead_units(x)]
         return numbers
 
     def layers(self, numbers: Sequence[float]) -> tuple[LayerReading, ...]:

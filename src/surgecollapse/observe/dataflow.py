@@ -82,7 +82,7 @@ def trace_dataflow(model: nn.Module, forward: Callable[[], Any]) -> Dataflow:
     >>> net = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 3), nn.Softmax(-1))
     >>> with torch.no_grad():
     ...     trace_dataflow(net, lambda: net(torch.ones(5, 2)))
-    Dataflow(outputs=('2.weight',), selectors=(), weights=('0.weight', '2.weight'))
+    Dataflow(outputs=('2.weight',), selectors=(), weights=('0.weight', '2.weight'), transposed=())
     """
     tracer = _Tracer(model)
     with tracer:
@@ -98,6 +98,7 @@ def trace_dataflow(model: nn.Module, forward: Callable[[], Any]) -> Dataflow:
         outputs=sorted_names(outputs - never),
         selectors=sorted_names(tracer.selectors - outputs - never),
         weights=sorted_names(tracer.weights),
+        transposed=sorted_names(tracer.transposed),
     )
 
 
@@ -128,6 +129,8 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call, misc, unused-
         self._by_id: dict[int, _State] = {}
         self.selectors: set[str] = set()
         self.weights: set[str] = set()
+        self.transposed: set[str] = set()
+        self._strides = {canonical_name(name): p.stride()[-2:] for name, p in model.named_parameters()}
         for name, p in model.named_parameters():
             key = self._key(p)
             if key is not None and p.numel():
@@ -176,13 +179,16 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call, misc, unused-
             direct = parents[0].direct if plain else frozenset[str]()
             return _State(activation=True, parents=parents, plain=plain, direct=direct)
         operands = [
-            state
+            (i, tensor, state)
             for i, (tensor, state) in enumerate(zip(taken, before, strict=True))
             if (state.sources or state.direct) and tensor.ndim >= 2 and not _is_bias(name, i)
         ]
-        for state in operands:
+        for position, tensor, state in operands:
             self.weights |= state.direct
-        weights = frozenset[str]().union(*(state.sources or state.direct for state in operands))
+            if _is_matrix_product(name):
+                second = position == (1 if name in ("mm", "bmm") else 2)
+                self.transposed |= {n for n in state.direct if second == (tensor.stride()[-2:] == self._strides[n])}
+        weights = frozenset[str]().union(*(state.sources or state.direct for _, _, state in operands))
         return _State(
             activation=True,
             parents=parents,
@@ -281,6 +287,10 @@ def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[T
 
 def _is_product(name: str) -> bool:
     return name in _PRODUCTS or "conv" in name or any(word in name for word in ("lstm", "gru", "rnn"))
+
+
+def _is_matrix_product(name: str) -> bool:
+    return name in ("mm", "bmm", "addmm", "baddbmm", "_addmm_activation")
 
 
 def _is_bias(name: str, position: int) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,10 +14,16 @@ from torch import Tensor, nn
 from surgecollapse.events import LayerReading, Reading
 from surgecollapse.functional import predictive_entropy, target_entropy
 from surgecollapse.observe.activations import ActivationReader
+from surgecollapse.observe.pooling import Pool
+from surgecollapse.observe.predictions import Output, class_scores
 from surgecollapse.observe.probe import Probe
 from surgecollapse.observe.unit_tracing import follow_units
-from surgecollapse.protocols import UnitConnection
-from surgecollapse.torch_utils.modules import canonical_name, tensors_in
+from surgecollapse.protocols import Dataflow, UnitConnection
+from surgecollapse.torch_utils.distributed import Ranks
+from surgecollapse.torch_utils.modules import canonical_name
+
+_NUMBERS = ("grad_norm", "loss", "target_entropy")
+"""What a reading holds beside its layers; averaged over ranks."""
 
 
 class Observer:
@@ -27,10 +34,27 @@ class Observer:
         reader: the sites.
         probe: the probe batch.
         generator: CPU generator that draws rows.
+        ranks: the processes that train the model together, whose readings are pooled.
+        dataflow: names the layers that produce the output.
+        output: which entry of the model's output holds the class scores, see
+            :func:`~surgecollapse.observe.predictions.class_scores`.
     """
 
-    def __init__(self, model: nn.Module, reader: ActivationReader, probe: Probe, generator: torch.Generator) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        reader: ActivationReader,
+        probe: Probe,
+        generator: torch.Generator,
+        ranks: Ranks | None = None,
+        *,
+        dataflow: Dataflow | None = None,
+        output: Output = None,
+    ) -> None:
+        self._dataflow, self._output = dataflow, output
         self._model, self._reader, self._probe, self._generator = model, reader, probe, generator
+        self._ranks = Ranks() if ranks is None else ranks
+        self._pool = Pool(self._ranks, reader.sites, reader.entropy)
         self._loss: Tensor | float | None = None
         self._targets: Tensor | None = None
         self._norms: list[Tensor] = []
@@ -75,7 +99,6 @@ class Observer:
         source = "batch"
         if not self._reader.captured:  # a compiled forward runs no hooks that were added later
             source = "probe" if self._pass_probe() else "none"
-        sites = self._reader.reduce()
         extra: dict[str, Tensor] = {}
         if self._norms:
             extra["grad_norm"] = torch.stack([n.to(self._norms[0].device, torch.float32) for n in self._norms]).norm()
@@ -83,26 +106,39 @@ class Observer:
             extra["loss"] = self._loss.float().mean()
         if self._targets is not None:
             extra["target_entropy"] = target_entropy(self._targets)
-        numbers = _to_host([*sites, *extra.values()])
-        layers = self._reader.layers(numbers[: len(sites)])
-        values = dict(zip(extra, numbers[len(sites) :], strict=True))
-        if isinstance(self._loss, float):
-            values["loss"] = self._loss
+        layers, values, finite = self._together(extra) if not self._ranks.alone else self._here(extra)
         self._reader.disarm()
-        finite = 4 * len(layers) == len(sites)
         reading = _assemble(step, sparsity, layers, values, source, finite=finite)
         if finite and reading.entropy is None and self._reader.sites and not self._warned:
-            self._warned = True
-            warnings.warn(_why_not(reading), UserWarning, stacklevel=2)
+            why = _why_not(reading)
+            self._warned = why is not None
+            if why is not None:
+                warnings.warn(why, UserWarning, stacklevel=2)
         return reading
+
+    def _here(self, extra: Mapping[str, Tensor]) -> tuple[tuple[LayerReading, ...], dict[str, float], bool]:
+        """Layers, further numbers and whether all activations were finite, in this process."""
+        sites = self._reader.reduce()
+        numbers = _to_host([*sites, *extra.values()])
+        layers = self._reader.layers(numbers[: len(sites)])
+        values = dict(zip(extra, numbers[len(sites) :], strict=True)) | self._noted_number()
+        return layers, values, 4 * len(layers) == len(sites)
+
+    def _noted_number(self) -> dict[str, float]:
+        return {"loss": self._loss} if isinstance(self._loss, float) else {}
+
+    def _together(self, extra: Mapping[str, Tensor]) -> tuple[tuple[LayerReading, ...], dict[str, float], bool]:
+        """The same over all ranks: layers from sums of sufficient statistics, further numbers as means."""
+        known = dict(zip(extra, _to_host(list(extra.values())), strict=True)) | self._noted_number()
+        pooled = self._pool.read(self._reader.samples, {name: known.get(name) for name in _NUMBERS})
+        return pooled.layers, dict(pooled.values), pooled.finite
 
     def measure(self, name: str) -> float:
         """Take one measure of the net as it is now, on the probe batch; −∞ where it is not defined.
 
         A floor that cannot be measured is never met: a collapse then goes no deeper than its target.
-        ``prediction_confidence`` is 1 − H(softmax(z))/ln K, the mean over rows (and positions) of the model's
-        outputs z of K classes, on the last axis of its first floating-point output; of a single output it is not
-        defined.
+        ``prediction_confidence`` is 1 − H(softmax(z))/ln K, the mean over rows (and positions) of the class scores z of
+        K classes, see :func:`~surgecollapse.observe.predictions.class_scores`; of a single class it is not defined.
         """
         if name == "prediction_confidence":
             return self._prediction_confidence()
@@ -111,12 +147,17 @@ class Observer:
 
     def _prediction_confidence(self) -> float:
         self._reader.disarm()
-        if not self._probe.known:
-            return -math.inf
-        outputs = (t for t in tensors_in(self._probe.forward(self._model)) if t.is_floating_point() and t.ndim >= 2)
-        logits = next(outputs, None)
-        value = math.nan if logits is None else predictive_entropy(logits.flatten(0, -2).float()).item()
+        logits = self._probe_logits() if self._probe.known else None
+        value = math.nan if logits is None else predictive_entropy(logits).item()
+        if not self._ranks.alone:
+            rows = 0.0 if logits is None or not math.isfinite(value) else float(len(logits))
+            total = torch.tensor([0.0 if not rows else value * rows, rows], dtype=torch.float64)
+            entropies, count = self._ranks.totals([total])[0].tolist()
+            value = entropies / count if count else math.nan
         return 1.0 - value if math.isfinite(value) else -math.inf
+
+    def _probe_logits(self) -> Tensor | None:
+        return class_scores(self._probe.forward(self._model), self._model, self._dataflow, self._output)
 
     def activation_energy(self) -> dict[str, float]:
         """Mean squared activation of each site on the probe batch; empty while no probe is known."""
@@ -132,11 +173,16 @@ class Observer:
         if not self._probe.known:
             return [], dict.fromkeys(weights, "cannot be followed: no probe batch is known")
         names = {id(p): canonical_name(name) for name, p in self._model.named_parameters()}
-        return follow_units(names, weights, lambda: self._probe.forward(self._model))
+        found, lost = follow_units(names, weights, lambda: self._probe.forward(self._model))
+        if self._ranks.alone:
+            return found, lost
+        *totals, ranks = self._ranks.totals([*(unit.scores for unit in found), torch.ones(())])
+        means = [(total / ranks).to(unit.scores.dtype) for unit, total in zip(found, totals, strict=True)]
+        return [replace(unit, scores=mean) for unit, mean in zip(found, means, strict=True)], lost
 
     def _probe_layers(self) -> tuple[LayerReading, ...]:
         self._pass_probe()
-        layers = self._reader.layers(_to_host(self._reader.reduce()))
+        layers, _, _ = self._here({}) if self._ranks.alone else self._together({})
         self._reader.disarm()
         return layers
 
@@ -150,14 +196,16 @@ class Observer:
         return self._reader.captured
 
 
-def _why_not(reading: Reading) -> str:
-    """Say why a reading has no entropy, and what to do."""
+def _why_not(reading: Reading) -> str | None:
+    """Say why a reading has no entropy, and what to do; ``None`` where all units are constant, as may pass."""
     if reading.source == "none":
         why = "no layer was seen to run in a training pass (compiled parts hide them), and no probe batch is known"
         what = "Pass probe=<a batch, as the model is called>"
     elif max(layer.rows for layer in reading.layers) < 2:
         why = "the batch is a single sample without positions, and entropy needs at least two rows"
         what = "Train on larger batches, or choose a policy that does not read entropy"
+    elif max(layer.units for layer in reading.layers) > 1:
+        return None
     else:
         why, what = "the layers that are read have a single unit each", "Choose others with sites=…"
     return f"no activation entropy at step {reading.step}, so that policies that follow it do not act: {why}. {what}"

@@ -218,6 +218,9 @@ class Probe:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the batch; objects are rebuilt when they are needed, once their classes are imported."""
+        if "batch" not in state:  # of version 0.1, which kept tensors alone, and their first rows
+            batch = to_plain((list(state["args"]), dict(state["kwargs"])))
+            state = {**state, "batch": batch, "settled": True, "training": False}
         self.known, self._autocast, self._training = state["known"], state["autocast"], state["training"]
         self._stored = {key: state[key] for key in ("known", "batch", "settled")}
         self._stored = {**self._stored, "batch": _copy(state["batch"])}

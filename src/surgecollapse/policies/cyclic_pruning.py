@@ -72,6 +72,21 @@ class CyclicPruning(ScheduledPolicy):
     (0.98, 0.35)
     >>> made[75].actions
     (Prune(sparsity=0.8, ...), Freeze())
+
+    When to use:
+        The default: thousands of steps, a network that can overfit, and a target of 90% or more. On networks that
+        do not overfit, use ``cycles=2, floor=0.0, min_density_ratio=1.0``. In fewer than about 500 steps use
+        gradual pruning.
+
+    Cost:
+        Mean training density 0.20 at 90% sparsity on the MLP of MNIST-1D, 0.22 to 0.29 on other tasks. A prune with
+        the floor takes up to five passes of the probe batch; growth keeps a running mean of dense gradients.
+
+    Deviations:
+        This project's own form. Of AC/DC it keeps the alternation, of Zhu and Gupta the cubic schedule.
+
+    Source:
+        After Zhu and Gupta 2017, arXiv 1710.01878, and Peste et al. 2021, arXiv 2106.12379.
     """
 
     dense_until: float = 0.05

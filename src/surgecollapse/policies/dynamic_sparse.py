@@ -14,11 +14,9 @@ from surgecollapse.policies.registry import policy
 @policy("static")
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Static(ScheduledPolicy):
-    """A random mask, put on before the first step and never changed: the least that a method must beat.
+    """A random mask, put on before the first step and never changed.
 
-    The layers share the open weights by Erdős–Rényi-kernel densities (arXiv 1911.11134, §3). The first gradient is
-    that of the net before it was masked, since only the first forward pass shows which weights are prunable; it is
-    masked like every other.
+    The layers share the open weights by Erdős–Rényi-kernel densities.
 
     Args:
         allocation: how the open weights are shared among layers: ``erk``, or ``layer`` for the same density everywhere.
@@ -32,6 +30,19 @@ class Static(ScheduledPolicy):
     >>> first = policy.decide(Reading(step=0))
     >>> first.phase, first.find(Prune)
     ('frozen', Prune(sparsity=0.9, ..., allocation='erk', saliency='random', ...))
+
+    When to use:
+        As the weakest baseline of sparse training: what a random mask reaches.
+
+    Cost:
+        Training density equals the target's from the first step.
+
+    Deviations:
+        The first gradient is that of the unmasked network, since the first forward pass shows what is prunable; it
+        is masked like every other.
+
+    Source:
+        Erdős–Rényi-kernel densities of Evci et al. 2020, arXiv 1911.11134, section 3.
     """
 
     allocation: str = "erk"

@@ -95,6 +95,20 @@ class EntropyCycles(BasePolicy):
     ('open', 0.5, SetNoise(std=0.05))
     >>> early.reason
     'low entropy: on_off 0.300 is under its floor 0.4 after 25 steps of the sparse phase'
+
+    When to use:
+        To study entropy as a trigger: ``timing`` and ``periodic`` are its ablations. Over ten seeds, phases ended
+        by entropy were as accurate as random and fixed ones. For accuracy use ``cyclic_pruning``.
+
+    Cost:
+        Mean training density 0.30 at 90% sparsity. A prune with the floor takes up to five passes of the probe
+        batch; growth keeps a running mean of dense gradients.
+
+    Deviations:
+        The schedule is AC/DC's; bounding phases and depths by entropy is this project's.
+
+    Source:
+        After Peste, Iofinova, Vladu, Alistarh 2021, arXiv 2106.12379.
     """
 
     dense_until: float = 0.10

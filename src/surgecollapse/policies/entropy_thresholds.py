@@ -76,6 +76,20 @@ class EntropyThresholds(BasePolicy):
     (0.55, 0.5, 'collapsed', 0.1)
     >>> decision.reason
     'high entropy: 0.800 is above 0.700, the fixed high limit'
+
+    When to use:
+        The length of the training is not known, or the method's published rules are to be tested. It lost 3.1
+        points to dense training on 5,000 MNIST digits at 90% sparsity.
+
+    Cost:
+        Mean training density 0.75 on that task. Readings at the usual cadence.
+
+    Deviations:
+        Bands, hysteresis, dwell and cool-down are this project's: the published description names the signals and
+        the responses only.
+
+    Source:
+        Surge-Collapse Training, R. Aragon; StabilAI, M. Young.
     """
 
     thresholds: str = "quantile"

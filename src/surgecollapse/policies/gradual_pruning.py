@@ -16,9 +16,7 @@ from surgecollapse.schedules import cubic
 class GradualPruning(ScheduledPolicy):
     """Prune a little more at every reading, sₜ = s·(1 − (1 − u)³), u = (t − start)/(end − start) (GMP).
 
-    Zhu and Gupta 2017 (arXiv 1710.01878, eq. 1 with s_i = 0). Weights that are pruned stay pruned. The paper prunes
-    every layer alike. Here the layers compete unless the target's ``allocation="layer"`` is given; later users of the
-    method found that better (Gale, Elsen, Hooker 2019, arXiv 1902.09574, §5).
+    Weights that are pruned stay pruned.
 
     Args:
         start_at: fraction of the run until which it is dense, in [0, 1).
@@ -35,6 +33,20 @@ class GradualPruning(ScheduledPolicy):
     (0.7, 'sparse')
     >>> last.actions, last.phase
     ((Prune(sparsity=0.8, ...), Freeze()), 'frozen')
+
+    When to use:
+        Short trainings and language models, or as a strong baseline: it was the best rival on LeNet, on text and on
+        reviews.
+
+    Cost:
+        Mean training density 0.34 at 90% sparsity. No dense gradients.
+
+    Deviations:
+        The paper prunes every layer alike. Here the layers compete unless the allocation is ``layer``, which later
+        users found better (Gale, Elsen, Hooker 2019, arXiv 1902.09574, section 5).
+
+    Source:
+        Zhu and Gupta 2017, arXiv 1710.01878, eq. 1 with s_i = 0.
     """
 
     start_at: float = 0.10

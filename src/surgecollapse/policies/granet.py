@@ -17,7 +17,7 @@ from surgecollapse.schedules import cosine
 class GraNet(GradualPruning):
     """Gradual pruning in which every step also exchanges weights: regenerate as many as are dropped.
 
-    Liu et al. 2021 (arXiv 2106.10404), the dense-to-sparse form: after the cubic schedule has pruned, a share
+    After the cubic schedule has pruned, a share
     ``drop_fraction`` of what is left in each layer is pruned by magnitude and as many weights are regrown, at zero, by
     the magnitude of the dense gradient. The share decays by a cosine (as in the published code) until ``end_at``, where
     the mask is final.
@@ -36,6 +36,18 @@ class GraNet(GradualPruning):
     >>> decision = policy.decide(Reading(step=25))
     >>> [type(action).__name__ for action in decision.actions], round(decision.find(Exchange).fraction, 6)
     (['Prune', 'Exchange'], 0.25)
+
+    When to use:
+        Convolutions at moderate sparsity: it was the best rival on those of MNIST-1D at 90%.
+
+    Cost:
+        Mean training density 0.34 at 90% sparsity. Dense gradients before each exchange.
+
+    Deviations:
+        The exchange share decays by a cosine, as in the published code.
+
+    Source:
+        Liu et al. 2021, arXiv 2106.10404, dense to sparse.
     """
 
     drop_fraction: float = 0.5

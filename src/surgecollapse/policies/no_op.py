@@ -15,13 +15,25 @@ from surgecollapse.policies.registry import policy
 class NoOp(BasePolicy):
     """Take readings at the usual cadence and never act.
 
-    Training under it is the plain training, bit for bit: the control for every claim about the other policies.
+    The control for every claim about the other policies.
 
     >>> from surgecollapse.events import Plan
     >>> policy = NoOp()
     >>> policy.start(Plan(sparsity=0.9, total_steps=None, every=50))
     >>> policy.due(50), policy.due(51), policy.decide(Reading(step=50)).acts
     (True, False, False)
+
+    When to use:
+        As the null control for every claim about the other policies.
+
+    Cost:
+        Readings only.
+
+    Deviations:
+        None: training under it is the plain training, bit for bit.
+
+    Source:
+        This project.
     """
 
     growth: ClassVar[str] = "random"

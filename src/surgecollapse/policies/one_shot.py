@@ -15,9 +15,6 @@ from surgecollapse.policies.registry import policy
 class OneShot(ScheduledPolicy):
     """Train dense, prune once to the target, fine-tune what is left (Han et al. 2015, arXiv 1506.02626).
 
-    Deviation from the paper: one round, inside the given number of steps and under the loop's own learning rate, so
-    that all methods train equally long.
-
     Args:
         at: fraction of the run at which the weights are pruned, in (0, 1).
 
@@ -32,6 +29,19 @@ class OneShot(ScheduledPolicy):
     [('dense', 0), ('frozen', 2), ('frozen', 0)]
     >>> decisions[1].actions
     (Prune(sparsity=0.9, ...), Freeze())
+
+    When to use:
+        As the simplest baseline.
+
+    Cost:
+        Mean training density 0.55 at 90% sparsity with the default ``at``.
+
+    Deviations:
+        One round, inside the given number of steps and under the loop's own learning rate, so that all methods
+        train equally long.
+
+    Source:
+        Han, Pool, Tran, Dally 2015, arXiv 1506.02626.
     """
 
     at: float = 0.5

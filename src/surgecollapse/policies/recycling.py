@@ -23,12 +23,10 @@ class _State(PolicyState):
 @policy("redo")
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Recycle(BasePolicy):
-    """ReDo: units that say next to nothing get new incoming weights, and their outgoing ones are zeroed.
+    """ReDo: dormant units get new incoming weights, and their outgoing ones are zeroed.
 
-    Sokar, Agarwal, Castro, Evci 2023 (arXiv 2302.12902): every ``interval`` steps, units of a dormancy of at most
-    ``tau`` (:func:`~surgecollapse.functional.dormancy`), scored on the probe batch. The paper recycles every 1,000
-    steps, with τ of .025 or .1 as the agent and its replay ratio ask; dormant units matter in its reinforcement
-    learning, little in training on a fixed data set.
+    Every ``interval`` steps, units of a dormancy of at most ``tau`` (:func:`~surgecollapse.functional.dormancy`) are
+    recycled. The paper recycles every 1,000 steps, with τ of 0.025 or 0.1.
 
     By itself it holds: attach it with ``sparsity=0`` to recycle without pruning. ``over`` adds recycling to another
     policy's decisions; new weights respect its masks. Level-triggered: recycling skipped on a non-finite step is made
@@ -46,6 +44,19 @@ class Recycle(BasePolicy):
     >>> policy.start(Plan(sparsity=0.0, total_steps=None, every=50))
     >>> [(step, policy.decide(Reading(step=step)).actions) for step in (50, 100, 150, 200)]
     [(50, ()), (100, (Recycle(dormancy=0.1),)), (150, ()), (200, (Recycle(dormancy=0.1),))]
+
+    When to use:
+        Units go dormant because the task changes, as in reinforcement learning. Expect little on a fixed data set.
+
+    Cost:
+        One pass of the probe batch at each interval. No pruning: density is that of the policy beneath it.
+
+    Deviations:
+        Units are scored on the probe batch. Where a unit has not exactly one reader, its layer is left as it is,
+        and the event says why.
+
+    Source:
+        Sokar, Agarwal, Castro, Evci 2023, arXiv 2302.12902 (ReDo).
     """
 
     tau: float = 0.025

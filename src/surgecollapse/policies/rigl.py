@@ -13,12 +13,10 @@ from surgecollapse.schedules import cosine
 @policy("rigl")
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RigL(DynamicSparsePolicy):
-    """Sparse from the first step; now and then the weakest weights are exchanged for those of largest gradient.
+    """Sparse from the first step; the weakest weights are exchanged for those of largest gradient.
 
-    Evci, Gale, Menick, Castro, Elsen 2020 (arXiv 1911.11134): densities by ERK, drop by |w|, growth by the magnitude of
-    the dense gradient *at the masked weights*, new weights at zero, the exchanged share α/2·(1 + cos(πt/T_end)). A
-    weight that would be dropped and grown at once stays as it is, as in the published code. Deviation: the optimizer
-    also steps where weights are exchanged; the published code exchanges instead of stepping.
+    Densities by ERK; pruned by |w|, regrown by the magnitude of the dense gradient *at the masked weights*; new weights
+    start at zero. The exchanged share of each layer is α/2·(1 + cos(πt/T_end)).
 
     Args:
         allocation: how the open weights are shared among layers: ``erk`` or ``layer``.
@@ -37,6 +35,20 @@ class RigL(DynamicSparsePolicy):
     ['Prune', 'Exchange', 'Freeze']
     >>> round(decisions[1].actions[0].fraction, 6)
     0.15
+
+    When to use:
+        Training density must equal the target's. It was the best rival on the MLP of MNIST-1D at 90 and 95%, and
+        better than the default with 20% wrong labels.
+
+    Cost:
+        Training density equals the target's. One dense gradient before each exchange.
+
+    Deviations:
+        The optimizer also steps where weights are exchanged; the published code exchanges instead of stepping. A
+        weight that would be dropped and grown at once stays, as in the published code.
+
+    Source:
+        Evci, Gale, Menick, Castro, Elsen 2020, arXiv 1911.11134.
     """
 
     growth: ClassVar[str] = "gradient"

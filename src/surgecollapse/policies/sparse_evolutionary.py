@@ -12,11 +12,10 @@ from surgecollapse.policies.registry import policy
 @policy("set")
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SET(DynamicSparsePolicy):
-    """Sparse from the first step; now and then the weakest weights are exchanged for random others.
+    """Sparse from the first step; every ``interval`` steps the weakest weights are exchanged for random others.
 
-    Mocanu et al. 2018 (arXiv 1707.04780). Deviations: exchanged every ``interval`` steps rather than every epoch, by
-    |w| rather than by the smallest positive and largest negative weights apart, and new weights start at zero, all as
-    in the comparison of Evci et al. 2020 (arXiv 1911.11134), which also gives the layers their densities.
+    In each layer a share ``drop_fraction`` of the open weights, those of lowest magnitude, is pruned, and as many
+    others are regrown at random.
 
     Args:
         allocation: how the open weights are shared among layers: ``erk`` or ``layer``.
@@ -35,6 +34,21 @@ class SET(DynamicSparsePolicy):
     [['Prune'], [], ['Exchange'], ['Freeze']]
     >>> decisions[2].actions[0].fraction, decisions[2].actions[0].growth
     (0.3, 'random')
+
+    When to use:
+        Training density must equal the target's, and dense gradients are not available. At 80% it was level with
+        the default on the MLP of MNIST-1D.
+
+    Cost:
+        Training density equals the target's. No dense gradients.
+
+    Deviations:
+        Exchanges follow steps rather than epochs, and drop by magnitude rather than by the smallest positive and
+        largest negative weights apart. New weights start at zero. All three are as in the comparison of Evci et al.
+        2020, arXiv 1911.11134.
+
+    Source:
+        Mocanu et al. 2018, arXiv 1707.04780.
     """
 
     growth: ClassVar[str] = "random"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from surgecollapse.events import Prune
+from surgecollapse.lab.config import as_mapping, flat_values
 from surgecollapse.lab.training.traces import PREFIX
 from surgecollapse.report.rundata import Array, Curve, Predictions, RunData
 
@@ -96,11 +97,11 @@ def _gather(loaded: LoadedRun, directory: Path) -> RunData:
     if loaded.broken:
         notes.append(f"the run has diverged: not finite are {', '.join(loaded.broken)}")
     return RunData(
-        name=run_name(config.policy),
+        name=run_name(config.method.policy),
         directory=directory,
-        policy=config.policy,
-        task=config.task,
-        config=config.model_dump(mode="json"),
+        policy=config.method.policy,
+        task=config.data.task,
+        config=flat_values(as_mapping(config)),
         seconds=loaded.summary.get("seconds"),
         finished=loaded.status in ENDED,
         diverged=loaded.status == "diverged" or bool(loaded.broken),
@@ -116,7 +117,7 @@ def _gather(loaded: LoadedRun, directory: Path) -> RunData:
         parameters=parameters,
         gradients=_gradients(loaded),
         prunable=frozenset(name for name in masked if name in parameters and parameters[name].ndim >= 2),
-        modulus=config.modulus if config.task == "modular" else None,
+        modulus=getattr(config.data, "modulus", None),
         vocabulary=data.vocabulary,
         image=(data.input_shape[-2], data.input_shape[-1]) if data.kind == "image" else None,
         notes=tuple(notes),

@@ -221,7 +221,12 @@ def _in_parts(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor
 
 
 def _origin(run: LoadedRun) -> dict[str, Any]:
-    return {"run": run.directory.name, "task": run.config.task, "model": run.config.model, "step": str(run.step)}
+    return {
+        "run": run.directory.name,
+        "task": run.config.data.task,
+        "model": run.config.model.name,
+        "step": str(run.step),
+    }
 
 
 FORMATS: dict[str, tuple[str, Callable[[LoadedRun, Path, Tensor], _Written]]] = {

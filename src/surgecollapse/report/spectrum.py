@@ -74,7 +74,7 @@ def share(found: Spectrum, cutoff: float) -> str:
     doubt = found.doubt(cutoff)
     if not doubt:
         return f"{100 * found.slow_share(cutoff):.1f} %"
-    remedy = f"; train with `trace_every = {closest(cutoff)}`" if cutoff > found.frequencies[-1] else ""
+    remedy = f"; train with `gradient_trace_every = {closest(cutoff)}`" if cutoff > found.frequencies[-1] else ""
     return f"not determined: {doubt}{remedy}"
 
 

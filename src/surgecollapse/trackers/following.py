@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import time
 from itertools import groupby
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from surgecollapse.events import Alarm, Intervention, Reading, Request
-from surgecollapse.record import RunStore, RunStoreError, Tail
+from surgecollapse.record import RunStore, RunStoreError, Tail, heartbeat
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from surgecollapse.record import News
     from surgecollapse.trackers.protocol import Tracker
 
+logger = logging.getLogger(__name__)
 SECONDS = 1.0
 """Between two looks at a run that trains."""
 _READING = ("entropy", "on_off", "target_entropy", "grad_norm", "sparsity")
@@ -57,16 +59,20 @@ def follow(run: Path, tracker: Tracker, *, until: Callable[[], bool] | None = No
             break
         time.sleep(seconds)
     with RunStore(run / "run.db") as store:
-        summary, checkpoints = store.get("summary", {}), store.get("checkpoints", [])
-    if checkpoints:  # else there is nothing to load torch for
+        facts = store.meta()
+    summary, checkpoints = facts.get("summary"), facts.get("checkpoints")
+    steps = [step for step in checkpoints if type(step) is int] if isinstance(checkpoints, list) else []
+    if steps:  # else there is nothing to load torch for
         _weights(run, tracker)
-        _pictures(run, max(checkpoints), tracker)
-    return tracker.finish(summary)
+        _pictures(run, max(steps), tracker)
+    return tracker.finish(summary if isinstance(summary, dict) else {})
 
 
 def _ended(run: Path) -> bool:
+    """Whether a run has said that it ended, or was killed before it could."""
     with RunStore(run / "run.db") as store:
-        return store.get("status") in _ENDED
+        facts = store.meta()
+    return facts.get("status") in _ENDED or heartbeat.gone(facts.get("heartbeat")) is not None
 
 
 def _tell(news: News, tracker: Tracker) -> None:
@@ -108,9 +114,9 @@ def _words(event: Event) -> tuple[str, str] | None:
 
 def _array(step: int, name: str, values: NDArray[Any], tracker: Tracker) -> None:
     """What ``inspect`` recorded: histograms, and a confusion matrix."""
-    if name.startswith("histogram/"):
+    if name.startswith("histogram/") and values.ndim == 2 and len(values) == 3:
         tracker.histogram(step, name.removeprefix("histogram/"), values[0], values[1, :-1])
-    elif name.startswith("confusion/"):
+    elif name.startswith("confusion/") and values.ndim == 2:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "matrix.png"
             if _draw(values, path):
@@ -130,10 +136,14 @@ def _draw(matrix: NDArray[Any], path: Path) -> bool:
 
 def _weights(run: Path, tracker: Tracker) -> None:
     """Histograms of the weights at every checkpoint that is there."""
-    from surgecollapse.lab.training.checkpoint import load_checkpoint, step_checkpoints
+    from surgecollapse.lab.training.checkpoint import CheckpointError, load_checkpoint, step_checkpoints
 
     for path in reversed(step_checkpoints(run / "checkpoints")):
-        state: Mapping[str, Any] = load_checkpoint(path)
+        try:
+            state: Mapping[str, Any] = load_checkpoint(path)
+        except CheckpointError as error:
+            logger.warning("left out: %s", error)
+            continue
         for name, value in state["model"].items():
             if value.is_floating_point() and value.numel() > 1:
                 finite = value.float().numpy().ravel()

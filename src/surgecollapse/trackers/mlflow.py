@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surgecollapse.trackers.protocol import numbers, plain
+from surgecollapse.trackers.registry import tracker
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,6 +23,7 @@ _MOST = 1000
 _FOREIGN = re.compile(r"[^\w\-. :/]")
 
 
+@tracker("mlflow")
 class MLflow:
     """A run of the experiment ``surgecollapse``; MLflow's own telemetry is switched off.
 
@@ -35,6 +37,13 @@ class MLflow:
     Raises:
         ModuleNotFoundError: if mlflow (or mlflow-skinny) is not installed.
     """
+
+    package = "mlflow"
+
+    @staticmethod
+    def place(run: Path) -> Path:
+        """Where its files of a run are by default."""
+        return run.parent / "mlruns"
 
     def __init__(self, name: str, config: Mapping[str, Any], folder: Path) -> None:
         os.environ["MLFLOW_DISABLE_TELEMETRY"] = os.environ["DO_NOT_TRACK"] = "true"

@@ -11,7 +11,11 @@ if TYPE_CHECKING:
 
 
 class Tracker(Protocol):
-    """One run in some tracker. Made with the run's name, its configuration and, where it keeps files, a folder."""
+    """One run in some tracker. Made with the run's name, its configuration and a folder for its files, or ``None``.
+
+    Its class may have ``package``, the importable package that it needs, and ``place(run)``, the folder of its files by
+    default.
+    """
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Numbers of one step, by name (``group/name``, a layer after another slash); not all are finite."""

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
-from surgecollapse.lab.config import ConfigError
+from surgecollapse.lab.config import ConfigError, flat_values
+from surgecollapse.plugins import Registry
 from surgecollapse.record import RunStore
 from surgecollapse.trackers.following import follow
 from surgecollapse.trackers.protocol import Tracker
 
-TRACKERS = {"tensorboard": "tensorboardX", "trackio": "trackio", "wandb": "wandb", "mlflow": "mlflow"}
-"""Name of a tracker, also of the extra that installs it → the package that it needs."""
+tracker: Registry[Any] = Registry("trackers", "tracker", "surgecollapse.trackers")
+"""Decorator that gives a tracker its name, also that of the extra that installs it, and the mapping of all of them."""
+TRACKERS = tracker
+"""The trackers that have a name. A new one is a new file in this package."""
 
 
 def export_to(
@@ -70,35 +73,33 @@ def check_tracker(name: str) -> None:
     >>> check_tracker("wanb")
     Traceback (most recent call last):
     ...
-    surgecollapse.lab.config.ConfigError: unknown tracker 'wanb': expected one of tensorboard, ... Did you mean 'wandb'?
+    surgecollapse.lab.config.ConfigError: unknown tracker 'wanb': expected one of mlflow, ... Did you mean 'wandb'?
     """
-    if name not in TRACKERS:
-        near = difflib.get_close_matches(name, TRACKERS, 1)
-        hint = f". Did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(f"unknown tracker {name!r}: expected one of {', '.join(TRACKERS)}{hint}")
-    if find_spec(TRACKERS[name]) is None:
-        raise ModuleNotFoundError(
-            f"{name} needs {TRACKERS[name]}: pip install 'surgecollapse[{name}]'", name=TRACKERS[name]
-        )
+    package = getattr(_find(name), "package", None)
+    if package is not None and find_spec(package) is None:
+        how = f"surgecollapse[{name}]" if name in TRACKERS else package
+        raise ModuleNotFoundError(f"{name} needs {package}: pip install '{how}'", name=package)
 
 
 def _tracker(name: str, run: Path, out: Path | None) -> Tracker:
     """Open a run in the tracker."""
     with RunStore(run / "run.db") as store:
-        config = store.get("config", {})
+        found = store.meta().get("config")
+    config = flat_values(found) if isinstance(found, dict) else {}
     title = run.resolve().name
-    if name == "tensorboard":
-        from surgecollapse.trackers.tensorboard import TensorBoard
+    kind = _find(name)
+    place = getattr(kind, "place", None)
+    opened: Tracker = kind(title, config, out if out is not None or place is None else place(run))
+    return opened
 
-        return TensorBoard(title, config, out or run / "tensorboard")
-    if name == "trackio":
-        from surgecollapse.trackers.trackio import Trackio
 
-        return Trackio(title, config, out)
-    if name == "wandb":
-        from surgecollapse.trackers.wandb import Wandb
+def _find(name: str) -> Any:
+    """The class of a tracker.
 
-        return Wandb(title, config, out or run.parent)
-    from surgecollapse.trackers.mlflow import MLflow
-
-    return MLflow(title, config, out or run.parent / "mlruns")
+    Raises:
+        ConfigError: if there is none of that name.
+    """
+    try:
+        return TRACKERS.find(name)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from surgecollapse.trackers.protocol import numbers, plain
+from surgecollapse.trackers.registry import tracker
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,6 +33,7 @@ _ENOUGH = "accuracy/validation"
 """Once this is there, so are the others that a run records."""
 
 
+@tracker("tensorboard")
 class TensorBoard:
     """Event files in a folder of the run, for ``tensorboard --logdir``; what an earlier export left there goes.
 
@@ -43,6 +45,13 @@ class TensorBoard:
     Raises:
         ModuleNotFoundError: if tensorboardX is not installed.
     """
+
+    package = "tensorboardX"
+
+    @staticmethod
+    def place(run: Path) -> Path:
+        """Where its files of a run are by default."""
+        return run / "tensorboard"
 
     def __init__(self, name: str, config: Mapping[str, Any], folder: Path) -> None:
         tensorboard: Any = import_module("tensorboardX")

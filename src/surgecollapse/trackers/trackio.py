@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surgecollapse.trackers.protocol import numbers, plain
+from surgecollapse.trackers.registry import tracker
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 PROJECT = "surgecollapse"
 
 
+@tracker("trackio")
 class Trackio:
     """A run of trackio's local project ``surgecollapse``, in its own folder (``TRACKIO_DIR``) or the one given.
 
@@ -32,6 +34,8 @@ class Trackio:
     Raises:
         ModuleNotFoundError: if trackio is not installed.
     """
+
+    package = "trackio"
 
     def __init__(self, name: str, config: Mapping[str, Any], folder: Path | None) -> None:
         for elsewhere in ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL", "TRACKIO_WEBHOOK_URL"):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surgecollapse.trackers.protocol import numbers, plain
+from surgecollapse.trackers.registry import tracker
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+@tracker("wandb")
 class Wandb:
     """An offline run in a folder; no request leaves the machine.
 
@@ -29,6 +31,13 @@ class Wandb:
     Raises:
         ModuleNotFoundError: if wandb is not installed.
     """
+
+    package = "wandb"
+
+    @staticmethod
+    def place(run: Path) -> Path:
+        """Where its files of a run are by default."""
+        return run.parent
 
     def __init__(self, name: str, config: Mapping[str, Any], folder: Path) -> None:
         os.environ["WANDB_MODE"], os.environ["WANDB_ERROR_REPORTING"] = "offline", "false"

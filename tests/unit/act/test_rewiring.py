@@ -429,7 +429,7 @@ def test_an_impossible_depth_is_refused(depth):
         ("noise_energy_budget", math.inf, "noise_energy_budget must be finite"),
         ("noise_energy_budget", math.nan, "noise_energy_budget must be finite"),
         ("min_density", 1.0, r"min_density must be in \[0, 1\)"),
-        ("regrow_init", "lst", r"unknown regrow_init 'lst' \(did you mean 'last'\?\)"),
+        ("regrow_init", "lst", "unknown regrow_init 'lst': expected one of zero, noise, last. Did you mean 'last'"),
         ("optimizer_state", "rest", "unknown optimizer_state 'rest'"),
     ],
 )

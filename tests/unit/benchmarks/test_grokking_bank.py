@@ -143,3 +143,16 @@ def test_a_file_gives_back_the_settings_and_the_numbers_to_twelve_bits(tmp_path)
 def test_every_member_of_every_block_has_a_seed_of_its_own():
     seeds = [member.seed for name in BLOCKS for member in block(name).members]
     assert len(seeds) == len(set(seeds))
+
+
+def test_a_changed_byte_of_a_file_of_the_bank_is_noticed(tmp_path):
+    small = Block(task="add-7", members=MEMBERS[:1], hidden=32, steps=60)
+    write_stack(tmp_path / "a.npz", small.members, small, lambda _: None)
+    (run,) = read_bank(tmp_path)
+    assert run.steps.tolist() == evaluation_steps(60)
+    content = (tmp_path / "a.npz").read_bytes()
+    for place in [*range(0, len(content), 97), *range(len(content) - 110, len(content))]:
+        changed = content[:place] + bytes([content[place] ^ 8]) + content[place + 1 :]
+        (tmp_path / "a.npz").write_bytes(changed)
+        with pytest.raises(ValueError, match="is damaged or no file of the bank"):
+            read_bank(tmp_path)

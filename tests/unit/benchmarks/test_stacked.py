@@ -7,7 +7,7 @@ import torch
 from grokking_bank import stacked
 from grokking_bank.stacked import train_stacked
 
-from surgecollapse.lab.config import ConfigError, make_config
+from surgecollapse.lab.config import ConfigError, as_mapping, layered, make_config
 from surgecollapse.lab.training.run import train
 from surgecollapse.record import RunStore
 
@@ -34,8 +34,8 @@ def runs_of(values, seeds=(0, 3, 4)):
 def test_each_run_of_a_stack_is_the_run_that_it_would_be_alone(name, tmp_path):
     configs = runs_of(SETTINGS[name])
     for run, config in zip(train_stacked(configs), configs, strict=True):
-        alone = train(config, tmp_path / str(config.seed))
-        with RunStore(tmp_path / str(config.seed) / "run.db") as store:
+        alone = train(config, tmp_path / str(config.run.seed))
+        with RunStore(tmp_path / str(config.run.seed) / "run.db") as store:
             for series, found in (
                 ("accuracy/train", run.accuracy_train),
                 ("accuracy/validation", run.accuracy_validation),
@@ -76,7 +76,7 @@ def test_a_run_that_diverges_leaves_the_others_alone(monkeypatch):
 
     def spoiled(config, data):
         net = build(config, data)
-        if config.seed == 3:
+        if config.run.seed == 3:
             torch.nn.init.constant_(net.head.weight, float("inf"))
         return net
 
@@ -96,7 +96,7 @@ def test_a_run_that_diverges_leaves_the_others_alone(monkeypatch):
         ({"policy": "acdc"}, "policy"),
         ({"optimizer": "muon"}, "muon"),
         ({"class_weights": "balanced"}, "class_weights"),
-        ({"average_decay": 0.5}, "average_decay"),
+        ({"ema_decay": 0.5}, "ema_decay"),
     ],
 )
 def test_what_cannot_be_stacked_is_refused(change, message):
@@ -107,7 +107,7 @@ def test_what_cannot_be_stacked_is_refused(change, message):
 def test_runs_that_differ_in_more_than_their_seed_are_refused():
     one = make_config(**SETTINGS["parity"])
     with pytest.raises(ConfigError, match="seed alone"):
-        train_stacked([one, one.model_copy(update={"lr": 1.0})])
+        train_stacked([one, layered(as_mapping(one), {"lr": 1.0})])
     with pytest.raises(ConfigError, match="no runs"):
         train_stacked([])
 

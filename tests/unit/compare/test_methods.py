@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from surgecollapse.compare.methods import ABLATIONS, METHODS
+from surgecollapse.compare.plan import merged
 from surgecollapse.events import Plan
 from surgecollapse.lab.config import make_config
 from surgecollapse.policies import make_policy
@@ -16,11 +17,12 @@ def test_every_method_has_eight_different_trials_that_can_be_run(name):
     assert method.name == name
     assert len({repr(trial) for trial in method.trials}) == 8
     for trial in method.trials:
-        options = {**method.settings.get("policy_options", {}), **trial.get("policy_options", {})}
-        config = make_config(task="mnist1d", **{**method.settings, **trial, "policy_options": options})
-        assert (config.policy == "none") == (not method.sparse)
+        config = make_config(task="mnist1d", **merged(method.settings, trial))
+        assert (config.method.policy == "none") == (not method.sparse)
         if method.sparse:
-            make_policy(config.policy, **config.policy_options).start(Plan(sparsity=0.9, total_steps=4_000, every=50))
+            make_policy(config.method.policy, **config.method.policy_options).start(
+                Plan(sparsity=0.9, total_steps=4_000, every=50)
+            )
 
 
 def test_dropout_is_tuned_over_a_range_that_its_best_value_is_inside_of():
@@ -31,9 +33,34 @@ def test_dropout_is_tuned_over_a_range_that_its_best_value_is_inside_of():
 @pytest.mark.parametrize("name", ABLATIONS)
 def test_every_ablation_can_be_run_and_differs_from_the_recipe(name):
     config = make_config(task="mnist1d", **ABLATIONS[name].settings)
-    policy = make_policy(config.policy, **config.policy_options)
+    policy = make_policy(config.method.policy, **config.method.policy_options)
     policy.start(Plan(sparsity=0.9, total_steps=4_000, every=50))
-    recipe = make_config(task="mnist1d", **ABLATIONS["recipe"].settings)
-    found, plain = (repr(policy), config.growth), (repr(make_policy(recipe.policy, **recipe.policy_options)), None)
-    assert (found == plain) == (name == "recipe")
-    assert (config.dropout, config.distribution) == (recipe.dropout, recipe.distribution)
+    recipe = make_config(task="mnist1d", **ABLATIONS["default"].settings)
+    found, plain = (
+        (repr(policy), config.method.growth),
+        (repr(make_policy(recipe.method.policy, **recipe.method.policy_options)), None),
+    )
+    assert (found == plain) == (name == "default")
+    assert (config.model.dropout, config.method.allocation) == (recipe.model.dropout, recipe.method.allocation)
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_the_label_of_an_ablation_says_the_policy_that_it_runs(name):
+    method = ABLATIONS[name]
+    policy = method.settings["policy"]
+    assert method.title.startswith(f"{name}: {policy}(")
+    assert method.runs.startswith(f"{policy}(")
+    assert f"Runs {method.runs}." in method.description
+    for option, value in method.settings["policy_options"].items():
+        assert f"{option}={value!r}" in method.runs
+
+
+def test_a_new_method_stands_after_ours_and_cannot_take_a_name(monkeypatch):
+    from surgecollapse.compare.methods import registry
+
+    monkeypatch.setattr(registry, "_REGISTERED", registry.Registry("methods", "method"))
+    for name, place in (("late", 60), ("early", 0)):
+        registry.method(
+            registry.Method(name=name, title=name, description="", settings={"policy": "gmp"}, trials=(), place=place)
+        )
+    assert list(registry.registered()) == ["early", "late"]

@@ -78,6 +78,7 @@ def train(recorders, attached, steps=12):
             optimizer,
             sparsity=0.5,
             total_steps=200,
+            policy="entropy_cycles",
             readings=surgecollapse.Readings(every=4),
             transforms=transforms,
             recorders=recorders,

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from surgecollapse.lab.config import ConfigError, make_config
-from surgecollapse.lab.config.experiments import EXPERIMENTS
 from surgecollapse.lab.data.idx import MissingDataError
 from surgecollapse.lab.data.imdb import blocks, encode, imdb, words
 from surgecollapse.lab.data.registry import load_data
@@ -64,15 +63,15 @@ def test_the_package_is_read_without_being_imported(package):
 
 
 def test_content_words_leave_out_what_is_unknown_or_says_little(package):
-    data = imdb(0, vocabulary=3, length=5, content_words=True)
+    data = imdb(0, vocabulary=3, length=5, drop_stop_words=True)
     # "a" is a stop word, "awful" is not among the three most frequent others: "film", "number" and "word".
     assert data.x_train[0].tolist() == [0, 0, 2, 3, 4]
     assert data.vocabulary == 5
     assert "known content words" in data.description
     config = make_config(task="grokfast-imdb-small")
-    assert config.content_words
-    with pytest.raises(ConfigError, match="content_words = true: the task 'digits' has no reviews"):
-        make_config(task="digits", content_words=True)
+    assert config.data.drop_stop_words
+    with pytest.raises(ConfigError, match="drop_stop_words = true has no effect with task = 'digits'"):
+        make_config(task="digits", drop_stop_words=True)
 
 
 def test_a_draw_of_reviews_takes_a_third_as_many_to_validate(package):
@@ -128,15 +127,15 @@ def test_the_mean_of_the_states_is_read_on_request(package):
     x = torch.randint(0, 6, (3, 4), generator=torch.Generator().manual_seed(0))
     states, _ = net.recurrent(net.tokens(x))
     torch.testing.assert_close(predict(net, x), net.head(torch.stack([*states.unbind(1)]).sum(0) / 4))
-    with pytest.raises(ConfigError, match="readout = 'mean' is for model 'lstm', got model 'mlp'"):
+    with pytest.raises(ConfigError, match="readout = 'mean' has no effect with model = 'mlp'"):
         make_config(task="digits", readout="mean")
 
 
 @pytest.mark.parametrize("policy", ["none", "acdc"])
 def test_reviews_are_learned_sparse_and_dense(package, policy, tmp_path):
     config = make_config(
-        task="imdb", policy=policy, sparsity=0.5, train_samples=None, vocabulary=6, text_length=4, widths=(4, 8),
-        dropout=0.0, steps=120, every=5, lr=0.02, batch_size=20,
+        task="imdb", policy=policy, train_samples=None, vocabulary=6, text_length=4, widths=(4, 8),
+        dropout=0.0, steps=120, every=5, lr=0.02, batch_size=20, **({} if policy == "none" else {"sparsity": 0.5}),
     )  # fmt: skip
     result = train(config, tmp_path / "run")
     assert result.summary["accuracy"] == 1.0
@@ -147,5 +146,5 @@ def test_the_experiment_has_the_papers_settings(package):
     config = make_config(task="grokfast-imdb", train_samples=60)
     net = build_model(config, load_data(config))
     assert net.tokens.weight.detach().std() == pytest.approx(6.0, rel=0.15)
-    assert (config.clip, config.weight_decay, config.grokfast_lamb) == (5.0, 10.0, 2.0)
-    assert EXPERIMENTS["grokfast-imdb-small"]["text_length"] == 128
+    assert (config.transforms.clip, config.optimizer.weight_decay, config.transforms.grokfast_lamb) == (5.0, 10.0, 2.0)
+    assert make_config(task="grokfast-imdb-small").data.text_length == 128

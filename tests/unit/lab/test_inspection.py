@@ -24,9 +24,12 @@ def folder(tmp_path_factory):
     return folder
 
 
-def configuration(**changes):
-    values = {"task": "digits", "widths": (16, 16), "steps": STEPS, "every": 5, "evaluate_every": 20, "sparsity": 0.8,
-              "minimum_density": 0.01, "monitors": "none", "growth": "ema_gradient"}  # fmt: skip
+SPARSE = {"sparsity": 0.8, "min_density": 0.01, "growth": "ema_gradient"}
+
+
+def configuration(policy="cyclic_pruning", **changes):
+    values = {"task": "digits", "widths": (16, 16), "steps": STEPS, "every": 5, "evaluate_every": 20,
+              "monitors": "none", "policy": policy, **({} if policy == "none" else SPARSE)}  # fmt: skip
     return make_config(**{**values, **changes})
 
 

@@ -11,7 +11,6 @@ from grokking_bank.stacked import train_stacked
 from torch import nn
 
 from surgecollapse.lab.config import ConfigError, make_config
-from surgecollapse.lab.config.experiments import EXPERIMENTS
 from surgecollapse.lab.data.idx import MissingDataError
 from surgecollapse.lab.data.qm9 import atoms_and_bonds, packed, qm9
 from surgecollapse.lab.data.registry import load_data
@@ -154,13 +153,13 @@ def test_the_package_is_read_without_being_imported_and_rows_are_drawn(package):
 
 
 def test_the_smallest_are_the_first_of_the_files(package):
-    data = qm9(0, samples=5, smallest=True)
+    data = qm9(0, samples=5, first_molecules=True)
     learned = torch.cat([data.y_train, data.y_validation])
     assert sorted(learned.tolist()) == [10.0 * i for i in range(10)]
     assert data.y_test.tolist() == [10.0 * i for i in range(10, 15)]
     assert learned.tolist() != sorted(learned.tolist())
-    with pytest.raises(ConfigError, match="smallest = true: the task 'digits' has no molecules"):
-        make_config(task="digits", smallest=True)
+    with pytest.raises(ConfigError, match="qm9_first_molecules = true has no effect with task = 'digits'"):
+        make_config(task="digits", qm9_first_molecules=True)
 
 
 def test_the_standard_download_without_what_is_in_doubt(download):
@@ -194,9 +193,9 @@ def test_what_is_missing_is_named(tmp_path, monkeypatch, download):
     ("values", "message"),
     [
         ({"loss": "cross_entropy"}, "labels of qm9 are numbers, so its loss is mse"),
-        ({"label_noise": 0.1}, "labels of qm9 are numbers; drop it"),
+        ({"label_noise": 0.1}, "label_noise = 0.1 has no effect with task = 'qm9'"),
         ({"forecast": "train"}, "is for classification"),
-        ({"dropout": 0.1}, "model 'gnn' has none"),
+        ({"dropout": 0.1}, "dropout = 0.1 has no effect with model = 'gnn'"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(values, message):
@@ -214,11 +213,21 @@ def test_other_models_do_not_read_graphs(package):
 
 def test_the_experiment_has_the_papers_settings(package):
     config = make_config(task="grokfast-qm9")
-    assert (config.widths, config.init_scale, config.batch_size, config.epochs) == ((32, 16, 32), 3.0, 32, 50_000)
-    assert (config.grokfast_alpha, config.grokfast_lamb, config.weight_decay, config.lr) == (0.9, 1.0, 0.01, 1e-3)
+    assert (config.model.widths, config.model.init_scale, config.run.batch_size, config.run.epochs) == (
+        (32, 16, 32),
+        3.0,
+        32,
+        50_000,
+    )
+    assert (
+        config.transforms.grokfast_alpha,
+        config.transforms.grokfast_lamb,
+        config.optimizer.weight_decay,
+        config.optimizer.lr,
+    ) == (0.9, 1.0, 0.01, 1e-3)
     shorter = make_config(task="grokfast-qm9", steps=9)
-    assert (shorter.steps, shorter.epochs) == (9, None)
-    assert EXPERIMENTS["grokfast-qm9-baseline"]["weight_decay"] == 0.0
+    assert (shorter.run.steps, shorter.run.epochs) == (9, None)
+    assert make_config(task="grokfast-qm9-baseline").optimizer.weight_decay == 0.0
     small = make_config(task="grokfast-qm9", train_samples=8)
     net = build_model(small, load_data(small))
     own = 4 * 32 + 32

@@ -46,7 +46,7 @@ def traces(folder):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("traced") / "run"
-    train(make_config(**SHORT, trace_every=2, checkpoint_every=10), folder)
+    train(make_config(**SHORT, gradient_trace_every=2, checkpoint_every=10), folder)
     return folder
 
 
@@ -71,7 +71,7 @@ def test_a_resumed_run_has_the_same_traces(folder, tmp_path):
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(make_config(**SHORT, trace_every=2, checkpoint_every=10), tmp_path / "run", progress=Stop())
+        train(make_config(**SHORT, gradient_trace_every=2, checkpoint_every=10), tmp_path / "run", progress=Stop())
     train(None, tmp_path / "run", resume=True)
     for name, recorded in traces(folder).items():
         again = traces(tmp_path / "run")[name]
@@ -114,7 +114,7 @@ def test_records_too_far_apart_for_the_cut_off_are_not_said_to_be_slow():
     far = run_of(100, alpha=0.9)
     caption = slow_gradients(far).caption
     undetermined = (
-        "not determined: records 100 steps apart show nothing faster than the cut-off; train with `trace_every"
+        "not determined: records 100 steps apart show nothing faster than the cut-off; train with `gradient_trace_every"
     )
     assert f"{undetermined} = 14`" in caption
     assert "%" not in caption

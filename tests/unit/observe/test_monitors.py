@@ -23,8 +23,8 @@ from surgecollapse.functional import (
     spectral_entropy,
     stable_rank,
 )
-from surgecollapse.observe import monitors as registry
 from surgecollapse.observe.monitors import DEFAULT, MONITORS, make_monitors
+from surgecollapse.observe.monitors.weight_rank import WeightRank
 from surgecollapse.protocols import Monitor, MonitorContext
 
 
@@ -98,7 +98,7 @@ def test_weight_ranks_of_a_planted_rank(shape, dtype):
 @pytest.mark.parametrize("rows", [300, 700])
 def test_large_weights_are_measured_on_a_block_that_keeps_a_low_rank(rows, dtype):
     big = normal(rows, 2, dtype=dtype) @ normal(2, 3000, seed=1, dtype=dtype)
-    monitor = registry.WeightRank(short=32, long=64)
+    monitor = WeightRank(short=32, long=64)
     assert monitor.measure(scene(weights={"w": big}))["rank/numerical"]["w"].item() == 2
     full = normal(rows, 3000, seed=2, dtype=dtype)
     assert monitor.measure(scene(weights={"w": full}))["rank/numerical"]["w"].item() == 32

@@ -41,7 +41,7 @@ BAD = [
     ("cadence", {"every": 0}, "whole number"),
     ("cadence", {"every": 2.5}, "whole number"),
     ("roll-back", {"step": 2**63}, "whole number"),
-    ("hold", {"now": True}, "has no value 'now': expected none"),
+    ("pause-policy", {"now": True}, "has no value 'now': expected none"),
     ("pump", [0.1], "as a table, got list"),
     ("explode", {}, "unknown command 'explode': expected one of collapse, surge"),
     (3, {}, "unknown command 3"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import sqlite3
@@ -10,7 +11,17 @@ import numpy as np
 import pytest
 import torch
 
-from surgecollapse.events import Decision, Intervention, Measurement, Reading, Request, SetNoise, from_dict, to_dict
+from surgecollapse.events import (
+    Decision,
+    Intervention,
+    LayerChange,
+    Measurement,
+    Reading,
+    Request,
+    SetNoise,
+    from_dict,
+    to_dict,
+)
 from surgecollapse.record import CommandQueue, RunStore, RunStoreError, Tail, load_run
 from surgecollapse.record.schema import connect
 
@@ -343,3 +354,12 @@ def test_a_file_that_is_there_is_never_taken_over_by_two(path):
         RunStore(path, mode="w")
     with pytest.raises(RunStoreError, match="choose a folder"):
         RunStore(path.parent / "none" / "run.db", mode="w")
+
+
+def test_events_come_back_from_tuples_as_from_lists():
+    """Checkpoints of version 0.1 keep tuples, which JSON has not."""
+    change = LayerChange(name="a", size=10, live=5, energy_before=2.0, energy_after=1.5)
+    event = dataclasses.replace(act(3), layers=(change,))
+    data = to_dict(event)
+    data["event"]["layers"] = tuple(data["event"]["layers"])
+    assert from_dict(data) == event

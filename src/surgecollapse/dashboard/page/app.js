@@ -8,7 +8,7 @@ const now = { runs: new Map(), charts: new Map(), shown: [], generation: 0, even
 const FORMS = [
   ["collapse", [["fraction", 0.3], ["layers", ""]]], ["surge", [["fraction", 0.2], ["layers", ""]]], ["pump", [["sigma", 0.1]]],
   ["set-sparsity", [["sparsity", 0.9]]], ["set-thresholds", [["values", "floor=.4"]]], ["learning-rate", [["factor", 0.5]]], ["cadence", [["every", 100]]],
-  ["hold", []], ["resume", []], ["pause", []], ["continue", []], ["checkpoint", []], ["inspect", []], ["roll-back", [["step", ""]]], ["stop", []],
+  ["pause-policy", []], ["resume", []], ["pause", []], ["continue", []], ["checkpoint", []], ["inspect", []], ["roll-back", [["step", ""]]], ["stop", []],
 ];
 
 async function api(path, options = {}) {
@@ -148,7 +148,7 @@ function later() { if (!now.dirty) { now.dirty = true; requestAnimationFrame(() 
 function strip(run) {
   const s = run.state, percent = (v) => (v === null ? "–" : (100 * v).toFixed(1) + "%");
   const facts = [["run", s.status + (s.touched ? ", touched" : ""), s.status], ["state", s.name, "state"], ["step", s.total ? `${s.step} / ${s.total}` : String(s.step)],
-    ["phase", (s.held ? "held · " : "") + (s.paused ? "paused · " : "") + (s.phase ?? "–")], ["next decision", s.next === null ? "–" : `step ${s.next}`], ["sparsity", percent(s.sparsity)], ["entropy", short(s.entropy)], ["loss", short(s.loss)],
+    ["phase", (s.held ? "policy paused · " : "") + (s.paused ? "paused · " : "") + (s.phase ?? "–")], ["next decision", s.next === null ? "–" : `step ${s.next}`], ["sparsity", percent(s.sparsity)], ["entropy", short(s.entropy)], ["loss", short(s.loss)],
     ["last act", s.last ? `${s.last.kind} at ${s.last.step}` : "–"]];
   if (s.skipped) facts.push(["damaged rows", `${s.skipped} left out`, "failed"]);
   if (s.alarm) facts.push(["alarm", `${s.alarm.forecast}, says ${s.alarm.detector} at ${s.alarm.step}`, s.alarm.forecast === "generalises" ? "live" : "failed", s.alarm.reason]);

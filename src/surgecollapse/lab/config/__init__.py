@@ -1,20 +1,23 @@
-"""Everything that decides how a run goes, as one frozen, flat, checked value.
+"""Everything that decides how a run goes, as frozen, checked sections: data, model, method, optimizer, transforms, run.
 
 The same keys serve as TOML keys, command line flags and Python arguments. Never imports torch, so that help
 and error messages come at once.
 """
 
-from surgecollapse.lab.config.making import as_mapping, make_config, read_config, write_config
-from surgecollapse.lab.config.mistakes import ConfigError, explain, nearest
-from surgecollapse.lab.config.run_config import RunConfig
+from surgecollapse.lab.config.making import as_mapping, as_toml, layered, make_config, read_config, write_config
+from surgecollapse.lab.config.mistakes import ConfigError, explain
+from surgecollapse.lab.config.root import RunConfig
+from surgecollapse.lab.config.stored import flat_values
 
 __all__ = [
     "ConfigError",
     "RunConfig",
     "as_mapping",
+    "as_toml",
     "explain",
+    "flat_values",
+    "layered",
     "make_config",
-    "nearest",
     "read_config",
     "write_config",
 ]

@@ -1,34 +1,72 @@
-"""What is not given is taken from the experiment, the recipe and the presets, whichever has it first."""
+"""What is not given is taken from the file or the experiment, and then from the presets, whichever has it first."""
 
 from __future__ import annotations
 
+import tomllib
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from surgecollapse.lab.config.experiments import EXPERIMENTS
-from surgecollapse.lab.config.presets import DEFAULT_TASK_PRESET, MODEL_PRESETS, OPTIMIZER_PRESETS, TASK_PRESETS
+from surgecollapse.lab.config.data import task_names
+from surgecollapse.lab.config.experiments import experiments
+from surgecollapse.lab.config.keys import flat, unfit
+from surgecollapse.lab.config.mistakes import ConfigError
+from surgecollapse.lab.config.presets import DEFAULT_TASK_PRESET, OPTIMIZER_PRESETS, TASK_PRESETS
+from surgecollapse.lab.config.section import NONE, shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-def filled(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Fill what was not given from the presets of the task, the model and the optimizer."""
-    experiment = dict(EXPERIMENTS.get(str(given.get("task")), {}))
-    if given.get("recipe") is not None:  # what is asked for comes before what is preset
-        experiment.pop("policy", None)
-    asked = given
-    given = {**experiment, **given, **({"task": experiment["task"]} if experiment else {})}
-    for one, other in (("epochs", "steps"), ("steps", "epochs")):
-        if asked.get(one) is not None and asked.get(other) is None:
-            given.pop(other, None)
-    recipe = {"policy": "cyclic_pruning"} if given.get("recipe") == "surge-collapse" else {}
-    if recipe and given.get("policy", recipe["policy"]) == recipe["policy"]:
-        given = {**recipe, **given}
-    merged = {**DEFAULT_TASK_PRESET, **TASK_PRESETS.get(str(given.get("task")), {})}
-    model = given.get("model")
-    if model is not None and model != merged["model"]:
-        merged.update(MODEL_PRESETS.get(str(model), {}))
-    merged.update(OPTIMIZER_PRESETS.get(str(given.get("optimizer")), {}))
-    if given.get("epochs") is not None:
-        merged.pop("steps", None)
-    return {**merged, **given}
+def filled(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by own name: later layers override earlier ones, and presets fill the rest.
+
+    Where a layer chooses another kind (``optimizer = "sgd"``), what only the old kind had is dropped with it.
+
+    Raises:
+        ConfigError: for a key that is unknown, given twice, or has no effect beside the others of its layer.
+    """
+    values: dict[str, Any] = {}
+    for number, layer in enumerate(map(flat, layers)):
+        experiment = experiments().get(str(layer.get("task")))
+        if experiment is not None:
+            base = _read(str(layer["task"]))
+            values, layer = _laid(base, values), {**layer, "task": base["task"]}
+        values = _laid(values, layer)
+        if "task" not in values and number == len(layers) - 1:
+            raise ConfigError(f"no task given: choose one of {', '.join((*task_names(), *experiments()))}")
+    return _laid(_presets(values), values)
+
+
+def _laid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """One layer over another."""
+    below = {name: value for name, value in below.items() if name not in _excluded(above)}
+    values = {**below, **above}
+    for name, why in unfit({**_presets(values), **values}).items():
+        if name in above:
+            raise ConfigError(f"{name} = {shown(above[name])} {why}: drop it")
+        values.pop(name, None)
+    return values
+
+
+def _excluded(above: Mapping[str, Any]) -> set[str]:
+    """Steps take the place of epochs, and the other way round."""
+    pairs = (("epochs", "steps"), ("steps", "epochs"))
+    return {other for one, other in pairs if above.get(one) not in (None, NONE) and other not in above}
+
+
+def _presets(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What the task and the optimizer bring along, but for what it takes away from others to give it."""
+    task = {**DEFAULT_TASK_PRESET, **TASK_PRESETS.get(str(values.get("task")), {})}
+    if "task" in values:
+        task["task"] = values["task"]
+    if values.get("model", task["model"]) != task["model"]:
+        task.pop("widths")
+    task.update(OPTIMIZER_PRESETS.get(str(values.get("optimizer")), {}))
+    task = {name: value for name, value in task.items() if name not in _excluded(values)}
+    useless = unfit({**task, **values})
+    return {name: value for name, value in task.items() if name not in useless}
+
+
+@cache
+def _read(name: str) -> Mapping[str, Any]:
+    return flat(tomllib.loads(experiments()[name].read_text(encoding="utf-8")))

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from surgecollapse.lab.config.experiments import EXPERIMENTS
-from surgecollapse.lab.config.mistakes import ConfigError, explain, unknown
-from surgecollapse.lab.config.presets import TASK_PRESETS
-from surgecollapse.lab.config.run_config import RunConfig
+from surgecollapse.lab.config.filling import filled
+from surgecollapse.lab.config.keys import nested
+from surgecollapse.lab.config.mistakes import ConfigError, explain
+from surgecollapse.lab.config.root import RunConfig
+from surgecollapse.lab.config.section import NONE
+from surgecollapse.lab.config.stored import current, is_of_version_1
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,26 +23,35 @@ if TYPE_CHECKING:
 def make_config(**values: Any) -> RunConfig:
     """Build a configuration; every mistake is one line.
 
+    Args:
+        **values: keys by their own names, dotted, or as sections.
+
     Raises:
         ConfigError: for an unknown key or a value that the key does not take.
 
+    >>> make_config(task="digits", optimizer={"name": "sgd", "lr": 0.1}, **{"run.seed": 3}).optimizer.lr
+    0.1
     >>> make_config(task="digits", sparcity=0.5)
     Traceback (most recent call last):
-    surgecollapse.lab.config.ConfigError: unknown key 'sparcity': did you mean 'sparsity'? Valid keys: ...
+    surgecollapse.lab.config.ConfigError: unknown key 'sparcity': expected one of ... Did you mean 'sparsity'?
     """
-    for key in values:
-        if key not in RunConfig.model_fields:
-            raise ConfigError(unknown("key", key, list(RunConfig.model_fields), plural="keys"))
-    if "task" not in values:
-        raise ConfigError(f"no task given: choose one of {', '.join((*TASK_PRESETS, *EXPERIMENTS))}")
+    return layered(values)
+
+
+def layered(*layers: Mapping[str, Any]) -> RunConfig:
+    """Build a configuration from layers of keys, of which the later override the earlier ones.
+
+    Raises:
+        ConfigError: as :func:`make_config` does.
+    """
     try:
-        return RunConfig(**values)
+        return RunConfig.model_validate(nested(filled(*layers)))
     except ValidationError as error:
         raise ConfigError(explain(error)) from error
 
 
 def read_config(path: str | Path, **overrides: Any) -> RunConfig:
-    """Read a TOML file of :class:`RunConfig` keys; ``overrides`` win over the file.
+    """Read a TOML file of keys, also one that version 0.1 wrote; ``overrides`` win over the file.
 
     Raises:
         ConfigError: if the file cannot be read, is no TOML, or holds an unknown key or a bad value.
@@ -53,26 +64,37 @@ def read_config(path: str | Path, **overrides: Any) -> RunConfig:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is no TOML file: {error}") from error
     except RecursionError as error:
-        raise ConfigError(f"{path} is nested too deeply: expected flat keys") from error
+        raise ConfigError(f"{path} is nested too deeply: expected sections of keys") from error
     try:
-        return make_config(**{**values, **overrides})
+        values = current(values) if is_of_version_1(values) else values
+        return layered(values, overrides) if overrides else layered(values)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
 
 
 def write_config(config: RunConfig, path: Path) -> None:
     """Write the resolved configuration as TOML that :func:`read_config` reads back equal."""
-    lines = [f"{key} = {_toml(value)}" for key, value in config.model_dump(mode="json").items() if value is not None]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    path.write_text(as_toml(config), encoding="utf-8")
+
+
+def as_toml(config: RunConfig) -> str:
+    """The resolved configuration as TOML: every key of every section, so that no preset fills anything."""
+    parts = []
+    for section, values in as_mapping(config).items():
+        lines = [f"{key} = {_toml(value)}" for key, value in values.items()]
+        parts.append("\n".join([f"[{section}]", *lines]) + "\n")
+    return "\n".join(parts)
 
 
 def as_mapping(config: RunConfig) -> Mapping[str, Any]:
-    """The configuration as JSON-ready values, by key."""
+    """The configuration as JSON-ready values, by section and key."""
     return config.model_dump(mode="json")
 
 
 def _toml(value: Any) -> str:
     """One value in TOML; basic strings of JSON and TOML are written alike."""
+    if value is None:
+        return _toml(NONE)
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, dict):

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
-from surgecollapse.lab.config.experiments import EXPERIMENTS
-from surgecollapse.lab.config.run_config import RunConfig
+from surgecollapse.errors import unknown
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -18,32 +16,24 @@ class ConfigError(ValueError):
     __module__ = "surgecollapse.lab.config"  # as tracebacks name it: where everyone imports it from
 
 
-def nearest(word: str, valid: list[str]) -> str:
-    """Say which valid word is nearest, as the middle of a sentence; empty if none is near.
-
-    >>> nearest("digit", ["digits", "mnist"])
-    " did you mean 'digits'?"
-    """
-    close = difflib.get_close_matches(word.lower(), valid, n=1, cutoff=0.5)
-    return f" did you mean {close[0]!r}?" if close else ""
-
-
-def unknown(what: str, word: Any, valid: list[str], *, plural: str) -> str:
-    """Say that a word is none of the valid ones, and which of them is nearest."""
-    return f"unknown {what} {word!r}:{nearest(str(word), valid)} Valid {plural}: {', '.join(valid)}"
-
-
 def explain(error: ValidationError) -> str:
     """The first mistake that pydantic found, in one line."""
+    from surgecollapse.lab.config.keys import FAMILIES, KEYS
+
     first = error.errors()[0]
-    key = str(first["loc"][0]) if first["loc"] else ""
+    words = [str(part) for part in first["loc"]]
+    section = words[0] if words and words[0] in FAMILIES else ""
+    key = next((word for word in reversed(words[1:]) if (section and word in KEYS) or word == "name"), section)
+    key = words[0] if not section and words else FAMILIES[section].own(key) if section else key
+    if first["type"] == "union_tag_invalid":
+        family = FAMILIES[section]
+        name = family.own(str(family.tag))
+        return unknown(name, first["ctx"]["tag"], family.names)
     if first["type"] == "literal_error":
-        valid = _choices(RunConfig.model_fields[key].annotation) + (list(EXPERIMENTS) if key == "task" else [])
-        plural = "policies" if key == "policy" else f"{key} values" if key.endswith("s") else f"{key}s"
-        return unknown(key, first["input"], valid, plural=plural)
-    message = first["msg"].removeprefix("Value error, ")
-    if not key:
-        return message
+        return unknown(key, str(first["input"]), _choices(KEYS[key][1].annotation))
+    message = first["msg"]
+    if first["type"] == "value_error":
+        return message.removeprefix("Value error, ")
     return f"{key} = {first['input']!r}: {message[0].lower()}{message[1:]}"
 
 

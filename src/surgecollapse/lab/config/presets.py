@@ -7,9 +7,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from surgecollapse.lab.config.method import DEFAULT_POLICY
+
 Preset = dict[str, Any]
 
-DEFAULT_TASK_PRESET: Preset = {"model": "mlp", "widths": (256, 256), "steps": 2_000}
+DEFAULT_TASK_PRESET: Preset = {
+    "model": "mlp",
+    "widths": (256, 256),
+    "policy": DEFAULT_POLICY,
+    "optimizer": "adamw",
+    "grokfast": "none",
+    "steps": 2_000,
+}
 """What holds for every task that says nothing else."""
 
 _IMAGES: Preset = {"dropout": 0.1, "lr": 1e-3, "weight_decay": 0.05, "schedule": "cosine", "warmup": 50}
@@ -83,18 +92,6 @@ TASK_PRESETS: dict[str, Preset] = {
     "dummy": {"steps": 2_000, "schedule": "cosine", "weight_decay": 0.05, "warmup": 50},
 }
 """By task name, in the order in which they are listed to users."""
-
-MODEL_PRESETS: dict[str, Preset] = {
-    "mlp": {"widths": (256, 256)},
-    "cnn": {"widths": (16, 32)},
-    "transformer": {"widths": (128, 512)},
-    "autoregressive": {"widths": (256,)},
-    "decoder": {"widths": (128, 512)},
-    "lstm": {"widths": (64, 128)},
-    "gpt": {"widths": (128, 512)},
-    "gnn": {"widths": (32, 16, 32)},
-}
-"""Widths for a model that is not the task's own."""
 
 OPTIMIZER_PRESETS: dict[str, Preset] = {
     "adamw": {},

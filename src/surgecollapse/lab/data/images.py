@@ -25,7 +25,7 @@ def digits(seed: int, standardize: bool = True) -> Data:
     try:
         from sklearn.datasets import load_digits  # type: ignore[import-untyped]
     except ImportError as error:
-        raise MissingDataError("digits needs scikit-learn: pip install 'surgecollapse[plots]'") from error
+        raise MissingDataError("digits needs scikit-learn: pip install 'surgecollapse[lab]'") from error
     bunch: Any = load_digits()
     images = torch.from_numpy(np.asarray(bunch.images, dtype=np.float32)).unsqueeze(1) / 16
     labels = torch.from_numpy(np.asarray(bunch.target, dtype=np.int64))

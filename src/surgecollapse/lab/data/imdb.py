@@ -84,7 +84,7 @@ def stop_words() -> frozenset[str]:
     try:
         from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS  # type: ignore[import-untyped]
     except ModuleNotFoundError as error:
-        raise MissingDataError("content_words needs a list of stop words: pip install scikit-learn") from error
+        raise MissingDataError("drop_stop_words needs a list of stop words: pip install scikit-learn") from error
     return frozenset(ENGLISH_STOP_WORDS)
 
 
@@ -95,7 +95,7 @@ def imdb(
     vocabulary: int = 1_000,
     length: int = 500,
     samples: int | None = None,
-    content_words: bool = False,
+    drop_stop_words: bool = False,
 ) -> Data:
     """IMDb's 25,000 labelled reviews with a split of our own, or the standard download with its test set.
 
@@ -105,7 +105,7 @@ def imdb(
         vocabulary: most frequent words of the training reviews that have a number.
         length: words of a review that are read.
         samples: use only that many training reviews, and a third as many for validation, drawn at random.
-        content_words: leave out words that have no number, and give none to stop words, before ``length`` words are
+        drop_stop_words: leave out words that have no number, and give none to stop words, before ``length`` words are
             read: a review is then some sixty words, most of which say something.
 
     Raises:
@@ -121,11 +121,11 @@ def imdb(
         held_out = torch.randperm(len(validation), generator=draws)[: max(1, samples // 3)]
         validation = [validation[i] for i in held_out.tolist()]
     parts = [[(words(text), label) for text, label in part] for part in (train, validation, test)]
-    silent = stop_words() if content_words else frozenset()
+    silent = stop_words() if drop_stop_words else frozenset()
     counts = Counter(word for text, _ in parts[0] for word in text if word not in silent)
     # Ties by the alphabet, so that the same reviews give the same numbers in whatever order they come.
     chosen = sorted(counts, key=lambda word: (-counts[word], word))[:vocabulary]
-    read = set(chosen) if content_words else None
+    read = set(chosen) if drop_stop_words else None
     texts = [[text if read is None else [word for word in text if word in read] for text, _ in part] for part in parts]
     x_train, x_validation, x_test = (encode(part, chosen, length) for part in texts)
     y_train, y_validation, y_test = (torch.tensor([label for _, label in part]) for part in parts)
@@ -140,8 +140,8 @@ def imdb(
         y_test=y_test,
         num_classes=2,
         vocabulary=vocabulary + UNKNOWN + 1,
-        description=f"film reviews, first {length} {'known content words' if content_words else 'words'}, {vocabulary} "
-        f"words known, {len(train)} for training",
+        description=f"film reviews, first {length} {'known content words' if drop_stop_words else 'words'}, "
+        f"{vocabulary} words known, {len(train)} for training",
         source=source,
     )
 

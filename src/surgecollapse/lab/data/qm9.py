@@ -32,7 +32,7 @@ Molecules = tuple[tuple[Any, ...], tuple[float, ...]]
 """SMILES, or places in an SDF file, and polarizabilities in bohr³."""
 
 
-def qm9(seed: int, *, data_dir: Path | None = None, samples: int | None = 50, smallest: bool = False) -> Data:
+def qm9(seed: int, *, data_dir: Path | None = None, samples: int | None = 50, first_molecules: bool = False) -> Data:
     """Isotropic polarizability of molecules of QM9, in bohr³, from atoms and bonds alone.
 
     Molecules are drawn at random, as they are sorted by size in the files: so many for training, as many for validation
@@ -42,7 +42,7 @@ def qm9(seed: int, *, data_dir: Path | None = None, samples: int | None = 50, sm
         seed: of the draw.
         data_dir: folder of the standard download; default: the package ``qm9pack``.
         samples: molecules of each set.
-        smallest: draw training and validation from the first molecules of the files, which are the smallest, as many as
+        first_molecules: draw training and validation from the first of the files, which are the smallest, as many as
             both need, and take those that follow for the test, which is then of larger ones.
 
     Raises:
@@ -59,7 +59,7 @@ def qm9(seed: int, *, data_dir: Path | None = None, samples: int | None = 50, sm
             f"train_samples = {samples}: qm9 has {len(named)} molecules here, and three sets of that size are drawn"
         )
     draws = generator(seed, "subset")
-    chosen = torch.randperm(2 * samples if smallest else len(named), generator=draws)[: 3 * samples].tolist()
+    chosen = torch.randperm(2 * samples if first_molecules else len(named), generator=draws)[: 3 * samples].tolist()
     chosen += range(len(chosen), 3 * samples)
     graphs = [atoms_and_bonds(reader(named[i])) for i in chosen]
     inputs = packed(graphs, max(len(atoms) for atoms, _ in graphs))
@@ -73,8 +73,8 @@ def qm9(seed: int, *, data_dir: Path | None = None, samples: int | None = 50, sm
         kind="graph",
         num_classes=1,
         tolerance=TOLERANCE,
-        description=f"polarizability in bohr³ of {'the smallest' if smallest else 'some'} molecules, {samples} for "
-        "training, hydrogens as atoms",
+        description=f"polarizability in bohr³ of {'the smallest' if first_molecules else 'some'} molecules, "
+        f"{samples} for training, hydrogens as atoms",
         source=source,
         **parts,
     )

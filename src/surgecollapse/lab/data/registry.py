@@ -7,11 +7,12 @@ set, and the test set is never used before the end. All randomness comes from ge
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from surgecollapse.lab.config import ConfigError, nearest
+from surgecollapse.errors import unknown
+from surgecollapse.lab.config import ConfigError
 from surgecollapse.lab.config.presets import TASK_PRESETS
 from surgecollapse.lab.data.dataset import Data, generator
 from surgecollapse.lab.data.images import digits, from_idx, mnist5k
@@ -38,7 +39,7 @@ def load_task(
     train_samples: int | None = None,
     label_noise: float = 0.0,
     standardize: bool = True,
-    smallest: bool = False,
+    qm9_first_molecules: bool = False,
     representation: Literal["tokens", "pairs"] = "tokens",
     operation: str = "add",
     modulus: int = 97,
@@ -48,7 +49,7 @@ def load_task(
     noise: float = 2.5,
     vocabulary: int = 1_000,
     text_length: int = 500,
-    content_words: bool = False,
+    drop_stop_words: bool = False,
 ) -> Data:
     """Load or generate a task; the same arguments give the same tensors.
 
@@ -63,7 +64,7 @@ def load_task(
         label_noise: share of the training labels replaced by another class, in [0, 1].
         standardize: of digits and the MNISTs: subtract the training mean and divide by the training deviation (before
             ``train_samples`` are drawn); else pixels lie in [0, 1].
-        smallest: of qm9: train and validate on the first molecules of the files.
+        qm9_first_molecules: of qm9: train and validate on the first molecules of the files.
         representation: of modular arithmetic: ``tokens`` ``x op y =``, or ``pairs``, two one-hots side by
             side.
         operation: of modular arithmetic: ``add``, ``sub``, ``mul`` or ``div``.
@@ -74,7 +75,7 @@ def load_task(
         noise: standard deviation of the input noise of dummy.
         vocabulary: words of imdb that are known.
         text_length: words of a review of imdb that are read; characters of a window of kjv.
-        content_words: read the known words of imdb alone, but for stop words.
+        drop_stop_words: read the known words of imdb alone, but for stop words.
 
     Raises:
         ConfigError: for an unknown task or a setting that leaves a set empty.
@@ -100,11 +101,11 @@ def load_task(
             vocabulary=vocabulary,
             length=text_length,
             samples=train_samples,
-            content_words=content_words,
+            drop_stop_words=drop_stop_words,
         )
         train_samples = None
     elif name == "qm9":
-        data = qm9(seed, data_dir=data_dir, samples=train_samples, smallest=smallest)
+        data = qm9(seed, data_dir=data_dir, samples=train_samples, first_molecules=qm9_first_molecules)
         train_samples = None
     elif name == "kjv":
         data = kjv(data_dir=data_dir, length=text_length)
@@ -118,34 +119,17 @@ def load_task(
 def _offered(name: str, seed: int, data_dir: Path | None) -> Data:
     """The task that a package offers under this name."""
     if name not in offered("tasks"):
-        valid = [*TASK_PRESETS, *offered("tasks")]
-        raise ConfigError(f"unknown task {name!r}:{nearest(name, valid)} Valid tasks: {', '.join(valid)}")
+        raise ConfigError(unknown("task", name, [*TASK_PRESETS, *offered("tasks")]))
     data: Data = fitting("tasks", name, find("tasks", "task", name, {})(seed, data_dir), lambda d: isinstance(d, Data))
     return data
 
 
 def load_data(config: RunConfig) -> Data:
     """Load the task of a configuration, in the representation and the precision that its model reads."""
-    data = load_task(
-        config.task,
-        seed=config.seed,
-        data_dir=config.data_dir,
-        train_samples=config.train_samples,
-        label_noise=config.label_noise,
-        standardize=config.standardize,
-        smallest=config.smallest,
-        representation="pairs" if config.model == "mlp" else "tokens",
-        operation=config.operation,
-        modulus=config.modulus,
-        train_fraction=config.train_fraction,
-        parity_bits=config.parity_bits,
-        noise_bits=config.noise_bits,
-        noise=config.noise,
-        vocabulary=config.vocabulary,
-        text_length=config.text_length,
-        content_words=config.content_words,
-    )
-    if config.precision == "float32" or not data.x_train.is_floating_point():
+    representation: Literal["tokens", "pairs"] = "pairs" if config.model.name == "mlp" else "tokens"
+    settings: dict[str, Any] = dict(config.data)
+    data = load_task(settings.pop("task"), seed=config.run.seed, representation=representation, **settings)
+    if config.run.precision == "float32" or not data.x_train.is_floating_point():
         return data
     x_train, x_validation, x_test = (x.double() for x in (data.x_train, data.x_validation, data.x_test))
     return replace(data, x_train=x_train, x_validation=x_validation, x_test=x_test)

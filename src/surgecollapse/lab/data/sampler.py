@@ -73,4 +73,4 @@ class Batches:
 
 def batches_of(config: RunConfig, size: int) -> Batches:
     """The batches of a run with so many training samples."""
-    return Batches(size, config.batch_size, (config.seed + 0xBA7C4) % 2**63)
+    return Batches(size, config.run.batch_size, (config.run.seed + 0xBA7C4) % 2**63)

@@ -13,6 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from surgecollapse.lab.config import ConfigError
+from surgecollapse.lab.config.model import (
+    AutoregressiveModel,
+    CNNModel,
+    DecoderModel,
+    GNNModel,
+    GPTModel,
+    LSTMModel,
+    MLPModel,
+    TransformerModel,
+)
 from surgecollapse.lab.models.decoder import Decoder
 from surgecollapse.lab.models.gnn import GraphNet
 from surgecollapse.lab.models.gpt import GPT
@@ -259,64 +269,69 @@ def build_model(config: RunConfig, data: Data) -> nn.Module:
         ConfigError: if the model cannot read this kind of data.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(config.seed)  # of the CPU: it leaves those of GPUs alone
+        torch.default_generator.manual_seed(config.run.seed)  # of the CPU: it leaves those of GPUs alone
         model = _construct(config, data)
+    embeddings = getattr(config.model, "embedding_scale", 1.0)
+    positions = getattr(config.model, "position_scale", 1.0)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.mul_(config.init_scale)
+            parameter.mul_(config.model.init_scale)
         for module in model.modules():
             if isinstance(module, nn.Embedding):
-                module.weight.mul_(config.embedding_scale)
+                module.weight.mul_(embeddings)
                 if module is getattr(model, "positions", None):
-                    module.weight.mul_(config.position_scale)
-    return model.to(getattr(torch, config.precision))
+                    module.weight.mul_(positions)
+    return model.to(getattr(torch, config.run.precision))
 
 
 def _construct(config: RunConfig, data: Data) -> nn.Module:
-    size = math.prod(data.input_shape)
-    style: dict[str, Any] = {"activation": config.activation, "dropout": config.dropout}
-    if config.model == "gnn" and data.kind == "graph":
-        return GraphNet((*config.widths, *config.widths[-1:] * 2)[:3])
-    if config.model == "mlp" and data.kind not in ("tokens", "text", "graph"):
-        return MLP(size, config.widths, data.num_classes, config.activation, config.dropout, config.bias)
-    if config.model == "cnn" and data.kind == "image":
-        channels, height, width = data.input_shape
-        return SmallCNN((channels, height, width), config.widths, data.num_classes, config.activation, config.dropout)
-    if config.model == "cnn" and data.kind == "series":
-        channels, length = data.input_shape
-        return SeriesCNN((channels, length), config.widths, data.num_classes, config.activation, config.dropout)
-    if config.model == "transformer" and data.kind == "tokens":
-        width, hidden = (*config.widths, 4 * config.widths[0])[:2]
-        return OneLayerTransformer(
-            data.vocabulary, data.input_shape[0], data.num_classes, width=width, hidden=hidden, **style
-        )
-    if config.model == "decoder" and data.kind == "tokens":
-        width, hidden = (*config.widths, 4 * config.widths[0])[:2]
-        economy = "last" if config.dropout else "prefixes"
-        return Decoder(data.vocabulary, data.input_shape[0], width=width, hidden=hidden, economy=economy, **style)
-    if config.model == "lstm" and data.kind == "tokens":
-        width, hidden = (*config.widths, 4 * config.widths[0])[:2]
+    size, chosen = math.prod(data.input_shape), config.model
+    width, hidden = (*chosen.widths, 4 * sum(chosen.widths[:1]))[:2] if chosen.widths else (0, 0)
+    if isinstance(chosen, GNNModel) and data.kind == "graph":
+        return GraphNet((*chosen.widths, *chosen.widths[-1:] * 2)[:3])
+    if isinstance(chosen, LSTMModel) and data.kind == "tokens":
         return LSTMClassifier(
             data.vocabulary,
             data.num_classes,
             embedding=width,
             hidden=hidden,
-            dropout=config.dropout,
-            readout=config.readout,
+            dropout=chosen.dropout,
+            readout=chosen.readout,
         )
-    if config.model == "gpt" and data.kind == "text":
-        width, hidden = (*config.widths, 4 * config.widths[0])[:2]
-        return GPT(data.vocabulary, data.input_shape[0], width=width, hidden=hidden, **style)
-    if config.model == "autoregressive" and data.kind not in ("text", "graph"):
-        return AutoregressiveMLP(size, data.num_classes, hidden=config.widths[0], vocabulary=data.vocabulary, **style)
+    if isinstance(chosen, LSTMModel | GNNModel):
+        raise _misfit(config, data)
+    style: dict[str, Any] = {"activation": chosen.activation, "dropout": chosen.dropout}
+    if isinstance(chosen, MLPModel) and data.kind not in ("tokens", "text", "graph"):
+        return MLP(size, chosen.widths, data.num_classes, bias=chosen.bias, **style)
+    if isinstance(chosen, CNNModel) and data.kind == "image":
+        channels, height, length = data.input_shape
+        return SmallCNN((channels, height, length), chosen.widths, data.num_classes, **style)
+    if isinstance(chosen, CNNModel) and data.kind == "series":
+        channels, length = data.input_shape
+        return SeriesCNN((channels, length), chosen.widths, data.num_classes, **style)
+    if isinstance(chosen, AutoregressiveModel) and data.kind not in ("text", "graph"):
+        return AutoregressiveMLP(size, data.num_classes, hidden=width, vocabulary=data.vocabulary, **style)
+    style |= {"width": width, "hidden": hidden}
+    if isinstance(chosen, TransformerModel) and data.kind == "tokens":
+        return OneLayerTransformer(data.vocabulary, data.input_shape[0], data.num_classes, **style)
+    if isinstance(chosen, DecoderModel) and data.kind == "tokens":
+        economy = "last" if chosen.dropout else "prefixes"
+        return Decoder(data.vocabulary, data.input_shape[0], economy=economy, **style)
+    if isinstance(chosen, GPTModel) and data.kind == "text":
+        return GPT(data.vocabulary, data.input_shape[0], **style)
+    raise _misfit(config, data)
+
+
+def _misfit(config: RunConfig, data: Data) -> ConfigError:
+    """The error for a model that cannot read the data."""
     reads = {
         "mlp": "vectors, series, images and pairs",
         "cnn": "images and series",
         "autoregressive": "all but text and graphs",
         "gpt": "text",
         "gnn": "graphs",
-    }.get(config.model, "tokens")
-    raise ConfigError(f"model {config.model!r} reads {reads}, but task {data.name!r} gives {data.kind}")
+    }.get(config.model.name, "tokens")
+    return ConfigError(f"model {config.model.name!r} reads {reads}, but task {data.name!r} gives {data.kind}")
 
 
 def _dropout(rate: float) -> list[nn.Module]:

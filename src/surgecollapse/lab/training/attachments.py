@@ -11,8 +11,9 @@ from surgecollapse.attaching.monitoring import watch_training
 from surgecollapse.attaching.transforms import transform_gradients
 from surgecollapse.controller.options import Monitoring, Readings, Target, Updates
 from surgecollapse.lab.config import ConfigError
+from surgecollapse.lab.config.method import PlainTraining
 from surgecollapse.lab.training.optim import make_transforms
-from surgecollapse.policies import make_policy
+from surgecollapse.policies import POLICIES, NoOp, make_policy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from surgecollapse.attaching.transforms import TransformedGradients
     from surgecollapse.controller.controller import Controller
     from surgecollapse.lab.config import RunConfig
+    from surgecollapse.lab.config.method import Controlled
     from surgecollapse.protocols import Policy, Recorder
 
 
@@ -98,59 +100,63 @@ def attached_to(
     """
     transforms = make_transforms(config)
     monitors = _monitors(config)
-    budget = config.monitor_budget if config.monitor_budget < 1 else None
+    method = config.method
+    budget = method.monitor_budget if method.monitor_budget < 1 else None
     controller = handle = watched = None
-    if config.policy == "none":
+    if isinstance(method, PlainTraining):
         if monitors:
             watched = watch_training(
                 model,
                 optimizer,
                 monitors=monitors,
                 recorders=(recorder,),
-                every=config.every,
+                every=method.every,
                 budget=budget,
                 criterion=criterion,
             )
         if transforms:
-            handle = transform_gradients(optimizer, transforms, recorders=(recorder,), every=config.every)
+            handle = transform_gradients(optimizer, transforms, recorders=(recorder,), every=config.method.every)
     else:
         controller = attach(
             model,
             optimizer,
             Target(
-                0.0 if config.ends_dense else config.sparsity,
-                pattern=config.pattern,
-                allocation=config.distribution,
-                min_density=config.minimum_density,
+                0.0 if method.ends_dense else method.sparsity,
+                pattern=method.pattern,
+                allocation=method.allocation,
+                min_density=method.min_density,
             ),
             total_steps,
-            policy=_policy(config),
+            policy=_policy(method),
             updates=Updates(
-                saliency=config.saliency,
-                growth=config.growth,
-                regrow_init=config.initial,
-                noise_energy_budget=config.rho,
-                optimizer_state=config.moments,
+                saliency=method.saliency,
+                growth=method.growth,
+                regrow_init=method.regrow_init,
+                noise_energy_budget=method.noise_energy_budget,
+                optimizer_state=method.optimizer_state,
             ),
-            readings=Readings(every=config.every, entropy=config.entropy),
+            readings=Readings(every=method.every, entropy=method.entropy),
             monitors=Monitoring(monitors, budget=budget, criterion=criterion),
             transforms=transforms,
             recorders=(recorder,),
-            seed=config.seed,
+            seed=config.run.seed,
         )
     averaged = None
-    if config.average_decay:
-        averaged = average_weights(model, optimizer, decay=config.average_decay, controller=controller)
+    if config.transforms.ema_decay:
+        averaged = average_weights(model, optimizer, decay=config.transforms.ema_decay, controller=controller)
     return Attached(controller=controller, transforms=handle, watched=watched, averaged=averaged)
 
 
 def _monitors(config: RunConfig) -> list[str]:
-    names = [name.strip() for name in config.monitors.split(",")]
+    names = [name.strip() for name in config.method.monitors.split(",")]
     return [] if names == ["none"] else names
 
 
-def _policy(config: RunConfig) -> Policy:
+def _policy(method: Controlled) -> Policy:
+    """The policy; at sparsity 0, where there is nothing to prune, one that does nothing."""
     try:
-        return make_policy(config.policy, **config.policy_options)
+        policy = make_policy(method.policy, **method.policy_options)
     except TypeError as error:
-        raise ConfigError(f"policy_options of {config.policy!r} have a value of the wrong type: {error}") from error
+        raise ConfigError(f"policy_options of {method.policy!r} have a value of the wrong type: {error}") from error
+    prunes = method.policy in POLICIES and method.policy != "redo"
+    return NoOp() if prunes and method.sparsity == 0 else policy

@@ -6,7 +6,6 @@ A checkpoint is a dictionary of tensors, numbers, strings and containers of thes
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import pickle
@@ -20,6 +19,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import torch
 
+from surgecollapse.record.whole_files import is_sealed, seal_of
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -27,10 +28,6 @@ CHECKPOINT_VERSION = 1
 """Version of the layout of a checkpoint."""
 _KIND = "surgecollapse.checkpoint"
 _NAME = re.compile(r"step-(\d+)\.pt")
-_MARK = b"surgecollapse sha256 "
-_DIGITS = 64
-_END_RECORD = 22
-_CHUNK = 2**20
 _TEXT_FLAGS = 0x0808
 """UTF-8 names, and sizes after the data."""
 _DAMAGE = (ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError, MemoryError, OSError,
@@ -56,18 +53,13 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     # Into memory first: torch's own writer turns a full disk into a RuntimeError without its cause.
     buffer = io.BytesIO()
     torch.save({"kind": _KIND, "version": CHECKPOINT_VERSION, **state}, buffer)
-    content = buffer.getbuffer()
-    length = len(_MARK) + _DIGITS
-    # The last two bytes of an archive say how long its comment is.
-    ending = length.to_bytes(2, "little")
-    digest = hashlib.sha256(content[:-2])
-    digest.update(ending)
+    content, comment = buffer.getbuffer()[:-2], seal_of(buffer.getbuffer())
     path.parent.mkdir(exist_ok=True)
     temporary = path.with_suffix(".tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(content[:-2])
-            file.write(ending + _MARK + digest.hexdigest().encode())
+            file.write(content)
+            file.write(comment)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -87,7 +79,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """
     try:
         with path.open("rb") as file:
-            if not _is_sealed(file):
+            if not is_sealed(file):
                 _check_parts(file)
             file.seek(0)
             state = torch.load(file, map_location="cpu", weights_only=True)
@@ -106,33 +98,6 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"{path} has version {version}, this library reads up to {CHECKPOINT_VERSION}: update surgecollapse"
         )
     return state
-
-
-def _is_sealed(file: BinaryIO) -> bool:
-    """Whether a file ends in the checksum of the rest; false for one that ends as archives without a comment do.
-
-    Raises:
-        zipfile.BadZipFile: if the checksum is of another file, or the end of the file is neither.
-    """
-    size = file.seek(0, os.SEEK_END)
-    length = len(_MARK) + _DIGITS
-    file.seek(max(size - length, 0))
-    end = file.read()
-    if not end.startswith(_MARK):
-        if end[-_END_RECORD:-18] == b"PK\x05\x06" and end.endswith(b"\0\0"):
-            return False
-        raise zipfile.BadZipFile("its end is missing or changed")
-    file.seek(0)
-    digest, left = hashlib.sha256(), size - length
-    while left:
-        chunk = file.read(min(left, _CHUNK))
-        if not chunk:
-            raise zipfile.BadZipFile("it became shorter while it was read")
-        digest.update(chunk)
-        left -= len(chunk)
-    if digest.hexdigest().encode() != end[len(_MARK) :]:
-        raise zipfile.BadZipFile("its contents do not have the checksum that was written")
-    return True
 
 
 def _check_parts(file: BinaryIO) -> None:

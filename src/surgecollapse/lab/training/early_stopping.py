@@ -33,8 +33,8 @@ class Stopping:
     """
 
     def __init__(self, config: RunConfig) -> None:
-        self._patience = config.early_stopping
-        self._goal = GENERALISE if config.until == "grokked" else config.stop_at_accuracy
+        self._patience = config.run.early_stopping
+        self._goal = GENERALISE if config.run.until == "grokked" else config.run.stop_at_accuracy
         self.accuracy: float | None = None
         self.best: list[float] | None = None
         self.best_step = 0

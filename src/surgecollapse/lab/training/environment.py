@@ -19,13 +19,13 @@ def training_device(config: RunConfig) -> torch.device:
     Raises:
         ConfigError: if it asks for a GPU and torch sees none.
     """
-    if config.device == "cuda" and not torch.cuda.is_available():
+    if config.run.device == "cuda" and not torch.cuda.is_available():
         build = f"is built for CUDA {torch.version.cuda}" if torch.version.cuda else "is a build for CPUs"
         raise ConfigError(
             f"device = 'cuda': torch sees no GPU here (torch {torch.__version__} {build}): see `surgecollapse doctor`, "
             "or train with device = 'cpu' (a run that is resumed or replayed has it in its config.toml)"
         )
-    return torch.device(config.device)
+    return torch.device(config.run.device)
 
 
 def finish_work(device: torch.device) -> None:

@@ -29,10 +29,10 @@ class EventSink:
     """
 
     def __init__(self, config: RunConfig, progress: Progress) -> None:
-        self._every, self._progress = config.every, progress
+        self._every, self._progress = config.method.every, progress
         self._store: RunStore | None = None
-        self.state = StatusReader(config.every)
-        self.foresight = None if config.forecast == "none" else GrokkingForecast(config.forecast, self._alarm)
+        self.state = StatusReader(config.method.every)
+        self.foresight = None if config.run.forecast == "none" else GrokkingForecast(config.run.forecast, self._alarm)
 
     @property
     def store(self) -> RunStore:

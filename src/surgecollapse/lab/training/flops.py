@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from surgecollapse.functional import WITHOUT_GRADIENT
+from surgecollapse.lab.config.method import Controlled
 from surgecollapse.lab.models.registry import build_model
 from surgecollapse.observe.dense_gradient import DenseGradient
 from surgecollapse.record.operations import stretch_operations
@@ -223,8 +224,7 @@ def cost_summary(
     counts = multiplications(model, x)
     taken: frozenset[int] = frozenset()
     if controller is not None:
-        growth = config.growth or getattr(controller.policy, "growth", "ema_gradient")
-        window = growth_window(str(growth), config.saliency, config.momentum)
+        window = _window(config, controller)
         taken = dense_gradient_steps(interventions, [reading.step for reading in store.readings()], window)
     return {
         "mean_density": mean_density(interventions, sizes, steps),
@@ -246,13 +246,19 @@ def step_costs(config: RunConfig, data: Data, controller: Controller | None) -> 
         ``rows``, samples in a step on average, and ``window``, steps before a reading whose dense gradient is taken.
     """
     samples = len(data.x_train)
-    per_epoch = -(-samples // min(config.batch_size or samples, samples))
+    per_epoch = -(-samples // min(config.run.batch_size or samples, samples))
     window = 0
     if controller is not None:
-        growth = config.growth or getattr(controller.policy, "growth", "ema_gradient")
-        window = growth_window(str(growth), config.saliency, config.momentum)
+        window = _window(config, controller)
     counts = multiplications(build_model(config, data).to(data.x_train.device), data.x_train)
     return {"multiplications": counts, "rows": samples / per_epoch, "window": window}
+
+
+def _window(config: RunConfig, controller: Controller) -> int:
+    chosen = config.method
+    assert isinstance(chosen, Controlled)
+    growth = chosen.growth or getattr(controller.policy, "growth", "ema_gradient")
+    return growth_window(str(growth), chosen.saliency, config.optimizer.momentum)
 
 
 def growth_window(growth: str, saliency: str = "magnitude", momentum: float = 0.9) -> int:

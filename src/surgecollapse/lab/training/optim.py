@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from surgecollapse.functional import softmax_cross_entropy_float64
 from surgecollapse.gradients.grokfast import Grokfast, GrokfastMA
 from surgecollapse.gradients.orthograd import OrthoGrad
+from surgecollapse.lab.config.optimizer import AdamOptimizer, AdamWOptimizer, MuonOptimizer, SGDOptimizer
+from surgecollapse.lab.config.transforms import ExponentialFilter, WindowFilter
 from surgecollapse.lab.training.muon import Muon
 from surgecollapse.losses import StableMaxCrossEntropy
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from surgecollapse.lab.config import RunConfig
+    from surgecollapse.lab.config.optimizer import AnyOptimizer
     from surgecollapse.lab.data.registry import Data
     from surgecollapse.protocols import GradientTransform
 
@@ -57,14 +60,14 @@ def make_loss(config: RunConfig, data: Data) -> Callable[[Tensor, Tensor], Tenso
 
 def _loss_of_rows(config: RunConfig, data: Data) -> Callable[[Tensor, Tensor], Tensor]:
     weights = None
-    if config.class_weights == "balanced":
-        outputs = data.vocabulary if config.model == "decoder" else data.num_classes
-        weights = balanced_weights(data.y_train, outputs).to(getattr(torch, config.precision))
-    if config.loss == "cross_entropy":
+    if config.run.class_weights == "balanced":
+        outputs = data.vocabulary if config.model.name == "decoder" else data.num_classes
+        weights = balanced_weights(data.y_train, outputs).to(getattr(torch, config.run.precision))
+    if config.run.loss == "cross_entropy":
         return nn.CrossEntropyLoss(weight=weights)
-    if config.loss == "stablemax":
+    if config.run.loss == "stablemax":
         return StableMaxCrossEntropy(weights)
-    if config.loss == "cross_entropy_float64":
+    if config.run.loss == "cross_entropy_float64":
         return partial(softmax_cross_entropy_float64, weight=weights)
 
     def squared(logits: Tensor, labels: Tensor) -> Tensor:
@@ -80,14 +83,13 @@ def _loss_of_rows(config: RunConfig, data: Data) -> Callable[[Tensor, Tensor], T
 def make_transforms(config: RunConfig) -> list[GradientTransform]:
     """The gradient transforms of a configuration, in the declared order."""
     transforms: list[GradientTransform] = []
-    if config.grokfast == "ema":
-        lamb = 2.0 if config.grokfast_lamb is None else config.grokfast_lamb
-        transforms.append(Grokfast(config.grokfast_alpha, lamb))
-    elif config.grokfast == "ma":
-        lamb = 5.0 if config.grokfast_lamb is None else config.grokfast_lamb
-        transforms.append(GrokfastMA(config.grokfast_window, lamb))
-    if config.orthograd != "none":
-        transforms.append(OrthoGrad(rescale=config.orthograd == "rescaled"))
+    chosen = config.transforms
+    if isinstance(chosen, ExponentialFilter):
+        transforms.append(Grokfast(chosen.grokfast_alpha, chosen.grokfast_lamb))
+    elif isinstance(chosen, WindowFilter):
+        transforms.append(GrokfastMA(chosen.grokfast_window, chosen.grokfast_lamb))
+    if chosen.orthograd != "none":
+        transforms.append(OrthoGrad(rescale=chosen.orthograd == "rescaled"))
     return transforms
 
 
@@ -99,42 +101,40 @@ def make_optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer
     where ``embedding_lr`` is not 1, and the table of positions where ``position_lr`` is not; a group's ``factor``
     multiplies the rate.
     """
-    if config.optimizer == "muon":
-        return _muon(config, model)
+    chosen = config.optimizer
+    if isinstance(chosen, MuonOptimizer):
+        return _muon(chosen, model)
     parameters: Any = list(model.parameters())
-    apart = _tables(config, model)
+    apart = _tables(chosen, model)
     if any(group["factor"] != 1.0 for group in apart):
         tables = [table for group in apart for table in group["params"]]
         rest = [p for p in parameters if not any(p is table for table in tables)]
         parameters = [{"params": rest, "factor": 1.0}, *apart]
-    rate, decay, betas = config.lr, config.weight_decay, (config.momentum, config.beta2)
-    if config.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay, betas=betas, eps=config.eps)
-    if config.optimizer == "adam":
-        return torch.optim.Adam(parameters, lr=rate, weight_decay=decay, betas=betas, eps=config.eps)
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(
-            parameters, lr=rate, weight_decay=decay, momentum=config.momentum, nesterov=config.momentum > 0
-        )
-    return torch.optim.RMSprop(parameters, lr=rate, weight_decay=decay, momentum=config.momentum, alpha=config.beta2)
+    common: dict[str, Any] = {"lr": chosen.lr, "weight_decay": chosen.weight_decay}
+    if isinstance(chosen, AdamWOptimizer | AdamOptimizer):
+        kind = torch.optim.AdamW if isinstance(chosen, AdamWOptimizer) else torch.optim.Adam
+        return kind(parameters, betas=(chosen.momentum, chosen.beta2), eps=chosen.eps, **common)
+    if isinstance(chosen, SGDOptimizer):
+        return torch.optim.SGD(parameters, momentum=chosen.momentum, nesterov=chosen.momentum > 0, **common)
+    return torch.optim.RMSprop(parameters, momentum=chosen.momentum, alpha=chosen.beta2, **common)
 
 
-def _tables(config: RunConfig, model: nn.Module) -> list[dict[str, Any]]:
+def _tables(chosen: AnyOptimizer, model: nn.Module) -> list[dict[str, Any]]:
     """Groups of embedding tables: all, or positions apart where they have a rate of their own."""
-    positions = getattr(model, "positions", None) if config.position_lr != 1.0 else None
+    positions = getattr(model, "positions", None) if chosen.position_lr != 1.0 else None
     found = [module for module in model.modules() if isinstance(module, nn.Embedding)]
     groups = [
-        {"params": [table.weight for table in found if table is not positions], "factor": config.embedding_lr},
+        {"params": [table.weight for table in found if table is not positions], "factor": chosen.embedding_lr},
         {
             "params": [table.weight for table in found if table is positions],
-            "factor": config.embedding_lr * config.position_lr,
+            "factor": chosen.embedding_lr * chosen.position_lr,
         },
     ]
     return [group for group in groups if group["params"]]
 
 
-def _muon(config: RunConfig, model: nn.Module) -> Muon:
-    tables = _tables(config, model)
+def _muon(chosen: MuonOptimizer, model: nn.Module) -> Muon:
+    tables = _tables(chosen, model)
     head: Any = getattr(model, "head", None)
     apart = [*(table for group in tables for table in group["params"]), *([] if head is None else [head.weight])]
     matrices: list[Tensor] = []
@@ -142,25 +142,25 @@ def _muon(config: RunConfig, model: nn.Module) -> Muon:
     for p in model.parameters():
         if not any(p is weight for weight in apart):
             (matrices if p.ndim == 2 else vectors).append(p)
-    tokens: Any = getattr(model, "tokens", None) if config.muon_tokens else None
+    tokens: Any = getattr(model, "tokens", None) if chosen.muon_tokens else None
     by_muon = [] if tokens is None else [tokens.weight]
     for group in tables:
         group["params"] = [table for table in group["params"] if not any(table is moved for moved in by_muon)]
-    decay = config.weight_decay if config.decay_vectors else 0.0
+    decay = chosen.weight_decay if chosen.decay_vectors else 0.0
     groups: list[dict[str, Any]] = [
-        {"params": matrices, "kind": "muon", "factor": config.muon_lr},
+        {"params": matrices, "kind": "muon", "factor": chosen.muon_lr},
         {"params": [] if head is None else [head.weight], "factor": 1.0},
         {"params": vectors, "factor": 1.0, "weight_decay": decay},
         *tables,
-        {"params": by_muon, "kind": "muon", "factor": config.embedding_lr},
+        {"params": by_muon, "kind": "muon", "factor": chosen.embedding_lr},
     ]
     return Muon(
         [],
         [group for group in groups if group["params"]],
-        config.lr,
-        weight_decay=config.weight_decay,
-        momentum=config.momentum,
-        betas=(config.muon_beta1, config.beta2),
+        chosen.lr,
+        weight_decay=chosen.weight_decay,
+        momentum=chosen.momentum,
+        betas=(chosen.muon_beta1, chosen.beta2),
     )
 
 

@@ -13,14 +13,16 @@ import torch
 
 from surgecollapse.commands import READ_ONLY
 from surgecollapse.controller.command_loop import effective
-from surgecollapse.lab.config import ConfigError, as_mapping, read_config, write_config
+from surgecollapse.lab.config import ConfigError, as_mapping, flat_values, read_config, write_config
 from surgecollapse.lab.training.checkpoint import CheckpointError, latest_checkpoint, must_fit
 from surgecollapse.lab.training.claim import LOCK, claimed
+from surgecollapse.lab.training.command_handlers import handlers
 from surgecollapse.lab.training.environment import environment
 from surgecollapse.lab.training.evaluation import ENDED
 from surgecollapse.lab.training.flops import step_costs
 from surgecollapse.lab.training.interrupt import Interrupt
 from surgecollapse.lab.training.progress import Progress, Silent
+from surgecollapse.lab.training.summary import run_summary
 from surgecollapse.lab.training.trainer import Training
 from surgecollapse.record import CommandQueue, RunStore, RunStoreError
 from surgecollapse.record.filesystem import is_network
@@ -119,7 +121,7 @@ def _begin(
             try:
                 _refuse_occupied(folder)
                 ours = True  # from here on, what is there of a run was made by this process
-                training = Training(config, folder / "checkpoints", progress)
+                training = _training(config, folder, progress)
                 with _make(folder, config, training) as store:
                     _explain_place(folder, progress)
                     if replay is not None:
@@ -136,6 +138,13 @@ def _begin(
             _remove_empty(missing)
 
 
+def _training(config: RunConfig, folder: Path, progress: Progress) -> Training:
+    """The training of a run, which does what people ask for."""
+    training = Training(config, folder / "checkpoints", progress)
+    training.steering.handlers.update(handlers(training))
+    return training
+
+
 def _resume(config: RunConfig, folder: Path, progress: Progress, around: Around) -> RunResult:
     """Go on from the newest good checkpoint, or from the start if none was written."""
     with RunStore(folder / "run.db", mode="a") as store:
@@ -148,7 +157,7 @@ def _resume(config: RunConfig, folder: Path, progress: Progress, around: Around)
         state = latest_checkpoint(folder / "checkpoints", progress.note)
         if state is not None:
             _refuse_changed(config, state, folder)
-        training = Training(config, folder / "checkpoints", progress)
+        training = _training(config, folder, progress)
         if state is None:
             progress.note("no checkpoint was written yet: starting again from the first step")
             store.truncate_after(-1)
@@ -203,7 +212,7 @@ def _go_on(
 
 
 def _loop(training: Training, interrupt: Interrupt, progress: Progress) -> str:
-    progress.start(f"{training.config.task} {training.config.policy}", training.total, training.step)
+    progress.start(f"{training.config.data.task} {training.config.method.policy}", training.total, training.step)
     training.steering.interrupted = lambda: interrupt.requested
     if training.step:  # what is prunable is known after the first step
         training.answer()
@@ -212,7 +221,9 @@ def _loop(training: Training, interrupt: Interrupt, progress: Progress) -> str:
         if interrupt.requested:
             training.checkpoint()
             return "interrupted"
-    training.finish()
+    scores = training.finish()
+    training.store.set("summary", run_summary(training, scores))
+    training.checkpoint()
     return "diverged" if training.diverged else "complete"
 
 
@@ -262,11 +273,12 @@ def _config_to_resume(folder: Path) -> RunConfig:
 
 
 def _refuse_changed(config: RunConfig, state: dict[str, Any], folder: Path) -> None:
-    now, then = as_mapping(config), state.get("config")
-    if not isinstance(then, dict):
+    found = state.get("config")
+    if not isinstance(found, dict):
         raise CheckpointError(f"the newest checkpoint of {folder} holds no configuration: start a new run")
+    now, then = flat_values(as_mapping(config)), flat_values(found)
     # Keys that are younger than the checkpoint, and what decides nothing, are taken as they are.
-    ignored = {"data_dir", "device", "monitors", "monitor_budget", "trace_every"}
+    ignored = {"data_dir", "device", "monitors", "monitor_budget", "gradient_trace_every"}
     changed = [key for key in now if key not in ignored and key in then and now[key] != then[key]]
     if changed:
         raise CheckpointError(
@@ -304,11 +316,11 @@ def _unwritable(folder: Path, error: OSError, way_out: str = "free space or choo
 def _isolated(config: RunConfig) -> Iterator[None]:
     """Pin threads and the global random state (dropout draws from it) to the run, and give both back."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(config.threads)
+    torch.set_num_threads(config.run.threads)
     try:
-        gpus = [0] if config.device == "cuda" and torch.cuda.is_available() else []
+        gpus = [0] if config.run.device == "cuda" and torch.cuda.is_available() else []
         with torch.random.fork_rng(devices=gpus):
-            seed = (config.seed + 0x5C0FFEE) % 2**63
+            seed = (config.run.seed + 0x5C0FFEE) % 2**63
             torch.default_generator.manual_seed(seed)
             if gpus:
                 torch.cuda.manual_seed(seed)

@@ -56,9 +56,9 @@ def run_summary(training: Training, scores: dict[str, Any]) -> dict[str, Any]:
     steps, validation = store.measurements("accuracy/validation")
     _, train = store.measurements("accuracy/train")
     return {
-        "task": config.task,
-        "policy": config.policy,
-        "seed": config.seed,
+        "task": config.data.task,
+        "policy": config.method.policy,
+        "seed": config.run.seed,
         "steps": step,
         "diverged": training.diverged,
         "stopped_early": stopping.early,

@@ -25,7 +25,6 @@ from surgecollapse.lab.training.checkpoint import (
     save_checkpoint,
     step_checkpoints,
 )
-from surgecollapse.lab.training.command_handlers import handlers
 from surgecollapse.lab.training.early_stopping import Stopping
 from surgecollapse.lab.training.environment import finish_work, training_device
 from surgecollapse.lab.training.evaluation import predict, right_share
@@ -34,7 +33,6 @@ from surgecollapse.lab.training.forecasts import certainty
 from surgecollapse.lab.training.optim import make_loss, make_optimizer, rate_factor
 from surgecollapse.lab.training.progress import Snapshot
 from surgecollapse.lab.training.sketch import CountSketch
-from surgecollapse.lab.training.summary import run_summary
 from surgecollapse.lab.training.traces import PREFIX, Traces
 
 if TYPE_CHECKING:
@@ -77,7 +75,7 @@ class Training:
         self.data = load_data(config).to(self.device)
         self.model = build_model(config, self.data).to(self.device)
         self.optimizer = make_optimizer(config, self.model)
-        self.total = config.total_steps(len(self.data.x_train))
+        self.total = config.run.total_steps(len(self.data.x_train))
         self.step = 0
         self.stopping = Stopping(config)
         self.journal = EventSink(config, progress)
@@ -93,14 +91,13 @@ class Training:
         self.controller = self.attached.controller
         self.steering = Steering(self.journal.record) if self.controller is None else self.controller.steering
         self.steering.by_hand = True
-        self.steering.handlers.update(handlers(self))
         self.rate_factor = 1.0
         self.to_repeat: frozenset[int] = frozenset()
         self._checkpoints = checkpoints
         self._progress = progress
         self._batches = batches_of(config, len(self.data.x_train))
         self._sketch = CountSketch(list(self.model.parameters()))
-        self._traces = Traces(self.model) if config.trace_every else None
+        self._traces = Traces(self.model) if config.run.gradient_trace_every else None
         self._warned = self.diverged = False
         self.seconds = self._seconds_then = 0.0
         self._step_then = 0
@@ -113,7 +110,7 @@ class Training:
     @property
     def mask_is_final(self) -> bool:
         """Whether a good evaluation counts: from the freeze on, or always where nothing is pruned."""
-        return self.controller is None or self.config.ends_dense or self.controller.frozen
+        return self.controller is None or self.config.method.ends_dense or self.controller.frozen
 
     @property
     def ended(self) -> bool:
@@ -125,7 +122,7 @@ class Training:
     def given_up(self) -> bool:
         """Whether the run is to stop as its forecast is that it will not generalise."""
         foresight = self.journal.foresight
-        return self.config.give_up and foresight is not None and foresight.hopeless
+        return self.config.run.give_up and foresight is not None and foresight.hopeless
 
     @contextmanager
     def recorded(self, store: RunStore) -> Iterator[None]:
@@ -152,9 +149,9 @@ class Training:
             return last or self.step % max(1, every) == 0
 
         recorded, sketched = due(self.total // _LOSSES), due(self.total // _SKETCHES)
-        evaluated = due(self.config.evaluate_every)
+        evaluated = due(self.config.run.evaluate_every)
         shown = evaluated or due(self.total // _SHOWN)
-        if recorded or sketched or shown or self.step % self.config.checkpoint_every == 0:
+        if recorded or sketched or shown or self.step % self.config.run.checkpoint_every == 0:
             finish_work(self.device)
         self.seconds += time.perf_counter() - began
         if recorded:
@@ -168,7 +165,7 @@ class Training:
         if not last:
             self.answer()
         # The last state is saved by `finish`, when it is final.
-        if self.step % self.config.checkpoint_every == 0 and not last:
+        if self.step % self.config.run.checkpoint_every == 0 and not last:
             self.checkpoint()
 
     def answer(self) -> None:
@@ -187,7 +184,7 @@ class Training:
             there = ", ".join(str(at) for at in self.checkpoint_steps) or "none yet"
             raise ValueError(f"no checkpoint of step {step}: there are {there}")
         state = load_checkpoint(path)
-        if self.config.early_stopping and self.stopping.best_step > step:
+        if self.config.run.early_stopping and self.stopping.best_step > step:
             raise ValueError(
                 f"the best evaluation was at step {self.stopping.best_step}: early stopping cannot forget it"
             )
@@ -216,8 +213,9 @@ class Training:
         if self.step == 0:
             self.store.put_array(0, "sketch/weights", self._sketch())
         config, rows = self.config, next(self._batches).to(self.device, non_blocking=True)
-        rate = config.lr * rate_factor(
-            self.step, self.total, schedule=config.schedule, warmup=config.warmup, hold=config.hold
+        chosen = config.optimizer
+        rate = chosen.lr * rate_factor(
+            self.step, self.total, schedule=chosen.schedule, warmup=chosen.warmup, hold=chosen.lr_hold_steps
         )
         rate *= self.rate_factor
         for group in self.optimizer.param_groups:
@@ -227,13 +225,13 @@ class Training:
         self.optimizer.zero_grad()
         labels = self.data.y_train[rows]
         loss = self._loss(self.model(self.data.x_train[rows]), labels)
-        weight = len(rows) / self._batches.batch_size if config.weigh_batches else 1.0
+        weight = len(rows) / self._batches.batch_size if config.run.scale_partial_batches else 1.0
         (loss * weight).backward()  # type: ignore[no-untyped-call]
-        if self._traces is not None and self.step % config.trace_every == 0:
+        if self._traces is not None and self.step % config.run.gradient_trace_every == 0:
             for name, values in self._traces().items():
                 self.store.put_array(self.step, f"{PREFIX}{name}", values)
-        if config.clip is not None:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
+        if config.transforms.clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.transforms.clip)
         self.attached.note(loss, None if labels.is_floating_point() else labels)
         self.optimizer.step()
         self.step += 1
@@ -273,7 +271,7 @@ class Training:
 
     @property
     def _in_bits(self) -> bool:
-        return self.data.kind == "text" and self.config.loss.startswith("cross_entropy")
+        return self.data.kind == "text" and self.config.run.loss.startswith("cross_entropy")
 
     def _score(self, x: Tensor, y: Tensor, part: str = "") -> tuple[float, float]:
         """Accuracy in [0, 1], over all positions of text, and loss."""
@@ -302,15 +300,19 @@ class Training:
 
     # the end
 
-    def finish(self) -> None:
-        """Make the mask exact, test once, write the summary and the last checkpoint."""
+    def finish(self) -> dict[str, Any]:
+        """Make the mask exact and test once; what comes after is up to the run.
+
+        Returns:
+            The scores on the held-out samples, for :func:`~surgecollapse.lab.training.summary.run_summary`.
+        """
         averaged = self.attached.averaged
         if self.stopping.early and self.stopping.best is not None:
             best = load_checkpoint(self._checkpoints / "best.pt")
             self.model.load_state_dict(best["model"])
             if averaged is not None:
                 averaged.load_state_dict(best["averaged"])
-        if self.controller is not None and not self.config.ends_dense:
+        if self.controller is not None and not self.config.method.ends_dense:
             self.controller.finalize()
         if averaged is not None:
             averaged.apply()
@@ -320,20 +322,18 @@ class Training:
         self.diverged = not math.isfinite(loss) or bool(not_finite(dict(self.model.named_parameters())))
         if self.diverged:
             self._progress.note("the run has diverged: its weights or its test loss are not finite")
-        scores = {
+        return {
             "accuracy": accuracy,
             "loss": loss,
             **({"bits_per_character": loss / math.log(2)} if self._in_bits else {}),
             "accuracy_validation": validation,
         }
-        self.store.set("summary", run_summary(self, scores))
-        self.checkpoint()
 
     def checkpoint(self) -> None:
         """Write ``step-N.pt`` and drop the old ones; the record is on the disk before it."""
         self.store.flush()
         save_checkpoint(checkpoint_path(self._checkpoints, self.step), self.state_dict())
-        drop_old_checkpoints(self._checkpoints, keep=self.config.keep_checkpoints)
+        drop_old_checkpoints(self._checkpoints, keep=self.config.run.keep_checkpoints)
         self.store.set("checkpoints", self.checkpoint_steps)
 
     def state_dict(self) -> dict[str, Any]:

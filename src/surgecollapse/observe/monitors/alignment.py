@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from surgecollapse.functional import naive_loss_minimisation
+from surgecollapse.observe.monitors.registry import monitor
 
 if TYPE_CHECKING:
     from surgecollapse.protocols import MonitorContext, Number, Series
 
 
+@monitor("alignment")
 class Alignment:
     """``alignment/naive_loss``: cos(−∇L, W), by weight matrix and of all (Prieto et al. 2025, arXiv 2501.04697).
 

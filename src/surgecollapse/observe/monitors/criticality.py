@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from surgecollapse.functional import branching_ratio, chi, lyapunov_exponent
+from surgecollapse.observe.monitors.registry import monitor
 from surgecollapse.torch_utils.module_hooks import Hooks
 from surgecollapse.torch_utils.modules import canonical_name, tensors_in, undisturbed
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from surgecollapse.protocols import MonitorContext, Number, Series
 
 
+@monitor("criticality")
 class Criticality:
     """``criticality/chi``, ``criticality/branching`` by site and ``criticality/lyapunov`` of the whole net.
 

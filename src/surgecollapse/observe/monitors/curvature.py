@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from surgecollapse.functional import Hessian, batch_loss, hutchinson_trace, largest_eigenvalue, stability_threshold
+from surgecollapse.observe.monitors.registry import monitor
 from surgecollapse.torch_utils.modules import canonical_name, undisturbed
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 Criterion = Callable[[Any, "Tensor"], "Tensor"]
 
 
+@monitor("curvature")
 class Curvature:
     """``curvature/sharpness``, ``curvature/threshold`` and ``curvature/trace`` on the probe batch, in eval mode.
 

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from surgecollapse.functional import on_off_entropy, sign_covariance_entropy, unit_energy_entropy
+from surgecollapse.observe.monitors.registry import monitor
 
 if TYPE_CHECKING:
     from surgecollapse.protocols import MonitorContext, Series
 
 
+@monitor("entropy")
 class Entropies:
     """Activation, unit-energy and on/off entropy of each site on the probe batch.
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from surgecollapse.observe.monitors.registry import monitor
+
 if TYPE_CHECKING:
     from surgecollapse.protocols import MonitorContext, Series
 
 
+@monitor("gap")
 class GeneralisationGap:
     """``gap/loss``: the last noted validation loss minus the last noted training loss.
 

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from surgecollapse.observe.monitors.registry import monitor
+
 if TYPE_CHECKING:
     from surgecollapse.protocols import MonitorContext, Number, Series
 
 
+@monitor("masks")
 class Masks:
     """``mask/sparsity``: share of each prunable weight that its mask holds at zero; ``energy/live``: mean square of the
     weights that are open. By parameter; nothing is recorded without a controller.

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from surgecollapse.observe.monitors.entries import Entries
+from surgecollapse.observe.monitors.registry import monitor
 
 if TYPE_CHECKING:
     from surgecollapse.protocols import MonitorContext, Series
 
 
+@monitor("noise_scale")
 class NoiseScale:
     """Simple noise scale B = tr Σ/|G|² in samples (McCandlish, Kaplan, Amodei 2018, arXiv 1812.06162, eq. 2.9).
 

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from surgecollapse.observe.monitors.entries import Entries
+from surgecollapse.observe.monitors.registry import monitor
 
 if TYPE_CHECKING:
     from surgecollapse.protocols import MonitorContext, Number, Series
 
 
+@monitor("norms")
 class Norms:
     """Euclidean norms, by weight matrix and of all parameters together.
 

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from surgecollapse.functional import predictive_entropy, softmax_collapse
+from surgecollapse.observe.monitors.registry import monitor
 
 if TYPE_CHECKING:
     from surgecollapse.protocols import MonitorContext, Series
 
 
+@monitor("predictions")
 class Predictions:
     """Logits of the probe batch: their scale, their entropy and whether the softmax has collapsed.
 

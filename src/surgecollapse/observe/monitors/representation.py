@@ -16,6 +16,7 @@ from surgecollapse.functional import (
     spectral_rank,
     stable_rank,
 )
+from surgecollapse.observe.monitors.registry import monitor
 
 if TYPE_CHECKING:
     from surgecollapse.protocols import MonitorContext, Number, Series
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 _LEAST_ROWS = 3
 
 
+@monitor("representation")
 class Representation:
     """Rank and dimension of the activations of each site on the probe batch.
 

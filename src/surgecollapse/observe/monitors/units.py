@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from surgecollapse.functional import dead_units, dormancy
+from surgecollapse.observe.monitors.registry import monitor
 
 if TYPE_CHECKING:
     from surgecollapse.protocols import MonitorContext, Series
 
 
+@monitor("units")
 class Units:
     """Share of dead and of dormant units of each site on the probe batch, in [0, 1].
 

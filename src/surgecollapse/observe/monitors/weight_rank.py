@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from surgecollapse.functional import effective_rank, gram_spectra, numerical_rank, stable_rank
+from surgecollapse.observe.monitors.registry import monitor
 
 if TYPE_CHECKING:
     from surgecollapse.protocols import MonitorContext, Series
 
 
+@monitor("weight_rank")
 class WeightRank:
     """``rank/effective``, ``rank/stable`` and ``rank/numerical`` of each weight matrix.
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from surgecollapse.lab.config import ConfigError, nearest
+from surgecollapse.errors import unknown
+from surgecollapse.lab.config import ConfigError
 from surgecollapse.plugins import find, offered
 from surgecollapse.record.whole_files import write_whole
 from surgecollapse.report.analyses.loaded_run import Subject
@@ -81,7 +82,7 @@ def analyse(
     for done, name in enumerate(chosen):
         tell(name, len(folders) + done, len(folders) + len(chosen))
         try:
-            with _threads(subjects[0].config.threads):
+            with _threads(subjects[0].config.run.threads):
                 findings[name] = find("analyses", "analysis", name, ANALYSES)(subjects)
         except PartlyApplicable as error:
             skipped.append((name, str(error)))
@@ -116,7 +117,7 @@ def _checked(runs: Sequence[str | Path], what: Sequence[str], samples: int, time
     for name in what:
         valid = list(ANALYSES) if name in ANALYSES else [*ANALYSES, *offered("analyses")]
         if name not in valid:
-            raise ConfigError(f"unknown analysis {name!r}:{nearest(name, valid)} Valid analyses: {', '.join(valid)}")
+            raise ConfigError(unknown("analysis", name, valid))
     if samples < 16 or times < 2:
         raise ConfigError(f"expected at least 16 samples and 2 times, got {samples} and {times}")
     return list(dict.fromkeys(what)) or list(ANALYSES)
@@ -160,7 +161,7 @@ def _write(
         if skipped:
             lead += " Not shown: " + "; ".join(f"{name} ({reason})" for name, reason in skipped) + "."
         foot = "Made from " + ", ".join(f"`{run.directory}`" for run in subjects) + ". Pictures by matplotlib."
-        tasks = ", ".join(dict.fromkeys(run.config.task for run in subjects))
+        tasks = ", ".join(dict.fromkeys(run.config.data.task for run in subjects))
         text = page_html(f"surgecollapse analysis: {tasks}", lead, sections, foot)
     page = place / "index.html"
     write_whole(page, text)

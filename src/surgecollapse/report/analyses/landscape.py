@@ -15,6 +15,7 @@ from surgecollapse.analysis.open_weights import open_weights
 from surgecollapse.analysis.spectral_density import spectral_density
 from surgecollapse.analysis.surface import loss_surface
 from surgecollapse.functional import Hessian, Restricted, batch_loss
+from surgecollapse.report.analyses.registry import analysis
 from surgecollapse.report.analyses.result import AnalysisResult, NotApplicable, each_run
 
 if TYPE_CHECKING:
@@ -22,8 +23,26 @@ if TYPE_CHECKING:
     from surgecollapse.report.analyses.loaded_run import Subject
 
 
+@analysis("connectivity", "Mode connectivity")
 def connectivity(subjects: Sequence[Subject]) -> list[AnalysisResult]:
-    """The loss from the first net to each of the others, straight and along a curve; of one run, from its start."""
+    """The loss between two networks: straight, on a trained curve, and after permuting units.
+
+    Of one run alone, the straight line from its start to its end. The barrier is the largest excess over the line
+    between the ends. A barrier of 0 means one basin.
+
+    When to use:
+        For two or more runs with networks of one shape.
+
+    Cost:
+        One evaluation of the loss for each point of a path; the curve is trained for 300 steps.
+
+    Deviations:
+        The paper trains the curve by SGD for many epochs, here Adam takes 300 steps: a failure to find a path proves
+        nothing. Batch-norm statistics are recomputed at each point. Networks with residual connections are not aligned.
+
+    Source:
+        Garipov et al. 2018, arXiv 1802.10026; Ainsworth, Hayase, Srinivasa 2022, arXiv 2209.04836.
+    """
     first = subjects[0]
     x, y, criterion = first.batch
     if len(subjects) == 1:
@@ -56,9 +75,25 @@ def connectivity(subjects: Sequence[Subject]) -> list[AnalysisResult]:
     return found
 
 
+@analysis("surface", "Loss surface")
 @each_run("surface")
 def surface(run: Subject, file: str) -> AnalysisResult:
-    """A slice of the loss surface around each final net."""
+    """The loss in two random directions around each final network, with the norms of its filters.
+
+    It is a slice: two random directions of thousands say little about the others.
+
+    When to use:
+        To illustrate, not to conclude.
+
+    Cost:
+        441 evaluations of the loss, on a grid of 21 × 21 points.
+
+    Deviations:
+        Pruned weights are moved too.
+
+    Source:
+        Li et al. 2018, arXiv 1712.09913.
+    """
     x, y, criterion = run.batch
     grid = loss_surface(run.model, criterion, x, y, masks=run.masks)
     highest, middle = max(map(max, grid.losses)), len(grid.steps) // 2
@@ -71,9 +106,26 @@ def surface(run: Subject, file: str) -> AnalysisResult:
     return AnalysisResult(file, title, caption, grid, said, run.name)
 
 
+@analysis("density", "Curvature spectrum")
 @each_run("density")
 def density(run: Subject, file: str) -> AnalysisResult:
-    """The density of the Hessian's eigenvalues at each final net, and its effective dimension."""
+    """The density of the Hessian's eigenvalues at each final network, and its effective dimension Σ h/(h + z).
+
+    Typically a bulk at zero and a few large eigenvalues. The effective dimension counts directions whose curvature
+    exceeds z, by default 1% of the largest eigenvalue.
+
+    When to use:
+        To compare the curvature of networks beyond their largest eigenvalue.
+
+    Cost:
+        240 Hessian products: 60 for each of four random vectors.
+
+    Deviations:
+        None.
+
+    Source:
+        Ghorbani, Krishnan, Xiao 2019, arXiv 1901.10159.
+    """
     x, y, criterion = run.batch
     weights, masks = open_weights(run.model, run.masks)
     hessian = Hessian(batch_loss(run.model, criterion, x, y), weights)
@@ -92,9 +144,27 @@ def density(run: Subject, file: str) -> AnalysisResult:
     return AnalysisResult(file, title, caption, spectrum, said, run.name)
 
 
+@analysis("llc", "Learning coefficient")
 @each_run("llc")
 def learning_coefficient(run: Subject, file: str) -> AnalysisResult:
-    """How degenerate each final net is."""
+    """The local learning coefficient: how degenerate each final network's minimum is, by Langevin dynamics.
+
+    The estimate is nβ(E_β L − L*), β = 1/ln n, localized around the minimum. Trust it where the chains are level after
+    the burn-in, ``at_half_step`` agrees with ``value``, and ``r_hat`` is near 1. A network that is not at a minimum can
+    give a negative number.
+
+    When to use:
+        To compare one network at one sample size. Do not read it as its dimension.
+
+    Cost:
+        Three chains of 300 Langevin steps, and the same at half the step size.
+
+    Deviations:
+        The burn-in is excluded, and the step size is checked by halving it.
+
+    Source:
+        Lau, Furman, Wang, Murfet, Wei 2023, arXiv 2308.12108; closed forms: Aoyagi and Watanabe 2005.
+    """
     x, y, criterion = run.batch
     estimate = local_learning_coefficient(
         run.model, criterion, x, y, batch=min(128, len(x)), chains=3, draws=200, burn_in=100, masks=run.masks

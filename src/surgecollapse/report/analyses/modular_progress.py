@@ -8,6 +8,7 @@ import torch
 
 from surgecollapse.analysis.progress import Progress, progress
 from surgecollapse.lab.config import ConfigError
+from surgecollapse.lab.config.data import ModularData
 from surgecollapse.lab.training.evaluation import predict
 
 if TYPE_CHECKING:
@@ -44,12 +45,13 @@ def modular_progress(
     Raises:
         ConfigError: if the task is another.
     """
-    if config.task != "modular" or config.operation not in ("add", "sub"):
+    chosen = config.data
+    if not isinstance(chosen, ModularData) or chosen.operation not in ("add", "sub"):
+        what = f"{chosen.task} {getattr(chosen, 'operation', '')}".rstrip()
         raise ConfigError(
-            f"progress measures are of modular add and sub, this run is {config.task} {config.operation}: "
-            "other tasks have other circuits"
+            f"progress measures are of modular add and sub, this run is {what}: other tasks have other circuits"
         )
-    p = config.modulus
+    p = chosen.modulus
     logits = torch.empty(0)
     labels, training = torch.zeros(p, p, dtype=torch.int64), torch.zeros(p, p, dtype=torch.bool)
     sets = ((data.x_train, data.y_train), (data.x_validation, data.y_validation), (data.x_test, data.y_test))
@@ -59,4 +61,4 @@ def modular_progress(
             logits = answers.new_zeros(p, p, answers.shape[1])
         a, b = questions(x, p)
         logits[a, b], labels[a, b], training[a, b] = answers, y, number == 0
-    return progress(logits.numpy(), labels.numpy(), training.numpy(), frequencies, operation=config.operation)
+    return progress(logits.numpy(), labels.numpy(), training.numpy(), frequencies, operation=chosen.operation)

@@ -1,286 +1,31 @@
-"""The analyses by name: each takes what was read of the runs, and gives findings or says why there are none."""
+"""The analyses by name. A new analysis is a new file in this package, with ``@analysis("its-name", "Its title")``."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from surgecollapse.analysis.fourier import fourier_history
-from surgecollapse.analysis.heavy_tails import heavy_tails
-from surgecollapse.analysis.information_plane import CAVEAT, information_plane
-from surgecollapse.analysis.intrinsic_dimension import intrinsic_dimensions
-from surgecollapse.analysis.neural_collapse import collapse_history
-from surgecollapse.analysis.progress import progress_history
-from surgecollapse.analysis.representations import represent
-from surgecollapse.analysis.similarity import representation_change, similarity_map
-from surgecollapse.analysis.universality import universality
-from surgecollapse.forecast.phases import phases
-from surgecollapse.functional import neural_collapse
-from surgecollapse.report.analyses.landscape import connectivity, density, learning_coefficient, surface
-from surgecollapse.report.analyses.loaded_run import thin
-from surgecollapse.report.analyses.modular_progress import modular_progress
-from surgecollapse.report.analyses.result import AnalysisResult, NotApplicable, each_run, stem
+from surgecollapse.plugins import Registry
 
 if TYPE_CHECKING:
-    from surgecollapse.functional import NeuralCollapse
     from surgecollapse.report.analyses.loaded_run import Subject
+    from surgecollapse.report.analyses.result import AnalysisResult
+
+ANALYSES: Registry[Callable[[Sequence[Subject]], list[AnalysisResult]]] = Registry(
+    "analyses", "analysis", "surgecollapse.report.analyses"
+)
+"""Analyses by name: each takes the loaded runs, and gives findings.
+
+One raises :class:`~surgecollapse.report.analyses.result.NotApplicable` (or another ``ValueError``) where it has nothing
+to say.
+"""
+TITLES: dict[str, str] = {}
+"""Title of the section of each analysis, by name."""
+
+Own = TypeVar("Own")
 
 
-def _undetermined(run: Subject) -> str:
-    """What is said of a number at the end of training that is not finite."""
-    return f"not determined: not finite are {', '.join(run.broken)}" if run.broken else "not determined: too few values"
-
-
-def _cka(subjects: Sequence[Subject]) -> list[AnalysisResult]:
-    found = []
-    for index, run in enumerate(subjects):
-        layers = [one.layers for one in run.history]
-        change = representation_change(run.steps, layers)
-        ends = zip((row[-1] for row in change.to_first), change.layers, strict=True)
-        moved = min(((value, name) for value, name in ends if math.isfinite(value)), default=None)
-        found.append(
-            AnalysisResult(
-                stem("cka", index, len(subjects)),
-                f"Representations of {run.name} through training",
-                f"Similarity of each layer at {len(run.steps)} times with itself at the start and at the end, on "
-                f"{len(run.validation[0])} validation samples. Runs with `keep_checkpoints = 0` and a smaller "
-                "`checkpoint_every` have more times.",
-                change,
-                f"start to end {moved[0]:.2f} in {moved[1]}" if moved else _undetermined(run),
-                run.name,
-                wide=True,
-            )
-        )
-        grid = similarity_map(layers[-1], layers[-1], names=(run.name, run.name))
-        found.append(
-            AnalysisResult(
-                stem("cka-layers", index, len(subjects)),
-                f"Layers of {run.name}",
-                "Similarity of each layer with each other at the end of training.",
-                grid,
-                f"first to last layer {grid.values[0][-1]:.2f}"
-                if math.isfinite(grid.values[0][-1])
-                else _undetermined(run),
-                run.name,
-            )
-        )
-    return [*found, *_between(subjects)]
-
-
-def _between(subjects: Sequence[Subject]) -> list[AnalysisResult]:
-    """The first net with each of the others, where they read the same samples."""
-    found = []
-    for index, other in enumerate(subjects[1:]):
-        first = subjects[0]
-        x = first.validation[0]
-        if other.data.input_shape != first.data.input_shape or other.data.x_train.dtype != x.dtype:
-            continue
-        layers = [thin(represent(run.model, x)).layers for run in (first, other)]
-        grid = similarity_map(layers[0], layers[1], names=(first.name, other.name))
-        best = max((value for row in grid.values for value in row if not math.isnan(value)), default=math.nan)
-        found.append(
-            AnalysisResult(
-                f"cka-nets-{index + 2}",
-                f"{first.name} and {other.name}",
-                f"Similarity of the layers of two nets on the same samples, validation data of {first.name}.",
-                grid,
-                "not determined: no layer of one of the nets is finite"
-                if math.isnan(best)
-                else f"most alike {best:.2f}",
-                f"{first.name}, {other.name}",
-            )
-        )
-    return found
-
-
-@each_run("collapse")
-def _collapse(run: Subject, file: str) -> AnalysisResult:
-    x, y = run.training
-    measures: list[NeuralCollapse] = []
-    for _, net in run.nets():
-        now = represent(net, x)
-        if now.features is None or now.outputs.shape[1] != run.data.num_classes:
-            raise NotApplicable(f"{run.name} has no last linear layer with an output for each class")
-        weight = net.get_parameter(f"{now.head}.weight")
-        measures.append(neural_collapse(now.features, y, weight=weight, predictions=now.outputs.argmax(1)))
-    history = collapse_history(run.steps, measures)
-    return AnalysisResult(
-        file,
-        f"Neural collapse of {run.name}",
-        f"On {len(x)} training samples, features before the last layer; each measure is 0 where collapse is "
-        "complete (Papyan, Han and Donoho, arXiv 2008.08186).",
-        history,
-        f"NC1 {history.within[0]:.2g} → {history.within[-1]:.2g}, "
-        f"NC3 {history.duality[0]:.2f} → {history.duality[-1]:.2f}"
-        if math.isfinite(history.within[-1])
-        else _undetermined(run),
-        run.name,
-        wide=True,
-    )
-
-
-@each_run("tails")
-def _tails(run: Subject, file: str) -> AnalysisResult:
-    tails = heavy_tails({name: p.detach() for name, p in run.model.named_parameters()})
-    alphas = [layer.alpha for layer in tails.layers if not layer.doubt]
-    doubts = "; ".join(f"{layer.layer}: {layer.doubt}" for layer in tails.layers if layer.doubt)
-    words = f"α {min(alphas):.1f} to {max(alphas):.1f}" if alphas else "α"
-    if doubts:
-        words += f", not determined of {doubts}" if alphas else f" not determined ({doubts})"
-    left_out = f" Left out, as they are not finite: {', '.join(tails.left_out)}." if tails.left_out else ""
-    return AnalysisResult(
-        file,
-        f"Spectra of the weights of {run.name}",
-        "Share of the eigenvalues of WᴴW/n above x. The line is the power law that fits the tail best, where it "
-        "passes the test of Kolmogorov and Smirnov. Right of the dotted line no random matrix with that many "
-        f"non-zero entries and that variance has eigenvalues.{left_out}",
-        tails,
-        f"{words}, spikes {sum(layer.spikes for layer in tails.layers)}",
-        run.name,
-        wide=True,
-    )
-
-
-@each_run("dimension")
-def _dimension(run: Subject, file: str) -> AnalysisResult:
-    dimensions = intrinsic_dimensions(run.history[-1].layers)
-    known = [d for d in dimensions.two_nn if math.isfinite(d)]
-    return AnalysisResult(
-        file,
-        f"Intrinsic dimension of the layers of {run.name}",
-        f"At the end of training, on {len(run.validation[0])} validation samples: by nearest neighbours, of "
-        "the surface on which representations lie; by the participation ratio, of the flat space they fill.",
-        dimensions,
-        f"TwoNN {min(known):.1f} to {max(known):.1f}" if known else _undetermined(run),
-        run.name,
-    )
-
-
-@each_run("fourier")
-def _fourier(run: Subject, file: str) -> AnalysisResult:
-    from surgecollapse.report.fourier import token_table
-
-    if run.config.task != "modular":
-        raise NotApplicable(f"{run.name} learns {run.config.task}: only modular arithmetic has cyclic tokens")
-    tables, name = [], ""
-    for _, net in run.nets():
-        weights = {key: p.detach().double().numpy() for key, p in net.named_parameters()}
-        entry = token_table(weights, run.config.modulus, run.data.vocabulary)
-        if entry is None:
-            raise NotApplicable(f"{run.name} has no table by which tokens enter")
-        name, table = entry
-        tables.append(table.copy())
-    history = fourier_history(run.steps, tables)
-    return AnalysisResult(
-        file,
-        f"Fourier components of {name} in {run.name}",
-        "Share of the power by frequency over the tokens, and how concentrated its norms are. Nets that have "
-        "learned modular addition keep few frequencies.",
-        history,
-        f"Gini {history.gini[0]:.2f} → {history.gini[-1]:.2f}, IPR {history.ipr[0]:.3f} → {history.ipr[-1]:.3f}",
-        run.name,
-        wide=True,
-    )
-
-
-@each_run("progress")
-def _progress(run: Subject, file: str) -> AnalysisResult:
-    keys = modular_progress(run.model, run.config, run.data).frequencies
-    measures = [modular_progress(net, run.config, run.data, keys) for _, net in run.nets()]
-    went = phases(
-        run.curve.steps.tolist(),
-        run.training_curve.values.tolist(),
-        run.curve.values.tolist(),
-        validation_loss=run.loss_curve.values.tolist(),
-    )
-    spans = [(span.phase, span.first, span.last) for span in went.spans]
-    history = progress_history(run.steps, measures, spans)
-    return AnalysisResult(
-        file,
-        f"Circuit and memory in {run.name}",
-        f"Loss of the waves of the frequencies {', '.join(map(str, sorted(keys)))} alone (restricted), which are the "
-        "strongest of the final net, and of everything else on training questions (excluded); Nanda et al., arXiv "
-        "2301.05217. Bands are phases by the record of the run.",
-        history,
-        f"restricted {history.restricted[0]:.2g} → {history.restricted[-1]:.2g}, "
-        f"excluded {min(history.excluded):.2g} → {history.excluded[-1]:.2g}",
-        run.name,
-        wide=True,
-    )
-
-
-@each_run("information")
-def _information(run: Subject, file: str) -> AnalysisResult:
-    plane = information_plane(run.steps, [one.layers for one in run.history], run.validation[1])
-    last = plane.with_label[-1][-1]
-    return AnalysisResult(
-        file,
-        f"Information plane of {run.name}",
-        f"{CAVEAT} On {plane.samples} validation samples.",
-        plane,
-        f"I(last layer; label) {last:.2f} of {plane.label_entropy:.2f} nats"
-        if math.isfinite(last)
-        else _undetermined(run),
-        run.name,
-        wide=True,
-    )
-
-
-def _universality(subjects: Sequence[Subject]) -> list[AnalysisResult]:
-    if len(subjects) < 2:
-        raise NotApplicable("it compares the learning curves of two runs at least")
-    tasks = {(run.config.task, run.config.operation if run.config.task == "modular" else "") for run in subjects}
-    if len(tasks) > 1:
-        raise NotApplicable(
-            f"it compares runs of one task, these are of {', '.join(sorted(' '.join(t) for t in tasks))}"
-        )
-    found = universality({run.name: (run.curve.steps, run.curve.values) for run in subjects})
-    left = f" Left out, as they did not move: {', '.join(found.left_out)}." if found.left_out else ""
-    caption = (
-        "Validation accuracy as recorded, and with time in units of each run's own half-way time t½ and the level from "
-        f"0 at its start to 1 at its end. The distance is the mean gap of two curves over ln t.{left}"
-    )
-    return [
-        AnalysisResult(
-            "universality",
-            "Learning curves, rescaled",
-            caption,
-            found,
-            f"distance {found.before:.3f} → {found.after:.3f}",
-            ", ".join(curve.name for curve in found.curves),
-            wide=True,
-        )
-    ]
-
-
-ANALYSES: dict[str, Callable[[Sequence[Subject]], list[AnalysisResult]]] = {
-    "cka": _cka,
-    "collapse": _collapse,
-    "tails": _tails,
-    "dimension": _dimension,
-    "fourier": _fourier,
-    "progress": _progress,
-    "information": _information,
-    "universality": _universality,
-    "connectivity": connectivity,
-    "surface": surface,
-    "density": density,
-    "llc": learning_coefficient,
-}
-"""Analyses by name; each raises :class:`NotApplicable` (or another ``ValueError``) where it has nothing to say."""
-
-TITLES = {
-    "cka": "Representations",
-    "collapse": "Neural collapse",
-    "tails": "Heavy tails",
-    "dimension": "Intrinsic dimension",
-    "fourier": "Fourier components",
-    "progress": "Circuit and memory",
-    "information": "Information plane",
-    "universality": "Universality",
-    "connectivity": "Mode connectivity",
-    "surface": "Loss surface",
-    "density": "Curvature spectrum",
-    "llc": "Learning coefficient",
-}
+def analysis(name: str, title: str) -> Callable[[Own], Own]:
+    """Give an analysis its name, and its section a title."""
+    TITLES[name] = title
+    return ANALYSES(name)

@@ -1,0 +1,68 @@
+"""The commands, put together.
+
+Whatever is slow to import (torch, plots) is imported by the command that needs it, so that help comes at once.
+Every mistake of a user is one line on standard error and exit code 2; an interrupted run exits with 130.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import pydantic
+from cyclopts import App, CycloptsError, UnusedCliTokensError
+
+from surgecollapse.cli import extra_of
+from surgecollapse.cli.comparison import compare, typed
+from surgecollapse.cli.doctor import doctor
+from surgecollapse.cli.flags import undotted
+from surgecollapse.cli.live import send, watch
+from surgecollapse.cli.output import INTERRUPTED, MISTAKE, fail
+from surgecollapse.cli.results import analyse, export, report
+from surgecollapse.cli.training import demo, run
+from surgecollapse.lab.config import explain
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+app = App(
+    name="surgecollapse",
+    help="Train sparse nets with Surge-Collapse: a control loop driven by activation entropy.",
+    result_action="return_value",
+    suppress_keyboard_interrupt=False,
+)
+for _command in (run, send, watch, report, compare, export, analyse, demo, doctor):
+    app.command(_command)
+
+
+def run_command_line(argv: Sequence[str] | None = None) -> int:
+    """Run a command line and return its exit code.
+
+    Args:
+        argv: the words after the program's name; by default those of the process.
+    """
+    typed[:] = sys.argv[1:] if argv is None else argv
+    words = undotted(typed)
+    try:
+        outcome = app(words, exit_on_error=False, print_error=False)
+    except KeyboardInterrupt:
+        return fail("interrupted", INTERRUPTED)
+    except (CycloptsError, ValueError, OSError, ImportError) as error:
+        if os.environ.get("SURGECOLLAPSE_TRACEBACK"):
+            raise
+        return fail(_one_line(error), MISTAKE)
+    return int(outcome or 0)
+
+
+def _one_line(error: Exception) -> str:
+    """What went wrong, in one line."""
+    if isinstance(error.__cause__, pydantic.ValidationError):
+        return explain(error.__cause__)
+    if isinstance(error, ModuleNotFoundError):
+        return f"{error.name} is not installed: pip install 'surgecollapse[{extra_of(str(error.name))}]'"
+    if isinstance(error, UnusedCliTokensError):
+        words = error.unused_tokens or []
+        return f"unrecognized argument{'s' if len(words) > 1 else ''}: {' '.join(words)} (see --help)"
+    text = " ".join(str(error).split())
+    return text or type(error).__name__
