@@ -205,8 +205,9 @@ def train(net, make, steps, attach=None):
     return losses, controller
 
 
-def idle(net, optimizer, **options):
-    return sc.attach(net, optimizer, sparsity=0.5, total_steps=100, policy="no_op", every=2, **options)
+def idle(net, optimizer, probe=None, **options):
+    readings = sc.Readings(every=2, probe=probe)
+    return sc.attach(net, optimizer, sparsity=0.5, total_steps=100, policy="no_op", readings=readings, **options)
 
 
 @pytest.fixture(autouse=True)

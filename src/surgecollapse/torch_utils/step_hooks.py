@@ -5,6 +5,7 @@ Each case below was tested against torch; the conformance suite (``tests/contrac
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 from torch.utils.hooks import RemovableHandle
 
+_OPTIMIZER_FILE = inspect.getfile(Optimizer)
 _LOST = 2
 """Steps that may begin without one that ends: an exception inside a step, and a second try."""
 _INNER_NAMES = ("optimizer", "base_optimizer", "inner_optimizer", "_optimizer", "optim")
@@ -89,12 +91,14 @@ class StepHooks:
     def _outer_begins(self, *_: Any) -> None:
         self._outer_steps = True
 
-    def _inner_ends(self, *_: Any) -> None:
+    def _inner_ends(self, optimizer: Optimizer, *_: Any) -> None:
         """End the step here, where the wrapper's own step() is not what the loop calls (SAM in two calls)."""
-        if not self._outer_steps:
+        if not self._outer_steps and not is_within_a_step(optimizer):
             self._post()
 
-    def _pre(self, _: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _pre(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if is_within_a_step(optimizer):
+            return None
         self._begun += 1
         if self._begun > _LOST:
             raise RuntimeError(
@@ -116,7 +120,9 @@ class StepHooks:
             return (args[0], closure_then_before, *args[2:]), kwargs
         return args, {**kwargs, "closure": closure_then_before}
 
-    def _post(self, *_: Any) -> None:
+    def _post(self, optimizer: Optimizer | None = None, *_: Any) -> None:
+        if optimizer is not None and is_within_a_step(optimizer):
+            return
         self._begun, self._outer_steps = 0, False
         self._after()
 
@@ -125,6 +131,21 @@ class StepHooks:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+
+
+def is_within_a_step(optimizer: Optimizer) -> bool:
+    """Whether the hook that asks runs for a ``super().step()`` inside of the optimizer's own step.
+
+    torch wraps the ``step`` of every class of which an optimizer was made, so that a subclass whose step calls that of
+    its base runs the hooks twice: once for each class. Only the outer one is the step that the loop made.
+    """
+    steps, frame = 0, inspect.currentframe()
+    while frame is not None and steps < 2:
+        code = frame.f_code
+        if code.co_name == "wrapper" and code.co_filename == _OPTIMIZER_FILE:
+            steps += frame.f_locals.get("self") is optimizer
+        frame = frame.f_back
+    return steps > 1
 
 
 def parameters_of(optimizer: Optimizer) -> Iterator[Tensor]:
