@@ -19,7 +19,7 @@ from surgecollapse.act.randomness import Generators
 from surgecollapse.act.surge import REGROW_INIT, choose_reopened, fill_reopened, growth_scores
 from surgecollapse.errors import one_of
 from surgecollapse.functional import (
-    DISTRIBUTIONS,
+    ALLOCATIONS,
     GROWTH,
     SALIENCY,
     Pattern,
@@ -101,7 +101,7 @@ class Rewiring:
         self.growth = growth
         self.regrow_init = one_of("regrow_init", regrow_init, REGROW_INIT)
         self.noise_energy_budget, self.min_density = noise_energy_budget, min_density
-        self.allocation = one_of("allocation", allocation, DISTRIBUTIONS)
+        self.allocation = one_of("allocation", allocation, ALLOCATIONS)
         self.optimizer_state, self.pattern = check_optimizer_state(optimizer_state), pattern
         self.layouts = layouts or Layouts()
         self._last: dict[str, Tensor] = {}
@@ -201,7 +201,7 @@ class Rewiring:
             sparsity,
             saliency=self._criterion(saliency),
             signals=signals,
-            allocation=one_of("allocation", allocation or self.allocation, DISTRIBUTIONS),
+            allocation=one_of("allocation", allocation or self.allocation, ALLOCATIONS),
             min_density=self.min_density,
             pattern=self.pattern,
             layouts=self.layouts,
@@ -377,8 +377,7 @@ class Rewiring:
 
     def state_dict(self) -> dict[str, Any]:
         """Remembered values, where there are any, and which parameters were said to be at their minimum."""
-        last = {name: value.clone() for name, value in self._last.items()}
-        return {"last": last, "starved": list(self.starved)}
+        return {"last": {name: value.clone() for name, value in self._last.items()}, "starved": list(self.starved)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore them."""

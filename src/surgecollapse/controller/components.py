@@ -19,7 +19,7 @@ from surgecollapse.act.randomness import Generators
 from surgecollapse.act.recycle import Recycler
 from surgecollapse.act.rewiring import Rewiring
 from surgecollapse.act.roles import Explanation, with_reason
-from surgecollapse.act.zero_preservation import AtRest
+from surgecollapse.act.zero_preservation import ZeroPreservation
 from surgecollapse.controller.options import Options, Updates
 from surgecollapse.functional import WITHOUT_GRADIENT
 from surgecollapse.observe.activations import ActivationReader, find_sites
@@ -71,7 +71,7 @@ class Engine:
         chosen = self._choose(required=saved is None)
         chosen = chosen if saved is None else self._as_saved(chosen, saved)
         self.weights = MaskedWeights(chosen, compile=options.compile)
-        self.zero_preservation = AtRest(self.weights, optimizers, updates.optimizer_state)
+        self.zero_preservation = ZeroPreservation(self.weights, optimizers, updates.optimizer_state)
         self._regroup()
         self._growth = growth
         self._saliency = updates.saliency

@@ -27,7 +27,6 @@ from surgecollapse.controller.components import Engine
 from surgecollapse.controller.optimizer_step import OptimizerSteps
 from surgecollapse.controller.options import Options, check_sparsity
 from surgecollapse.controller.ownership import Connection, check_trainable
-from surgecollapse.controller.plot import plot_run
 from surgecollapse.controller.reading_schedule import Timetable
 from surgecollapse.controller.version_01 import current_state
 from surgecollapse.events import (
@@ -54,6 +53,7 @@ from surgecollapse.policies import make_policy
 from surgecollapse.policies.version_01 import class_of
 from surgecollapse.protocols import Dataflow, Policy
 from surgecollapse.record import CommandQueue
+from surgecollapse.record.plot import plot_run
 from surgecollapse.torch_utils.carried_state import CarriedState
 from surgecollapse.torch_utils.distributed import Ranks, shadow_when_joined
 from surgecollapse.torch_utils.modules import canonical_name, snapshot, unwrap_model
@@ -198,7 +198,7 @@ class Controller:
         self._engine.actor.target = self.plan.sparsity
         for i, given in enumerate(self._given):
             if len(StepHooks.chain(given)) > 1:  # a wrapper writes weights of its own after the step
-                self._engine.zero_preservation.distrust(i)
+                self._engine.zero_preservation.disable_fast_path(i)
 
     def _new_watch(self) -> Watch | None:
         options = self._options

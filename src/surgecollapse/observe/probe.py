@@ -222,8 +222,9 @@ class Probe:
             batch = to_plain((list(state["args"]), dict(state["kwargs"])))
             state = {**state, "batch": batch, "settled": True, "training": False}
         self.known, self._autocast, self._training = state["known"], state["autocast"], state["training"]
-        self._stored = {key: state[key] for key in ("known", "batch", "settled")}
-        self._stored = {**self._stored, "batch": _copy(state["batch"])}
+        if state["known"]:  # otherwise the first batch is still to come: nothing may come back over it
+            self._stored = {key: state[key] for key in ("known", "batch", "settled")}
+            self._stored = {**self._stored, "batch": _copy(state["batch"])}
 
     def _restore(self, stored: Mapping[str, Any]) -> None:
         self._args, self._kwargs = from_plain(stored["batch"])
