@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from surgecollapse.export import compact_model
 from surgecollapse.export.measure import interleaved_ratios
 from surgecollapse.lab.config import make_config
-from surgecollapse.lab.training.evaluation import load_run
+from surgecollapse.lab.training.evaluation import load_checkpointed_run
 from surgecollapse.lab.training.run import train
 
 CASES: tuple[tuple[str, float, str | None], ...] = (
@@ -48,7 +48,7 @@ def measure(model: str, sparsity: float, pattern: str | None, steps: int, seed: 
     given = {} if pattern is None else {"pattern": pattern}
     config = make_config(task="digits", model=model, sparsity=sparsity, steps=steps, seed=seed, **given)
     summary = train(config, folder).summary
-    run = load_run(folder)
+    run = load_checkpointed_run(folder)
     run.store.close()
     x = run.data.x_validation
     result = compact_model(run.model, x[: max(ROWS)])

@@ -34,7 +34,7 @@ from rich.progress import track
 from torch import Tensor
 
 import surgecollapse
-from surgecollapse.act.zero_preservation import AtRest
+from surgecollapse.act.zero_preservation import ZeroPreservation
 
 GOAL = 0.01
 
@@ -55,7 +55,7 @@ def masked(compile: bool, x: Tensor, y: Tensor) -> tuple[surgecollapse.Controlle
     return controller, step
 
 
-def rest(zero_preservation: AtRest, names: list[str]) -> None:
+def rest(zero_preservation: ZeroPreservation, names: list[str]) -> None:
     """What a step does about weights that stay zero by themselves."""
     zero_preservation.before_step(0, names)
     assert zero_preservation._resting, "weights are multiplied: this would time something else"

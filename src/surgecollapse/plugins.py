@@ -34,7 +34,7 @@ FORMS = {
     "trackers": "called with a run's name, its configuration and a folder, returns an object of "
     "surgecollapse.trackers.protocol.Tracker",
     "tasks": "a function of (seed, data_dir) that returns surgecollapse.lab.data.dataset.Data",
-    "analyses": "a function of the runs (surgecollapse.report.analyses.loaded_run.Subject) that returns findings",
+    "analyses": "a function of the runs (surgecollapse.report.analyses.loaded_run.LoadedRun) that returns findings",
 }
 """What stands behind an entry point of the group ``surgecollapse.<kind>``, by kind."""
 

@@ -211,7 +211,8 @@ def test_explain_says_what_is_frozen_and_what_no_optimizer_steps():
     net = nn.Sequential(*(nn.Linear(16, 16) for _ in range(4)))
     net[0].requires_grad_(False)
     optimizer = torch.optim.SGD([*net[0].parameters(), *net[2].parameters()])
-    table = sc.attach(net, optimizer, sparsity=0.5, policy="no_op", readings=sc.Readings(probe=X)).explain()
+    with pytest.warns(UserWarning, match=r"no attached optimizer steps 1\.weight"):
+        table = sc.attach(net, optimizer, sparsity=0.5, policy="no_op", readings=sc.Readings(probe=X)).explain()
     assert [row.name for row in table if row.prunable] == ["2.weight"]
     assert "frozen" in table["0.weight"].reason
     assert "no attached optimizer" in table["1.weight"].reason

@@ -16,7 +16,7 @@ from surgecollapse.lab.data.registry import load_task
 from surgecollapse.lab.training import forecasts as foresight
 from surgecollapse.lab.training.run import train
 from surgecollapse.plugins import FORMS, find, offered
-from surgecollapse.report.analyses import Subject, analyse
+from surgecollapse.report.analyses import LoadedRun, analyse
 from surgecollapse.trackers import export_to
 
 MODULE = '''
@@ -161,7 +161,7 @@ def test_the_parts_of_a_package_pass_the_public_checks(tmp_path):
     testing.check_tracker(find("trackers", "tracker", "notebook", {}))
     train(small(), tmp_path / "run")
     assert export_to("notebook", tmp_path / "run").endswith(" lines")
-    runs = [Subject(tmp_path / "run", "run")]
+    runs = [LoadedRun(tmp_path / "run", "run")]
     testing.check_analysis(find("analyses", "analysis", "how-long", {}), runs)
 
 
@@ -226,4 +226,4 @@ def test_names_of_ours_cannot_be_taken_and_unknown_ones_list_both():
         make_config(task="stripe")
     detector = foresight.GrokkingForecast("early", lambda alarm: None)
     detector.take(Measurement(step=3, name="accuracy/train", value=0.1))
-    assert detector.hopeless
+    assert detector.predicts_failure

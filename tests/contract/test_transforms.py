@@ -225,7 +225,7 @@ def test_state_goes_through_a_checkpoint_and_a_wrong_number_is_refused(tmp_path)
     state = torch.load(tmp_path / "state.pt", weights_only=True)
     _, other = trained([Times(), Times()], steps=0)
     other.load_state_dict(state)
-    assert other.state_dict() == {"transforms": [{"calls": 5}, {"calls": 5}], "step": 5}
+    assert other.state_dict() == {"version": 1, "transforms": [{"calls": 5}, {"calls": 5}], "step": 5}
     _, single = trained([Times()], steps=0)
     with pytest.raises(ValueError, match="2 gradient transforms, here there are 1"):
         single.load_state_dict(state)

@@ -12,7 +12,7 @@ from surgecollapse.cli.machine_checks import examine
 from surgecollapse.export.semi_structured import to_semi_structured
 from surgecollapse.lab.config import make_config, read_config, write_config
 from surgecollapse.lab.training.checkpoint import load_checkpoint
-from surgecollapse.lab.training.evaluation import load_run, predict
+from surgecollapse.lab.training.evaluation import load_checkpointed_run, predict
 from surgecollapse.lab.training.inspection import inspect
 from surgecollapse.lab.training.progress import Silent
 from surgecollapse.lab.training.run import train
@@ -47,7 +47,7 @@ def test_a_run_trains_on_the_gpu_and_is_read_back_on_the_host(name, tmp_path):
     config = make_config(**{**RUNS[name], **SHORT})
     result = train(config, tmp_path / "gpu")
     assert result.status == "complete"
-    run = load_run(tmp_path / "gpu")
+    run = load_checkpointed_run(tmp_path / "gpu")
     try:
         assert next(run.model.parameters()).device.type == "cpu"
         losses = run.store.measurements("loss/train").values

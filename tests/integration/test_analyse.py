@@ -16,7 +16,7 @@ from surgecollapse.lab.config import ConfigError, make_config
 from surgecollapse.lab.training.checkpoint import load_checkpoint, save_checkpoint
 from surgecollapse.lab.training.run import train
 from surgecollapse.report.analyses import ANALYSES, NotApplicable, analyse
-from surgecollapse.report.analyses.loaded_run import Subject
+from surgecollapse.report.analyses.loaded_run import LoadedRun
 
 pytest.importorskip("matplotlib")
 
@@ -41,13 +41,13 @@ def test_all_checkpoints_are_kept_where_asked(runs):
 
 
 def test_a_subject_gives_the_initial_net_and_each_checkpoint(runs):
-    run = Subject(runs / "narrow", "narrow", samples=30)
+    run = LoadedRun(runs / "narrow", "narrow", samples=30)
     states = {step: {k: v.clone() for k, v in net.state_dict().items()} for step, net in run.nets()}
     assert tuple(states) == run.steps == (0, 20, 40, 60)
     assert not torch.equal(states[0]["head.weight"], states[20]["head.weight"])
     assert torch.equal(states[60]["head.weight"], run.model.state_dict()["head.weight"])
     assert len(run.training[0]) == 30
-    assert Subject(runs / "narrow", "narrow", times=2).steps == (0, 60)
+    assert LoadedRun(runs / "narrow", "narrow", times=2).steps == (0, 60)
 
 
 def test_the_command_writes_results_pictures_and_one_page(runs, tmp_path, capsys):
@@ -86,7 +86,7 @@ def test_the_command_writes_results_pictures_and_one_page(runs, tmp_path, capsys
 
 def test_paths_go_from_the_start_of_one_run_or_to_a_net_of_the_same_shape(runs, tmp_path):
     (one,) = analyse([runs / "narrow"], ["connectivity"], out=tmp_path / "one", samples=40).findings
-    run = Subject(runs / "narrow", "narrow", samples=40)
+    run = LoadedRun(runs / "narrow", "narrow", samples=40)
     x, y, criterion = run.batch
     assert one.result.losses[-1] == pytest.approx(criterion(run.model(x), y).item(), rel=1e-5)
     assert one.result.losses[0] > one.result.losses[-1]
@@ -194,7 +194,7 @@ def test_analyses_of_a_masked_net_move_its_open_weights_alone(tmp_path, monkeypa
 
     folder = tmp_path / "sparse"
     train(make_config(**{**MODULAR, "policy": "one_shot"}, sparsity=0.8, widths=(24,), steps=30), folder)
-    run = Subject(folder, "sparse", samples=40)
+    run = LoadedRun(folder, "sparse", samples=40)
     (name,) = run.masks
     weight = run.model.get_parameter(name)
     assert torch.equal(run.masks[name], weight != 0)

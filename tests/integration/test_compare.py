@@ -22,7 +22,7 @@ from surgecollapse.compare.pool import Done, Pool
 from surgecollapse.compare.worker import train_cell
 from surgecollapse.lab.config import as_mapping
 
-TINY = {"task": "digits", "widths": (8, 8), "steps": 40, "every": 2, "minimum_density": 0.0}
+TINY = {"task": "digits", "widths": (8, 8), "steps": 40, "every": 2, "min_density": 0.0}
 SUITES = {
     "tiny": Suite(
         name="tiny",

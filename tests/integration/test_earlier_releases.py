@@ -66,7 +66,7 @@ def test_its_checkpoint_is_read(folder):
 
 def test_its_model_is_rebuilt_and_a_report_is_written(folder):
     pytest.importorskip("matplotlib")
-    from surgecollapse.lab.training.evaluation import load_run as load_checkpointed_run
+    from surgecollapse.lab.training.evaluation import load_checkpointed_run
     from surgecollapse.report import write_report
 
     run = load_checkpointed_run(folder)

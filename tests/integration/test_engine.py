@@ -133,7 +133,7 @@ def test_a_recorder_and_notes_change_nothing():
 @settings(max_examples=6, deadline=None)
 @given(at=st.integers(1, TOTAL - 1), set_to_none=st.booleans())
 def test_resume_at_any_step_is_bitwise(policy, at, set_to_none):
-    options = {"set_to_none": set_to_none, "initial": "last" if at % 2 else "noise"}
+    options = {"set_to_none": set_to_none, "updates": Updates(regrow_init="last" if at % 2 else "noise")}
     whole = Run(policy, **options).train(TOTAL)
     first = Run(policy, **options).train(at)
     second = Run(policy, **options, seed=5).load(first.save()).train(TOTAL - at)
@@ -150,7 +150,7 @@ def test_resume_at_any_step_is_bitwise(policy, at, set_to_none):
 @pytest.mark.parametrize("growth", ["random", "gradient", "ema_gradient", "momentum"])
 @pytest.mark.parametrize("initial", ["zero", "noise", "last"])
 def test_resume_is_bitwise_for_every_growth_and_first_value(growth, initial):
-    options = {"growth": growth, "initial": initial}
+    options = {"updates": Updates(growth=growth, regrow_init=initial)}
     whole = Run(**options).train(TOTAL)
     second = Run(**options, seed=5).load(Run(**options).train(83).save()).train(TOTAL - 83)
     assert same(whole.model, second.model)
@@ -330,7 +330,7 @@ def test_readings_see_the_activations_that_follow_each_prunable_layer():
         ({"include": "nothing.*"}, r"include: 'nothing\.\*' matches no parameter"),
         ({"exclude": "*"}, "nothing to prune"),
         ({"sites": ["nowhere"]}, "sites: 'nowhere' matches no module"),
-        ({"minimum_density": 1.5}, "minimum_density"),
+        ({"min_density": 1.5}, "min_density"),
         ({"rho": -1.0}, "rho"),
     ],
 )

@@ -10,7 +10,7 @@ import torch
 from surgecollapse.cli import MISTAKE, main
 from surgecollapse.export import load_csr, load_metadata, load_program, load_sparse
 from surgecollapse.lab.config import make_config
-from surgecollapse.lab.training.evaluation import load_run
+from surgecollapse.lab.training.evaluation import load_checkpointed_run
 from surgecollapse.lab.training.run import train
 from surgecollapse.report import export_run as deploy
 from surgecollapse.report.export_run import FORMATS, export_run
@@ -30,7 +30,7 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def model(finished):
-    run = load_run(finished)
+    run = load_checkpointed_run(finished)
     run.store.close()
     return run.model
 
@@ -74,10 +74,10 @@ def test_onnx_file_of_a_run_gives_the_same_logits(finished, tmp_path):
 
 
 def test_two_four_file_of_a_run_holds_half_precision_weights_of_that_pattern(finished, tmp_path, monkeypatch):
-    run = load_run(finished)
+    run = load_checkpointed_run(finished)
     with torch.no_grad():
         run.model.body[1].weight.view(-1, 4)[:, :2] = 0
-    monkeypatch.setattr(deploy, "load_run", lambda _: run)
+    monkeypatch.setattr(deploy, "load_checkpointed_run", lambda _: run)
     done = export_run(finished, "2:4", out=tmp_path / "net")
     back = load_sparse(done.path)
     assert {value.dtype for value in back.values()} == {torch.float16}
@@ -141,10 +141,10 @@ def test_a_run_that_is_not_finished_says_how_to_finish_it(finished, monkeypatch)
 @pytest.fixture
 def broken(finished, monkeypatch):
     """The run, read with one weight that is NaN."""
-    run = load_run(finished)
+    run = load_checkpointed_run(finished)
     with torch.no_grad():
         run.model.head.weight[0, 0] = torch.nan
-    monkeypatch.setattr(deploy, "load_run", lambda _: run)
+    monkeypatch.setattr(deploy, "load_checkpointed_run", lambda _: run)
     return run
 
 

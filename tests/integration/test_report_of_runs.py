@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from surgecollapse.lab.config import make_config
-from surgecollapse.lab.training.evaluation import load_run, predict
+from surgecollapse.lab.training.evaluation import load_checkpointed_run, predict
 from surgecollapse.lab.training.optim import make_loss
 from surgecollapse.lab.training.run import train
 from surgecollapse.report import table, write_report
@@ -47,7 +47,7 @@ def test_the_page_of_two_runs_shows_every_picture(directories, tmp_path):
 
 
 def test_numbers_of_the_report_are_those_of_the_run(directories, sparse):
-    with load_run(directories[1]).store as store:
+    with load_checkpointed_run(directories[1]).store as store:
         summary = store.get("summary")
     found = summarise(sparse)
     assert found.accuracy == pytest.approx(summary["accuracy"])
@@ -59,7 +59,7 @@ def test_numbers_of_the_report_are_those_of_the_run(directories, sparse):
 
 
 def test_scores_are_of_the_final_model_on_the_test_set(directories, sparse):
-    loaded = load_run(directories[1])
+    loaded = load_checkpointed_run(directories[1])
     loaded.store.close()
     right = (predict(loaded.model, loaded.data.x_test).argmax(1) == loaded.data.y_test).double().mean().item()
     assert sparse.predictions.split == "test"
@@ -67,7 +67,7 @@ def test_scores_are_of_the_final_model_on_the_test_set(directories, sparse):
 
 
 def test_the_gradient_is_that_of_the_loss(directories, sparse):
-    loaded = load_run(directories[1])
+    loaded = load_checkpointed_run(directories[1])
     loaded.store.close()
     model, loss = loaded.model.double(), make_loss(loaded.config, loaded.data)
     x, y = loaded.data.x_validation[:256].double(), loaded.data.y_validation[:256]

@@ -20,7 +20,7 @@ from surgecollapse.lab.data.sampler import Batches
 from surgecollapse.lab.models.registry import build_model
 from surgecollapse.lab.training import checkpoint as checkpoint_module
 from surgecollapse.lab.training.checkpoint import CheckpointError, load_checkpoint, step_checkpoints
-from surgecollapse.lab.training.evaluation import load_run, predict
+from surgecollapse.lab.training.evaluation import load_checkpointed_run, predict
 from surgecollapse.lab.training.optim import make_loss
 from surgecollapse.lab.training.progress import Silent
 from surgecollapse.lab.training.run import train
@@ -283,7 +283,7 @@ def test_the_report_refuses_weights_of_another_net_in_one_line(uninterrupted, tm
     _cut_the_weights(state)
     checkpoint_module.save_checkpoint(path, state)
     with pytest.raises(CheckpointError, match="does not fit the run") as caught:
-        load_run(out)
+        load_checkpointed_run(out)
     assert "\n" not in str(caught.value)
 
 
@@ -427,7 +427,7 @@ def test_run_directory_is_as_the_contract_says(uninterrupted):
 
 
 def test_load_run_gives_the_model_that_was_tested(uninterrupted):
-    run = load_run(uninterrupted("entropy_cycles"))
+    run = load_checkpointed_run(uninterrupted("entropy_cycles"))
     logits = predict(run.model, run.data.x_test)
     accuracy = (logits.argmax(1) == run.data.y_test).double().mean().item()
     assert accuracy == run.summary["accuracy"]
@@ -439,7 +439,7 @@ def test_load_run_gives_the_model_that_was_tested(uninterrupted):
 
 def test_load_run_of_no_run_says_so(tmp_path):
     with pytest.raises(FileNotFoundError, match="no run"):
-        load_run(tmp_path)
+        load_checkpointed_run(tmp_path)
 
 
 def test_measurements_are_those_that_were_promised(uninterrupted):
@@ -523,7 +523,7 @@ def test_averaging_changes_what_is_evaluated_and_nothing_of_the_training(uninter
 
 def test_the_final_weights_and_results_are_those_of_the_average(tmp_path):
     train(configuration("entropy_cycles", ema_decay=0.8), tmp_path / "run")
-    run = load_run(tmp_path / "run")
+    run = load_checkpointed_run(tmp_path / "run")
     state = load_checkpoint(step_checkpoints(tmp_path / "run" / "checkpoints")[0])
     for name, x in state["averaged"]["average"].items():
         assert torch.equal(run.model.state_dict()[name], x), name
@@ -537,7 +537,7 @@ def test_the_final_weights_and_results_are_those_of_the_average(tmp_path):
 def test_read_back_in_the_middle_a_run_shows_the_average_that_it_evaluates(tmp_path):
     out = tmp_path / "run"
     train(configuration("none", ema_decay=0.8), out, progress=InterruptAt(20))
-    run = load_run(out)
+    run = load_checkpointed_run(out)
     accuracy = (predict(run.model, run.data.x_validation).argmax(1) == run.data.y_validation).double().mean().item()
     assert run.store.measurements("accuracy/validation").values[-1] == accuracy
     assert any(not torch.equal(x, run.model.state_dict()[name]) for name, x in weights(out).items())

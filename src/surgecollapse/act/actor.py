@@ -76,6 +76,8 @@ class Actor:
         self._model, self.rewiring, self.recycler, self.noise = model, rewiring, recycler, noise
         self.net, self._overrides = net, overrides
         self.frozen = False
+        self.target = 1.0
+        """Sparsity beyond which pruned values are remembered: at the end, so many must be open again."""
         self._done: list[Intervention] = []
         self._activations: dict[str, float] = {}
 
@@ -110,6 +112,7 @@ class Actor:
             case Freeze():
                 if not self.frozen:
                     self.frozen = True
+                    self.rewiring.forget_values()
                     self.log("freeze")
 
     def _prune(self, action: Prune) -> None:
@@ -123,11 +126,12 @@ class Actor:
         layers = action.layers
         missing = self.rewiring.wanted(least, layers) - (weights.only(layers) if layers else weights).live
         if missing > 0:  # sparser than the target already: regrow exactly what is missing
-            self._reopen(missing, None, layers)
+            self._reopen(missing, None, layers, Regrow(1.0, regrow_init="last"))
             return
         searched = least < most and action.floor is not None
         details = self._find_depth(action, least, most) if searched else {"depth": most}
-        remember = action.keep_values or self._overrides.get("regrow_init") == "last"
+        beyond = details["depth"] > self.target and not layers
+        remember = action.keep_values or beyond or self._overrides.get("regrow_init") == "last"
         masks = self.rewiring.plan(details["depth"], self._signals, action.allocation, action.saliency, layers)
         ledger, self._closed = self.rewiring.collapse(masks, remember=remember)
         self.rewiring.check_collapsed(details["depth"], layers)
@@ -215,7 +219,7 @@ class Actor:
             available = sum(count_true(list(closed.values())))
         else:
             chosen = weights.only(action.layers)
-            available = chosen.size - chosen.live
+            available = chosen.size - chosen.live - chosen.fixed
         self._reopen(int(action.fraction * available + 0.5), closed, action.layers, action)
 
     def _reopen(
@@ -227,7 +231,7 @@ class Actor:
         before = weights.sparsity
         if closed is None:
             chosen = weights.only(layers).params
-            closed = {name: ~weights.mask(name) & (name in chosen) for name in weights.params}
+            closed = {name: weights.closed(name) & (name in chosen) for name in weights.params}
         std = None if action is None else action.noise_std
         ledger = self.rewiring.surge(closed, count, signals=self._signals, noise_std=std, **self._choice(action))
         if ledger.changed:  # fewer weights than half a tile reopen none

@@ -64,11 +64,11 @@ def plan_collapse(
         scores[name] = score
     live = kept(weights.size, sparsity)
     if pattern is None:
-        return collapse_masks(scores, live, distribution=allocation, minimum_density=min_density)
+        return collapse_masks(scores, live, allocation=allocation, min_density=min_density)
     layouts = layouts or Layouts()
     live = open_count(layouts.shapes(weights.params), live, pattern, sparsity)
     rows = layouts.into_rows(scores)
-    masks = collapse_tiles(rows, live, pattern, distribution=allocation, minimum_density=min_density)
+    masks = collapse_tiles(rows, live, pattern, allocation=allocation, min_density=min_density)
     return layouts.back(masks)
 
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from surgecollapse.act.randomness import Generators
-from surgecollapse.torch_utils.modules import Hooks, map_tensors, tensors_in
+from surgecollapse.torch_utils.module_hooks import Hooks
+from surgecollapse.torch_utils.modules import map_tensors, tensors_in
 
 
 class InputNoise:

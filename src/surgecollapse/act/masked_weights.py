@@ -39,6 +39,7 @@ class MaskedWeights:
         self.changes = 0
         self._masks: dict[str, Tensor] = {}
         self._live: dict[str, int] = {name: p.numel() for name, p in self.params.items()}
+        self._fixed: dict[str, Tensor] = {}
 
     @property
     def size(self) -> int:
@@ -54,6 +55,55 @@ class MaskedWeights:
     def sparsity(self) -> float:
         """Share of the prunable weights that are held at zero."""
         return 1.0 - self.live / self.size if self.size else 0.0
+
+    @torch.no_grad()
+    def zeros(self) -> int:
+        """Number of prunable weights that are zero, as the weights are now; one host sync."""
+        return sum(_counts([p == 0 for p in self.params.values()]))
+
+    @torch.no_grad()
+    def disobeying(self) -> dict[str, int]:
+        """How many closed weights of each parameter have a value, where any has; one host sync."""
+        names = self._masked(None)
+        counts = _counts([self.params[name].masked_fill(self._masks[name] != 0, 0) != 0 for name in names])
+        return {name: count for name, count in zip(names, counts, strict=True) if count}
+
+    def hold(self, name: str, param: nn.Parameter | None) -> bool:
+        """Hold another parameter of the same name, under the same mask where the shape allows it; ``None``: no more.
+
+        Returns:
+            Whether the mask goes on holding.
+        """
+        self.changes += 1
+        fits = param is not None and param.shape == self.params[name].shape
+        if param is None:
+            del self.params[name], self._live[name]
+        else:
+            self.params[name] = param
+            if not fits:
+                self._live[name] = param.numel()
+        if not fits:
+            self._masks.pop(name, None)
+            self._fixed.pop(name, None)
+        return fits
+
+    @torch.no_grad()
+    def take_zeros(self) -> None:
+        """Close the weights that are zero, for good: no growth reopens them."""
+        masks = {name: p != 0 for name, p in self.params.items()}
+        live = dict(zip(masks, _counts(list(masks.values())), strict=True))
+        self._fixed = {name: ~mask for name, mask in masks.items() if live[name] < mask.numel()}
+        self.set(masks, live)
+
+    def closed(self, name: str) -> Tensor:
+        """Boolean, true where a weight of this parameter is closed and may be reopened."""
+        closed = ~self.mask(name)
+        return closed & ~self._fixed[name] if name in self._fixed else closed
+
+    @property
+    def fixed(self) -> int:
+        """Number of weights that are closed for good."""
+        return sum(_counts(list(self._fixed.values())))
 
     @property
     def dense(self) -> bool:
@@ -81,13 +131,14 @@ class MaskedWeights:
         part = MaskedWeights({name: self.params[name] for name in names})
         part._masks = {name: self._masks[name] for name in names if name in self._masks}
         part._live = {name: self._live[name] for name in names}
+        part._fixed = {name: self._fixed[name] for name in names if name in self._fixed}
         return part
 
     def mask(self, name: str) -> Tensor:
         """Boolean copy of one mask (all true where the parameter is fully open)."""
         held = self._masks.get(name)
         p = self.params[name]
-        return torch.ones_like(p, dtype=torch.bool) if held is None else held.bool()
+        return torch.ones_like(p, dtype=torch.bool) if held is None else held.to(p.device).bool()
 
     def held(self, name: str) -> Tensor | None:
         """The mask itself, ones and zeros; ``None`` where the parameter is fully open. Not to be changed."""
@@ -145,7 +196,14 @@ class MaskedWeights:
         return not flags or not bool(torch.stack([flag.to(flags[0].device) for flag in flags]).any())
 
     def _masked(self, names: Iterable[str] | None) -> list[str]:
-        return [name for name in (self._masks if names is None else names) if name in self._masks]
+        """The names with a mask; masks are where their weights are, also after these were moved or cast."""
+        masked = [name for name in (self._masks if names is None else names) if name in self._masks]
+        for name in masked:
+            mask, p = self._masks[name], self.params[name]
+            once = mask.dtype is torch.uint8
+            if mask.device != p.device or not (once or mask.dtype is p.dtype):
+                self._masks[name] = mask.to(p.device, torch.uint8 if once else p.dtype)
+        return masked
 
     def _multiply(self, values: Mapping[str, Tensor]) -> None:
         rest = [name for name, value in values.items() if not self._in_one_pass(name, value)]
@@ -170,6 +228,7 @@ class MaskedWeights:
             "shapes": {name: list(p.shape) for name, p in self.params.items()},
             "live": dict(self._live),
             "masks": {name: pack(mask.bool()).cpu() for name, mask in self._masks.items()},
+            "fixed": {name: pack(fixed).cpu() for name, fixed in self._fixed.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -179,14 +238,7 @@ class MaskedWeights:
             ValueError: if names or shapes differ from this model's, naming the difference.
         """
         shapes = {name: list(p.shape) for name, p in self.params.items()}
-        if state["shapes"] != shapes:
-            wrong = sorted(
-                name for name in {*shapes, *state["shapes"]} if shapes.get(name) != state["shapes"].get(name)
-            )
-            raise ValueError(
-                "this checkpoint belongs to another model or another choice of prunable weights; they differ at "
-                + ", ".join(f"{n} ({state['shapes'].get(n)} saved, {shapes.get(n)} here)" for n in wrong[:5])
-            )
+        _check_shapes(state["shapes"], shapes)
         masks = {
             name: unpack(state["masks"][name], p.shape).to(p.device)
             if name in state["masks"]
@@ -197,4 +249,53 @@ class MaskedWeights:
         if counted != state["live"]:
             raise ValueError("the masks in this checkpoint do not hold the number of weights it states: it is corrupt")
         self._masks.clear()
+        self._fixed = {
+            name: unpack(fixed, self.params[name].shape).to(self.params[name].device)
+            for name, fixed in state.get("fixed", {}).items()
+        }
         self.set(masks, counted)
+
+
+class MaskMismatchError(ValueError):
+    """Masks close weights that have a value: they belong to other weights."""
+
+
+@torch.no_grad()
+def check_obeyed(state: Mapping[str, Any], params: Mapping[str, nn.Parameter]) -> None:
+    """Refuse masks of another net: its weights would be zero where they close, these are not.
+
+    Args:
+        state: what :meth:`MaskedWeights.state_dict` returned.
+        params: the weights of the model, those that are not prunable among them.
+
+    Raises:
+        ValueError: if weights are missing or have another shape.
+        MaskMismatchError: if closed weights have a value, with the number of weights that would be lost.
+    """
+    here = {name: list(params[name].shape) if name in params else None for name in state["shapes"]}
+    _check_shapes(state["shapes"], here)
+    masks = {name: unpack(mask, params[name].shape).to(params[name].device) for name, mask in state["masks"].items()}
+    wrong = sum(_counts([(params[n].masked_fill(mask, 0) != 0) & params[n].isfinite() for n, mask in masks.items()]))
+    if wrong:
+        raise MaskMismatchError(
+            f"this state closes {wrong} weights that have a value here, so it belongs to other weights: load the "
+            "model's own state first, then the optimizer's, then this one"
+        )
+
+
+def _check_shapes(saved: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    if saved == here:
+        return
+    wrong = sorted(name for name in {*here, *saved} if here.get(name) != saved.get(name))
+    raise ValueError(
+        "this checkpoint belongs to another model or another choice of prunable weights; they differ at "
+        + ", ".join(f"{n} ({saved.get(n)} saved, {here.get(n)} here)" for n in wrong[:5])
+    )
+
+
+def _counts(flags: Sequence[Tensor]) -> list[int]:
+    """How many are true in each, with one host sync."""
+    if not flags:
+        return []
+    found: list[int] = torch.stack([flag.sum().to(flags[0].device) for flag in flags]).tolist()
+    return found

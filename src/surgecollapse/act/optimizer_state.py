@@ -35,17 +35,27 @@ def moment_tensors(optimizer: Optimizer, param: Tensor) -> dict[str, Tensor]:
     """
     found: dict[str, Tensor] = {}
     for key, value in optimizer.state.get(param, {}).items():
-        if isinstance(value, Tensor) and value.shape == param.shape:
+        if _matches(value, param):
             found[key] = value
         elif (isinstance(value, Tensor) and value.numel() > 1) or isinstance(value, list | tuple | dict):
-            shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            kind = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"type {type(value).__name__}"
+            if isinstance(value, Tensor) and value.shape == param.shape:
+                kind = f"type {value.dtype if type(value) is Tensor else type(value).__name__}"
             raise ValueError(
-                f"{type(optimizer).__name__} keeps {key!r} of shape {shape} for a weight of shape "
+                f"{type(optimizer).__name__} keeps {key!r} of {kind} for a weight of shape "
                 f"{tuple(param.shape)}: its moments cannot be reset weight by weight. Use "
-                "updates=Updates(optimizer_state='keep'), or an optimizer "
-                "whose state has the weights' shape (SGD, Adam, AdamW, RMSprop, Adagrad, Lion …)"
+                "updates=Updates(optimizer_state='keep'), or an optimizer whose state has the weights' shape (SGD, "
+                "Adam, AdamW, RMSprop, Adagrad, Lion …)"
             )
     return found
+
+
+def _matches(value: Any, param: Tensor) -> bool:
+    """Whether a state has one plain number for each weight: not packed into codes (8-bit), nor factored."""
+    if not isinstance(value, Tensor) or value.shape != param.shape or value.numel() == 0:
+        return False
+    plain = type(value) in (Tensor, torch.nn.Parameter)
+    return plain and (value.is_floating_point() or value.is_complex())
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ from surgecollapse.act.randomness import Generators
 from surgecollapse.act.surge import REGROW_INIT, choose_reopened, fill_reopened, growth_scores
 from surgecollapse.errors import one_of
 from surgecollapse.functional import (
-    DISTRIBUTIONS,
+    ALLOCATIONS,
     GROWTH,
     SALIENCY,
     Pattern,
@@ -101,7 +101,7 @@ class Rewiring:
         self.growth = growth
         self.regrow_init = one_of("regrow_init", regrow_init, REGROW_INIT)
         self.noise_energy_budget, self.min_density = noise_energy_budget, min_density
-        self.allocation = one_of("allocation", allocation, DISTRIBUTIONS)
+        self.allocation = one_of("allocation", allocation, ALLOCATIONS)
         self.optimizer_state, self.pattern = check_optimizer_state(optimizer_state), pattern
         self.layouts = layouts or Layouts()
         self._last: dict[str, Tensor] = {}
@@ -153,12 +153,20 @@ class Rewiring:
                 f"min_density or the sparsity, or exclude layers{smaller}"
             )
 
+    def at(self, sparsity: float) -> bool:
+        """Whether the masks leave as many weights open as this sparsity is to: exactly, or as near as tiles come."""
+        return abs(self.weights.live - self.wanted(sparsity)) <= self._room(sparsity, self.weights)
+
+    def _room(self, sparsity: float, weights: MaskedWeights) -> int:
+        if self.pattern is None or sparsity == self.pattern.sparsity:
+            return 0
+        return sum(map(self.pattern.tile_size, self.layouts.shapes(weights.params).values())) // 2
+
     def check_collapsed(self, sparsity: float, layers: Sequence[str] = ()) -> None:
         """Assert that a collapse left as many weights open as it was to: exactly, or as near as tiles come."""
         weights = self.weights.only(layers) if layers else self.weights
-        off, room = abs(weights.live - self.wanted(sparsity, layers)), 0
-        if self.pattern is not None and sparsity != self.pattern.sparsity:
-            room = sum(map(self.pattern.tile_size, self.layouts.shapes(weights.params).values())) // 2
+        off = abs(weights.live - self.wanted(sparsity, layers))
+        room = self._room(sparsity, weights)
         assert off <= room, f"a collapse to {sparsity} left {weights.live} of {weights.size} weights open"
 
     def newly_starved(self, allocation: str | None) -> list[str]:
@@ -193,12 +201,16 @@ class Rewiring:
             sparsity,
             saliency=self._criterion(saliency),
             signals=signals,
-            allocation=one_of("allocation", allocation or self.allocation, DISTRIBUTIONS),
+            allocation=one_of("allocation", allocation or self.allocation, ALLOCATIONS),
             min_density=self.min_density,
             pattern=self.pattern,
             layouts=self.layouts,
         )
         return masks | {name: self.weights.mask(name) for name in self.weights.params if name not in masks}
+
+    def forget_values(self) -> None:
+        """Drop remembered values: nothing is regrown with them any more."""
+        self._last.clear()
 
     @contextmanager
     def trial(self, masks: Mapping[str, Tensor]) -> Iterator[None]:
@@ -236,7 +248,9 @@ class Rewiring:
         """Keep the values of weights that are about to be closed."""
         for name, chosen in closed.items():
             value = self.weights.params[name].detach()
-            self._last[name] = torch.where(chosen, value, self._last.get(name, torch.zeros_like(value)))
+            before = self._last.get(name)
+            before = torch.zeros_like(value) if before is None else before.to(value)
+            self._last[name] = torch.where(chosen, value, before)
 
     @torch.no_grad()
     def surge(
@@ -292,7 +306,8 @@ class Rewiring:
             count = int(share * self.weights.live_in(name) + 0.5)
             (dropped,) = lowest([scores], count, eligible=[mask])
             stays = mask & ~dropped
-            masks[name] = stays | self._choose({name: ~stays}, count, growth, signals)[name]
+            closed = dropped | self.weights.closed(name)
+            masks[name] = stays | self._choose({name: closed}, count, growth, signals)[name]
         flipped = {name: self.weights.mask(name) ^ masks[name] for name in params}
         opened = {name: flipped[name] & masks[name] for name in params}
         if (regrow_init or self.regrow_init) == "last":
@@ -362,7 +377,7 @@ class Rewiring:
 
     def state_dict(self) -> dict[str, Any]:
         """Remembered values, where there are any, and which parameters were said to be at their minimum."""
-        return {"last": dict(self._last), "starved": list(self.starved)}
+        return {"last": {name: value.clone() for name, value in self._last.items()}, "starved": list(self.starved)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore them."""

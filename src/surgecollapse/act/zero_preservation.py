@@ -23,9 +23,10 @@ class _Seen(NamedTuple):
     state: Any
     versions: list[int]
     rested: bool
+    """Whether the moments of closed weights were zero."""
 
 
-class AtRest:
+class ZeroPreservation:
     """Keeps closed weights at zero after each step, by a multiply only where it may change something.
 
     In an optimizer of :data:`KEEP_ZEROS` a weight stays +0.0 whose gradient was masked and whose moments are zero, as
@@ -47,35 +48,40 @@ class AtRest:
         self._weights, self._optimizers = weights, optimizers
         self._trusted = [type(optimizer) in KEEP_ZEROS and optimizer_state != "keep" for optimizer in optimizers]
         self._seen: dict[int, _Seen] = {}
-        self._resting: set[int] = set()
+        self._skippable: set[int] = set()
+        self._written: set[int] = set()
         self._found = False
 
-    def distrust(self, index: int) -> None:
+    def disable_fast_path(self, index: int) -> None:
         """Multiply after every step of this optimizer."""
         self._trusted[index] = False
 
     def before_step(self, index: int, names: Sequence[str]) -> None:
         """Note whether the coming step of optimizer ``index`` will leave closed weights of ``names`` at zero."""
         seen = self._seen.get(index)
-        if not self._trusted[index] or seen is None or not seen.rested or not self._stands(index, seen):
+        if not self._trusted[index] or seen is None or not self._stands(index, seen):
             return
-        if seen.versions == self._versions(names):
-            self._resting.add(index)
+        if seen.versions != self._versions(names):
+            self._written.add(index)  # decay may set the moments of what was written in the step that comes
+        elif seen.rested:
+            self._skippable.add(index)
 
     @torch.no_grad()
     def after_step(self, index: int, names: Sequence[str], *, check: bool) -> None:
         """Make closed weights zero, where they are not by themselves; look whether they are with ``check``."""
-        resting = index in self._resting
-        self._resting.discard(index)
-        held = not (resting and check) or self._weights.closed_are_zero(names)
+        skippable, written = index in self._skippable, index in self._written
+        self._skippable.discard(index)
+        self._written.discard(index)
+        held = not (skippable and check) or self._weights.closed_are_zero(names)
         if not held:
-            self.distrust(index)
+            self.disable_fast_path(index)
             self._found = True
-        if not (resting and held):
+        if not (skippable and held):
             self._weights.apply(names)
         if self._trusted[index] and not self._weights.dense:
             seen = self._seen.get(index)
-            rested = seen.rested if seen and self._stands(index, seen) else self._moments_are_zero(index, names)
+            known = seen is not None and not written and self._stands(index, seen)
+            rested = seen.rested if seen is not None and known else self._moments_are_zero(index, names)
             self._seen[index] = _Seen(
                 self._weights.changes, self._optimizers[index].state, self._versions(names), rested
             )

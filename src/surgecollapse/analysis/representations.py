@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from surgecollapse.torch_utils.module_hooks import Hooks
 from surgecollapse.torch_utils.modules import (
-    Hooks,
     canonical_name,
     evaluating,
     has_channels_first,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from surgecollapse.controller.ownership import Connection
-from surgecollapse.torch_utils.modules import canonical_name, unwrap_model
+from surgecollapse.torch_utils.modules import canonical_name, snapshot, unwrap_model
 from surgecollapse.torch_utils.step_hooks import StepHooks, overflowed
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class AveragedWeights:
 
     def state_dict(self) -> dict[str, Any]:
         """The average and how many steps it is of; ``weights_only``-loadable."""
-        return {"steps": self.steps, "average": self.average}
+        return snapshot({"steps": self.steps, "average": self.average})
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -16,7 +16,8 @@ from surgecollapse.observe.monitors import Monitors, make_monitors
 from surgecollapse.observe.probe import Probe
 from surgecollapse.observe.watch import Watch
 from surgecollapse.protocols import Recorder
-from surgecollapse.torch_utils.modules import Hooks, is_transformed, unwrap_model
+from surgecollapse.torch_utils.module_hooks import Hooks
+from surgecollapse.torch_utils.modules import is_transformed, snapshot, unwrap_model
 from surgecollapse.torch_utils.step_hooks import StepHooks, overflowed
 
 
@@ -98,7 +99,7 @@ class WatchedTraining:
 
     def state_dict(self) -> dict[str, Any]:
         """The probe batch, when the next event is due, and the monitors' own state; ``weights_only``-loadable."""
-        return {"step": self.step, "probe": self._probe.state_dict(), "watch": self.watch.state_dict()}
+        return snapshot({"step": self.step, "probe": self._probe.state_dict(), "watch": self.watch.state_dict()})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where :meth:`state_dict` was taken."""

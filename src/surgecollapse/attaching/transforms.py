@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,13 @@ from surgecollapse.events import Measurement
 from surgecollapse.gradients.chain import TransformChain
 from surgecollapse.gradients.effects import Effects
 from surgecollapse.protocols import GradientTransform, Recorder
+from surgecollapse.torch_utils.carried_state import CarriedState
+from surgecollapse.torch_utils.modules import snapshot
 from surgecollapse.torch_utils.step_hooks import StepHooks, overflowed, parameters_of, unscale
+
+STATE_VERSION = 1
+CARRIED = "surgecollapse.transforms"
+"""Key in ``optimizer.state_dict()``: a list, one entry a call of :func:`transform_gradients`."""
 
 
 class TransformedGradients:
@@ -32,6 +39,7 @@ class TransformedGradients:
         self._recorders, self._every, self._step = recorders, every, 0
         self._hooks = StepHooks(optimizer, self._before_step, lambda: None)
         self._chain.stand_before(self._optimizer)
+        self._carried = CarriedState(self._optimizer, CARRIED, self.state_dict, self._load_carried)
 
     def _before_step(self) -> None:
         """Do all that belongs before a step: nothing at all if the step is about to be skipped for an overflow."""
@@ -49,6 +57,7 @@ class TransformedGradients:
         """Take the transforms off again; the optimizer is what it was."""
         self._hooks.remove()
         self._chain.leave(self._optimizer)
+        self._carried.remove()
 
     def __enter__(self) -> TransformedGradients:
         return self
@@ -57,17 +66,36 @@ class TransformedGradients:
         self.remove()
 
     def state_dict(self) -> dict[str, Any]:
-        """State of all transforms, by position of the parameters in the optimizer; ``weights_only``-loadable."""
-        return {"transforms": self._chain.state_dict(list(parameters_of(self._optimizer))), "step": self._step}
+        """A snapshot of all transforms, by position of the parameters in the optimizer; ``weights_only``-loadable.
+
+        It travels inside ``optimizer.state_dict()``, too.
+        """
+        state = self._chain.state_dict(list(parameters_of(self._optimizer)))
+        return snapshot({"version": STATE_VERSION, "transforms": state, "step": self._step})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned.
 
         Raises:
-            ValueError: if the number of transforms or of parameters differs.
+            ValueError: if the number of transforms or of parameters differs, or the version is newer.
         """
-        self._chain.load_state_dict(state["transforms"], list(parameters_of(self._optimizer)))
+        if state.get("version", STATE_VERSION) > STATE_VERSION:
+            raise ValueError(
+                f"the state of the transforms has version {state['version']}, this library reads {STATE_VERSION}"
+            )
+        self._chain.load_state_dict(snapshot(state["transforms"]), list(parameters_of(self._optimizer)))
         self._step = state.get("step", 0)  # not in checkpoints of version 0.1.0
+
+    def _load_carried(self, state: dict[str, Any] | None) -> None:
+        if state is not None:
+            self.load_state_dict(state)
+        elif self._chain.state_dict([]):
+            warnings.warn(
+                f"the optimizer state that was loaded holds no state of gradient transforms ({CARRIED!r}): they go on "
+                "as they are. Save optimizer.state_dict() after transform_gradients, or load the handle's own state",
+                UserWarning,
+                stacklevel=2,
+            )
 
 
 def transform_gradients(

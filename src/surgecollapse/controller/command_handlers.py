@@ -86,8 +86,12 @@ class Interventions:
         self._check_open()
         self._controller.check_sparsity(command.sparsity)
         before = self._controller.plan.sparsity
-        self._renew(replace(self._controller.plan, sparsity=command.sparsity), self._thresholds)
+        self.aim_at(command.sparsity)
         return f"target sparsity {before:g} → {command.sparsity:g}"
+
+    def aim_at(self, sparsity: float) -> None:
+        """Make another sparsity the target, in the middle of a run or before it."""
+        self._renew(replace(self._controller.plan, sparsity=sparsity), self._thresholds)
 
     def set_thresholds(self, command: ask.SetThresholds) -> str:
         """Change numeric options of the policy."""

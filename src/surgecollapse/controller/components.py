@@ -12,14 +12,14 @@ from torch.optim import Optimizer
 from surgecollapse.act.actor import Actor
 from surgecollapse.act.input_noise import InputNoise
 from surgecollapse.act.layouts import Layouts, layouts_of
-from surgecollapse.act.masked_weights import MaskedWeights
-from surgecollapse.act.optimizer_state import momentum_of
+from surgecollapse.act.masked_weights import MaskedWeights, check_obeyed
+from surgecollapse.act.optimizer_state import moment_tensors, momentum_of
 from surgecollapse.act.prunable import explain_choice, named_weights, prunable_parameters
 from surgecollapse.act.randomness import Generators
 from surgecollapse.act.recycle import Recycler
 from surgecollapse.act.rewiring import Rewiring
 from surgecollapse.act.roles import Explanation, with_reason
-from surgecollapse.act.zero_preservation import AtRest
+from surgecollapse.act.zero_preservation import ZeroPreservation
 from surgecollapse.controller.options import Options, Updates
 from surgecollapse.functional import WITHOUT_GRADIENT
 from surgecollapse.observe.activations import ActivationReader, find_sites
@@ -71,7 +71,7 @@ class Engine:
         chosen = self._choose(required=saved is None)
         chosen = chosen if saved is None else self._as_saved(chosen, saved)
         self.weights = MaskedWeights(chosen, compile=options.compile)
-        self.zero_preservation = AtRest(self.weights, optimizers, updates.optimizer_state)
+        self.zero_preservation = ZeroPreservation(self.weights, optimizers, updates.optimizer_state)
         self._regroup()
         self._growth = growth
         self._saliency = updates.saliency
@@ -170,7 +170,8 @@ class Engine:
         return [name for name, p in named_weights(self._model).items() if id(p) in owned and p.requires_grad]
 
     def _owner(self, name: str) -> Optimizer:
-        return next(o for o, names in zip(self._optimizers, self.groups, strict=True) if name in names)
+        owners = (o for o, names in zip(self._optimizers, self.groups, strict=True) if name in names)
+        return next(owners, self._optimizers[0])  # of a parameter that none steps, the first knows no moments either
 
     def _stepped_by(self, p: Tensor) -> Optimizer | None:
         """The optimizer that steps a parameter, prunable or not."""
@@ -185,7 +186,7 @@ class Engine:
     @property
     def primary(self) -> int:
         """Index of the last optimizer that steps prunable weights: after it, a step is complete."""
-        return max(i for i, names in enumerate(self.groups) if names)
+        return max((i for i, names in enumerate(self.groups) if names), default=len(self.groups) - 1)
 
     def tracked(self, index: int, until_due: int) -> dict[str, nn.Parameter]:
         """Weights of one optimizer whose dense gradient is needed ``until_due`` steps before the next reading.
@@ -225,6 +226,38 @@ class Engine:
         self.observer = self.actor.net = self._new_observer()
         return list(new)
 
+    def rebind(self) -> tuple[list[str], list[str]]:
+        """Take up parameters that stand in the place of those that were held (a replaced layer, an assigned state).
+
+        Returns:
+            Names whose mask goes on holding, and names that have none any more (gone, or of another shape).
+        """
+        now = named_weights(self._model)
+        changed = [name for name, p in self.weights.params.items() if now.get(name) is not p]
+        if not changed:
+            return [], []
+        kept = [name for name in changed if self.weights.hold(name, now.get(name))]
+        self._regroup()
+        self.observer.disarm()
+        self.observer = self.actor.net = self._new_observer()
+        self.weights.apply(kept)
+        return kept, [name for name in changed if name not in kept]
+
+    def unstepped(self) -> list[str]:
+        """Prunable weights that no attached optimizer steps (any more)."""
+        stepped = {name for names in self.groups for name in names}
+        return [name for name in self.weights.params if name not in stepped]
+
+    def check_optimizer_states(self) -> None:
+        """Check that moments can be reset weight by weight, once the optimizers have them.
+
+        Raises:
+            ValueError: if they cannot, with the fall-back.
+        """
+        for optimizer, names in zip(self._optimizers, self.groups, strict=True):
+            for name in names:
+                moment_tensors(optimizer, self.weights.params[name])
+
     def state_dict(self) -> dict[str, Any]:
         """Masks, signal, remembered values and whether the mask is final."""
         return {
@@ -235,6 +268,20 @@ class Engine:
             "rewiring": {**self.actor.rewiring.state_dict(), **self._recycler.state_dict()},
             "frozen": self.actor.frozen,
         }
+
+    def signals_at_hand(self) -> dict[str, Tensor]:
+        """The growth signal; where there is none, the gradients that are there, if they decide what is pruned."""
+        if self.signal.values or self._saliency in WITHOUT_GRADIENT:
+            return dict(self.signal.values)
+        return {name: p.grad for name, p in self.weights.params.items() if p.grad is not None}
+
+    def check_masks(self, state: Mapping[str, Any]) -> None:
+        """Refuse a state of other weights, before anything of it is taken up.
+
+        Raises:
+            ValueError: if the names or shapes are others, or its masks close weights that have a value.
+        """
+        check_obeyed(state["weights"], named_weights(self._model))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned, in an engine that was built with its ``dataflow`` and as ``saved``.

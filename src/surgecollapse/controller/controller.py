@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,27 +13,34 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
 
 from surgecollapse.act.input_noise import InputNoise
+from surgecollapse.act.masked_weights import MaskMismatchError
+from surgecollapse.act.prunable import UNOWNED
 from surgecollapse.act.randomness import Generators
 from surgecollapse.act.roles import Explanation
+from surgecollapse.controller.advice import Advice
 from surgecollapse.controller.command_handlers import Interventions
 from surgecollapse.controller.command_loop import Steering
 from surgecollapse.controller.components import Engine
 from surgecollapse.controller.optimizer_step import OptimizerSteps
 from surgecollapse.controller.options import Options, check_sparsity
-from surgecollapse.controller.ownership import Connection
+from surgecollapse.controller.ownership import Connection, check_trainable
 from surgecollapse.controller.reading_schedule import Timetable
 from surgecollapse.controller.version_01 import current_state
 from surgecollapse.events import (
+    Action,
     Decision,
     Event,
+    Exchange,
     Freeze,
     Intervention,
     Measurement,
     Plan,
     Prune,
     Reading,
+    Regrow,
     SetNoise,
     from_dict,
     to_dict,
@@ -45,8 +53,10 @@ from surgecollapse.policies import make_policy
 from surgecollapse.policies.version_01 import class_of
 from surgecollapse.protocols import Dataflow, Policy
 from surgecollapse.record import CommandQueue
+from surgecollapse.record.plot import plot_run
+from surgecollapse.torch_utils.carried_state import CarriedState
 from surgecollapse.torch_utils.distributed import Ranks, shadow_when_joined
-from surgecollapse.torch_utils.modules import unwrap_model
+from surgecollapse.torch_utils.modules import canonical_name, snapshot, unwrap_model
 from surgecollapse.torch_utils.step_hooks import StepHooks
 
 if TYPE_CHECKING:
@@ -54,6 +64,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 STATE_VERSION = 2
+CARRIED = "surgecollapse.controller"
+"""Key in ``optimizer.state_dict()``: a list of one state."""
 _ROLES = ("rows", "noise", "growth")
 _APART = 1_000_003
 """Between the seeds of two roles: neighbouring seeds of a study must not share a stream."""
@@ -85,14 +97,24 @@ class Controller:
 
     def __init__(self, model: nn.Module, optimizer: Any, options: Options) -> None:
         self._start(model, optimizer, options)
+        self._advice.of_plan(self.plan, self.policy)
+        if self._resolved:
+            self._settle()
         self.reattach()
 
-    def _start(self, model: nn.Module, optimizer: Any, options: Options) -> None:
-        """Set everything up except hooks."""
+    def _start(
+        self, model: nn.Module, optimizer: Any, options: Options, saved: Mapping[str, Any] | None = None
+    ) -> None:
+        """Set everything up except hooks; ``saved``: for a state that is loaded next."""
         options = replace(options, updates=options.updates.resolved())
         self._options, self._outer, self.model = options, model, unwrap_model(model)
         self._given = list(optimizer) if isinstance(optimizer, list | tuple) else [optimizer]
         self.optimizers: list[Optimizer] = [StepHooks.chain(item)[-1] for item in self._given]
+        check_trainable(self.model, self.optimizers)
+        self._carried: CarriedState | None = None
+        self._waiting: Mapping[str, Any] | None = None
+        self._unmatched = self._by_hand = self._layout_known = False
+        self._advice = Advice()
         self.plan = Plan(
             sparsity=options.target.sparsity,
             total_steps=options.total_steps,
@@ -118,10 +140,46 @@ class Controller:
         self._interventions = Interventions(self)
         self.steering.handlers.update(self._interventions.handlers())
         self._resolved = self._probe.known
-        self._build(self._probe.dataflow(self.model) if self._resolved else None)
-        if self._resolved:
-            self._engine.actor.rewiring.check_target(self.plan.sparsity)
-            self._engine.warn_of_adapters()
+        known = self._resolved and saved is None
+        self._build(self._probe.dataflow(self.model) if known else None, None if saved is None else saved["engine"])
+
+    def _settle(self) -> None:
+        """Check what is prunable, once that is known, and take the first mask from the weights if asked to."""
+        engine = self._engine
+        engine.actor.rewiring.check_target(self.plan.sparsity)
+        engine.warn_of_adapters()
+        if self._options.target.include is None:
+            self._advice.of_unstepped([row.name for row in engine.explain() if row.reason == UNOWNED])
+        if self._options.masks == "zeros":
+            self._take_zeros()
+
+    def _take_zeros(self) -> None:
+        """Make the zeros of the weights the first mask; where they are the target already, the final one.
+
+        Raises:
+            ValueError: if the weights are sparser than the target, or a pattern is not that of the zeros.
+        """
+        engine, target = self._engine, self.plan.sparsity
+        zeros, size, room = engine.weights.zeros(), engine.weights.size, len(engine.weights.params)
+        missing = size - engine.actor.rewiring.wanted(target) - zeros
+        if missing < -room:
+            raise ValueError(
+                f"masks='zeros': the prunable weights are {zeros / size:.2%} zero already, and these zeros stay; "
+                f"expected a sparsity of at least that, got {target:g}"
+            )
+        if missing > room and self._options.target.pattern is not None:
+            raise ValueError(
+                f"masks='zeros' under the pattern {self._options.target.pattern!r} keeps the zeros as they are, but "
+                f"only {zeros / size:.2%} of the weights are zero for a sparsity of {target:g}: prune without "
+                "masks='zeros'"
+            )
+        engine.weights.take_zeros()
+        self._log("join", f"the {zeros} zeros of the weights are the first mask, and stay closed")
+        if missing <= room:  # to a weight a layer, as rounding of another program leaves it
+            self._interventions.aim_at(zeros / size)
+            final = "the zeros of the weights are the final mask"
+            self._carry_out(Decision(phase="frozen", reason=final, actions=(Freeze(),)))
+            self.finalized = True
 
     def _build(self, dataflow: Dataflow | None, saved: Mapping[str, Any] | None = None) -> None:
         growth = self._options.updates.growth or getattr(self.policy, "growth", "ema_gradient")
@@ -137,9 +195,10 @@ class Controller:
             ranks=self._ranks,
             saved=saved,
         )
+        self._engine.actor.target = self.plan.sparsity
         for i, given in enumerate(self._given):
             if len(StepHooks.chain(given)) > 1:  # a wrapper writes weights of its own after the step
-                self._engine.zero_preservation.distrust(i)
+                self._engine.zero_preservation.disable_fast_path(i)
 
     def _new_watch(self) -> Watch | None:
         options = self._options
@@ -169,9 +228,11 @@ class Controller:
         self._connection.claim()
         self._stop_shadowing = shadow_when_joined(self._outer, self._shadow_step, self._end_of_join)
         if self._options.hooks:
-            self._connection.hook_steps(self._before, self._after)
+            self._connection.hook_steps(self._before, self._after, self._see_foreign_step)
         if self.step == 0:
-            self._connection.watch_first_batches(self._see_first_batch)
+            # Under torch.compile the graph breaks before the model, but not if no batch is needed.
+            self._connection.watch_first_batches(self._see_first_batch, eager=not self._probe.known)
+        self._carried = CarriedState(self.optimizers[0], CARRIED, self.state_dict, self._load_carried)
         self._engine.weights.apply()
         self._noise.set(self._noise.std)
         commands = self._options.commands
@@ -192,6 +253,9 @@ class Controller:
     def detach(self) -> None:
         """Remove every hook. Weights keep their values, masks are no longer enforced; attaching again is allowed."""
         self._connection.close()
+        if self._carried is not None:
+            self._carried.remove()
+            self._carried = None
         self._stop_shadowing()
         self._engine.observer.disarm()
         self._noise.suspend()
@@ -200,7 +264,14 @@ class Controller:
     def __enter__(self) -> Controller:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None and self.step and not (self.finalized or self.frozen) and self.plan.sparsity > 0.0:
+            self._advice.give(
+                "left",
+                f"the block of attach() ended before finalize(): {self.sparsity:.1%} of the weights are zero and "
+                f"nothing keeps them so, where {self.plan.sparsity:.1%} were asked for. Call controller.finalize() "
+                "inside it",
+            )
         self.detach()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -209,8 +280,8 @@ class Controller:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Rebuild a copied or unpickled controller, detached: call :meth:`reattach` to go on with it."""
-        self._start(state["model"], state["optimizer"], state["options"])
-        self.load_state_dict(state["state"])
+        self._start(state["model"], state["optimizer"], state["options"], saved=state["state"])
+        self._load(state["state"], check=False)  # a detached one may have been trained on: reattach() masks it again
 
     # ---- one step ---------------------------------------------------------------------------------------------
 
@@ -232,17 +303,32 @@ class Controller:
             self.watch.scenes.note(targets, loss=loss, validation_loss=validation_loss)
 
     def before_step(self) -> None:
-        """Do what the step's pre-hook does, for loops that call it themselves (``hooks=False``)."""
+        """Do what the step's pre-hook does, for loops that call it themselves (``hooks=False``).
+
+        Raises:
+            RuntimeError: if it is called a second time without :meth:`after_step`.
+        """
+        if self._by_hand:
+            raise RuntimeError("before_step() was called twice without after_step(): call both around each step")
+        self._by_hand = True
         for i in range(len(self.optimizers)):
             self._before(i)
 
     def after_step(self) -> None:
-        """Do what the step's post-hook does, for loops that call it themselves (``hooks=False``)."""
+        """Do what the step's post-hook does, for loops that call it themselves (``hooks=False``).
+
+        Raises:
+            RuntimeError: if :meth:`before_step` was not called.
+        """
+        if not self._by_hand:
+            raise RuntimeError("after_step() was called without before_step(): call both around each step")
+        self._by_hand = False
         for i in range(len(self.optimizers)):
             self._after(i)
 
     @torch.no_grad()
     def _before(self, index: int) -> None:
+        self._take_waiting()
         self._resolve()
         self._check_ranks()
         self._begin()
@@ -267,12 +353,62 @@ class Controller:
         """Count the step, and read, decide and act where that is due."""
         engine = self._engine
         self.step += 1
+        self._check_optimizers()
         if self._timetable.next == self.step:
             self._observe_decide_act()
         engine.observer.end_step()
         if not self.steering.by_hand:
             self.steering.boundary(self.step)
         self._arm()
+
+    def _see_foreign_step(self, optimizer: Optimizer) -> None:
+        """Mask again what an optimizer wrote that this controller does not know."""
+        weights = self._engine.weights
+        if weights.dense or not self._resolved:
+            return
+        weights.apply()
+        self._advice.give(
+            "foreign",
+            f"{type(optimizer).__name__} steps parameters that this controller prunes, but is not attached: its steps "
+            "are not counted, and masks are applied after each. Attach to it (after detach()), or pass both "
+            "optimizers as a list",
+        )
+
+    def _check_optimizers(self) -> None:
+        """Find an optimizer whose memory cannot be masked after its first step, not at the first collapse."""
+        if self._layout_known or self.plan.sparsity == 0.0 or self._options.updates.optimizer_state == "keep":
+            return
+        self._layout_known = True
+        self._engine.check_optimizer_states()
+
+    def _take_waiting(self) -> None:
+        """Settle what a load of the optimizer's state left open, now that the model must be loaded as well."""
+        if self._waiting is not None:
+            state, self._waiting = self._waiting, None
+            self.load_state_dict(state)
+        if self._unmatched:
+            self._unmatched = False
+            warnings.warn(
+                f"the optimizer state that was loaded holds no state of a controller ({CARRIED!r}): masks and schedule "
+                "go on from where they are. Save optimizer.state_dict() after attach, or load the controller's own "
+                "state_dict()",
+                UserWarning,
+                stacklevel=4,
+            )
+
+    def _load_carried(self, state: dict[str, Any] | None) -> None:
+        """Take what an optimizer's state dict held; a model that is loaded only later is waited for."""
+        if state is None:
+            self._unmatched = True
+            return
+        try:
+            self.load_state_dict(state)
+        except MaskMismatchError:
+            self._waiting = state
+        except ValueError as error:
+            raise ValueError(
+                f"{error}. To load the optimizer's own state alone, remove the key {CARRIED!r} from it"
+            ) from error
 
     def _check_ranks(self) -> None:
         """Check once that all ranks were attached alike.
@@ -322,14 +458,13 @@ class Controller:
         self._engine.observer.disarm()
         self._build(self._probe.dataflow(self.model))
         self._engine.observer.note(*noted)
-        self._engine.actor.rewiring.check_target(self.plan.sparsity)
-        self._engine.warn_of_adapters()
         self._resolved = True
+        self._settle()
 
     def _begin(self) -> None:
         """Carry out what the policy decides before the first optimizer step."""
         if self.step == 0 and self.decision is None and getattr(self.policy, "from_start", False):
-            decision = self.policy.decide(Reading(step=0, source="none"))
+            decision = self._within_target(self.policy.decide(Reading(step=0, source="none")))
             self._record(decision)
             self._carry_out(decision)
 
@@ -349,7 +484,8 @@ class Controller:
         return self._timetable.next == self.step + 1
 
     def _observe_decide_act(self) -> None:
-        reading = self._engine.observer.read(self.step, self.sparsity)
+        self._rebind()
+        reading = self._engine.observer.read(self.step, self._engine.weights.sparsity)
         self.readings.append(reading)
         self._record(reading)
         for name, value in self._steps.effects.read().items():
@@ -372,10 +508,37 @@ class Controller:
                 f"a gradient, an activation or the loss was not finite at step {self.step}: no decision was made",
             )
             return
-        decision = self.policy.decide(reading)
+        decision = self._within_target(self.policy.decide(reading))
         if decision.acts or decision.phase != self.phase:
             self._record(replace(decision, eligible=self._eligible(decision)))
         self._carry_out(decision)
+
+    def _within_target(self, decision: Decision) -> Decision:
+        """The decision; under a target of zero without what prunes, so that nothing is done to the net."""
+        if self.plan.sparsity > 0.0:
+            return decision
+        kept = [action for action in decision.actions if not _masks(action)]
+        return replace(decision, actions=tuple(kept))
+
+    def _rebind(self) -> None:
+        """Take up layers and parameters that were replaced since, and say so."""
+        kept, lost = self._engine.rebind()
+        if not kept and not lost:
+            return
+        self._connection.claim()
+        if kept:
+            self._log("join", f"other parameters stand under these names, and take over their masks: {', '.join(kept)}")
+        if lost:
+            self._log("join", f"these weights are gone or of another shape, and have no mask: {', '.join(lost)}")
+        unstepped = self._engine.unstepped()
+        if lost or unstepped:
+            self._advice.give(
+                "replaced",
+                f"weights were replaced (a new layer, or load_state_dict(assign=True)): "
+                f"{', '.join([*lost, *unstepped])} are not pruned as planned, or no attached optimizer steps them. "
+                "Build a new optimizer and attach "
+                "again after detach()",
+            )
 
     def _eligible(self, decision: Decision) -> int | None:
         """The first step at which the policy reads again and may act, as far as it knows."""
@@ -385,11 +548,16 @@ class Controller:
         first = max(earliest, self.step + 1)
         return next(filter(self._falls_on, range(first, first + self.plan.every)), None)
 
-    def _carry_out(self, decision: Decision) -> None:
+    def _carry_out(self, decision: Decision, signals: Mapping[str, Tensor] | None = None) -> None:
         self.decision, self.phase = decision, decision.phase
-        for event in self._engine.actor.carry_out(decision, self.step, self._engine.signal.values):
+        signals = self._engine.signal.values if signals is None else signals
+        for event in self._engine.actor.carry_out(decision, self.step, signals):
             self.events.append(event)
             self._record(event)
+        weights = self._engine.weights
+        if weights.sparsity and self._options.target.allocation == "global":
+            live = {name: weights.live_in(name) for name in weights.params}
+            self._advice.of_starved(live, self._engine.actor.rewiring.minima(), weights.shares())
         self._engine.forget_signal()
 
     def _log(self, kind: str, reason: str) -> None:
@@ -399,8 +567,8 @@ class Controller:
             kind=kind,
             phase=self.phase,
             reason=reason,
-            sparsity_before=self.sparsity,
-            sparsity_after=self.sparsity,
+            sparsity_before=self._engine.weights.sparsity,
+            sparsity_after=self._engine.weights.sparsity,
         )
         logger.info("step %d: %s: %s", self.step, kind, reason)
         self.events.append(event)
@@ -474,6 +642,7 @@ class Controller:
     def replace_policy(self, policy: Policy, plan: Plan) -> None:
         """Go on with another policy or plan, in the same state."""
         self.plan, self.policy = plan, policy
+        self._engine.actor.target = plan.sparsity
 
     @property
     def resolved(self) -> bool:
@@ -490,17 +659,40 @@ class Controller:
     def finalize(self) -> None:
         """End with exactly the target sparsity: stop the pump, collapse to the target if need be, freeze the mask.
 
-        The mask goes on being enforced, so that fine-tuning keeps it. Calling it again does nothing.
+        The mask goes on being enforced, so that fine-tuning keeps it. Calling it again applies the mask again, as
+        after a load of older weights.
         """
+        self._take_waiting()
+        self._resolve()
+        self._rebind()
+        self._apply_masks()
         if self.finalized:
             return
-        self._resolve()
-        total = self.plan.total_steps
+        engine, target, total = self._engine, self.plan.sparsity, self.plan.total_steps
+        reached = engine.actor.rewiring.at(target)
         early = f" at step {self.step} of {total}" if total and self.step < total else ""
-        reason = f"finalize{early}: exact target {self.plan.sparsity:g}, final mask"
-        prune = () if self.frozen else (Prune(self.plan.sparsity),)
-        self._carry_out(Decision(phase="frozen", reason=reason, actions=(*prune, SetNoise(0.0), Freeze())))
+        reason = f"finalize{early}: exact target {target:g}, final mask"
+        done = self.frozen and reached
+        engine.actor.frozen &= reached  # a mask that was frozen, or changed since, at another sparsity is not final
+        saliency, signals = None, engine.signals_at_hand()
+        if not done and self._options.updates.saliency == "taylor" and not signals:
+            saliency, reason = "magnitude", f"{reason}; by magnitude, since no gradient is at hand"
+        prune = () if done else (Prune(target, saliency=saliency),)
+        decision = Decision(phase="frozen", reason=reason, actions=(*prune, SetNoise(0.0), Freeze()))
+        self._carry_out(decision, signals)
         self.finalized = True
+
+    def _apply_masks(self) -> None:
+        """Put closed weights that have a value back to zero, and say so."""
+        weights = self._engine.weights
+        found = weights.disobeying()
+        if found:
+            self._engine.actor.rewiring.restore_zeros()
+            self._log(
+                "zeros",
+                f"closed weights had values ({', '.join(f'{name}: {n}' for name, n in found.items())}), from older "
+                "weights that were loaded or from something else that writes to weights: they are zero again",
+            )
 
     @property
     def frozen(self) -> bool:
@@ -509,20 +701,72 @@ class Controller:
 
     @property
     def sparsity(self) -> float:
-        """Share of the prunable weights that the masks hold at zero."""
-        return self._engine.weights.sparsity
+        """Share of the prunable weights that are zero now, counted; :meth:`open_weights` says what the masks hold."""
+        weights = self._engine.weights
+        return weights.zeros() / weights.size if weights.size else 0.0
 
     @property
     def sparsity_total(self) -> float:
-        """Share of all parameters of the model that the masks hold at zero."""
-        weights = self._engine.weights
-        return (weights.size - weights.live) / sum(p.numel() for p in self.model.parameters())
+        """Share of all parameters of the model that are zeros of prunable weights."""
+        return self._engine.weights.zeros() / sum(p.numel() for p in self.model.parameters())
 
     @property
     def masks(self) -> dict[str, Tensor]:
         """Copies of the masks by parameter name, true where a weight is open."""
         weights = self._engine.weights
         return {name: weights.mask(name) for name in weights.params}
+
+    @torch.no_grad()
+    def apply_masks(self, other: nn.Module | Mapping[str, Tensor]) -> None:
+        """Put the closed weights of another net of the same architecture to zero, in place.
+
+        Args:
+            other: a copy of the model (an average of its weights, a teacher), wrapped or not, or its state dict.
+
+        Raises:
+            ValueError: if a weight is missing there, or has another shape.
+
+        >>> import torch, surgecollapse
+        >>> model = torch.nn.Linear(2, 2, bias=False)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> target = surgecollapse.Target(0.5, include="weight")
+        >>> readings = surgecollapse.Readings(probe=torch.ones(1, 2))
+        >>> with surgecollapse.attach(model, optimizer, target, policy="no_op", readings=readings) as controller:
+        ...     controller.finalize()
+        ...     average = torch.optim.swa_utils.AveragedModel(torch.nn.Linear(2, 2, bias=False))
+        ...     controller.apply_masks(average)
+        >>> int((average.module.weight == 0).sum())
+        2
+        """
+        found = _named(other)
+        for name, mask in self._engine.weights.all_held().items():
+            tensor = found.get(name)
+            if tensor is None or tensor.shape != mask.shape:
+                shape = None if tensor is None else tuple(tensor.shape)
+                raise ValueError(
+                    f"apply_masks needs a net with the same weights: {name} has shape {shape} there, "
+                    f"{tuple(mask.shape)} here"
+                )
+            tensor.masked_fill_(mask.to(tensor.device) == 0, 0)
+
+    def __str__(self) -> str:
+        total = "" if self.plan.total_steps is None else f"/{self.plan.total_steps}"
+        weights = self._engine.weights
+        return (
+            f"step {self.step}{total}, {'frozen' if self.frozen else self.phase}, {self.sparsity:.1%} of "
+            f"{weights.size:,} weights zero, {len(self.events)} interventions"
+        )
+
+    def __repr__(self) -> str:
+        return f"<Controller: {self}>"
+
+    def plot(self) -> Any:
+        """Draw sparsity, entropy and interventions over the steps; a matplotlib figure, which a notebook shows.
+
+        Raises:
+            ImportError: without matplotlib, with what to install.
+        """
+        return plot_run(self.readings, self.events)
 
     def explain(self) -> Explanation:
         """Say of every parameter what it is for, whether it is pruned, and why; prints as a table.
@@ -549,11 +793,15 @@ class Controller:
         return self._noise.std
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a bitwise resume needs, in values that ``torch.load(weights_only=True)`` takes.
+        """A snapshot of all that a bitwise resume needs, in values that ``torch.load(weights_only=True)`` takes.
 
-        The weights and the optimizer's own state are not in it: save ``model.state_dict()`` and
-        ``optimizer.state_dict()`` beside it.
+        It travels inside ``optimizer.state_dict()`` too (of the first optimizer), under the key
+        ``surgecollapse.controller``, and is loaded with it. The weights are not in it: load ``model.state_dict()``
+        first.
         """
+        return snapshot(self._state())
+
+    def _state(self) -> dict[str, Any]:
         return {
             "version": STATE_VERSION,
             "plan": to_dict(self._interventions.given_plan),
@@ -577,10 +825,18 @@ class Controller:
         """Go on where :meth:`state_dict` was taken. Load the model and the optimizer first.
 
         Raises:
-            ValueError: if the state is foreign: another version, policy, plan, model or choice of prunable weights.
+            ValueError: if the state is foreign: another version, policy, plan, model, choice of prunable weights, or
+                masks that close weights which have a value.
         """
         state = current_state(state)
+        self._load(state, check=True)
+        self._waiting, self._unmatched = None, False
+
+    def _load(self, state: Mapping[str, Any], *, check: bool) -> None:
         self._check_state(state)
+        state = snapshot(state)
+        if check:
+            self._engine.check_masks(state["engine"])
         self._probe.load_state_dict(state["probe"])
         self._resolved = state["resolved"]
         self._engine.observer.disarm()
@@ -608,7 +864,7 @@ class Controller:
             raise ValueError("this is not the state of a surgecollapse controller: pass what state_dict() returned")
         if state["version"] != STATE_VERSION:
             raise ValueError(f"controller state has version {state['version']}, this library reads {STATE_VERSION}")
-        here = {**self.state_dict(), **self._engine.state_dict()}
+        here = {**self._state(), **self._engine.state_dict()}
         if missing := sorted(set(here) - {*state, *state["engine"], "watch", "interventions"}):
             raise ValueError(f"this controller state lacks {', '.join(missing)}: the checkpoint is damaged")
         name = type(self.policy).__name__
@@ -617,3 +873,23 @@ class Controller:
         given = self._interventions.given_plan
         if (plan := from_dict(state["plan"])) != given:
             raise ValueError(f"this state was saved under {plan}, but this controller was attached with {given}")
+
+
+def _masks(action: Action) -> bool:
+    """Whether an action opens or closes weights under the mask."""
+    match action:
+        case Prune():
+            return action.keep_mask
+        case Regrow():
+            return action.source != "zeros"
+    return isinstance(action, Exchange)
+
+
+def _named(other: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors by canonical name, of a net in any wrapper or of its state dict."""
+    if isinstance(other, nn.Module):
+        inner = unwrap_model(other)
+        other = unwrap_model(inner.module) if isinstance(inner, AveragedModel) else inner
+        return {canonical_name(name): p.data for name, p in other.named_parameters(remove_duplicate=False)}
+    named = {canonical_name(name): value for name, value in other.items() if isinstance(value, Tensor)}
+    return named | {name.removeprefix("module."): value for name, value in named.items()}

@@ -14,7 +14,7 @@ from surgecollapse.act.prunable import Patterns
 from surgecollapse.act.rewiring import criterion_of
 from surgecollapse.act.surge import REGROW_INIT
 from surgecollapse.errors import one_of
-from surgecollapse.functional import DISTRIBUTIONS, ENTROPY, Pattern
+from surgecollapse.functional import ALLOCATIONS, ENTROPY, Pattern
 from surgecollapse.functional.structured import fitting_pattern
 from surgecollapse.observe.monitors import Monitors, make_monitors
 from surgecollapse.protocols import Criterion, GradientTransform, Policy, Recorder
@@ -58,7 +58,7 @@ class Target:
     def __post_init__(self) -> None:
         """Check the options."""
         check_sparsity(self.sparsity)
-        one_of("allocation", self.allocation, DISTRIBUTIONS)
+        one_of("allocation", self.allocation, ALLOCATIONS)
         if not 0.0 <= self.min_density < 1.0:
             raise ValueError(f"min_density must be in [0, 1), got {self.min_density}")
         self.check_room(self.sparsity)

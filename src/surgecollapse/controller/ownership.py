@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.utils.hooks import RemovableHandle
 
-from surgecollapse.torch_utils.modules import Hooks, is_transformed
-from surgecollapse.torch_utils.step_hooks import StepHooks
+from surgecollapse.torch_utils.module_hooks import Hooks
+from surgecollapse.torch_utils.modules import is_transformed
+from surgecollapse.torch_utils.step_hooks import StepHooks, parameters_of
 
 _holders: dict[int, tuple[weakref.ref[Tensor], weakref.ref[Connection]]] = {}
+_LOST = 3
+"""Different weights that batches may see before a loop whose optimizer never steps is refused."""
 
 
 class Connection:
@@ -26,10 +32,12 @@ class Connection:
 
     def __init__(self, model: nn.Module, optimizers: Sequence[Any]) -> None:
         self._model, self._optimizers = model, optimizers
+        self._own = {id(item) for given in optimizers for item in StepHooks.chain(given)}
         self._steps: list[StepHooks] = []
         self._first_batch = Hooks()
-        self._versions: set[int] = set()
-        self._held: list[int] = []
+        self._everywhere: RemovableHandle | None = None
+        self._seen: set[tuple[float, ...]] = set()
+        self._held: dict[int, weakref.ref[Tensor]] = {}
 
     @property
     def open(self) -> bool:
@@ -43,7 +51,7 @@ class Connection:
         return entry[1]() if entry is not None and entry[0]() is p else None
 
     def claim(self) -> None:
-        """Hold the parameters.
+        """Hold the parameters, also those that the model got since it was called last.
 
         Raises:
             ValueError: if another controller holds one of them.
@@ -53,15 +61,37 @@ class Connection:
             raise ValueError("these parameters already have a controller: call its detach() first")
         for p in parameters:
             _holders[id(p)] = (weakref.ref(p), weakref.ref(self))
-        self._held = [id(p) for p in parameters]
+            self._held[id(p)] = weakref.ref(p)
 
-    def hook_steps(self, before: Callable[[int], None], after: Callable[[int], None]) -> None:
-        """Call ``before(i)`` and ``after(i)`` around each step of optimizer i."""
+    def hook_steps(
+        self, before: Callable[[int], None], after: Callable[[int], None], foreign: Callable[[Optimizer], None]
+    ) -> None:
+        """Call ``before(i)`` and ``after(i)`` around each step of optimizer i, ``foreign`` after that of another one.
+
+        Another one is any optimizer that steps a parameter which this connection holds.
+        """
         for i, optimizer in enumerate(self._optimizers):
             self._steps.append(StepHooks(optimizer, partial(before, i), partial(after, i)))
+        this = weakref.ref(self)
+        disable: Any = torch.compiler.disable
 
-    def watch_first_batches(self, capture: Callable[[tuple[Any, ...], dict[str, Any]], None]) -> None:
+        def look(optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
+            connection = this()
+            if connection is not None and id(optimizer) not in connection._own:
+                connection._see(optimizer, foreign)
+
+        self._everywhere = register_optimizer_step_post_hook(disable(look))
+
+    def _see(self, optimizer: Optimizer, foreign: Callable[[Optimizer], None]) -> None:
+        if any(self.holder(p) is self for p in parameters_of(optimizer)):
+            foreign(optimizer)
+
+    def watch_first_batches(self, capture: Callable[[tuple[Any, ...], dict[str, Any]], None], *, eager: bool) -> None:
         """Hand every training batch to ``capture`` until :meth:`first_step_done`.
+
+        Args:
+            capture: takes the arguments and keyword arguments of the model.
+            eager: under ``torch.compile``, too: the graph breaks before the model.
 
         Raises (from the forward pass):
             RuntimeError: if the weights keep changing although no attached optimizer ever steps.
@@ -71,14 +101,15 @@ class Connection:
             if not module.training or not torch.is_grad_enabled() or is_transformed():
                 return
             capture(args, kwargs)
-            self._versions.add(sum(p._version for p in module.parameters()))
-            if self._steps and len(self._versions) > 2:
+            self._seen.add(_fingerprint(module.parameters()))
+            if len(self._seen) >= _LOST:
                 raise RuntimeError(
                     "the weights keep changing but the attached optimizer never steps: attach to the optimizer whose "
-                    "step() is called (a deepcopy of an optimizer loses its hooks: attach to the copy)"
+                    "step() is called (a deepcopy of an optimizer loses its hooks: attach to the copy), or, in a loop "
+                    "that writes weights by itself, use hooks=False and call before_step() and after_step()"
                 )
 
-        self._first_batch.before(self._model, on_batch)
+        self._first_batch.before(self._model, on_batch, eager=eager)
 
     def first_step_done(self) -> None:
         """Stop watching: the optimizer's hooks fire."""
@@ -90,8 +121,58 @@ class Connection:
             hook.remove()
         self._steps.clear()
         self._first_batch.remove()
+        if self._everywhere is not None:
+            self._everywhere.remove()
+            self._everywhere = None
         # By what was claimed, not by what the model holds now: layers may have been replaced since.
         for key in self._held:
             if key in _holders and _holders[key][1]() is self:
                 del _holders[key]
         self._held.clear()
+
+
+def check_trainable(model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
+    """Refuse, in one sentence with the fix, what cannot be masked at all.
+
+    Raises:
+        ValueError: for sharded or lazy parameters, a container without a forward pass, or optimizers that step none of
+            the model's parameters.
+    """
+    named = dict(model.named_parameters())
+    lazy = [name for name, p in named.items() if isinstance(p, nn.parameter.UninitializedParameter)]
+    if lazy:
+        raise ValueError(
+            f"{_some(lazy)} have no shape yet (lazy layers): pass one batch through the model before the optimizer is "
+            "built and attach is called"
+        )
+    sharded = [name for name, p in named.items() if hasattr(p, "to_local") or hasattr(p, "_is_flat_param")]
+    if sharded or any(type(optimizer).__name__ == "ZeroRedundancyOptimizer" for optimizer in optimizers):
+        raise ValueError(
+            f"{_some(sharded) if sharded else 'the optimizer state'} is sharded over processes, and masks of shards "
+            "are not supported: train with DistributedDataParallel and an ordinary optimizer"
+        )
+    if isinstance(model, nn.ModuleDict | nn.ModuleList) and type(model).forward is nn.Module.forward:
+        raise ValueError(
+            f"{type(model).__name__} has no forward pass of its own, so nothing of its parts' use can be seen: attach "
+            "to the module that the loop calls, or give the container a forward()"
+        )
+    own = {id(p) for p in named.values()}
+    if named and not any(id(p) in own for optimizer in optimizers for p in parameters_of(optimizer)):
+        raise ValueError(
+            "the optimizer steps none of the model's parameters (float32 master copies, or the model was rebuilt, "
+            "wrapped or moved by a replacement of its parameters): build the optimizer from model.parameters(), and "
+            "keep low-precision weights under torch.autocast instead of master copies"
+        )
+
+
+def _some(names: Collection[str]) -> str:
+    shown = ", ".join(list(names)[:3])
+    return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
+
+
+@torch.no_grad()
+def _fingerprint(params: Iterable[Tensor]) -> tuple[float, ...]:
+    """A few sums that a change of the weights moves, also one through ``.data``, which torch does not count."""
+    trained = [p.detach() for p in params if p.requires_grad and p.numel()]
+    ends = trained[:1] + trained[-1:]
+    return tuple(p.sum(dtype=torch.float64 if p.is_floating_point() else None).item() for p in ends)

@@ -68,7 +68,7 @@ from surgecollapse.functional.information import (
     symbol_entropy,
     symbol_mutual_information,
 )
-from surgecollapse.functional.masks import DISTRIBUTIONS, allocate, collapse_masks, minimum_live, pack, unpack
+from surgecollapse.functional.masks import ALLOCATIONS, allocate, collapse_masks, minimum_live, pack, unpack
 from surgecollapse.functional.neural_collapse import NeuralCollapse, neural_collapse
 from surgecollapse.functional.patterns import Pattern, nm_mask, parse_pattern
 from surgecollapse.functional.projections import gram, inner_product, orthogonal_gradient
@@ -96,7 +96,7 @@ from surgecollapse.functional.structured import collapse_tiles, exchange_tiles, 
 from surgecollapse.schedules import SCHEDULES
 
 __all__ = [
-    "DISTRIBUTIONS",
+    "ALLOCATIONS",
     "ENTROPY",
     "GROWTH",
     "SALIENCY",

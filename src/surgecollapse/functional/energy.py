@@ -47,10 +47,10 @@ def activation_energy(x: Tensor) -> Tensor:
 
 
 @overload
-def bounded_noise_scale(live_energy: float, count: int, rho: float) -> float: ...
+def bounded_noise_scale(live_energy: float, count: int, noise_energy_budget: float) -> float: ...
 @overload
-def bounded_noise_scale(live_energy: Tensor, count: int, rho: float) -> Tensor: ...
-def bounded_noise_scale(live_energy: float | Tensor, count: int, rho: float) -> float | Tensor:
+def bounded_noise_scale(live_energy: Tensor, count: int, noise_energy_budget: float) -> Tensor: ...
+def bounded_noise_scale(live_energy: float | Tensor, count: int, noise_energy_budget: float) -> float | Tensor:
     """Standard deviation σ at which noise on ``count`` weights adds the share ρ of the live energy.
 
     count·σ² = ρ·E_live: the expected energy of the noise, so that a surge is bounded by what is alive and
@@ -59,26 +59,26 @@ def bounded_noise_scale(live_energy: float | Tensor, count: int, rho: float) -> 
     Args:
         live_energy: energy of the live weights, at least 0; a float, or a 0-dimensional tensor.
         count: number of weights that get noise, at least 0.
-        rho: injected over live energy, at least 0.
+        noise_energy_budget: injected over live energy, at least 0.
 
     Returns:
         σ, of the kind of ``live_energy``; 0 where ``count`` is 0.
 
     Raises:
-        ValueError: if ``count`` or ``rho`` is negative, or a float energy is negative or not finite.
+        ValueError: if ``count`` or ``noise_energy_budget`` is negative, or a float energy is negative or not finite.
 
     >>> bounded_noise_scale(10.0, 100, 0.1)
     0.1
     """
     if count < 0:
         raise ValueError(f"count must be at least 0, got {count}")
-    if not 0.0 <= rho < inf:
-        raise ValueError(f"rho must be finite and at least 0, got {rho}")
+    if not 0.0 <= noise_energy_budget < inf:
+        raise ValueError(f"noise_energy_budget must be finite and at least 0, got {noise_energy_budget}")
     if isinstance(live_energy, Tensor):
-        return (rho * live_energy / max(count, 1)).sqrt() * (count > 0)
+        return (noise_energy_budget * live_energy / max(count, 1)).sqrt() * (count > 0)
     if not (isfinite(live_energy) and live_energy >= 0):
         raise ValueError(f"live_energy must be finite and at least 0, got {live_energy}: check the weights")
-    return sqrt(rho * live_energy / count) if count else 0.0
+    return sqrt(noise_energy_budget * live_energy / count) if count else 0.0
 
 
 def energy_lost_gaussian(q: float) -> float:

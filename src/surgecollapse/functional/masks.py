@@ -12,29 +12,29 @@ from torch import Tensor
 from surgecollapse.functional.apportion import apportion
 from surgecollapse.functional.selection import count_true, kept, lowest
 
-DISTRIBUTIONS = ("global", "layer", "erk")
+ALLOCATIONS = ("global", "layer", "erk")
 """How zeros spread: one ranking of all weights, the same share in every layer, or Erdős–Rényi-kernel."""
 
 
 def allocate(
     sizes: Mapping[str, int | Sequence[int]],
     sparsity: float,
-    distribution: str = "layer",
-    minimum_density: float = 0.005,
+    allocation: str = "layer",
+    min_density: float = 0.005,
 ) -> dict[str, int]:
     """Share the live weights of a target sparsity among layers, exactly.
 
     ``layer`` keeps the same density everywhere. ``erk`` keeps a density proportional to Σdims/Πdims, the
     Erdős–Rényi-kernel rule of Evci et al. 2020 (arXiv 1911.11134, §3): small layers stay denser. Densities
-    are capped at 1 from above and at ``minimum_density`` from below, and what the capped layers give or
+    are capped at 1 from above and at ``min_density`` from below, and what the capped layers give or
     take is redistributed among the others. Fractions are settled by largest remainder, ties by the order of
     ``sizes``.
 
     Args:
         sizes: number of weights, or shape, of each layer; ``erk`` needs shapes.
         sparsity: share of all these weights that is zero, in [0, 1).
-        distribution: ``layer`` or ``erk``.
-        minimum_density: least share of live weights in each layer, in [0, 1].
+        allocation: ``layer`` or ``erk``.
+        min_density: least share of live weights in each layer, in [0, 1].
 
     Returns:
         Live count by layer; the counts sum to exactly ``kept(N, sparsity)``.
@@ -50,15 +50,15 @@ def allocate(
     if not 0.0 <= sparsity < 1.0:
         raise ValueError(f"sparsity must lie in [0, 1), got {sparsity}: give the share of weights that are zero")
     total = sum(_size(value) for value in sizes.values())
-    return _share(sizes, kept(total, sparsity), distribution, minimum_density)
+    return _share(sizes, kept(total, sparsity), allocation, min_density)
 
 
 def collapse_masks(
     scores: Mapping[str, Tensor],
     live: int,
     *,
-    distribution: str = "global",
-    minimum_density: float = 0.005,
+    allocation: str = "global",
+    min_density: float = 0.005,
 ) -> dict[str, Tensor]:
     """Choose which weights stay live: those of highest score, exactly ``live`` of them in all.
 
@@ -71,8 +71,8 @@ def collapse_masks(
     Args:
         scores: absolute scores by layer name, floating point, any shapes and strides, on one device.
         live: number of weights that stay live, in [0, total size].
-        distribution: ``global``, ``layer`` or ``erk``.
-        minimum_density: least share of live weights in each layer, in [0, 1].
+        allocation: ``global``, ``layer`` or ``erk``.
+        min_density: least share of live weights in each layer, in [0, 1].
 
     Returns:
         Bool masks by name, True where the weight is live; new tensors.
@@ -83,50 +83,50 @@ def collapse_masks(
     >>> scores = {"a": torch.tensor([1.0, 2.0, 3.0]), "b": torch.tensor([0.1, 0.2])}
     >>> collapse_masks(scores, 3)
     {'a': tensor([False,  True,  True]), 'b': tensor([False,  True])}
-    >>> collapse_masks(scores, 3, minimum_density=0.0)
+    >>> collapse_masks(scores, 3, min_density=0.0)
     {'a': tensor([True, True, True]), 'b': tensor([False, False])}
     """
-    if distribution not in DISTRIBUTIONS:
-        raise ValueError(f"unknown distribution {distribution!r}: expected one of {', '.join(DISTRIBUTIONS)}")
+    if allocation not in ALLOCATIONS:
+        raise ValueError(f"unknown allocation {allocation!r}: expected one of {', '.join(ALLOCATIONS)}")
     shapes = {name: tuple(score.shape) for name, score in scores.items()}
-    if distribution == "global":
-        return _collapse_globally(scores, live, _minima(shapes, live, minimum_density))
-    counts = _share(shapes, live, distribution, minimum_density)
+    if allocation == "global":
+        return _collapse_globally(scores, live, _minima(shapes, live, min_density))
+    counts = _share(shapes, live, allocation, min_density)
     return {name: _keep([score], counts[name])[0] for name, score in scores.items()}
 
 
-def minimum_live(sizes: Mapping[str, int | Sequence[int]], minimum_density: float) -> dict[str, int]:
+def minimum_live(sizes: Mapping[str, int | Sequence[int]], min_density: float) -> dict[str, int]:
     """Count the weights that each layer keeps at least: its size times the minimum density, rounded up.
 
     Args:
         sizes: number of weights, or shape, of each layer.
-        minimum_density: least share of live weights in each layer, in [0, 1].
+        min_density: least share of live weights in each layer, in [0, 1].
 
     Returns:
         Least live count by layer.
 
     Raises:
-        ValueError: if ``minimum_density`` is out of range.
+        ValueError: if ``min_density`` is out of range.
 
     >>> minimum_live({"a": 1000, "b": (3, 10)}, 0.005)
     {'a': 5, 'b': 1}
     """
-    if not 0.0 <= minimum_density <= 1.0:
-        raise ValueError(f"minimum_density must lie in [0, 1], got {minimum_density}")
+    if not 0.0 <= min_density <= 1.0:
+        raise ValueError(f"min_density must lie in [0, 1], got {min_density}")
     # The decimal as printed: ceil of the binary product would ask for one weight too many.
-    share = Fraction(repr(float(minimum_density)))
+    share = Fraction(repr(float(min_density)))
     return {name: ceil(share * _size(value)) for name, value in sizes.items()}
 
 
 def share_live(
-    sizes: Mapping[str, int | Sequence[int]], live: int, distribution: str, minima: Mapping[str, int]
+    sizes: Mapping[str, int | Sequence[int]], live: int, allocation: str, minima: Mapping[str, int]
 ) -> dict[str, int]:
     """Share a number of live weights among layers, each between its minimum and its size.
 
     Args:
         sizes: number of weights, or shape, of each layer; ``erk`` needs shapes.
         live: number of live weights in all.
-        distribution: ``layer`` or ``erk``, as in :func:`allocate`.
+        allocation: ``layer`` or ``erk``, as in :func:`allocate`.
         minima: least live count of each layer.
 
     Returns:
@@ -135,7 +135,7 @@ def share_live(
     >>> share_live({"a": (10, 10), "b": (300,)}, 40, "layer", {"a": 20, "b": 0})
     {'a': 20, 'b': 20}
     """
-    weights = {name: _weight(name, value, distribution) for name, value in sizes.items()}
+    weights = {name: _weight(name, value, allocation) for name, value in sizes.items()}
     return apportion(weights, minima, {name: _size(value) for name, value in sizes.items()}, live)
 
 
@@ -239,33 +239,31 @@ def _collapse_globally(scores: Mapping[str, Tensor], live: int, minima: Mapping[
     return {name: masks[name] for name in scores}
 
 
-def _minima(sizes: Mapping[str, int | Sequence[int]], live: int, minimum_density: float) -> dict[str, int]:
+def _minima(sizes: Mapping[str, int | Sequence[int]], live: int, min_density: float) -> dict[str, int]:
     """Least live count of each layer, checked against the live count of all."""
-    minima = minimum_live(sizes, minimum_density)
+    minima = minimum_live(sizes, min_density)
     total = sum(_size(value) for value in sizes.values())
     if not 0 <= live <= total:
         raise ValueError(f"live must lie in [0, {total}], the number of weights, got {live}")
     if sum(minima.values()) > live:
         wanted = ", ".join(f"{name} ({count})" for name, count in minima.items() if count)
         raise ValueError(
-            f"a minimum density of {minimum_density} needs {sum(minima.values())} live weights, but only "
-            f"{live} may stay live: {wanted}. Lower minimum_density or the sparsity, or exclude layers"
+            f"a minimum density of {min_density} needs {sum(minima.values())} live weights, but only "
+            f"{live} may stay live: {wanted}. Lower min_density or the sparsity, or exclude layers"
         )
     return minima
 
 
-def _share(
-    sizes: Mapping[str, int | Sequence[int]], live: int, distribution: str, minimum_density: float
-) -> dict[str, int]:
-    return share_live(sizes, live, distribution, _minima(sizes, live, minimum_density))
+def _share(sizes: Mapping[str, int | Sequence[int]], live: int, allocation: str, min_density: float) -> dict[str, int]:
+    return share_live(sizes, live, allocation, _minima(sizes, live, min_density))
 
 
-def _weight(name: str, value: int | Sequence[int], distribution: str) -> int:
+def _weight(name: str, value: int | Sequence[int], allocation: str) -> int:
     """What a layer's uncapped live count is proportional to: its size, or the sum of its dimensions."""
-    if distribution == "layer" or _size(value) == 0:
+    if allocation == "layer" or _size(value) == 0:
         return _size(value)
-    if distribution != "erk":
-        raise ValueError(f"unknown distribution {distribution!r}: expected one of layer, erk")
+    if allocation != "erk":
+        raise ValueError(f"unknown allocation {allocation!r}: expected one of layer, erk")
     if isinstance(value, int):
         raise ValueError(f"erk needs the shape of {name!r}, got only its size {value}: pass a tuple")
     return sum(value)

@@ -63,12 +63,12 @@ class Pattern:
         """Entries of a whole tile."""
         return self.rows * (self.columns or max(1, _matrix(shape)[1]))
 
-    def least(self, shape: Sequence[int], minimum_density: float = 0.0) -> int:
+    def least(self, shape: Sequence[int], min_density: float = 0.0) -> int:
         """Fewest weights that a collapse leaves open: what the tiles keep, or a minimum share of the tiles.
 
         Args:
             shape: of the weight.
-            minimum_density: share of the tiles that stay open, rounded up.
+            min_density: share of the tiles that stay open, rounded up.
 
         Returns:
             The number, exact where a tile keeps some; otherwise an upper bound, since edge tiles may be smaller.
@@ -79,11 +79,11 @@ class Pattern:
         tiles, size = prod(self.grid(shape)), prod(shape)
         if self.keep:
             return size - tiles * (self.tile_size(shape) - self.keep)
-        return min(size, self.protected(shape, minimum_density) * self.tile_size(shape))
+        return min(size, self.protected(shape, min_density) * self.tile_size(shape))
 
-    def protected(self, shape: Sequence[int], minimum_density: float) -> int:
+    def protected(self, shape: Sequence[int], min_density: float) -> int:
         """Number of tiles that no collapse closes; where a tile keeps some, none need be."""
-        return 0 if self.keep else minimum_live({"": prod(self.grid(shape))}, minimum_density)[""]
+        return 0 if self.keep else minimum_live({"": prod(self.grid(shape))}, min_density)[""]
 
 
 def parse_pattern(text: str) -> Pattern:

@@ -8,7 +8,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from surgecollapse.functional.masks import DISTRIBUTIONS, share_live
+from surgecollapse.functional.masks import ALLOCATIONS, share_live
 from surgecollapse.functional.patterns import (
     Pattern,
     collapsed_tiles,
@@ -32,8 +32,8 @@ def collapse_tiles(
     live: int,
     pattern: Pattern,
     *,
-    distribution: str = "global",
-    minimum_density: float = 0.005,
+    allocation: str = "global",
+    min_density: float = 0.005,
 ) -> dict[str, Tensor]:
     """Choose which tiles stay open, as :func:`~surgecollapse.functional.collapse_masks` chooses weights.
 
@@ -41,14 +41,14 @@ def collapse_tiles(
     equal score lowest position first, until the number of open weights is as near to ``live`` as whole tiles allow; of
     two numbers equally near, the one with more open. ``global`` ranks the tiles of all layers together, ``layer`` and
     ``erk`` come as near as they can to the layer's own count. ``N:M``: fewer open weights than the pattern leaves are
-    out of reach, so that asking for as few or fewer collapses every tile, whatever the distribution.
+    out of reach, so that asking for as few or fewer collapses every tile, whatever the allocation.
 
     Args:
         scores: scores by layer name, floating point, on one device.
         live: number of weights that are to stay open, in [0, total size].
         pattern: the tiles.
-        distribution: ``global``, ``layer`` or ``erk``.
-        minimum_density: least share of the tiles of each layer that stay open whole; of no concern to ``N:M``.
+        allocation: ``global``, ``layer`` or ``erk``.
+        min_density: least share of the tiles of each layer that stay open whole; of no concern to ``N:M``.
 
     Returns:
         Bool masks by name, True where the weight is open; new tensors.
@@ -62,20 +62,20 @@ def collapse_tiles(
     {'a': tensor([[False, False],
             [ True,  True]]), 'b': tensor([[True, True]])}
     """
-    if distribution not in DISTRIBUTIONS:
-        raise ValueError(f"unknown distribution {distribution!r}: expected one of {', '.join(DISTRIBUTIONS)}")
+    if allocation not in ALLOCATIONS:
+        raise ValueError(f"unknown allocation {allocation!r}: expected one of {', '.join(ALLOCATIONS)}")
     shapes = {name: tuple(score.shape) for name, score in scores.items()}
-    least = {name: pattern.least(shape, minimum_density) for name, shape in shapes.items()}
-    _check(live, shapes, least, pattern, minimum_density)
+    least = {name: pattern.least(shape, min_density) for name, shape in shapes.items()}
+    _check(live, shapes, least, pattern, min_density)
     if pattern.keep and live <= sum(least.values()):
         return {name: collapsed_tiles(score, pattern) for name, score in scores.items()}
     values = {name: tile_scores(score, pattern) for name, score in scores.items()}
-    freed = {name: _freed(values[name], shapes[name], pattern, minimum_density) for name in scores}
-    if distribution == "global":
+    freed = {name: _freed(values[name], shapes[name], pattern, min_density) for name in scores}
+    if allocation == "global":
         excess = sum(map(prod, shapes.values())) - live
         chosen = dict(zip(scores, nearest_tiles(list(values.values()), list(freed.values()), excess), strict=True))
     else:
-        counts = share_live(shapes, live, distribution, least)
+        counts = share_live(shapes, live, allocation, least)
         chosen = {
             name: nearest_tiles([values[name]], [freed[name]], prod(shapes[name]) - counts[name])[0] for name in scores
         }
@@ -221,12 +221,12 @@ def open_count(shapes: Mapping[str, Sequence[int]], live: int, pattern: Pattern,
     return least if sparsity >= exact - TOLERANCE else max(live, least)
 
 
-def _freed(values: Tensor, shape: Sequence[int], pattern: Pattern, minimum_density: float) -> Tensor:
+def _freed(values: Tensor, shape: Sequence[int], pattern: Pattern, min_density: float) -> Tensor:
     """How many weights the collapse of each tile closes; 0 for the best ones, which the minimum density protects."""
     if pattern.keep:
         return torch.full_like(values, pattern.tile_size(shape) - pattern.keep)
     sizes = tile_sizes(shape, pattern).to(values.device)
-    if best := pattern.protected(shape, minimum_density):
+    if best := pattern.protected(shape, min_density):
         order = values.reshape(-1).sort(stable=True).indices
         sizes.view(-1)[order[-best:]] = 0
     return sizes
@@ -237,7 +237,7 @@ def _check(
     shapes: Mapping[str, Sequence[int]],
     least: Mapping[str, int],
     pattern: Pattern,
-    minimum_density: float,
+    min_density: float,
 ) -> None:
     total = sum(map(prod, shapes.values()))
     if not 0 <= live <= total:
@@ -245,7 +245,7 @@ def _check(
     if not pattern.keep and sum(least.values()) > live:
         wanted = ", ".join(f"{name} ({count})" for name, count in least.items() if count)
         raise ValueError(
-            f"pattern {pattern.name!r} with a minimum density of {minimum_density} needs {sum(least.values())} live "
-            f"weights, but only {live} may stay live: {wanted}. Lower minimum_density or the sparsity, exclude layers, "
+            f"pattern {pattern.name!r} with a minimum density of {min_density} needs {sum(least.values())} live "
+            f"weights, but only {live} may stay live: {wanted}. Lower min_density or the sparsity, exclude layers, "
             "or take smaller tiles"
         )

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from surgecollapse.events import LayerReading
 from surgecollapse.functional import ENTROPY, activation_energy, dead_units, on_off_entropy
+from surgecollapse.torch_utils.module_hooks import Hooks
 from surgecollapse.torch_utils.modules import (
-    Hooks,
     canonical_name,
     first_axis,
     has_channels_first,

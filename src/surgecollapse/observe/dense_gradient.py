@@ -39,8 +39,10 @@ class DenseGradient:
             grad = torch.nan_to_num(p.grad, nan=0.0, posinf=0.0, neginf=0.0)
             if grad.dtype in (torch.float16, torch.bfloat16):
                 grad = grad.float()
-            if name in self.values:
-                self.values[name].lerp_(grad, 1.0 - self.decay)
+            if name in self.values and self.values[name].device != grad.device:  # the model was moved
+                self.values[name] = self.values[name].to(grad.device)
+            if name in self.values and self.values[name].shape == grad.shape:
+                self.values[name].lerp_(grad.to(self.values[name].dtype), 1.0 - self.decay)
             else:
                 self.values[name] = grad.mul_(1.0 - self.decay)
 
@@ -50,7 +52,7 @@ class DenseGradient:
 
     def state_dict(self) -> dict[str, Any]:
         """The averages."""
-        return {"values": dict(self.values)}
+        return {"values": {name: value.clone() for name, value in self.values.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any], params: Mapping[str, nn.Parameter]) -> None:
         """Restore the averages on the devices of ``params``."""

@@ -15,8 +15,8 @@ from torch.nn.utils.rnn import PackedSequence
 from surgecollapse.observe.dataflow import trace_dataflow
 from surgecollapse.observe.stored import NotStorableError, from_plain, to_plain
 from surgecollapse.protocols import Dataflow
+from surgecollapse.torch_utils.module_hooks import Hooks
 from surgecollapse.torch_utils.modules import (
-    Hooks,
     canonical_name,
     first_axis,
     is_embedding,
@@ -222,8 +222,9 @@ class Probe:
             batch = to_plain((list(state["args"]), dict(state["kwargs"])))
             state = {**state, "batch": batch, "settled": True, "training": False}
         self.known, self._autocast, self._training = state["known"], state["autocast"], state["training"]
-        self._stored = {key: state[key] for key in ("known", "batch", "settled")}
-        self._stored = {**self._stored, "batch": _copy(state["batch"])}
+        if state["known"]:  # otherwise the first batch is still to come: nothing may come back over it
+            self._stored = {key: state[key] for key in ("known", "batch", "settled")}
+            self._stored = {**self._stored, "batch": _copy(state["batch"])}
 
     def _restore(self, stored: Mapping[str, Any]) -> None:
         self._args, self._kwargs = from_plain(stored["batch"])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from surgecollapse.events import Decision, Intervention, LayerChange, LayerReading, Reading
 from surgecollapse.record.commands import CommandQueue, QueuedCommand
+from surgecollapse.record.plot import plot_run
 from surgecollapse.record.store import RunStore
 
 if TYPE_CHECKING:
@@ -56,9 +57,28 @@ class Run:
         return self.store.meta()
 
     @property
-    def touched(self) -> bool:
-        """Whether a person changed the run while it trained."""
+    def modified_by_user(self) -> bool:
+        """Whether a user changed the run while it trained."""
         return bool(self.store.get("touched", False))
+
+    def __str__(self) -> str:
+        done, readings = len(list(self.store.interventions())), list(self.store.readings())
+        parts = [f"{self.path.parent.name}: {self.store.get('status', 'recorded')}"]
+        if readings:
+            last = readings[-1]
+            parts.append(f"step {last.step} at the last reading, {last.sparsity:.1%} of the prunable weights zero")
+        return ", ".join([*parts, f"{done} interventions"])
+
+    def __repr__(self) -> str:
+        return f"<Run {self}>"
+
+    def plot(self) -> Any:
+        """Draw sparsity, entropy and interventions over the steps; a matplotlib figure, which a notebook shows.
+
+        Raises:
+            ImportError: without matplotlib, with what to install.
+        """
+        return plot_run(self.store.readings(), self.store.interventions())
 
     def series(self, name: str, layer: str | None = None) -> Series:
         """Steps and values of one measured series, as arrays."""
@@ -132,7 +152,7 @@ def load_run(path: str | Path) -> Run:
     ...     store.measure(1, "loss/train", 0.5)
     ...     store.measure(2, "loss/train", 0.25)
     >>> with load_run(path) as run:
-    ...     run.series("loss/train").values.tolist(), run.touched
+    ...     run.series("loss/train").values.tolist(), run.modified_by_user
     ([0.5, 0.25], False)
     """
     return Run(path)

@@ -16,7 +16,7 @@ from surgecollapse.report.rundata import Array, Curve, Predictions, RunData
 
 if TYPE_CHECKING:
     from surgecollapse.events import Decision
-    from surgecollapse.lab.training.evaluation import LoadedRun
+    from surgecollapse.lab.training.evaluation import CheckpointedRun
     from surgecollapse.record import RunStore
 
 GRADIENT_ROWS = 256
@@ -67,16 +67,16 @@ def collect(directory: Path) -> RunData:
         ValueError: if the directory holds no readable run.
         FileNotFoundError: if it is not there.
     """
-    from surgecollapse.lab.training.evaluation import load_run
+    from surgecollapse.lab.training.evaluation import load_checkpointed_run
 
-    loaded = load_run(directory)
+    loaded = load_checkpointed_run(directory)
     try:
         return _gather(loaded, directory)
     finally:
         loaded.store.close()
 
 
-def _gather(loaded: LoadedRun, directory: Path) -> RunData:
+def _gather(loaded: CheckpointedRun, directory: Path) -> RunData:
     from surgecollapse.lab.training.evaluation import ENDED
 
     store, config, data = loaded.store, loaded.config, loaded.data
@@ -160,7 +160,7 @@ def _array(store: RunStore, name: str) -> tuple[Array, Array] | None:
     return np.array([step for step, _ in arrays]), np.stack([values for _, values in arrays])
 
 
-def _predictions(loaded: LoadedRun) -> Predictions | None:
+def _predictions(loaded: CheckpointedRun) -> Predictions | None:
     """Class probabilities of the final model on the test data; ``None`` if any is not finite."""
     from surgecollapse.lab.training.evaluation import predict
 
@@ -175,7 +175,7 @@ def _predictions(loaded: LoadedRun) -> Predictions | None:
     return Predictions(loaded.data.y_test.flatten().numpy(), scores, names, "test")
 
 
-def _gradients(loaded: LoadedRun) -> dict[str, Array]:
+def _gradients(loaded: CheckpointedRun) -> dict[str, Array]:
     """Gradient of the training loss on a validation batch by every parameter, in eval mode, not masked."""
     import torch
 

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from surgecollapse.lab.config import ConfigError
 from surgecollapse.lab.models.registry import build_model
-from surgecollapse.lab.training.evaluation import ENDED, load_run, predict
+from surgecollapse.lab.training.evaluation import ENDED, load_checkpointed_run, predict
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from surgecollapse.lab.training.evaluation import LoadedRun
+    from surgecollapse.lab.training.evaluation import CheckpointedRun
 
 
 _REPEATS = 25
@@ -79,7 +79,7 @@ def export_run(directory: str | Path, form: str, *, out: str | Path | None = Non
         raise ConfigError(f"unknown format {form!r}: expected one of {', '.join(FORMATS)}")
     if batch < 1:
         raise ConfigError(f"expected a batch of at least 1, got {batch}")
-    run = load_run(directory)
+    run = load_checkpointed_run(directory)
     run.store.close()
     if run.status not in ENDED:
         way = f"surgecollapse run --resume {run.directory}"
@@ -114,7 +114,7 @@ def _accuracy(logits: Tensor, labels: Tensor) -> float:
     return float((logits.argmax(-1) == labels).double().mean())
 
 
-def _fresh(run: LoadedRun) -> nn.Module:
+def _fresh(run: CheckpointedRun) -> nn.Module:
     """The net of the run before training, so that nothing of it can pass for what was loaded."""
     return build_model(run.config, run.data).eval()
 
@@ -123,14 +123,14 @@ def _computing(model: nn.Module) -> Callable[[Tensor], Tensor]:
     return lambda x: predict(model, x)
 
 
-def _write_sparse(run: LoadedRun, path: Path, _examples: Tensor) -> _Written:
+def _write_sparse(run: CheckpointedRun, path: Path, _examples: Tensor) -> _Written:
     from surgecollapse.export.checkpoint import load_sparse_into, save_sparse
 
     save_sparse(run.model, path, signed_zeros=False, metadata=_origin(run))
     return _Written(_computing(load_sparse_into(_fresh(run), path)))
 
 
-def _write_csr(run: LoadedRun, path: Path, examples: Tensor) -> _Written:
+def _write_csr(run: CheckpointedRun, path: Path, examples: Tensor) -> _Written:
     from surgecollapse.export import load_csr, save_csr, to_csr
 
     result = to_csr(run.model, examples, rows=(1,))
@@ -142,7 +142,7 @@ def _write_csr(run: LoadedRun, path: Path, examples: Tensor) -> _Written:
     return _Written(_computing(load_csr(_fresh(run), path)), result.speedup, tuple(notes))
 
 
-def _write_compact(run: LoadedRun, path: Path, examples: Tensor) -> _Written:
+def _write_compact(run: CheckpointedRun, path: Path, examples: Tensor) -> _Written:
     import torch
 
     from surgecollapse.export import compact_model, load_program, save_program
@@ -164,7 +164,7 @@ def _write_compact(run: LoadedRun, path: Path, examples: Tensor) -> _Written:
     return _Written(_in_parts(program), statistics.median(ratios), tuple(notes))
 
 
-def _write_onnx(run: LoadedRun, path: Path, examples: Tensor) -> _Written:
+def _write_onnx(run: CheckpointedRun, path: Path, examples: Tensor) -> _Written:
     import torch
 
     from surgecollapse.export import export_onnx
@@ -187,7 +187,7 @@ def _write_onnx(run: LoadedRun, path: Path, examples: Tensor) -> _Written:
     return _Written(_in_parts(compute), statistics.median(ratios), (note,))
 
 
-def _write_two_four(run: LoadedRun, path: Path, _examples: Tensor) -> _Written:
+def _write_two_four(run: CheckpointedRun, path: Path, _examples: Tensor) -> _Written:
     from surgecollapse.export import load_sparse_into, save_sparse, two_four_layers
 
     layers = two_four_layers(run.model)
@@ -200,7 +200,7 @@ def _write_two_four(run: LoadedRun, path: Path, _examples: Tensor) -> _Written:
     return _Written(_computing(loaded), None, tuple(notes))
 
 
-def _traceable(run: LoadedRun) -> nn.Module:
+def _traceable(run: CheckpointedRun) -> nn.Module:
     """The net in a form whose steps do not depend on the values of its inputs."""
     from surgecollapse.lab.models.decoder import Decoder
 
@@ -220,7 +220,7 @@ def _in_parts(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor
     return logits
 
 
-def _origin(run: LoadedRun) -> dict[str, Any]:
+def _origin(run: CheckpointedRun) -> dict[str, Any]:
     return {
         "run": run.directory.name,
         "task": run.config.data.task,
@@ -229,7 +229,7 @@ def _origin(run: LoadedRun) -> dict[str, Any]:
     }
 
 
-FORMATS: dict[str, tuple[str, Callable[[LoadedRun, Path, Tensor], _Written]]] = {
+FORMATS: dict[str, tuple[str, Callable[[CheckpointedRun, Path, Tensor], _Written]]] = {
     "sparse": ("model.safetensors", _write_sparse),
     "csr": ("model.csr.safetensors", _write_csr),
     "compact": ("model.pt2", _write_compact),

@@ -103,7 +103,7 @@ def _train(monitor: Monitor | None, recorder: MemoryRecorder | None = None) -> t
             for _ in range(_STEPS):
                 optimizer.zero_grad()
                 loss = nn.functional.cross_entropy(net(x), y)
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 watched.note(loss=loss, targets=y, validation_loss=loss.item() + 0.5)
                 optimizer.step()
         return [p.detach().clone() for p in net.parameters()], torch.get_rng_state()

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils.hooks import RemovableHandle
 
 _WRAPPER_SEGMENTS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 _ACTIVATION_WORDS = ("relu", "gelu", "silu", "swish", "mish", "tanh", "sigmoid", "activation", "elu", "softplus")
@@ -157,65 +156,17 @@ class _Replacing(TorchFunctionMode):  # type: ignore[no-untyped-call, misc, unus
         return memo[id(tensor)]
 
 
-def _inert(*_: Any) -> None:
-    """Stand in for a hook in a copied or unpickled module."""
+def snapshot(value: Any) -> Any:
+    """A copy of a state that nothing trains: every tensor is cloned, and every container is a new one.
 
-
-def _make_inert() -> Callable[..., None]:
-    return _inert
-
-
-class ModuleHook:
-    """A module hook that does not follow the module into copies.
-
-    ``deepcopy`` and pickling replace it by a function that does nothing: a copied or saved model never drags the
-    controller, the optimizer or a recorder along. Inside a graph that ``torch.compile`` traces it does nothing either.
+    >>> import torch
+    >>> live = {"average": [torch.zeros(1)]}
+    >>> taken = snapshot(live)
+    >>> _ = live["average"][0].add_(1)
+    >>> taken
+    {'average': [tensor([0.])]}
     """
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self._function = function
-
-    def __call__(self, *args: Any) -> Any:
-        """Call the function, unless a compiler is tracing."""
-        if torch.compiler.is_compiling():
-            return None
-        return self._function(*args)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., None]:
-        return _inert
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[()]]:
-        return _make_inert, ()
-
-
-class Hooks:
-    """A set of module hooks that are removed together; copies and pickles of it are empty."""
-
-    def __init__(self) -> None:
-        self._handles: list[RemovableHandle] = []
-
-    def __len__(self) -> int:
-        return len(self._handles)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Hooks:
-        return Hooks()
-
-    def __reduce__(self) -> tuple[type[Hooks], tuple[()]]:
-        return Hooks, ()
-
-    def before(self, module: nn.Module, function: Callable[..., Any]) -> None:
-        """Call ``function(module, args, kwargs)`` before each forward of ``module``."""
-        self._handles.append(module.register_forward_pre_hook(ModuleHook(function), with_kwargs=True))
-
-    def after(self, module: nn.Module, function: Callable[..., Any]) -> None:
-        """Call ``function(module, args, output)`` after each forward of ``module``."""
-        self._handles.append(module.register_forward_hook(ModuleHook(function)))
-
-    def remove(self) -> None:
-        """Remove all of them."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+    return map_tensors(value, lambda tensor: tensor.detach().clone())
 
 
 def _changed(pairs: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:

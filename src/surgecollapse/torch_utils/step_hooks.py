@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 from torch.utils.hooks import RemovableHandle
 
+_LOST = 2
+"""Steps that may begin without one that ends: an exception inside a step, and a second try."""
 _INNER_NAMES = ("optimizer", "base_optimizer", "inner_optimizer", "_optimizer", "optim")
 
 
@@ -23,6 +25,7 @@ class StepHooks:
     * ``step(closure)``: the closure is wrapped, so that ``before`` runs after its backward pass.
     * Wrappers (Lookahead, Accelerate …): ``before`` on the innermost optimizer, ``after`` on the outermost that takes
       hooks, since wrappers write weights after the inner step.
+    * Wrappers that step in two calls (SAM's ``first_step`` and ``second_step``): around the inner optimizer's step.
     * LBFGS evaluates its closure many times within a step: refused.
     """
 
@@ -31,8 +34,13 @@ class StepHooks:
         # Under torch.compile(optimizer.step) the hooks run between graphs, not inside one.
         disable: Any = torch.compiler.disable
         self._before, self._after = disable(before), disable(after)
+        self._name, self._begun, self._outer_steps = type(chain[0]).__name__, 0, False
         self._handles: list[RemovableHandle] = [chain[-1].register_step_pre_hook(self._pre)]
-        self._handles.append(self._register_post(chain))
+        outer = self._outermost(chain)
+        self._handles.append(outer.register_step_post_hook(self._post))
+        if outer is not chain[-1]:
+            self._handles.append(outer.register_step_pre_hook(self._outer_begins))
+            self._handles.append(chain[-1].register_step_post_hook(self._inner_ends))
 
     @staticmethod
     def chain(optimizer: Any) -> list[Any]:
@@ -61,16 +69,34 @@ class StepHooks:
             )
         return chain
 
-    def _register_post(self, chain: list[Any]) -> RemovableHandle:
+    @staticmethod
+    def _outermost(chain: list[Any]) -> Any:
+        """The outermost optimizer that takes hooks: a wrapper that never ran Optimizer.__init__ (Accelerate) does not.
+
+        Raises:
+            TypeError: if none takes any.
+        """
         for item in chain:
-            try:
-                handle: RemovableHandle = item.register_step_post_hook(self._post)
-            except AttributeError:  # a wrapper that never ran Optimizer.__init__ (Accelerate) takes no hooks
-                continue
-            return handle
+            if hasattr(item, "_optimizer_step_post_hooks"):
+                return item
         raise TypeError(f"no optimizer inside {type(chain[0]).__name__} takes step hooks")
 
+    def _outer_begins(self, *_: Any) -> None:
+        self._outer_steps = True
+
+    def _inner_ends(self, *_: Any) -> None:
+        """End the step here, where the wrapper's own step() is not what the loop calls (SAM in two calls)."""
+        if not self._outer_steps:
+            self._post()
+
     def _pre(self, _: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self._begun += 1
+        if self._begun > _LOST:
+            raise RuntimeError(
+                f"{self._begun} steps of {self._name} began and none ended, so no mask was applied: its step() does "
+                "not run the hooks of torch.optim.Optimizer. Attach with hooks=False, and call before_step() and "
+                "after_step() around each step"
+            )
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is None:
             self._before()
@@ -86,6 +112,7 @@ class StepHooks:
         return args, {**kwargs, "closure": closure_then_before}
 
     def _post(self, *_: Any) -> None:
+        self._begun, self._outer_steps = 0, False
         self._after()
 
     def remove(self) -> None:

@@ -140,7 +140,7 @@ def test_a_layout_that_fits_no_weight_is_refused_with_the_way_out():
     forget(optimizer, p, yes, yes, "keep")
     optimizer.state[p].clear()
     optimizer.state[p]["factors"] = [torch.ones(3, 3), torch.ones(4, 4)]  # as Shampoo
-    with pytest.raises(ValueError, match="'factors' of shape list"):
+    with pytest.raises(ValueError, match="'factors' of type list"):
         forget(optimizer, p, yes, yes)
 
 

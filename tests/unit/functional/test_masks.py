@@ -21,7 +21,7 @@ def live_counts(masks):
 
 def test_uniform_allocation_by_hand():
     # 7 + 7 + 7 weights at one third: 7 live, 2⅓ each; the one left over goes to the first.
-    assert allocate({"a": 7, "b": 7, "c": 7}, 2 / 3, minimum_density=0.0) == {"a": 3, "b": 2, "c": 2}
+    assert allocate({"a": 7, "b": 7, "c": 7}, 2 / 3, min_density=0.0) == {"a": 3, "b": 2, "c": 2}
 
 
 def test_erk_density_is_proportional_to_dims_over_size():
@@ -48,14 +48,14 @@ def test_allocations_sum_exactly_within_their_bounds(distribution, sparsity):
 
 
 def test_a_minimum_lifts_the_thinnest_layer():
-    counts = allocate({"wide": (1000, 1000), "narrow": (10, 10)}, 0.99, "erk", minimum_density=0.00995)
+    counts = allocate({"wide": (1000, 1000), "narrow": (10, 10)}, 0.99, "erk", min_density=0.00995)
     assert counts == {"wide": 9_950, "narrow": 51}  # uncapped, the dims 2000 and 20 would give 9902 and 99
 
 
 @pytest.mark.parametrize("distribution", ["global", "layer", "erk"])
 @pytest.mark.parametrize("live", [1_332, 2_000, 26_620, 266_200])
 def test_collapse_leaves_exactly_the_live_count(distribution, live):
-    masks = collapse_masks(scores_of(SHAPES), live, distribution=distribution)
+    masks = collapse_masks(scores_of(SHAPES), live, allocation=distribution)
     counts = live_counts(masks)
     assert sum(counts.values()) == live
     assert all(counts[name] >= 0.005 * mask.numel() for name, mask in masks.items())
@@ -63,7 +63,7 @@ def test_collapse_leaves_exactly_the_live_count(distribution, live):
 
 def test_global_collapse_keeps_the_highest_scores():
     scores = scores_of(SHAPES)
-    masks = collapse_masks(scores, 30_000, minimum_density=0.0)
+    masks = collapse_masks(scores, 30_000, min_density=0.0)
     kept_lowest = min(scores[name].abs()[mask].min() for name, mask in masks.items())
     pruned_highest = max(scores[name].abs()[~mask].max() for name, mask in masks.items())
     assert kept_lowest >= pruned_highest
@@ -71,7 +71,7 @@ def test_global_collapse_keeps_the_highest_scores():
 
 def test_a_starved_layer_keeps_its_own_best_and_the_rest_is_ranked_again():
     scores = {"big": torch.arange(100.0) + 10, "small": torch.arange(10.0), "mid": torch.arange(10.0) + 8}
-    masks = collapse_masks(scores, 30, minimum_density=0.2)
+    masks = collapse_masks(scores, 30, min_density=0.2)
     assert live_counts(masks) == {"big": 26, "small": 2, "mid": 2}
     assert masks["small"].tolist() == [False] * 8 + [True] * 2
     assert masks["big"].tolist() == [False] * 74 + [True] * 26
@@ -84,30 +84,30 @@ def test_the_starved_layers_can_starve_another():
         "b": torch.tensor([5.0, 5, 1, 1]),
         "c": torch.tensor([0.1, 0.2, 0.1, 0.2]),
     }
-    masks = collapse_masks(scores, 6, minimum_density=0.5)
+    masks = collapse_masks(scores, 6, min_density=0.5)
     assert live_counts(masks) == {"a": 2, "b": 2, "c": 2}
     assert masks["c"].tolist() == [False, True, False, True]
 
 
 def test_equal_scores_are_pruned_from_the_front():
-    masks = collapse_masks({"a": torch.ones(4), "b": torch.ones(4)}, 3, minimum_density=0.0)
+    masks = collapse_masks({"a": torch.ones(4), "b": torch.ones(4)}, 3, min_density=0.0)
     assert masks["a"].tolist() == [False] * 4
     assert masks["b"].tolist() == [False, True, True, True]
 
 
 def test_minima_above_the_live_count_name_the_layers():
     with pytest.raises(ValueError, match=r"needs 6 live weights.*only 5.*a \(4\), b \(2\)"):
-        collapse_masks({"a": torch.ones(8), "b": torch.ones(4)}, 5, minimum_density=0.5)
+        collapse_masks({"a": torch.ones(8), "b": torch.ones(4)}, 5, min_density=0.5)
 
 
 def test_wrong_arguments_are_refused():
     scores = {"a": torch.ones(4)}
-    with pytest.raises(ValueError, match=r"unknown distribution 'unifrom'.*global, layer, erk"):
-        collapse_masks(scores, 2, distribution="unifrom")
+    with pytest.raises(ValueError, match=r"unknown allocation 'unifrom'.*global, layer, erk"):
+        collapse_masks(scores, 2, allocation="unifrom")
     with pytest.raises(ValueError, match=r"\[0, 4\].*got 5"):
         collapse_masks(scores, 5)
-    with pytest.raises(ValueError, match="minimum_density"):
-        collapse_masks(scores, 2, minimum_density=-0.1)
+    with pytest.raises(ValueError, match="min_density"):
+        collapse_masks(scores, 2, min_density=-0.1)
     with pytest.raises(ValueError, match="sparsity"):
         allocate({"a": 4}, 1.0)
     with pytest.raises(ValueError, match="layer, erk"):

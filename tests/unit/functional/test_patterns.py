@@ -85,7 +85,7 @@ def test_n_of_m_agrees_with_brute_force_over_every_choice(shape, m, n, seed, dty
 def test_one_tile_is_an_unstructured_collapse_of_it(m, seed):
     scores = torch.randint(0, 4, (1, m), generator=torch.Generator().manual_seed(seed)).float()
     for n in range(1, m):
-        assert torch.equal(nm_mask(scores, n, m), collapse_masks({"": scores}, n, minimum_density=0.0)[""])
+        assert torch.equal(nm_mask(scores, n, m), collapse_masks({"": scores}, n, min_density=0.0)[""])
 
 
 def test_tile_scores_by_hand():

@@ -32,7 +32,7 @@ def test_a_block_collapse_by_hand():
         ]
     )
     # Means: 1, 9, 2 above; 5, 0, 7 below. Sizes: 4, 4, 2 above; 2, 2, 1 below.
-    masks = collapse_tiles({"w": weight}, 9, parse_pattern("block:2x2"), minimum_density=0.0)
+    masks = collapse_tiles({"w": weight}, 9, parse_pattern("block:2x2"), min_density=0.0)
     # Closing 0 (2 weights), 1 (4): 9 of 15 remain, exactly as wanted.
     assert torch.equal(masks["w"], torch.tensor([[0, 0, 1, 1, 1], [0, 0, 1, 1, 1], [1, 1, 0, 0, 1]]).bool())
 
@@ -43,7 +43,7 @@ def test_a_block_collapse_by_hand():
 )
 def test_the_number_of_open_weights_is_the_nearest_that_whole_units_reach(wanted, reached):
     scores = {"w": torch.tensor([[1.0] * 4, [2.0] * 4, [3.0] * 4])}
-    masks = collapse_tiles(scores, wanted, parse_pattern("unit"), minimum_density=0.0)
+    masks = collapse_tiles(scores, wanted, parse_pattern("unit"), min_density=0.0)
     assert live(masks) == reached
     assert masks["w"].all(1).tolist() == [reached >= 12, reached >= 8, reached >= 4]
 
@@ -51,14 +51,14 @@ def test_the_number_of_open_weights_is_the_nearest_that_whole_units_reach(wanted
 def test_units_of_all_layers_compete_by_their_mean():
     # The rows of the wide layer are longer, not better.
     scores = {"wide": torch.full((2, 100), 0.5), "narrow": torch.full((2, 4), 0.6)}
-    masks = collapse_tiles(scores, 108, parse_pattern("unit"), minimum_density=0.0)
+    masks = collapse_tiles(scores, 108, parse_pattern("unit"), min_density=0.0)
     assert masks["wide"].all(1).tolist() == [False, True]  # of equal ones the first goes
     assert masks["narrow"].all()
 
 
 def test_no_layer_is_closed_whole():
     scores = {"low": torch.rand(6, 8) * 1e-3, "high": torch.rand(60, 8) + 1.0}
-    masks = collapse_tiles(scores, 240, parse_pattern("unit"), minimum_density=0.005)
+    masks = collapse_tiles(scores, 240, parse_pattern("unit"), min_density=0.005)
     assert masks["low"].all(1).sum() == 1
     best = int(scores["low"].mean(1).argmax())
     assert masks["low"][best].all()
@@ -68,11 +68,11 @@ def test_no_layer_is_closed_whole():
 def test_minima_over_the_budget_are_refused_by_name():
     scores = {"a": torch.rand(4, 10), "b": torch.rand(4, 10)}
     with pytest.raises(ValueError, match=r"pattern 'unit'.*needs 20 live weights, but only 19.*a \(10\), b \(10\)"):
-        collapse_tiles(scores, 19, parse_pattern("unit"), minimum_density=0.005)
+        collapse_tiles(scores, 19, parse_pattern("unit"), min_density=0.005)
     with pytest.raises(ValueError, match="live must lie in"):
         collapse_tiles(scores, 81, parse_pattern("unit"))
-    with pytest.raises(ValueError, match="unknown distribution"):
-        collapse_tiles(scores, 40, parse_pattern("unit"), distribution="even")
+    with pytest.raises(ValueError, match="unknown allocation"):
+        collapse_tiles(scores, 40, parse_pattern("unit"), allocation="even")
 
 
 @settings(max_examples=40, deadline=None)
@@ -108,7 +108,7 @@ def test_a_global_collapse_agrees_with_brute_force(pattern, seed, share):
         count -= len(closing)
         reached[count] = {n: m.clone() for n, m in masks.items()}
     nearest = min(reached, key=lambda found: (abs(found - wanted), -found))
-    found = collapse_tiles(scores, wanted, tiles, minimum_density=0.0)
+    found = collapse_tiles(scores, wanted, tiles, min_density=0.0)
     assert live(found) == nearest
     assert all(torch.equal(found[n], reached[nearest][n]) for n in shapes)
 
@@ -118,15 +118,15 @@ def test_a_global_collapse_agrees_with_brute_force(pattern, seed, share):
 def test_blocks_of_one_entry_are_an_unstructured_collapse(distribution, count):
     scores = drawn({"a": (20, 30), "b": (40, 10), "c": (8, 7, 3, 3)})
     single = parse_pattern("block:1x1")
-    wanted = collapse_masks(scores, count, distribution=distribution)
-    found = collapse_tiles(scores, count, single, distribution=distribution)
+    wanted = collapse_masks(scores, count, allocation=distribution)
+    found = collapse_tiles(scores, count, single, allocation=distribution)
     assert all(torch.equal(found[name], wanted[name]) for name in scores)
 
 
 @pytest.mark.parametrize("distribution", ["layer", "erk"])
 def test_each_layer_comes_as_near_as_it_can_to_its_own_count(distribution):
     shapes = {"a": (32, 64), "b": (64, 16)}
-    masks = collapse_tiles(drawn(shapes), 1_000, parse_pattern("block:4x4"), distribution=distribution)
+    masks = collapse_tiles(drawn(shapes), 1_000, parse_pattern("block:4x4"), allocation=distribution)
     wanted = {"layer": {"a": 667, "b": 333}, "erk": {"a": 545, "b": 455}}[distribution]
     for name, mask in masks.items():
         assert abs(int(mask.sum()) - wanted[name]) <= 8
@@ -137,7 +137,7 @@ def test_each_layer_comes_as_near_as_it_can_to_its_own_count(distribution):
 def test_the_depth_of_the_pattern_or_more_is_n_of_m_everywhere(distribution):
     scores = drawn({"a": (16, 32), "b": (8, 11)})
     for count in (300, 256 + 8 * 7, 0):
-        masks = collapse_tiles(scores, count, parse_pattern("2:4"), distribution=distribution)
+        masks = collapse_tiles(scores, count, parse_pattern("2:4"), allocation=distribution)
         assert all(torch.equal(masks[n], nm_mask(scores[n], 2, 4)) for n in scores)
 
 
@@ -219,7 +219,7 @@ def test_nearest_tiles_prefers_the_smaller_of_two_equally_near_sums():
 
 def test_nan_is_kept_and_reopened_first():
     weight = torch.tensor([[1.0, float("nan")], [5.0, 5.0], [float("inf"), 0.0]])
-    masks = collapse_tiles({"w": weight}, 2, parse_pattern("unit"), minimum_density=0.0)
+    masks = collapse_tiles({"w": weight}, 2, parse_pattern("unit"), min_density=0.0)
     assert masks["w"].all(1).tolist() == [True, False, False]
     (found,) = reopen_tiles([weight], 2, parse_pattern("unit"), eligible=[torch.ones(3, 2, dtype=torch.bool)])
     assert found.all(1).tolist() == [True, False, False]

@@ -19,7 +19,7 @@ from surgecollapse.lab.data.kjv import HELD_OUT, character_windows, kjv
 from surgecollapse.lab.data.registry import load_data
 from surgecollapse.lab.models.gpt import GPT
 from surgecollapse.lab.models.registry import build_model
-from surgecollapse.lab.training.evaluation import load_run
+from surgecollapse.lab.training.evaluation import load_checkpointed_run
 from surgecollapse.lab.training.flops import multiplications
 from surgecollapse.lab.training.optim import make_loss
 from surgecollapse.lab.training.run import train
@@ -286,7 +286,7 @@ def test_a_resumed_run_ends_like_the_uninterrupted_one(text_file, tmp_path):
     with RunStore(tmp_path / "stopped" / "run.db", mode="a") as store:
         store.set("status", "interrupted")
     train(None, tmp_path / "stopped", resume=True)
-    whole, again = (load_run(tmp_path / name) for name in ("whole", "stopped"))
+    whole, again = (load_checkpointed_run(tmp_path / name) for name in ("whole", "stopped"))
     for run in (whole, again):
         run.store.close()
     assert all(map(torch.equal, whole.model.state_dict().values(), again.model.state_dict().values()))

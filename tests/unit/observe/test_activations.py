@@ -455,7 +455,7 @@ class _Answers(nn.Module):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(3, 4), (2, 5, 4)])
 def test_certainty_is_one_minus_the_normalised_entropy_of_the_predictions(shape, dtype):
-    def certainty(answers):
+    def prediction_confidence(answers):
         model = _Answers(answers)
         return Observer(model, ActivationReader(model, {}), Probe(torch.zeros(3, 2)), generator()).measure(
             "prediction_confidence"
@@ -463,12 +463,14 @@ def test_certainty_is_one_minus_the_normalised_entropy_of_the_predictions(shape,
 
     even, sure = torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype)
     sure[..., 0] = 50.0
-    assert certainty(even) == pytest.approx(0.0, abs=1e-6)
-    assert certainty(sure) == pytest.approx(1.0, abs=1e-6)
-    assert certainty({"labels": torch.ones(3, dtype=torch.long), "logits": sure}) == pytest.approx(1.0, abs=1e-6)
+    assert prediction_confidence(even) == pytest.approx(0.0, abs=1e-6)
+    assert prediction_confidence(sure) == pytest.approx(1.0, abs=1e-6)
+    assert prediction_confidence({"labels": torch.ones(3, dtype=torch.long), "logits": sure}) == pytest.approx(
+        1.0, abs=1e-6
+    )
     two = torch.zeros(shape, dtype=dtype)
     two[..., :2] = 50.0  # two classes out of four: ln 2 / ln 4
-    assert certainty(two) == pytest.approx(0.5, abs=1e-6)
+    assert prediction_confidence(two) == pytest.approx(0.5, abs=1e-6)
 
 
 def test_certainty_of_a_single_output_is_not_defined():

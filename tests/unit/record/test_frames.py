@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from surgecollapse.events import Intervention, Reading
 from surgecollapse.record import RunStore
 from surgecollapse.record.frames import load_run
 
@@ -25,3 +26,24 @@ def test_tables_have_their_columns_before_anything_was_recorded(tmp_path):
     }.items():  # fmt: skip
         assert {"step", column} <= set(tables[name].columns)
         assert len(set(tables[name].columns)) == len(tables[name].columns)
+
+
+def test_a_run_says_in_one_line_how_far_it_is_and_draws_itself(tmp_path):
+    pytest.importorskip("matplotlib")
+    with RunStore(tmp_path / "run.db", mode="w") as store:
+        store.set("status", "complete")
+        store.record(Reading(step=50, sparsity=0.25, entropy=0.5))
+        store.record(
+            Intervention(
+                step=50, kind="collapse", phase="sparse", reason="test", sparsity_before=0.25, sparsity_after=0.5
+            )
+        )
+    with load_run(tmp_path) as run:
+        assert str(run) == (
+            f"{tmp_path.name}: complete, step 50 at the last reading, 25.0% of the prunable weights zero, "
+            "1 interventions"
+        )
+        assert repr(run) == f"<Run {run}>"
+        above, below = run.plot().axes
+        assert above.get_ylabel() == "sparsity"
+        assert below.lines[0].get_ydata().tolist() == [0.5]

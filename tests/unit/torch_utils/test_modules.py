@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
+from surgecollapse.torch_utils.module_hooks import Hooks
 from surgecollapse.torch_utils.modules import (
-    Hooks,
     canonical_name,
     is_activation,
     is_embedding,

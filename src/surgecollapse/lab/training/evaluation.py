@@ -33,7 +33,7 @@ ENDED = ("complete", "diverged")
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoadedRun:
+class CheckpointedRun:
     """One run, read back from its directory."""
 
     directory: Path
@@ -59,7 +59,7 @@ class LoadedRun:
         return not_finite(dict(self.model.named_parameters()))
 
 
-def load_run(directory: str | Path, *, warn: Callable[[str], None] | None = None) -> LoadedRun:
+def load_checkpointed_run(directory: str | Path, *, warn: Callable[[str], None] | None = None) -> CheckpointedRun:
     """Load a run for reading; nothing in the directory is changed.
 
     Args:
@@ -86,7 +86,7 @@ def load_run(directory: str | Path, *, warn: Callable[[str], None] | None = None
         if state.get("averaged") is not None:
             model.load_state_dict(state["averaged"]["average"], strict=False)
     store = RunStore(folder / "run.db")
-    return LoadedRun(
+    return CheckpointedRun(
         directory=folder,
         config=config,
         data=data,

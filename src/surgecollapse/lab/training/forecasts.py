@@ -38,7 +38,7 @@ class GrokkingForecast:
     def __init__(self, name: str, tell: Callable[[Alarm], None]) -> None:
         self._tell = tell
         self._detectors = _detectors(name)
-        self.hopeless = False
+        self.predicts_failure = False
         """Whether an alarm said that the net will not generalise before any said that it will."""
         self._hopeful = False
 
@@ -51,18 +51,18 @@ class GrokkingForecast:
             self._tell(alarm)
             if alarm.forecast != HOPELESS:
                 self._hopeful = True
-            self.hopeless = self.hopeless or not self._hopeful
+            self.predicts_failure = self.predicts_failure or not self._hopeful
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must hold."""
         states = {purpose: detector.state_dict() for purpose, detector in self._detectors.items()}
-        return {"detectors": states, "hopeless": self.hopeless, "hopeful": self._hopeful}
+        return {"detectors": states, "predicts_failure": self.predicts_failure, "hopeful": self._hopeful}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a checkpoint."""
         for purpose, detector in self._detectors.items():
             detector.load_state_dict(state["detectors"][purpose])
-        self.hopeless, self._hopeful = state["hopeless"], state["hopeful"]
+        self.predicts_failure, self._hopeful = state["predicts_failure"], state["hopeful"]
 
 
 def _detectors(name: str) -> dict[str, Detector]:
@@ -72,7 +72,7 @@ def _detectors(name: str) -> dict[str, Detector]:
     return {name: fitting("detectors", name, made, lambda part: isinstance(part, Detector))}
 
 
-def certainty(logits: Tensor, part: str) -> dict[str, float]:
+def prediction_confidence(logits: Tensor, part: str) -> dict[str, float]:
     """How certain the net is of rows whose labels nobody needs to know, as measurements by name.
 
     Args:
@@ -84,7 +84,7 @@ def certainty(logits: Tensor, part: str) -> dict[str, float]:
         rows also the entropy over ln K, and the root mean square of the logits about their mean.
 
     >>> import torch
-    >>> certainty(torch.zeros(3, 4), "train")
+    >>> prediction_confidence(torch.zeros(3, 4), "train")
     {'confidence/train': 0.25, 'margin/train': 0.0}
     """
     wide = logits.double()

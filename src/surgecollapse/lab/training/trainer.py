@@ -29,7 +29,7 @@ from surgecollapse.lab.training.early_stopping import Stopping
 from surgecollapse.lab.training.environment import finish_work, training_device
 from surgecollapse.lab.training.evaluation import predict, right_share
 from surgecollapse.lab.training.event_sink import EventSink
-from surgecollapse.lab.training.forecasts import certainty
+from surgecollapse.lab.training.forecasts import prediction_confidence
 from surgecollapse.lab.training.optim import make_loss, make_optimizer, rate_factor
 from surgecollapse.lab.training.progress import Snapshot
 from surgecollapse.lab.training.sketch import CountSketch
@@ -122,7 +122,7 @@ class Training:
     def given_up(self) -> bool:
         """Whether the run is to stop as its forecast is that it will not generalise."""
         foresight = self.journal.foresight
-        return self.config.run.give_up and foresight is not None and foresight.hopeless
+        return self.config.run.give_up and foresight is not None and foresight.predicts_failure
 
     @contextmanager
     def recorded(self, store: RunStore) -> Iterator[None]:
@@ -279,7 +279,7 @@ class Training:
         with nullcontext() if averaged is None else averaged.applied():
             logits = predict(self.model, x)
         if self.journal.foresight is not None and part in _FORESEEN:
-            for name, value in certainty(logits, part).items():
+            for name, value in prediction_confidence(logits, part).items():
                 self._note(name, value)
         return right_share(logits, y, self.data.tolerance), self._loss(logits, y).item()
 

@@ -10,7 +10,8 @@ import torch
 
 from surgecollapse.functional import branching_ratio, chi, lyapunov_exponent
 from surgecollapse.observe.monitors.registry import monitor
-from surgecollapse.torch_utils.modules import Hooks, canonical_name, tensors_in, undisturbed
+from surgecollapse.torch_utils.module_hooks import Hooks
+from surgecollapse.torch_utils.modules import canonical_name, tensors_in, undisturbed
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -16,7 +16,7 @@ from surgecollapse.errors import unknown
 from surgecollapse.lab.config import ConfigError
 from surgecollapse.plugins import find, offered
 from surgecollapse.record.whole_files import write_whole
-from surgecollapse.report.analyses.loaded_run import Subject
+from surgecollapse.report.analyses.loaded_run import LoadedRun
 from surgecollapse.report.analyses.registry import ANALYSES, TITLES
 from surgecollapse.report.analyses.result import PartlyApplicable
 
@@ -76,7 +76,7 @@ def analyse(
     subjects = []
     for done, (folder, name) in enumerate(zip(folders, _names(folders), strict=True)):
         tell(f"reading {name}", done, len(folders) + len(chosen))
-        subjects.append(Subject(folder, name, samples=samples, times=times))
+        subjects.append(LoadedRun(folder, name, samples=samples, times=times))
     findings: dict[str, list[AnalysisResult]] = {}
     skipped: list[tuple[str, str]] = []
     for done, name in enumerate(chosen):
@@ -141,7 +141,7 @@ def _write(
     place: Path,
     findings: dict[str, list[AnalysisResult]],
     skipped: Sequence[tuple[str, str]],
-    subjects: Sequence[Subject],
+    subjects: Sequence[LoadedRun],
 ) -> Path:
     import matplotlib
     from cycler import cycler

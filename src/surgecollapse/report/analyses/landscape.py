@@ -20,11 +20,11 @@ from surgecollapse.report.analyses.result import AnalysisResult, NotApplicable, 
 
 if TYPE_CHECKING:
     from surgecollapse.analysis.mode_connectivity import LossPath
-    from surgecollapse.report.analyses.loaded_run import Subject
+    from surgecollapse.report.analyses.loaded_run import LoadedRun
 
 
 @analysis("connectivity", "Mode connectivity")
-def connectivity(subjects: Sequence[Subject]) -> list[AnalysisResult]:
+def connectivity(subjects: Sequence[LoadedRun]) -> list[AnalysisResult]:
     """The loss between two networks: straight, on a trained curve, and after permuting units.
 
     Of one run alone, the straight line from its start to its end. The barrier is the largest excess over the line
@@ -77,7 +77,7 @@ def connectivity(subjects: Sequence[Subject]) -> list[AnalysisResult]:
 
 @analysis("surface", "Loss surface")
 @each_run("surface")
-def surface(run: Subject, file: str) -> AnalysisResult:
+def surface(run: LoadedRun, file: str) -> AnalysisResult:
     """The loss in two random directions around each final network, with the norms of its filters.
 
     It is a slice: two random directions of thousands say little about the others.
@@ -108,7 +108,7 @@ def surface(run: Subject, file: str) -> AnalysisResult:
 
 @analysis("density", "Curvature spectrum")
 @each_run("density")
-def density(run: Subject, file: str) -> AnalysisResult:
+def density(run: LoadedRun, file: str) -> AnalysisResult:
     """The density of the Hessian's eigenvalues at each final network, and its effective dimension Σ h/(h + z).
 
     Typically a bulk at zero and a few large eigenvalues. The effective dimension counts directions whose curvature
@@ -146,7 +146,7 @@ def density(run: Subject, file: str) -> AnalysisResult:
 
 @analysis("llc", "Learning coefficient")
 @each_run("llc")
-def learning_coefficient(run: Subject, file: str) -> AnalysisResult:
+def learning_coefficient(run: LoadedRun, file: str) -> AnalysisResult:
     """The local learning coefficient: how degenerate each final network's minimum is, by Langevin dynamics.
 
     The estimate is nβ(E_β L − L*), β = 1/ln n, localized around the minimum. Trust it where the chains are level after
@@ -186,5 +186,5 @@ def _path(name: str, path: LossPath, title: str, caption: str, subject: str) -> 
     return AnalysisResult(name, title, caption, path, said, subject)
 
 
-def _shapes(run: Subject) -> dict[str, torch.Size]:
+def _shapes(run: LoadedRun) -> dict[str, torch.Size]:
     return {name: p.shape for name, p in run.model.named_parameters()}

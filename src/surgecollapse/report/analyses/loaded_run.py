@@ -11,7 +11,7 @@ from surgecollapse.analysis.representations import Representations, represent
 from surgecollapse.lab.models.decoder import Decoder
 from surgecollapse.lab.models.registry import build_model
 from surgecollapse.lab.training.checkpoint import load_checkpoint, must_fit, step_checkpoints
-from surgecollapse.lab.training.evaluation import load_run
+from surgecollapse.lab.training.evaluation import load_checkpointed_run
 from surgecollapse.lab.training.optim import make_loss
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ MOST_UNITS = 2_048
 """Units of a layer that are looked at; of larger ones a random part, the same at all times."""
 
 
-class Subject:
+class LoadedRun:
     """A run that was read for analyses.
 
     Args:
@@ -42,7 +42,7 @@ class Subject:
     """
 
     def __init__(self, directory: Path, name: str, *, samples: int = 512, times: int = 40) -> None:
-        run = load_run(directory)
+        run = load_checkpointed_run(directory)
         self.directory, self.name, self.samples = directory, name, samples
         self.config: RunConfig = run.config
         self.data: Data = run.data

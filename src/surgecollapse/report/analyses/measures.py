@@ -25,16 +25,16 @@ from surgecollapse.report.analyses.result import AnalysisResult, NotApplicable, 
 
 if TYPE_CHECKING:
     from surgecollapse.functional import NeuralCollapse
-    from surgecollapse.report.analyses.loaded_run import Subject
+    from surgecollapse.report.analyses.loaded_run import LoadedRun
 
 
-def _undetermined(run: Subject) -> str:
+def _undetermined(run: LoadedRun) -> str:
     """What is said of a number at the end of training that is not finite."""
     return f"not determined: not finite are {', '.join(run.broken)}" if run.broken else "not determined: too few values"
 
 
 @analysis("cka", "Representations")
-def _cka(subjects: Sequence[Subject]) -> list[AnalysisResult]:
+def _cka(subjects: Sequence[LoadedRun]) -> list[AnalysisResult]:
     """How similar representations are: through training, between layers, and between the networks of several runs.
 
     Linear CKA of centered representations X and Y, debiased::
@@ -90,7 +90,7 @@ def _cka(subjects: Sequence[Subject]) -> list[AnalysisResult]:
     return [*found, *_between(subjects)]
 
 
-def _between(subjects: Sequence[Subject]) -> list[AnalysisResult]:
+def _between(subjects: Sequence[LoadedRun]) -> list[AnalysisResult]:
     """The first net with each of the others, where they read the same samples."""
     found = []
     for index, other in enumerate(subjects[1:]):
@@ -118,7 +118,7 @@ def _between(subjects: Sequence[Subject]) -> list[AnalysisResult]:
 
 @analysis("neural_collapse", "Neural collapse")
 @each_run("neural_collapse")
-def _collapse(run: Subject, file: str) -> AnalysisResult:
+def _collapse(run: LoadedRun, file: str) -> AnalysisResult:
     """Neural collapse NC1 to NC4: features and classifier on their way to the corners of a simplex.
 
     Each measure is 0 where collapse is complete: within-class variance (NC1), norms and angles of the class means
@@ -162,7 +162,7 @@ def _collapse(run: Subject, file: str) -> AnalysisResult:
 
 @analysis("heavy_tails", "Heavy tails")
 @each_run("heavy_tails")
-def _tails(run: Subject, file: str) -> AnalysisResult:
+def _tails(run: LoadedRun, file: str) -> AnalysisResult:
     """The spectrum of each weight matrix: the exponent of its power-law tail, and what exceeds a random matrix.
 
     A power law p(λ) ∝ λ^−α is fitted to the largest eigenvalues of WᵀW/n. There always is a best fit: trust α only
@@ -202,7 +202,7 @@ def _tails(run: Subject, file: str) -> AnalysisResult:
 
 @analysis("dimension", "Intrinsic dimension")
 @each_run("dimension")
-def _dimension(run: Subject, file: str) -> AnalysisResult:
+def _dimension(run: LoadedRun, file: str) -> AnalysisResult:
     """Intrinsic dimension of the representations of each layer, by nearest neighbors and by the participation ratio.
 
     TwoNN uses the ratio μ of the distances to the second and first neighbor, P(μ > x) = x^−d. Maximum likelihood uses
@@ -235,7 +235,7 @@ def _dimension(run: Subject, file: str) -> AnalysisResult:
 
 @analysis("fourier", "Fourier components")
 @each_run("fourier")
-def _fourier(run: Subject, file: str) -> AnalysisResult:
+def _fourier(run: LoadedRun, file: str) -> AnalysisResult:
     """Fourier components of the token table in modular arithmetic, through training.
 
     Shares of the power by frequency over the tokens, with their Gini coefficient and inverse participation ratio.
@@ -281,7 +281,7 @@ def _fourier(run: Subject, file: str) -> AnalysisResult:
 
 @analysis("progress", "Circuit and memory")
 @each_run("progress")
-def _progress(run: Subject, file: str) -> AnalysisResult:
+def _progress(run: LoadedRun, file: str) -> AnalysisResult:
     """How much of a network's answer is the circuit and how much is memory: restricted and excluded loss.
 
     The restricted loss keeps only the waves of the key frequencies in the logits; the excluded loss removes them, on
@@ -326,7 +326,7 @@ def _progress(run: Subject, file: str) -> AnalysisResult:
 
 @analysis("information", "Information plane")
 @each_run("information")
-def _information(run: Subject, file: str) -> AnalysisResult:
+def _information(run: LoadedRun, file: str) -> AnalysisResult:
     """The information plane: binned estimates of I(input; layer) and I(layer; label).
 
     The estimates depend on the bins. They show how activations cluster, not how much the network forgets.
@@ -360,7 +360,7 @@ def _information(run: Subject, file: str) -> AnalysisResult:
 
 
 @analysis("universality", "Universality")
-def _universality(subjects: Sequence[Subject]) -> list[AnalysisResult]:
+def _universality(subjects: Sequence[LoadedRun]) -> list[AnalysisResult]:
     """Whether the learning curves of several runs become one curve when they are rescaled.
 
     Time is divided by each run's own half-way time, and levels run from 0 at the start to 1 at the end. The distance is

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, TypeVar
 from surgecollapse.plugins import Registry
 
 if TYPE_CHECKING:
-    from surgecollapse.report.analyses.loaded_run import Subject
+    from surgecollapse.report.analyses.loaded_run import LoadedRun
     from surgecollapse.report.analyses.result import AnalysisResult
 
-ANALYSES: Registry[Callable[[Sequence[Subject]], list[AnalysisResult]]] = Registry(
+ANALYSES: Registry[Callable[[Sequence[LoadedRun]], list[AnalysisResult]]] = Registry(
     "analyses", "analysis", "surgecollapse.report.analyses"
 )
 """Analyses by name: each takes the loaded runs, and gives findings.

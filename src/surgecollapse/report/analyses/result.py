@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from surgecollapse.report.analyses.loaded_run import Subject
+    from surgecollapse.report.analyses.loaded_run import LoadedRun
 
 
 class NotApplicable(ValueError):
@@ -70,7 +70,7 @@ def stem(base: str, index: int, count: int) -> str:
 
 def each_run(
     base: str,
-) -> Callable[[Callable[[Subject, str], AnalysisResult]], Callable[[Sequence[Subject]], list[AnalysisResult]]]:
+) -> Callable[[Callable[[LoadedRun, str], AnalysisResult]], Callable[[Sequence[LoadedRun]], list[AnalysisResult]]]:
     """Make an analysis of what is found in one run: a function of the run and the name of its files.
 
     A run of which nothing can be said does not keep the others from being analysed.
@@ -83,10 +83,10 @@ def each_run(
     """
 
     def analysis_of(
-        one: Callable[[Subject, str], AnalysisResult],
-    ) -> Callable[[Sequence[Subject]], list[AnalysisResult]]:
+        one: Callable[[LoadedRun, str], AnalysisResult],
+    ) -> Callable[[Sequence[LoadedRun]], list[AnalysisResult]]:
         @wraps(one)
-        def analysis(subjects: Sequence[Subject]) -> list[AnalysisResult]:
+        def analysis(subjects: Sequence[LoadedRun]) -> list[AnalysisResult]:
             found, reasons = [], []
             for index, run in enumerate(subjects):
                 try:

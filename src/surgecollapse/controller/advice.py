@@ -1,0 +1,99 @@
+"""What is said once where a run will disappoint, each with its fix."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Collection, Mapping
+
+from surgecollapse.events import Plan
+from surgecollapse.policies import FixedInterval, NoOp, OneShot, Recycle, Static
+from surgecollapse.protocols import Policy
+
+_FEWEST = 2
+"""Readings of a run below which a policy that prunes step by step takes a large part at once."""
+
+
+class Advice:
+    """Warns of each matter once in a run.
+
+    >>> import warnings
+    >>> with warnings.catch_warnings(record=True) as caught:
+    ...     warnings.simplefilter("always")
+    ...     advice = Advice()
+    ...     advice.give("left", "call finalize()")
+    ...     advice.give("left", "call finalize()")
+    >>> len(caught)
+    1
+    """
+
+    def __init__(self) -> None:
+        self._given: set[str] = set()
+
+    def give(self, about: str, message: str) -> None:
+        """Warn the caller of the library, unless it was warned of the same matter before."""
+        if about not in self._given:
+            self._given.add(about)
+            warnings.warn(message, UserWarning, stacklevel=_levels())
+
+    def of_plan(self, plan: Plan, policy: Policy) -> None:
+        """Warn of a target of zero under a policy that prunes, and of a run that is too short for its policy."""
+        name = type(policy).__name__
+        if _never_prunes(policy):
+            return
+        if plan.sparsity == 0.0:
+            self.give(
+                "zero", f"sparsity 0 prunes nothing, so that {name} does nothing: give a sparsity, or use 'no_op'"
+            )
+        elif plan.total_steps is not None and not isinstance(policy, OneShot | Static):
+            readings = plan.total_steps // plan.every
+            if readings < _FEWEST:
+                every = max(1, plan.total_steps // 40)
+                self.give(
+                    "short",
+                    f"{plan.total_steps} steps with a reading every {plan.every} give {name} {readings} readings, so "
+                    f"that it prunes a large part at once: pass readings=Readings(every={every}), or train longer",
+                )
+
+    def of_unstepped(self, names: Collection[str]) -> None:
+        """Warn of weights that would be pruned if an attached optimizer stepped them."""
+        if names:
+            self.give(
+                "unstepped",
+                f"no attached optimizer steps {', '.join(names)}, so these stay dense: pass all optimizers as a list, "
+                "or exclude= these weights",
+            )
+
+    def of_starved(self, live: Mapping[str, int], minima: Mapping[str, int], shares: Mapping[str, float]) -> None:
+        """Warn of layers that a global threshold holds at their minimum density.
+
+        Args:
+            live: open weights by layer.
+            minima: fewest weights that each layer keeps open.
+            shares: open share by layer.
+        """
+        held = [name for name, count in live.items() if 0 < count <= minima[name] and shares[name] < 1.0]
+        if held and len(held) < len(live):
+            listed = ", ".join(f"{name} ({shares[name]:.1%} open)" for name in held)
+            self.give(
+                "starved",
+                f"the global threshold holds {listed} at the minimum density: try Target(allocation='erk') or 'layer', "
+                "Updates(saliency='lamp'), or a greater min_density",
+            )
+
+
+def _never_prunes(policy: Policy) -> bool:
+    over = getattr(policy, "over", None)
+    recycles = isinstance(policy, Recycle) and (over in ("hold", "no_op", None) or isinstance(over, NoOp))
+    return isinstance(policy, NoOp | FixedInterval) or recycles
+
+
+def _levels() -> int:
+    """Frames from :func:`warnings.warn` in :meth:`Advice.give` to the first one outside this library and torch."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and str(frame.f_globals.get("__name__", "")).partition(".")[0] in _INSIDE:
+        frame, level = frame.f_back, level + 1
+    return level
+
+
+_INSIDE = ("surgecollapse", "torch", "contextlib")

@@ -1,0 +1,127 @@
+"""Surge-collapse in the ``Trainer`` of Hugging Face transformers: one callback."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from surgecollapse.attaching.attach import attach
+from surgecollapse.controller.controller import CARRIED, Controller
+from surgecollapse.controller.options import Target
+
+logger = logging.getLogger(__name__)
+
+
+class SurgeCollapseCallback(TrainerCallback):  # type: ignore[misc]  # transformers ships no complete types
+    """Prune the model that a ``Trainer`` trains: ``Trainer(..., callbacks=[SurgeCollapseCallback(sparsity=0.8)])``.
+
+    It attaches when training begins, with the trainer's number of steps. Accumulation, clipping, mixed precision and
+    gradient checkpointing work as they are. The state lies in the trainer's own ``optimizer.pt``, so that
+    ``resume_from_checkpoint`` goes on bitwise. ``sparsity`` and ``activation_entropy`` join what the trainer logs and
+    ``state.log_history``. At the end the mask is exact, and the controller lets go of the model.
+
+    With ``load_best_model_at_end`` only evaluations under the final mask count: what came before is denser, and pruning
+    it at the end would cost accuracy. If there was none, the last weights stay, with a warning.
+
+    Args:
+        sparsity: share of the prunable weights that end at zero, or a :class:`~surgecollapse.Target`.
+        **options: of :func:`surgecollapse.attach`, except ``total_steps``, which the trainer knows.
+
+    Attributes:
+        controller: the controller, from the beginning of training on.
+
+    Raises:
+        TypeError: if ``total_steps`` is given.
+    """
+
+    def __init__(self, sparsity: float | Target = 0.9, **options: Any) -> None:
+        if "total_steps" in options:
+            raise TypeError("total_steps is the trainer's: set max_steps or num_train_epochs of TrainingArguments")
+        self._target = sparsity if isinstance(sparsity, Target) else Target(sparsity)
+        self._options = options
+        self.controller: Controller | None = None
+        self._judged = False
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **parts: Any
+    ) -> None:
+        """Attach; go on from the checkpoint that the trainer resumed from."""
+        if self.controller is not None:  # a further trial of a hyper-parameter search, with another model
+            self.controller.detach()
+        self._judged = False
+        self.controller = attach(parts["model"], parts["optimizer"], self._target, state.max_steps, **self._options)
+        if state.global_step:
+            self.controller.load_state_dict(_saved_state(args, state.global_step))
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        """Add our numbers to the trainer's."""
+        if self.controller is None or logs is None:
+            return
+        numbers: dict[str, float] = {"sparsity": self.controller.sparsity}
+        entropy = self.controller.readings[-1].entropy if self.controller.readings else None
+        if entropy is not None:
+            numbers["activation_entropy"] = entropy
+        logs.update(numbers)
+        if state.log_history:
+            state.log_history[-1].update(numbers)
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Forget the best evaluation so far unless it was made under the final mask."""
+        if self.controller is not None and not self._judged:
+            state.best_metric = state.best_model_checkpoint = None
+            self._judged = self.controller.frozen
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Before the end, keep the trainer from loading weights that were never under the final mask."""
+        if args.load_best_model_at_end and not self._judged and state.global_step >= state.max_steps:
+            control.should_evaluate = True
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Make the mask exact, and let go of the model."""
+        if self.controller is None:
+            return
+        if args.load_best_model_at_end and not self._judged:
+            warnings.warn(
+                "no evaluation fell after the mask was final, so the best checkpoint is of denser weights: evaluate in "
+                "the last part of training (eval_steps) for load_best_model_at_end",
+                UserWarning,
+                stacklevel=2,
+            )
+        self.controller.finalize()
+        self.controller.detach()
+        logger.info("%s", self.controller)
+
+
+def _saved_state(args: TrainingArguments, step: int) -> dict[str, Any]:
+    """The controller's state in the checkpoint from which the trainer resumed.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    named = args.resume_from_checkpoint
+    folders = [Path(named)] if isinstance(named, str) and Path(named).is_dir() else []
+    folders.append(Path(args.output_dir or ".") / f"checkpoint-{step}")
+    for folder in folders:
+        file = folder / "optimizer.pt"
+        if file.is_file():
+            carried = torch.load(file, map_location="cpu", weights_only=True).get(CARRIED)
+            if carried:
+                found: dict[str, Any] = carried[0]
+                return found
+    raise ValueError(
+        f"the trainer resumed at step {step}, but no controller's state was found in optimizer.pt of "
+        f"{' or '.join(map(str, folders))}: set resume_from_checkpoint of TrainingArguments to the folder, or "
+        "train from the start"
+    )

@@ -1,0 +1,84 @@
+"""``torch.compile`` in every order: before attach, after it, in place, by regions, the optimizer, the step."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import surgecollapse as sc
+
+X = torch.randn(64, 16, generator=torch.Generator().manual_seed(0))
+Y = torch.randint(3, (64,), generator=torch.Generator().manual_seed(1))
+
+
+def net():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 3))
+
+
+def compiled(part, **options):
+    return torch.compile(part, backend="eager", **options)
+
+
+def regions(model):
+    return nn.Sequential(*(compiled(part) if isinstance(part, nn.Linear) else part for part in model))
+
+
+@pytest.fixture(autouse=True)
+def _afresh():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.mark.filterwarnings("ignore:.*record function.*")
+@pytest.mark.parametrize("how", ["eager", "before", "after", "in place", "regions", "optimizer", "step"])
+def test_every_order_trains_the_same_net(how):
+    def run(how):
+        model = net()
+        if how == "regions":
+            model = regions(model)
+        given = compiled(model) if how == "before" else model
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        controller = sc.attach(given, optimizer, 0.8, 40, policy="gmp", readings=sc.Readings(every=4))
+        called = compiled(model) if how == "after" else given
+        if how == "in place":
+            model.compile(backend="eager")
+
+        def step():
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(called(X), Y).backward()
+            optimizer.step()
+
+        if how == "optimizer":
+            optimizer.step = compiled(optimizer.step)
+        if how == "step":
+            step = compiled(step)
+        for _ in range(40):
+            step()
+        return controller, model
+
+    controller, model = run(how)
+    plain, expected = run("eager")
+    assert controller.step == 40
+    assert controller.frozen
+    assert sorted(controller.masks) == sorted(plain.masks) == ["0.weight", "2.weight"]
+    assert controller.sparsity == plain.sparsity
+    assert "none" not in {reading.source for reading in controller.readings}
+    for a, b in zip(model.parameters(), expected.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+
+
+def test_with_a_probe_the_graph_stays_whole():
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    controller = sc.attach(model, optimizer, 0.8, 20, policy="gmp", readings=sc.Readings(every=4, probe=X))
+    whole = compiled(model, fullgraph=True)
+    for _ in range(20):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(whole(X), Y).backward()
+        optimizer.step()
+    assert controller.frozen
+    assert {reading.source for reading in controller.readings} == {"probe"}

@@ -1,0 +1,116 @@
+"""Copies, saved models and scripts are plain nets at any time, and another net can take the masks."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+
+import pytest
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+import surgecollapse as sc
+
+X = torch.randn(64, 16, generator=torch.Generator().manual_seed(0))
+
+
+def net():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 3))
+
+
+def hooks(model):
+    names = ("_forward_pre_hooks", "_forward_hooks", "_forward_pre_hooks_with_kwargs", "_forward_hooks_with_kwargs")
+    return sum(len(getattr(module, name)) for module in model.modules() for name in names)
+
+
+def saved(model):
+    buffer = io.BytesIO()
+    torch.save(model, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=False)
+
+
+COPIES = {"deepcopy": copy.deepcopy, "torch.save": saved, "pickle": lambda m: pickle.loads(pickle.dumps(m))}
+STATES = ["attached", "armed", "noisy", "frozen", "detached"]
+
+
+def at(state):
+    """A model in one state of its training, with a hook of somebody else."""
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    readings = sc.Readings(every=1 if state in ("armed", "noisy") else 5)
+    controller = sc.attach(model, optimizer, 0.8, 40, policy="gmp", readings=readings)
+    for _ in range({"attached": 0, "armed": 5, "noisy": 5}.get(state, 40)):
+        optimizer.zero_grad()
+        model(X).square().mean().backward()
+        optimizer.step()
+    if state == "noisy":
+        controller.request(sc.commands.Pump(sigma=0.1))
+        controller.steering.boundary(controller.step)
+    if state == "detached":
+        controller.detach()
+    return model, controller
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("how", COPIES)
+def test_a_copy_has_no_hook_of_ours_and_computes_the_same(how, state):
+    model, _ = at(state)
+    assert state in ("frozen", "detached") or hooks(model) > 0
+    copied = COPIES[how](model)
+    assert hooks(copied) == 0
+    assert torch.equal(copied(X), model.eval()(X))
+    copied.register_forward_pre_hook(lambda module, args: None)  # a stale entry would call it with keyword arguments
+    copied(X)
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_a_model_can_be_scripted_at_any_time(state):
+    model, _ = at(state)
+    with pytest.warns(DeprecationWarning, match="jit"):
+        scripted = torch.jit.script(model)
+    assert torch.equal(scripted(X), model.eval()(X))
+
+
+def seen(module, args, output):
+    return None
+
+
+@pytest.mark.parametrize("how", COPIES)
+def test_hooks_of_others_are_copied_as_ever(how):
+    model = net()
+    handle = model[0].register_forward_hook(seen)
+    controller = sc.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), 0.8, 40, readings=sc.Readings(every=1))
+    model(X).sum().backward()
+    assert list(COPIES[how](model)[0]._forward_hooks.values()) == [seen]
+    controller.detach()
+    handle.remove()
+    assert hooks(model) == 0
+    assert all(not vars(module._forward_hooks) for module in model.modules())
+
+
+@pytest.mark.parametrize("kind", ["copy", "AveragedModel", "DataParallel", "state dict"])
+def test_another_net_takes_the_masks(kind):
+    _, controller = at("frozen")
+    dense = net()
+    other = {
+        "copy": lambda: dense,
+        "AveragedModel": lambda: AveragedModel(dense),
+        "DataParallel": lambda: nn.DataParallel(dense),
+        "state dict": lambda: dense.state_dict(),
+    }[kind]()
+    controller.apply_masks(other)
+    named = other if kind == "state dict" else {n.removeprefix("module."): p for n, p in other.named_parameters()}
+    for name, mask in controller.masks.items():
+        assert not named[name][~mask].any()
+        assert named[name][mask].all()
+
+
+def test_a_net_of_another_architecture_is_refused():
+    _, controller = at("frozen")
+    with pytest.raises(ValueError, match=r"apply_masks needs a net with the same weights: 0\.weight has shape None"):
+        controller.apply_masks(nn.ReLU())

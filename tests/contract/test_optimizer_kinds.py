@@ -1,0 +1,344 @@
+"""Steps of every kind work, or are refused at once; memories that cannot be masked are found after the first step."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import surgecollapse as sc
+
+X = torch.randn(64, 16, generator=torch.Generator().manual_seed(0))
+Y = torch.randint(3, (64,), generator=torch.Generator().manual_seed(1))
+
+
+def net():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 3))
+
+
+def backward(model):
+    model.zero_grad()
+    nn.functional.cross_entropy(model(X), Y).backward()
+
+
+class TwoCalls(torch.optim.Optimizer):
+    """Sharpness-aware steps: up to the worst point nearby, back, and a step with its gradient."""
+
+    def __init__(self, params, base, **options):
+        super().__init__(params, {})
+        self.base_optimizer = base(self.param_groups, **options)
+        self.moved = {}
+
+    @torch.no_grad()
+    def first_step(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                self.moved[p] = 0.05 * p.grad / (p.grad.norm() + 1e-12)
+                p.add_(self.moved[p])
+
+    @torch.no_grad()
+    def second_step(self):
+        for p, change in self.moved.items():
+            p.sub_(change)
+        self.base_optimizer.step()
+
+    def step(self, closure=None):
+        self.first_step()
+        with torch.enable_grad():
+            closure()
+        self.second_step()
+
+
+@pytest.mark.parametrize("calls", [1, 2])
+@pytest.mark.parametrize("base", [torch.optim.SGD, torch.optim.AdamW])
+def test_sharpness_aware_steps_in_one_call_and_in_two(base, calls):
+    model = net()
+    optimizer = TwoCalls(model.parameters(), base, lr=1e-2)
+    controller = sc.attach(model, optimizer, 0.8, 60, readings=sc.Readings(every=5))
+    for _ in range(60):
+        backward(model)
+        if calls == 1:
+            optimizer.step(lambda: backward(model))
+        else:
+            optimizer.first_step()
+            backward(model)
+            optimizer.second_step()
+        params = dict(model.named_parameters())
+        assert not any(params[name][~mask].any() for name, mask in controller.masks.items())
+    assert controller.step == 60
+    assert controller.sparsity == pytest.approx(0.8, abs=1e-3)
+
+
+@pytest.mark.parametrize("hooks", [True, False])
+@pytest.mark.parametrize("write", ["data", "no_grad"])
+def test_a_loop_that_writes_weights_by_itself_is_refused_at_the_third_batch(write, hooks):
+    model = net()
+    sc.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), 0.8, 60, readings=sc.Readings(every=5), hooks=hooks)
+    for _ in range(2):
+        backward(model)
+        for p in model.parameters():
+            if write == "data":
+                p.data -= 0.1 * p.grad
+            else:
+                with torch.no_grad():
+                    p.sub_(p.grad, alpha=0.1)
+    with pytest.raises(RuntimeError, match="the attached optimizer never steps"):
+        backward(model)
+
+
+def test_a_before_without_an_after_is_refused_and_the_other_way_round():
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    controller = sc.attach(model, optimizer, 0.8, 60, readings=sc.Readings(every=5), hooks=False)
+    with pytest.raises(RuntimeError, match="after_step\\(\\) was called without before_step"):
+        controller.after_step()
+    backward(model)
+    controller.before_step()
+    with pytest.raises(RuntimeError, match="before_step\\(\\) was called twice without after_step"):
+        controller.before_step()
+
+
+class NoHooks(torch.optim.SGD):
+    """A step that runs hooks before it, and never those after it."""
+
+    def step(self, closure=None):
+        for hook in self._optimizer_step_pre_hooks.values():
+            hook(self, (self,), {})
+
+    step.hooked = True
+
+
+def test_a_step_that_never_ends_is_refused():
+    model = net()
+    optimizer = NoHooks(model.parameters(), lr=0.1)
+    sc.attach(model, optimizer, 0.8, 60, readings=sc.Readings(every=5))
+    for _ in range(2):
+        backward(model)
+        optimizer.step()
+    with pytest.raises(RuntimeError, match="began and none ended"):
+        optimizer.step()
+
+
+def test_a_step_that_failed_can_be_tried_again():
+    class Failing(torch.optim.SGD):
+        fails = 1
+
+        def step(self, closure=None):
+            if self.fails:
+                self.fails -= 1
+                raise MemoryError
+            return super().step(closure)
+
+    model = net()
+    optimizer = Failing(model.parameters(), lr=0.1)
+    controller = sc.attach(model, optimizer, 0.8, 60, readings=sc.Readings(every=5))
+    backward(model)
+    with pytest.raises(MemoryError):
+        optimizer.step()
+    optimizer.step()
+    assert controller.step == 1
+
+
+class Keeps(torch.optim.SGD):
+    """SGD with an additional memory of some layout."""
+
+    def __init__(self, params, memory):
+        super().__init__(params, lr=0.05)
+        self.memory = memory
+
+    def step(self, closure=None):
+        super().step(closure)
+        for group in self.param_groups:
+            for p in group["params"]:
+                self.state[p].setdefault("memory", self.memory(p))
+
+
+class Coded(torch.Tensor):
+    """A tensor subclass, as packed 8-bit states are."""
+
+
+MEMORIES = {
+    "Adafactor": lambda p: torch.zeros(p.shape[0], 1, 1),
+    "Shampoo": lambda p: [torch.eye(n) for n in p.shape],
+    "SOAP": lambda p: {"GG": torch.eye(p.shape[0])},
+    "8-bit codes": lambda p: torch.zeros(p.shape, dtype=torch.uint8),
+    "8-bit map": lambda p: torch.zeros(256),
+    "packed subclass": lambda p: torch.zeros(p.shape).as_subclass(Coded),
+}
+
+
+@pytest.mark.parametrize("name", MEMORIES)
+def test_a_memory_that_cannot_be_masked_is_found_after_the_first_step(name):
+    model = net()
+    optimizer = Keeps(model.parameters(), MEMORIES[name])
+    controller = sc.attach(model, optimizer, 0.8, 60, readings=sc.Readings(every=5))
+    backward(model)
+    with pytest.raises(ValueError, match=r"Keeps keeps 'memory'.*optimizer_state='keep'"):
+        optimizer.step()
+    assert controller.step == 1
+
+
+@pytest.mark.parametrize("name", MEMORIES)
+def test_with_keep_such_an_optimizer_trains_and_its_weights_stay_masked(name):
+    model = net()
+    optimizer = Keeps(model.parameters(), MEMORIES[name])
+    controller = sc.attach(
+        model, optimizer, 0.8, 60, readings=sc.Readings(every=5), updates=sc.Updates(optimizer_state="keep")
+    )
+    for _ in range(60):
+        backward(model)
+        optimizer.step()
+        params = dict(model.named_parameters())
+        assert not any(params[n][~mask].any() for n, mask in controller.masks.items())
+    assert controller.sparsity == pytest.approx(0.8, abs=1e-3)
+
+
+def test_adafactor_of_torch_is_found_too():
+    model = net()
+    optimizer = torch.optim.Adafactor(model.parameters())
+    sc.attach(model, optimizer, 0.8, 60, readings=sc.Readings(every=5))
+    backward(model)
+    with pytest.raises(ValueError, match=r"Adafactor keeps .*optimizer_state='keep'"):
+        optimizer.step()
+
+
+# ---- what cannot be attached to ------------------------------------------------------------------------------------
+
+
+def test_float32_master_copies_are_named():
+    model = net().half()
+    masters = [nn.Parameter(p.detach().float()) for p in model.parameters()]
+    with pytest.raises(ValueError, match="steps none of the model's parameters"):
+        sc.attach(model, torch.optim.SGD(masters, lr=0.1), 0.8, 60)
+
+
+def test_lazy_layers_are_named():
+    model = nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.Linear(8, 2))
+    with pytest.raises(ValueError, match=r"0\.weight, 0\.bias have no shape yet .*pass one batch"):
+        sc.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), 0.8, 60)
+
+
+@pytest.mark.parametrize("kind", [nn.ModuleDict, nn.ModuleList])
+def test_a_container_that_is_trained_through_its_parts_is_named(kind):
+    parts = {"a": nn.Linear(4, 4), "b": nn.Linear(4, 2)}
+    model = kind(parts) if kind is nn.ModuleDict else kind(parts.values())
+    with pytest.raises(ValueError, match="has no forward pass of its own"):
+        sc.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), 0.8, 60)
+
+
+def test_sharded_parameters_are_refused_in_one_sentence():
+    class Shard(nn.Parameter):
+        def to_local(self):
+            return self
+
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    model[0].weight = Shard(torch.ones(4, 4))
+    with pytest.raises(ValueError, match=r"0\.weight is sharded over processes.*DistributedDataParallel"):
+        sc.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), 0.8, 60)
+
+
+# ---- arguments -----------------------------------------------------------------------------------------------------
+
+
+def test_a_percentage_is_recognized():
+    model = net()
+    with pytest.raises(ValueError, match=r"sparsity must be in \[0, 1\), got 90\. Did you mean 0\.9\?"):
+        sc.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), 90, 60)
+
+
+@pytest.mark.filterwarnings("ignore:sparsity 0 prunes nothing")
+@pytest.mark.parametrize("policy", ["cyclic_pruning", "entropy_cycles", "entropy_thresholds", "acdc", "gmp", "granet",
+                                    "rigl", "set", "static", "one_shot", "no_op"])  # fmt: skip
+def test_sparsity_zero_does_nothing_to_the_net(policy):
+    plain = net()
+    optimizer = torch.optim.AdamW(plain.parameters(), lr=1e-2)
+    for _ in range(60):
+        backward(plain)
+        optimizer.step()
+    model = net()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    controller = sc.attach(model, optimizer, 0.0, 60, policy=policy, readings=sc.Readings(every=5))
+    for _ in range(60):
+        backward(model)
+        optimizer.step()
+    controller.finalize()
+    assert all(map(torch.equal, plain.parameters(), model.parameters()))
+    assert all(mask.all() for mask in controller.masks.values())
+
+
+@pytest.mark.parametrize("policy", ["acdc", "gmp", sc.EntropyCycles(), sc.CyclicPruning(cycles=2)])
+def test_a_policy_that_is_given_runs(policy):
+    model = net()
+    controller = sc.attach(
+        model, torch.optim.SGD(model.parameters(), lr=0.1), 0.5, 200, policy=policy, readings=sc.Readings(every=5)
+    )
+    expected = policy if isinstance(policy, str) else None
+    assert controller.policy is policy or type(controller.policy) is type(sc.make_policy(expected))
+
+
+# ---- advice --------------------------------------------------------------------------------------------------------
+
+
+def test_attach_warns_of_a_run_too_short_for_its_policy():
+    model = net()
+    with pytest.warns(UserWarning, match=r"60 steps with a reading every 50 give CyclicPruning 1 readings.*every=1"):
+        sc.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), 0.8, 60)
+
+
+def test_attach_warns_of_sparsity_zero():
+    model = net()
+    with pytest.warns(UserWarning, match="sparsity 0 prunes nothing"):
+        sc.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), 0.0, 600)
+
+
+def test_attach_warns_of_layers_that_no_optimizer_steps():
+    model = net()
+    with pytest.warns(UserWarning, match=r"no attached optimizer steps 2\.weight, so these stay dense"):
+        sc.attach(
+            model, torch.optim.SGD([*model[0].parameters(), *model[4].parameters()], lr=0.1), 0.8, 60,
+            readings=sc.Readings(every=5, probe=X),
+        )  # fmt: skip
+
+
+def test_a_block_that_is_left_before_the_end_warns():
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    controller = sc.attach(model, optimizer, 0.8, 60, readings=sc.Readings(every=5)).__enter__()
+    backward(model)
+    optimizer.step()
+    with pytest.warns(UserWarning, match=r"ended before finalize\(\).*80\.0% were asked for"):
+        controller.__exit__(None, None, None)
+
+
+def test_a_layer_at_its_minimum_density_is_named_once():
+    model = net()
+    with torch.no_grad():
+        model[2].weight.mul_(1e-3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    controller = sc.attach(model, optimizer, 0.6, 40, policy="gmp", readings=sc.Readings(every=4))
+
+    def train():
+        for _ in range(40):
+            backward(model)
+            optimizer.step()
+
+    with pytest.warns(UserWarning, match=r"holds 2\.weight \(0\.[56]% open\) at the minimum density") as caught:
+        train()
+    assert len(caught) == 1
+    assert controller.frozen
+
+
+def test_a_controller_prints_and_draws_itself():
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    controller = sc.attach(model, optimizer, 0.9, 40, policy="gmp", readings=sc.Readings(every=4))
+    for _ in range(40):
+        backward(model)
+        optimizer.step()
+    assert str(controller) == f"step 40/40, frozen, 90.0% of 1,536 weights zero, {len(controller.events)} interventions"
+    pytest.importorskip("matplotlib")
+    above, below = controller.plot().axes
+    assert above.get_ylabel() == "sparsity"
+    assert below.lines

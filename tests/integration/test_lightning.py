@@ -1,0 +1,125 @@
+"""The callback for the Trainer of Lightning, against the real package."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+pl = pytest.importorskip("lightning.pytorch")
+
+from surgecollapse import Readings  # noqa: E402
+from surgecollapse.integrations.lightning import SurgeCollapse  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 3))
+
+
+class Automatic(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.net = net()
+
+    def training_step(self, batch, _):
+        return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+
+    def configure_optimizers(self):
+        return torch.optim.AdamW(self.parameters(), 5e-3)
+
+
+class Forward(Automatic):
+    def forward(self, x):
+        return self.net(x)
+
+    def training_step(self, batch, _):
+        return nn.functional.cross_entropy(self(batch[0]), batch[1])
+
+
+class Manual(Automatic):
+    """Two optimizers that the training step calls itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch, _):
+        first, second = self.optimizers()
+        loss = nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+        first.zero_grad()
+        second.zero_grad()
+        self.manual_backward(loss)
+        first.step()
+        second.step()
+
+    def configure_optimizers(self):
+        return torch.optim.AdamW(self.net[0].parameters(), 5e-3), torch.optim.SGD(self.net[2:].parameters(), 0.1)
+
+
+def data():
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(64, 8, generator=generator), torch.randint(3, (64,), generator=generator)
+    return torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), 8)
+
+
+def fit(folder, module, callback=None, ckpt=None, epochs=10, more=(), **options):
+    callback = callback or SurgeCollapse(sparsity=0.8, readings=Readings(every=5))
+    trainer = pl.Trainer(
+        default_root_dir=folder, max_epochs=epochs, accelerator="cpu", logger=False, enable_progress_bar=False,
+        enable_model_summary=False, callbacks=[callback, *more], **options,
+    )  # fmt: skip
+    trainer.fit(module, data(), ckpt_path=ckpt)
+    return trainer, callback
+
+
+def zeros(module):
+    weights = [module.net[0].weight, module.net[2].weight]
+    return sum(int((p == 0).sum()) for p in weights) / sum(p.numel() for p in weights)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (Automatic, {}),
+        (Forward, {}),
+        (Manual, {}),
+        (Automatic, {"accumulate_grad_batches": 2}),
+        (Automatic, {"gradient_clip_val": 0.1}),
+        (Automatic, {"precision": "bf16-mixed"}),
+    ],
+    ids=["automatic", "forward", "manual", "accumulation", "clipping", "bf16-mixed"],
+)
+def test_the_target_is_met_and_the_head_is_left(tmp_path, kind, options):
+    options = {**options} if kind is not Manual else {"callback": SurgeCollapse(0.8, total_steps=80), **options}
+    module = kind()
+    _, callback = fit(tmp_path, module, enable_checkpointing=False, **options)
+    assert zeros(module) == pytest.approx(0.8, abs=1e-3)
+    assert bool((module.net[4].weight != 0).all())
+    assert callback.controller.frozen
+    assert not callback.controller.attached
+    assert any(reading.entropy is not None for reading in callback.controller.readings)
+
+
+def test_a_resumed_run_is_bitwise_the_uninterrupted_one(tmp_path):
+    every = pl.callbacks.ModelCheckpoint(dirpath=tmp_path, filename="{epoch}", save_top_k=-1)
+    whole = Automatic()
+    fit(tmp_path, whole, more=[every])
+    again = Automatic()
+    _, callback = fit(tmp_path, again, ckpt=str(tmp_path / "epoch=4.ckpt"), enable_checkpointing=False)
+    for one, other in zip(whole.parameters(), again.parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert callback.controller.step == 80
+
+
+def test_our_numbers_are_logged(tmp_path):
+    trainer, _ = fit(tmp_path, Automatic(), enable_checkpointing=False)
+    assert trainer.callback_metrics["sparsity"] == pytest.approx(0.8, abs=1e-3)
+    assert 0.0 <= trainer.callback_metrics["activation_entropy"] <= 1.0
+
+
+def test_a_run_without_an_end_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="the trainer has no end"):
+        fit(tmp_path, Automatic(), epochs=-1, enable_checkpointing=False)
