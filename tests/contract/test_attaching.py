@@ -47,6 +47,7 @@ def make_model(seed: int = 0) -> nn.Sequential:
         return nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 3))
 
 
+pytestmark = [pytest.mark.filterwarnings("ignore:no attached optimizer steps")]
 X = torch.randn(32, 6, generator=torch.Generator().manual_seed(1))
 Y = torch.randint(3, (32,), generator=torch.Generator().manual_seed(2))
 

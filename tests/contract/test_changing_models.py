@@ -12,6 +12,10 @@ from torch import nn
 import surgecollapse
 from surgecollapse import Readings, Target, Updates
 
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:no attached optimizer steps"),
+    pytest.mark.filterwarnings("ignore:the global threshold holds"),
+]
 X = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
 Y = (X[:, 0] > 0).long()
 

@@ -312,24 +312,6 @@ def test_a_block_that_is_left_before_the_end_warns():
         controller.__exit__(None, None, None)
 
 
-def test_a_layer_at_its_minimum_density_is_named_once():
-    model = net()
-    with torch.no_grad():
-        model[2].weight.mul_(1e-3)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    controller = sc.attach(model, optimizer, 0.6, 40, policy="gmp", readings=sc.Readings(every=4))
-
-    def train():
-        for _ in range(40):
-            backward(model)
-            optimizer.step()
-
-    with pytest.warns(UserWarning, match=r"holds 2\.weight \(0\.[56]% open\) at the minimum density") as caught:
-        train()
-    assert len(caught) == 1
-    assert controller.frozen
-
-
 def test_a_controller_prints_and_draws_itself():
     model = net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -15,6 +15,7 @@ from torch import nn
 import surgecollapse
 from surgecollapse import MemoryRecorder, Reading, Readings, Target, Updates
 
+pytestmark = [pytest.mark.filterwarnings("ignore:sparsity 0 prunes nothing")]
 X = torch.randn(256, 10, generator=torch.Generator().manual_seed(1))
 Y = ((X[:, 0] > 0).long() + 2 * (X[:, 1] * X[:, 2] > 0).long()) % 3
 TOTAL = 200
@@ -313,30 +314,38 @@ def test_readings_see_the_activations_that_follow_each_prunable_layer():
     assert 0.9 < reading.target_entropy <= 1.0
 
 
+def made(change):
+    """Options of attach, the groups built."""
+    kinds = {"updates": Updates, "readings": Readings}
+    options = {name: kinds[name](**value) if name in kinds else value for name, value in change.items()}
+    target = options.pop("target", None)
+    return options if target is None else {**options, "sparsity": Target(0.8, **target)}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"sparsity": 1.0}, r"sparsity must be in \[0, 1\)"),
         ({"sparsity": -0.1}, r"sparsity must be in \[0, 1\)"),
         ({"policy": "entropi"}, r"unknown policy 'entropi'.*'entropy_cycles'"),
-        ({"moments": "drop"}, "unknown moments 'drop'"),
-        ({"growth": "gradiant"}, r"unknown growth 'gradiant'.*Did you mean 'gradient'"),
-        ({"initial": "ones"}, "unknown initial 'ones'"),
-        ({"entropy": "shannon"}, r"unknown entropy form 'shannon'.*renyi2"),
-        ({"distribution": "gloabl"}, "Did you mean 'global'"),
-        ({"saliency": "magnitud"}, "Did you mean 'magnitude'"),
-        ({"every": 0}, "every must be at least 1"),
+        ({"updates": {"optimizer_state": "drop"}}, "unknown optimizer_state 'drop'"),
+        ({"updates": {"growth": "gradiant"}}, r"unknown growth 'gradiant'.*Did you mean 'gradient'"),
+        ({"updates": {"regrow_init": "ones"}}, "unknown regrow_init 'ones'"),
+        ({"readings": {"entropy": "shannon"}}, r"unknown entropy 'shannon'.*renyi2"),
+        ({"target": {"allocation": "gloabl"}}, "id you mean 'global'"),
+        ({"updates": {"saliency": "magnitud"}}, "Did you mean 'magnitude'"),
+        ({"readings": {"every": 0}}, "every must be a whole number of steps, at least 1"),
         ({"total_steps": None}, "total_steps"),
-        ({"include": "nothing.*"}, r"include: 'nothing\.\*' matches no parameter"),
-        ({"exclude": "*"}, "nothing to prune"),
-        ({"sites": ["nowhere"]}, "sites: 'nowhere' matches no module"),
-        ({"min_density": 1.5}, "min_density"),
-        ({"rho": -1.0}, "rho"),
+        ({"target": {"include": "nothing.*"}}, r"include: 'nothing\.\*' matches no parameter"),
+        ({"target": {"exclude": "*"}}, "nothing to prune"),
+        ({"readings": {"sites": ["nowhere"]}}, "sites: 'nowhere' matches no module"),
+        ({"target": {"min_density": 1.5}}, "min_density"),
+        ({"updates": {"noise_energy_budget": -1.0}}, "noise_energy_budget"),
     ],
 )
 def test_bad_options_are_refused_in_one_line(change, message):
     with pytest.raises(ValueError, match=message) as error:
-        Run(**change)
+        Run(**made(change))
     assert "\n" not in str(error.value)
 
 

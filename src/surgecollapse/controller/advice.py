@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
 from surgecollapse.events import Plan
 from surgecollapse.policies import FixedInterval, NoOp, OneShot, Recycle, Static
@@ -62,23 +62,6 @@ class Advice:
                 "unstepped",
                 f"no attached optimizer steps {', '.join(names)}, so these stay dense: pass all optimizers as a list, "
                 "or exclude= these weights",
-            )
-
-    def of_starved(self, live: Mapping[str, int], minima: Mapping[str, int], shares: Mapping[str, float]) -> None:
-        """Warn of layers that a global threshold holds at their minimum density.
-
-        Args:
-            live: open weights by layer.
-            minima: fewest weights that each layer keeps open.
-            shares: open share by layer.
-        """
-        held = [name for name, count in live.items() if 0 < count <= minima[name] and shares[name] < 1.0]
-        if held and len(held) < len(live):
-            listed = ", ".join(f"{name} ({shares[name]:.1%} open)" for name in held)
-            self.give(
-                "starved",
-                f"the global threshold holds {listed} at the minimum density: try Target(allocation='erk') or 'layer', "
-                "Updates(saliency='lamp'), or a greater min_density",
             )
 
 

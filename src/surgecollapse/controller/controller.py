@@ -443,7 +443,7 @@ class Controller:
         source = int(self._ranks.highest(torch.tensor(self._ranks.rank if is_last else -1)))
         state = self._ranks.from_first(self.state_dict(), source=source)
         if self._ranks.rank != source:
-            self.load_state_dict(state)
+            self._load(state, check=False)
 
     def _resolve(self) -> None:
         """Settle what is prunable, once the layer that produces the output can be found."""
@@ -554,10 +554,6 @@ class Controller:
         for event in self._engine.actor.carry_out(decision, self.step, signals):
             self.events.append(event)
             self._record(event)
-        weights = self._engine.weights
-        if weights.sparsity and self._options.target.allocation == "global":
-            live = {name: weights.live_in(name) for name in weights.params}
-            self._advice.of_starved(live, self._engine.actor.rewiring.minima(), weights.shares())
         self._engine.forget_signal()
 
     def _log(self, kind: str, reason: str) -> None:
@@ -828,8 +824,7 @@ class Controller:
             ValueError: if the state is foreign: another version, policy, plan, model, choice of prunable weights, or
                 masks that close weights which have a value.
         """
-        state = current_state(state)
-        self._load(state, check=True)
+        self._load(current_state(state), check=True)
         self._waiting, self._unmatched = None, False
 
     def _load(self, state: Mapping[str, Any], *, check: bool) -> None:

@@ -77,7 +77,9 @@ class Connection:
 
         def look(optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
             connection = this()
-            if connection is not None and id(optimizer) not in connection._own:
+            if connection is None or any(step.running for step in connection._steps):
+                return  # a part of an attached optimizer steps
+            if id(optimizer) not in connection._own:
                 connection._see(optimizer, foreign)
 
         self._everywhere = register_optimizer_step_post_hook(disable(look))

@@ -69,6 +69,11 @@ class StepHooks:
             )
         return chain
 
+    @property
+    def running(self) -> bool:
+        """Whether a step has begun and not ended."""
+        return self._begun > 0
+
     @staticmethod
     def _outermost(chain: list[Any]) -> Any:
         """The outermost optimizer that takes hooks: a wrapper that never ran Optimizer.__init__ (Accelerate) does not.
