@@ -377,7 +377,8 @@ class Rewiring:
 
     def state_dict(self) -> dict[str, Any]:
         """Remembered values, where there are any, and which parameters were said to be at their minimum."""
-        return {"last": {name: value.clone() for name, value in self._last.items()}, "starved": list(self.starved)}
+        last = {name: value.clone() for name, value in self._last.items()}
+        return {"last": last, "starved": list(self.starved)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore them."""

@@ -101,7 +101,7 @@ def test_no_weights_or_no_budget_give_no_noise():
 
 
 def test_a_noise_budget_out_of_range_is_refused():
-    with pytest.raises(ValueError, match=r"rho.*-0\.1"):
+    with pytest.raises(ValueError, match=r"noise_energy_budget.*-0\.1"):
         bounded_noise_scale(1.0, 10, -0.1)
     with pytest.raises(ValueError, match=r"count.*-1"):
         bounded_noise_scale(1.0, -1, 0.1)
