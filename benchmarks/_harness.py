@@ -1,7 +1,4 @@
-"""What the benchmarks share: options, origin of a result, timing in turn, threads, rows and tables.
-
-Nothing here imports torch before it is needed: the number of threads must be set before torch is imported.
-"""
+"""What the benchmarks share. Torch is imported late, since the number of threads must be set before."""
 
 from __future__ import annotations
 
