@@ -10,14 +10,13 @@ Goal: at least 100 runs that grok and 100 that do not, within four core-hours; a
 
 from __future__ import annotations
 
-import argparse
-import platform
 import statistics
 import time
 from collections import Counter
 from pathlib import Path
 
 import torch
+from _harness import RESULTS, listed, make_parser, single_thread, versions
 from grokking_bank.members import problem
 from grokking_bank.plan import BLOCKS, block
 from grokking_bank.stack import BETAS, EPS, Stack
@@ -66,7 +65,7 @@ def table(out: Path) -> str:
         "`python benchmarks/bank.py`",
         "",
         f"{len(runs)} runs, {spent:,.0f} s of one thread in all by the wall clock, {size / 1e6:.1f} MB; "
-        f"python {platform.python_version()}, torch {torch.__version__}.",
+        f"{listed(versions())}.",
         "",
         "| task | runs | grokked | at once | not, fitted | not, never fitted | median t_fit | median t_gen of grokked "
         "| seconds |",
@@ -142,14 +141,13 @@ def ratio(task: str = "add-23", count: int = 16, steps: int = 200, repeats: int 
 
 def main() -> None:
     """Generate what is missing, write and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, out=Path("runs/bank"))
     parser.add_argument("--blocks", nargs="*", default=list(BLOCKS), choices=BLOCKS, metavar="NAME")
-    parser.add_argument("--out", type=Path, default=Path("runs/bank"), help="folder of the files")
-    parser.add_argument("--table", type=Path, default=Path(__file__).parent / "results" / "bank.md")
+    parser.add_argument("--table", type=Path, default=RESULTS / "bank.md")
     parser.add_argument("--slice", type=Path, help="only write a slice for the tests into this folder")
     parser.add_argument("--ratio", action="store_true", help="only measure what stacking gains")
     options = parser.parse_args()
-    torch.set_num_threads(1)
+    single_thread()
     torch.set_flush_denormal(True)  # gradients that vanish would cost twice the time
     if options.ratio:
         print(ratio())

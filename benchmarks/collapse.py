@@ -11,24 +11,17 @@ measurement.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import resource
-import shlex
-import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy
 import torch
+from _harness import RESULTS, described, in_turn, make_parser, medians, origin, over, publish, spread
 from torch import Tensor
 
 from surgecollapse.functional import collapse_masks, selection
-from surgecollapse.record.machine import processor
 
 TIME_GOAL, MEMORY_GOAL = 8.0, 4.0
 SPARSITY = 0.9
@@ -63,13 +56,6 @@ def live_of(pattern: str, size: int) -> int:
     return round(size * (1 - SPARSITY) / (2 if pattern == "nine tenths zeros" else 1))
 
 
-def seconds(action: Callable[[], object]) -> float:
-    """Wall time of one call."""
-    start = time.perf_counter()
-    action()
-    return time.perf_counter() - start
-
-
 def time_pattern(pattern: str, size: int, tensors: int, repeats: int) -> dict[str, float]:
     """Time copy, clone and collapse in turn, so that all see the same machine; medians of ratios within a turn."""
     weights, live = make_weights(pattern, size, tensors), live_of(pattern, size)
@@ -87,16 +73,14 @@ def time_pattern(pattern: str, size: int, tensors: int, repeats: int) -> dict[st
 
     counted = sum(int(mask.count_nonzero()) for mask in collapse().values())
     assert counted == live, f"{counted} weights live, {live} wanted"
-    turns = [(seconds(copy), seconds(clone), seconds(collapse)) for _ in range(repeats)]
-    ratios = [taken / copied for copied, _, taken in turns]
+    turns = in_turn({"copy": copy, "clone": clone, "collapse": collapse}, repeats)
+    copies = over(turns, "collapse", "copy")
     return {
-        "copy_s": statistics.median(turn[0] for turn in turns),
-        "clone_s": statistics.median(turn[1] for turn in turns),
-        "collapse_s": statistics.median(turn[2] for turn in turns),
-        "copies": statistics.median(ratios),
-        "copies_least": min(ratios),
-        "copies_most": max(ratios),
-        "clones": statistics.median(taken / cloned for _, cloned, taken in turns),
+        **{f"{name}_s": taken for name, taken in medians(turns).items()},
+        "copies": copies["median"],
+        "copies_least": copies["least"],
+        "copies_most": copies["most"],
+        "clones": over(turns, "collapse", "clone")["median"],
     }
 
 
@@ -141,9 +125,7 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
         result["memory_copies"] = result["extra_bytes"] / copied
         results[pattern] = result
     return {
-        "command": shlex.join(["python", "benchmarks/collapse.py", *sys.argv[1:]]),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__},
-        "machine": {"processor": processor(), "cores": os.cpu_count(), "threads": options.threads},
+        **origin(options.threads, numpy=numpy.__version__),
         "size": options.size,
         "tensors": options.tensors,
         "repeats": options.repeats,
@@ -155,15 +137,9 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
 
 def as_markdown(report: dict) -> str:
     """The report as a table."""
-    machine, versions = report["machine"], report["versions"]
     lines = [
         f"# One global collapse of {report['size']:,} float32 weights in {report['tensors']} tensors",
-        "",
-        f"`{report['command']}`",
-        "",
-        f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} thread(s); "
-        + ", ".join(f"{name} {version}" for name, version in versions.items()),
-        "",
+        *described(report),
         f"Medians of {report['repeats']} turns, least–most in brackets. Goals: ≤ {TIME_GOAL:g} copies' time, against",
         f"a copy into existing memory, and ≤ {MEMORY_GOAL:g} copies' peak extra memory. *All equal* starves all layers",
         "but one, so that each is selected again for its minimum density; *misleading sample* is made against the",
@@ -176,7 +152,7 @@ def as_markdown(report: dict) -> str:
         met = found["copies"] <= TIME_GOAL and found["memory_copies"] <= MEMORY_GOAL
         lines.append(
             f"| {pattern} | {found['collapse_s'] * 1e3:.0f} ms | {found['copy_s'] * 1e3:.0f} ms "
-            f"| {found['copies']:.1f} ({found['copies_least']:.1f}–{found['copies_most']:.1f}) "
+            f"| {spread([found[key] for key in ('copies', 'copies_least', 'copies_most')], 1)} "
             f"| {found['clones']:.1f} | {found['memory_copies']:.2f} | {'met' if met else 'missed'} |"
         )
     return "\n".join([*lines, ""])
@@ -184,12 +160,9 @@ def as_markdown(report: dict) -> str:
 
 def main() -> None:
     """Measure, write JSON and Markdown, print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, out=RESULTS / "collapse", repeats=5, threads=1)
     parser.add_argument("--size", type=int, default=100_000_000, help="number of weights")
     parser.add_argument("--tensors", type=int, default=10, help="number of tensors they are spread over")
-    parser.add_argument("--repeats", type=int, default=5, help="turns; medians are reported")
-    parser.add_argument("--threads", type=int, default=1, help="torch threads")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "collapse")
     parser.add_argument("--probe", choices=("copy", "collapse"), help=argparse.SUPPRESS)
     parser.add_argument("--pattern", choices=PATTERNS, default="normal", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -198,10 +171,7 @@ def main() -> None:
         memory_probe(options.probe, options.pattern, options.size, options.tensors)
         return
     report = measure(options)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.with_suffix(".json").write_text(json.dumps(report, indent=2) + "\n")
-    options.out.with_suffix(".md").write_text(as_markdown(report))
-    print(as_markdown(report))
+    publish(options.out, report, as_markdown(report))
 
 
 if __name__ == "__main__":

@@ -10,20 +10,14 @@ one thread. The outputs must agree to float rounding, or compaction refuses. Und
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
-import shlex
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from provenance import provenance
+from _harness import facts, make_parser, provenance, publish, single_thread, spread, table
 from torch import Tensor, nn
 
 from surgecollapse.export import compact_model
@@ -83,9 +77,10 @@ def quartiles(values: list[float]) -> list[float]:
     return [round(value, 3) for value in statistics.quantiles(values, n=4)]
 
 
-def table(record: dict[str, Any]) -> str:
+def as_markdown(record: dict[str, Any]) -> str:
     """The results as a page."""
-    head = "model | sparsity | pattern | test accuracy | hidden units | parameters | multiplications | bytes"
+    head = ["model", "sparsity", "pattern", "test accuracy", "hidden units", "parameters", "multiplications", "bytes"]
+    head += ["latency, batch 1", "batch 128", "largest difference", "batch 128, multiple of 16"]
     lines = [
         "# Compaction of trained nets",
         "",
@@ -95,48 +90,38 @@ def table(record: dict[str, Any]) -> str:
         "Sizes are of the smaller net over the trained one. Latency is of the trained net over the smaller one: median",
         "and quartiles; above 1, the smaller net is faster; the last is with `multiple_of=16`.",
         "",
-        f"| {head} | latency, batch 1 | batch 128 | largest difference | batch 128, multiple of 16 |",
-        "|" + "---|" * 12,
     ]
+    rows = []
     for run in record["runs"]:
         hidden = list(run["layers"].values())[:-1]
         before, after = (sum(pair[side] for pair in hidden) for side in (0, 1))
         ratios = [f"{new / old:.2f}" for old, new in (run[key] for key in ("parameters", "multiplications", "bytes"))]
         timed = [*run["latency"].values(), run["latency_multiple_of_16"][ROWS[-1]]]
-        *times, aligned = [f"{median:.2f} ({low:.2f}–{high:.2f})" for low, median, high in timed]
+        *times, aligned = [spread((median, low, high)) for low, median, high in timed]
         cells = [run["model"], f"{run['sparsity']:.0%}", run["pattern"] or "–", f"{run['accuracy']:.1%}"]
-        cells += [f"{before} → {after}", *ratios, *times, f"{run['max_difference']:.1e}", aligned]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        rows.append([*cells, f"{before} → {after}", *ratios, *times, f"{run['max_difference']:.1e}", aligned])
+    return "\n".join([*lines, *table(head, rows)])
 
 
 def main() -> None:
     """Measure all cases, print and write ``benchmarks/results/compact.{json,md}``."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--steps", type=int, default=2_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
-    torch.set_num_threads(1)
+    single_thread()
     start, runs = time.monotonic(), []
     with tempfile.TemporaryDirectory() as folder:
         for number, case in enumerate(CASES):
             runs.append(measure(*case, options.steps, options.seed, Path(folder) / str(number)))
     record = {
-        "command": shlex.join(["python", *sys.argv]),
+        **facts(),
         "steps": options.steps,
         "seed": options.seed,
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
         "seconds": time.monotonic() - start,
         "runs": runs,
     }
-    text = table(record)
-    print(text)
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "compact.json").write_text(json.dumps(record, indent=1) + "\n")
-    (options.out / "compact.md").write_text(text)
+    publish(options.out / "compact", record, as_markdown(record))
 
 
 if __name__ == "__main__":

@@ -20,8 +20,6 @@ import gc
 import io
 import json
 import os
-import platform
-import shlex
 import statistics
 import subprocess
 import sys
@@ -34,10 +32,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from _harness import described, make_parser, origin, publish, quartiles, seconds, spread, table, verdict
 from torch import Tensor, nn
 
 from surgecollapse.export import CsrLinear, save_sparse
-from surgecollapse.record.machine import processor
 
 SIZES = (1024, 2048, 4096)
 SPARSITIES = (0.8, 0.9, 0.95, 0.98, 0.99)
@@ -91,13 +89,10 @@ def build(form: str, weight: Tensor, sparsity: float) -> nn.Module:
     return layer.eval()
 
 
-def seconds(layer: nn.Module, x: Tensor, number: int = 1) -> float:
+def call_seconds(layer: nn.Module, x: Tensor, number: int = 1) -> float:
     """Time of one of ``number`` calls: of the processor with one thread, as the wall clock sees others; else wall."""
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
-    start = clock()
-    for _ in range(number):
-        layer(x)
-    return (clock() - start) / number
+    return seconds(lambda: layer(x), number, clock)
 
 
 @torch.inference_mode()
@@ -108,20 +103,18 @@ def latency(size: int, sparsity: float, rows: int, forms: list[str], repeats: in
     layers = {form: build(form, weight, sparsity) for form in forms}
     expected = layers["dense"](x)
     difference = {form: float((layer(x) - expected).abs().max()) for form, layer in layers.items()}
-    number = {form: ceil(1e-3 / max(min(seconds(layer, x) for _ in range(3)), 1e-6)) for form, layer in layers.items()}
+    number = {
+        form: ceil(1e-3 / max(min(call_seconds(layer, x) for _ in range(3)), 1e-6)) for form, layer in layers.items()
+    }
     turns = []
     for turn in range(repeats):
         order = forms[turn % len(forms) :] + forms[: turn % len(forms)]
-        taken = {form: seconds(layers[form], x, number[form]) for form in order}
-        turns.append(taken)
+        turns.append({form: call_seconds(layers[form], x, number[form]) for form in order})
     found: dict[str, Any] = {"size": size, "sparsity": sparsity, "rows": rows, "forms": {}}
     found["dense_us"] = 1e6 * statistics.median(turn["dense"] for turn in turns)
     for form in forms[1:]:
-        ratios = [turn["dense"] / turn[form] for turn in turns]
-        lower, middle, upper = statistics.quantiles(ratios, n=4)
-        found["forms"][form] = {"ratio": middle, "quarter": lower, "three_quarters": upper} | {
-            "max_difference": difference[form]
-        }
+        ratios = quartiles(turn["dense"] / turn[form] for turn in turns)
+        found["forms"][form] = {**ratios, "max_difference": difference[form]}
     return found
 
 
@@ -220,14 +213,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     """What is asked for, with what is needed to repeat it; the other part is kept from before."""
     found, file = child(options, 1, "forms"), options.out / "deploy.json"
     report: dict[str, Any] = json.loads(file.read_text()) if options.only and file.exists() else {}
-    command = shlex.join(["python", "benchmarks/deploy.py", *sys.argv[1:]])
-    about = {
-        "command": command.replace(options.sparselab, "FOLDER") if options.sparselab else command,
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "sparselab": found["sparselab"]},
-        "machine": {"processor": processor(), "cores": os.cpu_count()},
-        "repeats": options.repeats,
-        "goals": {"file": GOAL},
-    }
+    about = {**origin(sparselab=found["sparselab"]), "repeats": options.repeats, "goals": {"file": GOAL}}
+    if options.sparselab:
+        about["command"] = about["command"].replace(options.sparselab, "FOLDER")
     if options.only != "trained":
         report |= {"layers": about, **measure_layers(options, found["forms"])}
     if options.only != "layers":
@@ -257,25 +245,13 @@ def measure_layers(options: argparse.Namespace, forms: list[str]) -> dict[str, A
     return report
 
 
-def table(headings: list[str], rows: list[list[str]]) -> list[str]:
-    """Lines of a Markdown table."""
-    return [f"| {' | '.join(row)} |" for row in (headings, ["---"] * len(headings), *rows)]
-
-
-def origin(about: dict[str, Any]) -> list[str]:
-    """Lines that say how and on what something was measured."""
-    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
-    machine = about["machine"]
-    return ["", f"`{about['command']}`", "", f"{machine['processor']}, {machine['cores']} cores; {versions}", ""]
-
-
 def as_markdown(report: dict[str, Any]) -> str:
     """The report as tables."""
     lines = ["# Deployed: bytes, latency and memory of sparse layers and nets"]
     if "layers" in report:
         lines += layers_as_markdown(report)
     if "nets" in report:
-        lines += ["", "## Trained nets", *origin(report["nets"])]
+        lines += ["", "## Trained nets", *described(report["nets"])]
         lines += ["784-512-512-10 on 5,000 MNIST digits, 1,500 steps; speed on one thread.", ""]
         headings = ["zeros", "format", "batch", "file / dense", "file / bound", "largest difference", "accuracy"]
         lines += table([*headings, "speed-up"], [trained_cells(row) for row in report["trained"]])
@@ -285,7 +261,7 @@ def as_markdown(report: dict[str, Any]) -> str:
 def layers_as_markdown(report: dict[str, Any]) -> list[str]:
     """Lines of the tables of single layers."""
     others = list(report["latency"][next(iter(report["latency"]))][0]["forms"])
-    lines = origin(report["layers"])
+    lines = described(report["layers"])
     for threads, rows in report["latency"].items():
         clock, turns = "processor" if threads == "1" else "wall", report["layers"]["repeats"]
         lines += [
@@ -326,7 +302,7 @@ def side(row: dict[str, Any]) -> list[str]:
 def latency_cells(row: dict[str, Any], others: list[str]) -> list[str]:
     """One line of a table of latencies."""
     found = [row["forms"][form] for form in others]
-    ratios = [f"{f['ratio']:.2f} ({f['quarter']:.2f}–{f['three_quarters']:.2f})" for f in found]
+    ratios = [spread([f[key] for key in ("ratio", "quarter", "three_quarters")]) for f in found]
     return [*side(row), str(row["rows"]), f"{row['dense_us']:.0f} µs", *ratios]
 
 
@@ -334,7 +310,7 @@ def file_cells(row: dict[str, Any]) -> list[str]:
     """One line of the table of files."""
     ours = row["sparse checkpoint"]
     first = [*side(row), f"{row['dense'] / 1e6:.1f} MB"]
-    met = "met" if ours <= GOAL * row["bound"] else "missed"
+    met = verdict(ours, GOAL * row["bound"])
     return [*first, f"{ours / row['dense']:.3f}", f"{ours / row['bound']:.3f}", met]
 
 
@@ -351,12 +327,10 @@ def trained_cells(row: dict[str, Any]) -> list[str]:
 
 def main() -> None:
     """Measure, write JSON and Markdown, print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=15, help="turns of each form; medians are reported")
+    parser = make_parser(__doc__, repeats=15)
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="sides of the square layers")
     parser.add_argument("--threads", type=int, nargs="+", default=(1, 2), help="numbers of threads, one process each")
     parser.add_argument("--sparselab", default="", help="folder that holds the package sparselab")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder of the results")
     parser.add_argument("--only", choices=("layers", "trained"), help="measure one part, keep the other of a file")
     parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -365,11 +339,7 @@ def main() -> None:
         print(json.dumps(answer(options)))
         return
     report = measure(options)
-    text = as_markdown(report)
-    print(text)
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "deploy.json").write_text(json.dumps(report, indent=1) + "\n")
-    (options.out / "deploy.md").write_text(text)
+    publish(options.out / "deploy", report, as_markdown(report))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ control: the settings alone, the slope of the validation loss, the weight norm, 
 
 from __future__ import annotations
 
-import argparse
 import json
 import platform
 import sys
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _harness import RESULTS, make_parser
 from grokking_bank.learning import learn
 from grokking_bank.store import BankRun, read_bank
 
@@ -350,9 +350,8 @@ def rounded(values: Any) -> Any:
 
 def main() -> None:
     """Evaluate everything; write tables, plots and, if asked, the detectors."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, out=RESULTS / "early-warning.md")
     parser.add_argument("--bank", type=Path, default=Path("runs/bank"), help="folder of the bank's files")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "early-warning.md")
     parser.add_argument("--images", type=Path, default=Path(__file__).parent / "reports" / "images")
     parser.add_argument("--write", action="store_true", help="write the detectors that the library ships")
     options = parser.parse_args()

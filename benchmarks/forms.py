@@ -10,7 +10,6 @@ row in ``forms/rows.jsonl``, in the form of ``surgecollapse compare``, and is no
 
 from __future__ import annotations
 
-import argparse
 import shlex
 import statistics
 from dataclasses import replace
@@ -18,15 +17,17 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from _harness import RESULTS, make_parser
 from rich.console import Console
 from rich.progress import Progress
 
 from surgecollapse.compare.methods import METHODS
 from surgecollapse.compare.plan import TUNING_SEED, Cell, identity, make_cell, merged
-from surgecollapse.compare.pool import Pool, cores
+from surgecollapse.compare.pool import Pool
 from surgecollapse.compare.rows import Rows, only_writer
 from surgecollapse.compare.suites import SUITES, Entry
 from surgecollapse.lab.config import as_mapping
+from surgecollapse.record.machine import cores
 
 _COMMON = {"dropout": 0.05, "allocation": "global", "saliency": "lamp"}
 _TARGET = {"floor": 0.0, "min_density_ratio": 1.0}
@@ -65,14 +66,12 @@ def table(found: dict[tuple[str, str, float | None, int], float], titles: dict[f
 def main() -> None:
     """Train what is missing; write rows, print the table."""
     known = {entry.label: entry for entry in SUITES["full"].entries}
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, out=RESULTS / "forms", seeds=2)
     parser.add_argument("--entries", nargs="*", choices=known, default=list(known))
     parser.add_argument("--methods", nargs="*", choices=FORMS, default=list(FORMS))
     parser.add_argument("--rates", nargs="*", type=float, help="default: the suite's")
-    parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--jobs", type=int, default=cores())
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "forms")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     titles = {rate: f"{rate:g}" for rate in sorted(given.rates)} if given.rates else {None: "validation accuracy, %"}

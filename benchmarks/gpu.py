@@ -13,18 +13,15 @@ those of the benchmarks of the CPU, where there is one.
 
 from __future__ import annotations
 
-import argparse
 import json
 import platform
-import shlex
-import statistics
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
+from _harness import command, compared, in_turn, make_parser, publish, spread
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -57,24 +54,15 @@ def wall_time(action: Callable[[], object]) -> float:
     return 1e3 * (time.perf_counter() - began)
 
 
-def in_turn(
+def timed(
     actions: Actions, *, turns: int, clock: Callable[[Callable[[], object]], float], warm: int = 3
 ) -> dict[str, Any]:
     """Median, least and most time of every action, and of its ratio to the first within a turn."""
     for action in actions.values():
         for _ in range(warm):
             action()
-    times = [{name: clock(action) for name, action in actions.items()} for _ in range(turns)]
-    base = next(iter(actions))
-    return {
-        name: {
-            "ms": statistics.median(turn[name] for turn in times),
-            "ratio": statistics.median(turn[name] / turn[base] for turn in times),
-            "least": min(turn[name] / turn[base] for turn in times),
-            "most": max(turn[name] / turn[base] for turn in times),
-        }
-        for name in actions
-    }
+    found = compared(in_turn(actions, turns, clock=clock), next(iter(actions)))
+    return {name: {"ms": row.pop("seconds"), **row} for name, row in found.items()}
 
 
 def tensors(size: int, seed: int = 0) -> list[Tensor]:
@@ -113,7 +101,7 @@ def filters(turns: int) -> dict[str, Any]:
         "⊥Grad": OrthoGrad(),
     }.items():
         actions[name] = lambda transform=transform: transform(params, grads)
-    return in_turn(actions, turns=turns, clock=queue_time)
+    return timed(actions, turns=turns, clock=queue_time)
 
 
 def long_window(turns: int) -> dict[str, Any]:
@@ -126,7 +114,7 @@ def long_window(turns: int) -> dict[str, Any]:
         "GrokfastMA, window 1,000, 2 M, compiled": GrokfastMA(window=1_000, lamb=1e-6, warmup=False, compile=True),
     }.items():
         actions[name] = lambda transform=transform: transform(params, grads)
-    return in_turn(actions, turns=turns, clock=queue_time)
+    return timed(actions, turns=turns, clock=queue_time)
 
 
 def collapse(turns: int) -> dict[str, Any]:
@@ -135,7 +123,7 @@ def collapse(turns: int) -> dict[str, Any]:
     scores, k = [weight.abs() for weight in weights], int(0.8 * LARGE)
     copies = [torch.empty_like(score) for score in scores]
     equal = [torch.ones_like(score) for score in scores]
-    return in_turn(
+    return timed(
         {
             "copy": lambda: torch._foreach_copy_(copies, scores),
             "collapse": lambda: lowest(scores, k),
@@ -163,7 +151,7 @@ def losses(turns: int) -> dict[str, Any]:
             f"{name}, {rows} × {classes}": lambda loss=loss, x=x, y=y: torch.autograd.grad(loss(x, y), x)
             for name, loss in named.items()
         }
-        found.update(in_turn(actions, turns=turns, clock=queue_time))
+        found.update(timed(actions, turns=turns, clock=queue_time))
     return found
 
 
@@ -222,7 +210,7 @@ def training(turns: int) -> dict[str, Any]:
         "default monitors": lambda model, optimizer: watch_training(model, optimizer),
     }
     actions = {name: stepper(x, y, add) for name, add in added.items()}
-    return in_turn(actions, turns=max(3, turns // 3), clock=wall_time, warm=1)
+    return timed(actions, turns=max(3, turns // 3), clock=wall_time, warm=1)
 
 
 def two_four(turns: int) -> dict[str, Any]:
@@ -246,7 +234,7 @@ def two_four(turns: int) -> dict[str, Any]:
             f"dense, {size} × {size}, {rows} rows": lambda net=dense, many=many: many(net),
             f"2:4, {size} × {size}, {rows} rows": lambda net=packed, many=many: many(net),
         }
-        found.update(in_turn(actions, turns=turns, clock=queue_time))
+        found.update(timed(actions, turns=turns, clock=queue_time))
     return found
 
 
@@ -262,27 +250,22 @@ PARTS = {
 
 def main() -> None:
     """Run the parts, write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--parts", nargs="*", choices=list(PARTS), default=list(PARTS), help="default: all")
     parser.add_argument("--turns", type=int, default=15, help="turns of each part")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
     if not torch.cuda.is_available():
         raise SystemExit("this measures a GPU, and torch sees none: see `surgecollapse doctor`")
-    command = shlex.join(["python", "benchmarks/gpu.py", *sys.argv[1:]])
     machine = f"{torch.cuda.get_device_name()}, torch {torch.__version__}, python {platform.python_version()}"
     file = options.out / "gpu.json"
     found = json.loads(file.read_text()) if file.is_file() else {}
     for part in options.parts:
         began = time.perf_counter()
         rows = PARTS[part](options.turns)
-        found[part] = {"command": command, "machine": machine, "turns": options.turns, "rows": rows}
+        found[part] = {"command": command(), "machine": machine, "turns": options.turns, "rows": rows}
         torch.cuda.empty_cache()
         print(f"{part}: {time.perf_counter() - began:.0f} s", file=sys.stderr)
-    options.out.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
-    file.with_suffix(".md").write_text(page(found))
-    print(page(found))
+    publish(file, found, page(found))
 
 
 def page(found: dict[str, Any]) -> str:
@@ -297,7 +280,7 @@ def page(found: dict[str, Any]) -> str:
         ]
         lines += ["", "| what | ms | over the first |", "|---|---|---|"]
         lines += [
-            f"| {name} | {row['ms']:.3f} | {row['ratio']:.3f} ({row['least']:.3f}–{row['most']:.3f}) |"
+            f"| {name} | {row['ms']:.3f} | {spread([row[key] for key in ('ratio', 'least', 'most')], 3)} |"
             for name, row in run["rows"].items()
         ]
     return "\n".join([*lines, ""])

@@ -12,21 +12,13 @@ with the filter over without.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
-import shlex
-import statistics
-import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
+from _harness import RESULTS, described, in_turn, make_parser, medians, origin, over, publish, spread, verdict
 from torch import Tensor
 
 from surgecollapse import Grokfast, GrokfastMA
-from surgecollapse.record.machine import processor
 
 EMA_GOAL, MA_GOAL = 1.15, 2.5
 COMPILED_EMA_GOAL, COMPILED_MA_GOAL = 0.8, 1.6
@@ -45,26 +37,6 @@ def gradients(size: int) -> list[Tensor]:
     bias = min(1000, size // TENSORS // 2)
     weight = size // TENSORS - bias
     return [torch.randn(n, generator=generator) for _ in range(TENSORS) for n in (weight, bias)]
-
-
-def in_turn(actions: dict[str, Callable[[], object]], prepare: Callable[[], object], repeats: int) -> list[dict]:
-    """Seconds of every action, in turn, so that all see the same machine; one record a turn."""
-    turns = []
-    for _ in range(repeats):
-        prepare()
-        turn = {}
-        for name, action in actions.items():
-            start = time.perf_counter()
-            action()
-            turn[name] = time.perf_counter() - start
-        turns.append(turn)
-    return turns
-
-
-def ratio(turns: list[dict], name: str, base: str) -> dict[str, float]:
-    """Median, least and most of one action's time over another's within a turn."""
-    values = [turn[name] / turn[base] for turn in turns]
-    return {"median": statistics.median(values), "least": min(values), "most": max(values)}
 
 
 def time_filters(size: int, windows: list[int], options: argparse.Namespace) -> dict[str, object]:
@@ -86,6 +58,7 @@ def time_filters(size: int, windows: list[int], options: argparse.Namespace) -> 
         torch._foreach_add_(grads, averages, alpha=1e-6)
 
     actions: dict[str, Callable[[], object]] = {
+        "refill": lambda: torch._foreach_copy_(grads, originals),  # every turn begins with the same gradients
         "copy": lambda: flat.copy_(other),
         "lerp and add": lerp_and_add,
         "foreach, unguarded": foreach,
@@ -99,16 +72,16 @@ def time_filters(size: int, windows: list[int], options: argparse.Namespace) -> 
             actions[f"ma {window}{suffix}"] = lambda ma=ma: ma(params, grads)
             for _ in range(window):  # every page of the window is there before the clock runs
                 ma(params, grads)
-    turns = in_turn(actions, lambda: torch._foreach_copy_(grads, originals), options.repeats + 2)[2:]
+    turns = in_turn(actions, options.repeats, warm=2)
+    taken = {name: value for name, value in medians(turns).items() if name != "refill"}
+    windowed = [name for name in taken if name.startswith("ma")]
     return {
         "size": size,
-        "seconds": {name: statistics.median(turn[name] for turn in turns) for name in actions},
-        "over copy": {name: ratio(turns, name, "copy") for name in actions},
-        "over lerp and add": {name: ratio(turns, name, "lerp and add") for name in actions},
-        "over ema": {name: ratio(turns, name, "ema") for name in actions if name.startswith("ma")},
-        "over ema, compiled": {
-            name: ratio(turns, name, "ema, compiled") for name in actions if name.startswith("ma") and "comp" in name
-        },
+        "seconds": taken,
+        "over copy": {name: over(turns, name, "copy") for name in taken},
+        "over lerp and add": {name: over(turns, name, "lerp and add") for name in taken},
+        "over ema": {name: over(turns, name, "ema") for name in windowed},
+        "over ema, compiled": {name: over(turns, name, "ema, compiled") for name in windowed if "comp" in name},
     }
 
 
@@ -126,19 +99,18 @@ def time_steps(size: int, options: argparse.Namespace) -> dict[str, object]:
         transform(params, grads)
         optimizer.step()
 
-    actions: dict[str, Callable[[], object]] = {"plain": optimizer.step}
+    actions: dict[str, Callable[[], object]] = {"refill": lambda: torch._foreach_copy_(grads, originals)}
+    actions["plain"] = optimizer.step
     actions |= {name: (lambda transform=transform: filtered(transform)) for name, transform in filters.items()}
-    turns = in_turn(actions, lambda: torch._foreach_copy_(grads, originals), options.repeats + 2)[2:]
-    seconds = {name: statistics.median(turn[name] for turn in turns) for name in actions}
-    return {"size": size, "seconds": seconds, "over plain": {name: ratio(turns, name, "plain") for name in filters}}
+    turns = in_turn(actions, options.repeats, warm=2)
+    taken = {name: value for name, value in medians(turns).items() if name != "refill"}
+    return {"size": size, "seconds": taken, "over plain": {name: over(turns, name, "plain") for name in filters}}
 
 
 def measure(options: argparse.Namespace) -> dict:
     """All sizes, with what is needed to repeat the run."""
     return {
-        "command": shlex.join(["python", "benchmarks/grokfast.py", *sys.argv[1:]]),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "machine": {"processor": processor(), "cores": os.cpu_count(), "threads": options.threads},
+        **origin(options.threads),
         "repeats": options.repeats,
         "goals": {
             "ema over lerp and add": EMA_GOAL,
@@ -156,32 +128,26 @@ def measure(options: argparse.Namespace) -> dict:
 
 def shown(found: dict[str, float] | None) -> str:
     """A ratio with its spread."""
-    return f"{found['median']:.2f} ({found['least']:.2f}–{found['most']:.2f})" if found else ""
+    return spread(found) if found else ""
 
 
-def verdict(name: str, found: dict) -> str:
+def judged(name: str, found: dict) -> str:
     """Whether a filter met its goal; that of the exponential one is about memory, not about caches."""
     compiled = name.endswith("compiled")
     if name.startswith("ma"):
         goal = COMPILED_MA_GOAL if compiled else MA_GOAL
-        return "met" if found["over ema"][name]["median"] <= goal else "missed"
+        return verdict(found["over ema"][name]["median"], goal)
     if name.startswith("ema") and found["size"] >= 10_000_000:
         goal = COMPILED_EMA_GOAL if compiled else EMA_GOAL
-        return "met" if found["over lerp and add"][name]["median"] <= goal else "missed"
+        return verdict(found["over lerp and add"][name]["median"], goal)
     return ""
 
 
 def as_markdown(report: dict) -> str:
     """The report as tables."""
-    machine, versions = report["machine"], report["versions"]
     lines = [
         "# The Grokfast filters over plain passes through the same memory",
-        "",
-        f"`{report['command']}`",
-        "",
-        f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} thread(s); "
-        + ", ".join(f"{name} {version}" for name, version in versions.items()),
-        "",
+        *described(report),
         f"Medians of {report['repeats']} turns, least–most in brackets; float32. Goals: `ema` ≤ {EMA_GOAL} lerp and",
         f"add where no cache holds them, `ma` ≤ {MA_GOAL} `ema` and the same for every window; compiled, `ema` ≤",
         f"{COMPILED_EMA_GOAL} lerp and add, `ma` ≤ {COMPILED_MA_GOAL} plain `ema` (the last ratio is to the compiled).",
@@ -192,7 +158,7 @@ def as_markdown(report: dict) -> str:
         lines += ["|---|---|---|---|---|---|---|"]
         for name, seconds in found["seconds"].items():
             flat, ema = found["over lerp and add"][name], found["over ema"].get(name)
-            goal = verdict(name, found)
+            goal = judged(name, found)
             copies = shown(found["over copy"][name])
             fused = shown(found["over ema, compiled"].get(name))
             lines.append(
@@ -207,23 +173,17 @@ def as_markdown(report: dict) -> str:
 
 def main() -> None:
     """Measure, write JSON and Markdown, print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, out=RESULTS / "grokfast", repeats=31, threads=1)
     parser.add_argument("--large", type=int, default=28_000_000, help="entries that do not fit into any cache")
     parser.add_argument("--large-windows", type=int, nargs="*", default=[10, 30], help="windows at that size")
     parser.add_argument("--small", type=int, default=2_000_000, help="entries for the long windows")
     parser.add_argument("--small-windows", type=int, nargs="*", default=[10, 100, 1000], help="windows at that size")
-    parser.add_argument("--repeats", type=int, default=31, help="turns; medians are reported")
     parser.add_argument("--kinds", nargs="*", choices=list(KINDS), default=list(KINDS), help="of the windowed filter")
-    parser.add_argument("--threads", type=int, default=1, help="torch threads")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "grokfast")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     with torch.no_grad():
         report = measure(options)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.with_suffix(".json").write_text(json.dumps(report, indent=2) + "\n")
-    options.out.with_suffix(".md").write_text(as_markdown(report))
-    print(as_markdown(report))
+    publish(options.out, report, as_markdown(report))
 
 
 if __name__ == "__main__":

@@ -21,8 +21,6 @@ import itertools
 import json
 import math
 import os
-import platform
-import shlex
 import shutil
 import statistics
 import sys
@@ -32,6 +30,8 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from _harness import RESULTS, command, listed, make_parser, single_thread, versions
 
 if TYPE_CHECKING:
     from surgecollapse.compare.rows import Rows
@@ -186,12 +186,6 @@ smaller version; 50 molecules of QM9; and the record on x·y with one thing chan
 papers."""
 
 
-def single_thread() -> None:
-    """Called in each worker before torch is imported."""
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ[name] = "1"
-
-
 def train_one(values: dict[str, Any], folder: Path, data_dir: Path | None) -> dict[str, Any] | None:
     """Train, or go on with, one configuration; ``None`` if it was interrupted."""
     from surgecollapse.lab.config import make_config
@@ -322,11 +316,9 @@ def run_apart(missing: Missing, rows: Rows, options: argparse.Namespace) -> None
 
 def run_stacked(missing: Missing, rows: Rows, options: argparse.Namespace) -> None:
     """All seeds of a method at once, in this process and on one thread; what cannot be stacked, apart."""
-    import torch
-
     from surgecollapse.lab.config import ConfigError
 
-    torch.set_num_threads(1)
+    single_thread()
     methods: dict[str, Missing] = {}
     for key, run in missing.items():
         methods.setdefault(run[0], {})[key] = run
@@ -497,11 +489,10 @@ def gpu_name() -> str:
 
 def main() -> None:
     """Run what is missing, write table and plot, print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, out=RESULTS / "grokking", seeds=10)
     parser.add_argument("--arm", choices=list(ARMS), default="multiplication", help="task and net")
     parser.add_argument("--methods", nargs="*", help="names of the arm's methods, or of the file's; default: all")
     parser.add_argument("--methods-file", type=Path, help="JSON with methods instead of the arm's")
-    parser.add_argument("--seeds", type=int, default=10, help="how many seeds")
     parser.add_argument("--first-seed", type=int, default=0, help="tuning takes others than the report: 1000 and on")
     parser.add_argument("--steps", type=int, help="end runs after that many steps")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes of one thread")
@@ -509,7 +500,6 @@ def main() -> None:
     parser.add_argument("--stacked", action="store_true", help="train the seeds of a method as one batched model")
     parser.add_argument("--show", action="store_true", help="train nothing: table and plot of the rows that are there")
     parser.add_argument("--data-dir", type=Path, help="folder with the four files of MNIST")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "grokking")
     parser.add_argument("--table", type=Path, help="stem of table and plot; default: OUT/ARM")
     parser.add_argument("--picture", type=Path, help="file of the plot; default: beside the table")
     options = parser.parse_args()
@@ -524,14 +514,13 @@ def main() -> None:
     picture = options.picture or stem.with_suffix(".png")
     drawn = draw(rows, picture)
     trained = sum(row["seconds"] for given in rows.values() for row in given)
-    import torch
 
     places = {row.get("hardware", hardware(options)) for given in rows.values() for row in given}
     facts = [
-        f"`{shlex.join(['python', 'benchmarks/grokking.py', *sys.argv[1:]])}`",
+        f"`{command()}`",
         "",
-        f"{' and '.join(sorted(places))}; python {platform.python_version()}, torch "
-        f"{torch.__version__}. Training seconds of all rows: {trained:,.0f}; this call took {elapsed:,.0f}.",
+        f"{' and '.join(sorted(places))}; {listed(versions())}. "
+        f"Training seconds of all rows: {trained:,.0f}; this call took {elapsed:,.0f}.",
     ]
     text = as_markdown(rows, facts, os.path.relpath(picture, stem.parent) if drawn else None)
     stem.with_suffix(".md").write_text(text)

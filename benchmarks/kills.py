@@ -10,8 +10,6 @@ Written to ``benchmarks/results/kills.{json,md}``.
 
 from __future__ import annotations
 
-import argparse
-import json
 import random
 import shutil
 import signal
@@ -25,6 +23,7 @@ from contextlib import closing
 from pathlib import Path
 
 import torch
+from _harness import make_parser, publish
 
 from surgecollapse.commands import Collapse, LearningRate, Pump, Surge
 from surgecollapse.lab.training.environment import environment
@@ -168,21 +167,18 @@ def table(found: Counter[str], command: str, minutes: float) -> str:
 
 def main() -> None:
     """Kill, compare, print and write ``benchmarks/results/kills.{json,md}``."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
     began = time.monotonic()
     found = run(options.kills, options.steps, options.seed)
     minutes = (time.monotonic() - began) / 60
     command = f"python benchmarks/kills.py --kills {options.kills} --steps {options.steps} --seed {options.seed}"
     page = table(found, command, minutes)
-    sys.stdout.write(page)
     record = {"command": command, "minutes": minutes, "found": dict(found), "environment": environment()}
-    (options.out / "kills.md").write_text(page, encoding="utf-8")
-    (options.out / "kills.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    publish(options.out / "kills", record, page)
 
 
 if __name__ == "__main__":

@@ -9,12 +9,11 @@ A net that does worse than these has not found what a count finds.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
+from _harness import RESULTS, make_parser, spread
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
@@ -61,15 +60,12 @@ def reviews(seeds: int) -> Iterator[str]:
 
 def row(name: str, values: list[float]) -> str:
     """One line of the table."""
-    return f"| {name} | {statistics.median(values):.3f} ({min(values):.3f}–{max(values):.3f}) |"
+    return f"| {name} | {spread((statistics.median(values), min(values), max(values)), 3)} |"
 
 
 def main() -> None:
     """Fit, write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=10, help="splits of each")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "grokking")
-    options = parser.parse_args()
+    options = make_parser(__doc__, out=RESULTS / "grokking", seeds=10).parse_args()
     lines = ["# Linear models on the data of grokking experiments", "", "`python benchmarks/linear.py`", ""]
     lines += [f"| model, median (least–most) of {options.seeds} splits | validation |", "|---|---|"]
     lines += [*molecules(options.seeds), *reviews(options.seeds), ""]

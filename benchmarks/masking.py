@@ -14,23 +14,15 @@ turn, so that a slower minute of the machine is one for all. Goal: re-masking â‰
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
-import shlex
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
+from _harness import facts, make_parser, publish, shown, verdict
 from overhead import Decoder, Scripted, stepper
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 
 import surgecollapse
@@ -82,7 +74,7 @@ def measure(repeats: int) -> dict[str, Any]:
     }
     times: dict[str, list[float]] = {name: [] for name in [*parts, "step"]}
     plain.detach()
-    for turn in track(range(repeats), description="Timing", console=Console(stderr=True)):
+    for turn in shown(range(repeats), "Timing"):
         for name, part in [*parts.items(), *([("step", step)] if turn % 3 == 0 else [])]:
             if name == "rest":  # the multiplies timed here are writes that it would have to undo
                 engine.zero_preservation.after_step(0, names, check=False)
@@ -94,21 +86,12 @@ def measure(repeats: int) -> dict[str, Any]:
 
 def main() -> None:
     """Measure, print and write ``benchmarks/results/masking.{json,md}``."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=45)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
-    options = parser.parse_args()
+    options = make_parser(__doc__, repeats=45, threads=1).parse_args()
     torch.set_num_threads(options.threads)
     found = measure(options.repeats)
     masking = {kind: found["mask_gradients" + kind] + found["rest"] for kind in ("", "_compiled")}
     record = {
-        "command": shlex.join(["python", *sys.argv]),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "cores": os.cpu_count(),
-        "threads": options.threads,
-        "goal": GOAL,
+        **facts(threads=options.threads, goal=GOAL),
         **found,
     }
     rows = [
@@ -123,7 +106,7 @@ def main() -> None:
         )
     ]
     told = {
-        kind: f"{cost / found['step']:.2%} of a step ({'met' if cost <= GOAL * found['step'] else 'missed'})"
+        kind: f"{cost / found['step']:.2%} of a step ({verdict(cost, GOAL * found['step'])})"
         for kind, cost in masking.items()
     }
     text = "\n".join(
@@ -144,10 +127,7 @@ def main() -> None:
             "In dense phases there is no mask and nothing of this is done.",
         ]
     )
-    print(text)
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "masking.json").write_text(json.dumps(record, indent=1) + "\n")
-    (options.out / "masking.md").write_text(text + "\n")
+    publish(options.out / "masking", record, text)
 
 
 if __name__ == "__main__":

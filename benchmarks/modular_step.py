@@ -8,24 +8,14 @@ gradients but for float rounding; how far their losses part within some steps is
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
-import shlex
-import statistics
-import sys
-import time
-from pathlib import Path
-
 import torch
+from _harness import RESULTS, compared, described, in_turn, make_parser, origin, publish, spread, verdict
 
 from surgecollapse.lab.config import make_config
 from surgecollapse.lab.data.registry import load_data
 from surgecollapse.lab.data.sampler import Batches
 from surgecollapse.lab.models.decoder import ECONOMIES, Decoder
 from surgecollapse.lab.training.optim import make_optimizer
-from surgecollapse.record.machine import processor
 
 GOAL = 0.7
 
@@ -54,25 +44,9 @@ class Trainee:
 def time_steps(repeats: int) -> dict[str, dict[str, float]]:
     """Seconds of a step of each economy, in turn, so that all see the same machine; ratios are within a turn."""
     trainees = {economy: Trainee(economy, torch.float32) for economy in ECONOMIES}
-    turns = []
-    for turn in range(repeats + 5):
-        seconds = {}
-        for economy, trainee in trainees.items():
-            start = time.perf_counter()
-            trainee.step()
-            seconds[economy] = time.perf_counter() - start
-        if turn >= 5 and (turn + 1) % 10:  # every tenth batch is the epoch's short one
-            turns.append(seconds)
-    found = {}
-    for economy in ECONOMIES:
-        ratios = [turn[economy] / turn["all"] for turn in turns]
-        found[economy] = {
-            "seconds": statistics.median(turn[economy] for turn in turns),
-            "ratio": statistics.median(ratios),
-            "least": min(ratios),
-            "most": max(ratios),
-        }
-    return found
+    turns = in_turn({economy: trainee.step for economy, trainee in trainees.items()}, repeats, warm=5)
+    turns = [turn for number, turn in enumerate(turns, start=6) if number % 10]  # every tenth batch is a short one
+    return compared(turns, "all")
 
 
 def part(steps: int, precision: torch.dtype) -> dict[str, float]:
@@ -89,15 +63,9 @@ def part(steps: int, precision: torch.dtype) -> dict[str, float]:
 
 def as_markdown(report: dict) -> str:
     """The report as a table."""
-    machine, versions = report["machine"], report["versions"]
     lines = [
         "# A step of Grokfast's modular arithmetic, computed no further than its loss needs",
-        "",
-        f"`{report['command']}`",
-        "",
-        f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} thread(s); "
-        + ", ".join(f"{name} {version}" for name, version in versions.items()),
-        "",
+        *described(report),
         f"Forward, backward and Adam on 512 questions, medians of {report['repeats']} turns, least–most in brackets.",
         f"Goal: ≤ {GOAL} of the straightforward step. Losses: largest relative difference from the straightforward",
         f"ones within {report['compared']} steps.",
@@ -111,8 +79,8 @@ def as_markdown(report: dict) -> str:
         "prefixes": "also each prefix of a batch once",
     }
     for economy, found in report["steps"].items():
-        ratio = f"{found['ratio']:.2f} ({found['least']:.2f}–{found['most']:.2f})"
-        goal = "" if economy == "all" else "met" if found["ratio"] <= GOAL else "missed"
+        ratio = spread([found[key] for key in ("ratio", "least", "most")])
+        goal = "" if economy == "all" else verdict(found["ratio"], GOAL)
         parted = ["" if economy == "all" else f"{report[key][economy]:.0e}" for key in ("float32", "float64")]
         cells = [words[economy], f"{found['seconds'] * 1e3:.1f}", ratio, goal, *parted]
         lines.append("| " + " | ".join(cells) + " |")
@@ -121,27 +89,19 @@ def as_markdown(report: dict) -> str:
 
 def main() -> None:
     """Measure, write JSON and Markdown, print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=100, help="turns; medians are reported")
+    parser = make_parser(__doc__, out=RESULTS / "modular-step", repeats=100, threads=1)
     parser.add_argument("--compared", type=int, default=50, help="steps over which losses are compared")
-    parser.add_argument("--threads", type=int, default=1, help="torch threads")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "modular-step")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     report = {
-        "command": shlex.join(["python", "benchmarks/modular_step.py", *sys.argv[1:]]),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "machine": {"processor": processor(), "cores": os.cpu_count(), "threads": options.threads},
+        **origin(options.threads),
         "repeats": options.repeats,
         "compared": options.compared,
         "steps": time_steps(options.repeats),
         "float32": part(options.compared, torch.float32),
         "float64": part(options.compared, torch.float64),
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.with_suffix(".json").write_text(json.dumps(report, indent=2) + "\n")
-    options.out.with_suffix(".md").write_text(as_markdown(report))
-    print(as_markdown(report))
+    publish(options.out, report, as_markdown(report))
 
 
 if __name__ == "__main__":

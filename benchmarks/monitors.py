@@ -20,17 +20,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import shlex
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
-from overhead import Decoder, spread
+from _harness import facts, make_parser, quartiles, spread, verdict
+from overhead import Decoder
 from torch import Tensor, nn
 
 from surgecollapse import MemoryRecorder, watch_training
@@ -150,7 +147,7 @@ def summary(net: nn.Module, pairs: dict[str, list[tuple[float, float]]], report:
         "blocks": len(pairs["cpu"]),
         "events": per_block * len(pairs["cpu"]),
         "seconds": dict(report.seconds),
-        **{clock: spread(values) for clock, values in pairs.items()},
+        **{clock: quartiles(b / a for a, b in values) for clock, values in pairs.items()},
         "sums": {clock: sum(b for _, b in values) / sum(a for a, _ in values) for clock, values in pairs.items()},
     }
 
@@ -229,8 +226,8 @@ def table(record: dict[str, Any]) -> str:
         f"|{'---|' * 12}",
     ]
     for name, row in record["rows"].items():
-        met = "met" if max(row["cpu"]["ratio"], row["sums"]["cpu"]) <= GOAL else "missed"
-        cells = [f"{r['ratio']:.3f} ({r['quarter']:.3f}–{r['three_quarters']:.3f})" for r in (row["cpu"], row["wall"])]
+        met = verdict(max(row["cpu"]["ratio"], row["sums"]["cpu"]), GOAL)
+        cells = [spread(row[clock], 3) for clock in ("cpu", "wall")]
         lines.append(
             f"| {name} | {row['parameters']:,} | {row['step_ms']:.0f} ms | {row['event_ms']:.0f} ms | {row['every']} | "
             f"{row['turns']} | {row['blocks']}, {row['events']} | {cells[0]} | {row['sums']['cpu']:.3f} | {cells[1]} | "
@@ -242,13 +239,11 @@ def table(record: dict[str, Any]) -> str:
 
 def main() -> None:
     """Measure, print and write ``benchmarks/results/monitors.{json,md}``."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, threads=1)
     parser.add_argument("--blocks", type=int, default=10, help="timed blocks, at least 5")
     parser.add_argument("--events", type=int, help="events a block (default: 4, and 2 for the largest net)")
     parser.add_argument("--only", choices=list(cases()), help="measure one net and keep the other rows of the table")
     parser.add_argument("--tier-two", action="store_true", help="only measure the curvature and criticality monitors")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     for name in [options.only] if options.only else list(cases()):
@@ -271,21 +266,9 @@ def write(options: argparse.Namespace, name: str, row: dict[str, Any], part: str
     known[part] = {key: known[part][key] for key in cases() if key in known[part]}
     record |= known
     if part == "rows" or "command" not in record:
-        record |= facts(options)
+        record |= facts(threads=options.threads, goal=GOAL)
     path.write_text(json.dumps(record, indent=1) + "\n")
     (options.out / "monitors.md").write_text(table(record))
-
-
-def facts(options: argparse.Namespace) -> dict[str, Any]:
-    """Where and how it was measured."""
-    return {
-        "command": shlex.join(["python", *sys.argv]),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "cores": os.cpu_count(),
-        "threads": options.threads,
-        "goal": GOAL,
-    }
 
 
 if __name__ == "__main__":

@@ -11,20 +11,14 @@ searched on the probe batch) is given in plain steps. Goal: at most 1.02 at the 
 
 from __future__ import annotations
 
-import argparse
 import copy
-import json
-import os
-import platform
-import shlex
-import statistics
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
+from _harness import Turn, facts, in_turn, make_parser, medians, publish, quartiles, seconds, spread, verdict
 from torch import Tensor, nn
 
 import surgecollapse
@@ -110,27 +104,10 @@ def stepper(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Callable[[], None],
     return step, optimizer
 
 
-def seconds(step: Callable[[], None], count: int = EVERY, clock: Callable[[], float] = time.perf_counter) -> float:
-    """Time of ``count`` steps by ``clock``."""
-    began = clock()
-    for _ in range(count):
-        step()
-    return clock() - began
-
-
-def in_turn(first: Callable[[], None], second: Callable[[], None], clock: Callable[[], float]) -> tuple[float, float]:
+def block(steps: dict[str, Callable[[], None]], clock: Callable[[], float]) -> Turn:
     """Times of 50 steps of each, one of each in turn, so that a machine that slows down slows both."""
-    times = [0.0, 0.0]
-    for _ in range(EVERY):
-        for i, step in enumerate((first, second)):
-            times[i] += seconds(step, 1, clock)
-    return times[0], times[1]
-
-
-def spread(pairs: list[tuple[float, float]]) -> dict[str, float]:
-    """Quartiles of the ratios of pairs."""
-    low, median, high = statistics.quantiles([b / a for a, b in pairs], n=4)
-    return {"ratio": median, "quarter": low, "three_quarters": high}
+    turns = in_turn(steps, EVERY, clock=partial(seconds, clock=clock))
+    return {name: sum(turn[name] for turn in turns) for name in steps}
 
 
 def measure(blocks: int, *, sparse: bool, batch: int) -> dict[str, Any]:
@@ -147,38 +124,32 @@ def measure(blocks: int, *, sparse: bool, batch: int) -> dict[str, Any]:
     with surgecollapse.attach(watched, optimizer, sparsity=0.9, policy=Scripted(5 if sparse else None)) as controller:
         seconds(plain_step, 5)
         seconds(watched_step, 4)
-        one = seconds(plain_step, 5) / 5
-        decision = seconds(watched_step, 1)
+        one = seconds(plain_step, 5)
+        decision = seconds(watched_step)
         if sparse:
             assert controller.sparsity >= 0.5, "the collapse was not carried out"
             found["decision_in_steps"] = decision / one - 1
             found["tries"] = controller.events[-1].details["tries"]
         seconds(watched_step, EVERY - 5)  # from here on each block ends with a reading
-        pairs: dict[str, list[tuple[float, float]]] = {"cpu": [], "wall": []}
+        steps = {"plain": plain_step, "watched": watched_step}
+        turns: dict[str, list[Turn]] = {"cpu": [], "wall": []}
         for _ in range(blocks):
             for name, clock in (("cpu", time.process_time), ("wall", time.perf_counter)):
-                pairs[name].append(in_turn(plain_step, watched_step, clock))
-    found["step_ms"] = 1e3 * statistics.median(a for a, _ in pairs["wall"]) / EVERY
-    return found | {name: spread(values) for name, values in pairs.items()}
+                turns[name].append(block(steps, clock))
+    found["step_ms"] = 1e3 * medians(turns["wall"])["plain"] / EVERY
+    return found | {name: quartiles(t["watched"] / t["plain"] for t in taken) for name, taken in turns.items()}
 
 
 def main() -> None:
     """Measure, print and write ``benchmarks/results/overhead.{json,md}``."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, threads=1)
     parser.add_argument("--blocks", type=int, default=20, help="timed blocks of 50 steps of each")
     parser.add_argument("--batch", type=int, default=512)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     rows = {name: measure(options.blocks, sparse=name == "sparse", batch=options.batch) for name in ("open", "sparse")}
     record = {
-        "command": shlex.join(["python", *sys.argv]),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "cores": os.cpu_count(),
-        "threads": options.threads,
-        "goal": GOAL,
+        **facts(threads=options.threads, goal=GOAL),
         "rows": rows,
     }
     lines = [
@@ -195,8 +166,7 @@ def main() -> None:
         "|---|---|---|---|---|",
     ]
     for name, row in rows.items():
-        met = "met" if row["cpu"]["ratio"] <= GOAL else "missed"
-        cells = [f"{r['ratio']:.3f} ({r['quarter']:.3f}–{r['three_quarters']:.3f})" for r in (row["cpu"], row["wall"])]
+        met, cells = verdict(row["cpu"]["ratio"], GOAL), [spread(row[clock], 3) for clock in ("cpu", "wall")]
         lines.append(f"| {name} | {cells[0]} | {cells[1]} | {row['step_ms']:.1f} ms | {met} |")
     sparse = rows["sparse"]
     lines += [
@@ -205,10 +175,7 @@ def main() -> None:
         f"{sparse['decision_in_steps']:.1f} plain steps.",
     ]
     text = "\n".join(lines) + "\n"
-    print(text)
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "overhead.json").write_text(json.dumps(record, indent=1) + "\n")
-    (options.out / "overhead.md").write_text(text)
+    publish(options.out / "overhead", record, text)
 
 
 if __name__ == "__main__":

@@ -12,13 +12,11 @@ Chromium (``apt-get install chromium``); Linux, as it reads ``/proc``.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import multiprocessing
 import os
 import platform
-import shlex
 import shutil
 import statistics
 import subprocess
@@ -32,6 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from _harness import facts, make_parser, publish, spread, verdict
 from playwright.sync_api import sync_playwright
 from torch import nn
 
@@ -266,14 +265,14 @@ def trainer(root: Path, turns: int, seconds: float) -> dict[str, list[float]]:
     return found
 
 
-def spread(values: list[float], digits: int = 3) -> str:
+def ranged(values: list[float], digits: int = 3) -> str:
     """Median and extremes."""
-    return f"{statistics.median(values):,.{digits}f} ({min(values):,.{digits}f}–{max(values):,.{digits}f})"
+    return spread((statistics.median(values), min(values), max(values)), digits)
 
 
 def goal(value: float, most: float) -> str:
     """Whether it is met."""
-    return f"≤ {most:,}: {'met' if value <= most else 'missed'}"
+    return f"≤ {most:,}: {verdict(value, most)}"
 
 
 def within(ratios: list[float], most: float = 1.01) -> str:
@@ -288,18 +287,18 @@ def table(record: dict[str, Any]) -> str:
     loads, share, cost = record["loading_ms"], record["live"], record["trainer"]
     rows = [
         ("weight of the page, bytes, uncompressed", f"{record['bytes']:,}", goal(record["bytes"], LIGHTEST)),
-        ("first paint of the list, ms", spread(loads["first-paint"], 0), ""),
-        ("first contentful paint, ms", spread(loads["first-contentful-paint"], 0), ""),
-        (f"click to the drawn chart of {record['points']:,} points, ms", spread(loads["chart"], 0), ""),
+        ("first paint of the list, ms", ranged(loads["first-paint"], 0), ""),
+        ("first contentful paint, ms", ranged(loads["first-contentful-paint"], 0), ""),
+        (f"click to the drawn chart of {record['points']:,} points, ms", ranged(loads["chart"], 0), ""),
         (f"server, {CHARTS} series at {HERTZ} Hz, share of a core", f"{share['server fed']:.1%}", ""),
         ("server, the same run at rest", f"{share['server at rest']:.1%}", ""),
         (f"browser, {CHARTS} charts at {HERTZ} Hz, share of a core", f"{share['browser fed']:.1%}", ""),
         ("browser, the same run at rest", f"{share['browser at rest']:.1%}", ""),
-        ("trainer, steps a second, no page open", spread(cost["steps a second"], 0), ""),
-        (f"trainer, processor time, {STREAMS} pages over none", spread(cost["processor"]), within(cost["processor"])),
-        (f"trainer, wall time, {STREAMS} pages over none", spread(cost["wall"]), within(cost["wall"])),
-        (f"server, {STREAMS} streams open, share of a core, percent", spread([100 * v for v in cost["server"]], 1), ""),
-        ("bytes a second to each of them", spread(cost["bytes"], 0), ""),
+        ("trainer, steps a second, no page open", ranged(cost["steps a second"], 0), ""),
+        (f"trainer, processor time, {STREAMS} pages over none", ranged(cost["processor"]), within(cost["processor"])),
+        (f"trainer, wall time, {STREAMS} pages over none", ranged(cost["wall"]), within(cost["wall"])),
+        (f"server, {STREAMS} streams open, share of a core, percent", ranged([100 * v for v in cost["server"]], 1), ""),
+        ("bytes a second to each of them", ranged(cost["bytes"], 0), ""),
     ]  # fmt: skip
     head = [
         "# The live page",
@@ -318,22 +317,16 @@ def table(record: dict[str, Any]) -> str:
 
 def main() -> None:
     """Measure, print and write ``benchmarks/results/page.{json,md}``."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--points", type=int, default=1_000_000)
     parser.add_argument("--repeats", type=int, default=7, help="loads of the page")
     parser.add_argument("--live", type=float, default=30.0, help="seconds of the live part")
     parser.add_argument("--turns", type=int, default=20, help="pairs of blocks of training")
     parser.add_argument("--seconds", type=float, default=2.0, help="of one block")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
     multiprocessing.set_start_method("spawn")
     record: dict[str, Any] = {
-        "command": shlex.join(["python", *sys.argv]),
-        "machine": platform.machine(),
-        "cores": os.cpu_count(),
-        "load": os.getloadavg()[0],
-        "python": platform.python_version(),
-        "torch": torch.__version__,
+        **facts(machine=platform.machine(), load=os.getloadavg()[0]),
         "bytes": weight(),
         **{name: getattr(options, name) for name in ("points", "repeats", "turns", "seconds")},
     }
@@ -353,10 +346,7 @@ def main() -> None:
             record["live"] = live(browser, family, root / "shown", options.live)
             browser.close()
     text = table(record)
-    print(text)
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "page.json").write_text(json.dumps(record, indent=1) + "\n")
-    (options.out / "page.md").write_text(text)
+    publish(options.out / "page", record, text)
 
 
 def children(parent: int, name: str) -> list[int]:

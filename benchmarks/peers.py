@@ -11,15 +11,8 @@ gradient g, g(1 + λ); and a gradient that is not finite at one step is forgotte
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
-import os
-import platform
-import shlex
-import statistics
 import sys
-import time
 from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import distributions
@@ -27,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from _harness import RESULTS, compared, described, in_turn, make_parser, origin, publish, seconds, spread
 from torch import Tensor, nn
 
 import surgecollapse
@@ -141,31 +135,25 @@ def measure(size: int, windows: list[int], repeats: int) -> list[dict[str, Any]]
     """Time and memory of every contender; those of a group take turns."""
     net = Net(size)
     gradient_bytes = 4 * size
+
+    def refilled(step: Step) -> float:
+        net.refill()
+        return seconds(step)
+
     rows = []
     for group, members in contenders(net, windows).items():
-        times: dict[str, list[float]] = {name: [] for name in members}
         warm = 3 + max([w for w in windows if f"of {w}," in group], default=0)
-        for turn in range(warm + repeats):
-            for name, contender in members.items():
-                net.refill()
-                start = time.perf_counter()
-                step_of(contender)()
-                if turn >= warm:
-                    times[name].append(time.perf_counter() - start)
-        base = next(iter(members))
+        steps = {name: step_of(contender) for name, contender in members.items()}
+        found = compared(in_turn(steps, repeats, warm=warm, clock=refilled), next(iter(steps)))
         for name, contender in members.items():
-            ratios = [one / two for one, two in zip(times[name], times[base], strict=True)]
             net.refill()
-            extra = allocated(step_of(contender))
+            extra = allocated(steps[name])
             state = contender.state if not isinstance(contender, torch.optim.Optimizer) else dict(contender.state)
             rows.append(
                 {
                     "group": group,
                     "name": name,
-                    "seconds": statistics.median(times[name]),
-                    "ratio": statistics.median(ratios),
-                    "least": min(ratios),
-                    "most": max(ratios),
+                    **found[name],
                     # The transform's mean is not in the state of torch's AdamW.
                     "state": held(state) / gradient_bytes + ("torch.optim" in name),
                     "allocated": extra / gradient_bytes,
@@ -209,15 +197,9 @@ def check() -> dict[str, dict[str, float]]:
 
 def as_markdown(report: dict) -> str:
     """The report as tables."""
-    machine, versions = report["machine"], report["versions"]
     lines = [
         "# Grokfast here and in two packages",
-        "",
-        f"`{report['command']}`",
-        "",
-        f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} thread(s); "
-        + ", ".join(f"{name} {version}" for name, version in versions.items()),
-        "",
+        *described(report),
         f"{report['size']:,} entries (windows: {report['window size']:,}) in {2 * TENSORS} tensors, float32.",
         f"Medians of {report['repeats']} turns, least–most in brackets. State and allocations are in sizes of",
         "the gradient.",
@@ -226,7 +208,7 @@ def as_markdown(report: dict) -> str:
         "|---|---|---|---|---|",
     ]
     for row in report["rows"]:
-        ratio = f"{row['ratio']:.2f} ({row['least']:.2f}–{row['most']:.2f})"
+        ratio = spread([row[key] for key in ("ratio", "least", "most")])
         name = f"{row['group']}: {row['name']}"
         lines.append(f"| {name} | {row['seconds'] * 1e3:.1f} | {ratio} | {row['state']:.1f} | {row['allocated']:.2f} |")
     lines += [
@@ -244,24 +226,18 @@ def as_markdown(report: dict) -> str:
 
 def main() -> None:
     """Measure, write JSON and Markdown, print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, out=RESULTS / "peers", repeats=11, threads=1)
     parser.add_argument("--peers", type=Path, required=True, help="folder in which the packages were installed")
     parser.add_argument("--size", type=int, default=24_000_000, help="entries")
     parser.add_argument("--window-size", type=int, default=4_000_000, help="entries where windows are compared")
     parser.add_argument("--windows", type=int, nargs="*", default=[10, 100], help="windows")
-    parser.add_argument("--repeats", type=int, default=11, help="turns; medians are reported")
-    parser.add_argument("--threads", type=int, default=1, help="torch threads")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "peers")
     options = parser.parse_args()
     sys.path.append(str(options.peers))
     torch.set_num_threads(options.threads)
-    from surgecollapse.record.machine import processor
-
     installed = {item.metadata["Name"]: item.version for item in distributions(path=[str(options.peers)])}
     report = {
-        "command": shlex.join(["python", "benchmarks/peers.py", "--peers", "peers"]),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, **installed},
-        "machine": {"processor": processor(), "cores": os.cpu_count(), "threads": options.threads},
+        **origin(options.threads, **installed),
+        "command": "python benchmarks/peers.py --peers peers",  # wherever the folder was
         "size": options.size,
         "repeats": options.repeats,
         "window size": options.window_size,
@@ -271,10 +247,7 @@ def main() -> None:
         ],
         "constant": check(),
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.with_suffix(".json").write_text(json.dumps(report, indent=2) + "\n")
-    options.out.with_suffix(".md").write_text(as_markdown(report))
-    print(as_markdown(report))
+    publish(options.out, report, as_markdown(report))
 
 
 if __name__ == "__main__":

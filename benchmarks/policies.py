@@ -10,18 +10,11 @@ A run that is there already is not repeated, so an interrupted benchmark goes on
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
-import shlex
 import statistics
-import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-from provenance import provenance
+from _harness import facts, make_parser, provenance, publish
 from rich.progress import Progress
 
 from surgecollapse.compare.paired_statistics import mean_interval
@@ -80,12 +73,10 @@ def table(found: dict[str, list[dict[str, Any]]], record: dict[str, Any]) -> str
 
 def main() -> None:
     """Run what is missing, print and write ``benchmarks/results/policies-TASK.{json,md}``."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, seeds=5)
     parser.add_argument("--task", default="mnist5k")
-    parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--sparsity", type=float, default=0.9)
     parser.add_argument("--work", type=Path, default=Path("runs/policies"), help="where the runs go")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
     found: dict[str, list[dict[str, Any]]] = {policy: [] for policy in POLICIES}
     with Progress() as progress:
@@ -96,20 +87,13 @@ def main() -> None:
                 found[policy].append(measure(options.task, policy, seed, options.sparsity, options.work))
                 progress.advance(bar)
     record = {
-        "command": shlex.join(["python", *sys.argv]),
+        **facts(),
         "task": options.task,
         "sparsity": options.sparsity,
         "seeds": options.seeds,
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
         "runs": found,
     }
-    text = table(found, record)
-    print(text)
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / f"policies-{options.task}.json").write_text(json.dumps(record, indent=1) + "\n")
-    (options.out / f"policies-{options.task}.md").write_text(text)
+    publish(options.out / f"policies-{options.task}", record, table(found, record))
 
 
 if __name__ == "__main__":

@@ -12,15 +12,13 @@ its best accuracy. A seed that lags ends its trial early.
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from pathlib import Path
 from typing import Any
 
 import optuna
-import torch
-from provenance import provenance
+from _harness import append_row, make_parser, provenance, single_thread
 
 from surgecollapse import average_weights
 from surgecollapse.forecast.times import GENERALISE, IN_A_ROW
@@ -102,13 +100,12 @@ def crossing(seen: list[float]) -> float:
 
 def main() -> None:
     """Search for some time, and print the best."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, out=Path("record-search.jsonl"))
     parser.add_argument("--seconds", type=float, default=1_800, help="time of the search")
     parser.add_argument("--trials", type=int, help="most trials")
     parser.add_argument("--sampler-seed", type=int, default=0, help="seed of the sampler")
-    parser.add_argument("--out", type=Path, default=Path("record-search.jsonl"), help="log, one line a trial")
     options = parser.parse_args()
-    torch.set_num_threads(1)
+    single_thread()
 
     def objective(trial: optuna.Trial) -> float:
         settings, values, began = sample(trial), [], time.perf_counter()
@@ -119,8 +116,7 @@ def main() -> None:
                 break
         row = {"trial": trial.number, "steps": [round(value, 1) for value in values], "settings": settings}
         row |= provenance(config)
-        with options.out.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        append_row(options.out, row)
         print(f"trial {trial.number}: {row['steps']}, {time.perf_counter() - began:.0f} s", flush=True)
         return sum(values) / len(values)
 

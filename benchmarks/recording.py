@@ -11,12 +11,13 @@ the training thread spends in these calls.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from _harness import make_parser
 
 from surgecollapse.commands import Pump
 from surgecollapse.controller.command_loop import Steering
@@ -85,7 +86,7 @@ def measure(steps: int) -> dict[str, float]:
 
 def main() -> None:
     """Run from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, out=None)
     parser.add_argument("--steps", type=int, default=2000)
     sys.stdout.write(json.dumps(measure(parser.parse_args().steps), indent=2) + "\n")
 

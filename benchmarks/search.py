@@ -10,8 +10,6 @@ set. Rows go to ``benchmarks/results/search.jsonl``; what is there already is no
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import statistics
 import time
@@ -20,6 +18,8 @@ from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+
+from _harness import append_row, make_parser, provenance, read_rows, single_thread
 
 DATA_SEED = 43
 FIRST_SEED = 20_000
@@ -309,7 +309,6 @@ def run(
 ) -> dict[str, Any]:
     """Train one net; accuracy in percent on the 10,000 samples, or on ``sets`` (x and y to train, x and y to score)."""
     import torch
-    from provenance import provenance
 
     from surgecollapse import Readings, Target, Updates, attach
     from surgecollapse.lab.config import make_config
@@ -378,16 +377,15 @@ def run(
 
 def main() -> None:
     """Run what is missing and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, out=None, seeds=4)
     parser.add_argument("--variants", default=",".join(VARIANTS))
     parser.add_argument("--model", default="mlp", choices=["mlp", "cnn"])
     parser.add_argument("--sparsity", type=float, default=0.9)
-    parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--list", action="store_true", help="print the table of what is there, and run nothing")
     given = parser.parse_args()
     names = given.variants.split(",")
-    rows = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.is_file() else []
+    rows = read_rows(RESULTS)
     there = {(row["variant"], row["model"], row["sparsity"], row["seed"]) for row in rows}
     wanted = [
         (name, VARIANTS[name], given.model, given.sparsity, FIRST_SEED + i)
@@ -395,12 +393,11 @@ def main() -> None:
         for name in names
     ]
     missing = [] if given.list else [job for job in wanted if (job[0], *job[2:]) not in there]
-    os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
-    with ProcessPoolExecutor(given.jobs, mp_context=get_context("spawn")) as pool, RESULTS.open("a") as file:
+    single_thread()
+    with ProcessPoolExecutor(given.jobs, mp_context=get_context("spawn")) as pool:
         for done in as_completed([pool.submit(run, *job) for job in missing]):
             rows.append(done.result())
-            file.write(json.dumps(rows[-1]) + "\n")
-            file.flush()
+            append_row(RESULTS, rows[-1])
             print(f"{len(rows)} rows: {rows[-1]['variant']} {rows[-1]['seed']}: {rows[-1]['accuracy']:.2f}", flush=True)
     found: dict[str, dict[int, dict[str, Any]]] = {}
     for row in rows:

@@ -13,19 +13,15 @@ finished run is a row in ``softmax-collapse.jsonl`` and is not repeated.
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
-import shlex
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from provenance import provenance
+from _harness import RESULTS, append_row, command, make_parser, provenance, read_rows, single_thread
 from torch import Tensor
 
 from surgecollapse.functional import softmax_collapse, stablemax_cross_entropy, zero_loss_share
@@ -138,22 +134,20 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 
 def main() -> None:
     """Train what has no row, write table and plot."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, out=RESULTS / "grokking", seeds=1)
     parser.add_argument(
         "--fractions", type=float, nargs="*", default=[0.4, 0.6, 0.7], help="of all pairs, for training"
     )
     parser.add_argument("--losses", nargs="*", choices=list(LOSSES), default=list(LOSSES), help="default: all")
-    parser.add_argument("--seeds", type=int, default=1, help="how many seeds")
     parser.add_argument("--steps", type=int, default=4_000, help="of a run")
     parser.add_argument("--every", type=int, default=50, help="steps between two evaluations")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where nets train")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "grokking")
     parser.add_argument("--picture", type=Path, help="file of the plot; default: OUT/softmax-collapse.png")
     options = parser.parse_args()
-    torch.set_num_threads(1)
+    single_thread()
     log = options.out / "softmax-collapse.jsonl"
     log.parent.mkdir(parents=True, exist_ok=True)
-    done = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    done = read_rows(log)
     wanted = []
     for fraction in options.fractions:
         for name in options.losses:
@@ -164,14 +158,12 @@ def main() -> None:
                 )
                 if row is None:
                     row = train(name, fraction, seed, options.steps, options.every, options.device)
-                    with log.open("a") as file:
-                        file.write(json.dumps(row) + "\n")
+                    append_row(log, row)
                 wanted.append(row)
     text = table(wanted)
-    command = shlex.join(["python", "benchmarks/softmax_collapse.py", *sys.argv[1:]])
     kept = {(row.get("hardware", "one thread of a CPU"), row.get("torch", torch.__version__)) for row in wanted}
     places = " and ".join(f"{hardware}, torch {version}" for hardware, version in sorted(kept))
-    log.with_suffix(".md").write_text(f"# Softmax collapse, x+y mod 113\n\n`{command}`; {places}\n\n{text}\n")
+    log.with_suffix(".md").write_text(f"# Softmax collapse, x+y mod 113\n\n`{command()}`; {places}\n\n{text}\n")
     draw(wanted, options.picture or log.with_suffix(".png"))
     print(text)
 

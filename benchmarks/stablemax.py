@@ -9,23 +9,16 @@ through autograd, and the formula as published: s(x)/Σs(x), then the logarithm,
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
-import shlex
-import statistics
-import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 
 import torch
 import torch.nn.functional as F
+from _harness import RESULTS, described, in_turn, make_parser, medians, origin, over, publish, seconds, spread, verdict
 from torch import Tensor
 
 from surgecollapse import stablemax_cross_entropy
 from surgecollapse.functional import softmax_cross_entropy_float64
-from surgecollapse.record.machine import processor
 
 EAGER_GOAL, COMPILED_GOAL = 3.0, 1.5
 SHAPES = {
@@ -69,37 +62,29 @@ def losses(compiled: bool) -> dict[str, Loss]:
     return eager
 
 
-def seconds(loss: Loss, x: Tensor, target: Tensor, inner: int) -> float:
-    """Wall time of one loss with its gradient, the mean of ``inner`` of them."""
-    start = time.perf_counter()
-    for _ in range(inner):
-        torch.autograd.grad(loss(x, target), x)
-    return (time.perf_counter() - start) / inner
-
-
 def time_shape(rows: int, classes: int, options: argparse.Namespace) -> dict[str, object]:
     """All losses in turn, so that all see the same machine; medians of ratios within a turn."""
     generator = torch.Generator().manual_seed(0)
     x = (3 * torch.randn(rows, classes, generator=generator)).requires_grad_()
     target = torch.randint(classes, (rows,), generator=generator)
-    found = losses(options.compiled)
     inner = max(1, 500_000 // (rows * classes))
-    turns = [{n: seconds(f, x, target, inner) for n, f in found.items()} for _ in range(options.repeats + 2)][2:]
-    ratios = {}
-    for name in found:
-        base = "cross_entropy, compiled" if name.endswith("compiled") else "cross_entropy"
-        values = [turn[name] / turn[base] for turn in turns]
-        ratios[name] = {"median": statistics.median(values), "least": min(values), "most": max(values)}
-    medians = {name: statistics.median(turn[name] for turn in turns) for name in found}
-    return {"rows": rows, "classes": classes, "inner": inner, "seconds": medians, "ratios": ratios}
+
+    def gradient(loss: Loss) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(loss(x, target), x)
+
+    actions = {name: partial(gradient, loss) for name, loss in losses(options.compiled).items()}
+    turns = in_turn(actions, options.repeats, warm=2, clock=partial(seconds, number=inner))
+    ratios = {
+        name: over(turns, name, "cross_entropy, compiled" if name.endswith("compiled") else "cross_entropy")
+        for name in actions
+    }
+    return {"rows": rows, "classes": classes, "inner": inner, "seconds": medians(turns), "ratios": ratios}
 
 
 def measure(options: argparse.Namespace) -> dict:
     """All shapes, with what is needed to repeat the run."""
     return {
-        "command": shlex.join(["python", "benchmarks/stablemax.py", *sys.argv[1:]]),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "machine": {"processor": processor(), "cores": os.cpu_count(), "threads": options.threads},
+        **origin(options.threads),
         "repeats": options.repeats,
         "goals": {"eager": EAGER_GOAL, "compiled": COMPILED_GOAL},
         "shapes": {name: time_shape(*shape, options) for name, shape in SHAPES.items()},
@@ -108,15 +93,9 @@ def measure(options: argparse.Namespace) -> dict:
 
 def as_markdown(report: dict) -> str:
     """The report as tables."""
-    machine, versions = report["machine"], report["versions"]
     lines = [
         "# StableMax cross-entropy over F.cross_entropy, forward and backward",
-        "",
-        f"`{report['command']}`",
-        "",
-        f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} thread(s); "
-        + ", ".join(f"{name} {version}" for name, version in versions.items()),
-        "",
+        *described(report),
         f"Medians of {report['repeats']} turns, least–most in brackets; float32. Goals: ≤ {EAGER_GOAL:g} eager,",
         f"≤ {COMPILED_GOAL:g} compiled over compiled.",
     ]
@@ -126,26 +105,19 @@ def as_markdown(report: dict) -> str:
         for loss, taken in found["seconds"].items():
             ratio = found["ratios"][loss]
             limit = {"stablemax": EAGER_GOAL, "stablemax, compiled": COMPILED_GOAL}.get(loss)
-            goal = "" if limit is None else "met" if ratio["median"] <= limit else "missed"
-            spread = f"{ratio['median']:.2f} ({ratio['least']:.2f}–{ratio['most']:.2f})"
-            lines.append(f"| {loss} | {taken * 1e3:.3f} | {spread} | {goal} |")
+            goal = "" if limit is None else verdict(ratio["median"], limit)
+            lines.append(f"| {loss} | {taken * 1e3:.3f} | {spread(ratio)} | {goal} |")
     return "\n".join([*lines, ""])
 
 
 def main() -> None:
     """Measure, write JSON and Markdown, print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=15, help="turns; medians are reported")
-    parser.add_argument("--threads", type=int, default=1, help="torch threads")
+    parser = make_parser(__doc__, out=RESULTS / "stablemax", repeats=15, threads=1)
     parser.add_argument("--eager-only", dest="compiled", action="store_false", help="skip torch.compile")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "stablemax")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     report = measure(options)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.with_suffix(".json").write_text(json.dumps(report, indent=2) + "\n")
-    options.out.with_suffix(".md").write_text(as_markdown(report))
-    print(as_markdown(report))
+    publish(options.out, report, as_markdown(report))
 
 
 if __name__ == "__main__":

@@ -12,19 +12,19 @@ it is to be held. Seconds of one call on one machine: read the ratios.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
 import sys
-import time
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from grokking import ARMS, chosen, single_thread
+from _harness import make_parser, seconds, single_thread
+from grokking import ARMS, chosen
 
 Config = dict[str, Any]
 ALONE = "import json, sys; from sweep import train_here; train_here(json.loads(sys.argv[1]))"
@@ -62,30 +62,19 @@ def stacked(configs: list[Config]) -> None:
     train_stacked([make_config(**values) for values in configs])
 
 
-def seconds(work: Any, *given: Any) -> float:
-    """Wall-clock time of one call."""
-    began = time.perf_counter()
-    work(*given)
-    return time.perf_counter() - began
-
-
 def main() -> None:
     """Measure every method that is asked for: a table line each."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, out=None, seeds=10)
     parser.add_argument("--arm", choices=list(ARMS), default="parity", help="task and net")
     parser.add_argument("--methods", nargs="*", help="names of the arm's methods; default: all")
-    parser.add_argument("--seeds", type=int, default=10, help="how many")
     parser.add_argument("--steps", type=int, help="end runs after that many steps")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes of one thread")
     parser.add_argument("--data-dir", type=Path, help="folder with the four files of MNIST")
     options = parser.parse_args()
-    options.methods_file = None
+    options.methods_file, options.device = None, "cpu"
     single_thread()
-    import torch
-
     from surgecollapse.lab.config import ConfigError
 
-    torch.set_num_threads(1)
     print("| runs | single, s | side by side, s | ratio | single_thread, s | stacked, s | ratio |")
     print("|---|---|---|---|---|---|---|", flush=True)
     for name, settings in chosen(options).items():
@@ -93,12 +82,12 @@ def main() -> None:
         if options.data_dir:
             shared["data_dir"] = str(options.data_dir)
         configs = [{**settings, **shared, "seed": seed} for seed in range(options.seeds)]
-        apart, together = seconds(single, configs), seconds(flat_buffers, configs, options.jobs)
-        one_by_one = seconds(lambda runs: [train_here(values) for values in runs], configs)
+        apart, together = seconds(partial(single, configs)), seconds(partial(flat_buffers, configs, options.jobs))
+        one_by_one = seconds(lambda configs=configs: [train_here(values) for values in configs])
         cells = [f"{options.arm}, {name}, {options.seeds} seeds"]
         cells += [f"{apart:.1f}", f"{together:.1f}", f"{apart / together:.2f}", f"{one_by_one:.1f}"]
         try:
-            in_a_stack = seconds(stacked, configs)
+            in_a_stack = seconds(partial(stacked, configs))
             cells += [f"{in_a_stack:.1f}", f"{one_by_one / in_a_stack:.2f}"]
         except ConfigError as error:
             cells += [str(error), "–"]

@@ -13,17 +13,15 @@ repeated.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import statistics
 from pathlib import Path
 from typing import Any
 
+from _harness import append_row, make_parser, read_rows, shown
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from rich.console import Console
-from rich.progress import track
 from search import BASE, FAST, VARIANTS, data, generated, run
 
 from surgecollapse.compare.paired_statistics import mean_interval
@@ -106,29 +104,26 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 
 def main() -> None:
     """Train what is missing; write rows, table and plot."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, seeds=5)
     parser.add_argument("--methods", nargs="*", choices=METHODS, default=list(METHODS))
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     file = given.out / "waves.jsonl"
-    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+    rows = read_rows(file)
     there = {(row["method"], row["size"], row["steps"], row["seed"]) for row in rows}
     settings = list(dict.fromkeys(BY_DATA + BY_STEPS))
     wanted = [(m, *where, FIRST_SEED + s) for s in range(given.seeds) for where in settings for m in given.methods]
     missing = [job for job in wanted if job not in there]
     if missing:
         x, y = generated(max(size for _, size, _, _ in missing), POOL_SEED)
-        for name, size, steps, seed in track(missing, description="Training", console=Console(stderr=True)):
+        for name, size, steps, seed in shown(missing, "Training"):
             sets = (x[:size], y[:size], *data()[2:])
             made = run(name, METHODS[name], "mlp", 0.9, seed, sets, steps)
             row = {"method": name, "size": size, "steps": steps, "seed": seed}
             row |= {key: round(made[key], 3) for key in ("accuracy", "train", "density", "seconds")}
             row |= {key: made[key] for key in ("version", "config")}
             rows.append(row)
-            with file.open("a") as lines:
-                lines.write(json.dumps(row) + "\n")
+            append_row(file, row)
     import torch
 
     text = "\n".join(

@@ -26,7 +26,8 @@ def _svg(points: Sequence[tuple[float, float]], x: Sequence[tuple[float, str]], 
     marks = []
     for at, word in x:
         px, py = place(at, 0)
-        marks.append(f'<text x="{px}" y="{py + 18}" text-anchor="middle">{word}</text>')
+        anchor = "end" if at == 1 else "middle"
+        marks.append(f'<text x="{px}" y="{py + 18}" text-anchor="{anchor}">{word}</text>')
     for level, word in y:
         px, py = place(0, level)
         marks.append(f'<text x="{px - 6}" y="{py + 4}" text-anchor="end">{word}</text>')

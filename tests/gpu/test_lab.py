@@ -10,7 +10,7 @@ from torch import nn
 from surgecollapse import Readings, Target, attach
 from surgecollapse.cli.machine_checks import examine
 from surgecollapse.export.semi_structured import to_semi_structured
-from surgecollapse.lab.config import make_config, read_config, write_config
+from surgecollapse.lab.config import as_mapping, layered, make_config, read_config, write_config
 from surgecollapse.lab.training.checkpoint import load_checkpoint
 from surgecollapse.lab.training.evaluation import load_checkpointed_run, predict
 from surgecollapse.lab.training.inspection import inspect
@@ -56,7 +56,7 @@ def test_a_run_trains_on_the_gpu_and_is_read_back_on_the_host(name, tmp_path):
         run.store.close()
     if config.model.dropout:  # drawn by the generator of the device
         return
-    on_host = train(config.model_copy(update={"device": "cpu"}), tmp_path / "cpu")
+    on_host = train(layered(as_mapping(config), {"device": "cpu"}), tmp_path / "cpu")
     with RunStore(tmp_path / "cpu" / "run.db") as store:
         first = store.measurements("loss/train").values[0]
     assert losses[0] == pytest.approx(first, rel=1e-3)  # the same weights, samples and batch

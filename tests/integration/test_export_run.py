@@ -9,7 +9,7 @@ import torch
 
 from surgecollapse.cli import MISTAKE, main
 from surgecollapse.export import load_csr, load_metadata, load_program, load_sparse
-from surgecollapse.lab.config import make_config
+from surgecollapse.lab.config import as_mapping, layered, make_config
 from surgecollapse.lab.training.evaluation import load_checkpointed_run
 from surgecollapse.lab.training.run import train
 from surgecollapse.report import export_run as deploy
@@ -178,5 +178,5 @@ def test_a_run_that_diverges_is_called_so_everywhere(tmp_path, capsys):
     assert "Diverged: plain" in write_report([folder], tmp_path / "report").read_text(encoding="utf-8")
     assert main(["export", str(folder), "--format", "sparse"]) == MISTAKE
     assert "diverged" in capsys.readouterr().err
-    again = train(plan.model_copy(update={"lr": 0.01}), tmp_path / "sound")
+    again = train(layered(as_mapping(plan), {"lr": 0.01}), tmp_path / "sound")
     assert (again.status, again.summary["diverged"]) == ("complete", False)

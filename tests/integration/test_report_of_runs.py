@@ -95,7 +95,7 @@ def test_what_was_done_is_read_back(sparse):
 
 def test_the_small_table_calls_holding_plain(directories):
     rows = table(directories)
-    assert [row["run"] for row in rows] == ["plain", "surge-collapse"]
+    assert [row["run"] for row in rows] == ["plain", "entropy_cycles"]
     assert rows[1]["sparsity"] == "79.98 %"  # round(0.2 · 2,048) = 410 live weights
 
 

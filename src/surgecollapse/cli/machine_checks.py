@@ -75,11 +75,14 @@ def measure_overhead(*, blocks: int, every: int, rows: int) -> tuple[float, floa
     plain_step, _ = _stepper(plain, x, y)
     watched_step, optimizer = _stepper(watched, x, y)
     # So long that the shortest phase (2.5% of it) holds a reading, and none is added to those that are timed.
-    with attach(
+    controller = attach(
         watched, optimizer, sparsity=0.9, total_steps=max(40, blocks + 1) * every, readings=Readings(every=every)
-    ):
+    )
+    try:
         _in_turn(plain_step, watched_step, every)
         pairs = [_in_turn(plain_step, watched_step, every) for _ in range(blocks)]
+    finally:
+        controller.detach()  # the training is left in its middle, which leaving a block of attach() would warn of
     low, _, high = statistics.quantiles([with_it / without for without, with_it in pairs], n=4)
     without, with_it = (sum(times) for times in zip(*pairs, strict=True))
     return with_it / without, (high - low) / 2, 1e3 * without / (blocks * every)

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from surgecollapse.compare.methods import Method
 from surgecollapse.compare.suites import Entry, Suite
 from surgecollapse.errors import unknown
-from surgecollapse.lab.config import ConfigError, RunConfig, as_mapping, flat_values, make_config
+from surgecollapse.lab.config import ConfigError, RunConfig, as_mapping, flat_values, layered
 from surgecollapse.lab.config.keys import FAMILIES
 from surgecollapse.lab.config.section import Section
 from surgecollapse.policies import make_policy
@@ -109,8 +109,8 @@ def make_cell(
     Raises:
         ConfigError: if the settings do not go together.
     """
-    values = merged(entry.settings, method.settings, choice)
-    if not values.get("early_stopping"):
+    values = merged(method.settings, choice)
+    if not {**entry.settings, **values}.get("early_stopping"):
         values["evaluate_every"] = _NEVER
     values |= {
         "seed": seed,
@@ -118,10 +118,11 @@ def make_cell(
         "threads": 1,
         **({"sparsity": sparsity} if method.sparse else {}),
     }
-    values.setdefault("monitors", "none")
-    values["data_dir"] = _folder_of(str(values.get("task")), data_dir)
+    if "monitors" not in entry.settings:
+        values.setdefault("monitors", "none")
+    values["data_dir"] = _folder_of(str(entry.settings["task"]), data_dir)
     try:
-        config = make_config(**values)
+        config = layered(entry.settings, values)
         key = key_of(as_mapping(config))
     except (ValueError, TypeError) as error:
         raise ConfigError(f"{entry.label}, {method.name}: {error}") from error

@@ -388,5 +388,5 @@ def _sum(piece: tuple[Tensor, Tensor]) -> None:
         return
     # The CPU casts before it sums: block by block, or the cast would be as large as the parameter.
     sums.zero_()
-    for rows in columns.split(_ROWS):
+    for rows in columns.split(_ROWS):  # type: ignore[no-untyped-call]
         sums.add_(rows.sum(0, dtype=sums.dtype))

@@ -17,7 +17,7 @@ from surgecollapse.controller.options import Target
 logger = logging.getLogger(__name__)
 
 
-class SurgeCollapseCallback(TrainerCallback):  # type: ignore[misc]  # transformers ships no complete types
+class SurgeCollapseCallback(TrainerCallback):
     """Prune the model that a ``Trainer`` trains: ``Trainer(..., callbacks=[SurgeCollapseCallback(sparsity=0.8)])``.
 
     It attaches when training begins, with the trainer's number of steps. Accumulation, clipping, mixed precision and

@@ -276,7 +276,7 @@ def _trajectory(runs: Sequence[RunData]) -> Section:
     for picture in pictures:
         part.add(picture, "")
     if not pictures:
-        part.add(None, "No run traced its gradients: train with `trace_every`.")
+        part.add(None, "No run traced its gradients: train with `gradient_trace_every`.")
     return part
 
 

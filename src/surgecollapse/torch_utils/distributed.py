@@ -76,7 +76,8 @@ class Ranks:
         if not self.alone:
             joined = torch.zeros_like(joined) if self.absent else joined.contiguous()
             distributed.all_reduce(joined, group=self._group)
-        parts = joined.split([part.numel() for part in flat]) if flat else ()
+        sizes = [part.numel() for part in flat]
+        parts = joined.split(sizes) if flat else ()  # type: ignore[no-untyped-call]
         return [part.reshape(value.shape) for part, value in zip(parts, values, strict=True)]
 
     def highest(self, values: Tensor) -> Tensor:

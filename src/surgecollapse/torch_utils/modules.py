@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from types import FunctionType, MethodType, ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,8 @@ from torch.overrides import TorchFunctionMode
 
 _WRAPPER_SEGMENTS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 _ACTIVATION_WORDS = ("relu", "gelu", "silu", "swish", "mish", "tanh", "sigmoid", "activation", "elu", "softplus")
+
+State = TypeVar("State")
 
 
 def unwrap_model(model: nn.Module) -> nn.Module:
@@ -156,7 +158,7 @@ class _Replacing(TorchFunctionMode):  # type: ignore[no-untyped-call, misc, unus
         return memo[id(tensor)]
 
 
-def snapshot(value: Any) -> Any:
+def snapshot(value: State) -> State:
     """A copy of a state that nothing trains: every tensor is cloned, and every container is a new one.
 
     >>> import torch
@@ -166,7 +168,8 @@ def snapshot(value: Any) -> Any:
     >>> taken
     {'average': [tensor([0.])]}
     """
-    return map_tensors(value, lambda tensor: tensor.detach().clone())
+    taken: State = map_tensors(value, lambda tensor: tensor.detach().clone())
+    return taken
 
 
 def _changed(pairs: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:

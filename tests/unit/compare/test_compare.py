@@ -102,6 +102,24 @@ def test_settings_of_a_trial_add_to_those_of_the_method():
     assert (config.model.dropout, config.run.seed, config.method.sparsity, config.run.threads) == (0.25, 3, 0.9, 1)
 
 
+@pytest.mark.parametrize(
+    ("settings", "chosen"),
+    [
+        ({"min_density": 0.1, "growth": "gradient"}, {"policy": "none"}),
+        ({"beta2": 0.9}, {"optimizer": "sgd"}),
+    ],
+)
+def test_settings_of_an_entry_are_dropped_where_the_method_has_no_use_for_them(settings, chosen):
+    entry = replace(ENTRY, settings={**ENTRY.settings, **settings})
+    found = flat_values(as_mapping(make_cell(entry, method("m", **chosen, sparse=False), 0.9, 0, {}).config))
+    assert not settings.keys() & found.keys()
+    assert {name: found[name] for name in chosen} == chosen
+    kept = flat_values(as_mapping(make_cell(entry, CYCLES, 0.9, 0, {}).config))
+    assert {name: kept[name] for name in settings} == settings
+    with pytest.raises(ConfigError, match=r"m: min_density = 0\.2 has no effect with policy = 'none'"):
+        make_cell(entry, method("m", policy="none", min_density=0.2), 0.9, 0, {})
+
+
 def test_nothing_is_evaluated_before_the_end_unless_early_stopping_asks_for_it():
     assert make_cell(ENTRY, DENSE, 0.9, 0, {}).config.run.evaluate_every >= 10**9
     assert make_cell(ENTRY, DENSE, 0.9, 0, {"early_stopping": 3, "evaluate_every": 5}).config.run.evaluate_every == 5
