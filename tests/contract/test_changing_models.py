@@ -150,6 +150,7 @@ def test_a_very_long_cadence_costs_nothing():
     assert not controller.readings
 
 
+@pytest.mark.filterwarnings("ignore:pruning to .* by one global threshold")
 def test_depth_is_bounded_by_the_minimum_density():
     """The deepest collapse at this target, 99.65%, would leave less than .5% of the weights."""
     model = make_model(width=128)
@@ -239,6 +240,7 @@ def test_gradients_by_vmap_are_no_obstacle_to_a_reading():
     assert [layer.layer for layer in controller.readings[0].layers] == ["0", "2"]
 
 
+@pytest.mark.filterwarnings("ignore:pruning to .* by one global threshold")
 def test_a_net_that_routes_its_inputs_may_run_other_layers_after_a_collapse():
     class Routed(nn.Module):
         def __init__(self) -> None:
@@ -291,6 +293,7 @@ def test_the_last_decision_survives_a_resume_and_a_damaged_state_is_named():
         again.load_state_dict({key: value for key, value in state.items() if key != "events"})
 
 
+@pytest.mark.filterwarnings("ignore:pruning to .* by one global threshold")
 def test_a_weight_without_a_gradient_has_no_taylor_saliency():
     class Unused(nn.Module):
         def __init__(self) -> None:

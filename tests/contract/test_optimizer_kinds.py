@@ -121,6 +121,29 @@ def test_a_step_that_never_ends_is_refused():
         optimizer.step()
 
 
+def test_a_step_that_failed_can_be_tried_again():
+    class Failing(torch.optim.SGD):
+        fails = 1
+
+        def step(self, closure=None):
+            if self.fails:
+                self.fails -= 1
+                raise MemoryError
+            return super().step(closure)
+
+    model = net()
+    torch.optim.SGD(model.parameters(), lr=0.1)  # torch wraps the step of a class when the first of it is made
+    optimizer = Failing(model.parameters(), lr=0.1)
+    controller = sc.attach(model, optimizer, 0.8, 60, readings=sc.Readings(every=5))
+    backward(model)
+    with pytest.raises(MemoryError):
+        optimizer.step()
+    optimizer.step()
+    assert controller.step == 1
+    optimizer.step()
+    assert controller.step == 2
+
+
 class Keeps(torch.optim.SGD):
     """SGD with an additional memory of some layout."""
 
@@ -128,9 +151,8 @@ class Keeps(torch.optim.SGD):
         super().__init__(params, lr=0.05)
         self.memory = memory
 
-        self.register_step_post_hook(lambda optimizer, args, kwargs: optimizer.remember())
-
-    def remember(self):
+    def step(self, closure=None):
+        super().step(closure)  # runs the step hooks once more, where an SGD was made before
         for group in self.param_groups:
             for p in group["params"]:
                 self.state[p].setdefault("memory", self.memory(p))

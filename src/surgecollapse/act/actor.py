@@ -126,7 +126,10 @@ class Actor:
         layers = action.layers
         missing = self.rewiring.wanted(least, layers) - (weights.only(layers) if layers else weights).live
         if missing > 0:  # sparser than the target already: regrow exactly what is missing
-            self._reopen(missing, None, layers, Regrow(1.0, regrow_init="last"))
+            regrow, known = Regrow(1.0, regrow_init="last"), self._remembered(layers)
+            valued = min(missing, sum(count_true(list(known.values()))))
+            self._reopen(valued, known, layers, regrow)
+            self._reopen(missing - valued, None, layers, regrow)
             return
         searched = least < most and action.floor is not None
         details = self._find_depth(action, least, most) if searched else {"depth": most}
@@ -189,7 +192,11 @@ class Actor:
     def _exchange(self, action: Exchange) -> None:
         before = self.rewiring.weights.sparsity
         ledger = self.rewiring.exchange(
-            action.fraction, signals=self._signals, saliency=action.saliency, **self._choice(action)
+            action.fraction,
+            signals=self._signals,
+            saliency=action.saliency,
+            remember=before > self.target,
+            **self._choice(action),
         )
         self.log("exchange", ledger, before, share=action.fraction, rho=ledger.rho)
 
@@ -232,10 +239,22 @@ class Actor:
         if closed is None:
             chosen = weights.only(layers).params
             closed = {name: weights.closed(name) & (name in chosen) for name in weights.params}
+        count = min(count, sum(count_true(list(closed.values()))))  # zeros that are kept cannot be opened
+        if not count:
+            return
         std = None if action is None else action.noise_std
         ledger = self.rewiring.surge(closed, count, signals=self._signals, noise_std=std, **self._choice(action))
         if ledger.changed:  # fewer weights than half a tile reopen none
             self.log("surge", ledger, before, rho=ledger.rho)
+
+    def _remembered(self, layers: Sequence[str]) -> dict[str, Tensor]:
+        """The closed weights whose last value is known."""
+        weights = self.rewiring.weights
+        chosen = weights.only(layers).params
+        return {
+            name: weights.closed(name) & (name in chosen) & (self.rewiring.last_value(name) != 0)
+            for name in weights.params
+        }
 
     def _scope(self, scope: str) -> Mapping[str, nn.Parameter]:
         if scope == "prunable":

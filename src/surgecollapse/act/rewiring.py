@@ -244,6 +244,12 @@ class Rewiring:
         ledger.after = energies(params)
         return ledger, closed
 
+    def last_value(self, name: str) -> Tensor:
+        """Values that closed weights of a parameter had, where they were kept; zeros elsewhere."""
+        value = self.weights.params[name].detach()
+        kept = self._last.get(name)
+        return torch.zeros_like(value) if kept is None else kept.to(value)
+
     def _remember(self, closed: Mapping[str, Tensor]) -> None:
         """Keep the values of weights that are about to be closed."""
         for name, chosen in closed.items():
@@ -285,6 +291,7 @@ class Rewiring:
         growth: str | Criterion | None = None,
         regrow_init: str | None = None,
         noise_energy_budget: float | None = None,
+        remember: bool = False,
     ) -> Ledger:
         """Exchange ``share`` of the open weights of each parameter for as many others; its density stays exact.
 
@@ -310,7 +317,7 @@ class Rewiring:
             masks[name] = stays | self._choose({name: closed}, count, growth, signals)[name]
         flipped = {name: self.weights.mask(name) ^ masks[name] for name in params}
         opened = {name: flipped[name] & masks[name] for name in params}
-        if (regrow_init or self.regrow_init) == "last":
+        if remember or (regrow_init or self.regrow_init) == "last":
             self._remember({name: flipped[name] & ~masks[name] for name in params})
         self._flip(masks, flipped)
         ledger.grown = sum(count_true(list(opened.values())))
