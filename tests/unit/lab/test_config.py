@@ -81,7 +81,7 @@ def test_a_configuration_cannot_be_changed():
         ({"task": "digits", "polcy": "none"}, "unknown key 'polcy': expected one of task, "),
         ({"task": "digits", "polcy": "none"}, "Did you mean 'policy'?"),
         ({"task": "digits", "zzz": 1}, "unknown key 'zzz': expected one of "),
-        ({"task": "digits", "min_density": 0}, "since version 0.2 it is called 'min_density'"),
+        ({"task": "digits", "minimum_density": 0}, "since version 0.2 it is called 'min_density'"),
         ({"task": "digits", "policy": "entropie"}, "unknown policy 'entropie': expected one of none, "),
         (
             {"task": "digits", "policy": "waves"},
