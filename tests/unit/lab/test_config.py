@@ -274,7 +274,7 @@ def test_the_default_policy_is_cyclic_pruning_with_its_own_defaults():
 def test_a_file_of_version_1_opens_under_the_new_names(old, new, tmp_path):
     values = {"hold": 5, "smallest": True, "content_words": True, "weigh_batches": True, "average_decay": 0.5,
               "trace_every": 7, "moments": "keep", "initial": "last", "rho": 0.2, "distribution": "erk",
-              "min_density": 0.25}  # fmt: skip
+              "minimum_density": 0.25}  # fmt: skip
     task = {"smallest": "qm9", "content_words": "imdb"}.get(old, "digits")
     text = str(values[old]).lower() if not isinstance(values[old], str) else f'"{values[old]}"'
     (tmp_path / "run.toml").write_text(f'task = "{task}"\npolicy = "entropy"\n{old} = {text}\n')
