@@ -356,7 +356,8 @@ def test_a_model_with_nothing_to_prune_is_refused():
 
 
 def test_a_foreign_state_is_refused_with_the_difference():
-    state = Run().train(30).controller.state_dict()
+    whole = Run().train(30)
+    state = whole.controller.state_dict()
     with pytest.raises(ValueError, match="not the state of a surgecollapse controller"):
         Run().controller.load_state_dict({"weights": 1})
     with pytest.raises(ValueError, match=r"policy EntropyCycles, but ACDC"):
@@ -365,6 +366,9 @@ def test_a_foreign_state_is_refused_with_the_difference():
         Run(sparsity=0.7).controller.load_state_dict(state)
     with pytest.raises(ValueError, match="version"):
         Run().controller.load_state_dict({**state, "version": 99})
+    with pytest.raises(ValueError, match="load the model's own state first"):
+        Run().controller.load_state_dict(state)
     other = Run(sparsity=Target(0.8, exclude="3.weight"))
+    other.model.load_state_dict(whole.model.state_dict())
     with pytest.raises(ValueError, match=r"another model.*3\.weight"):
         other.controller.load_state_dict(state)
