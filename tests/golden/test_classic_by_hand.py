@@ -120,7 +120,7 @@ def test_at_300_the_refilled_half_goes_again_and_at_400_it_comes_back():
 def test_no_mask_is_held_so_one_step_moves_the_zeros():
     run = Classic().train(100)
     assert all(mask.all() for mask in run.controller.masks.values())
-    assert all(mask.all() for mask in run.controller.masks.values())
+    assert run.controller.sparsity == 0.5  # counted: 4 of the 8 weights of the hidden layer, held by no mask
     before = run.values()
     run.optimizer.param_groups[0]["lr"] = 0.1
     run.train(1)

@@ -149,16 +149,16 @@ def test_resume_at_any_step_is_bitwise(policy, at, set_to_none):
 
 
 @pytest.mark.parametrize("growth", ["random", "gradient", "ema_gradient", "momentum"])
-@pytest.mark.parametrize("initial", ["zero", "noise", "last"])
-def test_resume_is_bitwise_for_every_growth_and_first_value(growth, initial):
-    options = {"updates": Updates(growth=growth, regrow_init=initial)}
+@pytest.mark.parametrize("regrow_init", ["zero", "noise", "last"])
+def test_resume_is_bitwise_for_every_growth_and_first_value(growth, regrow_init):
+    options = {"updates": Updates(growth=growth, regrow_init=regrow_init)}
     whole = Run(**options).train(TOTAL)
     second = Run(**options, seed=5).load(Run(**options).train(83).save()).train(TOTAL - 83)
     assert same(whole.model, second.model)
     surges = [e for e in whole.controller.events if e.kind == "surge"]
     assert surges
-    assert all((e.energy_injected > 0) == (initial != "zero") for e in surges)
-    if initial == "noise":
+    assert all((e.energy_injected > 0) == (regrow_init != "zero") for e in surges)
+    if regrow_init == "noise":
         assert all(e.energy_injected <= 0.1 * e.energy_before * (1 + 1e-6) for e in surges)
 
 
@@ -190,7 +190,7 @@ def test_taylor_saliency_has_its_gradient_under_every_policy(policy):
 def test_last_values_come_back_where_only_the_policy_asks_for_them():
     from surgecollapse import EntropyCycles
 
-    run = Run(EntropyCycles(initial="last")).train(TOTAL)
+    run = Run(EntropyCycles(regrow_init="last")).train(TOTAL)
     surges = [event for event in run.controller.events if event.kind == "surge"]
     assert surges
     assert all(event.energy_injected > 0 for event in surges)
@@ -356,7 +356,8 @@ def test_a_model_with_nothing_to_prune_is_refused():
 
 
 def test_a_foreign_state_is_refused_with_the_difference():
-    state = Run().train(30).controller.state_dict()
+    whole = Run().train(30)
+    state = whole.controller.state_dict()
     with pytest.raises(ValueError, match="not the state of a surgecollapse controller"):
         Run().controller.load_state_dict({"weights": 1})
     with pytest.raises(ValueError, match=r"policy EntropyCycles, but ACDC"):
@@ -365,6 +366,9 @@ def test_a_foreign_state_is_refused_with_the_difference():
         Run(sparsity=0.7).controller.load_state_dict(state)
     with pytest.raises(ValueError, match="version"):
         Run().controller.load_state_dict({**state, "version": 99})
-    other = Run(sparsity=Target(0.8, sparsity=Target(0.8, sparsity=Target(0.8, exclude="3.weight"))))
+    with pytest.raises(ValueError, match="load the model's own state first"):
+        Run().controller.load_state_dict(state)
+    other = Run(sparsity=Target(0.8, exclude="3.weight"))
+    other.model.load_state_dict(whole.model.state_dict())
     with pytest.raises(ValueError, match=r"another model.*3\.weight"):
         other.controller.load_state_dict(state)

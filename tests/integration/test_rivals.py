@@ -41,10 +41,20 @@ def train(policy, *, sparsity=0.8, watch=lambda controller, model: None, growth=
 
 @pytest.mark.parametrize("policy", ["static", "set", "rigl"])
 def test_sparse_from_the_first_step_with_the_densities_of_erk(policy):
-    seen = []
-    controller, _model = train(policy, watch=lambda controller, model: seen.append(controller.sparsity))
-    assert seen[0] == 0.0  # the forward pass that shows what is prunable comes before the mask
-    assert seen[1:] == [pytest.approx(0.8)] * (STEPS - 1)
+    closed, zero = [], []
+
+    def watch(controller, model):
+        masks = controller.masks.values()
+        closed.append(1 - sum(int(mask.sum()) for mask in masks) / max(1, sum(mask.numel() for mask in masks)))
+        zero.append(controller.sparsity)
+
+    controller, _model = train(policy, watch=watch)
+    assert zero[0] == 0.0  # the forward pass that shows what is prunable comes before the mask
+    assert closed[1:] == [pytest.approx(0.8)] * (STEPS - 1)
+    assert all(z >= c - 1e-9 for z, c in zip(zero[1:], closed[1:], strict=True))
+    first = next((event.step for event in controller.events if event.grown), STEPS)
+    # What an exchange opens starts at zero, and counts as such until it has a value.
+    assert zero[1:first] == [pytest.approx(0.8)] * (first - 1)
     assert next(event.step for event in controller.events) == 0
     shapes = {name: tuple(mask.shape) for name, mask in controller.masks.items()}
     live = {name: int(mask.sum()) for name, mask in controller.masks.items()}

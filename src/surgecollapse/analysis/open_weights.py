@@ -26,6 +26,7 @@ def open_weights(
     Raises:
         ValueError: if a parameter is complex or not finite, or a mask fits no parameter.
 
+    >>> import torch
     >>> weights, masks = open_weights(nn.Linear(2, 1), {"weight": torch.tensor([[True, False]])})
     >>> sorted(weights), masks["weight"]
     (['bias', 'weight'], tensor([[1., 0.]]))
@@ -62,6 +63,7 @@ def refuse_unusable(weights: Mapping[str, Tensor]) -> None:
 def not_finite(weights: Mapping[str, Tensor]) -> list[str]:
     """Names of tensors that hold NaN or infinite values, with their number.
 
+    >>> import torch
     >>> not_finite({"a": torch.tensor([1.0, torch.nan]), "b": torch.ones(2)})
     ['a (1 of 2)']
     """

@@ -127,6 +127,6 @@ def transform_gradients(
     >>> optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     >>> with surgecollapse.transform_gradients(optimizer, []) as handle:
     ...     handle.state_dict()
-    {'transforms': [], 'step': 0}
+    {'version': 1, 'transforms': [], 'step': 0}
     """
     return TransformedGradients(optimizer, transforms, recorders, every)

@@ -45,6 +45,7 @@ class Cell:
     def name(self) -> str:
         """In a few words.
 
+        >>> from surgecollapse.lab.config import make_config
         >>> config = make_config(task="digits")
         >>> Cell(key="", entry="digits-mlp", method="gmp", sparsity=0.9, seed=3, trial=None, config=config).name
         'digits-mlp gmp 90% seed 3'

@@ -104,7 +104,7 @@ def parse_pattern(text: str) -> Pattern:
     >>> parse_pattern("4:2")
     Traceback (most recent call last):
     ...
-    ValueError: unknown pattern '4:2': expected 'N:M' with 1 <= N < M (as in '2:4'), ... Did you mean '2:4'?
+    ValueError: unknown pattern '4:2': expected 'N:M' with 1 <= N < M (as in '2:4', ... Did you mean '2:4'?
     """
     if text == "unit":
         return Pattern(text, 1, None)

@@ -333,7 +333,7 @@ class GrokfastMA(SlowGradients):
         return together
 
     def _sum_rows_afresh(self, together: Together) -> None:
-        """As :meth:`_sum_afresh`, for a share of the rows of every parameter."""
+        """As :meth:`_to_sum_afresh`, for a share of the rows of every parameter."""
         total, slots, rows = together.state["total"], together.state["gradients"], together.rows
         turns = together.state["turn"]
         share = rows.turns(self._period)[int(turns[0])]

@@ -34,6 +34,7 @@ def class_scores(
     Raises:
         ValueError: if ``which`` names an entry that is not there.
 
+    >>> import torch
     >>> class_scores({"features": torch.ones(3, 8), "logits": torch.ones(3, 2)}, nn.Identity()).shape
     torch.Size([3, 2])
     """

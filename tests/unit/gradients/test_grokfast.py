@@ -206,7 +206,7 @@ def test_the_running_sum_does_not_drift_in_a_hundred_thousand_steps(buffer_dtype
     assert bounded < 5 * 50
     # The bound holds from any step on, so that it holds after 10⁶; the proof is in the docstring. The same
     # history without sums afresh: the error is of another order.
-    transform._sum_afresh = lambda state: None
+    transform._to_sum_afresh = lambda state: iter(())
     transform._state.clear()
     assert direct_error(transform, history, 50) > 100 * bounded
 

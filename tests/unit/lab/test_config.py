@@ -81,7 +81,7 @@ def test_a_configuration_cannot_be_changed():
         ({"task": "digits", "polcy": "none"}, "unknown key 'polcy': expected one of task, "),
         ({"task": "digits", "polcy": "none"}, "Did you mean 'policy'?"),
         ({"task": "digits", "zzz": 1}, "unknown key 'zzz': expected one of "),
-        ({"task": "digits", "min_density": 0}, "since version 0.2 it is called 'min_density'"),
+        ({"task": "digits", "minimum_density": 0}, "since version 0.2 it is called 'min_density'"),
         ({"task": "digits", "policy": "entropie"}, "unknown policy 'entropie': expected one of none, "),
         (
             {"task": "digits", "policy": "waves"},
@@ -274,7 +274,7 @@ def test_the_default_policy_is_cyclic_pruning_with_its_own_defaults():
 def test_a_file_of_version_1_opens_under_the_new_names(old, new, tmp_path):
     values = {"hold": 5, "smallest": True, "content_words": True, "weigh_batches": True, "average_decay": 0.5,
               "trace_every": 7, "moments": "keep", "initial": "last", "rho": 0.2, "distribution": "erk",
-              "min_density": 0.25}  # fmt: skip
+              "minimum_density": 0.25}  # fmt: skip
     task = {"smallest": "qm9", "content_words": "imdb"}.get(old, "digits")
     text = str(values[old]).lower() if not isinstance(values[old], str) else f'"{values[old]}"'
     (tmp_path / "run.toml").write_text(f'task = "{task}"\npolicy = "entropy"\n{old} = {text}\n')

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from surgecollapse import MemoryRecorder, attach, watch_training
+from surgecollapse import MemoryRecorder, Monitoring, Readings, attach, watch_training
 from surgecollapse.functional import batch_loss
 from surgecollapse.observe.monitors.criticality import Criticality
 from surgecollapse.observe.monitors.curvature import Curvature
@@ -188,8 +188,8 @@ def test_the_masks_that_a_controller_holds_reach_the_monitor():
 
     model, (x, y) = net(), data()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with attach(model, optimizer, sparsity=0.5, total_steps=6, policy="one_shot", every=1, monitors=[Spy()],
-                monitor_budget=None) as controller:  # fmt: skip
+    with attach(model, optimizer, sparsity=0.5, total_steps=6, policy="one_shot", readings=Readings(every=1),
+                monitors=Monitoring([Spy()], budget=None)) as controller:  # fmt: skip
         for _ in range(6):
             optimizer.zero_grad()
             F.cross_entropy(model(x), y).backward()

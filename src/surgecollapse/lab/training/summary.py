@@ -30,11 +30,12 @@ def weight_summary(model: nn.Module, controller: Controller | None) -> dict[str,
     parameters = list(model.parameters())
     count = sum(parameter.numel() for parameter in parameters)
     nonzeros = sum(int(torch.count_nonzero(parameter)) for parameter in parameters)
+    live, prunable = (0, 0) if controller is None else controller.open_weights()
     return {
         "parameters": count,
-        "prunable": 0 if controller is None else sum(mask.numel() for mask in controller.masks.values()),
+        "prunable": prunable,
         "nonzeros": nonzeros,
-        "sparsity": 0.0 if controller is None else controller.sparsity,
+        "sparsity": 1 - live / prunable if prunable else 0.0,
         "sparsity_total": 1 - nonzeros / count,
         "bytes_dense": sum(parameter.numel() * parameter.element_size() for parameter in parameters),
         "bytes_sparse": sum(
