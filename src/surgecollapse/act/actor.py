@@ -112,7 +112,8 @@ class Actor:
             case Freeze():
                 if not self.frozen:
                     self.frozen = True
-                    self.rewiring.forget_values()
+                    if self.rewiring.weights.sparsity <= self.target:  # else some are still to be opened at the end
+                        self.rewiring.forget_values()
                     self.log("freeze")
 
     def _prune(self, action: Prune) -> None:

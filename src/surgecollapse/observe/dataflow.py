@@ -80,8 +80,9 @@ def trace_dataflow(model: nn.Module, forward: Callable[[], Any]) -> Dataflow:
         The names of parameters, each group in the model's order.
 
     >>> net = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 3), nn.Softmax(-1))
+    >>> x = torch.ones(5, 2)
     >>> with torch.no_grad():
-    ...     trace_dataflow(net, lambda: net(torch.ones(5, 2)))
+    ...     trace_dataflow(net, lambda: net(x))
     Dataflow(outputs=('2.weight',), selectors=(), weights=('0.weight', '2.weight'), transposed=())
     """
     tracer = _Tracer(model)
