@@ -33,7 +33,9 @@ def _afresh():
     torch._dynamo.reset()
 
 
-@pytest.mark.filterwarnings("ignore:.*record function.*", "ignore:The .grad attribute")
+@pytest.mark.filterwarnings(
+    "ignore:.*record function.*", "ignore:The .grad attribute", "ignore:`torch.jit.script_method` is deprecated"
+)
 @pytest.mark.parametrize("how", ["eager", "before", "after", "in place", "regions", "optimizer", "step"])
 def test_every_order_trains_the_same_net(how):
     def run(how):

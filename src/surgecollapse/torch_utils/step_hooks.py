@@ -36,6 +36,7 @@ class StepHooks:
         # Under torch.compile(optimizer.step) the hooks run between graphs, not inside one.
         disable: Any = torch.compiler.disable
         self._before, self._after = disable(before), disable(after)
+        self._nested: Callable[[Optimizer], bool] = disable(is_within_a_step)
         self._name, self._begun, self._outer_steps = type(chain[0]).__name__, 0, False
         self._handles: list[RemovableHandle] = [chain[-1].register_step_pre_hook(self._pre)]
         outer = self._outermost(chain)
@@ -93,11 +94,11 @@ class StepHooks:
 
     def _inner_ends(self, optimizer: Optimizer, *_: Any) -> None:
         """End the step here, where the wrapper's own step() is not what the loop calls (SAM in two calls)."""
-        if not self._outer_steps and not is_within_a_step(optimizer):
+        if not self._outer_steps and not self._nested(optimizer):
             self._post()
 
     def _pre(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if is_within_a_step(optimizer):
+        if self._nested(optimizer):
             return None
         self._begun += 1
         if self._begun > _LOST:
@@ -121,7 +122,7 @@ class StepHooks:
         return args, {**kwargs, "closure": closure_then_before}
 
     def _post(self, optimizer: Optimizer | None = None, *_: Any) -> None:
-        if optimizer is not None and is_within_a_step(optimizer):
+        if optimizer is not None and self._nested(optimizer):
             return
         self._begun, self._outer_steps = 0, False
         self._after()
