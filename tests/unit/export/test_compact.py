@@ -553,7 +553,7 @@ def test_a_branch_on_values_is_named_and_can_be_made_opaque():
     with torch.no_grad():
         model.a.weight[1] = 0
     x = torch.randn(3, 3)
-    with pytest.raises(ValueError, match=r"Branching cannot be traced: .*`if x.sum\(\) > 0:` in forward, test_export"):
+    with pytest.raises(ValueError, match=r"Branching cannot be traced: .*`if x.sum\(\) > 0:` in forward, test_compact"):
         compact_model(model, x)
     result = compact_model(model, x, opaque=["gate"])
     assert same(model, result, x)["a"].units == (4, 3)

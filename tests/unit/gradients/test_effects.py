@@ -94,6 +94,7 @@ def train(recorders, attached, steps=12):
         return model.state_dict(), handle.state_dict()
 
 
+@pytest.mark.filterwarnings("ignore:the block of attach")
 @pytest.mark.parametrize("attached", [True, False])
 def test_training_that_is_looked_at_is_bitwise_the_training_that_is_not_and_it_is_seldom(attached, monkeypatch):
     looks, see = [], Effects.see
