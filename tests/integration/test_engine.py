@@ -142,7 +142,7 @@ def test_resume_at_any_step_is_bitwise(policy, at, set_to_none):
     assert whole.controller.events == second.controller.events
     a, b = whole.controller.state_dict(), second.controller.state_dict()
     assert repr(a["policy"]) == repr(b["policy"])
-    assert a["pump"] == b["pump"]
+    assert a["noise_std"] == b["noise_std"]
     for role in a["random"]:
         for device, state in a["random"][role]["states"].items():
             assert torch.equal(state, b["random"][role]["states"][device])

@@ -232,7 +232,7 @@ def test_embeddings_norms_and_head_are_not_pruned_and_every_block_is_read(text_f
     kinds = ("attention.in_proj_weight", "attention.out_proj.weight", "mlp.0.weight", "mlp.2.weight")
     assert sorted(controller.masks) == sorted(f"blocks.{i}.{kind}" for i in range(5) for kind in kinds)
     sites = {layer.layer: layer.rows for layer in controller.readings[-1].layers}
-    assert sites == {f"blocks.{i}.{site}": 8 for i in range(5) for site in ("attention", "mlp.0", "mlp.2")}
+    assert sites == {f"blocks.{i}.{site}": 32 for i in range(5) for site in ("attention", "mlp.0", "mlp.2")}
 
 
 def test_multiplications_count_every_position():
