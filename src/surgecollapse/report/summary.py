@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from surgecollapse.functional.masks import packed_bytes
 from surgecollapse.report.rundata import RunData
 
 
@@ -101,6 +100,8 @@ def summarise(run: RunData, runs: Sequence[RunData] = ()) -> Summary:
     values = list(run.parameters.values())
     prunable = prunable_names(run, runs)
     loss = run.measurements.get("loss/validation")
+    from surgecollapse.functional.masks import packed_bytes  # brings torch
+
     return Summary(
         name=run.name,
         policy=run.policy,
