@@ -125,8 +125,8 @@ SHAPES = st.dictionaries(
 
 @settings(max_examples=80, deadline=None)
 @given(shapes=SHAPES, sparsity=st.floats(0, 0.99), allocation=st.sampled_from(["layer", "erk"]))
-def test_allocations_are_exact_and_within_the_layers(shapes, sparsity, distribution):
-    counts = allocate(shapes, sparsity, distribution, min_density=0.0)
+def test_allocations_are_exact_and_within_the_layers(shapes, sparsity, allocation):
+    counts = allocate(shapes, sparsity, allocation, min_density=0.0)
     sizes = {name: int(np.prod(shape)) for name, shape in shapes.items()}
     assert sum(counts.values()) == kept(sum(sizes.values()), sparsity)
     assert all(0 <= counts[name] <= size for name, size in sizes.items())
@@ -140,13 +140,13 @@ def test_allocations_are_exact_and_within_the_layers(shapes, sparsity, distribut
     allocation=st.sampled_from(["global", "layer", "erk"]),
     seed=st.integers(0, 99),
 )
-def test_collapse_is_exact_and_respects_the_minima(shapes, share, minimum, distribution, seed):
+def test_collapse_is_exact_and_respects_the_minima(shapes, share, minimum, allocation, seed):
     generator = torch.Generator().manual_seed(seed)
     scores = {name: (torch.randn(shape, generator=generator) * 2).round() for name, shape in shapes.items()}
     minima = {name: -(-score.numel() * int(minimum * 10) // 10) for name, score in scores.items()}
     least, total = sum(minima.values()), sum(score.numel() for score in scores.values())
     live = least + int(share * (total - least))
-    masks = collapse_masks(scores, live, allocation=distribution, min_density=minimum)
+    masks = collapse_masks(scores, live, allocation=allocation, min_density=minimum)
     assert sum(int(mask.sum()) for mask in masks.values()) == live
     for name, mask in masks.items():
         assert int(mask.sum()) >= minima[name]
