@@ -1,11 +1,8 @@
-"""Shows docstrings as they are meant: Sphinx roles, RST tables and doctests become Markdown as the docs are built."""
+"""Rewrites docstrings for the documentation: Sphinx roles, RST tables and doctests become Markdown."""
 
 from __future__ import annotations
 
 import re
-from typing import Any
-
-from griffe import Extension, Object
 
 _ROLE = re.compile(r":(?:class|func|meth|data|attr|mod|obj|exc|math):`([^`]+)`")
 _EQUATION = re.compile(r"^( *)\.\. math:: (.+)$", re.MULTILINE)
@@ -32,12 +29,3 @@ def to_markdown(text: str) -> str:
 
     text = _EQUATION.sub(r"\1`\2`", _ROLE.sub(role, text)).replace("``", "`")
     return _TABLE.sub(table, _DOCTEST.sub(doctest, text))
-
-
-class Roles(Extension):
-    """Applies :func:`to_markdown` to every docstring."""
-
-    def on_object(self, *, obj: Object, **_: Any) -> None:
-        """Rewrite one docstring before it is parsed."""
-        if obj.docstring:
-            obj.docstring.value = to_markdown(obj.docstring.value)

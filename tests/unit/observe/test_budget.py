@@ -220,7 +220,9 @@ def test_a_costly_monitor_is_held_to_the_share_of_a_real_loop():
             time.sleep(0.001)
             optimizer.step()
     report = watched.report()
-    assert report.every > 40  # 4 ms are 5% of 80 steps of 1 ms; a loaded machine sleeps longer
+    affordable = report.seconds["slow"] / (report.limit * report.step_seconds)
+    assert report.every > report.asked
+    assert report.every >= 0.5 * affordable  # what was measured last may differ from what the choice was made by
     assert report.share < 0.075
     stated = [event.value for event in recorder.events if event.name == "budget/share"]
     assert stated[-1] <= 0.075
