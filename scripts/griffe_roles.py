@@ -11,7 +11,7 @@ from griffe import Extension, Object
 # griffe loads this file by its path: the folder is not on the path of imports.
 sys.path.append(str(Path(__file__).parent))
 
-from docstring_roles import to_markdown  # noqa: E402
+from docstring_roles import to_markdown
 
 
 class Roles(Extension):
