@@ -148,9 +148,12 @@ def first_step(mode: str, beta2: float = 0.999) -> float:
     """Learning rates that Adam moves a reopened weight by in its first step, long after the run's start."""
     p = nn.Parameter(torch.zeros(2, 2, dtype=torch.float64))
     optimizer = torch.optim.Adam([p], lr=1.0, betas=(0.9, beta2), eps=1e-12)
-    for _ in range(20_000):
-        p.grad = torch.ones(2, 2, dtype=torch.float64)
-        optimizer.step()
+    p.grad = torch.ones(2, 2, dtype=torch.float64)
+    optimizer.step()
+    state = optimizer.state[p]  # of gradients of 1 ever since
+    state["step"].fill_(1e6)
+    state["exp_avg"].fill_(1.0)
+    state["exp_avg_sq"].fill_(1.0)
     flipped = torch.zeros(2, 2, dtype=torch.bool)
     flipped[0, 0] = True
     forget(optimizer, p, flipped, torch.ones(2, 2, dtype=torch.bool), mode)
