@@ -309,6 +309,47 @@ def test_wrapper_optimizers_keep_the_masks(wrapper):
     assert_masked(controller, model)
 
 
+@pytest.mark.parametrize("wrapper", [Lookahead, Accelerated, lambda inner: inner])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_soft_threshold_holds_under_every_optimizer_and_wrapper(name, wrapper):
+    model = make_model()
+    optimizer = wrapper(OPTIMIZERS[name](model.parameters()))
+    readings = surgecollapse.Readings(every=5)
+    controller = surgecollapse.attach(model, optimizer, 0.5, 40, policy="soft_threshold", readings=readings)
+    for _ in range(29):
+        backward(model, optimizer)
+        optimizer.step()
+        named = dict(model.named_parameters())
+        assert not any(named[n][~mask].any() for n, mask in controller.masks.items())
+    assert controller._engine.actor.shadow.active
+    assert_masked(controller, model)
+    for _ in range(11):
+        backward(model, optimizer)
+        optimizer.step()
+    assert controller.frozen
+    assert_masked(controller, model)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_soft_threshold_under_a_compiled_model_and_a_compiled_step():
+    weights = []
+    for compiled in (False, True):
+        model = make_model()
+        called = torch.compile(model, backend="eager") if compiled else model
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        readings = surgecollapse.Readings(every=5)
+        controller = surgecollapse.attach(called, optimizer, 0.5, 40, policy="soft_threshold", readings=readings)
+        step = (
+            torch.compile(lambda optimizer=optimizer: optimizer.step(), backend="eager") if compiled else optimizer.step
+        )
+        for _ in range(40):
+            backward(called, optimizer)
+            step()
+        assert_masked(controller, model)
+        weights.append([p.detach().clone() for p in model.parameters()])
+    assert all(torch.equal(p, q) for p, q in zip(*weights, strict=True))
+
+
 def test_a_copied_optimizer_that_steps_instead_is_noticed():
     model = make_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -79,7 +79,9 @@ def test_a_state_of_another_version_is_refused():
 
 
 @pytest.mark.parametrize("order", ["model first", "optimizer first"])
-@pytest.mark.parametrize("policy", ["cyclic_pruning", "gmp", "rigl", "entropy_cycles", "fixed_interval"])
+@pytest.mark.parametrize(
+    "policy", ["cyclic_pruning", "gmp", "rigl", "entropy_cycles", "fixed_interval", "soft_threshold"]
+)
 def test_the_optimizers_state_alone_resumes_bitwise(policy, order):
     options = {"policy": policy, "transforms": [sc.Grokfast()]}
     model, optimizer, controller = run(43, **options)

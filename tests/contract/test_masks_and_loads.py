@@ -79,7 +79,7 @@ def test_closed_weights_are_zero_after_every_step_that_follows_a_write(make, wri
 
 
 @pytest.mark.parametrize("frozen", [False, True])
-@pytest.mark.parametrize("policy", ["gmp", "cyclic_pruning", "entropy_cycles", "set"])
+@pytest.mark.parametrize("policy", ["gmp", "cyclic_pruning", "entropy_cycles", "set", "soft_threshold"])
 def test_finalize_applies_the_mask_to_weights_that_were_loaded(policy, frozen):
     model = net()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
@@ -199,7 +199,7 @@ def sparse_net(share):
 
 
 @pytest.mark.parametrize("probe", [None, X])
-@pytest.mark.parametrize("policy", ["cyclic_pruning", "gmp", "rigl", "entropy_cycles", "one_shot"])
+@pytest.mark.parametrize("policy", ["cyclic_pruning", "gmp", "rigl", "entropy_cycles", "one_shot", "soft_threshold"])
 def test_zeros_that_make_up_the_target_stay_as_they_are(policy, probe):
     model = sparse_net(0.8)
     before = [(p == 0).clone() for p in (model[0].weight, model[2].weight)]
@@ -212,7 +212,7 @@ def test_zeros_that_make_up_the_target_stay_as_they_are(policy, probe):
     assert all(map(torch.equal, before, after))
 
 
-@pytest.mark.parametrize("policy", ["cyclic_pruning", "gmp", "rigl", "one_shot"])
+@pytest.mark.parametrize("policy", ["cyclic_pruning", "gmp", "rigl", "one_shot", "soft_threshold"])
 def test_a_sparse_net_is_pruned_further_and_keeps_its_zeros(policy):
     model = sparse_net(0.7)
     before = [(p == 0).clone() for p in (model[0].weight, model[2].weight)]

@@ -51,12 +51,13 @@ class TwoCalls(torch.optim.Optimizer):
         self.second_step()
 
 
+@pytest.mark.parametrize("policy", ["cyclic_pruning", "soft_threshold"])
 @pytest.mark.parametrize("calls", [1, 2])
 @pytest.mark.parametrize("base", [torch.optim.SGD, torch.optim.AdamW])
-def test_sharpness_aware_steps_in_one_call_and_in_two(base, calls):
+def test_sharpness_aware_steps_in_one_call_and_in_two(base, calls, policy):
     model = net()
     optimizer = TwoCalls(model.parameters(), base, lr=1e-2)
-    controller = sc.attach(model, optimizer, 0.8, 60, readings=sc.Readings(every=5))
+    controller = sc.attach(model, optimizer, 0.8, 60, policy=policy, readings=sc.Readings(every=5))
     for _ in range(60):
         backward(model)
         if calls == 1:

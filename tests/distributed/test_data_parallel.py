@@ -66,7 +66,8 @@ def train(policy, steps=120, rows=16, joined=False, **options):
     }
 
 
-found = {name: train(name) for name in ("cyclic_pruning", "entropy_thresholds", "entropy_cycles", "set", "redo")}
+NAMES = ("cyclic_pruning", "entropy_thresholds", "entropy_cycles", "set", "redo", "soft_threshold")
+found = {name: train(name) for name in NAMES}
 found["batches of other sizes"] = train("cyclic_pruning", rows=16 + 8 * rank)
 found["uneven inputs"] = train("acdc", steps=120 - 23 * rank, joined=True)
 try:
@@ -114,6 +115,7 @@ KINDS = (
     "entropy_cycles",
     "set",
     "redo",
+    "soft_threshold",
     "batches of other sizes",
     "uneven inputs",
 )

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from surgecollapse.act.collapse import zero_lowest
 from surgecollapse.act.depth import deepest
 from surgecollapse.act.input_noise import InputNoise
-from surgecollapse.act.ledger import Ledger
+from surgecollapse.act.ledger import Ledger, energies
 from surgecollapse.act.prunable import named_weights
 from surgecollapse.act.recycle import Recycler
 from surgecollapse.act.rewiring import Rewiring
+from surgecollapse.act.shadow_weights import ShadowWeights
 from surgecollapse.act.surge import refill_zeros
 from surgecollapse.events import (
     Action,
@@ -28,6 +29,7 @@ from surgecollapse.events import (
     Recycle,
     Regrow,
     SetNoise,
+    Threshold,
 )
 from surgecollapse.functional.selection import count_true
 from surgecollapse.protocols import UnitConnection
@@ -75,6 +77,7 @@ class Actor:
     ) -> None:
         self._model, self.rewiring, self.recycler, self.noise = model, rewiring, recycler, noise
         self.net, self._overrides = net, overrides
+        self.shadow = ShadowWeights(rewiring)
         self.frozen = False
         self.target = 1.0
         """Sparsity beyond which pruned values are remembered: at the end, so many must be open again."""
@@ -89,16 +92,20 @@ class Actor:
         """
         self._done, self._step, self._signals, self._decision = [], step, signals, decision
         self._closed: Mapping[str, Tensor] = {}
-        if not all(isinstance(action, SetNoise | Freeze) for action in decision.actions):
+        if not all(isinstance(action, SetNoise | Threshold | Freeze) for action in decision.actions):
             self._activations = self.net.activation_energy()
         for action in decision.actions:
             self._do(action)
         return self._done
 
     def _do(self, action: Action) -> None:
+        if isinstance(action, Exchange | Regrow | Recycle) or (isinstance(action, Prune) and action.keep_mask):
+            self._end_shadow(action)
         match action:
             case Prune():
                 self._prune(action)
+            case Threshold():
+                self._threshold(action)
             case Exchange():
                 self._exchange(action)
             case Regrow():
@@ -112,6 +119,7 @@ class Actor:
             case Freeze():
                 if not self.frozen:
                     self.frozen = True
+                    self.shadow.end()
                     if self.rewiring.weights.sparsity <= self.target:  # else some are still to be opened at the end
                         self.rewiring.forget_values()
                     self.log("freeze")
@@ -142,7 +150,29 @@ class Actor:
         self.log("collapse", ledger, before, **details)
         self._note_starved(action)
 
-    def _note_starved(self, action: Prune) -> None:
+    def _threshold(self, action: Threshold) -> None:
+        """Go on with the soft threshold, and log what it did since the last reading."""
+        active = self.shadow.active
+        before, closed, opened, reason = self.shadow.aim(action, self._decision.reason)
+        if not active or not (closed or opened):
+            return
+        after = self.rewiring.weights.sparsity
+        kind = "exchange" if after == before else "collapse" if after > before else "surge"
+        now = energies(self.rewiring.weights.params)
+        self.log(kind, Ledger(before=now, after=now), before, p=action.p, theta=action.theta)
+        self._done[-1] = replace(self._done[-1], reason=reason, pruned=closed, grown=opened)
+        self._note_starved(action)
+
+    def _end_shadow(self, action: Action) -> None:
+        """Make the mask an ordinary one before something else writes to it."""
+        if not self.shadow.active:
+            return
+        pruned = isinstance(action, Prune) and not action.layers
+        self.shadow.end(action.range[0] if pruned and isinstance(action, Prune) else None)
+        if not self._decision.find(Freeze):
+            self.log("release")
+
+    def _note_starved(self, action: Prune | Threshold) -> None:
         """Record, and warn once, where a global threshold holds parameters at their minimum density."""
         first = not self.rewiring.starved
         starved = self.rewiring.newly_starved(action.allocation)

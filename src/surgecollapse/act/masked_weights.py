@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -100,6 +100,10 @@ class MaskedWeights:
         closed = ~self.mask(name)
         return closed & ~self._fixed[name] if name in self._fixed else closed
 
+    def fixed_in(self, name: str) -> Tensor | None:
+        """Boolean, true where a weight of this parameter is closed for good; ``None`` where none is."""
+        return self._fixed.get(name)
+
     @property
     def fixed(self) -> int:
         """Number of weights that are closed for good."""
@@ -133,6 +137,14 @@ class MaskedWeights:
         part._live = {name: self._live[name] for name in names}
         part._fixed = {name: self._fixed[name] for name in names if name in self._fixed}
         return part
+
+    def with_values(self, values: Mapping[str, Tensor]) -> MaskedWeights:
+        """Other values of the same weights, under no mask but that of the weights that are closed for good."""
+        other = MaskedWeights(cast("Mapping[str, nn.Parameter]", values))
+        for name, fixed in self._fixed.items():
+            other._masks[name] = (~fixed).to(values[name])
+            other._live[name] = fixed.numel() - int(fixed.count_nonzero())
+        return other
 
     def mask(self, name: str) -> Tensor:
         """Boolean copy of one mask (all true where the parameter is fully open)."""
@@ -180,13 +192,13 @@ class MaskedWeights:
     @torch.no_grad()
     def apply(self, names: Iterable[str] | None = None) -> None:
         """Write ``weight *= mask`` on the parameters that have one."""
-        self._multiply({name: self.params[name] for name in self._masked(names)})
+        self.multiply({name: self.params[name] for name in self._masked(names)})
 
     @torch.no_grad()
     def mask_gradients(self, names: Iterable[str] | None = None) -> None:
         """Write ``grad *= mask`` in place, so that no optimizer state of a pruned weight moves."""
         grads = {name: self.params[name].grad for name in self._masked(names)}
-        self._multiply({name: grad for name, grad in grads.items() if grad is not None})
+        self.multiply({name: grad for name, grad in grads.items() if grad is not None})
 
     @torch.no_grad()
     def closed_are_zero(self, names: Iterable[str] | None = None) -> bool:
@@ -205,7 +217,8 @@ class MaskedWeights:
                 self._masks[name] = mask.to(p.device, torch.uint8 if once else p.dtype)
         return masked
 
-    def _multiply(self, values: Mapping[str, Tensor]) -> None:
+    def multiply(self, values: Mapping[str, Tensor]) -> None:
+        """Multiply values in place by the masks of the weights of their names, which must have one."""
         rest = [name for name, value in values.items() if not self._in_one_pass(name, value)]
         if rest:
             torch._foreach_mul_([values[name] for name in rest], [self._masks[name] for name in rest])

@@ -193,9 +193,16 @@ class Rewiring:
         allocation: str | None,
         saliency: str | None = None,
         layers: Sequence[str] = (),
+        *,
+        values: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
-        """Masks of a collapse (of the named layers) to ``sparsity``; nothing is written."""
+        """Masks of a collapse (of the named layers) to ``sparsity``; nothing is written.
+
+        With ``values`` (of every weight) these are judged instead, and what is closed may be opened.
+        """
         weights = self.weights.only(layers) if layers else self.weights
+        if values is not None:
+            weights = self.weights.with_values(values)
         masks = plan_collapse(
             weights,
             sparsity,
@@ -207,6 +214,23 @@ class Rewiring:
             layouts=self.layouts,
         )
         return masks | {name: self.weights.mask(name) for name in self.weights.params if name not in masks}
+
+    def one_ranking(self, allocation: str | None, saliency: str | None) -> bool:
+        """Whether all parameters are ranked together, by magnitude."""
+        chosen = self._saliency if saliency is None else saliency
+        return (allocation or self.allocation) == "global" and chosen == "magnitude" and self.pattern is None
+
+    def check_without_gradient(self, saliency: str | None = None) -> None:
+        """Refuse a criterion by name that does not judge weights by their own values.
+
+        Raises:
+            ValueError: if it is ``taylor`` or ``random``.
+        """
+        chosen = self._saliency if saliency is None else saliency
+        if isinstance(chosen, str) and chosen not in ("magnitude", "lamp"):
+            raise ValueError(
+                f"a soft threshold judges weights by their own values: saliency must be magnitude or lamp, got {chosen}"
+            )
 
     def forget_values(self) -> None:
         """Drop remembered values: nothing is regrown with them any more."""

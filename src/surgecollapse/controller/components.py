@@ -240,6 +240,7 @@ class Engine:
         self._regroup()
         self.observer.disarm()
         self.observer = self.actor.net = self._new_observer()
+        self.actor.shadow.drop(name for name in changed if name not in kept)
         self.weights.apply(kept)
         return kept, [name for name in changed if name not in kept]
 
@@ -267,6 +268,7 @@ class Engine:
             "signal": self.signal.state_dict(),
             "rewiring": {**self.actor.rewiring.state_dict(), **self._recycler.state_dict()},
             "frozen": self.actor.frozen,
+            "shadow": self.actor.shadow.state_dict(),
         }
 
     def signals_at_hand(self) -> dict[str, Tensor]:
@@ -295,3 +297,4 @@ class Engine:
         self.actor.rewiring.load_state_dict(state["rewiring"])
         self._recycler.load_state_dict(state["rewiring"])
         self.actor.frozen = state["frozen"]
+        self.actor.shadow.load_state_dict(state.get("shadow"))

@@ -42,6 +42,7 @@ from surgecollapse.events import (
     Reading,
     Regrow,
     SetNoise,
+    Threshold,
     from_dict,
     to_dict,
 )
@@ -233,6 +234,7 @@ class Controller:
             # Under torch.compile the graph breaks before the model, but not if no batch is needed.
             self._connection.watch_first_batches(self._see_first_batch, eager=not self._probe.known)
         self._carried = CarriedState(self.optimizers[0], CARRIED, self.state_dict, self._load_carried)
+        self._settle_shadow()
         self._engine.weights.apply()
         self._noise.set(self._noise.std)
         commands = self._options.commands
@@ -496,13 +498,15 @@ class Controller:
                 f"pruned weights had other values than zero at step {self.step}, from something that writes to weights "
                 "through .data or sets moments: they are zero again, and from now on after every step",
             )
+        self._settle_shadow()
         joined = self._engine.join()
         if joined is not None:
             self._log("join", f"joined the optimizer, prunable from now on: {', '.join(joined) or 'no new weights'}")
         if self.finalized or self._interventions.held:
             return
         if not reading.finite:
-            self._engine.actor.rewiring.restore_zeros()
+            if not self._engine.actor.shadow.active:
+                self._engine.actor.rewiring.restore_zeros()
             self._log(
                 "skip",
                 f"a gradient, an activation or the loss was not finite at step {self.step}: no decision was made",
@@ -681,6 +685,7 @@ class Controller:
     def _apply_masks(self) -> None:
         """Put closed weights that have a value back to zero, and say so."""
         weights = self._engine.weights
+        self._settle_shadow()
         found = weights.disobeying()
         if found:
             self._engine.actor.rewiring.restore_zeros()
@@ -688,6 +693,16 @@ class Controller:
                 "zeros",
                 f"closed weights had values ({', '.join(f'{name}: {n}' for name, n in found.items())}), from older "
                 "weights that were loaded or from something else that writes to weights: they are zero again",
+            )
+
+    def _settle_shadow(self) -> None:
+        """Take up what was written to weights under a threshold, and say so."""
+        self._engine.actor.shadow.settle()
+        if found := self._engine.actor.shadow.found_values():
+            self._log(
+                "zeros",
+                f"something else wrote to weights under the threshold ({', '.join(dict.fromkeys(found))}): their "
+                "shadow takes these values up",
             )
 
     @property
@@ -860,7 +875,7 @@ class Controller:
         if state["version"] != STATE_VERSION:
             raise ValueError(f"controller state has version {state['version']}, this library reads {STATE_VERSION}")
         here = {**self._state(), **self._engine.state_dict()}
-        if missing := sorted(set(here) - {*state, *state["engine"], "watch", "interventions"}):
+        if missing := sorted(set(here) - {*state, *state["engine"], "watch", "interventions", "shadow"}):
             raise ValueError(f"this controller state lacks {', '.join(missing)}: the checkpoint is damaged")
         name = type(self.policy).__name__
         if class_of(state["policy"]["name"]) != name:
@@ -877,7 +892,7 @@ def _masks(action: Action) -> bool:
             return action.keep_mask
         case Regrow():
             return action.source != "zeros"
-    return isinstance(action, Exchange)
+    return isinstance(action, Exchange | Threshold)
 
 
 def _named(other: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -63,6 +63,9 @@ class OptimizerSteps:
             self._scale_rates(index, factor)
         tracked = engine.tracked(index, until_due)
         due = until_due == 0 and index <= engine.primary  # an optimizer behind it still ends the step that was read
+        shadow = engine.actor.shadow
+        if shadow.active:
+            shadow.put(engine.groups[index], check=due)
         if len(self._transforms) or tracked or due:
             unscale(optimizer)
             if index == 0:
@@ -71,6 +74,9 @@ class OptimizerSteps:
             if due:
                 engine.observer.see_gradients([p.grad for p in parameters_of(optimizer) if p.grad is not None])
             engine.signal.update(tracked)
+        if shadow.active:
+            shadow.scale_gradients(engine.groups[index])
+            return
         engine.weights.mask_gradients(engine.groups[index])
         engine.zero_preservation.before_step(index, engine.groups[index])
 
@@ -82,8 +88,12 @@ class OptimizerSteps:
             engine: what is masked.
             check: look whether closed weights had other values.
         """
+        shadow = engine.actor.shadow
         for group, rate in zip(self._optimizers[index].param_groups, self._rates.pop(index, ()), strict=False):
             group["lr"] = rate
+        if shadow.active and index not in self._skipped:
+            shadow.take(engine.groups[index], last=index == engine.primary, check=check)
+            return
         engine.zero_preservation.after_step(index, engine.groups[index], check=check)
 
     def _scale_rates(self, index: int, factor: float) -> None:

@@ -6,7 +6,17 @@ the standard library. ``to_dict`` and ``from_dict`` are the one wire format.
 
 from __future__ import annotations
 
-from surgecollapse.events.actions import Action, Decision, Exchange, Freeze, Prune, Recycle, Regrow, SetNoise
+from surgecollapse.events.actions import (
+    Action,
+    Decision,
+    Exchange,
+    Freeze,
+    Prune,
+    Recycle,
+    Regrow,
+    SetNoise,
+    Threshold,
+)
 from surgecollapse.events.records import (
     Alarm,
     Intervention,
@@ -40,6 +50,7 @@ __all__ = [
     "Regrow",
     "Request",
     "SetNoise",
+    "Threshold",
     "from_dict",
     "plain",
     "to_dict",

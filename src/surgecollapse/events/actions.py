@@ -147,11 +147,52 @@ class SetNoise:
 
 
 @dataclass(frozen=True, slots=True)
+class Threshold:
+    """Close weights under a soft threshold, while they go on learning in a shadow copy.
+
+    From then on, until another action writes masks or the mask is frozen, the optimizer steps the shadow w, and the
+    model has the thresholded weights v = s·soft(w; t) (see :func:`surgecollapse.functional.soft_threshold`). A closed
+    weight whose shadow grows comes back by itself.
+
+    Raises:
+        ValueError: if an option is out of range.
+    """
+
+    sparsity: float
+    """To reach, in [0, 1), from the present one in a straight line."""
+    _: KW_ONLY
+    over: int = 0
+    """Optimizer steps until it is reached; 0: now."""
+    every: int = 1
+    """Steps after which the open weights, the threshold and the scale are taken anew; at readings they always are."""
+    p: float = 1.0
+    """Exponent of the threshold: 0 is hard, 1 soft."""
+    theta: float = 1.0
+    """Factor of the gradient of closed weights, in [0, 1]."""
+    rescale: bool = True
+    """Whether each weight's open entries get back the magnitude Σ|w| that the threshold took."""
+    allocation: str | None = None
+    """As of :class:`Prune`."""
+    saliency: str | None = None
+    """Which weights are closed first, judged by their shadow: ``magnitude | lamp``; ``None`` takes the controller's."""
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        if not 0.0 <= self.sparsity < 1.0:
+            raise ValueError(f"Threshold takes a sparsity in [0, 1), got {self.sparsity}")
+        if self.over < 0 or self.every < 1:
+            raise ValueError(f"Threshold takes over >= 0 and every >= 1 steps, got {self.over} and {self.every}")
+        if self.p != 0 and not 1.0 <= self.p < math.inf:
+            raise ValueError(f"Threshold takes p = 0 or p >= 1, got {self.p}")
+        _check_fraction("Threshold", "factor theta of the gradient of closed weights", self.theta)
+
+
+@dataclass(frozen=True, slots=True)
 class Freeze:
     """Make the mask final from now on."""
 
 
-Action = Prune | Exchange | Regrow | Recycle | SetNoise | Freeze
+Action = Prune | Exchange | Regrow | Recycle | Threshold | SetNoise | Freeze
 """One thing to do; carried out by :class:`surgecollapse.act.actor.Actor`."""
 AnyAction = TypeVar("AnyAction", bound=Action)
 
@@ -165,7 +206,8 @@ def _check_fraction(action: str, what: str, value: float) -> None:
 class Decision:
     """What a policy wants done now, and why.
 
-    The actions are carried out in the order given; policies write prune, exchange, regrow, recycle, noise, freeze.
+    The actions are carried out in the order given; policies write prune, exchange, regrow, recycle, threshold, noise,
+    freeze.
 
     >>> decision = Decision(phase="frozen", reason="the end", actions=(Prune(0.9), Freeze()))
     >>> decision.find(Prune), decision.find(Regrow)

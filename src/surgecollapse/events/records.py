@@ -84,7 +84,7 @@ class Intervention:
 
     step: int
     kind: str
-    """``collapse | exchange | surge | recycle | pump | freeze | skip | join``."""
+    """``collapse | exchange | surge | recycle | pump | freeze | release | skip | join``."""
     phase: str
     reason: str
     sparsity_before: float

@@ -9,7 +9,7 @@ from numbers import Integral, Real
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from surgecollapse.events.actions import Decision, Exchange, Freeze, Prune, Recycle, Regrow, SetNoise
+from surgecollapse.events.actions import Decision, Exchange, Freeze, Prune, Recycle, Regrow, SetNoise, Threshold
 from surgecollapse.events.records import (
     Alarm,
     Intervention,
@@ -32,6 +32,7 @@ _ACTIONS: dict[str, type] = {
     "exchange": Exchange,
     "regrow": Regrow,
     "recycle": Recycle,
+    "threshold": Threshold,
     "set_noise": SetNoise,
     "freeze": Freeze,
 }

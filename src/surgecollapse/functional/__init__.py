@@ -86,6 +86,11 @@ from surgecollapse.functional.rank import (
 from surgecollapse.functional.saliency import SALIENCY, WITHOUT_GRADIENT, lamp, magnitude, taylor
 from surgecollapse.functional.selection import highest, kept, lowest
 from surgecollapse.functional.similarity import linear_cka, procrustes_similarity, svcca, unbiased_hsic
+from surgecollapse.functional.soft_threshold import (
+    magnitude_restoring_scale,
+    soft_threshold,
+    soft_threshold_inverse,
+)
 from surgecollapse.functional.stagnation import (
     Alignment,
     naive_loss_minimisation,
@@ -158,6 +163,7 @@ __all__ = [
     "lyapunov_exponent",
     "ma_coefficients",
     "magnitude",
+    "magnitude_restoring_scale",
     "marchenko_pastur_bulk",
     "marchenko_pastur_edges",
     "mean_field_chi",
@@ -180,6 +186,8 @@ __all__ = [
     "share_by_momentum",
     "sign_covariance_entropy",
     "singular_values",
+    "soft_threshold",
+    "soft_threshold_inverse",
     "softmax_collapse",
     "softmax_cross_entropy_float64",
     "spectral_entropy",

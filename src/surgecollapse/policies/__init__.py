@@ -15,6 +15,7 @@ from surgecollapse.policies.one_shot import OneShot
 from surgecollapse.policies.recycling import Recycle
 from surgecollapse.policies.registry import POLICIES, make_policy, policy
 from surgecollapse.policies.rigl import RigL
+from surgecollapse.policies.soft_threshold import SoftThreshold
 from surgecollapse.policies.sparse_evolutionary import SET
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "OneShot",
     "Recycle",
     "RigL",
+    "SoftThreshold",
     "Static",
     "make_policy",
     "policy",

@@ -257,6 +257,8 @@ def step_costs(config: RunConfig, data: Data, controller: Controller | None) -> 
 def _window(config: RunConfig, controller: Controller) -> int:
     chosen = config.method
     assert isinstance(chosen, Controlled)
+    if getattr(controller.policy, "dense_backward", False):  # on every step until the mask is final
+        return controller.plan.every
     growth = chosen.growth or getattr(controller.policy, "growth", "ema_gradient")
     return growth_window(str(growth), chosen.saliency, config.optimizer.momentum)
 

@@ -1,0 +1,355 @@
+"""Shadow weights: closed weights go on learning in a copy, while the model has the thresholded ones."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from surgecollapse.act.masked_weights import MaskedWeights
+from surgecollapse.act.rewiring import Rewiring
+from surgecollapse.events import Threshold
+from surgecollapse.functional import magnitude_restoring_scale, soft_threshold, soft_threshold_inverse
+from surgecollapse.functional.selection import count_true
+from surgecollapse.torch_utils.compiled import flattened, in_one_pass
+
+_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def soft_pass(value: Tensor, weight: Tensor, mask: Tensor, threshold: Tensor, scale: Tensor) -> None:
+    """Write the thresholded weights for p = 1, to be compiled."""
+    value.copy_((weight - torch.maximum(torch.minimum(weight, threshold), -threshold)) * mask * scale)
+
+
+class ShadowWeights:
+    """The weights w that the optimizer steps, where the model has v = s·soft(w; t), zero where the mask is closed.
+
+    Between steps the parameters hold v: forward, backward, evaluation, checkpoints and copies see the sparse net. For
+    the length of a step they hold w (their storage is exchanged, nothing is copied), so that decay, momentum and
+    gradient transforms act on w; the gradient at v goes straight to w (Bengio et al. 2013, arXiv 1308.3432), times θ
+    where v is closed. Then v is written anew.
+
+    The masks hold exactly as many weights open as the sparsity asks, chosen by |w|. The threshold t of a parameter is
+    the greatest |w| that is closed in it, or with one ranking by magnitude over all parameters the greatest of all;
+    where that is not below the least open |w| (ties, tiles, a minimum density), the next number below it. Masks, t and
+    s are taken anew every ``every`` steps and at readings; in between a weight stays closed, or goes to zero under t.
+
+    A parameter has a shadow from the first step at which it is not fully open.
+
+    Args:
+        rewiring: chooses masks, and forgets the moments of what is closed for good.
+    """
+
+    def __init__(self, rewiring: Rewiring) -> None:
+        self._rewiring = rewiring
+        self._settings: Threshold | None = None
+        self._shadow: dict[str, Tensor] = {}
+        self._threshold: dict[str, float] = {}
+        self._scale: dict[str, float] = {}
+        self._start, self._count, self._reason = 0.0, 0, ""
+        self._before, self._closed, self._opened = 0.0, 0, 0
+        self._sparse: dict[str, Tensor] = {}
+        self._versions: dict[str, int] = {}
+        self._written: list[str] = []
+        self._stale = self._warned = False
+
+    @property
+    def _weights(self) -> MaskedWeights:
+        return self._rewiring.weights
+
+    @property
+    def active(self) -> bool:
+        """Whether the weights are under a threshold now."""
+        return self._settings is not None
+
+    @property
+    def placed(self) -> bool:
+        """Whether the model holds shadows now, for a step under way."""
+        return bool(self._sparse)
+
+    @property
+    def values(self) -> dict[str, Tensor]:
+        """The shadows by name, of the weights that have one. Not to be changed."""
+        return dict(self._shadow)
+
+    # ---- what is asked for ------------------------------------------------------------------------------------
+
+    @property
+    def sparsity(self) -> float:
+        """Sparsity that is asked for at this step: on the way from that of the last request to its own."""
+        assert self._settings is not None
+        wanted, over = self._settings.sparsity, self._settings.over
+        if self._count >= over:
+            return wanted
+        return self._start + (wanted - self._start) * self._count / over
+
+    @torch.no_grad()
+    def aim(self, settings: Threshold, reason: str) -> tuple[float, int, int, str]:
+        """Go on to another sparsity from the step that comes.
+
+        Returns:
+            What became of the request before: the sparsity that it began at, how many weights were closed and opened
+            since, and its reason.
+
+        Raises:
+            ValueError: if weights would be judged by a criterion that needs their gradient.
+        """
+        self._rewiring.check_without_gradient(settings.saliency)
+        done = (self._before, self._closed, self._opened, self._reason)
+        self._before, self._closed, self._opened, self._reason = self._weights.sparsity, 0, 0, reason
+        self._start, self._count, self._settings = self._weights.sparsity, 0, settings
+        if not settings.over:
+            self._select()
+        return done
+
+    @torch.no_grad()
+    def end(self, sparsity: float | None = None) -> None:
+        """Make the mask an ordinary one, and forget the shadows and the moments of what is closed.
+
+        Args:
+            sparsity: to which the shadows are pruned first.
+        """
+        if self._settings is None:
+            return
+        self.settle()
+        if sparsity is not None:
+            self._select(sparsity)
+        self._settings = None
+        for held in (self._shadow, self._threshold, self._scale, self._versions):
+            held.clear()
+        self._rewiring.restore_zeros()
+
+    # ---- around a step ----------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def put(self, names: Iterable[str], *, check: bool = False) -> None:
+        """Let the parameters hold their shadows; what was written to them since the last step goes there too.
+
+        Args:
+            names: of the parameters that are about to be stepped.
+            check: look for writes that torch does not count (through ``.data``).
+        """
+        params = self._weights.params
+        for name in names:
+            if name not in self._shadow or name in self._sparse:
+                continue
+            p = params[name]
+            self._move(name)
+            if check or self._versions.get(name) != p._version:
+                self._absorb(name, warn=True)
+            self._sparse[name] = p.data
+            p.data = self._shadow[name]
+
+    @torch.no_grad()
+    def scale_gradients(self, names: Iterable[str]) -> None:
+        """Multiply the gradients of closed weights by θ, and by zero where they are closed for good."""
+        assert self._settings is not None
+        theta = self._settings.theta
+        for name in names:
+            mask, fixed, grad = self._weights.held(name), self._weights.fixed_in(name), self._weights.params[name].grad
+            if grad is None:
+                continue
+            if theta != 1.0 and mask is not None:
+                grad.mul_(mask.to(grad).mul_(1.0 - theta).add_(theta))
+            if fixed is not None:
+                grad.masked_fill_(fixed, 0)
+
+    @torch.no_grad()
+    def take(self, names: Sequence[str], *, last: bool, check: bool) -> None:
+        """Take the shadows out again, as the step left them, and write the thresholded weights.
+
+        Args:
+            names: of the parameters that were stepped.
+            last: the optimizer step is complete, of all optimizers.
+            check: take masks and thresholds anew, whatever the cadence.
+        """
+        assert self._settings is not None
+        params, stepped = self._weights.params, [name for name in names if name in self._sparse]
+        for name in stepped:
+            self._shadow[name] = params[name].data
+            params[name].data = self._sparse.pop(name)
+        self._count += last
+        over, every = self._settings.over, self._settings.every
+        if last and (check or self._stale or self._count % every == 0 or self._count == over):
+            self._select()
+        else:
+            self._write(stepped)
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Take up what was written to the parameters since the last step, at once."""
+        if self._settings is None or self.placed:
+            return
+        for name in self._shadow:
+            self._move(name)
+            if self._versions.get(name) != self._weights.params[name]._version:
+                self._absorb(name)
+        if self._stale:
+            self._select()
+
+    def drop(self, names: Iterable[str]) -> None:
+        """Forget the shadows of parameters that are gone or have another shape."""
+        for name in names:
+            for held in (self._shadow, self._threshold, self._scale, self._versions):
+                held.pop(name, None)
+
+    def found_values(self) -> list[str]:
+        """Parameters to which something else wrote since this was asked last."""
+        found, self._written = self._written, []
+        return found
+
+    # ---- masks, thresholds, values ----------------------------------------------------------------------------
+
+    def _select(self, sparsity: float | None = None) -> None:
+        """Take masks, thresholds and scales anew, and write the thresholded weights."""
+        assert self._settings is not None
+        settings, weights, params = self._settings, self._weights, self._weights.params
+        wanted = self._rewiring.reachable(self.sparsity if sparsity is None else sparsity)
+        values = {name: self._shadow.get(name, p.detach()) for name, p in params.items()}
+        masks = self._rewiring.plan(wanted, {}, settings.allocation, settings.saliency, values=values)
+        for name, mask in masks.items():
+            fixed = weights.fixed_in(name)
+            if fixed is not None:
+                mask.logical_and_(~fixed)
+        live = dict(zip(masks, count_true(list(masks.values())), strict=True))
+        self._count_flips(masks, live)
+        for name, p in params.items():
+            if name not in self._shadow and live[name] < p.numel():
+                self._shadow[name] = p.detach().clone()
+        closed = [name for name in params if live[name] < params[name].numel()]
+        self._take_thresholds(closed, masks)
+        weights.set(masks, live)
+        self._scale.clear()
+        self._write(self._shadow)
+        if settings.rescale and settings.p:
+            scales = [magnitude_restoring_scale(self._shadow[name], params[name].detach()) for name in closed]
+            self._scale = dict(zip(closed, _read(scales), strict=True))
+            for name in closed:
+                params[name].mul_(self._scale[name])
+                self._versions[name] = params[name]._version
+        self._stale = False
+
+    def _count_flips(self, masks: Mapping[str, Tensor], live: Mapping[str, int]) -> None:
+        """Count what is closed and opened by these masks."""
+        before = {name: self._weights.live_in(name) for name in masks}
+        stay = count_true([self._weights.mask(name).logical_and_(mask) for name, mask in masks.items()])
+        self._closed += sum(before.values()) - sum(stay)
+        self._opened += sum(live.values()) - sum(stay)
+
+    def _take_thresholds(self, names: Sequence[str], masks: Mapping[str, Tensor]) -> None:
+        """The greatest closed |w| of each parameter, below its least open one."""
+        assert self._settings is not None
+        self._threshold.clear()
+        if not names or not self._settings.p:
+            return
+        sizes = {name: self._shadow[name].abs() for name in names}
+        greatest = {name: size.masked_fill(masks[name], 0).amax() for name, size in sizes.items()}
+        least = {name: size.masked_fill_(~masks[name], torch.inf).amin() for name, size in sizes.items()}
+        found = dict(zip(names, _read(greatest.values()), strict=True))
+        if self._rewiring.one_ranking(self._settings.allocation, self._settings.saliency):
+            found = dict.fromkeys(names, max(found.values()))
+        for name, bound in zip(names, _read(least.values()), strict=True):
+            below = found[name] < bound
+            self._threshold[name] = found[name] if below else _before(bound, least[name].dtype)
+
+    def _write(self, names: Iterable[str]) -> None:
+        """Write the thresholded weights of the shadows as they are now."""
+        for name in names:
+            p = self._weights.params[name]
+            self._thresholded(name, p.detach())
+            self._versions[name] = p._version
+
+    def _thresholded(self, name: str, out: Tensor) -> None:
+        """Write into ``out`` what the model has of one shadow."""
+        assert self._settings is not None
+        weight, mask, p = self._shadow[name], self._weights.held(name), self._settings.p
+        threshold, scale = self._threshold.get(name, 0.0), self._scale.get(name, 1.0)
+        if mask is None:
+            out.copy_(weight)
+            return
+        if p == 1 and mask.dtype is torch.uint8:
+            flat, numbers = flattened((out, weight, mask)), weight.new_tensor([threshold, scale], dtype=torch.float32)
+            if flat is not None and in_one_pass(soft_pass, *flat, numbers[0].to(weight.dtype), numbers[1]):
+                return
+        if p == 1:
+            torch.clamp(weight, -threshold, threshold, out=out)
+            torch.sub(weight, out, out=out)
+        else:
+            out.copy_(soft_threshold(weight, threshold, p) if threshold else weight)
+        self._weights.multiply({name: out})
+        if scale != 1.0:
+            out.mul_(scale)
+
+    def _absorb(self, name: str, *, warn: bool = False) -> None:
+        """Take up what something else wrote to a parameter: its shadow becomes what gives these values."""
+        assert self._settings is not None
+        p, threshold, scale = self._weights.params[name], self._threshold.get(name, 0.0), self._scale.get(name, 1.0)
+        here, expected = p.detach(), torch.empty_like(p)
+        self._thresholded(name, expected)
+        near = 8 * torch.finfo(p.dtype).eps
+        changed = ~torch.isclose(here, expected, rtol=near, atol=near * threshold * scale, equal_nan=True)
+        self._versions[name] = p._version
+        if not bool(changed.any()):
+            return
+        given = soft_threshold_inverse(here / scale, threshold, self._settings.p)
+        self._shadow[name] = torch.where(changed, given, self._shadow[name])
+        if warn and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"something else than its optimizer wrote to {name} (a load of other weights, or a write after the "
+                "step): the shadow weights take these values up, and the threshold goes on from them",
+                UserWarning,
+                stacklevel=2,
+            )
+        self._written.append(name)
+        self._stale = True
+
+    def _move(self, name: str) -> None:
+        """Keep the shadow where its parameter is, after the model was moved or cast."""
+        p, shadow = self._weights.params[name], self._shadow[name]
+        if shadow.device != p.device or shadow.dtype is not p.dtype:
+            self._shadow[name] = shadow.to(p.device, p.dtype)
+
+    # ---- state ------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """Shadows, thresholds and what was asked for; ``None`` where no weight is under a threshold."""
+        if self._settings is None:
+            return None
+        return {
+            "settings": asdict(self._settings),
+            "values": dict(self._shadow),
+            "threshold": dict(self._threshold),
+            "scale": dict(self._scale),
+            "at": [self._start, self._count, self._before, self._closed, self._opened],
+            "reason": self._reason,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any] | None) -> None:
+        """Restore what :meth:`state_dict` returned."""
+        if state is None:
+            return
+        self._settings = Threshold(**state["settings"])
+        self._shadow = {n: w.to(self._weights.params[n].device, copy=True) for n, w in state["values"].items()}
+        self._threshold, self._scale = dict(state["threshold"]), dict(state["scale"])
+        self._start, self._count, self._before, self._closed, self._opened = state["at"]
+        self._reason = state["reason"]
+        self._versions.clear()  # whether the weights are those of the shadows is looked at before the next step
+
+
+def _read(values: Iterable[Tensor]) -> list[float]:
+    """Scalars on the host, with one sync."""
+    wide = [value.double() for value in values]
+    return torch.stack([value.to(wide[0].device) for value in wide]).tolist() if wide else []
+
+
+def _before(value: float, dtype: torch.dtype) -> float:
+    """The next smaller number of a dtype, of one that is at least 0; 0 of 0 and of what is not finite."""
+    number = torch.tensor(value, dtype=dtype)
+    if not bool(number > 0) or not bool(number.isfinite()):
+        return 0.0
+    return float((number.view(_BITS[number.element_size()]) - 1).view(dtype))

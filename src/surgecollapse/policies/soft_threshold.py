@@ -1,0 +1,131 @@
+"""SoftThreshold: closed weights go on learning in a shadow copy, under a threshold that rises."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from surgecollapse.events import Decision, Freeze, Prune, Reading, Threshold
+from surgecollapse.policies import validation
+from surgecollapse.policies.base import ScheduledPolicy
+from surgecollapse.policies.registry import policy
+from surgecollapse.schedules import cubic
+
+ALLOCATIONS = ("global", "layer", "erk")
+
+
+@policy("soft_threshold")
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SoftThreshold(ScheduledPolicy):
+    """Soft-threshold the weights, and let those under the threshold go on learning: a *surge* in every step.
+
+    Every weight keeps a shadow value w, which the optimizer steps. The network has v::
+
+        v = scale·sign(w)·(|w|^p − t^p)₊^(1/p),    scale = Σ|w| / Σ|v| over the open weights of each tensor
+
+    The gradient at v goes straight to w, also where v is 0. A pruned weight that the gradient wants grows back
+    by itself. The threshold t leaves exactly as many weights open as the sparsity asks, which follows the cubic
+    schedule of gradual pruning (Zhu and Gupta 2017, arXiv 1710.01878)::
+
+        s(step) = target·(1 − (1 − u)³),    u = (step − start_at·T)/((end_at − start_at)·T)
+
+    It is a straight line from reading to reading. At ``freeze_at`` the mask is final, the shadow is dropped, and v
+    trains on as ordinary weights.
+
+    Args:
+        start_at: fraction of the run until which the network is dense, in [0, 1).
+        end_at: fraction at which the target is reached, in (start_at, freeze_at].
+        freeze_at: fraction at which the mask is frozen, at most 1.
+        p: 1 is the soft threshold, greater values shrink the open weights less, 0 is the hard threshold.
+        theta: factor of the gradient of closed weights, in [0, 1].
+        rescale: whether v gets back the magnitude that the threshold took from the open weights.
+        allocation: ``global | layer | erk``; ``None`` takes the target's.
+        threshold_every: steps after which open weights, threshold and scale are taken anew, at least 1; at readings
+            they always are.
+
+    Raises:
+        ValueError: if an option is out of range or the fractions do not ascend.
+
+    >>> from surgecollapse.events import Plan
+    >>> policy = SoftThreshold(end_at=0.5)
+    >>> policy.start(Plan(sparsity=0.8, total_steps=100, every=25))
+    >>> first, last = policy.decide(Reading(step=0)), policy.decide(Reading(step=75))
+    >>> round(first.find(Threshold).sparsity, 6), first.find(Threshold).over
+    (0.7, 25)
+    >>> last.actions
+    (Prune(sparsity=0.8, ...), Freeze())
+
+    When to use:
+        Thousands of steps, any network. Pass ``Updates(saliency="lamp")`` for convolutions.
+
+    Cost:
+        One copy of the prunable weights until the mask is frozen. Forward passes are as sparse as those of gradual
+        pruning; the gradient of the weights is dense.
+
+    Deviations:
+        ST-3 is p = 1 with the scale, Feather p = 3 without it and with θ < 1 at high sparsity. Here the mask is frozen
+        before the end, and masks, threshold and scale are held for ``threshold_every`` steps. Under a pattern (units,
+        blocks, N:M) the threshold lies below the least open weight, so that open weights hardly shrink.
+
+    Source:
+        After ST-3 (Vanderschueren and De Vleeschouwer 2023, arXiv 2212.01076), Feather (Glentis Georgoulakis et al.
+        2023, arXiv 2310.02448) and Cyclical Pruning (Srinivas et al. 2022, arXiv 2202.01290).
+    """
+
+    from_start: ClassVar[bool] = True
+    dense_backward: ClassVar[bool] = True
+    """The gradient of closed weights is taken in every step until the mask is final."""
+    start_at: float = 0.0
+    end_at: float = 0.5
+    freeze_at: float = 0.75
+    p: float = 1.0
+    theta: float = 1.0
+    rescale: bool = True
+    allocation: str | None = None
+    threshold_every: int = 10
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        validation.fraction("start_at", self.start_at, one=False)
+        validation.fraction("end_at", self.end_at, zero=False)
+        validation.fraction("freeze_at", self.freeze_at, zero=False)
+        if not self.start_at < self.end_at <= self.freeze_at:
+            raise ValueError(
+                f"expected start_at < end_at <= freeze_at, got {self.start_at!r}, {self.end_at!r}, {self.freeze_at!r}"
+            )
+        validation.whole("threshold_every", self.threshold_every)
+        if self.allocation is not None:
+            validation.one_of("allocation", self.allocation, ALLOCATIONS)
+        self._to(0.0, 0)
+
+    def _to(self, sparsity: float, over: int) -> Threshold:
+        return Threshold(
+            sparsity,
+            over=over,
+            every=self.threshold_every,
+            p=self.p,
+            theta=self.theta,
+            rescale=self.rescale,
+            allocation=self.allocation,
+        )
+
+    def _marks(self) -> tuple[float, ...]:
+        return tuple(sorted({self.start_at, self.end_at, self.freeze_at} - {0.0}))
+
+    def _next(self, step: int) -> int:
+        """The next step at which a decision is due."""
+        every = self._plan.every
+        return min([step + every - step % every, *(mark for mark in self._state.marks if mark > step)])
+
+    def _act(self, reading: Reading) -> Decision:
+        step, target = reading.step, self._plan.sparsity
+        start, end, freeze = self._step(self.start_at), self._step(self.end_at), self._step(self.freeze_at)
+        if step >= freeze:
+            reason = f"exact target {target:.4g} and final mask at step {step} (due from {freeze})"
+            return Decision(phase="frozen", reason=reason, actions=(Prune(target), Freeze()))
+        if step < start:
+            return Decision(phase="dense", reason=f"dense until step {start}, at step {step}")
+        coming = self._next(step)
+        depth = cubic(coming, start, end, 0.0, target)
+        reason = f"soft threshold: to sparsity {depth:.4g} at step {coming}"
+        return Decision(phase="sparse", reason=reason, actions=(self._to(depth, coming - step),))
