@@ -12,9 +12,9 @@ import torch
 from _harness import RESULTS, compared, described, in_turn, make_parser, origin, publish, spread, verdict
 
 from surgecollapse.lab.config import make_config
-from surgecollapse.lab.data.registry import load_data
+from surgecollapse.lab.data.loading import load_data
 from surgecollapse.lab.data.sampler import Batches
-from surgecollapse.lab.models.decoder import ECONOMIES, Decoder
+from surgecollapse.lab.nets.decoder import ECONOMIES, Decoder
 from surgecollapse.lab.training.optim import make_optimizer
 
 GOAL = 0.7

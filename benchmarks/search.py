@@ -312,9 +312,9 @@ def run(
 
     from surgecollapse import Readings, Target, Updates, attach
     from surgecollapse.lab.config import make_config
-    from surgecollapse.lab.data.registry import load_data
+    from surgecollapse.lab.data.loading import load_data
     from surgecollapse.lab.data.sampler import Batches
-    from surgecollapse.lab.models.registry import build_model
+    from surgecollapse.lab.nets.build import build_model
     from surgecollapse.lab.training.evaluation import predict
     from surgecollapse.lab.training.optim import make_optimizer, rate_factor
     from surgecollapse.policies import make_policy

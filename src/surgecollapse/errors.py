@@ -6,6 +6,12 @@ import difflib
 from collections.abc import Collection, Iterable
 
 
+class ConfigError(ValueError):
+    """A configuration that cannot be used, in one line: which key, what was expected, what came."""
+
+    __module__ = "surgecollapse.lab.config"  # as tracebacks name it: where everyone imports it from
+
+
 def nearest(given: object, valid: Iterable[str], *, most: int = 1, cutoff: float = 0.5) -> list[str]:
     """The valid words that are nearest to what was given, the nearest first; none if none is near.
 

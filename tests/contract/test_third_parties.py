@@ -12,7 +12,7 @@ from torch import nn
 from surgecollapse import MemoryRecorder, Monitoring, Readings, Updates, attach, make_policy, testing, watch_training
 from surgecollapse.events import Measurement
 from surgecollapse.lab.config import ConfigError, make_config
-from surgecollapse.lab.data.registry import load_task
+from surgecollapse.lab.data.loading import load_data
 from surgecollapse.lab.training import forecasts as foresight
 from surgecollapse.lab.training.run import train
 from surgecollapse.plugins import FORMS, find, offered
@@ -208,7 +208,7 @@ def test_an_offer_that_does_not_fit_is_refused_by_its_name(name, tmp_path):
         lambda: make_policy(name),
         lambda: watch_training(model, optimizer, monitors=name),
         lambda: foresight.GrokkingForecast(name, lambda alarm: None),
-        lambda: load_task(name, seed=0),
+        lambda: load_data(make_config(task=name)),
     ):
         with pytest.raises(TypeError, match=f"entry point '{name}' of the group surgecollapse.*expected"):
             use()

@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from surgecollapse.lab.config import ConfigError, make_config, read_config
-from surgecollapse.lab.data.registry import load_data
+from surgecollapse.lab.data.loading import load_data
 from surgecollapse.lab.data.sampler import Batches
-from surgecollapse.lab.models.registry import build_model
+from surgecollapse.lab.nets.build import build_model
 from surgecollapse.lab.training import checkpoint as checkpoint_module
 from surgecollapse.lab.training.checkpoint import CheckpointError, load_checkpoint, step_checkpoints
 from surgecollapse.lab.training.evaluation import load_checkpointed_run, predict

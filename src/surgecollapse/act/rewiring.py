@@ -20,14 +20,13 @@ from surgecollapse.act.surge import REGROW_INIT, choose_reopened, fill_reopened,
 from surgecollapse.errors import one_of
 from surgecollapse.functional import (
     ALLOCATIONS,
-    GROWTH,
-    SALIENCY,
     Pattern,
     exchange_tiles,
     kept,
     lowest,
     minimum_live,
 )
+from surgecollapse.functional.criteria.registry import GROWTH, RANDOM, SALIENCY, check_saliency
 from surgecollapse.functional.growth import random
 from surgecollapse.functional.selection import count_true
 from surgecollapse.functional.structured import open_count
@@ -46,10 +45,10 @@ def criterion_of(option: str, chosen: str | Criterion | None) -> str | Criterion
         ValueError: for a name that nobody offers.
         TypeError: if what a package offers cannot be called.
     """
-    own = (*SALIENCY, "random") if option == "saliency" else GROWTH
+    own = (*SALIENCY, RANDOM) if option == "saliency" else GROWTH
     if not isinstance(chosen, str) or chosen in own:
         return chosen
-    found: Criterion = find("criteria", option, chosen, {}, also=own)
+    found: Criterion = find("criteria", option, chosen, SALIENCY, also=own)
     return found
 
 
@@ -88,7 +87,7 @@ class Rewiring:
         layouts: Layouts | None = None,
     ) -> None:
         if isinstance(saliency, str):
-            one_of("saliency", saliency, (*SALIENCY, "random"))
+            check_saliency(saliency)
         if isinstance(growth, str):
             one_of("growth", growth, GROWTH)
         if not 0.0 <= noise_energy_budget < float("inf"):
@@ -112,7 +111,7 @@ class Rewiring:
         chosen = self._saliency if saliency is None else saliency
         if not isinstance(chosen, str):
             return chosen
-        if one_of("saliency", chosen, (*SALIENCY, "random")) == "random":
+        if check_saliency(chosen) == RANDOM:
             return lambda weight, signal: random(weight.shape, self.generators.on(weight.device))  # noqa: ARG005
         return SALIENCY[chosen]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surgecollapse.cli.output import say
-from surgecollapse.lab.config import ConfigError
+from surgecollapse.errors import ConfigError
 
 if TYPE_CHECKING:
     from types import ModuleType

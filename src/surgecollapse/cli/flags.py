@@ -10,10 +10,11 @@ import pydantic
 from cyclopts import Group, Parameter
 from pydantic_core import PydanticUndefined
 
-from surgecollapse.lab.config import ConfigError
+from surgecollapse.errors import ConfigError
 from surgecollapse.lab.config.keys import FAMILIES
 from surgecollapse.lab.config.method import DEFAULT_POLICY
-from surgecollapse.lab.config.presets import DEFAULT_TASK_PRESET, TASK_PRESETS
+from surgecollapse.lab.config.presets import DEFAULT_TASK_PRESET
+from surgecollapse.lab.tasks.registry import TASKS
 
 _TITLES = {
     "data": "Data",
@@ -30,7 +31,7 @@ _AS_WORDS = ("widths", "policy_options")
 
 def _flags() -> type[pydantic.BaseModel]:
     """One optional flag per configuration key; what is not given is left to the file and the presets."""
-    varied = {key for preset in (DEFAULT_TASK_PRESET, *TASK_PRESETS.values()) for key in preset}
+    varied = {key for preset in (DEFAULT_TASK_PRESET, *(task.preset for task in TASKS.values())) for key in preset}
     fields: dict[str, Any] = {}
     for number, (section, family) in enumerate(FAMILIES.items()):
         group = Group(_TITLES[section], sort_key=number + 1)
@@ -42,7 +43,7 @@ def _flags() -> type[pydantic.BaseModel]:
             if name == "widths":
                 text += " Comma-separated: 256,256."
             if name in (section, "grokfast"):
-                text += f" One of {', '.join(family.names)}."
+                text += f" One of {', '.join(family.named)}."
             if name in varied and name != "grokfast":
                 text += " Default: the task's." if name != "policy" else f" Default: {DEFAULT_POLICY}."
             elif field.default not in (None, PydanticUndefined) and name != "policy_options":

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from surgecollapse.cli.flags import words
 from surgecollapse.cli.output import say, say_now
-from surgecollapse.lab.config import ConfigError
+from surgecollapse.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

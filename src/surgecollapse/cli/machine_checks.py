@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from surgecollapse import Readings, attach
-from surgecollapse.lab.models.registry import OneLayerTransformer
+from surgecollapse.lab.nets.transformer import OneLayerTransformer
 from surgecollapse.lab.training.environment import environment
 
 if TYPE_CHECKING:

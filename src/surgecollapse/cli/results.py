@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from surgecollapse.cli.flags import words
 from surgecollapse.cli.output import say, say_now, write_table
-from surgecollapse.lab.config import ConfigError
+from surgecollapse.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def report(
     *runs: Path,
     out: Path | None = None,
-    to: Literal["html", "tensorboard", "trackio", "wandb", "mlflow"] = "html",
+    to: str = "html",
     follow: bool = False,
     touched: bool = False,
 ) -> int:
@@ -31,7 +31,7 @@ def report(
         runs: Run directories.
         out: Folder of the report. Default: report/ in the run, or beside the runs if there are several.
         to: html, or a tracker: tensorboard (event files in the run), trackio (its local project surgecollapse), wandb
-            (offline files beside the run) or mlflow (mlruns beside the run).
+            (offline files beside the run), mlflow (mlruns beside the run), or one that a package offers.
         follow: Go on telling the tracker until the run ends.
         touched: Compare also runs that a person changed while they trained.
     """
@@ -116,7 +116,9 @@ def analyse(
 def _to_tracker(name: str, runs: Sequence[Path], out: Path | None, *, follow: bool) -> int:
     """Write every run for a tracker; follow one until it ends, or whoever started this is gone."""
     from surgecollapse.trackers import export_to
+    from surgecollapse.trackers.registry import check_tracker
 
+    check_tracker(name, also=("html",))
     if follow and len(runs) > 1:
         raise ConfigError("--follow takes one run: start one command for each")
     parent = os.getppid()

@@ -13,7 +13,7 @@ from surgecollapse.compare.display import duration
 from surgecollapse.compare.methods import ABLATIONS, METHODS, Method
 from surgecollapse.compare.plan import Plan, choose
 from surgecollapse.compare.suites import SUITES, Suite
-from surgecollapse.lab.config import ConfigError
+from surgecollapse.errors import ConfigError
 
 Thing = TypeVar("Thing")
 

@@ -15,7 +15,7 @@ from surgecollapse.compare.suites import Entry, Suite
 from surgecollapse.errors import unknown
 from surgecollapse.lab.config import ConfigError, RunConfig, as_mapping, flat_values, layered
 from surgecollapse.lab.config.keys import FAMILIES
-from surgecollapse.lab.config.section import Section
+from surgecollapse.lab.section import Section
 from surgecollapse.policies import make_policy
 
 TUNING_SEED = 10_000

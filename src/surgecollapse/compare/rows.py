@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from surgecollapse.compare.plan import key_of, version
-from surgecollapse.lab.config import ConfigError
+from surgecollapse.errors import ConfigError
 
 Row = Mapping[str, Any]
 NAME = "rows.jsonl"

@@ -21,7 +21,7 @@ from surgecollapse.act.rewiring import Rewiring
 from surgecollapse.act.roles import Explanation, with_reason
 from surgecollapse.act.zero_preservation import ZeroPreservation
 from surgecollapse.controller.options import Options, Updates
-from surgecollapse.functional import WITHOUT_GRADIENT
+from surgecollapse.functional.criteria.registry import needs_gradient
 from surgecollapse.observe.activations import ActivationReader, find_sites
 from surgecollapse.observe.dense_gradient import DenseGradient
 from surgecollapse.observe.observer import Observer
@@ -194,7 +194,7 @@ class Engine:
         A negative number stands for a reading that is too far ahead to be known.
         """
         for_growth = self._growth != "random" and not self.weights.dense
-        for_saliency = self._saliency not in WITHOUT_GRADIENT
+        for_saliency = needs_gradient(self._saliency)
         if self.actor.frozen or not 0 <= until_due < self.signal.window or not (for_growth or for_saliency):
             return {}
         return {name: self.weights.params[name] for name in self.groups[index]}
@@ -273,7 +273,7 @@ class Engine:
 
     def signals_at_hand(self) -> dict[str, Tensor]:
         """The growth signal; where there is none, the gradients that are there, if they decide what is pruned."""
-        if self.signal.values or self._saliency in WITHOUT_GRADIENT:
+        if self.signal.values or not needs_gradient(self._saliency):
             return dict(self.signal.values)
         return {name: p.grad for name, p in self.weights.params.items() if p.grad is not None}
 

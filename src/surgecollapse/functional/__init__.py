@@ -1,6 +1,10 @@
 """Pure maths: tensors in, new tensors out; no state, no hooks, no randomness of its own."""
 
 from surgecollapse.functional.concentration import gini, inverse_participation_ratio
+from surgecollapse.functional.criteria.lamp import lamp
+from surgecollapse.functional.criteria.magnitude import magnitude
+from surgecollapse.functional.criteria.registry import GROWTH, SALIENCY
+from surgecollapse.functional.criteria.taylor import taylor
 from surgecollapse.functional.criticality import branching_ratio, chi, lyapunov_exponent, mean_field_chi
 from surgecollapse.functional.cross_entropies import (
     log_stablemax,
@@ -52,7 +56,7 @@ from surgecollapse.functional.filters import (
     linear_filter,
     ma_coefficients,
 )
-from surgecollapse.functional.growth import GROWTH, share_by_momentum
+from surgecollapse.functional.growth import share_by_momentum
 from surgecollapse.functional.heavy_tails import (
     Bulk,
     PowerLaw,
@@ -83,7 +87,6 @@ from surgecollapse.functional.rank import (
     spectral_rank,
     stable_rank,
 )
-from surgecollapse.functional.saliency import SALIENCY, WITHOUT_GRADIENT, lamp, magnitude, taylor
 from surgecollapse.functional.selection import highest, kept, lowest
 from surgecollapse.functional.similarity import linear_cka, procrustes_similarity, svcca, unbiased_hsic
 from surgecollapse.functional.soft_threshold import (
@@ -106,7 +109,6 @@ __all__ = [
     "GROWTH",
     "SALIENCY",
     "SCHEDULES",
-    "WITHOUT_GRADIENT",
     "Alignment",
     "Bulk",
     "Eigenpair",

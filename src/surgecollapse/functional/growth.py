@@ -11,11 +11,6 @@ from torch import Tensor
 
 from surgecollapse.functional.apportion import apportion
 
-GROWTH = ("random", "gradient", "ema_gradient", "momentum")
-"""Names of the growth criteria. ``random`` is scored by :func:`random`; the others by :func:`gradient` and differ in
-the signal it is given: the dense gradient of this step, its exponential moving average, the optimizer's first moment.
-"""
-
 
 def random(shape: Sequence[int], generator: torch.Generator) -> Tensor:
     """Score at random, uniformly on [0, 1): SET regrows so (Mocanu et al. 2018, arXiv 1707.04780).

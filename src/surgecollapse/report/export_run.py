@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from surgecollapse.lab.config import ConfigError
-from surgecollapse.lab.models.registry import build_model
+from surgecollapse.errors import ConfigError
+from surgecollapse.lab.nets.build import build_model
 from surgecollapse.lab.training.evaluation import ENDED, load_checkpointed_run, predict
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ def _write_two_four(run: CheckpointedRun, path: Path, _examples: Tensor) -> _Wri
 
 def _traceable(run: CheckpointedRun) -> nn.Module:
     """The net in a form whose steps do not depend on the values of its inputs."""
-    from surgecollapse.lab.models.decoder import Decoder
+    from surgecollapse.lab.nets.decoder import Decoder
 
     if isinstance(run.model, Decoder) and run.model.economy == "prefixes":
         run.model.economy = "last"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -63,8 +63,12 @@ def to_tensorboard(run: str | Path, out: str | Path | None = None) -> Path:
     return Path(out) if out is not None else Path(run) / "tensorboard"
 
 
-def check_tracker(name: str) -> None:
+def check_tracker(name: str, *, also: Collection[str] = ()) -> None:
     """Check that a tracker can be told anything.
+
+    Args:
+        name: of the tracker.
+        also: further words that the caller understands, for the error.
 
     Raises:
         ConfigError: if there is none of that name.
@@ -75,7 +79,7 @@ def check_tracker(name: str) -> None:
     ...
     surgecollapse.lab.config.ConfigError: unknown tracker 'wanb': expected one of mlflow, ... Did you mean 'wandb'?
     """
-    package = getattr(_find(name), "package", None)
+    package = getattr(_find(name, also), "package", None)
     if package is not None and find_spec(package) is None:
         how = f"surgecollapse[{name}]" if name in TRACKERS else package
         raise ModuleNotFoundError(f"{name} needs {package}: pip install '{how}'", name=package)
@@ -93,13 +97,13 @@ def _tracker(name: str, run: Path, out: Path | None) -> Tracker:
     return opened
 
 
-def _find(name: str) -> Any:
+def _find(name: str, also: Collection[str] = ()) -> Any:
     """The class of a tracker.
 
     Raises:
         ConfigError: if there is none of that name.
     """
     try:
-        return TRACKERS.find(name)
+        return TRACKERS.find(name, also=also)
     except ValueError as error:
         raise ConfigError(str(error)) from error

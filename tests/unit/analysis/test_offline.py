@@ -20,10 +20,12 @@ from surgecollapse.analysis.representations import represent
 from surgecollapse.analysis.similarity import representation_change, similarity_map
 from surgecollapse.analysis.universality import rescale, universality
 from surgecollapse.functional import neural_collapse
-from surgecollapse.lab.models.decoder import Decoder
-from surgecollapse.lab.models.gpt import GPT
-from surgecollapse.lab.models.lstm import LSTMClassifier
-from surgecollapse.lab.models.registry import MLP, OneLayerTransformer, SmallCNN
+from surgecollapse.lab.nets.cnn import SmallCNN
+from surgecollapse.lab.nets.decoder import Decoder
+from surgecollapse.lab.nets.gpt import GPT
+from surgecollapse.lab.nets.lstm import LSTMClassifier
+from surgecollapse.lab.nets.mlp import MLP
+from surgecollapse.lab.nets.transformer import OneLayerTransformer
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 

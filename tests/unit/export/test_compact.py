@@ -11,7 +11,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from surgecollapse.export.compact import compact_model
-from surgecollapse.lab.models.registry import MLP, AutoregressiveMLP, OneLayerTransformer, SmallCNN
+from surgecollapse.lab.nets.autoregressive import AutoregressiveMLP
+from surgecollapse.lab.nets.cnn import SmallCNN
+from surgecollapse.lab.nets.mlp import MLP
+from surgecollapse.lab.nets.transformer import OneLayerTransformer
 
 
 @pytest.fixture(autouse=True)

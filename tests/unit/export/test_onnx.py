@@ -11,7 +11,7 @@ from torch import nn
 
 from surgecollapse.export.compact import compact_model
 from surgecollapse.export.onnx import export_onnx
-from surgecollapse.lab.models.registry import OneLayerTransformer
+from surgecollapse.lab.nets.transformer import OneLayerTransformer
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")

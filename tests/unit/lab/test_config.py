@@ -12,9 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from surgecollapse.functional.criteria.registry import GROWTH, SALIENCY
 from surgecollapse.functional.entropy import ENTROPY
-from surgecollapse.functional.growth import GROWTH
-from surgecollapse.functional.saliency import SALIENCY
 from surgecollapse.lab.config import (
     ConfigError,
     as_mapping,
@@ -26,11 +25,11 @@ from surgecollapse.lab.config import (
 )
 from surgecollapse.lab.config.keys import FAMILIES, KEYS
 from surgecollapse.lab.config.optimizer import SGDOptimizer
-from surgecollapse.lab.config.presets import TASK_PRESETS
 from surgecollapse.lab.config.renamed import RENAMED
+from surgecollapse.lab.tasks.registry import TASKS
 
 
-@pytest.mark.parametrize("task", TASK_PRESETS)
+@pytest.mark.parametrize("task", TASKS)
 def test_every_task_has_a_preset_that_is_a_whole_configuration(task):
     config = make_config(task=task)
     assert config.data.task == task
@@ -102,7 +101,7 @@ def test_a_configuration_cannot_be_changed():
         ({"task": "digits", "give_up": True}, "give_up = true needs a forecast"),
         ({"task": "digits", "forecast": "trian"}, "unknown forecast 'trian'"),
         ({"task": "grokfast-modular", "until": "grokked"}, "are two goals: drop one"),
-        ({"task": "digits", "model": "resnet"}, "expected one of mlp, cnn, transformer, autoregressive"),
+        ({"task": "digits", "model": "resnet"}, "expected one of autoregressive, cnn, decoder, gnn"),
         ({"task": "digits", "sparsity": 1.0}, "sparsity must be in [0, 1), got 1"),
         ({"task": "digits", "sparsity": -0.1}, "sparsity must be in [0, 1), got -0.1"),
         ({"task": "digits", "sparsity": 90}, "sparsity must be in [0, 1), got 90. Did you mean 0.9?"),
@@ -175,7 +174,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
 
 
 values = st.fixed_dictionaries(
-    {"task": st.sampled_from(list(TASK_PRESETS))},
+    {"task": st.sampled_from(list(TASKS))},
     optional={
         "data_dir": st.text(min_size=1, max_size=20).filter(lambda text: "\0" not in text),
         "sparsity": st.floats(0, 1, exclude_max=True),

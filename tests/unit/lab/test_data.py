@@ -10,9 +10,15 @@ import pytest
 import torch
 
 from surgecollapse.lab.config import ConfigError, make_config
-from surgecollapse.lab.config.presets import TASK_PRESETS
 from surgecollapse.lab.data.idx import MissingDataError, read_idx
-from surgecollapse.lab.data.registry import dummy, load_data, load_task, modular, parity, with_label_noise
+from surgecollapse.lab.data.loading import load_data, with_label_noise
+from surgecollapse.lab.data.synthetic import dummy, modular, parity
+from surgecollapse.lab.tasks.registry import TASKS
+
+
+def load_task(name, **values):
+    return load_data(make_config(task=name, **values))
+
 
 GENERATED = ["modular", "parity", "dummy"]
 
@@ -281,7 +287,7 @@ def test_the_model_chooses_the_representation(model, kind):
     assert load_data(make_config(task="modular", modulus=7, model=model)).kind == kind
 
 
-@pytest.mark.parametrize("name", [name for name in TASK_PRESETS if "mnist" not in name and name not in ("imdb", "qm9")])
+@pytest.mark.parametrize("name", [name for name in TASKS if "mnist" not in name and name not in ("imdb", "qm9")])
 def test_every_task_that_needs_no_files_loads_with_its_preset(name):
     assert load_data(make_config(task=name)).name == name
 
@@ -307,7 +313,8 @@ def test_mnist1d_is_the_published_generator_and_disturbs_no_global_generator():
 
 
 def test_a_series_is_read_by_an_mlp_and_by_convolutions():
-    from surgecollapse.lab.models.registry import SeriesCNN, build_model
+    from surgecollapse.lab.nets.build import build_model
+    from surgecollapse.lab.nets.cnn import SeriesCNN
 
     for model in ("mlp", "cnn"):
         config = make_config(task="mnist1d", model=model, widths=(8, 8, 8))

@@ -9,7 +9,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from surgecollapse import Readings, attach
 from surgecollapse.events import Intervention, LayerChange
-from surgecollapse.lab.models.registry import MLP, OneLayerTransformer, SeriesCNN, SmallCNN
+from surgecollapse.lab.nets.cnn import SeriesCNN, SmallCNN
+from surgecollapse.lab.nets.mlp import MLP
+from surgecollapse.lab.nets.transformer import OneLayerTransformer
 from surgecollapse.lab.training.flops import (
     dense_gradient_steps,
     growth_window,

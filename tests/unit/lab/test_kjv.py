@@ -16,9 +16,9 @@ from surgecollapse import Readings, attach
 from surgecollapse.lab.config import ConfigError, as_mapping, layered, make_config
 from surgecollapse.lab.data.idx import MissingDataError
 from surgecollapse.lab.data.kjv import HELD_OUT, character_windows, kjv
-from surgecollapse.lab.data.registry import load_data
-from surgecollapse.lab.models.gpt import GPT
-from surgecollapse.lab.models.registry import build_model
+from surgecollapse.lab.data.loading import load_data
+from surgecollapse.lab.nets.build import build_model
+from surgecollapse.lab.nets.gpt import GPT
 from surgecollapse.lab.training.evaluation import load_checkpointed_run
 from surgecollapse.lab.training.flops import multiplications
 from surgecollapse.lab.training.optim import make_loss

@@ -14,9 +14,13 @@ from torch import nn
 
 from surgecollapse.compare.plan import key_of
 from surgecollapse.lab.config import ConfigError, as_mapping, make_config
-from surgecollapse.lab.data.registry import load_data
+from surgecollapse.lab.data.loading import load_data
 from surgecollapse.lab.data.sampler import Batches
-from surgecollapse.lab.models.registry import MLP, AutoregressiveMLP, OneLayerTransformer, SmallCNN, build_model
+from surgecollapse.lab.nets.autoregressive import AutoregressiveMLP
+from surgecollapse.lab.nets.build import build_model
+from surgecollapse.lab.nets.cnn import SmallCNN
+from surgecollapse.lab.nets.mlp import MLP
+from surgecollapse.lab.nets.transformer import OneLayerTransformer
 from surgecollapse.lab.training.evaluation import predict
 from surgecollapse.lab.training.optim import make_loss, make_optimizer, rate_factor
 from surgecollapse.lab.training.progress import Lines, Snapshot

@@ -4,8 +4,9 @@ The same keys serve as TOML keys, command line flags and Python arguments. Never
 and error messages come at once.
 """
 
+from surgecollapse.errors import ConfigError
 from surgecollapse.lab.config.making import as_mapping, as_toml, layered, make_config, read_config, write_config
-from surgecollapse.lab.config.mistakes import ConfigError, explain
+from surgecollapse.lab.config.mistakes import explain
 from surgecollapse.lab.config.root import RunConfig
 from surgecollapse.lab.config.stored import flat_values
 

@@ -6,12 +6,12 @@ import tomllib
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from surgecollapse.lab.config.data import task_names
+from surgecollapse.errors import ConfigError, unknown
 from surgecollapse.lab.config.experiments import experiments
 from surgecollapse.lab.config.keys import flat, unfit
-from surgecollapse.lab.config.mistakes import ConfigError
-from surgecollapse.lab.config.presets import DEFAULT_TASK_PRESET, OPTIMIZER_PRESETS, TASK_PRESETS
-from surgecollapse.lab.config.section import NONE, shown
+from surgecollapse.lab.config.presets import DEFAULT_TASK_PRESET, OPTIMIZER_PRESETS
+from surgecollapse.lab.section import NONE, shown
+from surgecollapse.lab.tasks.registry import TASKS, is_offered
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,7 +33,10 @@ def filled(*layers: Mapping[str, Any]) -> dict[str, Any]:
             values, layer = _laid(base, values), {**layer, "task": base["task"]}
         values = _laid(values, layer)
         if "task" not in values and number == len(layers) - 1:
-            raise ConfigError(f"no task given: choose one of {', '.join((*task_names(), *experiments()))}")
+            raise ConfigError(f"no task given: choose one of {', '.join((*TASKS.names(), *experiments()))}")
+    task = values.get("task")
+    if isinstance(task, str) and task not in TASKS and not is_offered(task):
+        raise ConfigError(unknown("task", task, [*TASKS.names(), *experiments()]))
     return _laid(_presets(values), values)
 
 
@@ -56,7 +59,8 @@ def _excluded(above: Mapping[str, Any]) -> set[str]:
 
 def _presets(values: Mapping[str, Any]) -> dict[str, Any]:
     """What the task and the optimizer bring along, but for what it takes away from others to give it."""
-    task = {**DEFAULT_TASK_PRESET, **TASK_PRESETS.get(str(values.get("task")), {})}
+    chosen = TASKS.get(str(values.get("task")))
+    task = {**DEFAULT_TASK_PRESET, **(chosen.preset if chosen is not None else {})}
     if "task" in values:
         task["task"] = values["task"]
     if values.get("model", task["model"]) != task["model"]:

@@ -10,16 +10,17 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
 
-from surgecollapse.errors import unknown
-from surgecollapse.lab.config import data, method, model, optimizer, transforms
-from surgecollapse.lab.config.mistakes import ConfigError
+from surgecollapse.errors import ConfigError, unknown
+from surgecollapse.lab.config import method, optimizer, transforms
 from surgecollapse.lab.config.renamed import RENAMED
 from surgecollapse.lab.config.run_section import Run
+from surgecollapse.lab.models.registry import MODELS
+from surgecollapse.lab.tasks.registry import TASKS, OfferedTask, is_offered
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
-    from surgecollapse.lab.config.section import Section
+    from surgecollapse.lab.section import Section
 
 
 @dataclass(frozen=True)
@@ -28,27 +29,22 @@ class Family:
 
     section: str
     tag: str | None
-    kinds: tuple[type[Section], ...]
+    named: Mapping[str, type[Section]]
+    """Kinds by the names that are written down; of a section without kinds, itself by the empty name."""
     other: type[Section] | None = None
-    """The kind of names that are not written down in a kind."""
+    """The kind of all other names."""
     is_other: Callable[[str], bool] = bool
     """Whether something is one of these names; looks for packages, and so is asked last."""
 
     def kind(self, name: Any) -> type[Section] | None:
         """The kind of a name; ``None`` if there is none of that name."""
-        if self.tag is None:
-            return self.kinds[0]
-        for kind in self.kinds:
-            if kind is not self.other and name in get_args(kind.model_fields[self.tag].annotation):
-                return kind
-        return self.other if self.other is not None and self.is_other(str(name)) else None
+        found = self.named.get("" if self.tag is None else str(name))
+        return self.other if found is None and self.other is not None and self.is_other(str(name)) else found
 
     @property
-    def names(self) -> list[str]:
-        """The names that are written down."""
-        if self.tag is None:
-            return []
-        return [word for kind in self.kinds for word in get_args(kind.model_fields[self.tag].annotation)]
+    def kinds(self) -> tuple[type[Section], ...]:
+        """All kinds, each once."""
+        return tuple(dict.fromkeys([*self.named.values(), *([] if self.other is None else [self.other])]))
 
     def own(self, field: str) -> str:
         """The own name of a field: the section's where it is just called ``name``."""
@@ -61,15 +57,20 @@ class Family:
                 yield self.own(name), field
 
 
+def _by_literal(union: Any, tag: str) -> dict[str, type[Section]]:
+    kinds: tuple[type[Section], ...] = get_args(get_args(union)[0])
+    return {word: kind for kind in kinds for word in get_args(kind.model_fields[tag].annotation)}
+
+
 FAMILIES = {
     family.section: family
     for family in (
-        Family("data", "task", (*data.OWN, data.OfferedData), data.OfferedData, data.is_offered),
-        Family("model", "name", get_args(get_args(model.Model)[0])),
-        Family("method", "policy", (method.PlainTraining, method.Controlled), method.Controlled, method.is_policy),
-        Family("optimizer", "name", get_args(get_args(optimizer.Optimizer)[0])),
-        Family("transforms", "grokfast", get_args(get_args(transforms.Transforms)[0])),
-        Family("run", None, (Run,)),
+        Family("data", "task", TASKS, OfferedTask, is_offered),
+        Family("model", "name", MODELS),
+        Family("method", "policy", {"none": method.PlainTraining}, method.Controlled, method.is_policy),
+        Family("optimizer", "name", _by_literal(optimizer.Optimizer, "name")),
+        Family("transforms", "grokfast", _by_literal(transforms.Transforms, "grokfast")),
+        Family("run", None, {"": Run}),
     )
 }
 """By section, in the order in which a file has them."""

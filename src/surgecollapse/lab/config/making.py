@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from surgecollapse.errors import ConfigError
 from surgecollapse.lab.config.filling import filled
 from surgecollapse.lab.config.keys import nested
-from surgecollapse.lab.config.mistakes import ConfigError, explain
+from surgecollapse.lab.config.mistakes import explain
 from surgecollapse.lab.config.root import RunConfig
-from surgecollapse.lab.config.section import NONE
 from surgecollapse.lab.config.stored import current, is_of_version_1
+from surgecollapse.lab.section import NONE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from surgecollapse.errors import unknown
-from surgecollapse.lab.config.section import Section
+from surgecollapse.lab.section import Section
 from surgecollapse.plugins import offered
 from surgecollapse.policies import POLICIES
 from surgecollapse.policies.version_01 import NAMES

@@ -10,12 +10,6 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
 
 
-class ConfigError(ValueError):
-    """A configuration that cannot be used, in one line: which key, what was expected, what came."""
-
-    __module__ = "surgecollapse.lab.config"  # as tracebacks name it: where everyone imports it from
-
-
 def explain(error: ValidationError) -> str:
     """The first mistake that pydantic found, in one line."""
     from surgecollapse.lab.config.keys import FAMILIES, KEYS
@@ -28,7 +22,7 @@ def explain(error: ValidationError) -> str:
     if first["type"] == "union_tag_invalid":
         family = FAMILIES[section]
         name = family.own(str(family.tag))
-        return unknown(name, first["ctx"]["tag"], family.names)
+        return unknown(name, first["ctx"]["tag"], list(family.named))
     if first["type"] == "literal_error":
         return unknown(key, str(first["input"]), _choices(KEYS[key][1].annotation))
     message = first["msg"]

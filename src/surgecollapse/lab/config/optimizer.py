@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from surgecollapse.lab.config.section import Section
+from surgecollapse.lab.section import Section
 
 if TYPE_CHECKING:
     from typing import Self

@@ -6,17 +6,24 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from surgecollapse.lab.config.data import Data
 from surgecollapse.lab.config.filling import filled
 from surgecollapse.lab.config.keys import nested
 from surgecollapse.lab.config.method import Method
-from surgecollapse.lab.config.model import Model
 from surgecollapse.lab.config.optimizer import Optimizer
 from surgecollapse.lab.config.run_section import Run
 from surgecollapse.lab.config.transforms import Transforms
+from surgecollapse.lab.models.registry import MODELS, Model
+from surgecollapse.lab.section import one_of_kinds
+from surgecollapse.lab.tasks.registry import TASKS, OfferedTask, Task
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing import Self, TypeAlias
+
+    AnyTask: TypeAlias = Task
+    AnyModel: TypeAlias = Model
+else:
+    AnyTask = one_of_kinds("task", TASKS, OfferedTask)
+    AnyModel = one_of_kinds("name", MODELS)
 
 
 class RunConfig(BaseModel):
@@ -36,8 +43,8 @@ class RunConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    data: Data
-    model: Model
+    data: AnyTask
+    model: AnyModel
     method: Method
     optimizer: Optimizer
     transforms: Transforms

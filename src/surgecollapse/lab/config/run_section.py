@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, field_validator, model_validator
 
 from surgecollapse.errors import unknown
-from surgecollapse.lab.config.section import Section
+from surgecollapse.lab.section import Section
 from surgecollapse.plugins import offered
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from surgecollapse.lab.config.section import Section
+from surgecollapse.lab.section import Section
 
 _GROKFAST = "Amplify the slow part of gradients: by an exponential mean (ema) or a window (ma)."
 _LAMB = "Amplification by grokfast; by default 2 for ema, 5 for ma."

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from surgecollapse.lab.config import ConfigError
+from surgecollapse.errors import ConfigError
 from surgecollapse.lab.data.dataset import Data, generator
 from surgecollapse.lab.data.idx import MissingDataError
 

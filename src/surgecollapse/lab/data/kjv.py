@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from surgecollapse.lab.config import ConfigError
+from surgecollapse.errors import ConfigError
 from surgecollapse.lab.data.dataset import Data
 from surgecollapse.lab.data.idx import MissingDataError
 

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from surgecollapse.lab.config import ConfigError
+from surgecollapse.errors import ConfigError
 from surgecollapse.lab.data.dataset import Data, generator
 from surgecollapse.lab.data.idx import MissingDataError
-from surgecollapse.lab.models.gnn import ATOM, BONDS
+from surgecollapse.lab.nets.gnn import ATOM, BONDS
 
 ELEMENTS = ("H", "C", "N", "O", "F")
 TOLERANCE = 1.0

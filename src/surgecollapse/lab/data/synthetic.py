@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from surgecollapse.lab.config import ConfigError
+from surgecollapse.errors import ConfigError
 from surgecollapse.lab.data.dataset import Data, generator, in_three
 
 

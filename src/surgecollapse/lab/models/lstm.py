@@ -1,53 +1,39 @@
-"""A recurrent net for rows of word numbers."""
+"""Two recurrent layers over words."""
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from surgecollapse.lab.models.registry import WIDTHS, WithEmbeddings, model
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from surgecollapse.lab.data.dataset import Data
 
 
-class LSTMClassifier(nn.Module):
-    """Embedding, LSTM layers, and a linear head on the last state or on the mean of all.
+@model("lstm")
+class LSTMModel(WithEmbeddings):
+    """Keys of :class:`~surgecollapse.lab.nets.lstm.LSTMClassifier`."""
 
-    The Grokfast paper's net for IMDb (arXiv 2405.20233): embedding 64, two layers of width 256. Deviation: two outputs
-    and cross-entropy, which is its one output and binary cross-entropy with another parametrisation.
+    reads = ("tokens",)
+    widths: tuple[int, ...] = Field((64, 128), description=WIDTHS)
+    readout: Literal["last", "mean"] = Field(
+        "last", description="lstm: its head reads the last state, or the mean over all of them."
+    )
 
-    Args:
-        vocabulary: number of different tokens; number 0 is padding and has a zero embedding, which is not learned.
-        classes: outputs.
-        embedding: width of the embedding.
-        hidden: width of the state.
-        layers: LSTM layers on each other.
-        dropout: rate between the layers and before the head.
-        readout: ``last`` or ``mean``: the state that the head reads. With the mean, gradients reach every word in one
-            step, so that a short training gets further; the paper's net has the last.
+    def build(self, data: Data) -> nn.Module:
+        """Return the net."""
+        from surgecollapse.lab.nets.lstm import LSTMClassifier
 
-    >>> import torch
-    >>> LSTMClassifier(9, 2, embedding=4, hidden=6)(torch.zeros(3, 5, dtype=torch.int64)).shape
-    torch.Size([3, 2])
-    """
-
-    def __init__(
-        self,
-        vocabulary: int,
-        classes: int,
-        *,
-        embedding: int = 64,
-        hidden: int = 256,
-        layers: int = 2,
-        dropout: float = 0.0,
-        readout: str = "last",
-    ) -> None:
-        super().__init__()
-        self.readout = readout
-        self.tokens = nn.Embedding(vocabulary, embedding, padding_idx=0)
-        self.recurrent = nn.LSTM(
-            embedding, hidden, num_layers=layers, batch_first=True, dropout=dropout if layers > 1 else 0.0
+        embedding, hidden = self.width_and_hidden
+        return LSTMClassifier(
+            data.vocabulary,
+            data.num_classes,
+            embedding=embedding,
+            hidden=hidden,
+            dropout=self.dropout,
+            readout=self.readout,
         )
-        self.drop = nn.Dropout(dropout)
-        self.head = nn.Linear(hidden, classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return logits (n, classes) of token rows (n, length)."""
-        states, _ = self.recurrent(self.tokens(x))
-        read = states.mean(1) if self.readout == "mean" else states[:, -1]
-        return self.head(self.drop(read))  # type: ignore[no-any-return]

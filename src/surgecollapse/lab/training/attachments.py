@@ -10,7 +10,7 @@ from surgecollapse.attaching.averaging import average_weights
 from surgecollapse.attaching.monitoring import watch_training
 from surgecollapse.attaching.transforms import transform_gradients
 from surgecollapse.controller.options import Monitoring, Readings, Target, Updates
-from surgecollapse.lab.config import ConfigError
+from surgecollapse.errors import ConfigError
 from surgecollapse.lab.config.method import PlainTraining
 from surgecollapse.lab.training.optim import make_transforms
 from surgecollapse.policies import POLICIES, NoOp, make_policy

@@ -12,8 +12,8 @@ import torch
 from surgecollapse.analysis.open_weights import not_finite
 from surgecollapse.functional import unpack
 from surgecollapse.lab.config import ConfigError, read_config
-from surgecollapse.lab.data.registry import load_data
-from surgecollapse.lab.models.registry import build_model
+from surgecollapse.lab.data.loading import load_data
+from surgecollapse.lab.nets.build import build_model
 from surgecollapse.lab.training.checkpoint import CheckpointError, latest_checkpoint, must_fit
 from surgecollapse.record import RunStore
 from surgecollapse.torch_utils.modules import evaluating
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from surgecollapse.lab.config import RunConfig
-    from surgecollapse.lab.data.registry import Data
+    from surgecollapse.lab.data.dataset import Data
 
 logger = logging.getLogger(__name__)
 

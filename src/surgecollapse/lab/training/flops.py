@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from surgecollapse.functional import WITHOUT_GRADIENT
+from surgecollapse.functional.criteria.registry import needs_gradient
 from surgecollapse.lab.config.method import Controlled
-from surgecollapse.lab.models.registry import build_model
+from surgecollapse.lab.nets.build import build_model
 from surgecollapse.observe.dense_gradient import DenseGradient
 from surgecollapse.record.operations import stretch_operations
 from surgecollapse.torch_utils.modules import evaluating
@@ -269,7 +269,7 @@ def growth_window(growth: str, saliency: str = "magnitude", momentum: float = 0.
     >>> growth_window("random"), growth_window("gradient"), growth_window("ema_gradient")
     (0, 1, 22)
     """
-    if growth == "random" and saliency in WITHOUT_GRADIENT:
+    if growth == "random" and not needs_gradient(saliency):
         return 0
     decay = {"gradient": 0.0, "momentum": momentum}.get(growth, 0.9)
     return DenseGradient(decay).window

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from surgecollapse.lab.config import RunConfig
     from surgecollapse.lab.config.optimizer import AnyOptimizer
-    from surgecollapse.lab.data.registry import Data
+    from surgecollapse.lab.data.dataset import Data
     from surgecollapse.protocols import GradientTransform
 
 

@@ -14,9 +14,9 @@ from surgecollapse.controller.command_loop import Steering
 from surgecollapse.events import Measurement
 from surgecollapse.lab.config import as_mapping
 from surgecollapse.lab.data.dataset import training_sample
-from surgecollapse.lab.data.registry import load_data
+from surgecollapse.lab.data.loading import load_data
 from surgecollapse.lab.data.sampler import batches_of
-from surgecollapse.lab.models.registry import build_model
+from surgecollapse.lab.nets.build import build_model
 from surgecollapse.lab.training.attachments import attached_to
 from surgecollapse.lab.training.checkpoint import (
     checkpoint_path,

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from surgecollapse.errors import unknown
-from surgecollapse.lab.config import ConfigError
+from surgecollapse.errors import ConfigError, unknown
 from surgecollapse.plugins import find, offered
 from surgecollapse.record.whole_files import write_whole
 from surgecollapse.report.analyses.loaded_run import LoadedRun

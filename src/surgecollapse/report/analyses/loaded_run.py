@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from surgecollapse.analysis.representations import Representations, represent
-from surgecollapse.lab.models.decoder import Decoder
-from surgecollapse.lab.models.registry import build_model
+from surgecollapse.lab.nets.build import build_model
+from surgecollapse.lab.nets.decoder import Decoder
 from surgecollapse.lab.training.checkpoint import load_checkpoint, must_fit, step_checkpoints
 from surgecollapse.lab.training.evaluation import load_checkpointed_run
 from surgecollapse.lab.training.optim import make_loss
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from surgecollapse.lab.config import RunConfig
-    from surgecollapse.lab.data.registry import Data
+    from surgecollapse.lab.data.dataset import Data
 
 MOST_UNITS = 2_048
 """Units of a layer that are looked at; of larger ones a random part, the same at all times."""

@@ -17,7 +17,7 @@ from surgecollapse.analysis.similarity import representation_change, similarity_
 from surgecollapse.analysis.universality import universality
 from surgecollapse.forecast.phases import phases
 from surgecollapse.functional import neural_collapse
-from surgecollapse.lab.config.data import ModularData
+from surgecollapse.lab.tasks.modular import Modular
 from surgecollapse.report.analyses.loaded_run import thin
 from surgecollapse.report.analyses.modular_progress import modular_progress
 from surgecollapse.report.analyses.registry import analysis
@@ -256,7 +256,7 @@ def _fourier(run: LoadedRun, file: str) -> AnalysisResult:
     from surgecollapse.report.fourier import token_table
 
     learned = run.config.data
-    if not isinstance(learned, ModularData):
+    if not isinstance(learned, Modular):
         raise NotApplicable(f"{run.name} learns {learned.task}: only modular arithmetic has cyclic tokens")
     tables, name = [], ""
     for _, net in run.nets():

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from surgecollapse.analysis.progress import Progress, progress
-from surgecollapse.lab.config import ConfigError
-from surgecollapse.lab.config.data import ModularData
+from surgecollapse.errors import ConfigError
+from surgecollapse.lab.tasks.modular import Modular
 from surgecollapse.lab.training.evaluation import predict
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from surgecollapse.lab.config import RunConfig
-    from surgecollapse.lab.data.registry import Data
+    from surgecollapse.lab.data.dataset import Data
 
 
 def questions(x: Tensor, modulus: int) -> tuple[Tensor, Tensor]:
@@ -46,7 +46,7 @@ def modular_progress(
         ConfigError: if the task is another.
     """
     chosen = config.data
-    if not isinstance(chosen, ModularData) or chosen.operation not in ("add", "sub"):
+    if not isinstance(chosen, Modular) or chosen.operation not in ("add", "sub"):
         what = f"{chosen.task} {getattr(chosen, 'operation', '')}".rstrip()
         raise ConfigError(
             f"progress measures are of modular add and sub, this run is {what}: other tasks have other circuits"

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from functools import reduce
+from operator import or_
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Tag, model_validator
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 NONE = "none"
 """How a file says that a key which may be left out is left out: TOML has no null."""
@@ -50,3 +55,21 @@ class Section(BaseModel):
                     if isinstance(item, bool | str):
                         raise ValueError(f"{key} = {shown(item)}: expected a number, got a {type(item).__name__}")
         return values
+
+
+def one_of_kinds(tag: str, kinds: Mapping[str, type[Section]], other: type[Section] | None = None) -> Any:
+    """The type of a section that a name chooses among kinds, for a field of pydantic.
+
+    Args:
+        tag: key that holds the name.
+        kinds: sections by name.
+        other: section of all other names; ``None``: there are none.
+    """
+
+    def name_of(given: Any) -> str | None:
+        name = given.get(tag) if isinstance(given, dict) else getattr(given, tag)
+        return "" if other is not None and not (isinstance(name, str) and name in kinds) else name
+
+    named = {**kinds, **({} if other is None else {"": other})}
+    options: Any = reduce(or_, (Annotated[kind, Tag(name)] for name, kind in named.items()))
+    return Annotated[options, Discriminator(name_of)]
