@@ -18,8 +18,8 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from surgecollapse.lab.config import make_config
-from surgecollapse.lab.data.loading import load_data
 from surgecollapse.lab.nets.gnn import ATOM, BONDS
+from surgecollapse.lab.training.loading import load_data
 
 
 def counts(x: Tensor, *, bonds: bool) -> Tensor:

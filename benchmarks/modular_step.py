@@ -12,10 +12,10 @@ import torch
 from _harness import RESULTS, compared, described, in_turn, make_parser, origin, publish, spread, verdict
 
 from surgecollapse.lab.config import make_config
-from surgecollapse.lab.data.loading import load_data
-from surgecollapse.lab.data.sampler import Batches
 from surgecollapse.lab.nets.decoder import ECONOMIES, Decoder
+from surgecollapse.lab.training.loading import load_data
 from surgecollapse.lab.training.optim import make_optimizer
+from surgecollapse.lab.training.sampler import Batches
 
 GOAL = 0.7
 

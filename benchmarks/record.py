@@ -23,11 +23,11 @@ from _harness import append_row, make_parser, provenance, single_thread
 from surgecollapse import average_weights
 from surgecollapse.forecast.times import GENERALISE, IN_A_ROW
 from surgecollapse.lab.config import RunConfig, as_mapping, flat_values, make_config
-from surgecollapse.lab.data.loading import load_data
-from surgecollapse.lab.data.sampler import Batches
-from surgecollapse.lab.nets.build import build_model
+from surgecollapse.lab.training.building import build_model
 from surgecollapse.lab.training.evaluation import predict
+from surgecollapse.lab.training.loading import load_data
 from surgecollapse.lab.training.optim import make_loss, make_optimizer, rate_factor
+from surgecollapse.lab.training.sampler import Batches
 
 SEEDS = (1000, 1001, 1002)
 LIMIT, EVERY = 130, 5

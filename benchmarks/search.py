@@ -312,11 +312,11 @@ def run(
 
     from surgecollapse import Readings, Target, Updates, attach
     from surgecollapse.lab.config import make_config
-    from surgecollapse.lab.data.loading import load_data
-    from surgecollapse.lab.data.sampler import Batches
-    from surgecollapse.lab.nets.build import build_model
+    from surgecollapse.lab.training.building import build_model
     from surgecollapse.lab.training.evaluation import predict
+    from surgecollapse.lab.training.loading import load_data
     from surgecollapse.lab.training.optim import make_optimizer, rate_factor
+    from surgecollapse.lab.training.sampler import Batches
     from surgecollapse.policies import make_policy
 
     torch.set_num_threads(1)

@@ -26,8 +26,8 @@ from torch import Tensor
 
 from surgecollapse.functional import softmax_collapse, stablemax_cross_entropy, zero_loss_share
 from surgecollapse.lab.config import make_config
-from surgecollapse.lab.data.loading import load_data
-from surgecollapse.lab.nets.build import build_model
+from surgecollapse.lab.training.building import build_model
+from surgecollapse.lab.training.loading import load_data
 from surgecollapse.lab.training.optim import make_loss, make_optimizer
 
 LOSSES = {

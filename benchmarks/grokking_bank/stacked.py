@@ -16,12 +16,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from surgecollapse.forecast.times import GENERALISE, IN_A_ROW
 from surgecollapse.lab.config import ConfigError, as_mapping, flat_values, layered
 from surgecollapse.lab.data.dataset import training_sample
-from surgecollapse.lab.data.loading import load_data
-from surgecollapse.lab.data.sampler import batches_of
-from surgecollapse.lab.nets.build import build_model
+from surgecollapse.lab.training.building import build_model
 from surgecollapse.lab.training.environment import finish_work, training_device
 from surgecollapse.lab.training.evaluation import right_share
+from surgecollapse.lab.training.loading import load_data
 from surgecollapse.lab.training.optim import make_loss, make_optimizer, make_transforms, rate_factor
+from surgecollapse.lab.training.sampler import batches_of
 from surgecollapse.report.analyses.modular_progress import questions
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from torch import nn
 from surgecollapse import MemoryRecorder, Monitoring, Readings, Updates, attach, make_policy, testing, watch_training
 from surgecollapse.events import Measurement
 from surgecollapse.lab.config import ConfigError, make_config
-from surgecollapse.lab.data.loading import load_data
 from surgecollapse.lab.training import forecasts as foresight
+from surgecollapse.lab.training.loading import load_data
 from surgecollapse.lab.training.run import train
 from surgecollapse.plugins import FORMS, find, offered
 from surgecollapse.report.analyses import LoadedRun, analyse

@@ -15,15 +15,15 @@ import pytest
 import torch
 
 from surgecollapse.lab.config import ConfigError, make_config, read_config
-from surgecollapse.lab.data.loading import load_data
-from surgecollapse.lab.data.sampler import Batches
-from surgecollapse.lab.nets.build import build_model
 from surgecollapse.lab.training import checkpoint as checkpoint_module
+from surgecollapse.lab.training.building import build_model
 from surgecollapse.lab.training.checkpoint import CheckpointError, load_checkpoint, step_checkpoints
 from surgecollapse.lab.training.evaluation import load_checkpointed_run, predict
+from surgecollapse.lab.training.loading import load_data
 from surgecollapse.lab.training.optim import make_loss
 from surgecollapse.lab.training.progress import Silent
 from surgecollapse.lab.training.run import train
+from surgecollapse.lab.training.sampler import Batches
 from surgecollapse.record import RunStore, RunStoreError
 
 STEPS = 60

@@ -21,7 +21,7 @@ from surgecollapse.functional import (
     zero_loss_share,
 )
 from surgecollapse.lab.config import make_config
-from surgecollapse.lab.data.loading import load_data
+from surgecollapse.lab.training.loading import load_data
 from surgecollapse.lab.training.optim import balanced_weights, make_loss
 from surgecollapse.record import RunStore
 

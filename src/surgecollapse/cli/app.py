@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import pydantic
 from cyclopts import App, CycloptsError, UnusedCliTokensError
 
-from surgecollapse.cli import extra_of
 from surgecollapse.cli.comparison import compare, typed
 from surgecollapse.cli.doctor import doctor
+from surgecollapse.cli.extras import extra_of
 from surgecollapse.cli.flags import undotted
 from surgecollapse.cli.live import send, watch
 from surgecollapse.cli.output import INTERRUPTED, MISTAKE, fail

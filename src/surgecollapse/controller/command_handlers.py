@@ -2,17 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from surgecollapse.events import Decision, Intervention, Plan, Prune, Regrow, SetNoise
 
 if TYPE_CHECKING:
     from surgecollapse import commands as ask
-    from surgecollapse.controller.command_loop import Handler
-    from surgecollapse.controller.controller import Controller
+    from surgecollapse.controller.command_loop import Handler, Steering
+    from surgecollapse.observe.watch import Watch
     from surgecollapse.protocols import Policy
+
+
+class Commanded(Protocol):
+    """What the handlers use of a :class:`~surgecollapse.controller.controller.Controller`."""
+
+    plan: Plan
+    policy: Policy
+    phase: str
+    watch: Watch | None
+    steering: Steering
+
+    @property
+    def resolved(self) -> bool:
+        """Whether it is known which weights are prunable."""
+        ...
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the mask is final."""
+        ...
+
+    @property
+    def noise_std(self) -> float:
+        """Standard deviation of the input noise."""
+        ...
+
+    def open_weights(self, layers: Sequence[str] = ()) -> tuple[int, int]:
+        """Number of prunable weights that are open, and of all."""
+        ...
+
+    def reachable(self, sparsity: float, layers: Sequence[str] = ()) -> tuple[float, int]:
+        """The sparsity that a collapse to this one reaches, and the weights it leaves open."""
+        ...
+
+    def check_sparsity(self, sparsity: float) -> None:
+        """Check that a target could be reached."""
+        ...
+
+    def carry_out(self, decision: Decision) -> list[Intervention]:
+        """Do what a decision says."""
+        ...
+
+    def replace_policy(self, policy: Policy, plan: Plan) -> None:
+        """Go on with another policy or plan."""
+        ...
 
 
 class Interventions:
@@ -26,7 +71,7 @@ class Interventions:
         factor: of the learning rate.
     """
 
-    def __init__(self, controller: Controller) -> None:
+    def __init__(self, controller: Commanded) -> None:
         self._controller = controller
         self._plan: Plan = controller.plan
         self._policy: Policy = controller.policy

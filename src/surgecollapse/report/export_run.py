@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surgecollapse.errors import ConfigError
-from surgecollapse.lab.nets.build import build_model
+from surgecollapse.lab.training.building import build_model
 from surgecollapse.lab.training.evaluation import ENDED, load_checkpointed_run, predict
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ import torch
 
 from surgecollapse.analysis.progress import circuit, key_frequencies, progress, progress_history, waves
 from surgecollapse.lab.config import ConfigError, make_config
-from surgecollapse.lab.data.loading import load_data
-from surgecollapse.lab.nets.build import build_model
+from surgecollapse.lab.training.building import build_model
 from surgecollapse.lab.training.evaluation import predict
+from surgecollapse.lab.training.loading import load_data
 from surgecollapse.lab.training.optim import make_loss
 from surgecollapse.report.analyses.modular_progress import modular_progress
 

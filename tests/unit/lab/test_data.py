@@ -11,9 +11,9 @@ import torch
 
 from surgecollapse.lab.config import ConfigError, make_config
 from surgecollapse.lab.data.idx import MissingDataError, read_idx
-from surgecollapse.lab.data.loading import load_data, with_label_noise
 from surgecollapse.lab.data.synthetic import dummy, modular, parity
 from surgecollapse.lab.tasks.registry import TASKS
+from surgecollapse.lab.training.loading import load_data, with_label_noise
 
 
 def load_task(name, **values):
@@ -313,8 +313,8 @@ def test_mnist1d_is_the_published_generator_and_disturbs_no_global_generator():
 
 
 def test_a_series_is_read_by_an_mlp_and_by_convolutions():
-    from surgecollapse.lab.nets.build import build_model
     from surgecollapse.lab.nets.cnn import SeriesCNN
+    from surgecollapse.lab.training.building import build_model
 
     for model in ("mlp", "cnn"):
         config = make_config(task="mnist1d", model=model, widths=(8, 8, 8))

@@ -8,9 +8,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from surgecollapse.lab.config import ConfigError, make_config
-from surgecollapse.lab.data.loading import load_data
-from surgecollapse.lab.nets.build import build_model
 from surgecollapse.lab.nets.decoder import ECONOMIES, Decoder, prefix_tree
+from surgecollapse.lab.training.building import build_model
+from surgecollapse.lab.training.loading import load_data
 
 
 def decoder(economy="all", *, vocabulary=13, length=4, seed=0, dtype=torch.float64, **options):

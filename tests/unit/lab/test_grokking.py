@@ -17,9 +17,9 @@ from surgecollapse.lab.config import ConfigError, as_toml, layered, make_config,
 from surgecollapse.lab.config.experiments import experiments
 from surgecollapse.lab.config.keys import KEYS
 from surgecollapse.lab.config.stored import current
-from surgecollapse.lab.data.loading import load_data
 from surgecollapse.lab.data.synthetic import modular
-from surgecollapse.lab.nets.build import build_model
+from surgecollapse.lab.training.building import build_model
+from surgecollapse.lab.training.loading import load_data
 from surgecollapse.lab.training.muon import Muon, orthogonalised
 from surgecollapse.lab.training.optim import make_loss, make_optimizer, make_transforms
 from surgecollapse.lab.training.run import train

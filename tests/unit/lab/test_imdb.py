@@ -12,10 +12,10 @@ from torch import nn
 from surgecollapse.lab.config import ConfigError, make_config
 from surgecollapse.lab.data.idx import MissingDataError
 from surgecollapse.lab.data.imdb import blocks, encode, imdb, words
-from surgecollapse.lab.data.loading import load_data
-from surgecollapse.lab.nets.build import build_model
 from surgecollapse.lab.nets.lstm import LSTMClassifier
+from surgecollapse.lab.training.building import build_model
 from surgecollapse.lab.training.evaluation import predict
+from surgecollapse.lab.training.loading import load_data
 from surgecollapse.lab.training.run import train
 
 

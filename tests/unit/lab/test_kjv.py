@@ -16,11 +16,11 @@ from surgecollapse import Readings, attach
 from surgecollapse.lab.config import ConfigError, as_mapping, layered, make_config
 from surgecollapse.lab.data.idx import MissingDataError
 from surgecollapse.lab.data.kjv import HELD_OUT, character_windows, kjv
-from surgecollapse.lab.data.loading import load_data
-from surgecollapse.lab.nets.build import build_model
 from surgecollapse.lab.nets.gpt import GPT
+from surgecollapse.lab.training.building import build_model
 from surgecollapse.lab.training.evaluation import load_checkpointed_run
 from surgecollapse.lab.training.flops import multiplications
+from surgecollapse.lab.training.loading import load_data
 from surgecollapse.lab.training.optim import make_loss
 from surgecollapse.lab.training.run import train
 from surgecollapse.record import RunStore

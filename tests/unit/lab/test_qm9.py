@@ -12,10 +12,10 @@ from torch import nn
 
 from surgecollapse.lab.config import ConfigError, make_config
 from surgecollapse.lab.data.idx import MissingDataError
-from surgecollapse.lab.data.loading import load_data
 from surgecollapse.lab.data.qm9 import atoms_and_bonds, packed, qm9
-from surgecollapse.lab.nets.build import build_model
 from surgecollapse.lab.nets.gnn import ATOM, EdgeConvolution, GraphNet
+from surgecollapse.lab.training.building import build_model
+from surgecollapse.lab.training.loading import load_data
 from surgecollapse.lab.training.run import train
 from surgecollapse.record import RunStore
 from surgecollapse.report import write_report

@@ -14,17 +14,17 @@ from torch import nn
 
 from surgecollapse.compare.plan import key_of
 from surgecollapse.lab.config import ConfigError, as_mapping, make_config
-from surgecollapse.lab.data.loading import load_data
-from surgecollapse.lab.data.sampler import Batches
 from surgecollapse.lab.nets.autoregressive import AutoregressiveMLP
-from surgecollapse.lab.nets.build import build_model
 from surgecollapse.lab.nets.cnn import SmallCNN
 from surgecollapse.lab.nets.mlp import MLP
 from surgecollapse.lab.nets.transformer import OneLayerTransformer
+from surgecollapse.lab.training.building import build_model
 from surgecollapse.lab.training.evaluation import predict
+from surgecollapse.lab.training.loading import load_data
 from surgecollapse.lab.training.optim import make_loss, make_optimizer, rate_factor
 from surgecollapse.lab.training.progress import Lines, Snapshot
 from surgecollapse.lab.training.run import train
+from surgecollapse.lab.training.sampler import Batches
 from surgecollapse.lab.training.sketch import CountSketch
 from surgecollapse.lab.training.summary import weight_summary
 

@@ -12,9 +12,9 @@ import torch
 from surgecollapse.analysis.open_weights import not_finite
 from surgecollapse.functional import unpack
 from surgecollapse.lab.config import ConfigError, read_config
-from surgecollapse.lab.data.loading import load_data
-from surgecollapse.lab.nets.build import build_model
+from surgecollapse.lab.training.building import build_model
 from surgecollapse.lab.training.checkpoint import CheckpointError, latest_checkpoint, must_fit
+from surgecollapse.lab.training.loading import load_data
 from surgecollapse.record import RunStore
 from surgecollapse.torch_utils.modules import evaluating
 

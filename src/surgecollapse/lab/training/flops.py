@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from surgecollapse.functional.criteria.registry import needs_gradient
 from surgecollapse.lab.config.method import Controlled
-from surgecollapse.lab.nets.build import build_model
+from surgecollapse.lab.training.building import build_model
 from surgecollapse.observe.dense_gradient import DenseGradient
 from surgecollapse.record.operations import stretch_operations
 from surgecollapse.torch_utils.modules import evaluating

@@ -14,10 +14,8 @@ from surgecollapse.controller.command_loop import Steering
 from surgecollapse.events import Measurement
 from surgecollapse.lab.config import as_mapping
 from surgecollapse.lab.data.dataset import training_sample
-from surgecollapse.lab.data.loading import load_data
-from surgecollapse.lab.data.sampler import batches_of
-from surgecollapse.lab.nets.build import build_model
 from surgecollapse.lab.training.attachments import attached_to
+from surgecollapse.lab.training.building import build_model
 from surgecollapse.lab.training.checkpoint import (
     checkpoint_path,
     drop_old_checkpoints,
@@ -30,8 +28,10 @@ from surgecollapse.lab.training.environment import finish_work, training_device
 from surgecollapse.lab.training.evaluation import predict, right_share
 from surgecollapse.lab.training.event_sink import EventSink
 from surgecollapse.lab.training.forecasts import prediction_confidence
+from surgecollapse.lab.training.loading import load_data
 from surgecollapse.lab.training.optim import make_loss, make_optimizer, rate_factor
 from surgecollapse.lab.training.progress import Snapshot
+from surgecollapse.lab.training.sampler import batches_of
 from surgecollapse.lab.training.sketch import CountSketch
 from surgecollapse.lab.training.traces import PREFIX, Traces
 

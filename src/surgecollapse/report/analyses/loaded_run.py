@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from surgecollapse.analysis.representations import Representations, represent
-from surgecollapse.lab.nets.build import build_model
 from surgecollapse.lab.nets.decoder import Decoder
+from surgecollapse.lab.training.building import build_model
 from surgecollapse.lab.training.checkpoint import load_checkpoint, must_fit, step_checkpoints
 from surgecollapse.lab.training.evaluation import load_checkpointed_run
 from surgecollapse.lab.training.optim import make_loss
