@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from surgecollapse.record.frames import load_run
     from surgecollapse.record.memory import MemoryRecorder
     from surgecollapse.record.store import RunStore
+    from surgecollapse.tuning.loop import tune
 
 __version__ = "0.2.0"
 
@@ -68,6 +69,7 @@ _HOME = {
     "load_run": "record.frames",
     "MemoryRecorder": "record.memory",
     "RunStore": "record.store",
+    "tune": "tuning.loop",
     "watch_training": "attaching.monitoring",
 }
 
@@ -103,6 +105,7 @@ __all__ = [
     "make_policy",
     "stablemax_cross_entropy",
     "transform_gradients",
+    "tune",
     "watch_training",
 ]
 

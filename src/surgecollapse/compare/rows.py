@@ -12,6 +12,7 @@ from typing import Any
 
 from surgecollapse.compare.plan import key_of, version
 from surgecollapse.errors import ConfigError
+from surgecollapse.record.whole_files import drop_cut_off
 
 Row = Mapping[str, Any]
 NAME = "rows.jsonl"
@@ -146,7 +147,7 @@ class Rows:
         text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("ab+") as file:
-            _drop_cut_off(file)
+            drop_cut_off(file)
             file.write(text.encode())
             file.flush()
             os.fsync(file.fileno())
@@ -161,14 +162,3 @@ def _key(row: Row) -> str | None:
         return key_of(row["config"])
     except (ValueError, TypeError, KeyError):
         return None  # of a policy or an option that is no more
-
-
-def _drop_cut_off(file: Any) -> None:
-    """Cut what follows the last line feed: a line that an interruption left unfinished."""
-    size = file.seek(0, os.SEEK_END)
-    start = max(0, size - (1 << 16))
-    file.seek(start)
-    tail = file.read()
-    if tail and not tail.endswith(b"\n"):
-        file.truncate(start + tail.rfind(b"\n") + 1)
-    file.seek(0, os.SEEK_END)

@@ -27,11 +27,12 @@ def beat() -> dict[str, Any]:
     return {"time": time.time(), "pid": os.getpid(), "place": _place()}
 
 
-def gone(said: Any) -> str | None:
+def gone(said: Any, stale: float = STALE_SECONDS) -> str | None:
     """Why nobody takes commands any more, or ``None`` where somebody may.
 
     Args:
         said: what stands under ``heartbeat``; anything but the table of :func:`beat` tells nothing.
+        stale: age from which on nobody is taken to be there.
 
     >>> gone({"time": time.time(), "pid": os.getpid(), "place": _place()}) is None, gone(None)
     (True, None)
@@ -44,7 +45,7 @@ def gone(said: Any) -> str | None:
     if place == _place() and not _runs(pid):
         return f"its process {pid} was killed: go on with --resume"
     age = time.time() - when
-    if age > STALE_SECONDS:
+    if age > stale:
         return f"its process {pid} has not been heard of for {age:.0f} s: it was killed, or its machine is away"
     return None
 

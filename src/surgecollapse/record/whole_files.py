@@ -40,6 +40,21 @@ def write_whole(path: Path, content: bytes | str) -> None:
         raise
 
 
+def drop_cut_off(file: BinaryIO) -> None:
+    """Cut what follows the last line feed: a line that an interruption left unfinished. The file stands at its end.
+
+    Args:
+        file: opened for reading and writing.
+    """
+    size = file.seek(0, os.SEEK_END)
+    start = max(0, size - (1 << 16))
+    file.seek(start)
+    tail = file.read()
+    if tail and not tail.endswith(b"\n"):
+        file.truncate(start + tail.rfind(b"\n") + 1)
+    file.seek(0, os.SEEK_END)
+
+
 def seal_of(archive: bytes | memoryview) -> bytes:
     """What takes the place of the last two bytes of a zip archive without a comment: the SHA-256 of all before it.
 
