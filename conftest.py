@@ -7,6 +7,23 @@ times as long.
 from __future__ import annotations
 
 import os
+from pathlib import Path
+
+import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before tests import onnxruntime
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option of the conformance table."""
+    parser.addoption("--conformance-table", type=Path, help="write what the tests show about every place to this file")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Collect the table if it is asked for."""
+    file = config.getoption("--conformance-table")
+    if file is not None:
+        from conformance_table import Table
+
+        config.pluginmanager.register(Table(file))
