@@ -1,4 +1,4 @@
-"""The default policy with one thing changed each."""
+"""The default policy and the soft threshold, with one thing changed each."""
 
 from __future__ import annotations
 
@@ -45,7 +45,15 @@ _ABLATIONS = (
     _ablation("random-times", "Like fixed-times, but phases of random length.", **{**_BY_ENTROPY, "timing": "random"}),
     _ablation("acdc-likewise", "AC/DC.", policy="acdc"),
     _ablation("gmp-likewise", "Gradual magnitude pruning.", policy="gmp"),
+    _ablation("soft", "The soft threshold, p = 1.", policy="soft_threshold"),
+    _ablation("soft-cubed", "The soft threshold, p = 3.", policy="soft_threshold", p=3.0),
+    _ablation("soft-hard", "A hard threshold.", policy="soft_threshold", p=0.0),
+    _ablation("soft-unscaled", "Open weights stay shrunk.", policy="soft_threshold", rescale=False),
+    _ablation("soft-half-gradient", "Closed weights learn half as fast.", policy="soft_threshold", theta=0.5),
+    _ablation("soft-masked", "Closed weights do not learn.", policy="soft_threshold", theta=0.0),
+    _ablation("soft-every-step", "Masks are taken anew in every step.", policy="soft_threshold", threshold_every=1),
+    _ablation("soft-unfrozen", "The mask is frozen at the end alone.", policy="soft_threshold", freeze_at=1.0),
 )
 
 ABLATIONS: dict[str, Method] = {method.name: method for method in _ABLATIONS}
-"""What in the default policy earns its accuracy: each with ``--budget none``, against ``--reference default``."""
+"""What in a policy earns its accuracy: each with ``--budget none``, against ``--reference default`` or ``soft``."""
