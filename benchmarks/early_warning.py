@@ -4,7 +4,7 @@
     python benchmarks/early_warning.py    # tables and plots
     python benchmarks/early_warning.py --write   # and the calibrated detectors that the library ships
 
-A run counts from the evaluation at which it fitted to the last one before it generalised. Weights and thresholds come
+A run counts from the evaluation at which it fitted to the last one before it generalized. Weights and thresholds come
 from the calibration side alone; the threshold of every detector is the one that at most 5% of the calibration runs that
 did not grok ever reach, with scores by weights that had not seen their task.
 
@@ -44,7 +44,7 @@ HORIZONS = (1, 2, 4, 8, 16)
 """Multiples of t_fit at which runs are ranked."""
 MAIN = 4
 RATE = 0.05
-FEATURES = features_of("labelled")
+FEATURES = features_of("labeled")
 SETTINGS = ("learning rate", "weight decay", "train fraction", "initial scale", "label noise")
 _AT = {feature.name: i for i, feature in enumerate(FEATURES)}
 _AT |= {name: len(FEATURES) + i for i, name in enumerate(SETTINGS)}
@@ -75,8 +75,8 @@ def entries() -> list[Entry]:
         "sharpness": ("train", "value of curvature/sharpness"),
         "naive-loss cosine": ("train", "value of alignment/naive_loss"),
         "logit scale": ("train", "change of logits/scale"),
-        "confidence on validation inputs": ("unlabelled", "change of confidence/validation"),
-        "validation accuracy": ("labelled", "value of accuracy/validation"),
+        "confidence on validation inputs": ("unlabeled", "change of confidence/validation"),
+        "validation accuracy": ("labeled", "value of accuracy/validation"),
     }
     found = [Entry(name, track, (_AT[column],)) for name, (track, column) in singles.items()]
     for track in TRACKS:
@@ -91,7 +91,7 @@ def controls() -> list[Entry]:
     return [
         Entry("control: settings alone", "settings", settings[:-1]),
         Entry("control: settings and label noise", "settings", settings),
-        Entry("control: slope of the validation loss", "labelled", (_AT["slope of loss/validation"],)),
+        Entry("control: slope of the validation loss", "labeled", (_AT["slope of loss/validation"],)),
         Entry("control: weight norm", "train", (_AT["change of norm/weight"],)),
         Entry("control: time after fitting", "train", (_AT[TIME.name],), learned=False),
     ]
@@ -158,7 +158,7 @@ def evaluate(entry: Entry, folds: Sequence[tuple[str, list[Course], list[tuple[i
 
 
 def at_horizon(course: Course, scores: np.ndarray, multiple: int) -> float | None:
-    """The score at a multiple of t_fit; ``None`` if the run had generalised or ended by then."""
+    """The score at a multiple of t_fit; ``None`` if the run had generalized or ended by then."""
     step = multiple * course.t_fit
     if step > (course.total if course.t_gen is None else course.t_gen - 1):
         return None
@@ -412,7 +412,7 @@ def page(
         "`python benchmarks/early_warning.py`",
         "",
         f"{len(runs)} runs of the bank: {grokked} that grokked and {len(courses) - grokked} that did not take part; "
-        f"{at_once} generalised at once and {len(runs) - len(courses) - at_once} never fitted, and are left out. "
+        f"{at_once} generalized at once and {len(runs) - len(courses) - at_once} never fitted, and are left out. "
         f"{seconds:.0f} s; python {platform.python_version()}, numpy {np.__version__}.",
         "",
     ]
@@ -420,7 +420,7 @@ def page(
         lines += [f"## {title}", "", *table(found), ""]
     lines += [
         "AUROC: pairs of a run that grokked and one that did not, of the same task and fold, ranked by the score at a "
-        f"multiple of t_fit, of runs that had not generalised by then; at {MAIN} t_fit with the 95% interval over "
+        f"multiple of t_fit, of runs that had not generalized by then; at {MAIN} t_fit with the 95% interval over "
         "tasks drawn with replacement. False alarms: held-out runs that did not grok and had an alarm, at a threshold "
         "set for 5% on the calibration side. Recall: runs that grokked and had one before. Lead: share of t_gen left "
         "at the alarm, median (quartiles) of those; all: median with 0 for a run without one.",
@@ -449,8 +449,8 @@ def page(
 
 SHOWN = {
     "logistic, train": "training rows alone",
-    "logistic, unlabelled": "and validation inputs",
-    "logistic, labelled": "and validation labels",
+    "logistic, unlabeled": "and validation inputs",
+    "logistic, labeled": "and validation labels",
     "control: settings alone": "control: settings",
     "control: slope of the validation loss": "control: validation loss slope",
     "control: weight norm": "control: weight norm",
@@ -498,7 +498,7 @@ def draw(results: dict[str, Any], rows: dict[str, list[dict[str, Any]]], folder:
     @styled
     def courses() -> Any:
         figure = canvas(7.4, 3.4)
-        for i, name in enumerate(("logistic, train", "logistic, labelled")):
+        for i, name in enumerate(("logistic, train", "logistic, labeled")):
             ax = figure.add_subplot(1, 2, i + 1)
             for row in rows[name]:
                 at, scores = row["course"]

@@ -1,4 +1,4 @@
-"""Steps until a net generalises: methods × seeds on one task, side by side in single-thread processes.
+"""Steps until a net generalizes: methods × seeds on one task, side by side in single-thread processes.
 
     python benchmarks/grokking.py                                   # experiment 1: Grokfast's modular multiplication
     python benchmarks/grokking.py --arm division --methods adamw muon
@@ -54,7 +54,7 @@ PUBLISHED = {
     "imdb": {"baseline": ".517, 84%", "ema": ".412, 90%"},
     "qm9": {"baseline": ".00659", "ema": ".00348"},
 }
-"""Steps to generalise that the papers report, by arm and method (arXiv 2405.20233, 2501.04697); MNIST at their 95%."""
+"""Steps to generalize that the papers report, by arm and method (arXiv 2405.20233, 2501.04697); MNIST at their 95%."""
 _FINE = {"evaluate_every": 5, "stop_at_accuracy": 0.95}
 _TENS = {"evaluate_every": 10, "stop_at_accuracy": 0.95}
 _ON_TOP = {
@@ -282,7 +282,7 @@ def run_all(methods: dict[str, dict[str, Any]], options: argparse.Namespace) -> 
 
 
 def keep(row: dict[str, Any], name: str, config: dict[str, Any], rows: Rows, options: argparse.Namespace) -> None:
-    """Write a finished run down, and say when it generalised."""
+    """Write a finished run down, and say when it generalized."""
     from surgecollapse.compare.plan import version
 
     facts = {"version": version(), "arm": options.arm, "method": name, "config": config, "hardware": hardware(options)}
@@ -364,13 +364,13 @@ def middle(values: list[float | None], most: float) -> str:
 
 
 def level(rows: dict[str, list[dict]]) -> float | None:
-    """The validation accuracy that counts as generalised, where there is one."""
+    """The validation accuracy that counts as generalized, where there is one."""
     goals = [row["config"]["stop_at_accuracy"] for given in rows.values() for row in given]
     return None if None in goals else min(goals)
 
 
 def table_of_losses(rows: dict[str, list[dict]]) -> Iterator[str]:
-    """One line a method, where no accuracy counts as generalised."""
+    """One line a method, where no accuracy counts as generalized."""
     yield "| method | seeds | steps | least validation loss | at step | best validation accuracy | published |"
     yield "|---|---|---|---|---|---|---|"
     for name, given in rows.items():
@@ -417,7 +417,7 @@ def table(rows: dict[str, list[dict]]) -> Iterator[str]:
 
 def as_markdown(rows: dict[str, list[dict]], facts: list[str], picture: str | None) -> str:
     """The page of an arm."""
-    lines = ["# Steps until it generalises", "", *facts, "", *table(rows), ""]
+    lines = ["# Steps until it generalizes", "", *facts, "", *table(rows), ""]
     lines += [
         "Median over seeds, least–most in brackets. Fitted: first evaluation with training accuracy ≥ 99%; first and",
         "sustained: first of one and of three evaluations with that validation accuracy; grokked: sustained at twice",

@@ -21,7 +21,7 @@ import optuna
 from _harness import append_row, make_parser, provenance, single_thread
 
 from surgecollapse import average_weights
-from surgecollapse.forecast.times import GENERALISE, IN_A_ROW
+from surgecollapse.forecast.times import GENERALIZE, IN_A_ROW
 from surgecollapse.lab.config import RunConfig, as_mapping, flat_values, make_config
 from surgecollapse.lab.training.building import build_model
 from surgecollapse.lab.training.evaluation import predict
@@ -58,7 +58,7 @@ def sample(trial: optuna.Trial) -> dict[str, Any]:
     }
 
 
-def steps_to_generalise(config: RunConfig) -> float:
+def steps_to_generalize(config: RunConfig) -> float:
     """Train one seed; the step of sustained 95%, or more than ``LIMIT``: the more, the less accurate it was."""
     data = load_data(config)
     model = build_model(config, data)
@@ -81,7 +81,7 @@ def steps_to_generalise(config: RunConfig) -> float:
             with averaged.applied():
                 right = predict(model, data.x_validation).argmax(dim=1) == data.y_validation
             seen.append(right.double().mean().item())
-            if len(seen) >= IN_A_ROW and min(seen[-IN_A_ROW:]) >= GENERALISE:
+            if len(seen) >= IN_A_ROW and min(seen[-IN_A_ROW:]) >= GENERALIZE:
                 return crossing(seen)
             if seen[-1] < LAGS.get(step + 1, 0.0):
                 break
@@ -94,7 +94,7 @@ def crossing(seen: list[float]) -> float:
     if first == 0:
         return float(EVERY)
     below, above = seen[first - 1], seen[first]
-    share = 1.0 if below >= GENERALISE else (GENERALISE - below) / (above - below)
+    share = 1.0 if below >= GENERALIZE else (GENERALIZE - below) / (above - below)
     return EVERY * (first + share)
 
 
@@ -111,7 +111,7 @@ def main() -> None:
         settings, values, began = sample(trial), [], time.perf_counter()
         for seed in SEEDS:
             config = make_config(task="grokfast-modular-record", seed=seed, **settings)
-            values.append(steps_to_generalise(config))
+            values.append(steps_to_generalize(config))
             if values[-1] > HOPELESS:
                 break
         row = {"trial": trial.number, "steps": [round(value, 1) for value in values], "settings": settings}

@@ -3,9 +3,9 @@
     python scripts/check_prose.py                 # README, CHANGELOG, docs and reports
     python scripts/check_prose.py --since main    # the commits that main does not have, too
 
-Pages: at most 140 characters a line outside of tables and code, numbers with a leading zero, US spelling, and no page
-that no other page links to. Commits: a subject of at most 72 characters that names its area first (``masks: keep ties
-exact``).
+Sources: US spelling. Pages: at most 140 characters a line outside of tables and code, numbers with a leading zero, US
+spelling, and no page that no other page links to. Commits: a subject of at most 72 characters that names its area
+first (``masks: keep ties exact``).
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 LINE, SUBJECT = 140, 72
 _BRITISH = re.compile(
-    r"\b\w*(?:generalis|memoris|standardis|normalis|optimis|regularis|initialis|minimis|recognis|behaviour|colour|neighbour|"
-    r"centred|labelled|modelling|favour)\w*",
+    r"\b\w*(?:(?:general|memor|standard|normal|optim|regular|initial|minim|recogn|local|summar|discret|orthogonal|"
+    r"character|parametr|organ|vector|quant|serial|synchron)is(?:e|ed|es|er|ing|ation|ations)(?![a-z])|"
+    r"behaviour|colour|neighbour|centre|centring|labelled|modelling|favour)\w*|\banalys(?:e|ed|er|ing)\b",
     re.IGNORECASE,
 )
 _BARE_DECIMAL = re.compile(r"(?<![\w.\])/-])\.\d")
@@ -52,6 +53,17 @@ def faults_of_page(text: str, *, width: int | None = LINE) -> Iterator[str]:
             yield f"{number}: {found[0]!r} lacks its leading zero"
         for found in _BRITISH.finditer(words):
             yield f"{number}: {found[0]!r} is not US spelling"
+
+
+def faults_of_code(text: str) -> Iterator[str]:
+    """Names and comments that are not in US spelling; lines that name version 0.1 may read what it wrote.
+
+    >>> list(faults_of_code("def normalise(x): ..."))
+    ["1: 'normalise' is not US spelling"]
+    """
+    for number, line in enumerate(text.splitlines(), 1):
+        if "version 0.1" not in line:
+            yield from (f"{number}: {found[0]!r} is not US spelling" for found in _BRITISH.finditer(line))
 
 
 def unlinked(root: Path) -> list[str]:
@@ -95,6 +107,9 @@ def check(since: str | None) -> list[str]:
     for page in sorted(pages + logs):
         faults = faults_of_page(page.read_text(encoding="utf-8"), width=None if page in logs else LINE)
         found += [f"{page.relative_to(ROOT)}:{fault}" for fault in faults]
+    for module in sorted((ROOT / "src").rglob("*.py")):
+        faults = faults_of_code(module.read_text(encoding="utf-8"))
+        found += [f"{module.relative_to(ROOT)}:{fault}" for fault in faults]
     found += [f"docs/{page}: no page links to it" for page in unlinked(ROOT / "docs")]
     for subject in subjects(since) if since else []:
         found += [f"commit {subject!r}: {fault}" for fault in faults_of_subject(subject)]

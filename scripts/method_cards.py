@@ -23,9 +23,9 @@ from docstring_roles import to_markdown
 SECTIONS = ("When to use", "Cost", "Deviations", "Source")
 PICTURES = {
     "monitors/representation": ("participation-ratio-rows.png", "Participation ratio over the number of rows"),
-    "analyses/cka": ("analyse-cka.png", "Similarity of each layer with the initial and the final network"),
-    "analyses/neural_collapse": ("analyse-collapse.png", "Neural collapse through training on digits"),
-    "analyses/heavy_tails": ("analyse-tails.png", "Spectra of the weights of an MLP"),
+    "analyses/cka": ("analyze-cka.png", "Similarity of each layer with the initial and the final network"),
+    "analyses/neural_collapse": ("analyze-collapse.png", "Neural collapse through training on digits"),
+    "analyses/heavy_tails": ("analyze-tails.png", "Spectra of the weights of an MLP"),
     "analyses/connectivity": ("landscape-curve.png", "Loss along a Bezier curve between two networks"),
     "analyses/surface": ("landscape-surface.png", "Loss in two random directions"),
     "analyses/density": ("landscape-density.png", "Density of the Hessian's eigenvalues"),
@@ -136,7 +136,7 @@ _INTRO = {
     "policies": ("Policies", "When to prune and regrow, and how deep: `attach(policy=…)`, `--policy`."),
     "transforms": ("Transforms", "Of the final gradient: `attach(transforms=[…])`, `transform_gradients`."),
     "monitors": ("Monitors", "What is measured during training: `attach(monitors=…)`, `--monitors`."),
-    "analyses": ("Analyses", "Of the checkpoints of a run: `surgecollapse analyse RUN --what …`."),
+    "analyses": ("Analyses", "Of the checkpoints of a run: `surgecollapse analyze RUN --what …`."),
 }
 
 

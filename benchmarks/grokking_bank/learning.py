@@ -32,13 +32,13 @@ def learn(courses: Sequence[Course], features: Sequence[Feature], *, strength: f
         raise ValueError("expected runs that grokked and runs that did not: nothing can be learned from one class")
     x = np.concatenate([course.values for course in courses])
     weights = run_weights(courses)
-    centre, scale = _spread(x)
-    z = np.nan_to_num(np.clip((x - centre) / scale, -MOST, MOST))
+    center, scale = _spread(x)
+    z = np.nan_to_num(np.clip((x - center) / scale, -MOST, MOST))
     model = LogisticRegression(C=strength, max_iter=2000)
     model.fit(z, np.repeat(labels, [len(course.steps) for course in courses]), sample_weight=weights)
     return Score(
         features=tuple(features),
-        centre=tuple(map(float, centre)),
+        center=tuple(map(float, center)),
         scale=tuple(map(float, scale)),
         weight=tuple(map(float, model.coef_[0])),
         intercept=float(model.intercept_[0]),

@@ -30,7 +30,7 @@ class Member:
     init_scale: float = 1.0
     """Factor on all initial weights."""
     label_noise: float = 0.0
-    """Share of the training labels that are drawn at random; 1: nothing can be learned that generalises."""
+    """Share of the training labels that are drawn at random; 1: nothing can be learned that generalizes."""
 
 
 class Problem(NamedTuple):
@@ -41,8 +41,8 @@ class Problem(NamedTuple):
     labels: Tensor
     """int64 (n,)."""
     classes: int
-    generalise: float
-    """Validation accuracy that counts as generalised."""
+    generalize: float
+    """Validation accuracy that counts as generalized."""
 
 
 class Rows(NamedTuple):
@@ -64,7 +64,7 @@ def problem(task: str) -> Problem:
 
     ``add-23``, ``sub-23``, ``mul-23``, ``div-23``: modular arithmetic on two one-hots; ``s5``: the product of two
     permutations of five things, on two one-hots of 120; ``s4`` likewise of four; ``parity-15``: parity of the first 3
-    of so many bits ±1, 1,000 different samples; ``mnist``: MNIST digits averaged to 14×14, which count as generalised
+    of so many bits ±1, 1,000 different samples; ``mnist``: MNIST digits averaged to 14×14, which count as generalized
     from 85% on, since so few samples do not allow more (Liu et al., arXiv 2210.01117).
 
     Raises:

@@ -98,7 +98,7 @@ def _mnist() -> Block:
 
 
 def _mnist_large() -> Block:
-    """Larger weights and fewer digits, so that fitting and generalising lie apart."""
+    """Larger weights and fewer digits, so that fitting and generalizing lie apart."""
     first = _first("mnist-large")
     usual = grid((0.001, 0.003), (0.0, 0.3, 1.0, 3.0), (0.06, 0.1, 0.14), scale=16.0, seed=first)
     few = grid((0.003,), (0.3, 1.0), (0.02,), scale=16.0, seed=first + 100)

@@ -37,7 +37,7 @@ TRAIN = (
     "curvature/sharpness",
 )
 """Series that need the training rows alone."""
-UNLABELLED = (
+UNLABELED = (
     "confidence/validation",
     "margin/validation",
     "entropy/predictive_validation",
@@ -45,9 +45,9 @@ UNLABELLED = (
     "logits/scale_validation",
 )
 """Series that need validation inputs, without labels."""
-LABELLED = ("loss/validation", "accuracy/validation", "gap/loss")
+LABELED = ("loss/validation", "accuracy/validation", "gap/loss")
 """Series that need validation labels."""
-SERIES = (*TRAIN, *UNLABELLED, *LABELLED)
+SERIES = (*TRAIN, *UNLABELED, *LABELED)
 
 
 class Readings:
@@ -152,11 +152,11 @@ def _sigma(matrices: Tensor) -> Tensor:
 
 def _of_probe(hidden: Tensor, logits: Tensor, suffix: str) -> dict[str, Tensor]:
     """Spectra of the activations, and what the outputs look like, on the same rows as online."""
-    centred = _sigma(hidden - hidden.mean(1, keepdim=True))
+    centered = _sigma(hidden - hidden.mean(1, keepdim=True))
     log_p = logits.log_softmax(-1)
     classes = torch.tensor(float(logits.shape[-1]))
     scale = (logits - logits.mean(-1, keepdim=True)).square().mean((1, 2)).sqrt()
-    entropy = (spectral_rank(centred).log() / torch.tensor(float(hidden.shape[2])).log()).clamp(0, 1)
+    entropy = (spectral_rank(centered).log() / torch.tensor(float(hidden.shape[2])).log()).clamp(0, 1)
     found = {
         f"entropy/spectral{suffix}": entropy,
         f"entropy/predictive{suffix}": -(log_p.exp() * log_p).sum(-1).mean(1) / classes.log(),

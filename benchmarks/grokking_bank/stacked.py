@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from surgecollapse.forecast.times import GENERALISE, IN_A_ROW
+from surgecollapse.forecast.times import GENERALIZE, IN_A_ROW
 from surgecollapse.lab.config import ConfigError, as_mapping, flat_values, layered
 from surgecollapse.lab.data.dataset import training_sample
 from surgecollapse.lab.training.building import build_model
@@ -54,7 +54,7 @@ class StackedRun:
     @property
     def reached_goal(self) -> bool:
         """Whether enough evaluations on end had the accuracy at which the run is to stop."""
-        goal = GENERALISE if self.config.run.until == "grokked" else self.config.run.stop_at_accuracy
+        goal = GENERALIZE if self.config.run.until == "grokked" else self.config.run.stop_at_accuracy
         last = self.accuracy_validation[-IN_A_ROW:]
         return goal is not None and len(last) == IN_A_ROW and min(last) >= goal
 

@@ -103,7 +103,7 @@ def write_stack(path: Path, members: Sequence[Member], block: Block, tell: Calla
     facts = {
         "version": VERSION,
         "task": block.task,
-        "generalise": samples.generalise,
+        "generalise": samples.generalize,
         "series": list(SERIES),
         "members": [asdict(member) for member in members],
         "hidden": block.hidden,
@@ -141,7 +141,7 @@ def read_bank(folder: Path, pattern: str = "*.npz") -> list[BankRun]:
         for settings, numbers in zip(facts["members"], values, strict=True):
             series = {name: numbers[:, i] for i, name in enumerate(facts["series"])}
             train, validation = series["accuracy/train"], series["accuracy/validation"]
-            times = grokking_times(steps.tolist(), train.tolist(), validation.tolist(), generalise=facts["generalise"])
+            times = grokking_times(steps.tolist(), train.tolist(), validation.tolist(), generalize=facts["generalise"])
             runs.append(BankRun(task=facts["task"], member=Member(**settings), steps=steps, series=series, times=times))
     return runs
 

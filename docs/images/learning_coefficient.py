@@ -28,7 +28,7 @@ def regular(scale: float) -> float:
 
 
 def monomial(p: int, q: int) -> Callable[[float], float]:
-    """E[t·|a|^p·|b|^q] under the localised density, on a grid of logarithms."""
+    """E[t·|a|^p·|b|^q] under the localized density, on a grid of logarithms."""
     u = np.exp(np.linspace(-60, 2, 1200))
     prior = np.outer(*[u * np.exp(-GAMMA / 2 * u**2)] * 2)
 
@@ -80,7 +80,7 @@ def main() -> None:
             step = 0.1 / (n / math.log(n))
             found = sample_learning_coefficient(
                 lambda w, _, loss=loss: loss(w), weights, n, 0.0,
-                step_size=step, localisation=GAMMA, chains=1, draws=2000, burn_in=int(4 / (step * GAMMA)),
+                step_size=step, localization=GAMMA, chains=1, draws=2000, burn_in=int(4 / (step * GAMMA)),
             )  # fmt: skip
             value = (2 * found.at_half_step - found.value) / COPIES
             axis.plot([n], [value], "o", color=color, markersize=5)

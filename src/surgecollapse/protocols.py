@@ -1,4 +1,4 @@
-"""The protocols by which parts are exchanged, and records that hold tensors. No behaviour."""
+"""The protocols by which parts are exchanged, and records that hold tensors. No behavior."""
 
 from __future__ import annotations
 

@@ -141,7 +141,7 @@ def written(tmp_path):
         half = LayerChange(name="w", size=10, live=5, energy_before=1.0, energy_after=1.0)
         store.record(Intervention(step=10_000, kind="collapse", phase="sparse", reason="because", sparsity_before=0.0,
                                   sparsity_after=0.5, layers=(half,)))  # fmt: skip
-        store.record(Alarm(step=15_000, detector="change", reason="<i>rank</i> fell", forecast="does not generalise"))
+        store.record(Alarm(step=15_000, detector="change", reason="<i>rank</i> fell", forecast="does not generalize"))
         store.flush()
         yield store
 
@@ -178,7 +178,7 @@ def test_thresholds_alarms_operations_and_a_zoom(written, page):
         page.get_by_role("button", name="written", exact=True).click()
         page.wait_for_selector(".chart canvas")
         strip = page.inner_text("#strip")
-        assert "does not generalise, says change at 15000" in strip
+        assert "does not generalize, says change at 15000" in strip
         assert page.inner_text("#strip .state") == "alarm"
         assert page.locator("#events i").count() == 0  # a detector's words are text
         titles = page.locator(".chart h3").all_inner_texts()

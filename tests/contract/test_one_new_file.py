@@ -142,7 +142,7 @@ COMMANDS = {
     "observe.monitors": "run stripes --monitors coun --out OUT/wrong",
     "compare.methods": "compare smoke --methods onc --out OUT/compare",
     "trackers": "report OUT/run --to notebok",
-    "report.analyses": "analyse OUT/run --what how-lon",
+    "report.analyses": "analyze OUT/run --what how-lon",
 }
 """A command with a mistake lists the valid names."""
 NAMES = ("stripes", "ladder", "oldest", "once", "count", "once", "notebook", "how-long")
@@ -160,7 +160,7 @@ def said(tmp_path_factory):
     uses = [
         f"{RUN} --every 2 --monitors count --monitor-budget 1 --keep-checkpoints 0 --out OUT/run",
         "report OUT/run --to notebook",
-        "analyse OUT/run --what how-long",
+        "analyze OUT/run --what how-long",
     ]
     commands = [line.replace("OUT", str(out)).split() for line in (*uses, *COMMANDS.values())]
     arguments = [sys.executable, "-c", PROGRAM, json.dumps(commands)]
@@ -181,11 +181,11 @@ def test_the_command_line_lists_what_a_new_file_brings(room, name, said):
 
 
 def test_a_run_uses_task_model_criterion_policy_monitor_tracker_and_analysis(said):
-    answers, (run, report, analyse), out = said
+    answers, (run, report, analyze), out = said
     assert answers[run][0] == 0, answers[run]
     assert answers[report][0] == 0
     assert " lines" in answers[report][1]
-    assert answers[analyse][0] == 0, answers[analyse]
+    assert answers[analyze][0] == 0, answers[analyze]
     assert (out / "run" / "analysis" / "how-long.json").exists()
     with load_run(out / "run") as record:
         assert record.series("count/weights")

@@ -16,7 +16,7 @@ from surgecollapse.lab.training import forecasts as foresight
 from surgecollapse.lab.training.loading import load_data
 from surgecollapse.lab.training.run import train
 from surgecollapse.plugins import FORMS, find, offered
-from surgecollapse.report.analyses import LoadedRun, analyse
+from surgecollapse.report.analyses import LoadedRun, analyze
 from surgecollapse.trackers import export_to
 
 MODULE = '''
@@ -69,7 +69,7 @@ class Early:
     def update(self, measurement):
         if measurement.name != "accuracy/train":
             return None
-        return Alarm(step=measurement.step, detector="early", reason="it began", forecast="does not generalise")
+        return Alarm(step=measurement.step, detector="early", reason="it began", forecast="does not generalize")
 
     def state_dict(self):
         return {}
@@ -169,7 +169,7 @@ def test_the_parts_of_a_package_pass_the_public_checks(tmp_path):
 def test_a_run_takes_task_policy_monitor_detector_and_analysis_by_name(tmp_path):
     """The detector gives up at the first evaluation."""
     train(small(), tmp_path / "run")
-    outcome = analyse([tmp_path / "run"], ["how-long"])
+    outcome = analyze([tmp_path / "run"], ["how-long"])
     assert [one.result.steps for one in outcome.findings] == [5]
     assert (tmp_path / "run" / "analysis" / "how-long.json").exists()
 

@@ -51,7 +51,7 @@ def test_the_slice_is_of_the_plan_and_has_both_outcomes_of_three_tasks(runs):
         assert run.member in block(run.task).members
 
 
-def test_a_run_counts_from_fitting_to_the_last_evaluation_before_it_generalised(runs, courses):
+def test_a_run_counts_from_fitting_to_the_last_evaluation_before_it_generalized(runs, courses):
     for run, course in zip(runs, courses, strict=True):
         assert course.steps[0] == run.times.t_fit
         if run.outcome == "grokked":
@@ -61,7 +61,7 @@ def test_a_run_counts_from_fitting_to_the_last_evaluation_before_it_generalised(
 
 
 def test_every_run_is_scored_by_what_saw_no_run_of_its_task(benchmark, courses):
-    entry, found = rows(benchmark, courses, "logistic, labelled")
+    entry, found = rows(benchmark, courses, "logistic, labeled")
     assert sorted(row["run"] for row in found) == list(range(12))
     assert all(row["fold"] == row["task"] for row in found)
     # The fold's own runs have no part in it: the scores are those of the others alone.

@@ -16,14 +16,14 @@ from surgecollapse.lab.training.progress import Silent
 from surgecollapse.lab.training.run import train
 from surgecollapse.record import RunStore
 
-CLOCK = Score(features=(TIME,), centre=(0.0,), scale=(1.0,), weight=(-1.0,))
+CLOCK = Score(features=(TIME,), center=(0.0,), scale=(1.0,), weight=(-1.0,))
 
 
 def settings(**changes):
     values = {
         "task": "modular", "model": "mlp", "widths": (32,), "modulus": 7, "policy": "none", "label_noise": 1.0,
         "lr": 0.03, "batch_size": 0, "steps": 400, "every": 5, "evaluate_every": 5, "checkpoint_every": 25,
-        "monitor_budget": 1.0, "monitors": "norms,predictions", "forecast": "labelled",
+        "monitor_budget": 1.0, "monitors": "norms,predictions", "forecast": "labeled",
     }  # fmt: skip
     return make_config(**{**values, **changes})
 
@@ -63,7 +63,7 @@ def test_a_run_is_given_up_at_the_alarm_and_the_record_says_why(at_twice_fitting
     assert result.summary["given_up"]
     assert result.status == "complete"
     assert result.step == alarm.step == next(step for step in range(5, 400, 5) if step >= 2 * fitted)
-    assert alarm.forecast == "does not generalise"
+    assert alarm.forecast == "does not generalize"
     assert "threshold" in alarm.reason
 
 
@@ -98,7 +98,7 @@ def test_until_grokked_stops_at_the_third_evaluation_on_end(tmp_path):
     [
         ({"give_up": True, "forecast": "none"}, "give_up = true needs a forecast"),
         ({"until": "grokked", "stop_at_accuracy": 0.9}, "two goals"),
-        ({"forecast": "labeled"}, "Did you mean 'labelled'"),
+        ({"forecast": "labled"}, "Did you mean 'labeled'"),
     ],
 )
 def test_what_makes_no_sense_is_refused(changes, words):
@@ -114,5 +114,5 @@ def test_the_shipped_detectors_hear_what_a_run_measures(tmp_path):
     train(settings(steps=60, monitors="default"), tmp_path / "run")
     with RunStore(tmp_path / "run" / "run.db") as store:
         measured = {name for name, _ in store.names()}
-    wanted = {feature.series for feature in calibrated("labelled").score.features} - {"time"}
+    wanted = {feature.series for feature in calibrated("labeled").score.features} - {"time"}
     assert wanted <= measured

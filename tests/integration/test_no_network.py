@@ -58,7 +58,7 @@ int connect(int fd, const struct sockaddr *a, socklen_t l) {
 COMMANDS = {
     "run": ["run", "digits", "--steps", "60", "--out", "{new}"],
     "report": ["report", "{run}"],
-    "analyse": ["analyse", "{run}", "--what", "heavy_tails", "--samples", "20"],
+    "analyze": ["analyze", "{run}", "--what", "heavy_tails", "--samples", "20"],
     "doctor": ["doctor"],
     **{f"export {form}": ["export", "{run}", "--format", form] for form in ("sparse", "onnx")},
 }

@@ -16,7 +16,7 @@ from surgecollapse.report import table, write_report
 from surgecollapse.report.classification import evaluate
 from surgecollapse.report.collect import collect
 from surgecollapse.report.fourier import spectrum
-from surgecollapse.report.summary import summarise
+from surgecollapse.report.summary import summarize
 
 SHORT = {"steps": 120, "every": 5, "evaluate_every": 20, "sparsity": 0.8}
 
@@ -49,7 +49,7 @@ def test_the_page_of_two_runs_shows_every_picture(directories, tmp_path):
 def test_numbers_of_the_report_are_those_of_the_run(directories, sparse):
     with load_checkpointed_run(directories[1]).store as store:
         summary = store.get("summary")
-    found = summarise(sparse)
+    found = summarize(sparse)
     assert found.accuracy == pytest.approx(summary["accuracy"])
     assert found.sparsity == pytest.approx(summary["sparsity"])
     assert found.sparsity_all == pytest.approx(summary["sparsity_total"])
@@ -115,7 +115,7 @@ def test_every_task_and_model_can_be_reported(options, kind, tmp_path):
     assert spectrum(run).kind == kind
     assert run.readings == ()
     assert run.predictions is not None
-    assert summarise(run).accuracy is not None
+    assert summarize(run).accuracy is not None
 
 
 def test_a_directory_without_a_run_is_refused(tmp_path):

@@ -90,7 +90,7 @@ def test_zero_logits_have_the_gradient_of_the_softmax(zero, dtype):
     assert (ours != 0).all()
 
 
-def test_a_zero_initialised_head_learns():
+def test_a_zero_initialized_head_learns():
     head = torch.nn.Linear(4, 3)
     torch.nn.init.zeros_(head.weight)
     torch.nn.init.zeros_(head.bias)

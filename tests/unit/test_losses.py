@@ -13,7 +13,7 @@ from torch import nn
 from surgecollapse import StableMaxCrossEntropy, stablemax_cross_entropy
 from surgecollapse.cli import main
 from surgecollapse.functional import (
-    naive_loss_minimisation,
+    naive_loss_minimization,
     orthogonal_gradient,
     softmax_collapse,
     softmax_cross_entropy_float64,
@@ -137,16 +137,16 @@ def test_zero_terms_are_the_collapsed_and_right_ones():
 
 def test_descent_along_the_weights_has_cosine_one():
     w = {"a": torch.randn(3, 4), "b": torch.randn(5)}
-    found = naive_loss_minimisation(w, {name: -2.0 * value for name, value in w.items()})
+    found = naive_loss_minimization(w, {name: -2.0 * value for name, value in w.items()})
     assert found.overall.item() == pytest.approx(1.0)
     assert [cosine.item() for cosine in found.per_tensor.values()] == pytest.approx([1.0, 1.0])
-    assert naive_loss_minimisation(w, w).overall.item() == pytest.approx(-1.0)
+    assert naive_loss_minimization(w, w).overall.item() == pytest.approx(-1.0)
 
 
 def test_cosines_by_hand_per_tensor_and_together():
     weights = {"a": torch.tensor([3.0, 4.0]), "b": torch.tensor([[2.0]]), "alone": torch.ones(2)}
     gradients = {"a": torch.tensor([-4.0, 3.0]), "b": torch.tensor([[-12.0]])}
-    found = naive_loss_minimisation(weights, gradients)
+    found = naive_loss_minimization(weights, gradients)
     assert {name: value.item() for name, value in found.per_tensor.items()} == {"a": 0.0, "b": 1.0}
     # −g·w = 24, ‖w‖² = 29, ‖g‖² = 169
     assert found.overall.item() == pytest.approx(24 / (math.sqrt(29) * 13))
@@ -154,19 +154,19 @@ def test_cosines_by_hand_per_tensor_and_together():
 
 def test_cosines_of_tiny_gradients_and_of_nothing():
     w = torch.tensor([1.0, 1.0])
-    assert naive_loss_minimisation({"a": w}, {"a": -1e-30 * w}).overall.item() == pytest.approx(1.0)
-    assert naive_loss_minimisation({"a": w}, {"a": 0 * w}).overall.item() == 0
-    assert naive_loss_minimisation({"a": 0 * w}, {"a": w}).overall.item() == 0
+    assert naive_loss_minimization({"a": w}, {"a": -1e-30 * w}).overall.item() == pytest.approx(1.0)
+    assert naive_loss_minimization({"a": w}, {"a": 0 * w}).overall.item() == 0
+    assert naive_loss_minimization({"a": 0 * w}, {"a": w}).overall.item() == 0
     with pytest.raises(ValueError, match="no weight has a gradient"):
-        naive_loss_minimisation({"a": w}, {"b": w})
+        naive_loss_minimization({"a": w}, {"b": w})
     with pytest.raises(ValueError, match="differ in shape"):
-        naive_loss_minimisation({"a": w}, {"a": torch.ones(3)})
+        naive_loss_minimization({"a": w}, {"a": torch.ones(3)})
 
 
 def test_projected_gradients_have_cosine_zero():
     weight, gradient = torch.randn(20, 30), torch.randn(20, 30)
     projected = orthogonal_gradient(weight, gradient, rescale=True)
-    assert abs(naive_loss_minimisation({"a": weight}, {"a": projected}).overall.item()) < 1e-7
+    assert abs(naive_loss_minimization({"a": weight}, {"a": projected}).overall.item()) < 1e-7
 
 
 def test_a_fitted_homogeneous_net_is_driven_along_its_weights():
@@ -175,5 +175,5 @@ def test_a_fitted_homogeneous_net_is_driven_along_its_weights():
     x = torch.randn(12, 5)
     target = model(x).argmax(1)
     F.cross_entropy(model(x), target).backward()
-    found = naive_loss_minimisation({"weight": model.weight.detach()}, {"weight": model.weight.grad})
+    found = naive_loss_minimization({"weight": model.weight.detach()}, {"weight": model.weight.grad})
     assert found.overall > 0

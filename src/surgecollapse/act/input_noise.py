@@ -16,7 +16,7 @@ class InputNoise:
     """Adds Gaussian noise to the model's first input.
 
     Floating-point input: x + σ·ε, ε ~ N(0, 1), in the units of the input (the published values .05, .1 and .2 are for
-    standardised inputs). Token input (integers): the noise goes on the output e of the first embedding that runs, as
+    standardized inputs). Token input (integers): the noise goes on the output e of the first embedding that runs, as
     e + σ·rms(e)·ε, since embeddings have no common scale.
 
     Evaluation is never touched. While σ is zero no hook exists. Inside a graph compiled by ``torch.compile`` a token

@@ -25,7 +25,7 @@ class Recycler:
     zero, and what it says now is not heard.
 
     Deviations: new weights are N(0, σ²) with σ the root mean square that the weight had when the library was attached,
-    whatever its initialiser; the published code draws Xavier-uniform. Under a mask closed weights stay closed, and a
+    whatever its initializer; the published code draws Xavier-uniform. Under a mask closed weights stay closed, and a
     unit all of whose incoming weights are closed is left as it is.
 
     Args:

@@ -1,4 +1,4 @@
-"""Colours of marks that are always the same, after Okabe and Ito (2008), and ticks that do not crowd."""
+"""Colors of marks that are always the same, after Okabe and Ito (2008), and ticks that do not crowd."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from surgecollapse.analysis.colors import GREEN, VERMILLION, plain
-from surgecollapse.functional import discretise, symbol_entropy, symbol_mutual_information
+from surgecollapse.functional import discretize, symbol_entropy, symbol_mutual_information
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,7 +52,7 @@ class InformationPlane:
             axes.set_visible(False)
         points = None
         for axes, name, x, y in zip(grid.flat, self.layers, self.with_input, self.with_label, strict=False):
-            axes.plot(x, y, "-", color="grey", linewidth=0.8)
+            axes.plot(x, y, "-", color="gray", linewidth=0.8)
             points = axes.scatter(x, y, c=self.steps, cmap="cividis_r", s=18, zorder=3)
             axes.axhline(self.label_entropy, color=VERMILLION, linestyle="--", linewidth=1)
             axes.axvline(math.log(self.samples), color=GREEN, linestyle=":", linewidth=1.4)
@@ -116,7 +116,7 @@ def _information(x: Tensor, labels: Tensor, bins: int, components: int | None) -
     """I(input; layer) and I(layer; label); NaN where the representation is not finite."""
     if not bool(x.isfinite().all()):
         return math.nan, math.nan
-    symbols = discretise(_between_ends(x, components), bins, low=0.0, high=1.0)
+    symbols = discretize(_between_ends(x, components), bins, low=0.0, high=1.0)
     return symbol_entropy(symbols, correct=False).item(), symbol_mutual_information(symbols, labels).item()
 
 

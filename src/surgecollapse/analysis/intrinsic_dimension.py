@@ -21,9 +21,9 @@ class IntrinsicDimensions:
     layers: tuple[str, ...]
     units: tuple[int, ...]
     two_nn: tuple[float, ...]
-    """By the two nearest neighbours: of the curved surface that the points lie on."""
+    """By the two nearest neighbors: of the curved surface that the points lie on."""
     maximum_likelihood: tuple[float, ...]
-    """By ten neighbours."""
+    """By ten neighbors."""
     participation_ratio: tuple[float, ...]
     """Of the covariance, debiased: of the flat space that they fill."""
 
@@ -37,7 +37,7 @@ class IntrinsicDimensions:
         axes.plot(places, self.two_nn, "o-", label="TwoNN")
         axes.plot(places, self.maximum_likelihood, "s--", label="maximum likelihood")
         axes.plot(places, self.participation_ratio, "^-.", label="participation ratio")
-        axes.plot(places, self.units, ":", color="grey", label="units")
+        axes.plot(places, self.units, ":", color="gray", label="units")
         axes.set_yscale("log")
         known = [v for row in (self.two_nn, self.maximum_likelihood, self.participation_ratio) for v in row if v > 0]
         decimal_ticks(axes, "y", min(known, default=1), max(self.units))
@@ -55,7 +55,7 @@ class IntrinsicDimensions:
 def intrinsic_dimensions(layers: Mapping[str, Tensor]) -> IntrinsicDimensions:
     """Measure :func:`surgecollapse.functional.two_nn`, ``levina_bickel`` and ``sample_participation_ratio``.
 
-    Nearest neighbours find too few dimensions from few samples, the more so the more there are: compare layers at the
+    Nearest neighbors find too few dimensions from few samples, the more so the more there are: compare layers at the
     same samples alone.
 
     Args:

@@ -42,7 +42,7 @@ class LocalLearningCoefficient:
     r_hat: float
     """Gelman–Rubin ratio of the chains; well above 1 where they have not mixed. NaN for one chain."""
     step_size: float
-    localisation: float
+    localization: float
 
     @property
     def doubt(self) -> str:
@@ -66,7 +66,7 @@ class LocalLearningCoefficient:
         axes = figure.subplots()
         for trace in self.traces:
             axes.plot(trace, linewidth=0.6, alpha=0.7)
-        axes.axvspan(0, self.burn_in, color="grey", alpha=0.15, label="burn-in")
+        axes.axvspan(0, self.burn_in, color="gray", alpha=0.15, label="burn-in")
         if not self.doubt:
             axes.axhline(self.value, color="black", linestyle="--", label=f"estimate {self.value:.3g}")
         axes.set_xlabel("step of the chain")
@@ -86,7 +86,7 @@ def sample_learning_coefficient(
     best: float,
     *,
     step_size: float = 1e-4,
-    localisation: float = 100.0,
+    localization: float = 100.0,
     chains: int = 4,
     draws: int = 500,
     burn_in: int = 200,
@@ -97,7 +97,7 @@ def sample_learning_coefficient(
     r"""λ̂ = nβ(E_β L − L*), β = 1/ln n (Lau et al., arXiv 2308.12108, eq. 15), by Langevin chains from w*.
 
     w ← w − ε/2 [nβ∇L(w) + γ(w − w*)] + N(0, ε): the density ∝ exp(−nβL − γ‖w − w*‖²/2). Regular models have d/2, less
-    what the localisation takes: ½Σ nβh/(nβh + γ) on a quadratic. Singular ones have less; the limit is approached as
+    what the localization takes: ½Σ nβh/(nβh + γ) on a quadratic. Singular ones have less; the limit is approached as
     slowly as ln ln n/ln n. L in the mean is what the chain saw (a batch, before the step).
 
     Args:
@@ -106,7 +106,7 @@ def sample_learning_coefficient(
         samples: n > 1, of the data that the loss is the mean of.
         best: L*, the loss at w* on all data.
         step_size: ε.
-        localisation: γ ≥ 0.
+        localization: γ ≥ 0.
         chains: independent ones.
         draws: steps of each that count.
         burn_in: steps before them.
@@ -118,10 +118,10 @@ def sample_learning_coefficient(
         ValueError: for values out of range, a loss at w* that is not finite, or a chain that diverged (the step is too
             long).
     """
-    if samples < 2 or min(chains, draws) < 1 or burn_in < 0 or not step_size > 0.0 or localisation < 0.0:
+    if samples < 2 or min(chains, draws) < 1 or burn_in < 0 or not step_size > 0.0 or localization < 0.0:
         raise ValueError(
-            "expected samples ≥ 2, chains and draws ≥ 1, burn_in ≥ 0, step_size > 0 and localisation ≥ 0, got "
-            f"{samples}, {chains}, {draws}, {burn_in}, {step_size} and {localisation}"
+            "expected samples ≥ 2, chains and draws ≥ 1, burn_in ≥ 0, step_size > 0 and localization ≥ 0, got "
+            f"{samples}, {chains}, {draws}, {burn_in}, {step_size} and {localization}"
         )
     if not math.isfinite(best):
         raise ValueError(f"the loss at the weights is {best}: expected a minimum")
@@ -131,7 +131,7 @@ def sample_learning_coefficient(
         return [
             [
                 scale * (value - best)
-                for value in _chain(loss, weights, masks or {}, scale, epsilon, localisation, burn_in + draws, seed + i)
+                for value in _chain(loss, weights, masks or {}, scale, epsilon, localization, burn_in + draws, seed + i)
             ]
             for i in range(chains)
         ]
@@ -151,7 +151,7 @@ def sample_learning_coefficient(
         at_half_step=half,
         r_hat=_r_hat(kept),
         step_size=step_size,
-        localisation=localisation,
+        localization=localization,
     )
 
 
@@ -175,7 +175,7 @@ def local_learning_coefficient(
         batch: rows of a step; all of them by default.
         masks: of a sparse net, as ``controller.masks``: weights that a mask holds at zero stay there. Without masks
             the coefficient is that of the dense net at these weights.
-        options: ``step_size``, ``localisation``, ``chains``, ``draws``, ``burn_in``, ``check_step``, ``seed``.
+        options: ``step_size``, ``localization``, ``chains``, ``draws``, ``burn_in``, ``check_step``, ``seed``.
 
     Raises:
         ValueError: if a weight is complex or not finite, a mask fits no parameter, or sampling fails.
@@ -237,7 +237,7 @@ def _chain(
     masks: Weights,
     scale: float,
     epsilon: float,
-    localisation: float,
+    localization: float,
     steps: int,
     seed: int,
 ) -> list[float]:
@@ -252,7 +252,7 @@ def _chain(
         seen.append(value.detach())
         now = {}
         for (name, w), slope in zip(leaves.items(), slopes, strict=True):
-            pull = scale * slope + localisation * (w.detach() - weights[name])
+            pull = scale * slope + localization * (w.detach() - weights[name])
             noise = torch.randn(w.shape, generator=generator, dtype=torch.float64).to(w)
             moved = math.sqrt(epsilon) * noise - epsilon / 2 * pull
             now[name] = w.detach() + (moved * masks[name] if name in masks else moved)

@@ -40,7 +40,7 @@ class LossPath:
         figure = Figure(figsize=(5.6, 3.6), layout="constrained")
         axes = figure.subplots()
         axes.plot(self.times, self.losses, "o-", markersize=3, label=self.kind)
-        axes.plot([0, 1], [self.losses[0], self.losses[-1]], ":", color="grey", label="between the ends")
+        axes.plot([0, 1], [self.losses[0], self.losses[-1]], ":", color="gray", label="between the ends")
         axes.set_title(f"barrier {self.barrier:.3g}", fontsize=10)
         axes.set_xlabel("t, from the first net to the second")
         axes.set_ylabel("loss")

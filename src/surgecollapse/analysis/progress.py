@@ -1,6 +1,6 @@
 """Progress measures of modular addition: how much of a net's answer is its trigonometric circuit, and how much memory.
 
-Nets that generalise on (a ± b) mod p come to answer with waves in a ± b of a few key frequencies (Nanda et al. 2023,
+Nets that generalize on (a ± b) mod p come to answer with waves in a ± b of a few key frequencies (Nanda et al. 2023,
 arXiv 2301.05217, section 5). On the logits of all p² questions, z(a, b, c), the part made of these waves is
 z_K = Σ_{k∈K} Σ_w ⟨z, w_k⟩ w_k with w_k = √2/p · cos(2πk(a ± b)/p) and √2/p · sin(2πk(a ± b)/p), which are orthonormal:
 

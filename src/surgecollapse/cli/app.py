@@ -19,7 +19,7 @@ from surgecollapse.cli.extras import extra_of
 from surgecollapse.cli.flags import undotted
 from surgecollapse.cli.live import send, watch
 from surgecollapse.cli.output import INTERRUPTED, MISTAKE, fail
-from surgecollapse.cli.results import analyse, export, report
+from surgecollapse.cli.results import analyze, export, report
 from surgecollapse.cli.training import demo, run
 from surgecollapse.lab.config import explain
 
@@ -32,8 +32,9 @@ app = App(
     result_action="return_value",
     suppress_keyboard_interrupt=False,
 )
-for _command in (run, send, watch, report, compare, export, analyse, demo, doctor):
+for _command in (run, send, watch, report, compare, export, analyze, demo, doctor):
     app.command(_command)
+app.command(analyze, name="analyse", show=False)  # as version 0.1 spelled it
 
 
 def run_command_line(argv: Sequence[str] | None = None) -> int:

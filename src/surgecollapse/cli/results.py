@@ -1,4 +1,4 @@
-"""``report``, ``export`` and ``analyse``: what becomes of a finished run."""
+"""``report``, ``export`` and ``analyze``: what becomes of a finished run."""
 
 from __future__ import annotations
 
@@ -83,31 +83,31 @@ def export(
     return 0
 
 
-def analyse(
+def analyze(
     *runs: Path,
     what: str | None = None,
     out: Path | None = None,
     samples: int = 512,
     times: int = 40,
 ) -> int:
-    """Analyse runs from their checkpoints; write results, pictures and one page.
+    """Analyze runs from their checkpoints; write results, pictures and one page.
 
     For analyses over time, train with `--keep-checkpoints 0` and a small `--checkpoint-every`.
 
     Args:
         runs: Run directories. What compares nets compares the first with the others.
-        what: Comma-separated analyses: cka, collapse, tails, dimension, fourier, progress, information,
+        what: Comma-separated analyses: cka, neural_collapse, heavy_tails, dimension, fourier, progress, information,
             universality, connectivity, surface, density, llc.
             Default: all that have something to say.
         out: Folder of the page. Default: analysis/ in the run, or beside the runs if there are several.
         samples: Rows of the data that nets are shown.
         times: Most checkpoints of a run that are looked at.
     """
-    from surgecollapse.report.analyses import analyse as analyse_runs
+    from surgecollapse.report.analyses import analyze as analyze_runs
     from surgecollapse.report.analyses.display import for_terminal, table
 
     with for_terminal() as tell:
-        outcome = analyse_runs(runs, words(what), out=out, samples=samples, times=times, tell=tell)
+        outcome = analyze_runs(runs, words(what), out=out, samples=samples, times=times, tell=tell)
     table(outcome)
     say(f"analysis: {outcome.page}")
     return 0

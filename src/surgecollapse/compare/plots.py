@@ -46,10 +46,10 @@ def seeds(panels: Sequence[Panel]) -> Figure:
     for ax, panel in zip(axes, panels, strict=True):
         ranked = sorted(panel.scores, key=lambda score: score.accuracy.mean)
         for place, score in enumerate(ranked):
-            _draw_seeds(ax, place, score, _colour(panel, score))
+            _draw_seeds(ax, place, score, _color(panel, score))
         ax.set_yticks(range(len(ranked)), [plain(score.method.title) for score in ranked])
         for label, score in zip(ax.get_yticklabels(), ranked, strict=True):
-            label.set_color(_colour(panel, score))
+            label.set_color(_color(panel, score))
         ax.set_ylim(-0.7, len(ranked) - 0.3)
         ax.set_xlabel("test accuracy, %")
     return figure
@@ -73,7 +73,7 @@ def density(panels: Sequence[Panel]) -> Figure:
     figure, axes = _grid(panels, width=4.7, height=3.7)
     for ax, panel in zip(axes, panels, strict=True):
         for score in panel.scores:
-            color, found = _colour(panel, score), score.accuracy
+            color, found = _color(panel, score), score.accuracy
             ax.errorbar([score.mean("mean_density")], [found.mean], yerr=None if found.half is None else [found.half],
                         color=color, marker=_mark(panel, score), markersize=5.5, elinewidth=1.2)  # fmt: skip
         ax.set_xlim(0, 1.04)
@@ -96,7 +96,7 @@ def _label(ax: Axes, panel: Panel) -> None:
             edge = max(score.mean("mean_density") for score in column) if left else x
             ax.annotate(
                 plain(score.method.name), (x, y), (edge + (0.05 if left else -0.05), low + place * (high - low)),
-                ha="left" if left else "right", va="center", fontsize=8.5, color=_colour(panel, score),
+                ha="left" if left else "right", va="center", fontsize=8.5, color=_color(panel, score),
                 arrowprops={"arrowstyle": "-", "color": FAINT, "linewidth": 0.5, "shrinkA": 1, "shrinkB": 3},
             )  # fmt: skip
 
@@ -113,7 +113,7 @@ def columns(scores: Sequence[Score]) -> list[list[Score]]:
 
 
 def spread(values: Sequence[float], apart: float) -> list[float]:
-    """Move ascending values as little as possible so that neighbours are at least ``apart``.
+    """Move ascending values as little as possible so that neighbors are at least ``apart``.
 
     Groups that touch keep their common mean (isotonic regression by pooling adjacent violators).
 
@@ -147,7 +147,7 @@ def _grid(panels: Sequence[Panel], *, width: float, height: float) -> tuple[Figu
     return figure, axes[: len(panels)]
 
 
-def _colour(panel: Panel, score: Score) -> str:
+def _color(panel: Panel, score: Score) -> str:
     if score.method.name == panel.reference:
         return VERMILLION
     return BLUE if score.method.sparse else INK

@@ -33,7 +33,7 @@ on which differences and verdicts rest; fewer bits per character are better. Den
 sparsity.
 Verdicts: "at least as good" where the lower end of the paired 95% interval is above {MARGIN} points, "better" where it
 is above 0, "worse" where its upper end is under 0; none under {LEAST_SEEDS} seeds. The best rival is chosen by its test
-accuracy, which favours the rival."""
+accuracy, which favors the rival."""
 
 
 def markdown(panels: Sequence[Panel], title: str, facts: Sequence[str]) -> str:

@@ -69,7 +69,7 @@ CARRIED = "surgecollapse.controller"
 """Key in ``optimizer.state_dict()``: a list of one state."""
 _ROLES = ("rows", "noise", "growth")
 _APART = 1_000_003
-"""Between the seeds of two roles: neighbouring seeds of a study must not share a stream."""
+"""Between the seeds of two roles: neighboring seeds of a study must not share a stream."""
 
 
 class Controller:

@@ -138,5 +138,5 @@ class Alarm:
     detector: str
     reason: str
     """Which number crossed what."""
-    forecast: str = "generalises"
-    """``generalises``, or ``does not generalise``: within the steps of the runs that it was calibrated on."""
+    forecast: str = "generalizes"
+    """``generalizes``, or ``does not generalize``: within the steps of the runs that it was calibrated on."""

@@ -181,6 +181,10 @@ _EARLIER_KINDS = {"rewire": "exchange"}
 """Kinds of interventions that were renamed."""
 _REGROWTH = {"growth": "growth", "initial": "regrow_init", "rho": "noise_energy_budget"}
 """Field of a decision in version 1 → field of an action."""
+_EARLIER_FORECASTS = {  # as version 0.1 spelled them
+    "generalises": "generalizes",  # version 0.1
+    "does not generalise": "does not generalize",  # version 0.1
+}
 
 
 def upgraded(kind: str, version: int, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -196,6 +200,8 @@ def upgraded(kind: str, version: int, body: Mapping[str, Any]) -> dict[str, Any]
         return body
     if kind == "Intervention" and "kind" in body:
         body["kind"] = _EARLIER_KINDS.get(body["kind"], body["kind"])
+    if kind == "Alarm" and "forecast" in body:
+        body["forecast"] = _EARLIER_FORECASTS.get(body["forecast"], body["forecast"])
     if kind == "Decision":
         body["actions"] = _first_actions(body)
     return body

@@ -18,8 +18,8 @@ def calibrated(track: str, purpose: str = "grokking") -> Combination:
     They come from perceptrons with one hidden layer on small tasks; what they are worth elsewhere nobody has measured.
 
     Args:
-        track: what it may look at: ``train``, ``unlabelled`` (validation inputs, too) or ``labelled`` (their labels).
-        purpose: ``grokking``: alarms when the net is about to generalise; ``give up``: when it will not.
+        track: what it may look at: ``train``, ``unlabeled`` (validation inputs, too) or ``labeled`` (their labels).
+        purpose: ``grokking``: alarms when the net is about to generalize; ``give up``: when it will not.
 
     Returns:
         A new detector.
@@ -27,7 +27,7 @@ def calibrated(track: str, purpose: str = "grokking") -> Combination:
     Raises:
         ValueError: for an unknown track or purpose.
 
-    >>> calibrated("train").name, calibrated("labelled", "give up").below
+    >>> calibrated("train").name, calibrated("labeled", "give up").below
     ('early warning, train', True)
     """
     if track not in TRACKS or purpose not in PURPOSES:

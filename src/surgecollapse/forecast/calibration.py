@@ -21,7 +21,7 @@ class Course:
     """The features of one run that is over, at its ticks from t_fit to the end of what a detector may use."""
 
     steps: NDArray[np.int64]
-    """Of the ticks, from t_fit on; before t_gen, where the run generalised."""
+    """Of the ticks, from t_fit on; before t_gen, where the run generalized."""
     values: Array
     """(ticks, features), NaN where not known."""
     grokked: bool
@@ -48,7 +48,7 @@ def course_of(
         steps: of the evaluations.
         series: values at each of them, by name.
         features: that are wanted.
-        t_gen: when it generalised.
+        t_gen: when it generalized.
         grokked: whether it counts as grokked.
         group: of the run.
     """
@@ -79,11 +79,11 @@ def course_of(
 def scores_of(score: Score, values: Array) -> Array:
     """The score at every tick (ticks, features): :meth:`Score.of` of each row.
 
-    >>> score = Score(features=(Feature("norm/weight"),), centre=(1.0,), scale=(0.5,), weight=(2.0,), intercept=1.0)
+    >>> score = Score(features=(Feature("norm/weight"),), center=(1.0,), scale=(0.5,), weight=(2.0,), intercept=1.0)
     >>> scores_of(score, np.array([[2.0], [np.nan], [99.0]])).tolist()
     [5.0, 1.0, 11.0]
     """
-    z = np.clip((values - np.array(score.centre)) / np.array(score.scale), -MOST, MOST)
+    z = np.clip((values - np.array(score.center)) / np.array(score.scale), -MOST, MOST)
     found: Array = np.where(np.isfinite(values), z, 0.0) @ np.array(score.weight) + score.intercept
     return found
 

@@ -16,25 +16,25 @@ MOST = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
-    """Intercept + Σ weight·clip((feature − centre)/scale, ±5); a feature that is not known adds nothing.
+    """Intercept + Σ weight·clip((feature − center)/scale, ±5); a feature that is not known adds nothing.
 
     Raises:
         ValueError: if the numbers do not correspond to the features.
 
-    >>> Score(features=(Feature("norm/weight"),), centre=(0.0,), scale=(0.5,), weight=(-1.0,)).of([-1.0])
+    >>> Score(features=(Feature("norm/weight"),), center=(0.0,), scale=(0.5,), weight=(-1.0,)).of([-1.0])
     2.0
     """
 
     features: tuple[Feature, ...]
-    centre: tuple[float, ...]
+    center: tuple[float, ...]
     scale: tuple[float, ...]
     weight: tuple[float, ...]
     intercept: float = 0.0
 
     def __post_init__(self) -> None:
-        lengths = {len(part) for part in (self.features, self.centre, self.scale, self.weight)}
+        lengths = {len(part) for part in (self.features, self.center, self.scale, self.weight)}
         if len(lengths) > 1:
-            raise ValueError(f"expected one centre, scale and weight for each of the {len(self.features)} features")
+            raise ValueError(f"expected one center, scale and weight for each of the {len(self.features)} features")
 
     def of(self, values: Sequence[float]) -> float:
         """The score of one tick's features."""
@@ -49,8 +49,8 @@ class Score:
     def _parts(self, values: Sequence[float]) -> list[float]:
         """What each feature adds."""
         return [
-            weight * min(MOST, max(-MOST, (value - centre) / scale)) if isfinite(value) else 0.0
-            for value, centre, scale, weight in zip(values, self.centre, self.scale, self.weight, strict=True)
+            weight * min(MOST, max(-MOST, (value - center) / scale)) if isfinite(value) else 0.0
+            for value, center, scale, weight in zip(values, self.center, self.scale, self.weight, strict=True)
         ]
 
 
@@ -61,10 +61,10 @@ class Combination:
         name: of the detector.
         score: of each tick since the net fitted.
         threshold: reached from below; with ``below``, from above.
-        below: alarm where the score is at most the threshold: the net will *not* generalise.
+        below: alarm where the score is at most the threshold: the net will *not* generalize.
         after: least multiple of t_fit at which it speaks.
 
-    >>> score = Score(features=(Feature("entropy/spectral"),), centre=(0.0,), scale=(1.0,), weight=(1.0,))
+    >>> score = Score(features=(Feature("entropy/spectral"),), center=(0.0,), scale=(1.0,), weight=(1.0,))
     >>> detector = Combination("entropy rises", score, 0.2)
     >>> run = [("entropy/spectral", 0.5), ("accuracy/train", 1.0), ("entropy/spectral", 0.75), ("accuracy/train", 1.0)]
     >>> [bool(detector.update(Measurement(step=1 + i, name=n, value=v))) for i, (n, v) in enumerate(run)]
@@ -92,7 +92,7 @@ class Combination:
             f"score {score:.3g}, threshold {self.threshold:.3g}, {measurement.step - fitted} steps after fitting; "
             f"most by {self.score.leading(values)}"
         )
-        forecast = "does not generalise" if self.below else "generalises"
+        forecast = "does not generalize" if self.below else "generalizes"
         return Alarm(step=measurement.step, detector=self.name, reason=reason, forecast=forecast)
 
     def state_dict(self) -> dict[str, Any]:
@@ -116,7 +116,7 @@ def to_plain(detector: Combination) -> dict[str, Any]:
         "intercept": score.intercept,
         "features": [
             [feature.series, feature.form, *numbers]
-            for feature, *numbers in zip(score.features, score.centre, score.scale, score.weight, strict=True)
+            for feature, *numbers in zip(score.features, score.center, score.scale, score.weight, strict=True)
         ],
     }
 
@@ -127,7 +127,7 @@ def from_plain(values: Mapping[str, Any]) -> Combination:
     Raises:
         ValueError: if a part is missing.
 
-    >>> score = Score(features=(Feature("norm/weight"),), centre=(0.0,), scale=(1.0,), weight=(-1.0,))
+    >>> score = Score(features=(Feature("norm/weight"),), center=(0.0,), scale=(1.0,), weight=(-1.0,))
     >>> from_plain(to_plain(Combination("norm falls", score, 0.3))).score == score
     True
     """
@@ -137,7 +137,7 @@ def from_plain(values: Mapping[str, Any]) -> Combination:
     rows = values["features"]
     score = Score(
         features=tuple(Feature(row[0], row[1]) for row in rows),
-        centre=tuple(row[2] for row in rows),
+        center=tuple(row[2] for row in rows),
         scale=tuple(row[3] for row in rows),
         weight=tuple(row[4] for row in rows),
         intercept=values["intercept"],

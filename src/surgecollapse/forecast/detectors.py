@@ -14,7 +14,7 @@ from surgecollapse.forecast.times import FIT
 class Detector(Protocol):
     """Raises at most one alarm in a run, from what it has seen so far alone.
 
-    The ``forecast`` of its alarm is ``generalises`` or ``does not generalise``.
+    The ``forecast`` of its alarm is ``generalizes`` or ``does not generalize``.
     """
 
     def update(self, measurement: Measurement) -> Alarm | None:

@@ -63,14 +63,14 @@ _CHANGING = {
         "gradient/slow_ratio",
         "confidence/train",
     ),
-    "unlabelled": (
+    "unlabeled": (
         "confidence/validation",
         "margin/validation",
         "entropy/predictive_validation",
         "entropy/spectral_validation",
         "logits/scale_validation",
     ),
-    "labelled": ("loss/validation", "accuracy/validation"),
+    "labeled": ("loss/validation", "accuracy/validation"),
 }
 _LEVELS = {
     "train": (
@@ -81,8 +81,8 @@ _LEVELS = {
         "curvature/sharpness",
         "confidence/train",
     ),
-    "unlabelled": ("confidence/validation", "margin/validation", "entropy/predictive_validation"),
-    "labelled": ("accuracy/validation",),
+    "unlabeled": ("confidence/validation", "margin/validation", "entropy/predictive_validation"),
+    "labeled": ("accuracy/validation",),
 }
 TRACKS = tuple(_CHANGING)
 """What a detector may look at: the training rows; inputs of the validation rows, too; their labels, too."""

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from itertools import groupby, pairwise
 from math import isfinite
 
-from surgecollapse.forecast.times import FIT, GENERALISE, GROKKED, IN_A_ROW, first_at, grokking_times
+from surgecollapse.forecast.times import FIT, GENERALIZE, GROKKED, IN_A_ROW, first_at, grokking_times
 
-PHASES = ("memorisation", "plateau", "circuit formation", "cleanup", "grokked", "collapsed")
+PHASES = ("memorization", "plateau", "circuit formation", "cleanup", "grokked", "collapsed")
 """In the order in which a run that groks passes through them; the last may follow any."""
 TAKE_OFF = 0.1
-"""Share of the way to generalising (in accuracy), or of the fall of the validation loss, that counts as begun."""
+"""Share of the way to generalizing (in accuracy), or of the fall of the validation loss, that counts as begun."""
 COLLAPSED = 0.9
 """Training accuracy below which a run that had fitted counts as collapsed."""
 
@@ -141,10 +141,10 @@ def phases(
     """Label every evaluation of a run with its phase; in hindsight, so no detector may read these labels.
 
     After Nanda et al. (arXiv 2301.05217), but from what every run records, in place of their restricted and excluded
-    losses, which need to know the circuit: *memorisation* before t_fit; *plateau* until the validation loss has
+    losses, which need to know the circuit: *memorization* before t_fit; *plateau* until the validation loss has
     fallen a tenth below its highest value since t_fit (three evaluations on end); *circuit formation* from there until
     the validation accuracy has gone a tenth of the way from its value at t_fit to .95; *cleanup* until .95 is
-    sustained; then *grokked* (the phase, also of runs that generalised at once: the outcome tells them apart).
+    sustained; then *grokked* (the phase, also of runs that generalized at once: the outcome tells them apart).
     *Collapsed*: the training loss is not finite, or a fitted training accuracy is below .9 for three evaluations.
     Without validation losses no circuit formation is seen: the plateau lasts until cleanup.
 
@@ -161,7 +161,7 @@ def phases(
 
     >>> found = phases([1, 2, 3, 4, 5, 6, 7], [0.5, 1, 1, 1, 1, 1, 1], [0.1, 0.1, 0.1, 0.5, 0.96, 0.97, 0.99])
     >>> [(span.phase, span.first, span.last) for span in found.spans]
-    [('memorisation', 1, 1), ('plateau', 2, 3), ('cleanup', 4, 4), ('grokked', 5, 7)]
+    [('memorization', 1, 1), ('plateau', 2, 3), ('cleanup', 4, 4), ('grokked', 5, 7)]
     >>> found.outcome, found.delay, found.certain
     ('grokked', (2, 4), True)
     """
@@ -183,7 +183,7 @@ def phases(
         t_fit=fit,
         t_gen=gen,
         sustained=sustained,
-        stable=interval(steps, stable_from(steps, validation, GENERALISE, in_a_row=in_a_row)),
+        stable=interval(steps, stable_from(steps, validation, GENERALIZE, in_a_row=in_a_row)),
         delay=None if fit is None or gen is None else (gen.after - fit.by, gen.by - fit.after),
         outcome=times.outcome,
         certain=_certain(times.outcome, fit, sustained),
@@ -202,7 +202,7 @@ def _labels(
     never = int(steps[-1]) + 1 if len(steps) else 0
     fit, gen = never if t_fit is None else t_fit, never if t_gen is None else t_gen
     start = next((value for step, value in zip(steps, validation, strict=True) if step >= fit), 0.0)
-    level = start + TAKE_OFF * (GENERALISE - start)
+    level = start + TAKE_OFF * (GENERALIZE - start)
     ways = [value if step > fit else 0.0 for step, value in zip(steps, validation, strict=True)]
     risen = first_at(steps, ways, level, in_a_row=in_a_row)
     cleanup = gen if risen is None else min(risen, gen)

@@ -1,4 +1,4 @@
-"""When a run fits, and when it generalises: times read from the accuracies of its evaluations."""
+"""When a run fits, and when it generalizes: times read from the accuracies of its evaluations."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-FIT, GENERALISE = 0.99, 0.95
-"""Training accuracy that counts as fitted, validation accuracy that counts as generalised."""
+FIT, GENERALIZE = 0.99, 0.95
+"""Training accuracy that counts as fitted, validation accuracy that counts as generalized."""
 IN_A_ROW = 3
 """Evaluations on end that must keep an accuracy, for it to count as sustained."""
 GROKKED = 2.0
-"""Generalising that many times later than fitting is grokking."""
+"""Generalizing that many times later than fitting is grokking."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,16 +66,16 @@ def grokking_times(
     validation: Sequence[float],
     *,
     in_a_row: int = IN_A_ROW,
-    generalise: float = GENERALISE,
+    generalize: float = GENERALIZE,
 ) -> GrokkingTimes:
-    """Times of fitting and generalising, from evaluations of both accuracies at the same steps.
+    """Times of fitting and generalizing, from evaluations of both accuracies at the same steps.
 
     Args:
         steps: of the evaluations, ascending.
         train: training accuracy, in [0, 1].
         validation: validation accuracy, in [0, 1].
         in_a_row: evaluations on end that count as sustained.
-        generalise: validation accuracy that counts as generalised, for tasks on which .95 is out of reach.
+        generalize: validation accuracy that counts as generalized, for tasks on which .95 is out of reach.
 
     Raises:
         ValueError: if the three do not correspond.
@@ -84,8 +84,8 @@ def grokking_times(
     >>> found.t_fit, found.t_gen, found.t_gen_sustained, found.delay, found.outcome
     (2, 4, 4, 2, 'grokked')
     """
-    t_fit, t_gen = first_at(steps, train, FIT), first_at(steps, validation, generalise)
-    sustained = first_at(steps, validation, generalise, in_a_row=in_a_row)
+    t_fit, t_gen = first_at(steps, train, FIT), first_at(steps, validation, generalize)
+    sustained = first_at(steps, validation, generalize, in_a_row=in_a_row)
     outcome = "not"
     if sustained is not None:
         late = t_fit is not None and sustained >= GROKKED * t_fit

@@ -66,7 +66,7 @@ from surgecollapse.functional.heavy_tails import (
     power_law,
 )
 from surgecollapse.functional.information import (
-    discretise,
+    discretize,
     ksg_mutual_information,
     label_mutual_information,
     symbol_entropy,
@@ -96,7 +96,7 @@ from surgecollapse.functional.soft_threshold import (
 )
 from surgecollapse.functional.stagnation import (
     Alignment,
-    naive_loss_minimisation,
+    naive_loss_minimization,
     softmax_collapse,
     zero_loss_share,
 )
@@ -128,7 +128,7 @@ __all__ = [
     "collapse_tiles",
     "cutoff_frequency",
     "dead_units",
-    "discretise",
+    "discretize",
     "dormancy",
     "effective_rank",
     "ema_coefficients",
@@ -170,7 +170,7 @@ __all__ = [
     "marchenko_pastur_edges",
     "mean_field_chi",
     "minimum_live",
-    "naive_loss_minimisation",
+    "naive_loss_minimization",
     "neural_collapse",
     "nm_mask",
     "numerical_rank",

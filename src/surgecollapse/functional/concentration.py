@@ -9,7 +9,7 @@ from torch import Tensor
 def inverse_participation_ratio(amplitudes: Tensor) -> Tensor:
     """Σ|x|⁴/(Σ|x|²)² along the last axis: 1/n if all are equal, 1 if one holds everything.
 
-    Of the Fourier components of weights it tells nets that grokked modular arithmetic from those that memorised (Doshi
+    Of the Fourier components of weights it tells nets that grokked modular arithmetic from those that memorized (Doshi
     et al. 2023, arXiv 2310.13061, with r = 2). Its inverse is the number of components that take part.
 
     Args:

@@ -14,7 +14,7 @@ def chi(before: Tensor, after: Tensor) -> Tensor:
 
     For a random δ this is ‖J‖²_F divided by the number of outputs: the mean squared singular value of a square
     Jacobian J, and the slope of the correlation map at 1 (Poole et al., arXiv 1606.05340; Schoenholz et al.,
-    arXiv 1611.01232). χ < 1: ordered, neighbours merge; χ > 1: chaotic; χ = 1: the edge.
+    arXiv 1611.01232). χ < 1: ordered, neighbors merge; χ > 1: chaotic; χ = 1: the edge.
 
     Args:
         before: ``(n, …)``, disturbance of the input of the layer.

@@ -1,4 +1,4 @@
-"""Intrinsic dimension: of a cloud of points by its neighbours, of a minimum by its curvature."""
+"""Intrinsic dimension: of a cloud of points by its neighbors, of a minimum by its curvature."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def two_nn(points: Tensor, discard: float = 0.1) -> Tensor:
-    """Intrinsic dimension from the two nearest neighbours (Facco et al. 2017, arXiv 1803.06992).
+    """Intrinsic dimension from the two nearest neighbors (Facco et al. 2017, arXiv 1803.06992).
 
     With μ = r₂/r₁, P(μ > x) = x^−d, whatever the density; d̂ is the maximum likelihood estimate with the largest
     ``discard`` of the ratios censored, d̂ = m/(Σ ln μᵢ + (n − m)·ln μ₍ₘ₎) over the m smallest. The paper fits a line to
@@ -55,21 +55,21 @@ def _ratios(points: Tensor) -> Tensor:
     return (nearest[:, 2] / nearest[:, 1]).to(torch.promote_types(points.dtype, torch.float32))
 
 
-def levina_bickel(points: Tensor, neighbours: int = 10) -> Tensor:
-    """Intrinsic dimension by maximum likelihood over k neighbours (Levina and Bickel 2004, NIPS).
+def levina_bickel(points: Tensor, neighbors: int = 10) -> Tensor:
+    """Intrinsic dimension by maximum likelihood over k neighbors (Levina and Bickel 2004, NIPS).
 
     d̂⁻¹ = mean over points and over j < k of ln(r_k/r_j): inverse estimates are averaged and the mean is inverted, which
     is unbiased in 1/d (the correction of MacKay and Ghahramani; the paper averages the estimates themselves).
 
     Args:
         points: ``(n, features)``.
-        neighbours: k, from 3 to the number of different points − 1.
+        neighbors: k, from 3 to the number of different points − 1.
 
     Returns:
         0-dim tensor above 0; NaN where there are too few different points or one is not finite.
 
     Raises:
-        ValueError: if ``points`` is not of two dimensions or ``neighbours`` is below 3.
+        ValueError: if ``points`` is not of two dimensions or ``neighbors`` is below 3.
 
     >>> square = torch.cartesian_prod(torch.arange(20.0), torch.arange(20.0))
     >>> 1 < levina_bickel(square + 0.01 * torch.sin(square * 7)).item() < 3
@@ -77,16 +77,16 @@ def levina_bickel(points: Tensor, neighbours: int = 10) -> Tensor:
     """
     if points.dim() != 2:
         raise ValueError(f"expected points (n, features), got shape {tuple(points.shape)}")
-    if neighbours < 3:
-        raise ValueError(f"neighbours must be at least 3, got {neighbours}")
+    if neighbors < 3:
+        raise ValueError(f"neighbors must be at least 3, got {neighbors}")
     wide = points.detach().double()
     if not bool(wide.isfinite().all()):
         return points.new_tensor(torch.nan)
     different: Tensor = torch.unique(wide, dim=0)
-    if len(different) <= neighbours:
+    if len(different) <= neighbors:
         return points.new_tensor(torch.nan)
     distances = torch.cdist(different, different, compute_mode="donot_use_mm_for_euclid_dist")
-    nearest = distances.topk(neighbours + 1, largest=False).values[:, 1:]
+    nearest = distances.topk(neighbors + 1, largest=False).values[:, 1:]
     inverse = (nearest[:, -1:] / nearest[:, :-1]).log().mean(1)
     return (1.0 / inverse.mean()).to(torch.promote_types(points.dtype, torch.float32))
 

@@ -22,7 +22,7 @@ def sign_covariance_entropy(x: Tensor) -> Tensor:
 
         E = clip(−ln max(m, 1/d) / ln d, 0, 1)
 
-    m estimates tr Σ² of the spatial Kendall's tau Σ = E[uuᵀ] without bias: it needs no centring, no
+    m estimates tr Σ² of the spatial Kendall's tau Σ = E[uuᵀ] without bias: it needs no centering, no
     correction and no eigensolver. E is ln k/ln d for isotropic data of rank k, unchanged by scale and
     rotation of the units and by the scale of single rows. It is *not* robust to one unit of far larger
     scale than the rest.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 
-def discretise(x: Tensor, bins: int = 30, *, low: float | None = None, high: float | None = None) -> Tensor:
+def discretize(x: Tensor, bins: int = 30, *, low: float | None = None, high: float | None = None) -> Tensor:
     """Number the patterns that rows make when each value is put into one of equal bins.
 
     Args:
@@ -28,7 +28,7 @@ def discretise(x: Tensor, bins: int = 30, *, low: float | None = None, high: flo
     Raises:
         ValueError: if ``x`` is not of two dimensions or not finite, or there is no bin.
 
-    >>> discretise(torch.tensor([[0.0, 0.1], [0.1, 0.0], [1.0, 0.9]]), bins=2)
+    >>> discretize(torch.tensor([[0.0, 0.1], [0.1, 0.0], [1.0, 0.9]]), bins=2)
     tensor([0, 0, 1])
     """
     if x.dim() != 2 or not bool(x.isfinite().all()):
@@ -97,17 +97,17 @@ def symbol_mutual_information(first: Tensor, second: Tensor, *, correct: bool = 
     return entropies[0] + entropies[1] - entropies[2]
 
 
-def ksg_mutual_information(first: Tensor, second: Tensor, neighbours: int = 3) -> Tensor:
-    """Mutual information of two continuous vectors by nearest neighbours (Kraskov et al. 2004, cond-mat/0305641).
+def ksg_mutual_information(first: Tensor, second: Tensor, neighbors: int = 3) -> Tensor:
+    """Mutual information of two continuous vectors by nearest neighbors (Kraskov et al. 2004, cond-mat/0305641).
 
     Algorithm 1: I = ψ(k) + ψ(n) − mean[ψ(n_x + 1) + ψ(n_y + 1)], n_x counting the points nearer in x than the k-th
-    neighbour in (x, y), by the largest coordinate. Good in a few dimensions; in many it is far too low, and scales of
+    neighbor in (x, y), by the largest coordinate. Good in a few dimensions; in many it is far too low, and scales of
     coordinates matter: standardize them. Equal rows break it: add small noise to what is discrete.
 
     Args:
         first: ``(n, p)``.
         second: ``(n, q)``.
-        neighbours: k, from 1 to n − 1; more means less variance and more bias.
+        neighbors: k, from 1 to n − 1; more means less variance and more bias.
 
     Returns:
         0-dim tensor in nats; 0 or a little below for independent vectors. NaN if a value is not finite.
@@ -122,33 +122,33 @@ def ksg_mutual_information(first: Tensor, second: Tensor, neighbours: int = 3) -
     if first.dim() != 2 or second.dim() != 2 or len(first) != len(second):
         raise ValueError(f"expected (n, p) and (n, q), got {tuple(first.shape)} and {tuple(second.shape)}")
     n = len(first)
-    _check_neighbours(neighbours, n)
+    _check_neighbors(neighbors, n)
     apart = [torch.cdist(x.detach().double(), x.detach().double(), p=torch.inf) for x in (first, second)]
-    radius = torch.maximum(*apart).topk(neighbours + 1, largest=False).values[:, -1:]
+    radius = torch.maximum(*apart).topk(neighbors + 1, largest=False).values[:, -1:]
     # Each point is nearer to itself than that: the count is n_x + 1 already.
     counts = [(distances < radius).sum(1).clamp(min=1).double() for distances in apart]
-    found = _psi(neighbours) + _psi(n) - (counts[0].digamma() + counts[1].digamma()).mean()
+    found = _psi(neighbors) + _psi(n) - (counts[0].digamma() + counts[1].digamma()).mean()
     finite = first.isfinite().all() & second.isfinite().all()
     return torch.where(finite, found, torch.nan).to(torch.promote_types(first.dtype, torch.float32))
 
 
-def label_mutual_information(features: Tensor, labels: Tensor, neighbours: int = 3) -> Tensor:
-    """Mutual information of a continuous vector and a class by nearest neighbours (Ross 2014, PLoS ONE 9, e87357).
+def label_mutual_information(features: Tensor, labels: Tensor, neighbors: int = 3) -> Tensor:
+    """Mutual information of a continuous vector and a class by nearest neighbors (Ross 2014, PLoS ONE 9, e87357).
 
     I = ψ(n) + ψ(k) − mean[ψ(n_c) + ψ(m)], n_c being the size of the sample's class and m the number of samples, itself
-    counted, up to its k-th neighbour *in its class*; the largest coordinate is the distance. Never above the entropy of
+    counted, up to its k-th neighbor *in its class*; the largest coordinate is the distance. Never above the entropy of
     the classes by more than noise, and too low in many dimensions.
 
     Args:
         features: ``(n, d)``.
-        labels: classes ``(n,)``. Classes of one sample are left out; smaller classes than k + 1 take fewer neighbours.
-        neighbours: k, at least 1.
+        labels: classes ``(n,)``. Classes of one sample are left out; smaller classes than k + 1 take fewer neighbors.
+        neighbors: k, at least 1.
 
     Returns:
         0-dim tensor in nats; NaN if a value is not finite, or no class has two samples.
 
     Raises:
-        ValueError: if shapes do not fit, or ``neighbours`` is below 1.
+        ValueError: if shapes do not fit, or ``neighbors`` is below 1.
 
     >>> classes = torch.arange(2).repeat(50)
     >>> found = label_mutual_information(classes[:, None] * 9 + torch.linspace(0, 1, 100)[:, None], classes)
@@ -159,7 +159,7 @@ def label_mutual_information(features: Tensor, labels: Tensor, neighbours: int =
         raise ValueError(
             f"expected features (n, d) and labels (n,), got {tuple(features.shape)}, {tuple(labels.shape)}"
         )
-    _check_neighbours(neighbours, None)
+    _check_neighbors(neighbors, None)
     nan = features.new_tensor(torch.nan, dtype=torch.promote_types(features.dtype, torch.float32))
     place, sizes = torch.unique(labels, return_inverse=True, return_counts=True)[1:]
     used = sizes[place] > 1
@@ -170,17 +170,17 @@ def label_mutual_information(features: Tensor, labels: Tensor, neighbours: int =
     apart = torch.cdist(x, x, p=torch.inf)
     among = torch.where(own[:, None] == own[None, :], apart, torch.inf).sort(1).values
     size = sizes[own]
-    k = (size - 1).clamp(max=neighbours)
+    k = (size - 1).clamp(max=neighbors)
     radius = among.gather(1, k[:, None])
-    # Up to the neighbour, but not that one: with the sample itself, as many as Ross's count.
+    # Up to the neighbor, but not that one: with the sample itself, as many as Ross's count.
     m = (apart < radius).sum(1).clamp(min=1).double()
     found: Tensor = _psi(n) + (k.double().digamma() - size.double().digamma() - m.digamma()).mean()
     return found.to(nan.dtype)
 
 
-def _check_neighbours(neighbours: int, n: int | None) -> None:
-    if neighbours < 1 or (n is not None and neighbours >= n):
-        raise ValueError(f"neighbours must be from 1 to the number of samples − 1, got {neighbours} of {n}")
+def _check_neighbors(neighbors: int, n: int | None) -> None:
+    if neighbors < 1 or (n is not None and neighbors >= n):
+        raise ValueError(f"neighbors must be from 1 to the number of samples − 1, got {neighbors} of {n}")
 
 
 def _psi(count: int) -> float:

@@ -36,7 +36,7 @@ def neural_collapse(
     μ_c is the mean of class c and μ_G the mean of the μ_c; Σ_B = mean_c (μ_c − μ_G)(μ_c − μ_G)ᵀ, Σ_W the mean over
     classes of the covariance within each. Deviation: the paper has balanced classes, where this is the same; with
     unbalanced ones each class counts alike. The paper measures on the training data; on held-out data the same numbers
-    say how far collapse generalises.
+    say how far collapse generalizes.
 
     Args:
         features: ``(n, d)``, the inputs of the last layer.
@@ -81,7 +81,7 @@ def _scatter(deviations: Tensor, place: Tensor, directions: Tensor) -> Tensor:
     """tr(Σ_W Σ_B⁺)/C: along each axis of Σ_B, the variance within classes over that between them."""
     count = len(directions)
     sigma, axes = torch.linalg.svd(directions, full_matrices=False)[1:]
-    # The centred means of C classes span C − 1 directions at most.
+    # The centered means of C classes span C − 1 directions at most.
     real = sigma[: count - 1] > sigma[0] * 1e-10
     along = (deviations @ axes[: count - 1].T)[:, real].square()
     within = torch.stack([along[place == c].mean(0) for c in range(count)]).mean(0)

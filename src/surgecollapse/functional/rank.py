@@ -161,7 +161,7 @@ def spectral_rank(sigma: Tensor) -> Tensor:
     """Exp H(λ/Σλ) with λ = σ²: the entropy of the variances, Shannon's H₁ as a number of dimensions.
 
     Args:
-        sigma: singular values (…, k) of a centred matrix of activations, or of a weight.
+        sigma: singular values (…, k) of a centered matrix of activations, or of a weight.
 
     Returns:
         Tensor (…) in [1, k]; 0 for a zero matrix.
@@ -213,7 +213,7 @@ def participation_ratio(sigma: Tensor) -> Tensor:
 def sample_participation_ratio(x: Tensor, *, debiased: bool = True) -> Tensor:
     """Participation ratio of the covariance of activations, without a decomposition, corrected for the sample size.
 
-    PR̂ = (tr C)²/tr C² on centred rows. For Gaussian rows 1/PR̂ ≈ 1/PR + 1/(n − 1), so that 64 rows of 512 independent
+    PR̂ = (tr C)²/tr C² on centered rows. For Gaussian rows 1/PR̂ ≈ 1/PR + 1/(n − 1), so that 64 rows of 512 independent
     units give 57 where 512 is right; the correction takes the second term away. Where the estimate then exceeds the
     number of units (or is not positive), it is that number: the sample cannot tell it from white noise.
 

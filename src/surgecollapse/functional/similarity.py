@@ -43,9 +43,9 @@ def unbiased_hsic(first: Tensor, second: Tensor) -> Tensor:
 
 
 def linear_cka(first: Tensor, second: Tensor, *, debiased: bool = True) -> Tensor:
-    """Centred kernel alignment with the linear kernel (Kornblith et al. 2019, arXiv 1905.00414, eq. 3).
+    """Centered kernel alignment with the linear kernel (Kornblith et al. 2019, arXiv 1905.00414, eq. 3).
 
-    CKA = HSIC(XXᵀ, YYᵀ)/√(HSIC(XXᵀ, XXᵀ)·HSIC(YYᵀ, YYᵀ)). The biased form is ‖YᵀX‖²_F/(‖XᵀX‖_F‖YᵀY‖_F) on centred
+    CKA = HSIC(XXᵀ, YYᵀ)/√(HSIC(XXᵀ, XXᵀ)·HSIC(YYᵀ, YYᵀ)). The biased form is ‖YᵀX‖²_F/(‖XᵀX‖_F‖YᵀY‖_F) on centered
     columns, which goes to 1 for *unrelated* representations that are wider than there are samples; the debiased form
     (Nguyen et al., arXiv 2010.15327) takes :func:`unbiased_hsic` and has expectation near 0 there.
 
@@ -114,7 +114,7 @@ def svcca(first: Tensor, second: Tensor, *, share: float = 0.99) -> Tensor:
 
 
 def procrustes_similarity(first: Tensor, second: Tensor) -> Tensor:
-    """What the best rotation makes of one representation of the other: ‖XᵀY‖_* of centred X and Y with ‖·‖_F = 1.
+    """What the best rotation makes of one representation of the other: ‖XᵀY‖_* of centered X and Y with ‖·‖_F = 1.
 
     The orthogonal Procrustes distance (Ding et al. 2021, arXiv 2108.01661, eq. 4) is √(2 − 2·similarity), a metric.
 
@@ -141,16 +141,16 @@ def procrustes_similarity(first: Tensor, second: Tensor) -> Tensor:
 
 
 def _paired(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Both in float64 with centred columns of about unit size."""
+    """Both in float64 with centered columns of about unit size."""
     if first.dim() != 2 or second.dim() != 2 or len(first) != len(second) or len(first) < 4:
         raise ValueError(
             "expected the same n ≥ 4 samples as (n, features) twice, "
             f"got the shapes {tuple(first.shape)} and {tuple(second.shape)}"
         )
-    return _centred(first), _centred(second)
+    return _centered(first), _centered(second)
 
 
-def _centred(x: Tensor) -> Tensor:
+def _centered(x: Tensor) -> Tensor:
     wide = x.detach().double()
     wide = wide - wide.mean(0)
     # What is left of a constant is rounding: far below the values themselves.

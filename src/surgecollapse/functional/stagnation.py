@@ -63,13 +63,13 @@ def zero_loss_share(logits: Tensor, target: Tensor, *, ignore_index: int = -100)
 
 
 class Alignment(NamedTuple):
-    """Cosines of :func:`naive_loss_minimisation`, 0-dimensional tensors on the device."""
+    """Cosines of :func:`naive_loss_minimization`, 0-dimensional tensors on the device."""
 
     per_tensor: dict[str, Tensor]
     overall: Tensor
 
 
-def naive_loss_minimisation(weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> Alignment:
+def naive_loss_minimization(weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> Alignment:
     """Cosine between the descent direction and the weights: cos(−∇L, W), for each tensor and for all together.
 
     1 says that a gradient step does nothing but scale the weights up, 0 that it is orthogonal to them, as after
@@ -85,7 +85,7 @@ def naive_loss_minimisation(weights: Mapping[str, Tensor], gradients: Mapping[st
     Raises:
         ValueError: if no name is in both, or shapes differ.
 
-    >>> found = naive_loss_minimisation({"a": torch.tensor([3.0, 4.0])}, {"a": torch.tensor([-4.0, 3.0])})
+    >>> found = naive_loss_minimization({"a": torch.tensor([3.0, 4.0])}, {"a": torch.tensor([-4.0, 3.0])})
     >>> found.per_tensor["a"].item(), found.overall.item()
     (0.0, 0.0)
     """

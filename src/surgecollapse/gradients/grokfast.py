@@ -16,7 +16,7 @@ What they share:
 * With ``compile=True`` large tensors are filtered in one compiled pass each (``torch.compile``; the first steps take
   seconds), which is what memory asks for and no more. Results differ by float rounding, and on the CPU non-finite
   values are dealt with entry by entry: such an entry passes as it is and leaves its own state alone, while its
-  neighbours are filtered, since looking at all of them first would be another pass. Without a compiler there is one
+  neighbors are filtered, since looking at all of them first would be another pass. Without a compiler there is one
   warning, and plain operations do the work.
 """
 

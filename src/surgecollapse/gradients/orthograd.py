@@ -49,7 +49,7 @@ class OrthoGrad:
 
     When to use:
         The cosine of descent direction and weights is near 1
-        (:func:`surgecollapse.functional.naive_loss_minimisation`), so training only scales the logits up. It gained
+        (:func:`surgecollapse.functional.naive_loss_minimization`), so training only scales the logits up. It gained
         most in front of Muon.
 
     Cost:

@@ -42,7 +42,7 @@ class MonitorContexts:
         self._reader: ActivationReader | None = None
         self._notes: dict[str, Tensor | float] = {}
         self._targets: Tensor | None = None
-        self._labelled = not probe.known  # the labels of a given probe batch are not those of the first batch
+        self._labeled = not probe.known  # the labels of a given probe batch are not those of the first batch
         self._samples = 0
         self._counting = True
 
@@ -61,11 +61,11 @@ class MonitorContexts:
         for name, value in numbers.items():
             if value is not None:
                 self._notes[name] = value.detach() if isinstance(value, Tensor) else float(value)
-        if targets is None or self._targets is not None or not (self._labelled and self._samples):
+        if targets is None or self._targets is not None or not (self._labeled and self._samples):
             return
         if targets.ndim and len(targets) == self._samples:
             self._targets = targets.detach()[:PROBE_ROWS].clone()
-        self._labelled = False
+        self._labeled = False
 
     def build(
         self,
@@ -129,13 +129,14 @@ class MonitorContexts:
         return {
             "samples": self._samples,
             "targets": self._targets,
-            "labelled": self._labelled,
+            "labeled": self._labeled,
             "counting": self._counting,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned."""
-        self._samples, self._targets, self._labelled = state["samples"], state["targets"], state["labelled"]
+        self._samples, self._targets = state["samples"], state["targets"]
+        self._labeled = state["labeled" if "labeled" in state else "labelled"]  # as version 0.1 spelled it
         self._counting = state["counting"]
 
 

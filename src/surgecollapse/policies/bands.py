@@ -31,7 +31,7 @@ class Band(Protocol):
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that was learnt."""
+        """Everything that was learned."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -156,9 +156,9 @@ class QuantileBand:
 
 
 class TargetBand:
-    """A band whose centre an integral controller moves until entropy tracks a target.
+    """A band whose center an integral controller moves until entropy tracks a target.
 
-    With c the centre, e the entropy and e* the target, each reading moves c ← clip(c − gain·(e − e*), e* ±
+    With c the center, e the entropy and e* the target, each reading moves c ← clip(c − gain·(e − e*), e* ±
     reach), and the limits are c ± width. While entropy stays above its target the band sinks, so that "high"
     is answered more often; while it stays below, the band rises and "low" is. ``reach`` bounds the integral
     (no wind-up).
@@ -167,7 +167,7 @@ class TargetBand:
         target: the entropy to track, in [0, 1].
         width: half the height of the band, > 0.
         gain: share of the error added at each reading, ≥ 0; 0 is a fixed band.
-        reach: how far the centre may leave the target, ≥ 0.
+        reach: how far the center may leave the target, ≥ 0.
 
     Raises:
         ValueError: if an option is out of range.
@@ -184,28 +184,28 @@ class TargetBand:
         validation.not_negative("gain", gain)
         validation.not_negative("reach", reach)
         self.target, self.width, self.gain, self.reach = target, width, gain, reach
-        self._centre = target
+        self._center = target
 
     def bounds(self) -> tuple[float, float] | None:
-        """The centre ± ``width``."""
-        return self._centre - self.width, self._centre + self.width
+        """The center ± ``width``."""
+        return self._center - self.width, self._center + self.width
 
     def words(self, side: str) -> str:
         """What the limit is."""
         return f"the {side} limit of the band steered to entropy {self.target:.3f}"
 
     def update(self, value: float) -> None:
-        """Move the centre against the error."""
-        centre = self._centre - self.gain * (value - self.target)
-        self._centre = min(max(centre, self.target - self.reach), self.target + self.reach)
+        """Move the center against the error."""
+        center = self._center - self.gain * (value - self.target)
+        self._center = min(max(center, self.target - self.reach), self.target + self.reach)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the centre is."""
-        return {"centre": self._centre}
+        """Where the center is."""
+        return {"center": self._center}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned."""
-        self._centre = state["centre"]
+        self._center = state["center" if "center" in state else "centre"]  # as version 0.1 spelled it
 
 
 class Hysteresis:

@@ -100,7 +100,7 @@ class Recycle(BasePolicy):
         idle = validation.pause(reading, plan, decision.phase)
         if idle is not None:
             return idle
-        last = reading.step == plan.total_steps  # nothing would be learnt any more
+        last = reading.step == plan.total_steps  # nothing would be learned any more
         if last or reading.step // self.interval <= state.last // self.interval:
             return decision
         state.last = reading.step

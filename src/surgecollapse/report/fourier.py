@@ -105,7 +105,7 @@ WORDS = {
               "Radial mean of the two-dimensional power spectrum of the first layer's filters"),
     "inputs": ("frequency along the input index (cycles per input)",
                "Fourier transform of the first layer's weights along the input index, in the order of the inputs; "
-               "it means something only where neighbouring inputs are related"),
+               "it means something only where neighboring inputs are related"),
 }  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from surgecollapse.record.whole_files import write_whole
 from surgecollapse.report.rundata import RunData
-from surgecollapse.report.summary import readable_bytes, summarise
+from surgecollapse.report.summary import readable_bytes, summarize
 
 if TYPE_CHECKING:
     from surgecollapse.events import Intervention
@@ -115,7 +115,7 @@ def _summary(runs: Sequence[RunData]) -> Section:
     from surgecollapse.report.compare import overview
     from surgecollapse.report.markup import Section, Table
 
-    found = [summarise(run, runs) for run in runs]
+    found = [summarize(run, runs) for run in runs]
     rows = [summary.cells() for summary in found]
     # With one number a row and one run a column, the table fits a phone.
     keys = [key for key in rows[0] if key != "run" and any(row[key] != "–" for row in rows)]

@@ -34,7 +34,7 @@ class Curve:
         return float(finite[-1]) if finite.size else None
 
     def thinned(self, most: int = 600) -> Curve:
-        """At most about ``most`` points, each the mean of equally many neighbours (a page need not carry all).
+        """At most about ``most`` points, each the mean of equally many neighbors (a page need not carry all).
 
         >>> Curve(np.arange(4), np.array([1.0, 3.0, 5.0, 7.0])).thinned(2).values
         array([2., 6.])

@@ -30,15 +30,15 @@ THEMED = {
     INK: "--ink", PAPER: "--paper", GRID: "--grid", FAINT: "--faint", SHADE: "--shade", BLUE: "--blue",
     VERMILLION: "--vermillion", GREEN: "--green", PURPLE: "--purple", ORANGE: "--orange", SKY: "--sky",
 }  # fmt: skip
-"""Colours that the inline pictures take from the page, so that they follow light and dark."""
+"""Colors that the inline pictures take from the page, so that they follow light and dark."""
 
 RUNS = ((BLUE, "o"), (VERMILLION, "s"), (GREEN, "^"), (PURPLE, "D"), (ORANGE, "v"), (SKY, "P"))
-"""Colour and mark of the first, second, … run."""
+"""Color and mark of the first, second, … run."""
 LINES = (
     (BLUE, "-"), (VERMILLION, "--"), (GREEN, "-."), (PURPLE, ":"),
     (ORANGE, (0, (7, 2))), (SKY, (0, (4, 1, 1, 1, 1, 1))), (INK, (0, (1, 3))), (FAINT, (0, (9, 3, 2, 3))),
 )  # fmt: skip
-"""Colour and dash of the first, second, … layer."""
+"""Color and dash of the first, second, … layer."""
 MARKS = {
     "collapse": ("v", VERMILLION), "surge": ("^", GREEN), "pump": ("o", SKY), "freeze": ("s", INK),
     "finalize": ("*", INK), "skip": ("x", PURPLE), "join": ("P", ORANGE),

@@ -91,7 +91,7 @@ def zero_share(values: Sequence[np.ndarray]) -> float | None:
     return 1 - sum(int(np.count_nonzero(v)) for v in values) / total if total else None
 
 
-def summarise(run: RunData, runs: Sequence[RunData] = ()) -> Summary:
+def summarize(run: RunData, runs: Sequence[RunData] = ()) -> Summary:
     """The numbers of one run; ``runs`` are all runs of the report, itself included."""
     from surgecollapse.lab.training.flops import mean_density
     from surgecollapse.report.classification import evaluate
@@ -147,7 +147,7 @@ def table(runs: Sequence[Path | RunData]) -> list[dict[str, str]]:
         "time",
         "interventions",
     )
-    rows = [summarise(run, data).cells() for run in data]
+    rows = [summarize(run, data).cells() for run in data]
     regression = all(run.predictions is None for run in data)
     if regression:
         wanted = ("run", "validation loss", "sparsity", "of all", "mean density", "size", "time", "interventions")

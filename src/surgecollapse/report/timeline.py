@@ -44,7 +44,7 @@ def chosen(layers: Sequence[str], most: int = MOST_LAYERS) -> tuple[str, ...]:
 
 
 def spans(phases: Sequence[tuple[int, str]], end: int) -> list[tuple[int, int, str]]:
-    """Phases as ``(from, to, name)``, equal neighbours joined.
+    """Phases as ``(from, to, name)``, equal neighbors joined.
 
     >>> spans([(0, "dense"), (100, "sparse"), (150, "sparse"), (200, "frozen")], 300)
     [(0, 100, 'dense'), (100, 200, 'sparse'), (200, 300, 'frozen')]

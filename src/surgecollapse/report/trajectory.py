@@ -25,7 +25,7 @@ class Plane:
 def project(sketches: Sequence[Array]) -> Plane:
     """Project several paths into the plane of their joint principal components.
 
-    The rows of all paths are centred on their common mean, X = UΣVᵀ, and mapped to X·v₁, X·v₂; the explained
+    The rows of all paths are centered on their common mean, X = UΣVᵀ, and mapped to X·v₁, X·v₂; the explained
     share of axis i is σᵢ²/Σσ². Each axis is oriented so that its largest loading is positive, which makes the
     picture deterministic.
 
@@ -37,12 +37,12 @@ def project(sketches: Sequence[Array]) -> Plane:
     ([-3.0, 0.0, 3.0], (1.0, 0.0))
     """
     joined = np.concatenate([np.asarray(s, float) for s in sketches])
-    centred = joined - joined.mean(axis=0)
-    _, sigma, axes = np.linalg.svd(centred, full_matrices=False)
+    centered = joined - joined.mean(axis=0)
+    _, sigma, axes = np.linalg.svd(centered, full_matrices=False)
     if len(sigma) < 2:
         sigma, axes = np.append(sigma, 0.0), np.concatenate([axes, np.zeros((1, axes.shape[1]))])
     signs = np.sign(axes[np.arange(2), np.abs(axes[:2]).argmax(axis=1)])
-    plane = centred @ (axes[:2] * np.where(signs == 0, 1.0, signs)[:, None]).T
+    plane = centered @ (axes[:2] * np.where(signs == 0, 1.0, signs)[:, None]).T
     total = float((sigma**2).sum()) or 1.0
     ends = np.cumsum([len(s) for s in sketches])[:-1]
     shares = (float(sigma[0] ** 2 / total), float(sigma[1] ** 2 / total))
@@ -50,7 +50,7 @@ def project(sketches: Sequence[Array]) -> Plane:
 
 
 def between(steps: Array, path: Array, at: Sequence[int]) -> Array:
-    """Points of the path at given steps, linear between the neighbours; shape ``(len(at), 2)``.
+    """Points of the path at given steps, linear between the neighbors; shape ``(len(at), 2)``.
 
     >>> between(np.array([0, 10]), np.array([[0.0, 0.0], [1.0, 2.0]]), [5]).tolist()
     [[0.5, 1.0]]

@@ -41,7 +41,7 @@ def canonical_name(name: str) -> str:
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Whether ``module`` normalises: its scale is no connection and is never pruned by default."""
+    """Whether ``module`` normalizes: its scale is no connection and is never pruned by default."""
     return "norm" in type(module).__name__.lower()
 
 

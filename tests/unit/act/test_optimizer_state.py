@@ -161,7 +161,7 @@ def first_step(mode: str, beta2: float = 0.999) -> float:
     p.grad = torch.ones(2, 2, dtype=torch.float64)
     optimizer.step()
     moved = before - p.detach()
-    assert moved[1, 1].item() == pytest.approx(1.0, rel=1e-3)  # its neighbours step as ever
+    assert moved[1, 1].item() == pytest.approx(1.0, rel=1e-3)  # its neighbors step as ever
     return moved[0, 0].item()
 
 

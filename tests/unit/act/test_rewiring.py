@@ -158,7 +158,7 @@ def test_a_surge_reopens_exactly_as_many_of_the_closed(distribution, growth, sig
     assert rewiring.weights.live == 115 + count
     opened = {n: rewiring.weights.mask(n) & closed[n] for n in closed}
     assert sum(int(o.sum()) for o in opened.values()) == count
-    assert all(torch.equal(p, before[n]) for n, p in rewiring.weights.params.items())  # zero-initialised
+    assert all(torch.equal(p, before[n]) for n, p in rewiring.weights.params.items())  # zero-initialized
 
 
 def test_the_highest_signal_is_reopened_first():

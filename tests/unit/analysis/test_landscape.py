@@ -165,7 +165,7 @@ def test_nets_that_are_no_chain_are_refused():
 @DTYPES
 @pytest.mark.parametrize("width", [5, 8])
 @pytest.mark.parametrize("dimensions", [1, 2])
-def test_surface_meets_the_net_and_is_filter_normalised(dimensions, width, dtype):
+def test_surface_meets_the_net_and_is_filter_normalized(dimensions, width, dtype):
     net, x, y = mlp(width=width).to(dtype), normal(16, 4, dtype=dtype), torch.arange(16) % 3
     before = {k: v.clone() for k, v in net.state_dict().items()}
     found = loss_surface(net, F.cross_entropy, x, y, dimensions=dimensions, points=5)
@@ -209,12 +209,12 @@ def test_the_surface_does_not_see_how_two_layers_share_their_scale():
 
 @DTYPES
 @pytest.mark.parametrize("curvatures", [(1.0, 4.0), (0.5, 2.0, 8.0)])
-def test_coefficient_of_a_quadratic_is_the_localised_closed_form(curvatures, dtype):
+def test_coefficient_of_a_quadratic_is_the_localized_closed_form(curvatures, dtype):
     n, copies, gamma = 1000, 300, 20.0
     h = torch.tensor(curvatures, dtype=dtype)
     found = sample_learning_coefficient(
         lambda w, _: (h * w["w"].square()).sum() / 2, {"w": torch.zeros(copies, len(h), dtype=dtype)}, n, 0.0,
-        step_size=2e-4, localisation=gamma, chains=2, draws=600, burn_in=150,
+        step_size=2e-4, localization=gamma, chains=2, draws=600, burn_in=150,
     )  # fmt: skip
     scaled = n / math.log(n) * np.array(curvatures)
     exact = 0.5 * (scaled / (scaled + gamma)).sum()  # T7; half the dimension where γ is small
@@ -229,7 +229,7 @@ def test_singular_coefficients_are_those_of_the_finite_integral(powers):
     p, q = powers
     found = sample_learning_coefficient(
         lambda w, _: (w["w"][:, 0] ** p * w["w"][:, 1] ** q).sum(),
-        {"w": normal(copies, 2) * 0.3}, n, 0.0, step_size=1e-3, localisation=gamma, chains=1, draws=1500, burn_in=1500,
+        {"w": normal(copies, 2) * 0.3}, n, 0.0, step_size=1e-3, localization=gamma, chains=1, draws=1500, burn_in=1500,
         check_step=False,
     )  # fmt: skip
     grid = np.linspace(-6, 6, 3001)
@@ -285,7 +285,7 @@ def test_coefficient_of_reduced_rank_regression_is_that_of_the_finite_integral(m
     found = sample_learning_coefficient(
         lambda w, _: torch.bmm(w["b"], w["a"]).square().sum() / 2,
         {"a": torch.zeros(copies, h, m, dtype=dtype), "b": torch.zeros(copies, n, h, dtype=dtype)}, samples, 0.0,
-        step_size=1e-3, localisation=10.0, chains=1, draws=1000, burn_in=1000,
+        step_size=1e-3, localization=10.0, chains=1, draws=1000, burn_in=1000,
     )  # fmt: skip
     exact = reduced_rank_integral(m, n, h, samples / math.log(samples), 10.0)
     assert (2 * found.at_half_step - found.value) / copies == pytest.approx(exact, rel=0.04)  # to a step of 0
@@ -299,7 +299,7 @@ def test_coefficient_of_a_linear_net_of_two_layers_is_that_of_the_finite_integra
     x = torch.linalg.qr(normal(400, 2)).Q * 20  # XᵀX = 400, so that the loss is ‖BA‖²/2
     found = local_learning_coefficient(
         net, lambda o, t: (o - t).square().sum(1).mean() / 2, x, torch.zeros(400, 2, dtype=torch.float64),
-        step_size=1.5e-3, localisation=20.0, chains=4, draws=1000, burn_in=200, check_step=False,
+        step_size=1.5e-3, localization=20.0, chains=4, draws=1000, burn_in=200, check_step=False,
     )  # fmt: skip
     exact = reduced_rank_integral(2, 2, 2, 400 / math.log(400), 20.0)
     assert found.value == pytest.approx(exact, abs=max(0.1, 3 * found.standard_error))
@@ -311,7 +311,7 @@ def test_coefficient_of_a_linear_net_is_half_its_weights_and_the_net_stays():
         net.weight.zero_()
     found = local_learning_coefficient(
         net, lambda o, t: F.mse_loss(o, t) / 2, x, torch.zeros(400, 1, dtype=torch.float64),
-        step_size=2e-3, localisation=0.1, chains=4, draws=1500, burn_in=200, check_step=False,
+        step_size=2e-3, localization=0.1, chains=4, draws=1500, burn_in=200, check_step=False,
     )  # fmt: skip
     assert found.value == pytest.approx(1.5, abs=max(0.25, 4 * found.standard_error))
     assert found.r_hat < 1.1
@@ -340,7 +340,7 @@ def test_coefficient_of_a_masked_quadratic_is_that_of_its_open_weights(open_coun
         return (h * w["w"].square()).sum() / 2
 
     found = sample_learning_coefficient(
-        loss, {"w": torch.zeros(copies, 4, dtype=dtype)}, n, 0.0, step_size=2e-4, localisation=gamma, chains=2,
+        loss, {"w": torch.zeros(copies, 4, dtype=dtype)}, n, 0.0, step_size=2e-4, localization=gamma, chains=2,
         draws=600, burn_in=300, masks={"w": mask},
     )  # fmt: skip
     scaled = n / math.log(n) * h[:open_count].double().numpy()
@@ -361,7 +361,7 @@ def test_coefficient_of_a_masked_linear_net_is_half_its_open_weights():
     net, masks = masked_line()
     x = normal(400, 4)
     found = local_learning_coefficient(
-        net, lambda o, t: F.mse_loss(o, t) / 2, x, net(x).detach(), step_size=2e-3, localisation=0.1, chains=4,
+        net, lambda o, t: F.mse_loss(o, t) / 2, x, net(x).detach(), step_size=2e-3, localization=0.1, chains=4,
         draws=1500, burn_in=200, check_step=False, masks=masks,
     )  # fmt: skip
     assert found.value == pytest.approx(1.0, abs=max(0.2, 4 * found.standard_error))
@@ -452,7 +452,7 @@ def test_a_net_that_has_diverged_is_named_with_its_weights(name, value):
 def test_an_estimate_whose_tests_fail_is_no_result(change, doubt):
     good = LocalLearningCoefficient(
         value=5.0, standard_error=0.1, by_chain=(4.9, 5.1), traces=((5.0,), (5.0,)), burn_in=0, at_half_step=4.9,
-        r_hat=1.02, step_size=1e-4, localisation=100.0,
+        r_hat=1.02, step_size=1e-4, localization=100.0,
     )  # fmt: skip
     found = dataclasses.replace(good, **change)
     assert found.to_dict()["doubt"] == found.doubt

@@ -96,9 +96,9 @@ def test_a_history_is_drawn_with_its_phases():
     pytest.importorskip("matplotlib")
     labels = (A + B) % P
     measures = [progress(trigonometric(scale=s), labels, TRAINING, (2, 5)) for s in (0.1, 4.0)]
-    history = progress_history((0, 10), measures, [("memorisation", 0, 5), ("cleanup", 5, 10)])
+    history = progress_history((0, 10), measures, [("memorization", 0, 5), ("cleanup", 5, 10)])
     (axes,) = history.plot().axes
-    assert {text.get_text() for text in axes.texts} == {"memorisation", "cleanup"}
+    assert {text.get_text() for text in axes.texts} == {"memorization", "cleanup"}
     assert tuple(axes.lines[2].get_ydata()) == history.restricted
 
 

@@ -11,7 +11,7 @@ from grokking_bank.stack import BETAS, EPS, Stack
 from grokking_bank.store import evaluation_steps, read_bank, train_stack, write_stack
 from torch import nn
 
-from surgecollapse.functional import naive_loss_minimisation, singular_values, stable_rank
+from surgecollapse.functional import naive_loss_minimization, singular_values, stable_rank
 
 TASK = problem("add-7")
 MEMBERS = (
@@ -86,7 +86,7 @@ def test_readings_are_those_of_the_net_alone():
             "confidence/train": logits.softmax(1).amax(1).mean().item(),
         }
     gradients = {n: p.grad for n, p in net.named_parameters()}
-    wanted["alignment/naive_loss"] = naive_loss_minimisation(before, gradients).overall.item()
+    wanted["alignment/naive_loss"] = naive_loss_minimization(before, gradients).overall.item()
     assert {name: found[name] for name in wanted} == pytest.approx(wanted, rel=1e-3, abs=1e-5)
 
 

@@ -30,7 +30,7 @@ FEATURES = (
     Feature("alignment/naive_loss", "value"),
 )
 SCORE = Score(
-    features=FEATURES, centre=(0.0,) * 4, scale=(1.0, 0.1, 0.5, 1.0), weight=(0.2, -1.0, 1.0, 0.5), intercept=-1.0
+    features=FEATURES, center=(0.0,) * 4, scale=(1.0, 0.1, 0.5, 1.0), weight=(0.2, -1.0, 1.0, 0.5), intercept=-1.0
 )
 
 
@@ -119,8 +119,8 @@ def test_layers_are_averaged_and_the_whole_net_comes_first():
 def test_a_track_sees_only_what_it_may():
     seen = {track: {feature.series for feature in features_of(track)} for track in TRACKS}
     assert not any("validation" in name for name in seen["train"])
-    assert not {"loss/validation", "accuracy/validation", "gap/loss"} & seen["unlabelled"]
-    assert seen["train"] < seen["unlabelled"] < seen["labelled"]
+    assert not {"loss/validation", "accuracy/validation", "gap/loss"} & seen["unlabeled"]
+    assert seen["train"] < seen["unlabeled"] < seen["labeled"]
 
 
 def test_a_written_detector_is_the_same_one():
@@ -203,5 +203,5 @@ def test_the_alarm_of_a_course_is_the_alarm_of_the_detector_online():
 
 
 def test_an_alarm_is_an_event_like_others():
-    alarm = Alarm(step=7, detector="x", reason="y", forecast="does not generalise")
+    alarm = Alarm(step=7, detector="x", reason="y", forecast="does not generalize")
     assert from_dict(json.loads(json.dumps(to_dict(alarm)))) == alarm

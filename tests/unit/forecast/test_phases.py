@@ -37,7 +37,7 @@ def test_phases_follow_one_another_with_losses_that_rise_and_fall():
     loss = [2.0, 2.5, 3.0, 4.0, 4.0, 3.5, 3.0, 2.5, 2.0, 1.5, 1.0, 0.5, 0.1, 0.1, 0.1]
     found = phases(steps, train, validation, validation_loss=loss)
     assert [(span.phase, span.first, span.last) for span in found.spans] == [
-        ("memorisation", 1, 2),
+        ("memorization", 1, 2),
         ("plateau", 3, 5),
         ("circuit formation", 6, 9),
         ("cleanup", 10, 12),
@@ -45,7 +45,7 @@ def test_phases_follow_one_another_with_losses_that_rise_and_fall():
     ]
 
 
-def test_generalisation_that_is_lost_again_is_sustained_but_not_stable():
+def test_generalization_that_is_lost_again_is_sustained_but_not_stable():
     validation = [0.1, 0.1, 0.1, 0.96, 0.97, 0.97, 0.4, 0.4]
     found = phases(range(10, 90, 10), [1.0] * 8, validation)
     assert found.sustained == Interval(after=30, by=40)
@@ -61,7 +61,7 @@ def test_a_lasting_fall_of_the_training_accuracy_is_a_collapse_and_a_spike_is_no
 
 def test_a_loss_that_is_not_finite_is_a_collapse_at_once():
     found = phases([1, 2, 3], [0.2, 0.2, 0.0], [0.1] * 3, train_loss=[2.0, float("inf"), float("nan")])
-    assert [(span.phase, span.first) for span in found.spans] == [("memorisation", 1), ("collapsed", 2)]
+    assert [(span.phase, span.first) for span in found.spans] == [("memorization", 1), ("collapsed", 2)]
 
 
 def test_series_of_other_lengths_or_unsorted_steps_are_refused():

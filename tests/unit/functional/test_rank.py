@@ -90,7 +90,7 @@ def test_singular_values_are_numpys(shape, dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_sample_participation_ratio_is_that_of_the_centred_spectrum(dtype):
+def test_the_sample_participation_ratio_is_that_of_the_centered_spectrum(dtype):
     for rows, units in ((20, 7), (7, 20)):
         x = normal(rows, units, dtype=dtype) + 5
         whole = participation_ratio(singular_values(x - x.mean(0)))
@@ -124,7 +124,7 @@ def test_planted_dimensions_are_found(dimension, dtype):
     g = torch.Generator().manual_seed(dimension)
     cube = torch.rand(1500, dimension, generator=g, dtype=torch.float64)
     points = (torch.cat([cube, cube.sin()], 1) @ normal(2 * dimension, 11, seed=3)).to(dtype)
-    # Standard error of d over 1,350 ratios: d/√1350 = 2.7%. Edges bias both downwards: more with more neighbours.
+    # Standard error of d over 1,350 ratios: d/√1350 = 2.7%. Edges bias both downwards: more with more neighbors.
     assert two_nn(points).item() == pytest.approx(dimension, rel=0.12)
     assert levina_bickel(points, 4).item() == pytest.approx(dimension, rel=0.12)
 

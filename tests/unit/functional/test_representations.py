@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from surgecollapse.functional import (
-    discretise,
+    discretize,
     gini,
     hill,
     inverse_participation_ratio,
@@ -132,7 +132,7 @@ def test_debiasing_takes_away_the_similarity_of_unrelated_wide_representations(s
 
 @BOTH
 @pytest.mark.parametrize("shape", [(30, 3), (10, 50)])
-def test_biased_cka_is_the_cosine_of_centred_gram_matrices(shape, dtype):
+def test_biased_cka_is_the_cosine_of_centered_gram_matrices(shape, dtype):
     x, y = normal(*shape), normal(*shape, seed=1) + normal(*shape)
     h = torch.eye(len(x), dtype=torch.float64) - 1 / len(x)
     k, l = (h @ (z @ z.T) @ h for z in (x, y))
@@ -204,13 +204,13 @@ def test_orthogonal_classes_are_not_at_the_largest_angles_to_each_other(classes,
     means = torch.diag(torch.arange(1, classes + 1, dtype=dtype))
     weight = -simplex(classes, classes, dtype=dtype)
     found = neural_collapse(means.repeat(2, 1), torch.arange(classes).repeat(2), weight=weight)
-    centred = (means - means.mean(0)).double().numpy()
-    norms = np.linalg.norm(centred, axis=1)
-    cosines = (centred @ centred.T / np.outer(norms, norms))[~np.eye(classes, dtype=bool)]
+    centered = (means - means.mean(0)).double().numpy()
+    norms = np.linalg.norm(centered, axis=1)
+    cosines = (centered @ centered.T / np.outer(norms, norms))[~np.eye(classes, dtype=bool)]
     assert found.norms.item() == pytest.approx(norms.std() / norms.mean(), rel=close(dtype))
     assert found.angles.item() == pytest.approx(np.abs(cosines + 1 / (classes - 1)).mean(), rel=close(dtype))
     rows = weight.double().numpy()
-    apart = rows / np.linalg.norm(rows) - centred / np.linalg.norm(centred)
+    apart = rows / np.linalg.norm(rows) - centered / np.linalg.norm(centered)
     assert found.duality.item() == pytest.approx((apart**2).sum(), rel=close(dtype))
     assert found.disagreement.isnan()
 
@@ -442,7 +442,7 @@ def test_label_information_is_scikit_learns_in_one_dimension(classes, each, dtyp
 
     labels = torch.arange(classes).repeat(each)
     x = (normal(classes * each, 1) + labels[:, None]).to(dtype)
-    # It adds noise of 1e-10 of the scale, and centres nothing.
+    # It adds noise of 1e-10 of the scale, and centers nothing.
     expected = mutual_info_classif(x.numpy(), labels.numpy(), discrete_features=False, random_state=0)[0]
     assert label_mutual_information(x, labels).item() == pytest.approx(expected, abs=1e-3)
 
@@ -461,7 +461,7 @@ def test_label_information_of_separate_and_of_unrelated_classes(units, dtype):
 def test_binned_information_of_gaussians_nears_the_truth_and_miller_madow_helps(count, dtype):
     x, noise = normal(count, 1), normal(count, 1, seed=1)
     y = 0.8 * x + 0.6 * noise
-    a, b = (discretise(z.to(dtype), 24, low=-3, high=3) for z in (x, y))
+    a, b = (discretize(z.to(dtype), 24, low=-3, high=3) for z in (x, y))
     truth = -0.5 * math.log(0.36)
     plain, corrected = (symbol_mutual_information(a, b, correct=c).item() for c in (False, True))
     assert abs(corrected - truth) < abs(plain - truth)
@@ -482,7 +482,7 @@ def test_miller_madow_takes_the_bias_of_the_plug_in_entropy_away(symbols, sample
 @BOTH
 @pytest.mark.parametrize(("n", "units"), [(64, 10), (40, 25)])
 def test_plug_in_information_of_different_rows_saturates_at_ln_n(n, units, dtype):
-    rows = discretise(normal(n, units, dtype=dtype), 30)
+    rows = discretize(normal(n, units, dtype=dtype), 30)
     found = symbol_mutual_information(rows, torch.arange(n), correct=False)
     assert found.item() == pytest.approx(math.log(n))
 
@@ -494,6 +494,6 @@ def test_inputs_are_left_alone():
     for similarity in SIMILARITIES.values():
         similarity(x, y)
     neural_collapse(x, labels), power_law(x.abs()), ksg_mutual_information(x, y), label_mutual_information(x, labels)
-    discretise(x), inverse_participation_ratio(x), gini(x), marchenko_pastur_bulk(x)
+    discretize(x), inverse_participation_ratio(x), gini(x), marchenko_pastur_bulk(x)
     assert torch.equal(x, copies[0])
     assert torch.equal(y, copies[1])

@@ -32,7 +32,7 @@ DESIGNS = {
     "ema": ema_coefficients(0.9),
     "ma": ma_coefficients(7),
     "butterworth": BUTTERWORTH,
-    "unnormalised": ([1.0, -0.5], [2.0, -1.0, 0.4, 0.1]),
+    "unnormalized": ([1.0, -0.5], [2.0, -1.0, 0.4, 0.1]),
     "long numerator": ([0.1, 0.2, 0.3, 0.4], [1.0, -0.5]),
 }
 every_design = pytest.mark.parametrize("design", DESIGNS.values(), ids=DESIGNS)

@@ -138,7 +138,7 @@ def test_gradients_that_are_not_finite_pass_untouched_and_leave_no_trace(make, b
     for pair in zip(results, others, strict=True):
         transform(params, pair)
     assert results[when].view(torch.int32).equal(broken[when].view(torch.int32))
-    # The filter goes on as if those steps had not been, and the neighbour was not held up.
+    # The filter goes on as if those steps had not been, and the neighbor was not held up.
     kept = [step for step in range(40) if step not in when]
     assert torch.allclose(results[kept].double(), expected(make, history[kept]), atol=1e-5)
     assert torch.allclose(others.double(), expected(make, history), atol=1e-5)

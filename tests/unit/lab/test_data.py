@@ -30,7 +30,7 @@ def idx_bytes(array: np.ndarray) -> bytes:
 
 @pytest.fixture
 def images():
-    """Twenty images of two classes; image i has the constant grey value i."""
+    """Twenty images of two classes; image i has the constant gray value i."""
     return np.tile(np.arange(20)[:, None, None], (1, 4, 4)), np.arange(20) % 2
 
 
@@ -97,7 +97,7 @@ def test_digits_sets_hold_every_image_once():
     raw = torch.from_numpy(load_digits().images.astype(np.float32)).flatten(1)
     data = load_task("digits", seed=0)
     joined = torch.cat([x for x, _ in all_sets(data)]).flatten(1)
-    # Standardising is one monotone map per pixel, so that ranks within a pixel tell the images.
+    # Standardizing is one monotone map per pixel, so that ranks within a pixel tell the images.
     assert torch.equal(raw.sum(0).argsort(stable=True)[-1:], raw.sum(0).argsort(stable=True)[-1:])
     for pixel in (20, 36, 43):
         back = joined[:, pixel].unique(return_counts=True)[1]
@@ -105,7 +105,7 @@ def test_digits_sets_hold_every_image_once():
         assert torch.equal(back, there)
 
 
-def test_standardising_uses_the_training_set_alone_and_leaves_constant_pixels_finite():
+def test_standardizing_uses_the_training_set_alone_and_leaves_constant_pixels_finite():
     data = load_task("digits", seed=0)
     assert torch.allclose(data.x_train.mean(0), torch.zeros(1, 8, 8), atol=1e-5)
     deviation = data.x_train.std(0, unbiased=False)
@@ -115,7 +115,7 @@ def test_standardising_uses_the_training_set_alone_and_leaves_constant_pixels_fi
     assert float(data.x_test.mean().abs()) > 1e-4
 
 
-def test_images_that_are_not_standardised_lie_in_0_to_1(write_set, tmp_path):
+def test_images_that_are_not_standardized_lie_in_0_to_1(write_set, tmp_path):
     write_set(tmp_path)
     for name, most in (("digits", 1.0), ("mnist", 19 / 255)):
         raw, standard = (load_task(name, seed=0, data_dir=tmp_path, standardize=how) for how in (False, True))
@@ -222,9 +222,9 @@ def test_idx_files_are_found_in_every_usual_layout(gz, spelling, layout, write_s
     assert [len(y) for _, y in all_sets(data)] == [18, 2, 6]
     assert data.input_shape == (1, 4, 4)
     # Grey value i belongs to class i mod 2: rows and labels stayed together.
-    greys = torch.cat([data.x_train, data.x_validation])[:, 0, 0, 0]
+    grays = torch.cat([data.x_train, data.x_validation])[:, 0, 0, 0]
     labels = torch.cat([data.y_train, data.y_validation])
-    assert torch.equal(greys.argsort().argsort() % 2, labels)
+    assert torch.equal(grays.argsort().argsort() % 2, labels)
 
 
 def test_missing_files_are_named_with_the_way_to_get_them(tmp_path, write_set, monkeypatch):

@@ -1,4 +1,4 @@
-"""Times of fitting and generalising; the published experiments; gradient transforms by option."""
+"""Times of fitting and generalizing; the published experiments; gradient transforms by option."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from surgecollapse.lab.config.stored import current
 from surgecollapse.lab.data.synthetic import modular
 from surgecollapse.lab.training.building import build_model
 from surgecollapse.lab.training.loading import load_data
-from surgecollapse.lab.training.muon import Muon, orthogonalised
+from surgecollapse.lab.training.muon import Muon, orthogonalized
 from surgecollapse.lab.training.optim import make_loss, make_optimizer, make_transforms
 from surgecollapse.lab.training.run import train
 from surgecollapse.record import RunStore
@@ -67,7 +67,7 @@ def test_lengths_that_differ_are_refused():
         grokking_times([1, 2], [0.5, 0.5], [0.5])
 
 
-def test_seconds_are_those_of_training_up_to_generalising():
+def test_seconds_are_those_of_training_up_to_generalizing():
     found = grokking_summary(STEPS, [1] * 10, [0.0] * 4 + [1.0] * 6, seconds_a_step=0.5)
     assert (found["t_gen"], found["seconds_to_t_gen"]) == (50, 25.0)
     assert grokking_summary([], [], [])["seconds_to_t_gen"] is None
@@ -263,12 +263,12 @@ def test_every_new_key_is_a_flag():
 # Muon
 
 
-def test_orthogonalised_matrices_have_singular_values_near_one():
+def test_orthogonalized_matrices_have_singular_values_near_one():
     for shape in ((8, 8), (5, 20), (20, 5)):
         matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        singular = torch.linalg.svdvals(orthogonalised(matrix))
+        singular = torch.linalg.svdvals(orthogonalized(matrix))
         assert 0.6 < singular.min() <= singular.max() < 1.3
-    assert torch.equal(orthogonalised(torch.zeros(3, 2)), torch.zeros(3, 2))
+    assert torch.equal(orthogonalized(torch.zeros(3, 2)), torch.zeros(3, 2))
 
 
 def test_muon_is_torchs_with_the_rate_in_adams_units():
@@ -284,7 +284,7 @@ def test_muon_is_torchs_with_the_rate_in_adams_units():
         ours.step()
         torchs.step()
     moved = (matrix.detach() - other.detach()).norm() / other.detach().norm()
-    assert moved < 0.02, "torch's orthogonalises in bfloat16, and its momentum is (1 − β) times ours"
+    assert moved < 0.02, "torch's orthogonalizes in bfloat16, and its momentum is (1 − β) times ours"
 
 
 def test_what_is_no_matrix_moves_as_adamw_does():
@@ -380,7 +380,7 @@ def test_embeddings_can_have_a_rate_of_their_own_and_resume_bitwise(optimizer, t
     assert rates[-1] == pytest.approx(2 * rates[0])
 
 
-def test_muon_behind_orthograd_learns_parity_in_a_few_steps_and_generalises_while_it_fits(tmp_path):
+def test_muon_behind_orthograd_learns_parity_in_a_few_steps_and_generalizes_while_it_fits(tmp_path):
     config = make_config(task="prieto-parity-record", evaluate_every=10, steps=60, stop_at_accuracy=None)
     grokking = train(config, tmp_path / "run").summary["grokking"]
     assert grokking["t_gen"] is not None  # 25 at most on ten seeds; ⊥AdamW needs 2,800

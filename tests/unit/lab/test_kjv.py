@@ -1,4 +1,4 @@
-"""Character-level language modelling: windows by hand, both sources, the causal net, and runs of every kind on it."""
+"""Character-level language modeling: windows by hand, both sources, the causal net, and runs of every kind on it."""
 
 from __future__ import annotations
 

@@ -454,7 +454,7 @@ class _Answers(nn.Module):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(3, 4), (2, 5, 4)])
-def test_certainty_is_one_minus_the_normalised_entropy_of_the_predictions(shape, dtype):
+def test_certainty_is_one_minus_the_normalized_entropy_of_the_predictions(shape, dtype):
     def prediction_confidence(answers):
         model = _Answers(answers)
         return Observer(model, ActivationReader(model, {}), Probe(torch.zeros(3, 2)), generator()).measure(

@@ -117,8 +117,8 @@ def test_thresholds_steered_to_a_target_follow_it() -> None:
     policy = EntropyThresholds(thresholds="target", target=0.5)
     policy.start(Plan(sparsity=0.9, total_steps=None, every=10))
     assert feed(policy, [0.54])[0].acts is False
-    centre = policy.state_dict()["band"]["centre"]
-    assert centre == pytest.approx(0.5 - 0.05 * 0.04)
+    center = policy.state_dict()["band"]["center"]
+    assert center == pytest.approx(0.5 - 0.05 * 0.04)
     assert feed(policy, [0.6])[0].acts
 
 

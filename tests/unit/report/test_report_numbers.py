@@ -16,7 +16,7 @@ from surgecollapse.report.energy import path_of_sparsity
 from surgecollapse.report.fourier import input_spectrum, radial_spectrum, spectrum, token_spectrum, token_table
 from surgecollapse.report.rundata import Curve, Predictions, RunData
 from surgecollapse.report.spectrum import cutoff_of, parts_of
-from surgecollapse.report.summary import prunable_names, summarise, table
+from surgecollapse.report.summary import prunable_names, summarize, table
 from surgecollapse.report.trajectory import between, project
 from surgecollapse.report.weights import split_zeros
 
@@ -176,14 +176,14 @@ def test_size_counts_non_zeros_and_one_bit_for_each_entry(make):
     weight = np.zeros((8, 8), np.float32)
     weight[0] = 1.0
     run = replace(make(), parameters={"w": weight, "b": np.ones(3, np.float32)}, prunable=frozenset({"w"}))
-    assert summarise(run).size == 8 * 4 + 8 + 12
+    assert summarize(run).size == 8 * 4 + 8 + 12
 
 
 def test_the_plain_run_is_measured_on_what_the_other_prunes(pair):
     plain, sparse = pair
     assert prunable_names(plain, pair) == sparse.prunable
-    assert summarise(plain, pair).sparsity == 0.0
-    assert summarise(sparse, pair).sparsity == pytest.approx(0.9, abs=0.001)
+    assert summarize(plain, pair).sparsity == 0.0
+    assert summarize(sparse, pair).sparsity == pytest.approx(0.9, abs=0.001)
 
 
 def test_the_small_table_has_one_row_for_each_run_in_text(pair):

@@ -91,7 +91,7 @@ def test_ids_are_unique_and_every_reference_has_one(page):
     assert not missing
 
 
-def test_every_picture_is_well_formed_labelled_and_has_its_png(page):
+def test_every_picture_is_well_formed_labeled_and_has_its_png(page):
     pictures = re.findall(r"<svg .*?</svg>", page.read_text(), flags=re.S)
     assert len(pictures) == len(list(page.parent.glob("*.png"))) >= 15
     for picture in pictures:

@@ -126,7 +126,7 @@ def test_no_two_tick_labels_overlap(pictures):
                     assert not one.overlaps(two), f"{picture.name}: tick labels overlap"
 
 
-def test_every_axis_that_has_data_is_labelled(pair):
+def test_every_axis_that_has_data_is_labeled(pair):
     for part in sections(pair):
         for picture in part.pictures:
             words = {text.get_text() for text in picture.figure.findobj(Text) if text.get_text().strip()}
@@ -161,7 +161,7 @@ def test_neither_pyplot_nor_anything_heavy_is_imported_before_it_is_needed():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_runs_lines_and_kinds_are_distinct_without_colour():
+def test_runs_lines_and_kinds_are_distinct_without_color():
     assert len({mark for _, mark in RUNS}) == len(RUNS)
     assert len({str(dash) for _, dash in LINES}) == len(LINES)
     assert len({mark for mark, _ in MARKS.values()}) == len(MARKS)

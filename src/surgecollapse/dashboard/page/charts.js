@@ -7,7 +7,7 @@ export const ORDER = ["loss", "accuracy", "entropy", "mask", "energy", "dimensio
 // Looked up by names of series, which may be "toString": hence maps.
 const UNDER = new Map(Object.entries({ sparsity: "mask", gradient_norm: "norm", learning_rate: "time", "orthograd/removed": "grokfast", "clip/factor": "grokfast" }));
 const HEADINGS = new Map(Object.entries({ grokfast: "Grokfast and ⊥Grad", mask: "sparsity", time: "time and learning rate" }));
-const COLOURS = new Map(Object.entries({ collapse: "--blue", surge: "--amber", pump: "--red", freeze: "--green" }));
+const COLORS = new Map(Object.entries({ collapse: "--blue", surge: "--amber", pump: "--red", freeze: "--green" }));
 
 export function groupOf(name) { return UNDER.get(name) ?? name.split("/")[0]; }
 export function headingOf(group) { return HEADINGS.get(group) ?? group.replace(/_/g, " "); }
@@ -121,7 +121,7 @@ export class Chart {
     for (const event of this.markers()) {
       const x = u.valToPos(view.step(event.step), "x", true);
       if (x < u.bbox.left || x > u.bbox.left + u.bbox.width) continue;
-      context.fillStyle = css(colour(event));
+      context.fillStyle = css(color(event));
       context.fillRect(x - 0.5, u.bbox.top, event.class === "Request" ? 2 : 1, u.bbox.height);
     }
     context.restore();
@@ -140,7 +140,7 @@ export class Chart {
 }
 
 function bridge(ys) { for (let i = 0; i < ys.length; i++) if (ys[i] === undefined) ys[i] = null; }
-export function colour(event) { return event.class === "Alarm" ? "--red" : COLOURS.get(event.kind) ?? "--soft"; }
+export function color(event) { return event.class === "Alarm" ? "--red" : COLORS.get(event.kind) ?? "--soft"; }
 export function words(event) {
   const numbers = Object.entries(event.details ?? {}).filter(([, v]) => typeof v === "number").map(([k, v]) => `${k} ${short(v)}`);
   if (event.pruned) numbers.unshift(`closed ${event.pruned}`);

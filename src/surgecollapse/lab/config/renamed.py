@@ -9,7 +9,7 @@ RENAMED = {
     "hold": "lr_hold_steps",
     "smallest": "qm9_first_molecules",
     "content_words": "drop_stop_words",
-    "standardise": "standardize",
+    "standardise": "standardize",  # version 0.1
     "weigh_batches": "scale_partial_batches",
     "average_decay": "ema_decay",
     "trace_every": "gradient_trace_every",

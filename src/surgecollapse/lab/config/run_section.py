@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -14,7 +14,7 @@ from surgecollapse.plugins import offered
 if TYPE_CHECKING:
     from typing import Self
 
-FORECASTS = ("none", "train", "unlabelled", "labelled")
+FORECASTS = ("none", "train", "unlabeled", "labeled")
 MOST_THREADS = 1_024
 """More threads than any machine has cores; torch crashes on numbers far above that."""
 
@@ -51,12 +51,12 @@ class Run(Section):
     )
     forecast: str = Field(
         "none",
-        description="Raise an alarm when the net is about to generalise, or will not: none, from the training rows "
-        "alone (train), from validation inputs, too (unlabelled), or from their labels, too (labelled); calibrated on "
+        description="Raise an alarm when the net is about to generalize, or will not: none, from the training rows "
+        "alone (train), from validation inputs, too (unlabeled), or from their labels, too (labeled); calibrated on "
         "small nets. Or a detector that a package offers.",
     )
     give_up: bool = Field(
-        False, description="Stop when the forecast says that the net will not generalise; takes a forecast."
+        False, description="Stop when the forecast says that the net will not generalize; takes a forecast."
     )
 
     evaluate_every: int = Field(100, ge=1, description="Steps between two evaluations.")
@@ -81,6 +81,12 @@ class Run(Section):
         1, ge=1, le=MOST_THREADS, description="Threads of torch; results are reproducible for a fixed number only."
     )
 
+    @field_validator("forecast", mode="before")
+    @classmethod
+    def _spelling(cls, forecast: Any) -> Any:
+        spelled = {"unlabelled": "unlabeled", "labelled": "labeled"}  # in files of version 0.1
+        return spelled.get(forecast, forecast)
+
     @field_validator("forecast")
     @classmethod
     def _is_known(cls, forecast: str) -> str:
@@ -93,7 +99,7 @@ class Run(Section):
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give either steps or epochs, and only one of them")
         if self.give_up and self.forecast == "none":
-            raise ValueError("give_up = true needs a forecast: choose train, unlabelled or labelled")
+            raise ValueError("give_up = true needs a forecast: choose train, unlabeled or labeled")
         if self.until == "grokked" and self.stop_at_accuracy is not None:
             raise ValueError("until = 'grokked' and stop_at_accuracy are two goals: drop one")
         return self

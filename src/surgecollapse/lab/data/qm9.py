@@ -36,7 +36,7 @@ def qm9(seed: int, *, data_dir: Path | None = None, samples: int | None = 50, fi
     """Isotropic polarizability of molecules of QM9, in bohr³, from atoms and bonds alone.
 
     Molecules are drawn at random, as they are sorted by size in the files: so many for training, as many for validation
-    and as many for the test. Hydrogens are atoms. Aromaticity and hybridisation are those that RDKit perceives.
+    and as many for the test. Hydrogens are atoms. Aromaticity and hybridization are those that RDKit perceives.
 
     Args:
         seed: of the draw.
@@ -141,7 +141,7 @@ def _read(data_dir: Path | None) -> tuple[Molecules, str, Any]:
                 supplier = Chem.SDMolSupplier(str(file), removeHs=False)
                 if len(supplier) != len(values):
                     raise ConfigError(f"{file} has {len(supplier)} molecules, {table.name} {len(values)}: fetch again")
-                doubtful = _uncharacterised(folder / "uncharacterized.txt")
+                doubtful = _uncharacterized(folder / "uncharacterized.txt")
                 known = [i for i in range(len(values)) if i not in doubtful]
                 return (tuple(known), tuple(values[i] for i in known)), "the standard download", supplier.__getitem__
         raise MissingDataError(f"qm9: no gdb9.sdf with gdb9.sdf.csv in {data_dir}: {_HOW}")
@@ -155,7 +155,7 @@ def _read(data_dir: Path | None) -> tuple[Molecules, str, Any]:
     raise MissingDataError(f"qm9 needs the molecules: {_HOW}")
 
 
-def _uncharacterised(path: Path) -> set[int]:
+def _uncharacterized(path: Path) -> set[int]:
     """Places of the molecules whose geometry is in doubt, by the list that comes with the download, if it is there."""
     if not path.is_file():
         return set()

@@ -59,9 +59,9 @@ class GPT(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, vocabulary, bias=False)
         self.register_buffer("causal", torch.ones(length, length, dtype=torch.bool).triu(1), persistent=False)
-        self._initialise(width, layers)
+        self._initialize(width, layers)
 
-    def _initialise(self, width: int, layers: int) -> None:
+    def _initialize(self, width: int, layers: int) -> None:
         for name, parameter in self.named_parameters():
             if parameter.ndim == 2:
                 branch_end = name.endswith(("out_proj.weight", "mlp.2.weight"))

@@ -9,7 +9,7 @@ class LSTMClassifier(nn.Module):
     """Embedding, LSTM layers, and a linear head on the last state or on the mean of all.
 
     The Grokfast paper's net for IMDb (arXiv 2405.20233): embedding 64, two layers of width 256. Deviation: two outputs
-    and cross-entropy, which is its one output and binary cross-entropy with another parametrisation.
+    and cross-entropy, which is its one output and binary cross-entropy with another parametrization.
 
     Args:
         vocabulary: number of different tokens; number 0 is padding and has a zero embedding, which is not learned.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def build_model(config: RunConfig, data: Data) -> nn.Module:
-    """Build the model of a configuration for the shape of its data, initialised from ``config.seed`` alone.
+    """Build the model of a configuration for the shape of its data, initialized from ``config.seed`` alone.
 
     ``init_scale`` is a factor on all parameters, biases too (Liu et al. 2022, arXiv 2210.01117). The global random
     state is left as it was.

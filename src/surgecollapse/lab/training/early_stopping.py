@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from surgecollapse.forecast.times import GENERALISE, IN_A_ROW
+from surgecollapse.forecast.times import GENERALIZE, IN_A_ROW
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,7 +34,7 @@ class Stopping:
 
     def __init__(self, config: RunConfig) -> None:
         self._patience = config.run.early_stopping
-        self._goal = GENERALISE if config.run.until == "grokked" else config.run.stop_at_accuracy
+        self._goal = GENERALIZE if config.run.until == "grokked" else config.run.stop_at_accuracy
         self.accuracy: float | None = None
         self.best: list[float] | None = None
         self.best_step = 0

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from surgecollapse.events import Alarm, Measurement
 
 
-HOPELESS = "does not generalise"
+HOPELESS = "does not generalize"
 """The forecast of an alarm that says so."""
 
 
 class GrokkingForecast:
-    """Detectors that say that the net is about to generalise, or that it will not.
+    """Detectors that say that the net is about to generalize, or that it will not.
 
     Args:
         name: what the library's own two may look at, see :func:`surgecollapse.forecast.calibrated.calibrated`; or one
@@ -39,7 +39,7 @@ class GrokkingForecast:
         self._tell = tell
         self._detectors = _detectors(name)
         self.predicts_failure = False
-        """Whether an alarm said that the net will not generalise before any said that it will."""
+        """Whether an alarm said that the net will not generalize before any said that it will."""
         self._hopeful = False
 
     def take(self, measurement: Measurement) -> None:

@@ -13,7 +13,7 @@ from torch.optim.adamw import adamw
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
-def orthogonalised(matrix: Tensor, iterations: int = 5) -> Tensor:
+def orthogonalized(matrix: Tensor, iterations: int = 5) -> Tensor:
     """Bring all singular values near 1: X ← aX + (bA + cA²)X with A = XXᵀ, from X = M/‖M‖ (Newton–Schulz, degree 5).
 
     With the usual coefficients, which are fast and not exact, they end between about .7 and 1.2.
@@ -27,7 +27,7 @@ def orthogonalised(matrix: Tensor, iterations: int = 5) -> Tensor:
 
     Reference: Jordan et al. 2024, Muon; the iteration after Bernstein and Newhouse 2024, arXiv 2409.20325.
 
-    >>> singular = torch.linalg.svdvals(orthogonalised(torch.diag(torch.tensor([1.0, 0.5, 2.0]))))
+    >>> singular = torch.linalg.svdvals(orthogonalized(torch.diag(torch.tensor([1.0, 0.5, 2.0]))))
     >>> bool(((singular > 0.6) & (singular < 1.3)).all())
     True
     """
@@ -43,7 +43,7 @@ def orthogonalised(matrix: Tensor, iterations: int = 5) -> Tensor:
 class Muon(Optimizer):
     """Muon for matrices, AdamW for the rest.
 
-    Matrices move along the orthogonalised Nesterov momentum, scaled so that the root mean square of its entries is
+    Matrices move along the orthogonalized Nesterov momentum, scaled so that the root mean square of its entries is
     about 1, which is what Adam's steps have: m ← βm + g, W ← (1 − ηλ)W − η √max(rows, columns) · orth(g + βm).
     ``torch.optim.Muon`` with ``adjust_lr_fn="match_rms_adamw"`` is the same with .2 of this rate, in bfloat16; here
     one optimizer takes both kinds of parameters, so that schedules, hooks and checkpoints see one.
@@ -110,7 +110,7 @@ class Muon(Optimizer):
             assert grad is not None
             buffer = state.setdefault("momentum_buffer", torch.zeros_like(param))
             buffer.mul_(group["momentum"]).add_(grad)
-            update = orthogonalised(grad.add(buffer, alpha=group["momentum"]))
+            update = orthogonalized(grad.add(buffer, alpha=group["momentum"]))
             param.mul_(1 - rate * group["weight_decay"])
             param.add_(update, alpha=-rate * max(param.shape) ** 0.5)
 

@@ -120,7 +120,7 @@ class Training:
 
     @property
     def given_up(self) -> bool:
-        """Whether the run is to stop as its forecast is that it will not generalise."""
+        """Whether the run is to stop as its forecast is that it will not generalize."""
         foresight = self.journal.foresight
         return self.config.run.give_up and foresight is not None and foresight.predicts_failure
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from surgecollapse.functional import naive_loss_minimisation
+from surgecollapse.functional import naive_loss_minimization
 from surgecollapse.observe.monitors.registry import monitor
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class Alignment:
     """``alignment/naive_loss``: cos(−∇L, W), by weight matrix and of all (Prieto et al. 2025, arXiv 2501.04697).
 
-    See :func:`surgecollapse.functional.naive_loss_minimisation`; near 1 the net lowers its loss by scaling its logits
+    See :func:`surgecollapse.functional.naive_loss_minimization`; near 1 the net lowers its loss by scaling its logits
     up. The gradient is that of the training batch, before transforms, masks and whatever weight decay the optimizer
     adds.
 
@@ -41,7 +41,7 @@ class Alignment:
         """One cosine a weight matrix, and one of all parameters."""
         if not scene.gradients:
             return {}
-        found = naive_loss_minimisation(scene.weights, scene.gradients)
+        found = naive_loss_minimization(scene.weights, scene.gradients)
         cosines: dict[str | None, Number] = {None: found.overall}
         cosines.update((name, cosine) for name, cosine in found.per_tensor.items() if scene.weights[name].ndim >= 2)
         return {"alignment/naive_loss": cosines}

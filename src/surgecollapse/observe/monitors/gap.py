@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @monitor("gap")
-class GeneralisationGap:
+class GeneralizationGap:
     """``gap/loss``: the last noted validation loss minus the last noted training loss.
 
     Both come from ``note(loss=…, validation_loss=…)``; the training loss is that of one batch, with its noise. Nothing

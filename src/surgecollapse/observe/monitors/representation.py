@@ -29,7 +29,7 @@ class Representation:
     """Rank and dimension of the activations of each site on the probe batch.
 
     Of the rows as they are: ``rank/rankme`` (Garrido et al. 2023, arXiv 2210.02885, eq. 1), ``rank/activation_stable``
-    and ``rank/activation_numerical``. Of the centred rows: ``dimension/participation_ratio``, corrected for the sample
+    and ``rank/activation_numerical``. Of the centered rows: ``dimension/participation_ratio``, corrected for the sample
     size, and ``entropy/spectral`` = H(λ/Σλ)/ln d. With n rows no rank can exceed n: compare these numbers over time,
     not between probes of different size. The numerical rank counts singular values above ε·max(n, d) of the largest,
     for the dtype of the activations, and at least 1e-7 of it.
@@ -59,14 +59,14 @@ class Representation:
         if not sites:
             return {}
         rows = [x.double() for x in sites.values()]
-        sigma, centred = gram_spectra([*rows, *(x - x.mean(0) for x in rows)]).chunk(2)
+        sigma, centered = gram_spectra([*rows, *(x - x.mean(0) for x in rows)]).chunk(2)
         tolerance = sigma.new_tensor([[max(1e-7, torch.finfo(x.dtype).eps * max(x.shape))] for x in sites.values()])
         widths = sigma.new_tensor([x.shape[1] for x in rows])
         return {
             "rank/rankme": _by_site(sites, effective_rank(sigma)),
             "rank/activation_stable": _by_site(sites, stable_rank(sigma)),
             "rank/activation_numerical": _by_site(sites, numerical_rank(sigma, tolerance)),
-            "entropy/spectral": _by_site(sites, _spectral_entropy(centred, widths)),
+            "entropy/spectral": _by_site(sites, _spectral_entropy(centered, widths)),
             "dimension/participation_ratio": {site: sample_participation_ratio(x) for site, x in sites.items()},
         }
 

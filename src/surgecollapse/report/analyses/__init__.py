@@ -1,8 +1,8 @@
-"""Analysing runs from their checkpoints: measure, draw, and write one page."""
+"""Analyzing runs from their checkpoints: measure, draw, and write one page."""
 
-from surgecollapse.report.analyses.command import Analysed, analyse
+from surgecollapse.report.analyses.command import Analyzed, analyze
 from surgecollapse.report.analyses.loaded_run import LoadedRun
 from surgecollapse.report.analyses.registry import ANALYSES
 from surgecollapse.report.analyses.result import AnalysisResult, NotApplicable, Result
 
-__all__ = ["ANALYSES", "Analysed", "AnalysisResult", "LoadedRun", "NotApplicable", "Result", "analyse"]
+__all__ = ["ANALYSES", "AnalysisResult", "Analyzed", "LoadedRun", "NotApplicable", "Result", "analyze"]

@@ -28,7 +28,7 @@ Tell = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class Analysed:
+class Analyzed:
     """What was found and written."""
 
     page: Path
@@ -39,7 +39,7 @@ class Analysed:
     """Runs whose net holds values that are not finite, with the parameters."""
 
 
-def analyse(
+def analyze(
     runs: Sequence[str | Path],
     what: Sequence[str] = (),
     *,
@@ -47,8 +47,8 @@ def analyse(
     samples: int = 512,
     times: int = 40,
     tell: Tell = lambda _what, _done, _total: None,
-) -> Analysed:
-    """Analyse runs from their checkpoints, and write a JSON file and a PNG for each result and one page of all.
+) -> Analyzed:
+    """Analyze runs from their checkpoints, and write a JSON file and a PNG for each result and one page of all.
 
     Args:
         runs: run directories; what compares nets compares the first with the others.
@@ -91,10 +91,10 @@ def analyse(
             skipped.append((name, str(error)))
     tell("writing", len(folders) + len(chosen), len(folders) + len(chosen))
     if not findings:
-        raise ConfigError("nothing to analyse: " + "; ".join(f"{name}: {reason}" for name, reason in skipped))
+        raise ConfigError("nothing to analyze: " + "; ".join(f"{name}: {reason}" for name, reason in skipped))
     page = _write(place, findings, skipped, subjects)
     broken = tuple(f"{run.name} has diverged: not finite are {', '.join(run.broken)}" for run in subjects if run.broken)
-    return Analysed(page, tuple(one for found in findings.values() for one in found), tuple(skipped), broken)
+    return Analyzed(page, tuple(one for found in findings.values() for one in found), tuple(skipped), broken)
 
 
 @contextmanager
@@ -111,7 +111,7 @@ def _threads(count: int) -> Iterator[None]:
 def _checked(runs: Sequence[str | Path], what: Sequence[str], samples: int, times: int) -> list[str]:
     if not runs:
         raise ConfigError(
-            "no run given: name one or more run directories, as in `surgecollapse analyse runs/demo/plain`"
+            "no run given: name one or more run directories, as in `surgecollapse analyze runs/demo/plain`"
         )
     for name in what:
         valid = list(ANALYSES) if name in ANALYSES else [*ANALYSES, *offered("analyses")]

@@ -1,4 +1,4 @@
-"""What a person sees while runs are analysed, and the table at the end."""
+"""What a person sees while runs are analyzed, and the table at the end."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from surgecollapse.report.analyses.command import Analysed, Tell
+    from surgecollapse.report.analyses.command import Analyzed, Tell
 
 
 @contextmanager
@@ -29,7 +29,7 @@ def for_terminal() -> Iterator[Tell]:
         yield tell
 
 
-def table(outcome: Analysed) -> None:
+def table(outcome: Analyzed) -> None:
     """Print the findings, and why there are no others."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console

@@ -225,7 +225,7 @@ def _dimension(run: LoadedRun, file: str) -> AnalysisResult:
     return AnalysisResult(
         file,
         f"Intrinsic dimension of the layers of {run.name}",
-        f"At the end of training, on {len(run.validation[0])} validation samples: by nearest neighbours, of "
+        f"At the end of training, on {len(run.validation[0])} validation samples: by nearest neighbors, of "
         "the surface on which representations lie; by the participation ratio, of the flat space they fill.",
         dimensions,
         f"TwoNN {min(known):.1f} to {max(known):.1f}" if known else _undetermined(run),

@@ -73,7 +73,7 @@ def each_run(
 ) -> Callable[[Callable[[LoadedRun, str], AnalysisResult]], Callable[[Sequence[LoadedRun]], list[AnalysisResult]]]:
     """Make an analysis of what is found in one run: a function of the run and the name of its files.
 
-    A run of which nothing can be said does not keep the others from being analysed.
+    A run of which nothing can be said does not keep the others from being analyzed.
 
     >>> @each_run("steps")
     ... def steps(run, file):

@@ -1,4 +1,4 @@
-"""``surgecollapse analyse``: from runs to results, pictures and a page; mistakes are one line."""
+"""``surgecollapse analyze``: from runs to results, pictures and a page; mistakes are one line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from surgecollapse.cli import MISTAKE, main
 from surgecollapse.lab.config import ConfigError, make_config
 from surgecollapse.lab.training.checkpoint import load_checkpoint, save_checkpoint
 from surgecollapse.lab.training.run import train
-from surgecollapse.report.analyses import ANALYSES, NotApplicable, analyse
+from surgecollapse.report.analyses import ANALYSES, NotApplicable, analyze
 from surgecollapse.report.analyses.loaded_run import LoadedRun
 
 pytest.importorskip("matplotlib")
@@ -53,7 +53,7 @@ def test_a_subject_gives_the_initial_net_and_each_checkpoint(runs):
 def test_the_command_writes_results_pictures_and_one_page(runs, tmp_path, capsys):
     out = tmp_path / "out"
     what = "cka,neural_collapse,heavy_tails,dimension,fourier,progress,information,universality,surface,density,llc"
-    words = ["analyse", str(runs / "narrow"), str(runs / "wide"), "--what", what, "--out", str(out), "--samples", "40"]
+    words = ["analyze", str(runs / "narrow"), str(runs / "wide"), "--what", what, "--out", str(out), "--samples", "40"]
     assert main(words) == 0
     said = capsys.readouterr().out
     assert "index.html" in said
@@ -80,35 +80,35 @@ def test_the_command_writes_results_pictures_and_one_page(runs, tmp_path, capsys
     progress = json.loads((out / "progress-2.json").read_text(encoding="utf-8"))
     assert progress["steps"] == [0, 20, 40, 60]
     assert len(progress["frequencies"]) == 5
-    assert progress["phases"][0][0] == "memorisation"
+    assert progress["phases"][0][0] == "memorization"
     assert json.loads((out / "cka-1.json").read_text(encoding="utf-8"))["to_last"][0][-1] == pytest.approx(1.0)
 
 
 def test_paths_go_from_the_start_of_one_run_or_to_a_net_of_the_same_shape(runs, tmp_path):
-    (one,) = analyse([runs / "narrow"], ["connectivity"], out=tmp_path / "one", samples=40).findings
+    (one,) = analyze([runs / "narrow"], ["connectivity"], out=tmp_path / "one", samples=40).findings
     run = LoadedRun(runs / "narrow", "narrow", samples=40)
     x, y, criterion = run.batch
     assert one.result.losses[-1] == pytest.approx(criterion(run.model(x), y).item(), rel=1e-5)
     assert one.result.losses[0] > one.result.losses[-1]
     with pytest.raises(ConfigError, match="the same shape"):
-        analyse([runs / "narrow", runs / "wide"], ["connectivity"], samples=40)
-    straight, curve, aligned = analyse([runs / "wide"] * 2, ["connectivity"], out=tmp_path / "two", samples=40).findings
+        analyze([runs / "narrow", runs / "wide"], ["connectivity"], samples=40)
+    straight, curve, aligned = analyze([runs / "wide"] * 2, ["connectivity"], out=tmp_path / "two", samples=40).findings
     assert straight.result.barrier == pytest.approx(0.0, abs=1e-5)
     assert aligned.result.barrier == pytest.approx(0.0, abs=1e-5)
     assert curve.result.losses[0] == pytest.approx(straight.result.losses[0], rel=1e-5)
 
 
 def test_by_default_all_that_apply_are_run_and_the_rest_is_named(runs):
-    found = analyse([runs / "narrow"], samples=40)
+    found = analyze([runs / "narrow"], samples=40)
     assert found.page == runs / "narrow" / "analysis" / "index.html"
     assert {one.stem for one in found.findings} >= {"cka", "neural_collapse", "dimension", "fourier"}
     assert "universality" in dict(found.skipped)
 
 
-def test_analysing_leaves_the_run_as_it_was(runs):
+def test_analyzing_leaves_the_run_as_it_was(runs):
     files = {path: path.read_bytes() for path in (runs / "wide").rglob("*") if path.suffix in (".pt", ".toml", ".db")}
     before = torch.get_rng_state()
-    analyse([runs / "wide"], ["cka", "neural_collapse"], samples=40)
+    analyze([runs / "wide"], ["cka", "neural_collapse"], samples=40)
     assert all(path.read_bytes() == content for path, content in files.items())
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -118,19 +118,19 @@ def test_analysing_leaves_the_run_as_it_was(runs):
     [
         (["--what", "cca"], "Did you mean 'cka'"),
         (["--samples", "3"], "at least 16 samples"),
-        (["--what", "universality"], "nothing to analyse: universality"),
+        (["--what", "universality"], "nothing to analyze: universality"),
     ],
 )
 def test_mistakes_are_one_line(runs, words, message, capsys):
-    assert main(["analyse", str(runs / "narrow"), *words]) == MISTAKE
+    assert main(["analyze", str(runs / "narrow"), *words]) == MISTAKE
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
 
 
 def test_no_run_and_no_such_run_are_said(tmp_path, capsys):
-    assert main(["analyse"]) == MISTAKE
-    assert main(["analyse", str(tmp_path)]) == MISTAKE
+    assert main(["analyze"]) == MISTAKE
+    assert main(["analyze", str(tmp_path)]) == MISTAKE
     assert "holds no run" in capsys.readouterr().err
 
 
@@ -140,7 +140,7 @@ def test_an_analysis_of_ones_own_is_an_entry_of_the_table(runs, monkeypatch):
 
     monkeypatch.setitem(ANALYSES, "mine", mine)
     with pytest.raises(ConfigError, match="mine: nothing in narrow"):
-        analyse([runs / "narrow"], ["mine"])
+        analyze([runs / "narrow"], ["mine"])
 
 
 @pytest.fixture(scope="module")
@@ -161,9 +161,9 @@ def test_one_layer_that_is_nan_neither_ends_an_analysis_nor_passes_for_a_result(
     both = [runs / "narrow", diverged]
     if what == "connectivity":  # which needs both nets
         with pytest.raises(ConfigError, match=re.escape(broken)):
-            analyse(both, [what], out=tmp_path, samples=40)
+            analyze(both, [what], out=tmp_path, samples=40)
         return
-    found = analyse(both, [what], out=tmp_path, samples=40)
+    found = analyze(both, [what], out=tmp_path, samples=40)
     assert found.diverged == (f"diverged has diverged: not finite are {broken}",)
     assert broken in found.page.read_text(encoding="utf-8")
     own = [one for one in found.findings if one.subject == "diverged"]
@@ -182,9 +182,9 @@ def test_a_diagnostic_that_fails_is_said_instead_of_the_number(runs, tmp_path, m
         return replace(local_learning_coefficient(*args, **options), r_hat=1.25)
 
     monkeypatch.setattr(landscape, "local_learning_coefficient", unmixed)
-    (one,) = analyse([runs / "narrow"], ["llc"], out=tmp_path, samples=40).findings
+    (one,) = analyze([runs / "narrow"], ["llc"], out=tmp_path, samples=40).findings
     assert one.said.startswith("not determined: the chains have not mixed: R̂ = 1.25")
-    (tails,) = analyse([runs / "narrow"], ["heavy_tails"], out=tmp_path, samples=40).findings
+    (tails,) = analyze([runs / "narrow"], ["heavy_tails"], out=tmp_path, samples=40).findings
     for layer in tails.result.layers:
         assert (f"{layer.layer}: {layer.doubt}" in tails.said) == bool(layer.doubt)
 
@@ -207,7 +207,7 @@ def test_analyses_of_a_masked_net_move_its_open_weights_alone(tmp_path, monkeypa
             return whole(*args, **options)
 
         monkeypatch.setattr(landscape, analysis, spy)
-    found = analyse([folder], ["llc", "surface", "density"], samples=40)
+    found = analyze([folder], ["llc", "surface", "density"], samples=40)
     assert all(torch.equal(masks[name], run.masks[name]) for masks in seen.values())
     assert len(seen) == 2
     (spectrum,) = [one.result for one in found.findings if one.stem == "density"]
