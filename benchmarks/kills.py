@@ -77,7 +77,7 @@ def train_undisturbed(folder: Path, steps: int) -> float:
         time.sleep(0.02)
     time.sleep(0.2)
     queue = CommandQueue(folder / "run.db")
-    for command in (Collapse(fraction=0.3), LearningRate(factor=0.5), Pump(sigma=0.05), Surge(fraction=0.5)):
+    for command in (Collapse(fraction=0.3), LearningRate(factor=0.5), Pump(noise_std=0.05), Surge(fraction=0.5)):
         queue.put(command, source="benchmark")
         time.sleep(0.15)
     assert process.wait() == 0

@@ -53,7 +53,7 @@ def measure(steps: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as place, RunStore(Path(place) / "run.db", mode="w") as store:
         store.set("status", "running")
         steering = Steering(store.record)
-        steering.handlers["pump"] = lambda command: f"{command.sigma:g}"
+        steering.handlers["pump"] = lambda command: f"{command.noise_std:g}"
         steering.open(CommandQueue(store.path))
         calls, worst, asked = 0.0, 0.0, 0.0
         began = time.process_time()
@@ -65,7 +65,7 @@ def measure(steps: int) -> dict[str, float]:
             time.sleep(STEP)
             if step % 200 == 0:
                 before = time.process_time()
-                CommandQueue(store.path).put(Pump(sigma=step), source="benchmark")
+                CommandQueue(store.path).put(Pump(noise_std=step), source="benchmark")
                 asked += time.process_time() - before  # another process pays for it
             entered = time.perf_counter()
             store.measure(step, "loss/train", 1.0)

@@ -136,7 +136,7 @@ class Pump(Command):
     """Add input noise of this standard deviation from now on; 0 stops it."""
 
     kind: ClassVar[str] = "pump"
-    sigma: float = field(metadata={"check": _number(0.0, 1e3)})
+    noise_std: float = field(metadata={"check": _number(0.0, 1e3)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,10 +179,10 @@ class PausePolicy(Command):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Resume(Command):
+class ResumePolicy(Command):
     """The policy decides again."""
 
-    kind: ClassVar[str] = "resume"
+    kind: ClassVar[str] = "resume-policy"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,12 +232,14 @@ COMMANDS: dict[str, type[Command]] = {
     cls.kind: cls
     for cls in (
         Collapse, Surge, Pump, SetSparsity, SetThresholds, LearningRate, Cadence,
-        PausePolicy, Resume, Pause, Continue, Checkpoint, Inspect, Stop, RollBack,
+        PausePolicy, ResumePolicy, Pause, Continue, Checkpoint, Inspect, Stop, RollBack,
     )
 }  # fmt: skip
 """The commands by kind."""
-_RENAMED = {"hold": "pause-policy"}
+_RENAMED = {"hold": "pause-policy", "resume": "resume-policy"}
 """Kinds of version 0.1, as old records have them → their names since."""
+_RENAMED_VALUES = {("pump", "sigma"): "noise_std"}
+"""Kind and value of version 0.1 → the name of the value since."""
 READ_ONLY = ("pause", "continue", "checkpoint", "inspect")
 """Kinds that change nothing that a run computes."""
 
@@ -250,8 +252,8 @@ def command_from(kind: str, body: Mapping[str, Any]) -> Command:
 
     >>> command_from("collapse", {"fraction": 0.3})
     Collapse(fraction=0.3, layers=())
-    >>> command_from("pause_policy", {}), command_from("hold", {})
-    (PausePolicy(), PausePolicy())
+    >>> command_from("pause_policy", {}), command_from("hold", {}), command_from("pump", {"sigma": 0.1})
+    (PausePolicy(), PausePolicy(), Pump(noise_std=0.1))
     >>> command_from("collapse", {"fractoin": 0.3})
     Traceback (most recent call last):
     ValueError: collapse has no value 'fractoin': expected fraction, layers
@@ -262,6 +264,7 @@ def command_from(kind: str, body: Mapping[str, Any]) -> Command:
         raise ValueError(f"unknown command {shown}: expected one of {', '.join(COMMANDS)}")
     if not isinstance(body, Mapping):
         raise ValueError(f"{kind}: expected its values as a table, got {type(body).__name__}")
+    body = {_RENAMED_VALUES.get((cls.kind, name), name): value for name, value in body.items()}
     known = [part.name for part in fields(cls)]
     for name in body:
         if name not in known:

@@ -117,8 +117,8 @@ class StatusReader:
         return None
 
     def _acted(self) -> TrainingStatus | None:
-        sigma = 0.0 if self._pump is None else self._pump.details.get("sigma", 0.0)
-        if (pump := self._pump) is not None and isinstance(sigma, int | float) and sigma > 0.0:
+        noise_std = 0.0 if self._pump is None else self._pump.details.get("noise_std", 0.0)
+        if (pump := self._pump) is not None and isinstance(noise_std, int | float) and noise_std > 0.0:
             return TrainingStatus(name="pump", why=f"step {pump.step}: {pump.reason}")
         if (act := self._act) is not None and self._since(act.step) < SETTLING:
             return TrainingStatus(name=act.kind, why=f"step {act.step}: {act.reason}")

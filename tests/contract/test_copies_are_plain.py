@@ -49,7 +49,7 @@ def at(state):
         model(X).square().mean().backward()
         optimizer.step()
     if state == "noisy":
-        controller.request(sc.commands.Pump(sigma=0.1))
+        controller.request(sc.commands.Pump(noise_std=0.1))
         controller.steering.boundary(controller.step)
     if state == "detached":
         controller.detach()

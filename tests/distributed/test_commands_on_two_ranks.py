@@ -38,7 +38,7 @@ for step in range(40):
         controller.request(Collapse(fraction=0.5, layers=("no such layer",)))
     if rank == 1 and step == 13:
         try:
-            controller.request(Pump(sigma=0.1))
+            controller.request(Pump(noise_std=0.1))
         except ValueError as error:
             refused = str(error)
     optimizer.zero_grad()

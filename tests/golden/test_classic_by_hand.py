@@ -93,7 +93,7 @@ def test_at_200_the_collapse_comes_first_and_then_every_zero_is_refilled():
         assert (value[table == 0].abs() < 0.6).all(), name  # six standard deviations
         injected += float(value[table == 0].square().sum())
     assert surge.energy_injected == pytest.approx(injected)
-    assert surge.details["sigma"] == 0.1
+    assert surge.details["noise_std"] == 0.1
     assert surge.energy_before == pytest.approx(sum(ENERGY_AFTER_100))
     assert surge.energy_after == pytest.approx(sum(ENERGY_AFTER_100) + injected)
 

@@ -18,7 +18,7 @@ from surgecollapse.commands import (
     Pause,
     PausePolicy,
     Pump,
-    Resume,
+    ResumePolicy,
     RollBack,
     SetSparsity,
     SetThresholds,
@@ -89,13 +89,13 @@ def test_a_collapse_closes_exactly_the_share_of_what_is_open_in_the_named_layers
         (Collapse(fraction=0.5, layers=("head",)), "no prunable layer is called 'head': expected one of 0.weight"),
         (Collapse(fraction=0.0), "closes none"),
         (Surge(fraction=1.0), "opens none"),
-        (Pump(sigma=0.0), "is 0 already"),
+        (Pump(noise_std=0.0), "is 0 already"),
         (SetSparsity(sparsity=0.999), "min_density"),
         (SetThresholds(values={"floors": 0.1}), "no number 'floors': expected one of dense_until"),
         (SetThresholds(values={"floor": 2.0}), "floor"),
         (SetThresholds(values={"window": 2.5}), "whole number"),
         (Cadence(every=3), "no monitors"),
-        (Resume(), "the policy is not paused"),
+        (ResumePolicy(), "the policy is not paused"),
         (Continue(), "not paused"),
         (Checkpoint(), "this loop cannot checkpoint: it takes collapse, surge"),
         (RollBack(step=3), "this loop cannot roll back"),
@@ -127,7 +127,7 @@ def test_a_paused_policy_decides_nothing_until_it_is_resumed():
     steps(30)
     assert controller.events == []
     assert len(controller.readings) >= 6
-    controller.request(Resume())
+    controller.request(ResumePolicy())
     steps(10)
     assert controller.events
 
@@ -216,9 +216,9 @@ class Person:
 
 PLAN = {
     7: [PausePolicy(), Collapse(fraction=0.3)],
-    12: [LearningRate(factor=0.5), Pump(sigma=0.05)],
+    12: [LearningRate(factor=0.5), Pump(noise_std=0.05)],
     20: [Checkpoint(), SetThresholds(values={"floor": 0.2})],
-    26: [Surge(fraction=0.5), Resume()],
+    26: [Surge(fraction=0.5), ResumePolicy()],
     31: [RollBack(step=20)],
     # after it, steps 21 … are passed again
     45: [Collapse(fraction=0.2), SetSparsity(sparsity=0.8)],

@@ -149,7 +149,7 @@ def test_two_pages_at_once_lose_nothing_double_nothing_and_keep_their_order(tmp_
 
     def page(name):
         for number in range(25):
-            body = {"kind": "pump", "body": {"sigma": number / 100}, "token": f"{name}-{number:07d}"}
+            body = {"kind": "pump", "body": {"noise_std": number / 100}, "token": f"{name}-{number:07d}"}
             for _ in range(2):  # as a page does that did not hear the answer
                 answer, connection = ask(*server, path, body)
                 assert answer.status == 202
@@ -168,7 +168,7 @@ def test_two_pages_at_once_lose_nothing_double_nothing_and_keep_their_order(tmp_
         ids = given[name]
         assert ids[::2] == ids[1::2] == sorted(ids[::2])
         commands = {one.id: one.command for one in asked}
-        assert [commands[id] for id in ids[::2]] == [Pump(sigma=number / 100) for number in range(25)]
+        assert [commands[id] for id in ids[::2]] == [Pump(noise_std=number / 100) for number in range(25)]
     assert len(set(given["left"]) & set(given["right"])) == 0
 
 

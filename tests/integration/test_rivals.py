@@ -96,7 +96,7 @@ def test_rigl_grows_by_the_gradient_at_masked_weights():
             assert gradients[name].abs()[opened].min() >= gradients[name].abs()[closed].max()
     assert grown == exchange.grown > 0
     share = 0.15 * (1 + torch.cos(torch.tensor(torch.pi * 100 / 300)))
-    assert exchange.details["share"] == pytest.approx(share.item(), rel=1e-6)
+    assert exchange.details["fraction"] == pytest.approx(share.item(), rel=1e-6)
 
 
 def test_gmp_follows_the_cubic_and_never_revives():

@@ -115,7 +115,7 @@ class Actor:
             case SetNoise():
                 if action.std != self.noise.std:
                     self.noise.set(action.std)
-                    self.log("pump", sigma=action.std)
+                    self.log("pump", noise_std=action.std)
             case Freeze():
                 if not self.frozen:
                     self.frozen = True
@@ -229,13 +229,13 @@ class Actor:
             remember=before > self.target,
             **self._choice(action),
         )
-        self.log("exchange", ledger, before, share=action.fraction, rho=ledger.rho)
+        self.log("exchange", ledger, before, fraction=action.fraction, energy_fraction=ledger.energy_fraction)
 
     def _recycle(self, action: Recycle) -> None:
         connections, lost = self.net.unit_connections(list(self.rewiring.weights.params))
         ledger, details = self.recycler.recycle(named_weights(self._model), connections, action.dormancy)
         details["left"] = {**lost, **details["left"]}
-        self.log("recycle", ledger, tau=action.dormancy, **details)
+        self.log("recycle", ledger, dormancy=action.dormancy, **details)
 
     def _choice(self, action: Exchange | Regrow | None) -> dict[str, Any]:
         """How weights are regrown: the user's choice comes before the action's."""
@@ -246,9 +246,9 @@ class Actor:
     def _regrow(self, action: Regrow) -> None:
         weights = self.rewiring.weights
         if action.source == "zeros":
-            sigma = action.noise_std or 0.0
-            ledger = refill_zeros(self._scope(action.scope), sigma, self.rewiring.generators, weights)
-            self.log("surge", ledger, sigma=sigma)
+            noise_std = action.noise_std or 0.0
+            ledger = refill_zeros(self._scope(action.scope), noise_std, self.rewiring.generators, weights)
+            self.log("surge", ledger, noise_std=noise_std)
             return
         closed: Mapping[str, Tensor] | None = None
         if action.source == "collapsed":
@@ -276,7 +276,7 @@ class Actor:
         std = None if action is None else action.noise_std
         ledger = self.rewiring.surge(closed, count, signals=self._signals, noise_std=std, **self._choice(action))
         if ledger.changed:  # fewer weights than half a tile reopen none
-            self.log("surge", ledger, before, rho=ledger.rho)
+            self.log("surge", ledger, before, energy_fraction=ledger.energy_fraction)
 
     def _remembered(self, layers: Sequence[str]) -> dict[str, Tensor]:
         """The closed weights whose last value is known."""

@@ -41,7 +41,7 @@ class Ledger:
         return bool(self.pruned or self.grown or self.recycled)
 
     @property
-    def rho(self) -> float:
+    def energy_fraction(self) -> float:
         """Injected over live energy."""
         live = sum(self.before.values())
         return sum(self.injected.values()) / live if live else 0.0

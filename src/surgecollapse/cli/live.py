@@ -26,7 +26,7 @@ def send(
     *,
     fraction: float | None = None,
     layers: str | None = None,
-    sigma: float | None = None,
+    noise_std: float | None = None,
     sparsity: float | None = None,
     values: str | None = None,
     factor: float | None = None,
@@ -38,12 +38,13 @@ def send(
 
     Args:
         run: Run directory.
-        kind: collapse or surge (--fraction, --layers), pump (--sigma, 0 stops), set-sparsity (--sparsity),
-            set-thresholds (--values), learning-rate (--factor), cadence of the monitors (--every), pause-policy, resume
-            (the policy decides again), pause or continue training, checkpoint, inspect, stop, roll-back (--step).
+        kind: collapse or surge (--fraction, --layers), pump (--noise-std, 0 stops), set-sparsity (--sparsity),
+            set-thresholds (--values), learning-rate (--factor), cadence of the monitors (--every), pause-policy,
+            resume-policy (the policy decides again), pause or continue training, checkpoint, inspect, stop, roll-back
+            (--step).
         fraction: Share of the open weights to close, or of the closed ones to reopen.
         layers: Comma-separated names of parameters, with wildcards; default: all prunable ones.
-        sigma: Standard deviation of the input noise.
+        noise_std: Standard deviation of the input noise.
         sparsity: New target.
         values: Numbers of the policy, as in floor=.3,high=.9.
         factor: Of the scheduled learning rate.
@@ -51,7 +52,14 @@ def send(
         step: Of a checkpoint.
         wait: Seconds to wait for the outcome.
     """
-    given = {"fraction": fraction, "sigma": sigma, "sparsity": sparsity, "factor": factor, "every": every, "step": step}
+    given = {
+        "fraction": fraction,
+        "noise_std": noise_std,
+        "sparsity": sparsity,
+        "factor": factor,
+        "every": every,
+        "step": step,
+    }
     body: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if layers is not None:
         body["layers"] = words(layers)

@@ -89,7 +89,7 @@ class Interventions:
             "learning-rate": self.learning_rate,
             "cadence": self.cadence,
             "pause-policy": self.pause_policy,
-            "resume": self.resume,
+            "resume-policy": self.resume_policy,
             "pause": self.pause,
             "continue": self.go_on,
             "stop": self.stop,
@@ -119,11 +119,11 @@ class Interventions:
 
     def pump(self, command: ask.Pump) -> str:
         """Start, change or stop the input noise."""
-        if command.sigma == self._controller.noise_std:
-            raise ValueError(f"the input noise is {command.sigma:g} already")
-        noise = f"input noise of {command.sigma:g}" if command.sigma else "no input noise"
+        if command.noise_std == self._controller.noise_std:
+            raise ValueError(f"the input noise is {command.noise_std:g} already")
+        noise = f"input noise of {command.noise_std:g}" if command.noise_std else "no input noise"
         reason = f"asked by a person: {noise}"
-        self._act(Decision(phase=self._controller.phase, reason=reason, actions=(SetNoise(command.sigma),)))
+        self._act(Decision(phase=self._controller.phase, reason=reason, actions=(SetNoise(command.noise_std),)))
         return f"{noise} from now on"
 
     def set_sparsity(self, command: ask.SetSparsity) -> str:
@@ -160,7 +160,7 @@ class Interventions:
         self.held = True
         return "the policy decides nothing until it is resumed"
 
-    def resume(self, _: ask.Resume) -> str:
+    def resume_policy(self, _: ask.ResumePolicy) -> str:
         """Let the policy decide again."""
         if not self.held:
             raise ValueError("the policy is not paused")

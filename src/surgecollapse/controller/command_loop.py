@@ -62,8 +62,8 @@ class Steering:
     >>> from surgecollapse.commands import Pump
     >>> requests = []
     >>> steering = Steering(requests.append)
-    >>> steering.handlers["pump"] = lambda command: f"input noise of {command.sigma:g}"
-    >>> steering.request(Pump(sigma=0.1))
+    >>> steering.handlers["pump"] = lambda command: f"input noise of {command.noise_std:g}"
+    >>> steering.request(Pump(noise_std=0.1))
     >>> steering.boundary(7)
     True
     >>> requests[0].step, requests[0].status, requests[0].reason

@@ -73,7 +73,7 @@ def status_of(connection: Connection, changed: float) -> dict[str, Any]:
     status, why = _STATUS.get(said, said or "silent"), None
     if status == "live":
         why = heartbeat.gone(meta(connection, "heartbeat", dict, {}))
-        quiet = time.time() - changed > SILENT and not _switched(connection, ("pause",), "continue")
+        quiet = time.time() - changed > SILENT and not _switched(connection, ("pause",), ("continue",))
         status = "silent" if why or quiet else "live"
     return {"status": status, "touched": meta(connection, "touched", bool, False)} | ({"why": why} if why else {})
 
@@ -110,8 +110,8 @@ def state(connection: Connection, changed: float) -> dict[str, Any]:
         "sparsity": act.sparsity_after if act else reading.sparsity if reading else None,
         "entropy": reading.entropy if reading else None,
         "loss": reading.loss if reading else None,
-        "held": _switched(connection, ("pause-policy", "hold"), "resume"),
-        "paused": _switched(connection, ("pause",), "continue"),
+        "held": _switched(connection, ("pause-policy", "hold"), ("resume-policy", "resume")),
+        "paused": _switched(connection, ("pause",), ("continue",)),
         "checkpoints": meta(connection, "checkpoints", list, []),
         "skipped": connection.skipped,
     }
@@ -333,13 +333,13 @@ def _last(connection: Connection, kind: str) -> Any:
     return next(_newest(connection, f"events WHERE kind = '{kind}'"), None)
 
 
-def _switched(connection: Connection, on: tuple[str, ...], off: str) -> bool:
+def _switched(connection: Connection, on: tuple[str, ...], off: tuple[str, ...]) -> bool:
     """Whether the last request that was carried out, of those that switch something, switched it on."""
     if not _takes_commands(connection):
         return False
-    marks = ", ".join("?" for _ in (*on, off))
+    marks = ", ".join("?" for _ in (*on, *off))
     query = f"SELECT kind FROM commands WHERE status = 'applied' AND kind IN ({marks}) ORDER BY id DESC LIMIT 1"
-    row = connection.execute(query, (*on, off)).fetchone()
+    row = connection.execute(query, (*on, *off)).fetchone()
     return row is not None and row[0] in on
 
 

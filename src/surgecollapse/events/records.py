@@ -96,7 +96,7 @@ class Intervention:
     energy_injected: float = 0.0
     layers: tuple[LayerChange, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
-    """Further numbers by name: ``depth``, ``tries``, ``floor``, ``measured``, ``sigma``, ``rho`` …;
+    """Further numbers by name: ``depth``, ``tries``, ``floor``, ``measured``, ``noise_std``, ``energy_fraction`` …;
     ``activation_energy``: site → [before, after], mean squared activation on the probe batch."""
 
 

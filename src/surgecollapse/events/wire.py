@@ -179,6 +179,8 @@ def _fits(value: Any, hint: Any) -> bool:
 
 _EARLIER_KINDS = {"rewire": "exchange"}
 """Kinds of interventions that were renamed."""
+_EARLIER_DETAILS = {"sigma": "noise_std", "rho": "energy_fraction", "tau": "dormancy", "share": "fraction"}
+"""Details of interventions that were renamed."""
 _REGROWTH = {"growth": "growth", "initial": "regrow_init", "rho": "noise_energy_budget"}
 """Field of a decision in version 1 → field of an action."""
 _EARLIER_FORECASTS = {  # as version 0.1 spelled them
@@ -190,16 +192,19 @@ _EARLIER_FORECASTS = {  # as version 0.1 spelled them
 def upgraded(kind: str, version: int, body: Mapping[str, Any]) -> dict[str, Any]:
     """The body of an event as this version writes it.
 
-    >>> upgraded("Intervention", 1, {"kind": "rewire"}), upgraded("Intervention", 2, {"kind": "surge"})
-    ({'kind': 'exchange'}, {'kind': 'surge'})
+    >>> upgraded("Intervention", 1, {"kind": "rewire", "details": {"rho": 0.1}})
+    {'kind': 'exchange', 'details': {'energy_fraction': 0.1}}
     >>> upgraded("Decision", 1, {"phase": "open", "reason": "r", "surge": 0.5})["actions"][0]["fraction"]
     0.5
     """
     body = dict(body)
     if version >= EVENT_VERSION:
         return body
-    if kind == "Intervention" and "kind" in body:
-        body["kind"] = _EARLIER_KINDS.get(body["kind"], body["kind"])
+    if kind == "Intervention":
+        if "kind" in body:
+            body["kind"] = _EARLIER_KINDS.get(body["kind"], body["kind"])
+        if isinstance(body.get("details"), Mapping):
+            body["details"] = {_EARLIER_DETAILS.get(name, name): value for name, value in body["details"].items()}
     if kind == "Alarm" and "forecast" in body:
         body["forecast"] = _EARLIER_FORECASTS.get(body["forecast"], body["forecast"])
     if kind == "Decision":

@@ -73,8 +73,8 @@ class CommandQueue:
     >>> store = RunStore(path, mode="w")
     >>> store.set("status", "running")
     >>> queue = CommandQueue(path)
-    >>> first = queue.put(Pump(sigma=0.1), source="terminal", token="a")
-    >>> queue.put(Pump(sigma=0.1), source="terminal", token="a") == first  # the same click twice
+    >>> first = queue.put(Pump(noise_std=0.1), source="terminal", token="a")
+    >>> queue.put(Pump(noise_std=0.1), source="terminal", token="a") == first  # the same click twice
     True
     >>> [asked.kind for asked in queue.pending()]
     ['pump']

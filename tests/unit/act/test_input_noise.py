@@ -199,4 +199,4 @@ def test_a_run_resumed_while_pumping_is_bitwise_the_whole_one():
     second = train(4, saved=first[:3])
     assert all(torch.equal(whole[0][key], second[0][key]) for key in whole[0])
     assert whole[3].noise_std == second[3].noise_std == 0.3
-    assert [(e.step, e.kind, e.details) for e in second[3].events] == [(3, "pump", {"sigma": 0.3})]
+    assert [(e.step, e.kind, e.details) for e in second[3].events] == [(3, "pump", {"noise_std": 0.3})]

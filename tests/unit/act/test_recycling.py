@@ -384,7 +384,7 @@ def test_dead_units_live_again_without_pruning():
     assert [event.step for event in events] == [20, 40]  # not at the very last step
     first = events[0]
     assert first.details["units"]["0.weight"] == 3
-    assert first.details["tau"] == 0.0
+    assert first.details["dormancy"] == 0.0
     assert first.energy_injected > 0
     assert {layer.name for layer in first.layers} >= {"0.weight", "0.bias", "2.weight"}
     # Silent units said nothing before and are not heard after: deeper sites have the energy they had.

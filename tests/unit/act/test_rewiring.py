@@ -398,8 +398,8 @@ def test_the_ledger_adds_up_parameter_by_parameter_and_event_by_event():
         assert [(layer.name, layer.size) for layer in e.layers] == [("a", 200), ("b", 30)]
         if e.kind == "surge":  # what was reopened was zero, so that energy is injected and nothing else changes
             assert e.energy_after == pytest.approx(e.energy_before + e.energy_injected, rel=1e-6)
-            assert e.details["rho"] == pytest.approx(e.energy_injected / e.energy_before)
-            assert 0 < e.details["rho"] <= 0.1
+            assert e.details["energy_fraction"] == pytest.approx(e.energy_injected / e.energy_before)
+            assert 0 < e.details["energy_fraction"] <= 0.1
         else:
             assert e.energy_after < e.energy_before
     for earlier, later in pairwise(events[:4]):

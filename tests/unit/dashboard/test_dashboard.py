@@ -149,10 +149,10 @@ def test_no_path_opens_a_file(client, path):
         (b"[" * 10_000, "no JSON"),
         ([1], "expected a table"),
         ({"kind": "pump"}, "kind, body and token"),
-        ({"kind": "pump", "body": {"sigma": [[[[[[1]]]]]]}, "token": "12345678"}, "nested"),
-        ({"kind": "pump", "body": {"sigma": -1}, "token": "12345678"}, "sigma must be a number in"),
+        ({"kind": "pump", "body": {"noise_std": [[[[[[1]]]]]]}, "token": "12345678"}, "nested"),
+        ({"kind": "pump", "body": {"noise_std": -1}, "token": "12345678"}, "noise_std must be a number in"),
         ({"kind": "rm -rf", "body": {}, "token": "12345678"}, "unknown command"),
-        ({"kind": "pump", "body": {"sigma": 0.1}, "token": "../../etc"}, "token must be"),
+        ({"kind": "pump", "body": {"noise_std": 0.1}, "token": "../../etc"}, "token must be"),
         ({"kind": ["pump"], "body": {}, "token": "12345678"}, "unknown command"),
     ],
 )
@@ -168,10 +168,10 @@ def test_a_body_that_a_plain_form_could_send_is_refused(client):
 
 
 def test_a_command_is_queued_once_however_often_it_is_sent(client, store):
-    body = {"kind": "pump", "body": {"sigma": 0.1}, "token": "0123456789"}
+    body = {"kind": "pump", "body": {"noise_std": 0.1}, "token": "0123456789"}
     assert [post(client, body).status_code for _ in range(2)] == [202, 202]
     (asked,) = CommandQueue(store.path).all()
-    assert (asked.command, asked.source, asked.status) == (Pump(sigma=0.1), "page", "queued")
+    assert (asked.command, asked.source, asked.status) == (Pump(noise_std=0.1), "page", "queued")
 
 
 def test_pages_that_look_cannot_write(store):

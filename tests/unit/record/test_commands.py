@@ -17,7 +17,7 @@ from surgecollapse.record.schema import COMMANDS as TABLE
 GOOD = {
     "collapse": {"fraction": 0.5, "layers": ["body.*"]},
     "surge": {"fraction": 1.0},
-    "pump": {"sigma": 0.0},
+    "pump": {"noise_std": 0.0},
     "set-sparsity": {"sparsity": 0.8},
     "set-thresholds": {"values": {"floor": 0.5}},
     "learning-rate": {"factor": 0.5},
@@ -34,8 +34,8 @@ BAD = [
     ("collapse", {"fraction": 0.5, "layers": ["x" * 201]}, "a list of names"),
     ("collapse", {"fraction": 0.5, "layers": [1]}, "a list of names"),
     ("surge", {"fraction": 0.0}, r"\(0, 1\]"),
-    ("pump", {"sigma": -1.0}, "a number"),
-    ("pump", {"sigma": math.inf}, "a number"),
+    ("pump", {"noise_std": -1.0}, "a number"),
+    ("pump", {"noise_std": math.inf}, "a number"),
     ("set-thresholds", {"values": {}}, "a table"),
     ("set-thresholds", {"values": {"floor": "high"}}, "a table"),
     ("cadence", {"every": 0}, "whole number"),
@@ -68,15 +68,19 @@ def test_what_is_malformed_is_refused_with_what_was_expected(kind, body, message
 
 
 def test_whole_numbers_are_taken_for_real_ones():
-    assert command_from("pump", {"sigma": 1}).sigma == 1.0
+    assert command_from("pump", {"noise_std": 1}).noise_std == 1.0
     assert isinstance(command_from("set-thresholds", {"values": {"floor": 1}}).values["floor"], float)
 
 
 def test_requests_come_in_order_and_are_settled_once(path):
     queue = CommandQueue(path)
-    ids = [queue.put(Pump(sigma=s), source="page") for s in (0.1, 0.2, 0.3)]
+    ids = [queue.put(Pump(noise_std=s), source="page") for s in (0.1, 0.2, 0.3)]
     assert [asked.id for asked in queue.pending()] == ids == sorted(ids)
-    assert [asked.command for asked in queue.pending()] == [Pump(sigma=0.1), Pump(sigma=0.2), Pump(sigma=0.3)]
+    assert [asked.command for asked in queue.pending()] == [
+        Pump(noise_std=0.1),
+        Pump(noise_std=0.2),
+        Pump(noise_std=0.3),
+    ]
     queue.settle(ids[0], "applied", step=7, reason="done")
     queue.settle(ids[1], "rejected", step=7, reason="no")
     assert [asked.id for asked in queue.pending()] == [ids[2]]

@@ -90,7 +90,7 @@ def test_steps_and_values_of_any_kind_of_number_come_back_as_numbers(path, value
     with RunStore(path, mode="w") as store:
         store.measure(value, "x", value)
         store.record(Reading(step=value, loss=value, sparsity=value))
-        store.record(act(value, sigma=value, spread=[value, value]))
+        store.record(act(value, noise_std=value, spread=[value, value]))
         store.record(Decision(phase="sparse", reason="", actions=(SetNoise(value),)))
         store.put_array(value, "a", np.zeros(2))
         store.set("config", {"lr": value, "widths": (value,)})
@@ -98,7 +98,7 @@ def test_steps_and_values_of_any_kind_of_number_come_back_as_numbers(path, value
         series = store.measurements("x")
         assert (series.steps.tolist(), series.values.tolist()) == ([7], [7.0])
         assert store.readings() == [Reading(step=7, loss=7.0, sparsity=7.0)]
-        assert store.interventions() == [act(7, sigma=7.0, spread=[7.0, 7.0])]
+        assert store.interventions() == [act(7, noise_std=7.0, spread=[7.0, 7.0])]
         assert [(step, decision.actions) for step, decision in store.decisions()] == [(7, (SetNoise(7.0),))]
         assert [step for step, _ in store.arrays("a")] == [7]
         assert store.get("config") == {"lr": 7, "widths": [7]}
@@ -257,10 +257,10 @@ def test_damaged_run_level_values_are_named_and_left_out(path, value):
 
 
 BAD_COMMANDS = {
-    "400 digits": ("pump", f'{{"sigma": {10**400}}}', "queued"),
+    "400 digits": ("pump", f'{{"noise_std": {10**400}}}', "queued"),
     "no JSON": ("pump", "{", "queued"),
     "a list": ("pump", "[]", "queued"),
-    "NaN": ("pump", '{"sigma": NaN}', "queued"),
+    "NaN": ("pump", '{"noise_std": NaN}', "queued"),
     "deep": ("pump", "[" * 10_000, "queued"),
     "a blob": (b"pump", "{}", "queued"),
     "a number": (3.5, "{}", "queued"),
@@ -340,9 +340,9 @@ def test_a_token_used_for_another_command_is_refused(path):
 
     spoilt(path, "INSERT OR REPLACE INTO meta VALUES (?, ?)", ("note", "1"))
     queue = CommandQueue(path)
-    first = queue.put(Pump(sigma=0.1), source="page", token="click")
-    assert queue.put(Pump(sigma=0.1), source="page", token="click") == first
-    for other in (Pump(sigma=0.2), Pause()):
+    first = queue.put(Pump(noise_std=0.1), source="page", token="click")
+    assert queue.put(Pump(noise_std=0.1), source="page", token="click") == first
+    for other in (Pump(noise_std=0.2), Pause()):
         with pytest.raises(ValueError, match="used for another command"):
             queue.put(other, source="page", token="click")
     assert len(queue.all()) == 1

@@ -85,7 +85,7 @@ def make_interventions() -> tuple[Intervention, ...]:
                     reason="entropy under its floor",
                     sparsity_before=0.45,
                     sparsity_after=0.45,
-                    details={"sigma": 0.05},
+                    details={"noise_std": 0.05},
                 )
             )
     found.append(

@@ -6,9 +6,9 @@ if (location.hash.length > 1 && !location.hash.startsWith("#/")) { sessionStorag
 const token = sessionStorage.getItem("token") ?? "";
 const now = { runs: new Map(), charts: new Map(), shown: [], generation: 0, events: [], dirty: false };
 const FORMS = [
-  ["collapse", [["fraction", 0.3], ["layers", ""]]], ["surge", [["fraction", 0.2], ["layers", ""]]], ["pump", [["sigma", 0.1]]],
+  ["collapse", [["fraction", 0.3], ["layers", ""]]], ["surge", [["fraction", 0.2], ["layers", ""]]], ["pump", [["noise_std", 0.1]]],
   ["set-sparsity", [["sparsity", 0.9]]], ["set-thresholds", [["values", "floor=.4"]]], ["learning-rate", [["factor", 0.5]]], ["cadence", [["every", 100]]],
-  ["pause-policy", []], ["resume", []], ["pause", []], ["continue", []], ["checkpoint", []], ["inspect", []], ["roll-back", [["step", ""]]], ["stop", []],
+  ["pause-policy", []], ["resume-policy", []], ["pause", []], ["continue", []], ["checkpoint", []], ["inspect", []], ["roll-back", [["step", ""]]], ["stop", []],
 ];
 
 async function api(path, options = {}) {
