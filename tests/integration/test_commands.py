@@ -25,6 +25,7 @@ from surgecollapse.commands import (
     Stop,
     Surge,
 )
+from surgecollapse.events import Decision, Intervention
 from surgecollapse.lab.config import make_config
 from surgecollapse.lab.training.run import train
 from surgecollapse.lab.training.trainer import Training
@@ -62,6 +63,19 @@ def loop(policy="no_op", total=100, **options):
         return [event for event in memory.events if type(event).__name__ == "Request"]
 
     return controller, steps, requests
+
+
+def test_what_a_person_decides_between_two_readings_is_recorded_with_its_own_step():
+    controller, steps, requests = loop()
+    memory = controller._options.recorders[0]
+    for command in (Collapse(fraction=0.25), Surge(fraction=0.5), Pump(sigma=0.1)):
+        steps(6)
+        controller.request(command)
+        steps(1)
+    decided = [event for event in memory.of(Decision) if event.reason.startswith("asked by a person")]
+    assert [event.step for event in decided] == [7, 14, 21]
+    assert [event.step for event in memory.of(Intervention)] == [7, 14, 21]
+    assert [event.step for event in requests()] == [7, 14, 21]
 
 
 def test_a_collapse_closes_exactly_the_share_of_what_is_open_in_the_named_layers():

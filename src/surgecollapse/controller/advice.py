@@ -36,8 +36,8 @@ class Advice:
             self._given.add(about)
             warnings.warn(message, UserWarning, stacklevel=_levels())
 
-    def of_plan(self, plan: Plan, policy: Policy) -> None:
-        """Warn of a target of zero under a policy that prunes, and of a run that is too short for its policy."""
+    def of_plan(self, plan: Plan, policy: Policy, *, from_dense: bool) -> None:
+        """Warn of a target of zero under a policy that prunes, and of a run that is too short to prune a dense net."""
         name = type(policy).__name__
         if _never_prunes(policy):
             return
@@ -45,7 +45,7 @@ class Advice:
             self.give(
                 "zero", f"sparsity 0 prunes nothing, so that {name} does nothing: give a sparsity, or use 'no_op'"
             )
-        elif plan.total_steps is not None and not isinstance(policy, OneShot | Static):
+        elif from_dense and plan.total_steps is not None and not isinstance(policy, OneShot | Static):
             readings = plan.total_steps // plan.every
             if readings < _FEWEST:
                 every = max(1, plan.total_steps // 40)

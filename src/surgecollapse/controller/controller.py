@@ -98,7 +98,7 @@ class Controller:
 
     def __init__(self, model: nn.Module, optimizer: Any, options: Options) -> None:
         self._start(model, optimizer, options)
-        self._advice.of_plan(self.plan, self.policy)
+        self._advice.of_plan(self.plan, self.policy, from_dense=options.masks is None)
         if self._resolved:
             self._settle()
         self.reattach()
@@ -575,6 +575,8 @@ class Controller:
         self._record(event)
 
     def _record(self, event: Event) -> None:
+        if isinstance(event, Decision):  # one of a person falls between two readings
+            event = replace(event, step=self.step)
         for recorder in self._options.recorders:
             recorder.record(event)
 

@@ -222,6 +222,8 @@ class Decision:
     """What to do, in this order; empty for nothing."""
     eligible: int | None = None
     """First step at which the policy may act again, as the controller records it; ``None``: never, or unknown."""
+    step: int | None = None
+    """Completed optimizer steps, as the controller records it; a policy leaves it ``None``."""
 
     @property
     def acts(self) -> bool:

@@ -109,9 +109,9 @@ class Run:
         )
 
     def decisions(self) -> pd.DataFrame:
-        """One row a decision, with the step of the reading that it followed."""
-        rows = ({"step": step, **asdict(event)} for step, event in self.store.decisions())
-        return _table(rows, ["step", *_columns(Decision, but=())])
+        """One row a decision."""
+        rows = ({"step": step, **_without(asdict(event), "step")} for step, event in self.store.decisions())
+        return _table(rows, ["step", *_columns(Decision, but=("step",))])
 
     def interventions(self) -> pd.DataFrame:
         """One row an intervention with its energy ledger, without its layers."""

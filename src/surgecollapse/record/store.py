@@ -6,8 +6,8 @@ Tables (schema version in ``PRAGMA user_version``, this library's mark in ``PRAG
 - ``series(id, name, layer)`` and ``measurements(series, step, value)``: one number per series and step.
   ``NULL`` stands for NaN.
 - ``events(id, step, kind, version, body)``: readings, decisions and interventions as the JSON of
-  :func:`surgecollapse.events.to_dict`; Python's ``NaN`` and ``Infinity`` may occur in it. A decision carries
-  no step of its own and takes that of the reading before it.
+  :func:`surgecollapse.events.to_dict`; Python's ``NaN`` and ``Infinity`` may occur in it. A decision without a
+  step takes that of the event before it.
 - ``arrays(step, name, dtype, shape, data)``: small arrays, C order, little-endian.
 - ``commands(id, token, created, source, kind, body, status, step, reason, settled)``: what people asked of the run,
   see :class:`~surgecollapse.record.commands.CommandQueue`.
@@ -133,6 +133,8 @@ class RunStore:
         self._writer = Writer(self.path)
         # Of a store that nobody closes, the thread writes the last rows when the process ends.
         weakref.finalize(self, self._writer.close)
+        last = connection.execute("SELECT max(step) FROM events WHERE typeof(step) = 'integer'").fetchone()[0]
+        self._last_step = last or 0
         rows = connection.execute("SELECT name, layer, id FROM series WHERE typeof(id) = 'integer'").fetchall()
         self._series = {(name, layer): number for name, layer, number in rows}
         noted = self.get("dropped", 0)
@@ -156,7 +158,7 @@ class RunStore:
     # writing
 
     def record(self, event: Event) -> None:
-        """Take one event; a decision is filed under the step of the last event that had one.
+        """Take one event; a decision without a step is filed under that of the event before it.
 
         Raises:
             ValueError: if its step is not a whole number of 64 bits, or it holds what JSON cannot.
@@ -164,10 +166,9 @@ class RunStore:
         if isinstance(event, Measurement):
             self._put_measurement(event)
             return
-        step = self._last_step if isinstance(event, Decision) else whole(event.step)
         wire = to_dict(event)
-        if not isinstance(event, Decision):
-            self._last_step = wire["event"]["step"] = step
+        if event.step is not None:
+            self._last_step = wire["event"]["step"] = whole(event.step)
         row = (self._last_step, wire["kind"], wire["version"], to_json(wire["event"], wire["kind"]))
         self._queue("INSERT INTO events (step, kind, version, body) VALUES (?, ?, ?, ?)", row)
 

@@ -154,6 +154,24 @@ def test_truncate_drops_exactly_the_later_steps(path):
         assert [step for step, _ in store.arrays("a")] == [1, 2]
 
 
+def test_a_decision_is_filed_under_its_own_step_and_dropped_with_it(path):
+    with RunStore(path, mode="w") as store:
+        store.record(reading(50))
+        store.record(Decision(phase="open", reason="asked by a person", step=61))
+        store.truncate_after(60)  # a checkpoint of step 60 knows nothing of it
+        assert store.decisions() == []
+        store.record(Decision(phase="open", reason="asked by a person", step=61))
+        assert [step for step, _ in store.decisions()] == [61]
+
+
+def test_a_store_that_is_opened_again_knows_the_step_of_its_newest_event(path):
+    with RunStore(path, mode="w") as store:
+        store.record(reading(50))
+    with RunStore(path, mode="a") as store:
+        store.record(Decision(phase="sparse", reason="without a step"))
+        assert [step for step, _ in store.decisions()] == [50]
+
+
 def test_a_resumed_store_continues_its_series(path):
     with RunStore(path, mode="w") as store:
         store.measure(1, "x", 1.0)
