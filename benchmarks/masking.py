@@ -42,7 +42,7 @@ def masked(compile: bool, x: Tensor, y: Tensor) -> tuple[surgecollapse.Controlle
     for _ in range(3):
         step()
     assert controller.sparsity > 0.4, "the collapse was not carried out"
-    controller._engine.signal.update(controller._engine.weights.params)
+    controller._components.signal.update(controller._components.weights.params)
     step()  # as one that follows a growth average
     return controller, step
 
@@ -58,7 +58,7 @@ def measure(repeats: int) -> dict[str, Any]:
     """Median times of the step and of the parts, in milliseconds of the processor, taken in turn."""
     x, y = torch.randint(0, 99, (128, 8)), torch.randint(0, 97, (8,))
     (plain, step), (compiled, _) = masked(False, x, y), masked(True, x, y)
-    engine, weights = plain._engine, compiled._engine.weights
+    engine, weights = plain._components, compiled._components.weights
     names = engine.groups[0]
     size = engine.weights.size
     source = torch.zeros(3 * size // 2)  # read and written: as many bytes as three passes over the weights

@@ -20,7 +20,7 @@ from pathlib import Path
 from _harness import make_parser
 
 from surgecollapse.commands import Pump
-from surgecollapse.controller.command_loop import Steering
+from surgecollapse.controller.command_loop import CommandLoop
 from surgecollapse.events import Intervention, LayerChange, LayerReading, Reading
 from surgecollapse.record import CommandQueue, RunStore
 
@@ -52,9 +52,9 @@ def measure(steps: int) -> dict[str, float]:
     """Shares of a step of 10 ms: processor time, wall time of the calls, and the worst single step in ms."""
     with tempfile.TemporaryDirectory() as place, RunStore(Path(place) / "run.db", mode="w") as store:
         store.set("status", "running")
-        steering = Steering(store.record)
-        steering.handlers["pump"] = lambda command: f"{command.noise_std:g}"
-        steering.open(CommandQueue(store.path))
+        command_loop = CommandLoop(store.record)
+        command_loop.handlers["pump"] = lambda command: f"{command.noise_std:g}"
+        command_loop.open(CommandQueue(store.path))
         calls, worst, asked = 0.0, 0.0, 0.0
         began = time.process_time()
         for _ in range(steps):
@@ -73,7 +73,7 @@ def measure(steps: int) -> dict[str, float]:
                 store.record(reading(step))
             if step % 100 == 0:
                 store.record(intervention(step))
-            steering.boundary(step)
+            command_loop.boundary(step)
             spent = time.perf_counter() - entered
             calls, worst = calls + spent, max(worst, spent)
         processor = time.process_time() - began - asked - asleep

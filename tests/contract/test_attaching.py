@@ -321,7 +321,7 @@ def test_the_soft_threshold_holds_under_every_optimizer_and_wrapper(name, wrappe
         optimizer.step()
         named = dict(model.named_parameters())
         assert not any(named[n][~mask].any() for n, mask in controller.masks.items())
-    assert controller._engine.actor.shadow.active
+    assert controller._components.actor.shadow.active
     assert_masked(controller, model)
     for _ in range(11):
         backward(model, optimizer)

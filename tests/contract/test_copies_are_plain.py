@@ -50,7 +50,7 @@ def at(state):
         optimizer.step()
     if state == "noisy":
         controller.request(sc.commands.Pump(noise_std=0.1))
-        controller.steering.boundary(controller.step)
+        controller.command_loop.boundary(controller.step)
     if state == "detached":
         controller.detach()
     return model, controller

@@ -246,7 +246,7 @@ def test_it_trains_as_without_us_and_its_state_loads_with_weights_only(name):
     controller.detach()
     again = idle(net, torch.optim.SGD(net.parameters(), lr=0.01))
     again.load_state_dict(state)
-    measured = [c._engine.observer.activation_energy() for c in (controller, again)]
+    measured = [c._components.observer.activation_energy() for c in (controller, again)]
     assert measured[0] == measured[1] != {}
 
 

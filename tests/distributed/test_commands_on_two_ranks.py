@@ -46,7 +46,7 @@ for step in range(40):
     optimizer.step()
 asked = [(e.step, e.kind, e.status) for e in memory.events if type(e).__name__ == "Request"]
 weight = model.module[0].weight.detach()
-found = {"weight": weight, "asked": asked, "refused": refused, "last": controller.steering.last}
+found = {"weight": weight, "asked": asked, "refused": refused, "last": controller.command_loop.last}
 torch.save(found, f"{folder}/{rank}.pt")
 distributed.destroy_process_group()
 # All is saved. Without the interpreter's teardown: a thread of gloo that still holds a tensor and asks for the GIL

@@ -120,7 +120,7 @@ def test_what_cannot_be_done_is_rejected_with_its_reason_and_changes_nothing(com
     steps(1)
     before = controller.state_dict()
     controller.request(command)
-    controller.steering.boundary(1)
+    controller.command_loop.boundary(1)
     assert (requests()[0].status, controller.events) == ("rejected", [])
     assert reason in requests()[0].reason
     assert str(controller.state_dict()) == str(before)
@@ -218,7 +218,7 @@ class Person:
 
         def advance(training):
             for command in person.plan.pop(training.step + 1, ()):
-                training.steering.request(command)
+                training.command_loop.request(command)
             person.advance(training)
 
         Training.advance = advance

@@ -207,7 +207,7 @@ def test_a_reading_with_labels_is_still_one_host_sync(monkeypatch):
             return _original(self, *args)
 
         monkeypatch.setattr(torch.Tensor, name, counted)
-    observer = run.controller._engine.observer
+    observer = run.controller._components.observer
     original_read = observer.read
 
     def read(*args):

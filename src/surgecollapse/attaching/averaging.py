@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from surgecollapse.controller.ownership import Connection
+from surgecollapse.controller.ownership import Ownership
 from surgecollapse.torch_utils.modules import canonical_name, snapshot, unwrap_model
 from surgecollapse.torch_utils.step_hooks import StepHooks, overflowed
 
@@ -29,7 +29,7 @@ class AveragedWeights:
         if not 0 < decay < 1:
             raise ValueError(f"decay must be above 0 and below 1, got {decay:g}: without an average, call nothing")
         inner = unwrap_model(model)
-        held = any(Connection.holder(p) is not None for p in inner.parameters())
+        held = any(Ownership.holder(p) is not None for p in inner.parameters())
         if held and controller is None:
             raise ValueError(
                 "a controller masks these parameters, and their average must obey its masks: pass controller="

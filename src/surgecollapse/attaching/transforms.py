@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from surgecollapse.controller.ownership import Connection
+from surgecollapse.controller.ownership import Ownership
 from surgecollapse.events import Measurement
 from surgecollapse.gradients.chain import TransformChain
 from surgecollapse.gradients.effects import Effects
@@ -29,7 +29,7 @@ class TransformedGradients:
         if every < 1:
             raise ValueError(f"every must be at least 1, got {every}")
         self._optimizer = StepHooks.chain(optimizer)[-1]
-        if any(Connection.holder(p) is not None for p in parameters_of(self._optimizer)):
+        if any(Ownership.holder(p) is not None for p in parameters_of(self._optimizer)):
             raise ValueError(
                 "a controller masks these parameters already, and masking comes after every transform: pass the "
                 "transforms to attach(..., transforms=[...]), or call transform_gradients before attach"

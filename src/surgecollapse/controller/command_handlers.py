@@ -10,7 +10,7 @@ from surgecollapse.events import Decision, Intervention, Plan, Prune, Regrow, Se
 
 if TYPE_CHECKING:
     from surgecollapse import commands as ask
-    from surgecollapse.controller.command_loop import Handler, Steering
+    from surgecollapse.controller.command_loop import CommandLoop, Handler
     from surgecollapse.observe.watch import Watch
     from surgecollapse.protocols import Policy
 
@@ -22,7 +22,7 @@ class Commanded(Protocol):
     policy: Policy
     phase: str
     watch: Watch | None
-    steering: Steering
+    command_loop: CommandLoop
 
     @property
     def resolved(self) -> bool:
@@ -60,7 +60,7 @@ class Commanded(Protocol):
         ...
 
 
-class Interventions:
+class CommandHandlers:
     """The handlers of one controller, and what they changed for good.
 
     Args:
@@ -169,15 +169,15 @@ class Interventions:
 
     def pause(self, _: ask.Pause) -> str:
         """Make training wait."""
-        return pause(self._controller.steering)
+        return pause(self._controller.command_loop)
 
     def go_on(self, _: ask.Continue) -> str:
         """End the wait."""
-        return go_on(self._controller.steering)
+        return go_on(self._controller.command_loop)
 
     def stop(self, _: ask.Stop) -> str:
         """Ask the loop to end."""
-        self._controller.steering.stopping = True
+        self._controller.command_loop.stopping = True
         return "the loop is asked to end: controller.stopping is true"
 
     def _check_open(self) -> None:
@@ -243,27 +243,27 @@ def cadence(watch: Any, every: int) -> str:
     return f"monitors every {watch.every} steps"
 
 
-def pause(steering: Any) -> str:
+def pause(command_loop: Any) -> str:
     """Make a loop wait.
 
     Raises:
         ValueError: if it waits already.
     """
-    if steering.paused:
+    if command_loop.paused:
         raise ValueError("training is paused already")
-    steering.paused = True
+    command_loop.paused = True
     return "training waits"
 
 
-def go_on(steering: Any) -> str:
+def go_on(command_loop: Any) -> str:
     """End the wait of a loop.
 
     Raises:
         ValueError: if it does not wait.
     """
-    if not steering.paused:
+    if not command_loop.paused:
         raise ValueError("training is not paused")
-    steering.paused = False
+    command_loop.paused = False
     return "training goes on"
 
 

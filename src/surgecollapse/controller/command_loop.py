@@ -37,7 +37,7 @@ class _Taken:
     fault: str = ""
 
 
-class Steering:
+class CommandLoop:
     """The commands of one run: asked for anywhere, settled in order and once, between two optimizer steps.
 
     Looking whether there are any costs a comparison of clocks, and ten times a second one pragma of SQLite.
@@ -61,10 +61,10 @@ class Steering:
 
     >>> from surgecollapse.commands import Pump
     >>> requests = []
-    >>> steering = Steering(requests.append)
-    >>> steering.handlers["pump"] = lambda command: f"input noise of {command.noise_std:g}"
-    >>> steering.request(Pump(noise_std=0.1))
-    >>> steering.boundary(7)
+    >>> command_loop = CommandLoop(requests.append)
+    >>> command_loop.handlers["pump"] = lambda command: f"input noise of {command.noise_std:g}"
+    >>> command_loop.request(Pump(noise_std=0.1))
+    >>> command_loop.boundary(7)
     True
     >>> requests[0].step, requests[0].status, requests[0].reason
     (7, 'applied', 'input noise of 0.1')

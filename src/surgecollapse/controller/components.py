@@ -31,11 +31,11 @@ from surgecollapse.torch_utils.distributed import Ranks
 from surgecollapse.torch_utils.step_hooks import parameters_of
 
 
-class Engine:
+class Components:
     """Masked weights, the growth signal, what observes them and what acts on them.
 
     Which layer produces the model's output, and so is not prunable by default, only a forward pass can tell: the
-    controller builds a provisional engine first and a new one when the probe batch is known.
+    controller builds provisional ones first and new ones when the probe batch is known.
 
     Args:
         model: the unwrapped model.
@@ -286,7 +286,7 @@ class Engine:
         check_obeyed(state["weights"], named_weights(self._model))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned, in an engine that was built with its ``dataflow`` and as ``saved``.
+        """Restore what :meth:`state_dict` returned, in components built with its ``dataflow`` and as ``saved``.
 
         Raises:
             ValueError: if the state belongs to other weights.

@@ -21,13 +21,13 @@ from surgecollapse.act.prunable import UNOWNED
 from surgecollapse.act.randomness import Generators
 from surgecollapse.act.roles import Explanation
 from surgecollapse.controller.advice import Advice
-from surgecollapse.controller.command_handlers import Interventions
-from surgecollapse.controller.command_loop import Steering
-from surgecollapse.controller.components import Engine
+from surgecollapse.controller.command_handlers import CommandHandlers
+from surgecollapse.controller.command_loop import CommandLoop
+from surgecollapse.controller.components import Components
 from surgecollapse.controller.optimizer_step import OptimizerSteps
 from surgecollapse.controller.options import Options, check_sparsity
-from surgecollapse.controller.ownership import Connection, check_trainable
-from surgecollapse.controller.reading_schedule import Timetable
+from surgecollapse.controller.ownership import Ownership, check_trainable
+from surgecollapse.controller.reading_schedule import ReadingSchedule
 from surgecollapse.controller.version_01 import current_state
 from surgecollapse.events import (
     Action,
@@ -86,7 +86,7 @@ class Controller:
         readings: the last 1,000 readings.
         watch: runs the monitors, within their budget (``watch.report()``); ``None`` without any.
         finalized: whether :meth:`finalize` has been called.
-        steering: takes what people ask of the run, see :meth:`request`.
+        command_loop: takes what people ask of the run, see :meth:`request`.
 
     >>> import torch, surgecollapse
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
@@ -130,27 +130,27 @@ class Controller:
         self.readings: deque[Reading] = deque(maxlen=1000)
         self._ranks = Ranks.of(model, options.process_group)
         self._checked = self._ranks.alone
-        self._timetable = Timetable(self._falls_on)
+        self._schedule = ReadingSchedule(self._falls_on)
         self._probe = Probe(options.readings.probe)
         self._random = {role: Generators(options.seed + _APART * i) for i, role in enumerate(_ROLES)}
         self._noise = InputNoise(model, self._random["noise"])
-        self._connection = Connection(model, self._given)
+        self._ownership = Ownership(model, self._given)
         self._steps = OptimizerSteps(self.optimizers, options.transforms)
         self.watch = self._new_watch()
-        self.steering = Steering(self._record, self._ranks)
-        self._interventions = Interventions(self)
-        self.steering.handlers.update(self._interventions.handlers())
+        self.command_loop = CommandLoop(self._record, self._ranks)
+        self._handlers = CommandHandlers(self)
+        self.command_loop.handlers.update(self._handlers.handlers())
         self._resolved = self._probe.known
         known = self._resolved and saved is None
         self._build(self._probe.dataflow(self.model) if known else None, None if saved is None else saved["engine"])
 
     def _settle(self) -> None:
         """Check what is prunable, once that is known, and take the first mask from the weights if asked to."""
-        engine = self._engine
-        engine.actor.rewiring.check_target(self.plan.sparsity)
-        engine.warn_of_adapters()
+        components = self._components
+        components.actor.rewiring.check_target(self.plan.sparsity)
+        components.warn_of_adapters()
         if self._options.target.include is None:
-            self._advice.of_unstepped([row.name for row in engine.explain() if row.reason == UNOWNED])
+            self._advice.of_unstepped([row.name for row in components.explain() if row.reason == UNOWNED])
         if self._options.masks == "zeros":
             self._take_zeros()
 
@@ -160,9 +160,9 @@ class Controller:
         Raises:
             ValueError: if the weights are sparser than the target, or a pattern is not that of the zeros.
         """
-        engine, target = self._engine, self.plan.sparsity
-        zeros, size, room = engine.weights.zeros(), engine.weights.size, len(engine.weights.params)
-        missing = size - engine.actor.rewiring.wanted(target) - zeros
+        components, target = self._components, self.plan.sparsity
+        zeros, size, room = components.weights.zeros(), components.weights.size, len(components.weights.params)
+        missing = size - components.actor.rewiring.wanted(target) - zeros
         if missing < -room:
             raise ValueError(
                 f"masks='zeros': the prunable weights are {zeros / size:.2%} zero already, and these zeros stay; "
@@ -174,17 +174,17 @@ class Controller:
                 f"only {zeros / size:.2%} of the weights are zero for a sparsity of {target:g}: prune without "
                 "masks='zeros'"
             )
-        engine.weights.take_zeros()
+        components.weights.take_zeros()
         self._log("join", f"the {zeros} zeros of the weights are the first mask, and stay closed")
         if missing <= room:  # to a weight a layer, as rounding of another program leaves it
-            self._interventions.aim_at(zeros / size)
+            self._handlers.aim_at(zeros / size)
             final = "the zeros of the weights are the final mask"
             self._carry_out(Decision(phase="frozen", reason=final, actions=(Freeze(),)))
             self.finalized = True
 
     def _build(self, dataflow: Dataflow | None, saved: Mapping[str, Any] | None = None) -> None:
         growth = self._options.updates.growth or getattr(self.policy, "growth", "ema_gradient")
-        self._engine = Engine(
+        self._components = Components(
             self.model,
             self.optimizers,
             self._options,
@@ -196,10 +196,10 @@ class Controller:
             ranks=self._ranks,
             saved=saved,
         )
-        self._engine.actor.target = self.plan.sparsity
+        self._components.actor.target = self.plan.sparsity
         for i, given in enumerate(self._given):
             if len(StepHooks.chain(given)) > 1:  # a wrapper writes weights of its own after the step
-                self._engine.zero_preservation.disable_fast_path(i)
+                self._components.zero_preservation.disable_fast_path(i)
 
     def _new_watch(self) -> Watch | None:
         options = self._options
@@ -226,20 +226,20 @@ class Controller:
         """
         if self.attached:
             return
-        self._connection.claim()
+        self._ownership.claim()
         self._stop_shadowing = shadow_when_joined(self._outer, self._shadow_step, self._end_of_join)
         if self._options.hooks:
-            self._connection.hook_steps(self._before, self._after, self._see_foreign_step)
+            self._ownership.hook_steps(self._before, self._after, self._see_foreign_step)
         if self.step == 0:
             # Under torch.compile the graph breaks before the model, but not if no batch is needed.
-            self._connection.watch_first_batches(self._see_first_batch, eager=not self._probe.known)
+            self._ownership.watch_first_batches(self._see_first_batch, eager=not self._probe.known)
         self._carried = CarriedState(self.optimizers[0], CARRIED, self.state_dict, self._load_carried)
         self._settle_shadow()
-        self._engine.weights.apply()
+        self._components.weights.apply()
         self._noise.set(self._noise.std)
         commands = self._options.commands
         if commands is not None:
-            self.steering.open(commands if isinstance(commands, CommandQueue) else CommandQueue(Path(commands)))
+            self.command_loop.open(commands if isinstance(commands, CommandQueue) else CommandQueue(Path(commands)))
         self._arm()
 
     def _see_first_batch(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -250,18 +250,18 @@ class Controller:
     @property
     def attached(self) -> bool:
         """Whether this controller holds the parameters of its model."""
-        return self._connection.open
+        return self._ownership.open
 
     def detach(self) -> None:
         """Remove every hook. Weights keep their values, masks are no longer enforced; attaching again is allowed."""
-        self._connection.close()
+        self._ownership.close()
         if self._carried is not None:
             self._carried.remove()
             self._carried = None
         self._stop_shadowing()
-        self._engine.observer.disarm()
+        self._components.observer.disarm()
         self._noise.suspend()
-        self.steering.close()
+        self.command_loop.close()
 
     def __enter__(self) -> Controller:
         return self
@@ -300,7 +300,7 @@ class Controller:
         to the host unless a reading is due. ``validation_loss`` is for the monitor of the generalization gap, at any
         time.
         """
-        self._engine.observer.note(loss, targets)
+        self._components.observer.note(loss, targets)
         if self.watch is not None:
             self.watch.scenes.note(targets, loss=loss, validation_loss=validation_loss)
 
@@ -334,38 +334,38 @@ class Controller:
         self._resolve()
         self._check_ranks()
         self._begin()
-        self._connection.first_step_done()
+        self._ownership.first_step_done()
         if self._steps.skips(index):
             return
         if self.watch is not None and index == 0:
-            weights = self._engine.weights
+            weights = self._components.weights
             self.watch.before_step(self.step + 1, self.optimizers, weights.shares, weights.all_held)
-        until_due = self._timetable.next - (self.step + 1)
-        self._steps.prepare(index, self._engine, factor=self._interventions.factor, until_due=until_due)
+        until_due = self._schedule.next - (self.step + 1)
+        self._steps.prepare(index, self._components, factor=self._handlers.factor, until_due=until_due)
 
     @torch.no_grad()
     def _after(self, index: int) -> None:
-        engine = self._engine
-        self._steps.put_right(index, engine, check=self._due)
-        if index != engine.primary or self._steps.skipped(index):
+        components = self._components
+        self._steps.put_right(index, components, check=self._due)
+        if index != components.primary or self._steps.skipped(index):
             return
         self._end_step()
 
     def _end_step(self) -> None:
         """Count the step, and read, decide and act where that is due."""
-        engine = self._engine
+        components = self._components
         self.step += 1
         self._check_optimizers()
-        if self._timetable.next == self.step:
+        if self._schedule.next == self.step:
             self._observe_decide_act()
-        engine.observer.end_step()
-        if not self.steering.by_hand:
-            self.steering.boundary(self.step)
+        components.observer.end_step()
+        if not self.command_loop.by_hand:
+            self.command_loop.boundary(self.step)
         self._arm()
 
     def _see_foreign_step(self, optimizer: Optimizer) -> None:
         """Mask again what an optimizer wrote that this controller does not know."""
-        weights = self._engine.weights
+        weights = self._components.weights
         if weights.dense or not self._resolved:
             return
         weights.apply()
@@ -381,7 +381,7 @@ class Controller:
         if self._layout_known or self.plan.sparsity == 0.0 or self._options.updates.optimizer_state == "keep":
             return
         self._layout_known = True
-        self._engine.check_optimizer_states()
+        self._components.check_optimizer_states()
 
     def _take_waiting(self) -> None:
         """Settle what a load of the optimizer's state left open, now that the model must be loaded as well."""
@@ -420,7 +420,7 @@ class Controller:
         """
         if self._checked:
             return
-        shapes = [(name, tuple(p.shape)) for name, p in self._engine.weights.params.items()]
+        shapes = [(name, tuple(p.shape)) for name, p in self._components.weights.params.items()]
         if not self._ranks.all_agree((self.plan, type(self.policy).__name__, self.step, shapes)):
             raise ValueError(
                 "the ranks were attached with different arguments (seed, sparsity, total_steps, policy) or different "
@@ -456,10 +456,10 @@ class Controller:
                 "no forward of the model in training mode was seen, so its output layer is unknown (a model that is "
                 "compiled in place, or trained in eval mode, shows none): pass probe=<a batch, as the model is called>"
             )
-        noted = self._engine.observer.noted
-        self._engine.observer.disarm()
+        noted = self._components.observer.noted
+        self._components.observer.disarm()
         self._build(self._probe.dataflow(self.model))
-        self._engine.observer.note(*noted)
+        self._components.observer.note(*noted)
         self._resolved = True
         self._settle()
 
@@ -476,37 +476,37 @@ class Controller:
 
     def _arm(self) -> None:
         """Arm the reader if a reading falls on the next step; on others no hook exists."""
-        self._timetable.look_ahead(self.step + 1, self._engine.signal.window)  # the growth signal must know so far
+        self._schedule.look_ahead(self.step + 1, self._components.signal.window)  # the growth signal must know so far
         if self._due:
-            self._engine.observer.arm()
+            self._components.observer.arm()
 
     @property
     def _due(self) -> bool:
         """Whether the step under way is due for a reading."""
-        return self._timetable.next == self.step + 1
+        return self._schedule.next == self.step + 1
 
     def _observe_decide_act(self) -> None:
         self._rebind()
-        reading = self._engine.observer.read(self.step, self._engine.weights.sparsity)
+        reading = self._components.observer.read(self.step, self._components.weights.sparsity)
         self.readings.append(reading)
         self._record(reading)
         for name, value in self._steps.effects.read().items():
             self._record(Measurement(step=self.step, name=name, value=value))
-        if self._engine.zero_preservation.found_values():
+        if self._components.zero_preservation.found_values():
             self._log(
                 "zeros",
                 f"pruned weights had other values than zero at step {self.step}, from something that writes to weights "
                 "through .data or sets moments: they are zero again, and from now on after every step",
             )
         self._settle_shadow()
-        joined = self._engine.join()
+        joined = self._components.join()
         if joined is not None:
             self._log("join", f"joined the optimizer, prunable from now on: {', '.join(joined) or 'no new weights'}")
-        if self.finalized or self._interventions.held:
+        if self.finalized or self._handlers.held:
             return
         if not reading.finite:
-            if not self._engine.actor.shadow.active:
-                self._engine.actor.rewiring.restore_zeros()
+            if not self._components.actor.shadow.active:
+                self._components.actor.rewiring.restore_zeros()
             self._log(
                 "skip",
                 f"a gradient, an activation or the loss was not finite at step {self.step}: no decision was made",
@@ -526,15 +526,15 @@ class Controller:
 
     def _rebind(self) -> None:
         """Take up layers and parameters that were replaced since, and say so."""
-        kept, lost = self._engine.rebind()
+        kept, lost = self._components.rebind()
         if not kept and not lost:
             return
-        self._connection.claim()
+        self._ownership.claim()
         if kept:
             self._log("join", f"other parameters stand under these names, and take over their masks: {', '.join(kept)}")
         if lost:
             self._log("join", f"these weights are gone or of another shape, and have no mask: {', '.join(lost)}")
-        unstepped = self._engine.unstepped()
+        unstepped = self._components.unstepped()
         if lost or unstepped:
             self._advice.give(
                 "replaced",
@@ -554,11 +554,11 @@ class Controller:
 
     def _carry_out(self, decision: Decision, signals: Mapping[str, Tensor] | None = None) -> None:
         self.decision, self.phase = decision, decision.phase
-        signals = self._engine.signal.values if signals is None else signals
-        for event in self._engine.actor.carry_out(decision, self.step, signals):
+        signals = self._components.signal.values if signals is None else signals
+        for event in self._components.actor.carry_out(decision, self.step, signals):
             self.events.append(event)
             self._record(event)
-        self._engine.forget_signal()
+        self._components.forget_signal()
 
     def _log(self, kind: str, reason: str) -> None:
         """Record something that happened without a decision."""
@@ -567,8 +567,8 @@ class Controller:
             kind=kind,
             phase=self.phase,
             reason=reason,
-            sparsity_before=self._engine.weights.sparsity,
-            sparsity_after=self._engine.weights.sparsity,
+            sparsity_before=self._components.weights.sparsity,
+            sparsity_after=self._components.weights.sparsity,
         )
         logger.info("step %d: %s: %s", self.step, kind, reason)
         self.events.append(event)
@@ -598,7 +598,7 @@ class Controller:
         >>> controller.sparsity
         0.25
         """
-        self.steering.request(command)
+        self.command_loop.request(command)
 
     def carry_out(self, decision: Decision) -> list[Intervention]:
         """Do what a decision says, now and whatever the policy thinks: between two optimizer steps.
@@ -622,12 +622,12 @@ class Controller:
         Raises:
             ValueError: if a pattern matches no prunable layer.
         """
-        part = self._engine.weights.only(layers)
+        part = self._components.weights.only(layers)
         return part.live, part.size
 
     def reachable(self, sparsity: float, layers: Sequence[str] = ()) -> tuple[float, int]:
         """The sparsity that a collapse to this one reaches (a pattern may bound it), and the weights it leaves open."""
-        rewiring = self._engine.actor.rewiring
+        rewiring = self._components.actor.rewiring
         sparsity = rewiring.reachable(sparsity)
         return sparsity, rewiring.wanted(sparsity, layers)
 
@@ -639,12 +639,12 @@ class Controller:
         """
         check_sparsity(sparsity)
         self._options.target.check_room(sparsity)
-        self._engine.actor.rewiring.check_target(sparsity)
+        self._components.actor.rewiring.check_target(sparsity)
 
     def replace_policy(self, policy: Policy, plan: Plan) -> None:
         """Go on with another policy or plan, in the same state."""
         self.plan, self.policy = plan, policy
-        self._engine.actor.target = plan.sparsity
+        self._components.actor.target = plan.sparsity
 
     @property
     def resolved(self) -> bool:
@@ -654,7 +654,7 @@ class Controller:
     @property
     def stopping(self) -> bool:
         """Whether a person asked the loop to end: ask it after each step, then call :meth:`finalize`."""
-        return self.steering.stopping
+        return self.command_loop.stopping
 
     # ---- results and state ------------------------------------------------------------------------------------
 
@@ -670,13 +670,13 @@ class Controller:
         self._apply_masks()
         if self.finalized:
             return
-        engine, target, total = self._engine, self.plan.sparsity, self.plan.total_steps
-        reached = engine.actor.rewiring.at(target)
+        components, target, total = self._components, self.plan.sparsity, self.plan.total_steps
+        reached = components.actor.rewiring.at(target)
         early = f" at step {self.step} of {total}" if total and self.step < total else ""
         reason = f"finalize{early}: exact target {target:g}, final mask"
         done = self.frozen and reached
-        engine.actor.frozen &= reached  # a mask that was frozen, or changed since, at another sparsity is not final
-        saliency, signals = None, engine.signals_at_hand()
+        components.actor.frozen &= reached  # a mask that was frozen, or changed since, at another sparsity is not final
+        saliency, signals = None, components.signals_at_hand()
         if not done and self._options.updates.saliency == "taylor" and not signals:
             saliency, reason = "magnitude", f"{reason}; by magnitude, since no gradient is at hand"
         prune = () if done else (Prune(target, saliency=saliency),)
@@ -686,11 +686,11 @@ class Controller:
 
     def _apply_masks(self) -> None:
         """Put closed weights that have a value back to zero, and say so."""
-        weights = self._engine.weights
+        weights = self._components.weights
         self._settle_shadow()
         found = weights.disobeying()
         if found:
-            self._engine.actor.rewiring.restore_zeros()
+            self._components.actor.rewiring.restore_zeros()
             self._log(
                 "zeros",
                 f"closed weights had values ({', '.join(f'{name}: {n}' for name, n in found.items())}), from older "
@@ -699,8 +699,8 @@ class Controller:
 
     def _settle_shadow(self) -> None:
         """Take up what was written to weights under a threshold, and say so."""
-        self._engine.actor.shadow.settle()
-        if found := self._engine.actor.shadow.found_values():
+        self._components.actor.shadow.settle()
+        if found := self._components.actor.shadow.found_values():
             self._log(
                 "zeros",
                 f"something else wrote to weights under the threshold ({', '.join(dict.fromkeys(found))}): their "
@@ -710,23 +710,23 @@ class Controller:
     @property
     def frozen(self) -> bool:
         """Whether the mask is final."""
-        return self._engine.actor.frozen
+        return self._components.actor.frozen
 
     @property
     def sparsity(self) -> float:
         """Share of the prunable weights that are zero now, counted; :meth:`open_weights` says what the masks hold."""
-        weights = self._engine.weights
+        weights = self._components.weights
         return weights.zeros() / weights.size if weights.size else 0.0
 
     @property
     def sparsity_total(self) -> float:
         """Share of all parameters of the model that are zeros of prunable weights."""
-        return self._engine.weights.zeros() / sum(p.numel() for p in self.model.parameters())
+        return self._components.weights.zeros() / sum(p.numel() for p in self.model.parameters())
 
     @property
     def masks(self) -> dict[str, Tensor]:
         """Copies of the masks by parameter name, true where a weight is open."""
-        weights = self._engine.weights
+        weights = self._components.weights
         return {name: weights.mask(name) for name in weights.params}
 
     @torch.no_grad()
@@ -752,7 +752,7 @@ class Controller:
         2
         """
         found = _named(other)
-        for name, mask in self._engine.weights.all_held().items():
+        for name, mask in self._components.weights.all_held().items():
             tensor = found.get(name)
             if tensor is None or tensor.shape != mask.shape:
                 shape = None if tensor is None else tuple(tensor.shape)
@@ -764,7 +764,7 @@ class Controller:
 
     def __str__(self) -> str:
         total = "" if self.plan.total_steps is None else f"/{self.plan.total_steps}"
-        weights = self._engine.weights
+        weights = self._components.weights
         return (
             f"step {self.step}{total}, {'frozen' if self.frozen else self.phase}, {self.sparsity:.1%} of "
             f"{weights.size:,} weights zero, {len(self.events)} interventions"
@@ -798,7 +798,7 @@ class Controller:
         2.weight   (2, 8)  output layer  no        belongs to a layer that produces the model's output
         2.bias     (2,)    bias          no        is a bias
         """
-        return self._engine.explain()
+        return self._components.explain()
 
     @property
     def noise_std(self) -> float:
@@ -817,13 +817,13 @@ class Controller:
     def _state(self) -> dict[str, Any]:
         return {
             "version": STATE_VERSION,
-            "plan": to_dict(self._interventions.given_plan),
+            "plan": to_dict(self._handlers.given_plan),
             "policy": {"name": type(self.policy).__name__, "state": self.policy.state_dict()},
             "step": self.step,
             "phase": self.phase,
             "finalized": self.finalized,
             "resolved": self._resolved,
-            "engine": self._engine.state_dict(),
+            "engine": self._components.state_dict(),
             "probe": self._probe.state_dict(),
             "random": {role: generators.state_dict() for role, generators in self._random.items()},
             "noise_std": self._noise.std,
@@ -831,7 +831,7 @@ class Controller:
             "transforms": self._steps.state_dict(),
             "events": [to_dict(event) for event in self.events],
             **({} if self.watch is None else {"watch": self.watch.state_dict()}),
-            **({"interventions": changed} if (changed := self._interventions.state_dict()) else {}),
+            **({"interventions": changed} if (changed := self._handlers.state_dict()) else {}),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -848,20 +848,20 @@ class Controller:
         self._check_state(state)
         state = snapshot(state)
         if check:
-            self._engine.check_masks(state["engine"])
+            self._components.check_masks(state["engine"])
         self._probe.load_state_dict(state["probe"])
         self._resolved = state["resolved"]
-        self._engine.observer.disarm()
+        self._components.observer.disarm()
         found = state["engine"]["dataflow"]
         self._build(None if found is None else Dataflow.from_dict(found), saved=state["engine"])
-        self._engine.load_state_dict(state["engine"])
+        self._components.load_state_dict(state["engine"])
         for role, generators in self._random.items():
             generators.load_state_dict(state["random"][role])
-        self._interventions.load_state_dict(state.get("interventions", {}))
+        self._handlers.load_state_dict(state.get("interventions", {}))
         self.policy.load_state_dict(state["policy"]["state"])
         self._steps.load_state_dict(state["transforms"])
         self.step, self.phase, self.finalized = state["step"], state["phase"], state["finalized"]
-        self._timetable.restart(self.step)
+        self._schedule.restart(self.step)
         self.decision = None if state["decision"] is None else from_dict(state["decision"])
         self.events = [from_dict(event) for event in state["events"]]
         self._noise.std = state["noise_std"]
@@ -876,13 +876,13 @@ class Controller:
             raise ValueError("this is not the state of a surgecollapse controller: pass what state_dict() returned")
         if state["version"] != STATE_VERSION:
             raise ValueError(f"controller state has version {state['version']}, this library reads {STATE_VERSION}")
-        here = {**self._state(), **self._engine.state_dict()}
+        here = {**self._state(), **self._components.state_dict()}
         if missing := sorted(set(here) - {*state, *state["engine"], "watch", "interventions", "shadow"}):
             raise ValueError(f"this controller state lacks {', '.join(missing)}: the checkpoint is damaged")
         name = type(self.policy).__name__
         if class_of(state["policy"]["name"]) != name:
             raise ValueError(f"this state belongs to the policy {state['policy']['name']}, but {name} is attached")
-        given = self._interventions.given_plan
+        given = self._handlers.given_plan
         if (plan := from_dict(state["plan"])) != given:
             raise ValueError(f"this state was saved under {plan}, but this controller was attached with {given}")
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from surgecollapse.controller.components import Engine
+from surgecollapse.controller.components import Components
 from surgecollapse.gradients.chain import TransformChain
 from surgecollapse.gradients.effects import Effects
 from surgecollapse.protocols import GradientTransform
@@ -49,52 +49,52 @@ class OptimizerSteps:
         """Whether the step that an optimizer is at, or has just ended, changes nothing."""
         return index in self._skipped
 
-    def prepare(self, index: int, engine: Engine, *, factor: float, until_due: int) -> None:
+    def prepare(self, index: int, components: Components, *, factor: float, until_due: int) -> None:
         """Do what belongs before a step that will be made.
 
         Args:
             index: of the optimizer.
-            engine: what is masked, and what observes it.
+            components: what is masked, and what observes it.
             factor: of the learning rates, for this one step; schedulers see nothing of it.
             until_due: steps until the next reading, 0: this one is read; negative, if it is too far ahead to be known.
         """
         optimizer = self._optimizers[index]
         if factor != 1.0:
             self._scale_rates(index, factor)
-        tracked = engine.tracked(index, until_due)
-        due = until_due == 0 and index <= engine.primary  # an optimizer behind it still ends the step that was read
-        shadow = engine.actor.shadow
+        tracked = components.tracked(index, until_due)
+        due = until_due == 0 and index <= components.primary  # an optimizer behind it still ends the step that was read
+        shadow = components.actor.shadow
         if shadow.active:
-            shadow.put(engine.groups[index], check=due)
+            shadow.put(components.groups[index], check=due)
         if len(self._transforms) or tracked or due:
             unscale(optimizer)
             if index == 0:
                 self.effects.clear()
             self._transforms.apply(optimizer, self.effects if due else None)
             if due:
-                engine.observer.see_gradients([p.grad for p in parameters_of(optimizer) if p.grad is not None])
-            engine.signal.update(tracked)
+                components.observer.see_gradients([p.grad for p in parameters_of(optimizer) if p.grad is not None])
+            components.signal.update(tracked)
         if shadow.active:
-            shadow.scale_gradients(engine.groups[index])
+            shadow.scale_gradients(components.groups[index])
             return
-        engine.weights.mask_gradients(engine.groups[index])
-        engine.zero_preservation.before_step(index, engine.groups[index])
+        components.weights.mask_gradients(components.groups[index])
+        components.zero_preservation.before_step(index, components.groups[index])
 
-    def put_right(self, index: int, engine: Engine, *, check: bool) -> None:
+    def put_right(self, index: int, components: Components, *, check: bool) -> None:
         """Do what belongs after a step: the loop's learning rates are back, closed weights are zero.
 
         Args:
             index: of the optimizer.
-            engine: what is masked.
+            components: what is masked.
             check: look whether closed weights had other values.
         """
-        shadow = engine.actor.shadow
+        shadow = components.actor.shadow
         for group, rate in zip(self._optimizers[index].param_groups, self._rates.pop(index, ()), strict=False):
             group["lr"] = rate
         if shadow.active and index not in self._skipped:
-            shadow.take(engine.groups[index], last=index == engine.primary, check=check)
+            shadow.take(components.groups[index], last=index == components.primary, check=check)
             return
-        engine.zero_preservation.after_step(index, engine.groups[index], check=check)
+        components.zero_preservation.after_step(index, components.groups[index], check=check)
 
     def _scale_rates(self, index: int, factor: float) -> None:
         groups = self._optimizers[index].param_groups

@@ -17,12 +17,12 @@ from surgecollapse.torch_utils.module_hooks import Hooks
 from surgecollapse.torch_utils.modules import is_transformed
 from surgecollapse.torch_utils.step_hooks import StepHooks, parameters_of
 
-_holders: dict[int, tuple[weakref.ref[Tensor], weakref.ref[Connection]]] = {}
+_holders: dict[int, tuple[weakref.ref[Tensor], weakref.ref[Ownership]]] = {}
 _LOST = 3
 """Different weights that batches may see before a loop whose optimizer never steps is refused."""
 
 
-class Connection:
+class Ownership:
     """Holds the parameters of a model for one controller, and the hooks on its optimizers' steps.
 
     Args:
@@ -45,7 +45,7 @@ class Connection:
         return bool(self._held)
 
     @staticmethod
-    def holder(p: Tensor) -> Connection | None:
+    def holder(p: Tensor) -> Ownership | None:
         """The connection that holds a parameter, if any."""
         entry = _holders.get(id(p))
         return entry[1]() if entry is not None and entry[0]() is p else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 
-class Timetable:
+class ReadingSchedule:
     """Finds the next step with a reading.
 
     A policy that adapts may move its readings, so it is never asked about a step that is further ahead than it must be.
@@ -13,7 +13,7 @@ class Timetable:
     Args:
         falls_on: whether a reading falls on a step; asked about steps in their order.
 
-    >>> timetable = Timetable(lambda step: step % 10 == 0)
+    >>> timetable = ReadingSchedule(lambda step: step % 10 == 0)
     >>> timetable.look_ahead(1, window=5)
     >>> timetable.next
     0

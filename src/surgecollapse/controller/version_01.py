@@ -22,9 +22,9 @@ def current_state(state: Mapping[str, Any]) -> Mapping[str, Any]:
     """
     if not isinstance(state, Mapping) or state.get("version") != 1 or "heads" not in state.get("engine", {}):
         return state
-    engine = {key: value for key, value in state["engine"].items() if key != "heads"}
+    components = {key: value for key, value in state["engine"].items() if key != "heads"}
     outputs = [f"{name}.weight" if name else "weight" for name in state["engine"]["heads"] or ()]
-    engine["dataflow"] = {"outputs": outputs, "selectors": [], "weights": []}
+    components["dataflow"] = {"outputs": outputs, "selectors": [], "weights": []}
     old = state["probe"]
     probe = {
         "known": old["known"],
@@ -36,4 +36,4 @@ def current_state(state: Mapping[str, Any]) -> Mapping[str, Any]:
     kept = {key: value for key, value in state.items() if key != "pump"}
     # Its checkpoints held tuples where events as JSON have lists.
     events = {key: json.loads(json.dumps(state[key])) for key in ("plan", "decision", "events") if key in state}
-    return {**kept, **events, "version": 2, "engine": engine, "probe": probe, "noise_std": state["pump"]}
+    return {**kept, **events, "version": 2, "engine": components, "probe": probe, "noise_std": state["pump"]}

@@ -80,7 +80,7 @@ def train(model, optimizer, steps):
 
 
 def shadow(controller):
-    return controller._engine.actor.shadow
+    return controller._components.actor.shadow
 
 
 def obeys(controller, model):
@@ -129,7 +129,7 @@ def test_exactly_so_many_weights_are_open_whatever_the_ties(dtype, ties):
             for p in model.parameters():
                 p.copy_((p * 16).round() / 16)
     controller = attach(model, torch.optim.SGD(model.parameters(), lr=0.0), Held())
-    weights = controller._engine.weights if controller.resolved else None
+    weights = controller._components.weights if controller.resolved else None
     train(model, controller.optimizers[0], 1)
     size = sum(mask.numel() for mask in controller.masks.values())
     assert weights is not None

@@ -106,7 +106,7 @@ def test_weights_are_those_of_a_multiply_after_every_step(name, moments, multipl
     for _ in range(60):
         for training in (resting, always):
             multiplied.clear()
-            always.controller._engine.zero_preservation.disable_fast_path(0)
+            always.controller._components.zero_preservation.disable_fast_path(0)
             training.step()
             counts.append(len(multiplied))
         zeros = resting.closed()

@@ -427,7 +427,7 @@ def test_autocast_loops_are_read_and_masked(inside):
 
 def test_a_probe_measure_is_the_same_each_time_and_moves_nothing():
     loop = Loop(every=5).train(3)
-    observer = loop.controller._engine.observer
+    observer = loop.controller._components.observer
     state, random = {k: v.clone() for k, v in loop.model.state_dict().items()}, torch.get_rng_state()
     flags = [m.training for m in loop.model.modules()]
     values = {observer.measure("on_off") for _ in range(3)}

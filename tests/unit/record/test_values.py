@@ -270,18 +270,18 @@ BAD_COMMANDS = {
 @pytest.mark.parametrize("row", BAD_COMMANDS.values(), ids=BAD_COMMANDS)
 def test_damaged_commands_are_rejected_and_the_good_ones_taken(path, row):
     from surgecollapse.commands import Pause
-    from surgecollapse.controller.command_loop import Steering
+    from surgecollapse.controller.command_loop import CommandLoop
 
     columns = "token, created, source, kind, body, status"
     spoilt(path, f"INSERT INTO commands ({columns}) VALUES ('t', 1.0, 'page', ?, ?, ?)", row)
     queue = CommandQueue(path)
     good = queue.put(Pause(), source="page")
     done = []
-    steering = Steering(done.append)
-    steering.handlers["pause"] = lambda command: "waits"
-    steering.handlers["pump"] = lambda command: "noise"
-    steering.open(queue)
-    assert steering.boundary(3)
+    command_loop = CommandLoop(done.append)
+    command_loop.handlers["pause"] = lambda command: "waits"
+    command_loop.handlers["pump"] = lambda command: "noise"
+    command_loop.open(queue)
+    assert command_loop.boundary(3)
     assert queue.pending() == []
     assert queue.get(good).status == "applied"
     connection = connect(path, "r")

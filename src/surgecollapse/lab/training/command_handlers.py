@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def handlers(training: Training) -> dict[str, Handler]:
     """Kind of command → what carries it out in this run."""
-    steering = training.steering
+    command_loop = training.command_loop
 
     def learning_rate(command: ask.LearningRate) -> str:
         training.rate_factor = command.factor
@@ -30,7 +30,7 @@ def handlers(training: Training) -> dict[str, Handler]:
         return f"checkpoint of step {training.step}"
 
     def stop(_: ask.Stop) -> str:
-        steering.stopping = True
+        command_loop.stopping = True
         return "the run ends here"
 
     def roll_back(command: ask.RollBack) -> str:
@@ -45,6 +45,6 @@ def handlers(training: Training) -> dict[str, Handler]:
         "stop": stop,
         "roll-back": roll_back,
         "inspect": lambda _: inspect(training),
-        "pause": lambda _: pause(steering),
-        "continue": lambda _: go_on(steering),
+        "pause": lambda _: pause(command_loop),
+        "continue": lambda _: go_on(command_loop),
     }

@@ -141,7 +141,7 @@ def _begin(
 def _training(config: RunConfig, folder: Path, progress: Progress) -> Training:
     """The training of a run, which does what people ask for."""
     training = Training(config, folder / "checkpoints", progress)
-    training.steering.handlers.update(handlers(training))
+    training.command_loop.handlers.update(handlers(training))
     return training
 
 
@@ -178,14 +178,14 @@ def _repeat(source: Path, folder: Path, store: RunStore) -> None:
 
 def _open_queue(training: Training, folder: Path) -> None:
     """Take commands from now on, and repeat those that came after the checkpoint."""
-    queue, steering = CommandQueue(folder / "run.db"), training.steering
-    steering.step = training.step
-    steering.open(queue)
+    queue, command_loop = CommandQueue(folder / "run.db"), training.command_loop
+    command_loop.step = training.step
+    command_loop.open(queue)
     again = [
-        asked for asked in effective(queue.applied()) if asked.id > steering.last or asked.id in training.to_repeat
+        asked for asked in effective(queue.applied()) if asked.id > command_loop.last or asked.id in training.to_repeat
     ]
-    steering.reject_all("the run was cut off before it came to it: ask again")
-    steering.replay(again)
+    command_loop.reject_all("the run was cut off before it came to it: ask again")
+    command_loop.replay(again)
 
 
 def _go_on(
@@ -206,14 +206,14 @@ def _go_on(
             raise _unwritable(folder, error, way_out=f"free space, then go on with --resume {folder}") from error
         finally:
             store.set("status", status)
-            training.steering.reject_all(f"the run is {status}: nothing can be changed")
-            training.steering.close()
+            training.command_loop.reject_all(f"the run is {status}: nothing can be changed")
+            training.command_loop.close()
         return RunResult(directory=folder, status=status, step=training.step, summary=store.get("summary", {}))
 
 
 def _loop(training: Training, interrupt: Interrupt, progress: Progress) -> str:
     progress.start(f"{training.config.data.task} {training.config.method.policy}", training.total, training.step)
-    training.steering.interrupted = lambda: interrupt.requested
+    training.command_loop.interrupted = lambda: interrupt.requested
     if training.step:  # what is prunable is known after the first step
         training.answer()
     while not training.ended:

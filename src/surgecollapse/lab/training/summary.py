@@ -63,7 +63,7 @@ def run_summary(training: Training, scores: dict[str, Any]) -> dict[str, Any]:
         "steps": step,
         "diverged": training.diverged,
         "stopped_early": stopping.early,
-        "stopped_by_hand": training.steering.stopping,
+        "stopped_by_hand": training.command_loop.stopping,
         "touched": store.get("touched", False),
         "reached_goal": stopping.reached_goal,
         "given_up": training.given_up,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from surgecollapse.analysis.open_weights import not_finite
-from surgecollapse.controller.command_loop import Steering
+from surgecollapse.controller.command_loop import CommandLoop
 from surgecollapse.events import Measurement
 from surgecollapse.lab.config import as_mapping
 from surgecollapse.lab.data.dataset import training_sample
@@ -89,8 +89,10 @@ class Training:
             recorder=self.journal,
         )
         self.controller = self.attached.controller
-        self.steering = Steering(self.journal.record) if self.controller is None else self.controller.steering
-        self.steering.by_hand = True
+        self.command_loop = (
+            CommandLoop(self.journal.record) if self.controller is None else self.controller.command_loop
+        )
+        self.command_loop.by_hand = True
         self.rate_factor = 1.0
         self.to_repeat: frozenset[int] = frozenset()
         self._checkpoints = checkpoints
@@ -115,7 +117,7 @@ class Training:
     @property
     def ended(self) -> bool:
         """Whether there is nothing left to train: all steps done, stopped, given up, or the goal kept."""
-        stopped = self.stopping.early or self.stopping.reached_goal or self.given_up or self.steering.stopping
+        stopped = self.stopping.early or self.stopping.reached_goal or self.given_up or self.command_loop.stopping
         return self.step >= self.total or stopped
 
     @property
@@ -170,7 +172,7 @@ class Training:
 
     def answer(self) -> None:
         """Do what people ask for; a checkpoint of this very step takes it in."""
-        if self.steering.boundary(self.step) and checkpoint_path(self._checkpoints, self.step).exists():
+        if self.command_loop.boundary(self.step) and checkpoint_path(self._checkpoints, self.step).exists():
             self.checkpoint()
 
     def roll_back(self, step: int) -> None:
@@ -196,7 +198,7 @@ class Training:
                 checkpoint_path(self._checkpoints, later).unlink()
         self.store.truncate_after(step)
         self.journal.recall()
-        self.steering.roll_back(step)
+        self.command_loop.roll_back(step)
 
     @property
     def checkpoint_steps(self) -> list[int]:
@@ -351,8 +353,8 @@ class Training:
             "device_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
             **self.stopping.state_dict(),
             "asked": {
-                "last": self.steering.last,
-                "to_repeat": self.steering.to_repeat,
+                "last": self.command_loop.last,
+                "to_repeat": self.command_loop.to_repeat,
                 "rate_factor": self.rate_factor,
             },
             "seconds": self.seconds,
@@ -373,7 +375,7 @@ class Training:
         self.stopping.load_state_dict(state)
         # not in checkpoints of version 0.1.0
         asked = state.get("asked", {"last": 0, "to_repeat": [], "rate_factor": 1.0})
-        self.steering.last, self.rate_factor = asked["last"], asked["rate_factor"]
+        self.command_loop.last, self.rate_factor = asked["last"], asked["rate_factor"]
         self.to_repeat = frozenset(asked["to_repeat"])
         self.seconds = self._seconds_then = state["seconds"]
 
