@@ -18,9 +18,9 @@ from surgecollapse.lab.config import ConfigError, as_mapping, flat_values, layer
 from surgecollapse.lab.data.dataset import training_sample
 from surgecollapse.lab.training.building import build_model
 from surgecollapse.lab.training.environment import finish_work, training_device
-from surgecollapse.lab.training.evaluation import right_share
 from surgecollapse.lab.training.loading import load_data
 from surgecollapse.lab.training.optim import make_loss, make_optimizer, make_transforms, rate_factor
+from surgecollapse.lab.training.outputs import right_share
 from surgecollapse.lab.training.sampler import batches_of
 from surgecollapse.report.analyses.modular_progress import questions
 

@@ -135,8 +135,8 @@ def test_policy_options_are_json(tmp_path):
             ["run", "digits", "--policy", "entropie"],
             "unknown policy 'entropie': expected one of none, ",
         ),
-        (["run", "digits", "--model", "mlpp"], "unknown model 'mlpp': expected one of mlp, "),
-        (["run", "digits", "--model", "transformer"], "reads tokens, but task 'digits' gives image"),
+        (["run", "digits", "--model", "mlpp"], "unknown model 'mlpp': expected one of autoregressive, "),
+        (["run", "digits", "--model", "transformer"], "reads data of kind tokens, but task 'digits' gives image"),
         (["run", "digits", "--sparsity", "1"], "sparsity must be in [0, 1), got 1"),
         (["run", "digits", "--sparsity", "-1"], "sparsity must be in [0, 1), got -1"),
         (["run", "digits", "--sparsity", "90"], "got 90. Did you mean 0.9?"),
@@ -286,7 +286,7 @@ def test_the_doctor_explains_what_would_be_pruned_of_a_model(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("where", "words"),
     [
-        ("mine.py", "expected file.py:factory or package.module:factory"),
+        ("mine.py", "expected file.py:name or package.module:name"),
         ("mine.py:mak", "mine.py has no 'mak'"),
         ("nope.py:make", "no file nope.py"),
         ("no.such.module:make", "no module 'no.such.module'"),

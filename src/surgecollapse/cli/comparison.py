@@ -33,7 +33,8 @@ def compare(
     What is finished is kept: the same command goes on where it stopped, on any machine that has the folder.
 
     Args:
-        suite: What to train: smoke, quick, quick-mlp, quick-cnn, noise, full or long-text.
+        suite: What to train: smoke, quick, quick-mlp, quick-cnn, noise, full or long-text; or a TOML file of keys, or
+            a Python file of your own that defines data and model.
         methods: Comma-separated; default: all (dense, weight-decay, dropout, one-shot, gmp, static, set, rigl, granet,
             dsd, acdc, surge-collapse).
         entries: Comma-separated labels of the nets to train now, as in mnist-mlp,kjv-gpt; default: all of the suite.
@@ -54,7 +55,7 @@ def compare(
     from surgecollapse.compare.command import failures, outlook, prepare
     from surgecollapse.compare.display import for_terminal
 
-    folder = out or Path("runs") / f"compare-{suite}"
+    folder = out or Path("runs") / f"compare-{Path(suite).stem}"
     comparison = prepare(
         suite,
         folder,

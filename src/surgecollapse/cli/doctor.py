@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from surgecollapse.cli.output import say
 from surgecollapse.errors import ConfigError
-
-if TYPE_CHECKING:
-    from types import ModuleType
+from surgecollapse.lab.references import found_part
 
 
 def doctor(model: str | None = None, /) -> int:
@@ -61,37 +55,5 @@ def _explained(where: str) -> str:
 
 def _made(where: str) -> Any:
     """What stands behind ``file.py:name`` or ``package.module:name``; called, unless it is a model already."""
-    place, colon, name = where.rpartition(":")
-    if not colon or not place or not name:
-        raise ConfigError(f"model {where!r}: expected file.py:factory or package.module:factory")
-    module = _module(place)
-    if not hasattr(module, name):
-        raise ConfigError(f"{place} has no {name!r}: expected a function that makes the model")
-    found = getattr(module, name)
+    found = found_part(where, "model")
     return found() if (callable(found) and not hasattr(found, "named_parameters")) or isinstance(found, type) else found
-
-
-def _module(place: str) -> ModuleType:
-    if not place.endswith(".py"):
-        sys.path.insert(0, "")
-        try:
-            return importlib.import_module(place)
-        except ModuleNotFoundError as error:
-            if error.name is None or not f"{place}.".startswith(f"{error.name}."):
-                raise
-            raise ConfigError(f"no module {place!r}: name a module that can be imported here, or a file") from error
-        finally:
-            sys.path.remove("")
-    path = Path(place)
-    if not path.is_file():
-        raise ConfigError(f"no file {place}: name one that defines the model")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(path.resolve().parent))
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.pop(0)
-    return module

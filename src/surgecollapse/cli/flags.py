@@ -25,7 +25,9 @@ _TITLES = {
     "run": "Training",
 }
 _DOTTED = re.compile(rf"^--({'|'.join(FAMILIES)})\.([\w-]+)")
-_AS_WORDS = ("widths", "policy_options")
+_TABLES = ("policy_options", "data_options", "model_options")
+"""Keys whose values are tables, written as JSON."""
+_AS_WORDS = ("widths", *_TABLES)
 """Keys whose values are written in a form of their own."""
 
 
@@ -43,10 +45,11 @@ def _flags() -> type[pydantic.BaseModel]:
             if name == "widths":
                 text += " Comma-separated: 256,256."
             if name in (section, "grokfast"):
-                text += f" One of {', '.join(family.named)}."
+                text += f" One of {', '.join(family.named)}"
+                text += "; or your own, as file.py:name or package.module:name." if section == "model" else "."
             if name in varied and name != "grokfast":
                 text += " Default: the task's." if name != "policy" else f" Default: {DEFAULT_POLICY}."
-            elif field.default not in (None, PydanticUndefined) and name != "policy_options":
+            elif field.default not in (None, PydanticUndefined) and name not in _TABLES:
                 text += f" Default: {field.default}."
             fields[name] = (Annotated[kind | None, Parameter(group=group)], pydantic.Field(None, description=text))
     return pydantic.create_model("Flags", **fields)
@@ -69,14 +72,42 @@ def values_of(flags: Any) -> dict[str, Any]:
             values["widths"] = tuple(int(width) for width in values["widths"].split(",") if width.strip())
         except ValueError as error:
             raise ConfigError(f"widths = {values['widths']!r}: expected whole numbers like 256,256") from error
-    if "policy_options" in values:
-        try:
-            values["policy_options"] = json.loads(values["policy_options"])
-        except json.JSONDecodeError as error:
-            raise ConfigError(f'policy_options is no JSON ({error}): expected {{"name": value}}') from error
-        except RecursionError as error:
-            raise ConfigError('policy_options are nested too deeply: expected {"name": value}') from error
+    for name in _TABLES:
+        if name in values:
+            values[name] = _table(name, values[name])
     return values
+
+
+def _table(name: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f'{name} is no JSON ({error}): expected {{"name": value}}') from error
+    except RecursionError as error:
+        raise ConfigError(f'{name} are nested too deeply: expected {{"name": value}}') from error
+
+
+def arguments(settings: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Arguments of a user's own parts, by the key of the configuration that takes them.
+
+    Args:
+        settings: each ``data.NAME=VALUE`` or ``model.NAME=VALUE``; a value that is no JSON is a word.
+
+    >>> arguments(["model.width=256", "model.norm=batch", "data.flip=true"])
+    {'model_options': {'width': 256, 'norm': 'batch'}, 'data_options': {'flip': True}}
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        part, dot, name = key.partition(".")
+        if not equals or not dot or part not in ("data", "model") or not name.isidentifier():
+            raise ConfigError(f"--set {setting}: expected data.NAME=VALUE or model.NAME=VALUE")
+        try:
+            value = json.loads(text)
+        except (json.JSONDecodeError, RecursionError):
+            value = text
+        found.setdefault(f"{part}_options", {})[name] = value
+    return found
 
 
 def undotted(argv: Sequence[str]) -> list[str]:

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Group, Parameter
 
-from surgecollapse.cli.flags import Flags, values_of, words
+from surgecollapse.cli.flags import Flags, arguments, values_of, words
 from surgecollapse.cli.output import INTERRUPTED, note, say, write_table
 from surgecollapse.lab.config import ConfigError, RunConfig, make_config, read_config
 from surgecollapse.lab.config.experiments import experiments
+from surgecollapse.lab.references import FORM, is_reference, missing_parts, parts_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,6 +35,8 @@ def run(
     replay: Annotated[Path | None, Parameter(group=_FIRST)] = None,
     to: Annotated[str | None, Parameter(group=_FIRST)] = None,
     watch: Annotated[bool, Parameter(group=_FIRST, negative="")] = False,
+    data: Annotated[str | None, Parameter(group=_FIRST)] = None,
+    set_: Annotated[list[str] | None, Parameter(name="--set", group=_FIRST, negative="")] = None,
     flags: Annotated[Flags | None, Parameter(name="*")] = None,
 ) -> int:
     """Train one net and record everything in a run directory.
@@ -43,7 +46,8 @@ def run(
 
     Args:
         task: What to learn: digits, mnist1d, mnist5k, mnist, fashion-mnist, modular, parity, dummy, imdb, kjv, qm9;
-            or a published experiment with its settings: grokfast-modular, prieto-modular, nanda-modular and others.
+            or a published experiment with its settings: grokfast-modular, prieto-modular, nanda-modular and others; or
+            a Python file of your own that defines data, model (or net) and, if need be, loss.
         config: TOML file with any of the keys below, in sections or not, and `task`.
         out: Run directory, one that holds no run yet. Default: runs/TASK-POLICY-sSEED, numbered if that is taken.
         resume: Go on with the run in this directory, bit for bit as if it had never stopped. Takes no other flags.
@@ -51,6 +55,8 @@ def run(
             bitwise the same weights. Takes no other flags but --out.
         watch: Serve the live page of the run's folder while it trains, and print its address.
         to: Comma-separated trackers that follow the run while it trains: tensorboard, trackio, wandb (offline), mlflow.
+        data: Your own data, as file.py:name or package.module:name.
+        set_: Argument of your own data or model, as in --set model.width=256; may be given many times.
         flags: Keys of the configuration.
     """
     from surgecollapse.dashboard.beside import page_beside
@@ -61,7 +67,8 @@ def run(
     names = words(to)
     for name in names:
         check_tracker(name)
-    values = values_of(flags)
+    values = {**values_of(flags), **arguments(set_ or [])}
+    values |= {} if data is None else {"data": data}
     kept = {"task": task, "config": config, "out": out, "resume": resume}
     settled: RunConfig | None = None
     if replay is not None:
@@ -71,10 +78,9 @@ def run(
         _refuse("--resume takes the run as it was begun", values, kept, "task", "config", "out")
         wanted = out = resume
     else:
-        if task is not None:
-            values["task"] = task
+        values = _with_task(task, values, config)
         settled = read_config(config, **values) if config is not None else make_config(**values)
-        name = task if task in experiments() else f"{settled.data.task}-{settled.method.policy}"
+        name = task if task in experiments() else f"{settled.data.label}-{settled.method.policy}"
         wanted = Path("runs") / f"{name}-s{settled.run.seed}"
     with (
         _free(wanted) if out is None else nullcontext(out) as folder,
@@ -84,6 +90,22 @@ def run(
         around = partial(exporting, trackers=names, tell=progress.note)
         result = train(settled, folder, resume=resume is not None, replay=replay, progress=progress, around=around)
     return _tell(result)
+
+
+def _with_task(task: str | None, values: dict[str, Any], config: Path | None) -> dict[str, Any]:
+    """The values of a command line with its task: a name, or the parts that a project file defines."""
+    data = values.pop("data", None)
+    if data is not None and not is_reference(data):
+        raise ConfigError(f"--data {data}: expected {FORM}; the library's own tasks are named without --data")
+    if task is not None and task.endswith(".py"):
+        values = {**parts_of(Path(task)), **({} if data is None else {"task": data}), **values}
+        if config is None and (missing := missing_parts(Path(task), values)):
+            raise ConfigError(missing)
+        return values
+    if task is not None and data is not None:
+        raise ConfigError(f"two tasks: {task} and --data {data}; give one")
+    name = task if data is None else data
+    return values if name is None else {**values, "task": name}
 
 
 def demo(*, out: Path | None = None, seed: int = 0, sparsity: float = 0.9) -> int:

@@ -12,7 +12,7 @@ from surgecollapse.compare.comparison import Comparison, Outcome
 from surgecollapse.compare.display import duration
 from surgecollapse.compare.methods import ABLATIONS, METHODS, Method
 from surgecollapse.compare.plan import Plan, choose
-from surgecollapse.compare.suites import SUITES, Suite
+from surgecollapse.compare.suites import SUITES, Suite, suite_of
 from surgecollapse.errors import ConfigError
 
 Thing = TypeVar("Thing")
@@ -39,7 +39,7 @@ def prepare(
     """Make the comparison that a command line asks for.
 
     Args:
-        suite: name of a suite.
+        suite: name of a suite; or a TOML file of keys, or a Python file of the user's own, for a suite of one entry.
         out: folder of rows, tables and plots.
         methods: comma-separated names; ``None`` for all that can be tuned.
         entries: comma-separated labels of the suite's entries that are trained now; ``None`` for all.
@@ -69,7 +69,9 @@ def prepare(
         raise ConfigError(f"{', '.join(untunable)}: an ablation is not tuned; add --budget none")
     if budget not in ("equal", "none"):
         chosen = [replace(method, trials=spread_evenly(method.trials, int(budget))) for method in chosen]
-    known = choose([suite], known_suites, what="suite")[0]
+    file = Path(suite)
+    own = file.suffix in (".toml", ".py")
+    known = suite_of(file) if own else choose([suite], known_suites, what="suite")[0]
     labels = {entry.label: entry for entry in known.entries}
     plan = Plan(
         suite=known,

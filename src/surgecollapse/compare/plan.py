@@ -15,6 +15,7 @@ from surgecollapse.compare.suites import Entry, Suite
 from surgecollapse.errors import unknown
 from surgecollapse.lab.config import ConfigError, RunConfig, as_mapping, flat_values, layered
 from surgecollapse.lab.config.keys import FAMILIES
+from surgecollapse.lab.references import is_reference
 from surgecollapse.lab.section import Section
 from surgecollapse.policies import make_policy
 
@@ -121,7 +122,8 @@ def make_cell(
     }
     if "monitors" not in entry.settings:
         values.setdefault("monitors", "none")
-    values["data_dir"] = _folder_of(str(entry.settings["task"]), data_dir)
+    if data_dir is not None or "data_dir" not in entry.settings:
+        values["data_dir"] = _folder_of(str(entry.settings["task"]), data_dir)
     try:
         config = layered(entry.settings, values)
         key = key_of(as_mapping(config))
@@ -135,7 +137,7 @@ def _folder_of(task: str, data_dir: Path | None) -> Path | None:
     """Where the files of a task lie: the folder of its name, so that one set is never read for the other."""
     if data_dir is None or (data_dir / task).is_dir():
         return data_dir and data_dir / task
-    return data_dir if task == "mnist" else None
+    return data_dir if task == "mnist" or is_reference(task) else None
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
+
+from surgecollapse.errors import ConfigError
+from surgecollapse.lab.config.keys import flat
+from surgecollapse.lab.references import missing_parts, parts_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +42,9 @@ class Suite:
     description: str
     entries: tuple[Entry, ...]
 
+
+_OF_METHODS = ("seed", "policy", "policy_options", "sparsity")
+"""Keys of a file that the methods of a comparison set."""
 
 _MNIST1D: dict[str, Any] = {
     "task": "mnist1d",
@@ -184,3 +193,32 @@ _ALL = (
 
 SUITES: dict[str, Suite] = {suite.name: suite for suite in _ALL}
 """By name, in the order in which they are listed to users."""
+
+
+def suite_of(file: Path) -> Suite:
+    """A suite of one entry: the task and the net of a configuration, or of a user's own project.
+
+    Args:
+        file: a TOML file of keys, or a Python file that defines ``data``, ``model`` (or ``net``) and, if need be,
+            ``loss``.
+
+    Raises:
+        ConfigError: if the file cannot be read, or lacks a part.
+    """
+    if file.suffix == ".py":
+        settings: dict[str, Any] = dict(parts_of(file))
+        if missing := missing_parts(file, settings):
+            raise ConfigError(missing)
+    else:
+        try:
+            settings = flat(tomllib.loads(file.read_text(encoding="utf-8")))
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+            raise ConfigError(f"cannot read the configuration {file}: {reason}") from error
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"{file} is no TOML file: {error}") from error
+        settings = {key: value for key, value in settings.items() if key not in _OF_METHODS}
+        if "task" not in settings:
+            raise ConfigError(f"{file} names no task: add `task` to it")
+    entry = Entry(label=file.stem, title=file.stem, settings=settings, sparsities=(0.9,))
+    return Suite(name=file.stem, description=f"what {file} trains", entries=(entry,))

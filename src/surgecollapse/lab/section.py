@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 from pydantic import BaseModel, ConfigDict, Discriminator, Tag, model_validator
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 NONE = "none"
 """How a file says that a key which may be left out is left out: TOML has no null."""
@@ -57,19 +57,25 @@ class Section(BaseModel):
         return values
 
 
-def one_of_kinds(tag: str, kinds: Mapping[str, type[Section]], other: type[Section] | None = None) -> Any:
+Others = tuple[tuple[type[Section], "Callable[[str], bool]"], ...]
+"""Kinds of names that are not written down, each with whether something is such a name; asked last, in order."""
+
+
+def one_of_kinds(tag: str, kinds: Mapping[str, type[Section]], others: Others = ()) -> Any:
     """The type of a section that a name chooses among kinds, for a field of pydantic.
 
     Args:
         tag: key that holds the name.
         kinds: sections by name.
-        other: section of all other names; ``None``: there are none.
+        others: sections of other names.
     """
 
     def name_of(given: Any) -> str | None:
         name = given.get(tag) if isinstance(given, dict) else getattr(given, tag)
-        return "" if other is not None and not (isinstance(name, str) and name in kinds) else name
+        if isinstance(name, str) and name in kinds:
+            return name
+        return next((kind.__name__ for kind, is_one in others if is_one(str(name))), name)
 
-    named = {**kinds, **({} if other is None else {"": other})}
+    named = {**kinds, **{kind.__name__: kind for kind, _ in others}}
     options: Any = reduce(or_, (Annotated[kind, Tag(name)] for name, kind in named.items()))
     return Annotated[options, Discriminator(name_of)]

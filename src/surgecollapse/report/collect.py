@@ -11,6 +11,7 @@ import numpy as np
 
 from surgecollapse.events import Prune
 from surgecollapse.lab.config import as_mapping, flat_values
+from surgecollapse.lab.references import is_reference
 from surgecollapse.lab.training.traces import PREFIX
 from surgecollapse.report.rundata import Array, Curve, Predictions, RunData
 
@@ -83,7 +84,11 @@ def _gather(loaded: CheckpointedRun, directory: Path) -> RunData:
     notes: list[str] = []
     predictions = _predictions(loaded)
     if predictions is None:
-        why = "the labels are numbers" if data.kind == "graph" else "the final model gives values that are not finite"
+        why = (
+            "the labels are not classes"
+            if data.y_test.is_floating_point() or is_reference(config.run.loss)
+            else "the final model gives values that are not finite"
+        )
         notes.append(f"{why} on the test data, so there are no metrics of classes")
     interventions = tuple(store.interventions())
     decisions = store.decisions()
@@ -94,13 +99,15 @@ def _gather(loaded: CheckpointedRun, directory: Path) -> RunData:
         notes.append(f"a person changed this run while it trained ({count} commands): it is no run of its method alone")
     if loaded.status not in ENDED:
         notes.append(f"the run is {loaded.status}, the model is that of step {loaded.step:,}")
+    if data.train_size > len(data.x_train):
+        notes.append(f"metrics of classes are of {len(data.x_test):,} test samples; the record has the accuracy on all")
     if loaded.broken:
         notes.append(f"the run has diverged: not finite are {', '.join(loaded.broken)}")
     return RunData(
         name=run_name(config.method.policy),
         directory=directory,
         policy=config.method.policy,
-        task=config.data.task,
+        task=config.data.label,
         config=flat_values(as_mapping(config)),
         seconds=loaded.summary.get("seconds"),
         finished=loaded.status in ENDED,
@@ -163,16 +170,18 @@ def _array(store: RunStore, name: str) -> tuple[Array, Array] | None:
 def _predictions(loaded: CheckpointedRun) -> Predictions | None:
     """Class probabilities of the final model on the test data; ``None`` if any is not finite."""
     from surgecollapse.lab.training.evaluation import predict
+    from surgecollapse.lab.training.outputs import as_rows
 
-    if loaded.data.kind == "graph":
-        return None  # numbers, not classes
-
+    labels = loaded.data.y_test
     logits = predict(loaded.model, loaded.data.x_test)
-    scores = logits.flatten(0, -2).double().softmax(dim=1).numpy()  # of text, every position is a row
+    if labels.is_floating_point() or logits.ndim != labels.ndim + 1:
+        return None  # numbers, not classes
+    rows, labels = as_rows(logits, labels)  # of text, every position is a row
+    scores = rows.double().softmax(dim=1).numpy()
     if not np.isfinite(scores).all():
         return None
     names = tuple(str(k) for k in range(scores.shape[1]))  # a decoder answers over all tokens
-    return Predictions(loaded.data.y_test.flatten().numpy(), scores, names, "test")
+    return Predictions(labels.numpy(), scores, names, "test")
 
 
 def _gradients(loaded: CheckpointedRun) -> dict[str, Array]:

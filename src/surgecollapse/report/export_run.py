@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from surgecollapse.errors import ConfigError
 from surgecollapse.lab.training.building import build_model
 from surgecollapse.lab.training.evaluation import ENDED, load_checkpointed_run, predict
+from surgecollapse.lab.training.outputs import right_share
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -104,14 +105,13 @@ def export_run(directory: str | Path, form: str, *, out: str | Path | None = Non
         dense=dense,
         bound=bound,
         max_difference=max_difference(before, after),
-        accuracy=(_accuracy(before, run.data.y_validation), _accuracy(after, run.data.y_validation)),
+        accuracy=(
+            right_share(before, run.data.y_validation, run.data.tolerance),
+            right_share(after, run.data.y_validation, run.data.tolerance),
+        ),
         speedup=written.speedup,
         notes=written.notes,
     )
-
-
-def _accuracy(logits: Tensor, labels: Tensor) -> float:
-    return float((logits.argmax(-1) == labels).double().mean())
 
 
 def _fresh(run: CheckpointedRun) -> nn.Module:
@@ -223,8 +223,8 @@ def _in_parts(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor
 def _origin(run: CheckpointedRun) -> dict[str, Any]:
     return {
         "run": run.directory.name,
-        "task": run.config.data.task,
-        "model": run.config.model.name,
+        "task": run.config.data.label,
+        "model": run.config.model.label,
         "step": str(run.step),
     }
 

@@ -10,7 +10,9 @@ from surgecollapse.errors import ConfigError, unknown
 from surgecollapse.lab.config.experiments import experiments
 from surgecollapse.lab.config.keys import flat, unfit
 from surgecollapse.lab.config.presets import DEFAULT_TASK_PRESET, OPTIMIZER_PRESETS
+from surgecollapse.lab.references import FORM, is_reference
 from surgecollapse.lab.section import NONE, shown
+from surgecollapse.lab.tasks.project import ReferencedTask
 from surgecollapse.lab.tasks.registry import TASKS, is_offered
 
 if TYPE_CHECKING:
@@ -35,8 +37,9 @@ def filled(*layers: Mapping[str, Any]) -> dict[str, Any]:
         if "task" not in values and number == len(layers) - 1:
             raise ConfigError(f"no task given: choose one of {', '.join((*TASKS.names(), *experiments()))}")
     task = values.get("task")
-    if isinstance(task, str) and task not in TASKS and not is_offered(task):
-        raise ConfigError(unknown("task", task, [*TASKS.names(), *experiments()]))
+    if isinstance(task, str) and task not in TASKS and not is_reference(task) and not is_offered(task):
+        own = f". Your own data: {FORM}" if task.endswith(".py") else ""
+        raise ConfigError(unknown("task", task, [*TASKS.names(), *experiments()]) + own)
     return _laid(_presets(values), values)
 
 
@@ -59,7 +62,8 @@ def _excluded(above: Mapping[str, Any]) -> set[str]:
 
 def _presets(values: Mapping[str, Any]) -> dict[str, Any]:
     """What the task and the optimizer bring along, but for what it takes away from others to give it."""
-    chosen = TASKS.get(str(values.get("task")))
+    name = str(values.get("task"))
+    chosen = ReferencedTask if is_reference(name) else TASKS.get(name)
     task = {**DEFAULT_TASK_PRESET, **(chosen.preset if chosen is not None else {})}
     if "task" in values:
         task["task"] = values["task"]

@@ -6,7 +6,7 @@ names are different; ``model`` and ``optimizer`` stand for the names of these.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -14,8 +14,11 @@ from surgecollapse.errors import ConfigError, unknown
 from surgecollapse.lab.config import method, optimizer, transforms
 from surgecollapse.lab.config.renamed import RENAMED
 from surgecollapse.lab.config.run_section import Run
+from surgecollapse.lab.models.project import OTHER_MODELS
 from surgecollapse.lab.models.registry import MODELS
-from surgecollapse.lab.tasks.registry import TASKS, OfferedTask, is_offered
+from surgecollapse.lab.section import Others
+from surgecollapse.lab.tasks.project import OTHER_TASKS
+from surgecollapse.lab.tasks.registry import TASKS
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -31,20 +34,18 @@ class Family:
     tag: str | None
     named: Mapping[str, type[Section]]
     """Kinds by the names that are written down; of a section without kinds, itself by the empty name."""
-    other: type[Section] | None = None
-    """The kind of all other names."""
-    is_other: Callable[[str], bool] = bool
-    """Whether something is one of these names; looks for packages, and so is asked last."""
+    others: Others = ()
+    """The kinds of other names."""
 
     def kind(self, name: Any) -> type[Section] | None:
         """The kind of a name; ``None`` if there is none of that name."""
         found = self.named.get("" if self.tag is None else str(name))
-        return self.other if found is None and self.other is not None and self.is_other(str(name)) else found
+        return found or next((kind for kind, is_one in self.others if is_one(str(name))), None)
 
     @property
     def kinds(self) -> tuple[type[Section], ...]:
         """All kinds, each once."""
-        return tuple(dict.fromkeys([*self.named.values(), *([] if self.other is None else [self.other])]))
+        return tuple(dict.fromkeys([*self.named.values(), *(kind for kind, _ in self.others)]))
 
     def own(self, field: str) -> str:
         """The own name of a field: the section's where it is just called ``name``."""
@@ -65,9 +66,9 @@ def _by_literal(union: Any, tag: str) -> dict[str, type[Section]]:
 FAMILIES = {
     family.section: family
     for family in (
-        Family("data", "task", TASKS, OfferedTask, is_offered),
-        Family("model", "name", MODELS),
-        Family("method", "policy", {"none": method.PlainTraining}, method.Controlled, method.is_policy),
+        Family("data", "task", TASKS, OTHER_TASKS),
+        Family("model", "name", MODELS, OTHER_MODELS),
+        Family("method", "policy", {"none": method.PlainTraining}, ((method.Controlled, method.is_policy),)),
         Family("optimizer", "name", _by_literal(optimizer.Optimizer, "name")),
         Family("transforms", "grokfast", _by_literal(transforms.Transforms, "grokfast")),
         Family("run", None, {"": Run}),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from surgecollapse.errors import unknown
+from surgecollapse.lab.references import FORM
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -22,7 +23,8 @@ def explain(error: ValidationError) -> str:
     if first["type"] == "union_tag_invalid":
         family = FAMILIES[section]
         name = family.own(str(family.tag))
-        return unknown(name, first["ctx"]["tag"], list(family.named))
+        own = f". Your own: {FORM}" if section == "model" else ""
+        return unknown(name, first["ctx"]["tag"], list(family.named)) + own
     if first["type"] == "literal_error":
         return unknown(key, str(first["input"]), _choices(KEYS[key][1].annotation))
     message = first["msg"]

@@ -12,18 +12,21 @@ from surgecollapse.lab.config.method import Method
 from surgecollapse.lab.config.optimizer import Optimizer
 from surgecollapse.lab.config.run_section import Run
 from surgecollapse.lab.config.transforms import Transforms
-from surgecollapse.lab.models.registry import MODELS, Model
+from surgecollapse.lab.models.project import OTHER_MODELS
+from surgecollapse.lab.models.registry import MODELS, AnyModel
+from surgecollapse.lab.references import is_reference
 from surgecollapse.lab.section import one_of_kinds
-from surgecollapse.lab.tasks.registry import TASKS, OfferedTask, Task
+from surgecollapse.lab.tasks.project import OTHER_TASKS
+from surgecollapse.lab.tasks.registry import TASKS, Task
 
 if TYPE_CHECKING:
     from typing import Self, TypeAlias
 
     AnyTask: TypeAlias = Task
-    AnyModel: TypeAlias = Model
+    ChosenModel: TypeAlias = AnyModel
 else:
-    AnyTask = one_of_kinds("task", TASKS, OfferedTask)
-    AnyModel = one_of_kinds("name", MODELS)
+    AnyTask = one_of_kinds("task", TASKS, OTHER_TASKS)
+    ChosenModel = one_of_kinds("name", MODELS, OTHER_MODELS)
 
 
 class RunConfig(BaseModel):
@@ -44,7 +47,7 @@ class RunConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     data: AnyTask
-    model: AnyModel
+    model: ChosenModel
     method: Method
     optimizer: Optimizer
     transforms: Transforms
@@ -65,13 +68,13 @@ class RunConfig(BaseModel):
 def _labels(config: RunConfig) -> None:
     """What is for classes needs classes."""
     data, run = config.data, config.run
-    if data.labels == "classes":
+    if data.labels in ("classes", "any"):
         return
     if run.forecast != "none":
         raise ValueError(f"forecast = {run.forecast!r} is for classification, got the task {data.task}: drop it")
     if run.class_weights != "none":
         raise ValueError(f"class_weights = {run.class_weights!r}: the labels of {data.task} are {data.labels}; drop it")
-    if data.labels == "numbers" and run.loss != "mse":
+    if data.labels == "numbers" and run.loss not in ("mse", "auto") and not is_reference(run.loss):
         raise ValueError(f"loss = {run.loss!r}: the labels of {data.task} are numbers, so its loss is mse")
 
 

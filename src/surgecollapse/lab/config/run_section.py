@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from surgecollapse.errors import unknown
+from surgecollapse.lab.references import absolute, is_reference
 from surgecollapse.lab.section import Section
 from surgecollapse.plugins import offered
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from typing import Self
 
 FORECASTS = ("none", "train", "unlabeled", "labeled")
+LOSSES = ("cross_entropy", "cross_entropy_float64", "stablemax", "mse", "auto")
 MOST_THREADS = 1_024
 """More threads than any machine has cores; torch crashes on numbers far above that."""
 
@@ -29,9 +31,11 @@ class Run(Section):
     scale_partial_batches: bool = Field(
         False, description="Weigh the loss of a batch that is short of batch_size (each epoch's last) by its size."
     )
-    loss: Literal["cross_entropy", "cross_entropy_float64", "stablemax", "mse"] = Field(
+    loss: str = Field(
         "cross_entropy",
-        description="Loss; cross_entropy_float64 and stablemax resist softmax collapse, mse is on one-hot targets.",
+        description="Loss: cross_entropy; cross_entropy_float64 and stablemax resist softmax collapse; mse is on "
+        "one-hot targets; auto: cross_entropy for classes, mse for numbers; or your own, as file.py:name, called with "
+        "outputs and targets.",
     )
     class_weights: Literal["none", "balanced"] = Field(
         "none", description="Weigh classes in the loss by their inverse frequency."
@@ -80,6 +84,15 @@ class Run(Section):
     threads: int = Field(
         1, ge=1, le=MOST_THREADS, description="Threads of torch; results are reproducible for a fixed number only."
     )
+
+    @field_validator("loss")
+    @classmethod
+    def _is_a_loss(cls, loss: str) -> str:
+        if is_reference(loss):
+            return absolute(loss)
+        if loss not in LOSSES:
+            raise ValueError(unknown("loss", loss, LOSSES) + ". Your own: file.py:name")
+        return loss
 
     @field_validator("forecast", mode="before")
     @classmethod

@@ -11,7 +11,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-Kind = Literal["vector", "series", "image", "tokens", "pairs", "text", "graph"]
+Kind = Literal["vector", "series", "image", "tokens", "pairs", "text", "graph", "other"]
 _TRAIN_ROWS = 2_000
 _TENSORS = ("x_train", "y_train", "x_validation", "y_validation", "x_test", "y_test")
 _PURPOSES = ("split", "bits", "dummy", "label noise", "subset")
@@ -22,14 +22,14 @@ class Data:
     """One task, ready to train on.
 
     Inputs have one row per sample; labels are int64 classes, one for each row, or of ``text`` for each of its tokens.
-    Those of ``graph`` are numbers, and nothing is classified.
+    Floating point labels, as those of ``graph``, are numbers, and nothing is classified.
     """
 
     name: str
     kind: Kind
     """``vector`` (n, d), ``series`` (n, channels, length), ``image`` (n, channels, h, w), ``tokens`` (n, length),
     ``pairs`` (n, 2·modulus), ``text`` (n, length), with labels of that shape,
-    ``graph`` (n, atoms, 11 + 4·atoms)."""
+    ``graph`` (n, atoms, 11 + 4·atoms), ``other`` (n, …), of a user's own."""
     x_train: Tensor
     y_train: Tensor
     x_validation: Tensor
@@ -37,6 +37,7 @@ class Data:
     x_test: Tensor
     y_test: Tensor
     num_classes: int
+    """0: of numbers, or unknown until the model says."""
     vocabulary: int = 0
     """Number of different tokens; 0 unless ``kind`` is ``tokens`` or ``text``."""
     description: str
@@ -48,6 +49,11 @@ class Data:
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one sample."""
         return tuple(self.x_train.shape[1:])
+
+    @property
+    def train_size(self) -> int:
+        """Number of training samples."""
+        return len(self.x_train)
 
     def to(self, device: torch.device) -> Data:
         """The same task with its samples on a device; itself, where they lie there."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
+from surgecollapse.lab.references import label
 from surgecollapse.lab.section import Section
 from surgecollapse.plugins import Registry
 
@@ -22,26 +23,37 @@ WIDTHS = (
 )
 
 
-class Model(Section):
-    """The section ``model``: the architecture and its first weights. A subclass has the keys of one model."""
+class AnyModel(Section):
+    """The section ``model`` of any model, also of a user's own."""
 
-    reads: ClassVar[tuple[str, ...]]
-    """Kinds of data that it reads, see :class:`~surgecollapse.lab.data.dataset.Data`."""
+    reads: ClassVar[tuple[str, ...]] = ()
+    """Kinds of :class:`~surgecollapse.lab.data.dataset.Data` that it reads; none: only the net itself says."""
     pairs_of_tokens: ClassVar[bool] = False
     """Whether it reads modular arithmetic as two one-hots side by side, and not as tokens."""
-    needs_width: ClassVar[bool] = True
     has_embeddings: ClassVar[bool] = False
     has_positions: ClassVar[bool] = False
 
     name: str = Field(description="Architecture.")
-    widths: tuple[int, ...] = Field(description=WIDTHS)
-    init_scale: float = Field(
-        1.0, gt=0, allow_inf_nan=False, description="Factor on all initial weights; large ones delay generalization."
-    )
+
+    @property
+    def label(self) -> str:
+        """What the model is called in titles."""
+        return label(self.name)
 
     def build(self, data: Data) -> nn.Module:
         """Return a new net for the shape of the data; torch's global generator is seeded."""
         raise NotImplementedError
+
+
+class Model(AnyModel):
+    """A model of the library: the architecture and its first weights. A subclass has the keys of one model."""
+
+    needs_width: ClassVar[bool] = True
+
+    widths: tuple[int, ...] = Field(description=WIDTHS)
+    init_scale: float = Field(
+        1.0, gt=0, allow_inf_nan=False, description="Factor on all initial weights; large ones delay generalization."
+    )
 
     @field_validator("widths")
     @classmethod

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from surgecollapse.lab.references import label
 from surgecollapse.lab.section import Section
 from surgecollapse.plugins import Registry, fitting, offered
 
@@ -24,8 +25,8 @@ class Task(Section):
 
     preset: ClassVar[Preset] = {}
     """Keys of any section that make the task just work, on one thread of a small machine in a minute or two."""
-    labels: ClassVar[Literal["classes", "characters", "numbers"]] = "classes"
-    """What the labels are: most losses and forecasts are for classes."""
+    labels: ClassVar[Literal["classes", "characters", "numbers", "any"]] = "classes"
+    """What the labels are: most losses and forecasts are for classes. ``any``: only the data themselves say."""
     draws_samples: ClassVar[bool] = False
     """Whether ``load`` takes no more than ``train_samples`` itself."""
 
@@ -34,6 +35,11 @@ class Task(Section):
         None, description="Folder with the data files of mnist, fashion-mnist, imdb and qm9; text file of kjv."
     )
     train_samples: int | None = Field(None, ge=1, description="Use only that many training samples, drawn at random.")
+
+    @property
+    def label(self) -> str:
+        """What the task is called in titles and names of folders."""
+        return label(self.task)
 
     def load(self, seed: int, representation: Representation) -> Data:
         """Return the three sets; the same arguments give the same tensors.
@@ -53,6 +59,19 @@ class ClassTask(Task):
     """A task of classification."""
 
     label_noise: float = Field(0.0, ge=0, le=1, description="Share of training labels replaced by another class.")
+
+
+class StreamedTask(Task):
+    """A task whose samples are read while the run trains."""
+
+    labels = "any"
+    workers: int = Field(0, ge=0, le=256, description="Processes that read samples ahead; 0 reads in the run's own.")
+    max_bad: int = Field(
+        0, ge=0, description="Samples that may be missing or damaged: each is named, counted and skipped."
+    )
+    validation_samples: int | None = Field(
+        None, ge=1, description="Evaluate on that many held-out samples, evenly spaced, until the end; default: all."
+    )
 
 
 class EnumeratedTask(ClassTask):

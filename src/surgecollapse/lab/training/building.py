@@ -27,28 +27,38 @@ def build_model(config: RunConfig, data: Data) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.run.seed)  # of the CPU: it leaves those of GPUs alone
         model = config.model.build(data)
+    scale = getattr(config.model, "init_scale", 1.0)
     embeddings = getattr(config.model, "embedding_scale", 1.0)
     positions = getattr(config.model, "position_scale", 1.0)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.mul_(config.model.init_scale)
+            if scale != 1.0:  # the first weights of a user's model stay as they are, whatever their type
+                parameter.mul_(scale)
         for module in model.modules():
             if isinstance(module, nn.Embedding):
-                module.weight.mul_(embeddings)
+                if embeddings != 1.0:
+                    module.weight.mul_(embeddings)
                 if module is getattr(model, "positions", None):
                     module.weight.mul_(positions)
     return model.to(getattr(torch, config.run.precision))
 
 
 def check_readable(config: RunConfig, data: Data) -> None:
-    """Check that the model reads this kind of data.
+    """Check that the model reads this kind of data, and that it can know how many outputs it has.
 
     Raises:
         ConfigError: if it does not.
     """
+    if not config.model.reads:
+        return
     *first, last = config.model.reads
     if data.kind not in config.model.reads:
         kinds = f"{', '.join(first)} and {last}" if first else last
         raise ConfigError(
             f"model {config.model.name!r} reads data of kind {kinds}, but task {data.name!r} gives {data.kind}"
+        )
+    if not data.num_classes and data.kind != "graph" and not data.y_train.is_floating_point():
+        raise ConfigError(
+            f"model {config.model.name!r} must know the number of classes: give the training data set an attribute "
+            "num_classes or classes, or choose a model of your own"
         )

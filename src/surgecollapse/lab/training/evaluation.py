@@ -14,7 +14,10 @@ from surgecollapse.functional import unpack
 from surgecollapse.lab.config import ConfigError, read_config
 from surgecollapse.lab.training.building import build_model
 from surgecollapse.lab.training.checkpoint import CheckpointError, latest_checkpoint, must_fit
+from surgecollapse.lab.training.feed import part_batches
 from surgecollapse.lab.training.loading import load_data
+from surgecollapse.lab.training.optim import make_loss
+from surgecollapse.lab.training.outputs import fitted, right_share
 from surgecollapse.record import RunStore
 from surgecollapse.torch_utils.modules import evaluating
 
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 
     from surgecollapse.lab.config import RunConfig
     from surgecollapse.lab.data.dataset import Data
+    from surgecollapse.lab.data.streamed import StreamedData
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +85,7 @@ def load_checkpointed_run(directory: str | Path, *, warn: Callable[[str], None] 
         raise CheckpointError(f"{folder} has no checkpoint yet: let it run, or resume it")
     data = load_data(config)
     model = build_model(config, data)
+    data = fitted(config, model, data, make_loss(config, data))
     with must_fit(folder / "checkpoints"):
         model.load_state_dict(state["model"])
         if state.get("averaged") is not None:
@@ -122,24 +127,33 @@ def predict(model: nn.Module, x: Tensor, *, rows: int = 2_048) -> Tensor:
         return torch.cat([model(part) for part in torch.split(x, rows)])
 
 
-def right_share(answers: Tensor, labels: Tensor, tolerance: float = 0.0) -> float:
-    """Share of the labels whose class has the largest output; of text, over all positions. NaN is no answer.
-
-    Where labels are numbers, the share of the answers that are as near as ``tolerance``.
+@torch.no_grad()
+def score_stream(
+    model: nn.Module,
+    data: StreamedData,
+    part: str,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    batch_size: int,
+    most: int | None = None,
+) -> tuple[float, float]:
+    """Accuracy in [0, 1] and loss on a part that is read meanwhile, in eval mode; means over the samples.
 
     Args:
-        answers: outputs (…, K); (…, 1) for numbers.
-        labels: int64 (…), or floating point.
-        tolerance: largest error of a right answer.
-
-    >>> right_share(torch.tensor([[0.0, 2.0], [3.0, 1.0]]), torch.tensor([1, 1]))
-    0.5
-    >>> right_share(torch.tensor([[torch.nan, 2.0], [3.0, 1.0]]), torch.tensor([0, 0]))
-    0.5
-    >>> right_share(torch.tensor([[70.2], [64.0]]), torch.tensor([70.0, 66.0]), tolerance=1.0)
-    0.5
+        model: the net.
+        data: whose part.
+        part: ``train``, ``validation`` or ``test``.
+        loss: a mean over the samples of a batch.
+        batch_size: samples in one forward pass.
+        most: how many samples, evenly spaced; ``None`` for all.
     """
-    if labels.is_floating_point():
-        return ((answers.squeeze(-1) - labels).abs() <= tolerance).double().mean().item()
-    right = (answers.argmax(dim=-1) == labels) & ~answers.isnan().any(dim=-1)
-    return right.double().mean().item()
+    right = total = 0.0
+    count = 0
+    with evaluating(model):
+        for x, y in part_batches(data, part, batch_size, most=most):
+            logits = model(x)
+            right += right_share(logits, y, data.tolerance) * len(y)
+            total += loss(logits, y).item() * len(y)
+            count += len(y)
+    if not count:
+        raise ConfigError(f"no sample of the {part} data could be read")
+    return right / count, total / count

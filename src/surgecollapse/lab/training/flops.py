@@ -77,6 +77,8 @@ def multiplications(model: nn.Module, x: Tensor) -> dict[str, int]:
 def _counter(own: Mapping[str, Tensor], found: dict[str, int]) -> Any:
     def count(module: nn.Module, inputs: Any, output: Any) -> None:
         first = output[0] if isinstance(output, tuple) else output
+        if not isinstance(first, Tensor):  # of a module of the user's own that holds parameters beside others
+            return
         places = first.numel() // first.shape[1 if isinstance(module, _CONVOLUTIONS) else -1]
         for name, weight in own.items():
             each = places
@@ -245,7 +247,7 @@ def step_costs(config: RunConfig, data: Data, controller: Controller | None) -> 
         ``multiplications`` by each weight tensor for one sample (of a net built anew, as the run's own has hooks),
         ``rows``, samples in a step on average, and ``window``, steps before a reading whose dense gradient is taken.
     """
-    samples = len(data.x_train)
+    samples = data.train_size
     per_epoch = -(-samples // min(config.run.batch_size or samples, samples))
     window = 0
     if controller is not None:

@@ -13,6 +13,7 @@ import torch
 
 from surgecollapse.errors import ConfigError
 from surgecollapse.lab.data.dataset import Data, generator
+from surgecollapse.lab.data.streamed import StreamedData, limited
 
 if TYPE_CHECKING:
     from surgecollapse.lab.config import RunConfig
@@ -35,8 +36,9 @@ def load_data(config: RunConfig) -> Data:
     data = with_label_noise(data, getattr(task, "label_noise", 0.0), seed)
     if config.run.precision == "float32" or not data.x_train.is_floating_point():
         return data
-    x_train, x_validation, x_test = (x.double() for x in (data.x_train, data.x_validation, data.x_test))
-    return replace(data, x_train=x_train, x_validation=x_validation, x_test=x_test)
+    names = [f"{letter}_{part}" for part in ("train", "validation", "test") for letter in "xy"]
+    tensors = {name: getattr(data, name) for name in names}
+    return replace(data, **{name: x.double() for name, x in tensors.items() if x.is_floating_point()})
 
 
 def with_label_noise(data: Data, share: float, seed: int) -> Data:
@@ -55,6 +57,8 @@ def with_label_noise(data: Data, share: float, seed: int) -> Data:
 def _limited(data: Data, train_samples: int | None, seed: int) -> Data:
     if train_samples is None:
         return data
+    if isinstance(data, StreamedData):
+        return limited(data, train_samples)
     if train_samples > len(data.x_train):
         raise ConfigError(f"train_samples = {train_samples}: {data.name} has {len(data.x_train)} training samples")
     rows = torch.randperm(len(data.x_train), generator=generator(seed, "subset"))[:train_samples]

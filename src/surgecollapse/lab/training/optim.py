@@ -12,9 +12,12 @@ from torch import Tensor, nn
 from surgecollapse.functional import softmax_cross_entropy_float64
 from surgecollapse.gradients.grokfast import Grokfast, GrokfastMA
 from surgecollapse.gradients.orthograd import OrthoGrad
+from surgecollapse.lab.config import ConfigError
 from surgecollapse.lab.config.optimizer import AdamOptimizer, AdamWOptimizer, MuonOptimizer, SGDOptimizer
 from surgecollapse.lab.config.transforms import ExponentialFilter, WindowFilter
+from surgecollapse.lab.references import called, found_part, is_reference
 from surgecollapse.lab.training.muon import Muon
+from surgecollapse.lab.training.outputs import as_rows
 from surgecollapse.losses import StableMaxCrossEntropy
 
 if TYPE_CHECKING:
@@ -47,15 +50,37 @@ def balanced_weights(labels: Tensor, num_classes: int) -> Tensor:
 def make_loss(config: RunConfig, data: Data) -> Callable[[Tensor, Tensor], Tensor]:
     """The loss of logits (n, K) and labels (n,), a mean over samples; ``mse`` compares with one-hots.
 
-    Of text, logits (n, length, K) and labels (n, length), a mean over all positions. Of graphs, outputs (n, 1) and
-    numbers (n,), the mean of the squared errors.
+    Of labels with more axes, such as text, the mean over all positions: logits (n, …, K), or (n, K, …) as torch's own
+    losses have them. Of labels that are numbers, the mean of the squared errors. A user's own loss is called as it is.
+
+    Raises:
+        ConfigError: if a loss of the user's own is not there or cannot be called.
     """
-    if data.kind == "graph":
-        return lambda outputs, labels: (outputs.squeeze(-1) - labels).square().mean()
+    if is_reference(config.run.loss):
+        return _own_loss(config.run.loss)
+    if data.y_train.is_floating_point():
+        return lambda outputs, labels: (outputs.reshape(labels.shape) - labels).square().mean()
     loss = _loss_of_rows(config, data)
-    if data.kind != "text":
+    if data.y_train.ndim == 1:
         return loss
-    return lambda logits, labels: loss(logits.flatten(0, 1), labels.flatten())
+    return lambda logits, labels: loss(*as_rows(logits, labels))
+
+
+def loss_name(config: RunConfig, data: Data) -> str:
+    """The loss that a run has: what ``auto`` stands for with these labels."""
+    if config.run.loss != "auto":
+        return config.run.loss
+    return "mse" if data.y_train.is_floating_point() else "cross_entropy"
+
+
+def _own_loss(reference: str) -> Callable[[Tensor, Tensor], Tensor]:
+    part = found_part(reference, "loss")
+    if isinstance(part, type):
+        part = called(part, reference, {})
+    if not callable(part):
+        raise ConfigError(f"{reference} is a {type(part).__name__}: expected a function of outputs and targets")
+    loss: Callable[[Tensor, Tensor], Tensor] = part
+    return loss
 
 
 def _loss_of_rows(config: RunConfig, data: Data) -> Callable[[Tensor, Tensor], Tensor]:
@@ -63,11 +88,12 @@ def _loss_of_rows(config: RunConfig, data: Data) -> Callable[[Tensor, Tensor], T
     if config.run.class_weights == "balanced":
         outputs = data.vocabulary if config.model.name == "decoder" else data.num_classes
         weights = balanced_weights(data.y_train, outputs).to(getattr(torch, config.run.precision))
-    if config.run.loss == "cross_entropy":
+    name = loss_name(config, data)
+    if name == "cross_entropy":
         return nn.CrossEntropyLoss(weight=weights)
-    if config.run.loss == "stablemax":
+    if name == "stablemax":
         return StableMaxCrossEntropy(weights)
-    if config.run.loss == "cross_entropy_float64":
+    if name == "cross_entropy_float64":
         return partial(softmax_cross_entropy_float64, weight=weights)
 
     def squared(logits: Tensor, labels: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from surgecollapse.commands import READ_ONLY
 from surgecollapse.controller.command_loop import effective
 from surgecollapse.lab.config import ConfigError, as_mapping, flat_values, read_config, write_config
+from surgecollapse.lab.references import fingerprint
 from surgecollapse.lab.training.checkpoint import CheckpointError, latest_checkpoint, must_fit
 from surgecollapse.lab.training.claim import LOCK, claimed
 from surgecollapse.lab.training.command_handlers import handlers
@@ -21,6 +22,7 @@ from surgecollapse.lab.training.environment import environment
 from surgecollapse.lab.training.evaluation import ENDED
 from surgecollapse.lab.training.flops import step_costs
 from surgecollapse.lab.training.interrupt import Interrupt
+from surgecollapse.lab.training.optim import loss_name
 from surgecollapse.lab.training.progress import Progress, Silent
 from surgecollapse.lab.training.summary import run_summary
 from surgecollapse.lab.training.trainer import Training
@@ -142,7 +144,18 @@ def _training(config: RunConfig, folder: Path, progress: Progress) -> Training:
     """The training of a run, which does what people ask for."""
     training = Training(config, folder / "checkpoints", progress)
     training.command_loop.handlers.update(handlers(training))
+    if config.run.loss == "auto":
+        labels = "the labels are numbers" if training.data.y_train.is_floating_point() else "the labels are classes"
+        progress.note(f"loss: {loss_name(config, training.data)}, as {labels}")
     return training
+
+
+def _note_changes(store: RunStore, config: RunConfig, progress: Progress) -> None:
+    """Say which files of the user's project have changed since the run began."""
+    now = fingerprint([config.data.task, config.model.name, config.run.loss])
+    for place, was in store.get("project", {}).items():
+        if now.get(place) not in (None, was):
+            progress.note(f"note: {place} has changed since the run began: it goes on with what is there now")
 
 
 def _resume(config: RunConfig, folder: Path, progress: Progress, around: Around) -> RunResult:
@@ -154,6 +167,7 @@ def _resume(config: RunConfig, folder: Path, progress: Progress, around: Around)
             summary = store.get("summary", {})
             return RunResult(directory=folder, status=status, step=summary.get("steps", 0), summary=summary)
         _explain_place(folder, progress)
+        _note_changes(store, config, progress)
         state = latest_checkpoint(folder / "checkpoints", progress.note)
         if state is not None:
             _refuse_changed(config, state, folder)
@@ -212,7 +226,7 @@ def _go_on(
 
 
 def _loop(training: Training, interrupt: Interrupt, progress: Progress) -> str:
-    progress.start(f"{training.config.data.task} {training.config.method.policy}", training.total, training.step)
+    progress.start(f"{training.config.data.label} {training.config.method.policy}", training.total, training.step)
     training.command_loop.interrupted = lambda: interrupt.requested
     if training.step:  # what is prunable is known after the first step
         training.answer()
@@ -254,6 +268,8 @@ def _make(folder: Path, config: RunConfig, training: Training) -> RunStore:
     store.set("config", as_mapping(config))
     store.set("environment", facts)
     store.set("data", training.data.described())
+    store.set("loss", loss_name(config, training.data))
+    store.set("project", fingerprint([config.data.task, config.model.name, config.run.loss]))
     store.set("costs", step_costs(config, training.data, training.controller))
     return store
 

@@ -57,7 +57,7 @@ def run_summary(training: Training, scores: dict[str, Any]) -> dict[str, Any]:
     steps, validation = store.measurements("accuracy/validation")
     _, train = store.measurements("accuracy/train")
     return {
-        "task": config.data.task,
+        "task": config.data.label,
         "policy": config.method.policy,
         "seed": config.run.seed,
         "steps": step,

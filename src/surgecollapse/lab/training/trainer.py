@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -14,6 +14,7 @@ from surgecollapse.controller.command_loop import CommandLoop
 from surgecollapse.events import Measurement
 from surgecollapse.lab.config import as_mapping
 from surgecollapse.lab.data.dataset import training_sample
+from surgecollapse.lab.data.streamed import StreamedData
 from surgecollapse.lab.training.attachments import attached_to
 from surgecollapse.lab.training.building import build_model
 from surgecollapse.lab.training.checkpoint import (
@@ -25,13 +26,14 @@ from surgecollapse.lab.training.checkpoint import (
 )
 from surgecollapse.lab.training.early_stopping import Stopping
 from surgecollapse.lab.training.environment import finish_work, training_device
-from surgecollapse.lab.training.evaluation import predict, right_share
+from surgecollapse.lab.training.evaluation import predict, score_stream
 from surgecollapse.lab.training.event_sink import EventSink
+from surgecollapse.lab.training.feed import feed_of
 from surgecollapse.lab.training.forecasts import prediction_confidence
 from surgecollapse.lab.training.loading import load_data
-from surgecollapse.lab.training.optim import make_loss, make_optimizer, rate_factor
+from surgecollapse.lab.training.optim import loss_name, make_loss, make_optimizer, rate_factor
+from surgecollapse.lab.training.outputs import fitted, right_share
 from surgecollapse.lab.training.progress import Snapshot
-from surgecollapse.lab.training.sampler import batches_of
 from surgecollapse.lab.training.sketch import CountSketch
 from surgecollapse.lab.training.traces import PREFIX, Traces
 
@@ -74,12 +76,15 @@ class Training:
         self.device = training_device(config)
         self.data = load_data(config).to(self.device)
         self.model = build_model(config, self.data).to(self.device)
+        self._loss = make_loss(config, self.data)
+        self.data = fitted(config, self.model, self.data, self._loss)
+        if isinstance(self.data, StreamedData):
+            self.data.bad.tell = progress.note
         self.optimizer = make_optimizer(config, self.model)
-        self.total = config.run.total_steps(len(self.data.x_train))
+        self.total = config.run.total_steps(self.data.train_size)
         self.step = 0
         self.stopping = Stopping(config)
         self.journal = EventSink(config, progress)
-        self._loss = make_loss(config, self.data)
         self.attached = attached_to(
             self.model,
             self.optimizer,
@@ -97,7 +102,7 @@ class Training:
         self.to_repeat: frozenset[int] = frozenset()
         self._checkpoints = checkpoints
         self._progress = progress
-        self._batches = batches_of(config, len(self.data.x_train))
+        self._feed = feed_of(config, self.data)
         self._sketch = CountSketch(list(self.model.parameters()))
         self._traces = Traces(self.model) if config.run.gradient_trace_every else None
         self._warned = self.diverged = False
@@ -133,6 +138,7 @@ class Training:
         try:
             yield
         finally:
+            self._feed.close()
             self.attached.remove()
             self.journal.close()
 
@@ -214,7 +220,7 @@ class Training:
     def _train_step(self) -> Tensor:
         if self.step == 0:
             self.store.put_array(0, "sketch/weights", self._sketch())
-        config, rows = self.config, next(self._batches).to(self.device, non_blocking=True)
+        config, (x, labels) = self.config, next(self._feed)
         chosen = config.optimizer
         rate = chosen.lr * rate_factor(
             self.step, self.total, schedule=chosen.schedule, warmup=chosen.warmup, hold=chosen.lr_hold_steps
@@ -225,9 +231,8 @@ class Training:
         if not self.model.training:
             self.model.train()
         self.optimizer.zero_grad()
-        labels = self.data.y_train[rows]
-        loss = self._loss(self.model(self.data.x_train[rows]), labels)
-        weight = len(rows) / self._batches.batch_size if config.run.scale_partial_batches else 1.0
+        loss = self._loss(self.model(x), labels)
+        weight = len(labels) / self._feed.batch_size if config.run.scale_partial_batches else 1.0
         (loss * weight).backward()  # type: ignore[no-untyped-call]
         if self._traces is not None and self.step % config.run.gradient_trace_every == 0:
             for name, values in self._traces().items():
@@ -243,7 +248,7 @@ class Training:
 
     def _evaluate(self) -> None:
         data, step = self.data, self.step
-        accuracy, loss = self._measure("validation", data.x_validation, data.y_validation)
+        accuracy, loss = self._measure("validation")
         some = training_sample(data)
         train, train_loss = self._score(data.x_train[some], data.y_train[some], "train")
         self._note("accuracy/train", train)
@@ -262,9 +267,9 @@ class Training:
         if self.stopping.improved(step, accuracy, loss, counts=self.mask_is_final):
             save_checkpoint(self._checkpoints / "best.pt", self.state_dict())
 
-    def _measure(self, part: str, x: Tensor, y: Tensor) -> tuple[float, float]:
+    def _measure(self, part: Literal["validation", "test"]) -> tuple[float, float]:
         """Accuracy in [0, 1] and loss, recorded; where the loss is in nats per character, also in bits."""
-        accuracy, loss = self._score(x, y, part)
+        accuracy, loss = self._score_part(part, whole=part == "test")
         self._note(f"accuracy/{part}", accuracy)
         self._note(f"loss/{part}", loss)
         if self._in_bits:
@@ -273,7 +278,17 @@ class Training:
 
     @property
     def _in_bits(self) -> bool:
-        return self.data.kind == "text" and self.config.run.loss.startswith("cross_entropy")
+        return self.data.kind == "text" and loss_name(self.config, self.data).startswith("cross_entropy")
+
+    def _score_part(self, part: Literal["validation", "test"], *, whole: bool) -> tuple[float, float]:
+        """Accuracy and loss on a held-out part; of data that is streamed, on some of it unless the whole is asked."""
+        data, averaged = self.data, self.attached.averaged
+        if not isinstance(data, StreamedData):
+            watched = "" if part == "validation" and whole else part
+            return self._score(getattr(data, f"x_{part}"), getattr(data, f"y_{part}"), watched)
+        with nullcontext() if averaged is None else averaged.applied():
+            most = None if whole else data.validation_samples
+            return score_stream(self.model, data, part, self._loss, self.config.run.batch_size, most)
 
     def _score(self, x: Tensor, y: Tensor, part: str = "") -> tuple[float, float]:
         """Accuracy in [0, 1], over all positions of text, and loss."""
@@ -318,8 +333,10 @@ class Training:
             self.controller.finalize()
         if averaged is not None:
             averaged.apply()
-        validation, _ = self._score(self.data.x_validation, self.data.y_validation)
-        accuracy, loss = self._measure("test", self.data.x_test, self.data.y_test)
+        validation, _ = self._score_part("validation", whole=True)
+        accuracy, loss = self._measure("test")
+        if isinstance(self.data, StreamedData):
+            self.store.set("bad_samples", dict(self.data.bad.named))
         self.store.put_array(self.step, "sketch/weights", self._sketch())
         self.diverged = not math.isfinite(loss) or bool(not_finite(dict(self.model.named_parameters())))
         if self.diverged:
@@ -348,7 +365,7 @@ class Training:
             "optimizer": self.optimizer.state_dict(),
             **self.attached.state_dict(),
             "foresight": None if foresight is None else foresight.state_dict(),
-            "batches": self._batches.state_dict(),
+            "batches": self._feed.state_dict(),
             "torch_rng": torch.get_rng_state(),
             "device_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
             **self.stopping.state_dict(),
@@ -368,7 +385,7 @@ class Training:
         self.attached.load_state_dict(state)
         if self.journal.foresight is not None and state.get("foresight") is not None:
             self.journal.foresight.load_state_dict(state["foresight"])
-        self._batches.load_state_dict(state["batches"])
+        self._feed.load_state_dict(state["batches"])
         torch.set_rng_state(state["torch_rng"])
         if self.device.type == "cuda" and state.get("device_rng") is not None:
             torch.cuda.set_rng_state(state["device_rng"], self.device)

@@ -160,7 +160,7 @@ def _write(
         if skipped:
             lead += " Not shown: " + "; ".join(f"{name} ({reason})" for name, reason in skipped) + "."
         foot = "Made from " + ", ".join(f"`{run.directory}`" for run in subjects) + ". Pictures by matplotlib."
-        tasks = ", ".join(dict.fromkeys(run.config.data.task for run in subjects))
+        tasks = ", ".join(dict.fromkeys(run.config.data.label for run in subjects))
         text = page_html(f"surgecollapse analysis: {tasks}", lead, sections, foot)
     page = place / "index.html"
     write_whole(page, text)
