@@ -145,6 +145,9 @@ class Policy(Stateful, Protocol):
     A policy with an attribute ``from_start = True`` is asked once more, before the first optimizer step, with a reading
     of step 0 that has seen nothing yet (static masks, RigL).
 
+    One with an attribute ``measures = ("prediction_confidence",)`` finds it in its readings, at the cost of one pass of
+    the probe batch each.
+
     One with a method ``earliest(step) -> int | None`` says before which step, greater than ``step``, it will surely not
     act, because of a dwell or a schedule (``None``: never again); it is shown, and decides nothing.
     """

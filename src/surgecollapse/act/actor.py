@@ -21,6 +21,7 @@ from surgecollapse.act.shadow_weights import ShadowWeights
 from surgecollapse.act.surge import refill_zeros
 from surgecollapse.events import (
     Action,
+    Aim,
     Decision,
     Exchange,
     Freeze,
@@ -92,7 +93,7 @@ class Actor:
         """
         self._done, self._step, self._signals, self._decision = [], step, signals, decision
         self._closed: Mapping[str, Tensor] = {}
-        if not all(isinstance(action, SetNoise | Threshold | Freeze) for action in decision.actions):
+        if not all(isinstance(action, SetNoise | Threshold | Aim | Freeze) for action in decision.actions):
             self._activations = self.net.activation_energy()
         for action in decision.actions:
             self._do(action)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -31,6 +32,7 @@ from surgecollapse.controller.reading_schedule import ReadingSchedule
 from surgecollapse.controller.version_01 import current_state
 from surgecollapse.events import (
     Action,
+    Aim,
     Decision,
     Event,
     Exchange,
@@ -487,7 +489,7 @@ class Controller:
 
     def _observe_decide_act(self) -> None:
         self._rebind()
-        reading = self._components.observer.read(self.step, self._components.weights.sparsity)
+        reading = self._with_measures(self._components.observer.read(self.step, self._components.weights.sparsity))
         self.readings.append(reading)
         self._record(reading)
         for name, value in self._steps.effects.read().items():
@@ -516,6 +518,13 @@ class Controller:
         if decision.acts or decision.phase != self.phase:
             self._record(replace(decision, eligible=self._eligible(decision)))
         self._carry_out(decision)
+
+    def _with_measures(self, reading: Reading) -> Reading:
+        """The reading, with what the policy wants to see of the probe batch."""
+        if self.frozen or "prediction_confidence" not in getattr(self.policy, "measures", ()):
+            return reading
+        found = self._components.observer.measure("prediction_confidence")
+        return replace(reading, prediction_confidence=found if math.isfinite(found) else None)
 
     def _within_target(self, decision: Decision) -> Decision:
         """The decision; under a target of zero without what prunes, so that nothing is done to the net."""
@@ -554,6 +563,10 @@ class Controller:
 
     def _carry_out(self, decision: Decision, signals: Mapping[str, Tensor] | None = None) -> None:
         self.decision, self.phase = decision, decision.phase
+        if aim := decision.find(Aim):
+            before = self.plan.sparsity
+            self._handlers.aim_at(aim.sparsity)
+            self._log("aim", f"target sparsity {before:g} → {aim.sparsity:g}: {decision.reason}")
         signals = self._components.signal.values if signals is None else signals
         for event in self._components.actor.carry_out(decision, self.step, signals):
             self.events.append(event)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from surgecollapse.events.actions import (
     Action,
+    Aim,
     Decision,
     Exchange,
     Freeze,
@@ -34,6 +35,7 @@ Event = Reading | Decision | Intervention | Measurement | Request | Alarm
 __all__ = [
     "EVENT_VERSION",
     "Action",
+    "Aim",
     "Alarm",
     "Decision",
     "Event",

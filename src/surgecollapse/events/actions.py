@@ -188,11 +188,28 @@ class Threshold:
 
 
 @dataclass(frozen=True, slots=True)
+class Aim:
+    """Make another sparsity the target of the run, at which it ends.
+
+    Raises:
+        ValueError: if the sparsity is out of range.
+    """
+
+    sparsity: float
+    """In [0, 1)."""
+
+    def __post_init__(self) -> None:
+        """Check the sparsity."""
+        if not 0.0 <= self.sparsity < 1.0:
+            raise ValueError(f"Aim takes a sparsity in [0, 1), got {self.sparsity}")
+
+
+@dataclass(frozen=True, slots=True)
 class Freeze:
     """Make the mask final from now on."""
 
 
-Action = Prune | Exchange | Regrow | Recycle | Threshold | SetNoise | Freeze
+Action = Prune | Exchange | Regrow | Recycle | Threshold | SetNoise | Aim | Freeze
 """One thing to do; carried out by :class:`surgecollapse.act.actor.Actor`."""
 AnyAction = TypeVar("AnyAction", bound=Action)
 
@@ -207,7 +224,7 @@ class Decision:
     """What a policy wants done now, and why.
 
     The actions are carried out in the order given; policies write prune, exchange, regrow, recycle, threshold, noise,
-    freeze.
+    aim, freeze.
 
     >>> decision = Decision(phase="frozen", reason="the end", actions=(Prune(0.9), Freeze()))
     >>> decision.find(Prune), decision.find(Regrow)

@@ -50,6 +50,8 @@ class Reading:
     """Mean activation entropy over the layers that have one, in [0, 1]."""
     on_off: float | None = None
     """Lowest on/off unit entropy over the layers, in bits."""
+    prediction_confidence: float | None = None
+    """1 − the normalized entropy of the predictions on the probe batch; only where the policy reads it."""
     target_entropy: float | None = None
     """Shannon entropy of the labels of the batch over ln K, in [0, 1]; only where labels were noted."""
     loss: float | None = None
@@ -84,7 +86,7 @@ class Intervention:
 
     step: int
     kind: str
-    """``collapse | exchange | surge | recycle | pump | freeze | release | skip | join``."""
+    """``collapse | exchange | surge | recycle | pump | freeze | release | aim | skip | join``."""
     phase: str
     reason: str
     sparsity_before: float

@@ -9,7 +9,7 @@ from numbers import Integral, Real
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from surgecollapse.events.actions import Decision, Exchange, Freeze, Prune, Recycle, Regrow, SetNoise, Threshold
+from surgecollapse.events.actions import Aim, Decision, Exchange, Freeze, Prune, Recycle, Regrow, SetNoise, Threshold
 from surgecollapse.events.records import (
     Alarm,
     Intervention,
@@ -34,6 +34,7 @@ _ACTIONS: dict[str, type] = {
     "recycle": Recycle,
     "threshold": Threshold,
     "set_noise": SetNoise,
+    "aim": Aim,
     "freeze": Freeze,
 }
 """By type, as decisions name them."""

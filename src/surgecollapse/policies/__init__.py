@@ -16,6 +16,7 @@ from surgecollapse.policies.recycling import Recycle
 from surgecollapse.policies.registry import POLICIES, make_policy, policy
 from surgecollapse.policies.rigl import RigL
 from surgecollapse.policies.soft_threshold import SoftThreshold
+from surgecollapse.policies.soft_threshold_entropy import SoftThresholdEntropy
 from surgecollapse.policies.sparse_evolutionary import SET
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "Recycle",
     "RigL",
     "SoftThreshold",
+    "SoftThresholdEntropy",
     "Static",
     "make_policy",
     "policy",

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
-from surgecollapse.events import Decision, Freeze, Prune, Reading, Threshold
+from surgecollapse.events import Aim, Decision, Freeze, Prune, Reading, Threshold
 from surgecollapse.policies import validation
-from surgecollapse.policies.base import ScheduledPolicy
+from surgecollapse.policies.base import ScheduledPolicy, ScheduledState
+from surgecollapse.policies.recovery import Recovery
 from surgecollapse.policies.registry import policy
 from surgecollapse.schedules import cubic
 
 ALLOCATIONS = ("global", "layer", "erk")
+NOT_RECOVERING = ("exact", "at_most")
+
+
+@dataclass(slots=True)
+class SoftState(ScheduledState):
+    """What changes during a run."""
+
+    begun: int | None = None
+    """Step at which the threshold began to rise."""
+    recovery: Recovery = field(default_factory=Recovery)
 
 
 @policy("soft_threshold")
@@ -40,6 +51,10 @@ class SoftThreshold(ScheduledPolicy):
         theta: factor of the gradient of closed weights, in [0, 1].
         rescale: whether v gets back the magnitude that the threshold took from the open weights.
         allocation: ``global | layer | erk``; ``None`` takes the target's.
+        when_not_recovering: ``exact``: the target is reached in any case. ``at_most``: the threshold begins to rise
+            once training has begun to learn; where training does not recover (see
+            :class:`~surgecollapse.policies.recovery.Recovery`), the density is doubled, the reason is recorded, and
+            that sparsity is the new target.
         threshold_every: steps after which open weights, threshold and scale are taken anew, at least 1; at readings
             they always are.
 
@@ -82,7 +97,9 @@ class SoftThreshold(ScheduledPolicy):
     theta: float = 1.0
     rescale: bool = True
     allocation: str | None = None
+    when_not_recovering: str = "exact"
     threshold_every: int = 10
+    _state: SoftState = field(default_factory=SoftState, init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Check the options."""
@@ -94,6 +111,7 @@ class SoftThreshold(ScheduledPolicy):
                 f"expected start_at < end_at <= freeze_at, got {self.start_at!r}, {self.end_at!r}, {self.freeze_at!r}"
             )
         validation.whole("threshold_every", self.threshold_every)
+        validation.one_of("when_not_recovering", self.when_not_recovering, NOT_RECOVERING)
         if self.allocation is not None:
             validation.one_of("allocation", self.allocation, ALLOCATIONS)
         self._to(0.0, 0)
@@ -117,15 +135,63 @@ class SoftThreshold(ScheduledPolicy):
         every = self._plan.every
         return min([step + every - step % every, *(mark for mark in self._state.marks if mark > step)])
 
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """What a reading must hold beside activation entropy."""
+        return ("prediction_confidence",) if self.when_not_recovering == "at_most" else ()
+
     def _act(self, reading: Reading) -> Decision:
-        step, target = reading.step, self._plan.sparsity
-        start, end, freeze = self._step(self.start_at), self._step(self.end_at), self._step(self.freeze_at)
+        step, state, target = reading.step, self._state, self._plan.sparsity
+        freeze = self._step(self.freeze_at)
+        state.recovery.read(reading)
         if step >= freeze:
-            reason = f"exact target {target:.4g} and final mask at step {step} (due from {freeze})"
-            return Decision(phase="frozen", reason=reason, actions=(Prune(target), Freeze()))
-        if step < start:
-            return Decision(phase="dense", reason=f"dense until step {start}, at step {step}")
+            return self._freeze(step, freeze)
+        if state.begun is None:
+            if why := self._waits(step):
+                return Decision(phase="dense", reason=why)
+            state.begun = step
+        if self.when_not_recovering == "at_most" and (failed := state.recovery.failed):
+            return self._back_off(reading, failed)
         coming = self._next(step)
-        depth = cubic(coming, start, end, 0.0, target)
-        reason = f"soft threshold: to sparsity {depth:.4g} at step {coming}"
+        depth, why = self._depth(reading, coming, target)
+        reason = f"{why}: to sparsity {depth:.4g} at step {coming}"
         return Decision(phase="sparse", reason=reason, actions=(self._to(depth, coming - step),))
+
+    def _freeze(self, step: int, due: int) -> Decision:
+        """Prune to the exact target for good; a network that never began to learn stays as dense as it is."""
+        target = self._plan.sparsity
+        if self._state.begun is None and self.when_not_recovering == "at_most":
+            reason = f"training has not begun to learn until step {step}: nothing is pruned"
+            return Decision(phase="frozen", reason=reason, actions=(Aim(0.0), Freeze()))
+        reason = f"exact target {target:.4g} and final mask at step {step} (due from {due})"
+        return Decision(phase="frozen", reason=reason, actions=(Prune(target), Freeze()))
+
+    def _waits(self, step: int) -> str | None:
+        """Why the threshold does not rise yet."""
+        start = self._step(self.start_at)
+        if step < start:
+            return f"dense until step {start}, at step {step}"
+        if self.when_not_recovering == "at_most" and not self._state.recovery.begun:
+            return f"dense at step {step}: training has not begun to learn"
+        return None
+
+    def _depth(self, reading: Reading, coming: int, target: float) -> tuple[float, str]:
+        """Sparsity at the next decision, and what it follows."""
+        del reading
+        return self._cubic(coming, self._step(self.end_at), target), "soft threshold"
+
+    def _cubic(self, step: int, end: int, target: float) -> float:
+        """The schedule; one that began late takes half of what is left until the final mask."""
+        begun = self._state.begun or 0
+        if begun > self._step(self.start_at):
+            end = max(end, (begun + self._step(self.freeze_at)) // 2)
+        return cubic(step, begun, end, 0.0, target)
+
+    def _back_off(self, reading: Reading, failed: str) -> Decision:
+        """Double the density, and make that the target."""
+        state, step = self._state, reading.step
+        state.recovery.forgive()
+        lower = max(0.0, 1.0 - 2.0 * (1.0 - min(reading.sparsity, self._plan.sparsity)))
+        coming = self._next(step)
+        reason = f"training does not recover ({failed}): back to sparsity {lower:.4g} at step {coming}"
+        return Decision(phase="sparse", reason=reason, actions=(Aim(lower), self._to(lower, coming - step)))

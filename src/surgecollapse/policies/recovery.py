@@ -1,0 +1,74 @@
+"""Whether training recovers from being pruned, by its loss or by the confidence of its predictions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from surgecollapse.events import Reading
+from surgecollapse.policies import validation
+
+
+class Recovery:
+    """Follows how much training has learned: first loss − loss where the loss is noted, else prediction confidence.
+
+    A moving average h of it is kept, with its greatest value. Training *has begun to learn* once h exceeds
+    ``begun`` of the scale: of the first loss, or of full confidence. It *does not recover* where h is under half of
+    its greatest value for ``patience`` readings in a row. A reading with neither number says nothing.
+
+    Args:
+        patience: readings, at least 1.
+        begun: share of the scale, in (0, 1).
+        decay: of the moving average, in [0, 1).
+
+    >>> recovery = Recovery(patience=2, decay=0.0)
+    >>> for step, loss in enumerate((2.0, 0.2, 1.9, 1.9), start=1):
+    ...     recovery.read(Reading(step=step, loss=loss))
+    >>> recovery.begun, recovery.failed
+    (True, 'average loss 1.9 for 2 readings, against 0.2 at best and 2 at first')
+    """
+
+    def __init__(self, *, patience: int = 4, begun: float = 0.05, decay: float = 0.5) -> None:
+        validation.whole("patience", patience)
+        self._patience, self._begun, self._decay = patience, begun, decay
+        self._first: float | None = None
+        self._now, self._best, self._bad = 0.0, 0.0, 0
+
+    def read(self, reading: Reading) -> None:
+        """Learn from a reading."""
+        loss, confidence = validation.known(reading.loss), validation.known(reading.prediction_confidence)
+        if self._first is None and loss is not None:
+            self._first, self._now, self._best = loss, 0.0, 0.0
+        value = confidence if self._first is None else None if loss is None else self._first - loss
+        if value is None:
+            return
+        self._now = self._decay * self._now + (1.0 - self._decay) * value
+        self._best = max(self._best, self._now)
+        self._bad = self._bad + 1 if self.begun and self._now < self._best / 2 else 0
+
+    @property
+    def begun(self) -> bool:
+        """Whether training has begun to learn."""
+        return self._best > self._begun * (1.0 if self._first is None else abs(self._first))
+
+    @property
+    def failed(self) -> str | None:
+        """Why training counts as not recovering; ``None`` where it does not."""
+        if self._bad < self._patience:
+            return None
+        if self._first is None:
+            what = "prediction confidence"
+            return f"average {what} {self._now:.3g} for {self._bad} readings, against {self._best:.3g} at best"
+        now, best, first = self._first - self._now, self._first - self._best, self._first
+        return f"average loss {now:.3g} for {self._bad} readings, against {best:.3g} at best and {first:.3g} at first"
+
+    def forgive(self) -> None:
+        """Count anew: something was done about it."""
+        self._bad = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was seen so far."""
+        return {"first": self._first, "now": self._now, "best": self._best, "bad": self._bad}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned."""
+        self._first, self._now, self._best, self._bad = (state[key] for key in ("first", "now", "best", "bad"))
