@@ -148,10 +148,10 @@ def check_trainable(model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
             "built and attach is called"
         )
     sharded = [name for name, p in named.items() if hasattr(p, "to_local") or hasattr(p, "_is_flat_param")]
-    if sharded or any(type(optimizer).__name__ == "ZeroRedundancyOptimizer" for optimizer in optimizers):
+    if sharded:
         raise ValueError(
-            f"{_some(sharded) if sharded else 'the optimizer state'} is sharded over processes, and masks of shards "
-            "are not supported: train with DistributedDataParallel and an ordinary optimizer"
+            f"{_some(sharded)} is sharded over processes, and masks of shards are not supported: train with "
+            "DistributedDataParallel and an ordinary optimizer"
         )
     if isinstance(model, nn.ModuleDict | nn.ModuleList) and type(model).forward is nn.Module.forward:
         raise ValueError(

@@ -29,6 +29,8 @@ class StepHooks:
       hooks, since wrappers write weights after the inner step.
     * Wrappers that step in two calls (SAM's ``first_step`` and ``second_step``): around the inner optimizer's step.
     * LBFGS evaluates its closure many times within a step: refused.
+    * ``ZeroRedundancyOptimizer`` steps a share of the weights on each rank, and its consolidated state has no room for
+      that of others: refused.
     """
 
     def __init__(self, optimizer: Any, before: Callable[[], None], after: Callable[[], None]) -> None:
@@ -51,7 +53,7 @@ class StepHooks:
 
         Raises:
             TypeError: if the innermost is no ``torch.optim.Optimizer``.
-            ValueError: if one of them is LBFGS.
+            ValueError: if one of them is LBFGS or a ``ZeroRedundancyOptimizer``.
         """
         chain = [optimizer]
         while True:
@@ -69,6 +71,12 @@ class StepHooks:
             raise ValueError(
                 "LBFGS calls its closure many times within one step, so weights cannot be masked in between: "
                 "use a first-order optimizer (SGD, Adam, AdamW, RMSprop, Adagrad, Lion …)"
+            )
+        if any(type(item).__name__ == "ZeroRedundancyOptimizer" for item in chain):
+            raise ValueError(
+                "ZeroRedundancyOptimizer holds the moments of a share of the weights on each rank, so that they can "
+                "neither be reset where the mask changes nor saved with it: use an ordinary optimizer under "
+                "DistributedDataParallel"
             )
         return chain
 
