@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+
 from rounding import unit
 
 POLICIES = ("cyclic_pruning", "acdc", "gmp", "granet", "rigl", "set", "soft_threshold")
