@@ -93,6 +93,7 @@ def test_hooks_of_others_are_copied_as_ever(how):
     assert all(not vars(module._forward_hooks) for module in model.modules())
 
 
+@pytest.mark.conformance("masks held", place="torch AveragedModel, by apply_masks")
 @pytest.mark.parametrize("kind", ["copy", "AveragedModel", "DataParallel", "state dict"])
 def test_another_net_takes_the_masks(kind):
     _, controller = at("frozen")

@@ -121,6 +121,7 @@ KINDS = (
 )
 
 
+@pytest.mark.conformance("ranks equal", place="DistributedDataParallel, 2 processes")
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_rank_has_the_same_weights_masks_and_interventions(ranks, kind):
     first, second = (found[kind] for found in ranks)
@@ -131,6 +132,7 @@ def test_every_rank_has_the_same_weights_masks_and_interventions(ranks, kind):
     assert first["done"] or kind == "redo"
 
 
+@pytest.mark.conformance("entropy read", place="DistributedDataParallel, 2 processes")
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "uneven inputs"])
 def test_readings_are_those_of_both_ranks_together(ranks, kind):
     first, second = (found[kind]["readings"] for found in ranks)
@@ -139,6 +141,7 @@ def test_readings_are_those_of_both_ranks_together(ranks, kind):
     assert all(entropy is not None and loss is not None for _, entropy, _, loss in first)
 
 
+@pytest.mark.conformance("target reached", place="DistributedDataParallel, 2 processes")
 def test_a_rank_that_runs_out_of_data_hangs_nobody_and_reaches_the_target(ranks):
     assert [found["uneven inputs"]["sparsity"] for found in ranks] == pytest.approx([0.8, 0.8], abs=1 / 1000)
 

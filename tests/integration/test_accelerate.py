@@ -22,7 +22,7 @@ def parts():
     return net, torch.optim.AdamW(net.parameters(), 5e-3), loader
 
 
-def loop(accelerator, net, optimizer, loader, epochs):
+def loop(accelerator, net, optimizer, loader, epochs, controller=None):
     for _ in range(epochs):
         for x, y in loader:
             with accelerator.accumulate(net):
@@ -30,6 +30,9 @@ def loop(accelerator, net, optimizer, loader, epochs):
                 accelerator.backward(nn.functional.cross_entropy(net(x), y))
                 accelerator.clip_grad_norm_(net.parameters(), 1.0)
                 optimizer.step()
+                if controller is not None:
+                    weights = dict(accelerator.unwrap_model(net).named_parameters())
+                    assert not any(weights[name][~mask].any() for name, mask in controller.masks.items())
 
 
 def train(order, epochs=10, folder=None, load=False, accumulate=1):
@@ -45,12 +48,14 @@ def train(order, epochs=10, folder=None, load=False, accumulate=1):
         controller = attach(net, optimizer, 0.8, total, **options)
     if load:
         accelerator.load_state(folder)
-    loop(accelerator, net, optimizer, loader, epochs)
+    loop(accelerator, net, optimizer, loader, epochs, controller)
     if folder is not None and not load:
         accelerator.save_state(folder, safe_serialization=False)
     return accelerator.unwrap_model(net), controller
 
 
+@pytest.mark.conformance("target reached", place="Accelerate")
+@pytest.mark.conformance("masks held", place="Accelerate")
 @pytest.mark.parametrize("order", ["before", "after"])
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_one_line_before_or_after_prepare(order, accumulate):
@@ -62,6 +67,7 @@ def test_one_line_before_or_after_prepare(order, accumulate):
     controller.detach()
 
 
+@pytest.mark.conformance("resume bitwise", place="Accelerate")
 @pytest.mark.parametrize("order", ["before", "after"])
 def test_a_resumed_run_is_bitwise_the_uninterrupted_one(tmp_path, order):
     whole, first = train(order)

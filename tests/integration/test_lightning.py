@@ -80,6 +80,9 @@ def zeros(module):
     return sum(int((p == 0).sum()) for p in weights) / sum(p.numel() for p in weights)
 
 
+@pytest.mark.conformance("heads right", place="Lightning")
+@pytest.mark.conformance("target reached", place="Lightning")
+@pytest.mark.conformance("entropy read", place="Lightning")
 @pytest.mark.parametrize(
     ("kind", "options"),
     [
@@ -103,6 +106,54 @@ def test_the_target_is_met_and_the_head_is_left(tmp_path, kind, options):
     assert any(reading.entropy is not None for reading in callback.controller.readings)
 
 
+class Held(pl.Callback):
+    """Looks at every closed weight after every batch."""
+
+    def __init__(self, pruning):
+        self.pruning, self.revived, self.looks = pruning, [], 0
+
+    def on_train_batch_end(self, trainer, pl_module, *_):
+        self.looks += 1
+        weights = dict(pl_module.net.named_parameters())
+        masks = self.pruning.controller.masks
+        self.revived += [trainer.global_step for name, mask in masks.items() if weights[name][~mask].any()]
+
+
+@pytest.mark.conformance("masks held", place="Lightning")
+@pytest.mark.parametrize("kind", [Automatic, Manual])
+def test_masks_hold_after_every_batch(tmp_path, kind):
+    pruning = SurgeCollapse(0.8, total_steps=80, readings=Readings(every=5))
+    held = Held(pruning)
+    fit(tmp_path, kind(), pruning, more=[held], enable_checkpointing=False)
+    assert held.looks == 80
+    assert held.revived == []
+
+
+AVERAGES = {
+    "SWA": lambda: pl.callbacks.StochasticWeightAveraging(1e-3, swa_epoch_start=2, annealing_epochs=2),
+    "EMA": lambda: pl.callbacks.EMAWeightAveraging(decay=0.99),
+}
+
+
+@pytest.mark.conformance("target reached", place="Lightning, averaged weights")
+@pytest.mark.parametrize("name", AVERAGES)
+@pytest.mark.parametrize("ours_first", [True, False])
+def test_averaged_weights_obey_the_final_mask(tmp_path, name, ours_first):
+    module, pruning, average = Automatic(), SurgeCollapse(0.8, readings=Readings(every=5)), AVERAGES[name]()
+    trainer = pl.Trainer(
+        default_root_dir=tmp_path, max_epochs=10, accelerator="cpu", logger=False, enable_progress_bar=False,
+        enable_model_summary=False, enable_checkpointing=False,
+        callbacks=[pruning, average] if ours_first else [average, pruning],
+    )  # fmt: skip
+    trainer.fit(module, data())
+    weights = dict(module.net.named_parameters())
+    assert pruning.controller.frozen
+    for key, mask in pruning.controller.masks.items():
+        assert not weights[key][~mask].any(), key
+    assert zeros(module) == pytest.approx(0.8, abs=1e-3)
+
+
+@pytest.mark.conformance("resume bitwise", place="Lightning")
 def test_a_resumed_run_is_bitwise_the_uninterrupted_one(tmp_path):
     every = pl.callbacks.ModelCheckpoint(dirpath=tmp_path, filename="{epoch}", save_top_k=-1)
     whole = Automatic()

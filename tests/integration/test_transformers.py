@@ -44,7 +44,7 @@ def trained(folder, callback=None, resume=None, **changed):
     callback = callback or SurgeCollapseCallback(sparsity=0.8, readings=Readings(every=5))
     trainer = transformers.Trainer(
         model=bert(), args=transformers.TrainingArguments(**{**options, **changed}), train_dataset=Sentences(),
-        eval_dataset=Sentences(16), callbacks=[callback],
+        eval_dataset=Sentences(16), callbacks=callback if isinstance(callback, list) else [callback],
     )  # fmt: skip
     trainer.train(resume_from_checkpoint=resume)
     return trainer, callback
@@ -61,6 +61,8 @@ def whole(tmp_path_factory):
     return folder, *trained(folder)
 
 
+@pytest.mark.conformance("target reached", place="transformers Trainer")
+@pytest.mark.conformance("heads right", place="transformers Trainer")
 def test_the_target_is_met_and_saved_models_keep_their_zeros(whole, tmp_path):
     _, trainer, callback = whole
     assert callback.controller.frozen
@@ -72,6 +74,7 @@ def test_the_target_is_met_and_saved_models_keep_their_zeros(whole, tmp_path):
     assert not any(name.startswith("classifier") for name in callback.controller.masks)
 
 
+@pytest.mark.conformance("entropy read", place="transformers Trainer")
 def test_our_numbers_are_in_the_trainers_log(whole):
     _, trainer, _ = whole
     logged = [entry for entry in trainer.state.log_history if "loss" in entry]
@@ -80,6 +83,7 @@ def test_our_numbers_are_in_the_trainers_log(whole):
     assert any("activation_entropy" in entry for entry in logged)
 
 
+@pytest.mark.conformance("resume bitwise", place="transformers Trainer")
 def test_a_resumed_run_is_bitwise_the_uninterrupted_one(whole):
     folder, trainer, callback = whole
     again, resumed = trained(folder, resume=str(folder / "checkpoint-20"))
@@ -104,6 +108,100 @@ def test_it_works_with_what_the_trainer_offers(tmp_path, changed):
     trainer, callback = trained(tmp_path, save_strategy="no", **changed)
     assert zeros(trainer.model, callback.controller) == pytest.approx(0.8, abs=1e-3)
     assert any(reading.entropy is not None for reading in callback.controller.readings)
+
+
+class Held(transformers.TrainerCallback):
+    """Looks at every closed weight after every optimizer step."""
+
+    def __init__(self, pruning):
+        self.pruning, self.revived, self.looks = pruning, [], 0
+
+    def on_step_end(self, args, state, control, model=None, **_):
+        self.looks += 1
+        weights = dict(model.named_parameters())
+        masks = self.pruning.controller.masks
+        self.revived += [state.global_step for name, mask in masks.items() if weights[name][~mask].any()]
+
+
+@pytest.mark.conformance("masks held", place="transformers Trainer")
+@pytest.mark.parametrize("changed", [{}, {"gradient_accumulation_steps": 2}, {"bf16": True}], ids=str)
+def test_masks_hold_after_every_step(tmp_path, changed):
+    pruning = SurgeCollapseCallback(sparsity=0.8, readings=Readings(every=5))
+    held = Held(pruning)
+    trained(tmp_path, [pruning, held], save_strategy="no", **changed)
+    assert held.looks == 40
+    assert held.revived == []
+
+
+def test_trackers_get_our_numbers_where_the_callback_goes_first(tmp_path):
+    seen = []
+
+    class Tracker(transformers.TrainerCallback):
+        def on_log(self, args, state, control, logs=None, **_):
+            seen.append(dict(logs))
+
+    pruning = SurgeCollapseCallback(sparsity=0.8, readings=Readings(every=5))
+    options = {"output_dir": str(tmp_path), "max_steps": 40, "logging_steps": 10, "report_to": [], "use_cpu": True}
+    arguments = transformers.TrainingArguments(**options, disable_tqdm=True, save_strategy="no")
+    trainer = transformers.Trainer(bert(), arguments, train_dataset=Sentences(), callbacks=[Tracker(), pruning])
+    assert pruning.before_trackers(trainer) is trainer
+    trainer.train()
+    losses = [logs for logs in seen if "loss" in logs]
+    assert len(losses) == 4
+    assert losses[-1]["sparsity"] == pytest.approx(0.8, abs=1e-3)
+    assert all("activation_entropy" in logs for logs in losses)
+
+
+def test_only_a_trainer_that_has_the_callback_can_put_it_first():
+    pruning = SurgeCollapseCallback(0.5)
+    arguments = transformers.TrainingArguments("out", report_to=[], use_cpu=True)
+    with pytest.raises(ValueError, match=r"not a callback of this trainer.*callbacks=\[\.\.\.\]"):
+        pruning.before_trackers(transformers.Trainer(bert(), arguments))
+
+
+@pytest.mark.conformance("target reached", place="transformers Seq2SeqTrainer")
+@pytest.mark.conformance("masks held", place="transformers Seq2SeqTrainer")
+def test_sequence_to_sequence(tmp_path):
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 50, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
+    model = transformers.T5ForConditionalGeneration(transformers.T5Config(**sizes, decoder_start_token_id=0))
+    rows = [{"input_ids": torch.arange(6) + i, "labels": torch.arange(6) + i} for i in range(1, 33)]
+    arguments = transformers.Seq2SeqTrainingArguments(
+        str(tmp_path), max_steps=40, per_device_train_batch_size=8, report_to=[], disable_tqdm=True, use_cpu=True,
+        save_strategy="no", predict_with_generate=True, eval_strategy="steps", eval_steps=20,
+    )  # fmt: skip
+    pruning = SurgeCollapseCallback(sparsity=0.8, readings=Readings(every=5))
+    held = Held(pruning)
+    trainer = transformers.Seq2SeqTrainer(
+        model, arguments, train_dataset=rows, eval_dataset=rows[:4], callbacks=[pruning, held]
+    )
+    trainer.train()
+    assert held.looks == 40
+    assert held.revived == []
+    assert zeros(trainer.model, pruning.controller) == pytest.approx(0.8, abs=1e-3)
+
+
+def test_every_trial_of_a_hyper_parameter_search_is_pruned(tmp_path):
+    pytest.importorskip("optuna")
+    pruning, reached = SurgeCollapseCallback(sparsity=0.8, readings=Readings(every=5)), []
+
+    class Ended(transformers.TrainerCallback):
+        def on_train_end(self, args, state, control, model=None, **_):
+            reached.append((id(pruning.controller), zeros(model, pruning.controller)))
+
+    arguments = transformers.TrainingArguments(
+        str(tmp_path), max_steps=40, report_to=[], disable_tqdm=True, use_cpu=True, save_strategy="no",
+    )  # fmt: skip
+    trainer = transformers.Trainer(
+        args=arguments, model_init=lambda *_: bert(), train_dataset=Sentences(), eval_dataset=Sentences(16),
+        callbacks=[pruning, Ended()],
+    )  # fmt: skip
+    trainer.hyperparameter_search(
+        lambda trial: {"learning_rate": trial.suggest_float("learning_rate", 1e-4, 1e-3, log=True)},
+        n_trials=2, backend="optuna",
+    )  # fmt: skip
+    assert len({controller for controller, _ in reached}) == 2
+    assert all(share == pytest.approx(0.8, abs=1e-3) for _, share in reached)
 
 
 def test_the_best_model_is_chosen_under_the_final_mask_alone(tmp_path):

@@ -72,6 +72,11 @@ class SurgeCollapse(pl.Callback):
         if self.controller is not None:
             self.controller.finalize()
 
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Mask what another callback has put in since, as averaged weights (SWA, EMA)."""
+        if self.controller is not None:
+            self.controller.finalize()
+
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Let go of the model."""
         if self.controller is not None and stage == "fit":

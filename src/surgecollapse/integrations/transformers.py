@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from surgecollapse.attaching.attach import attach
 from surgecollapse.controller.controller import CARRIED, Controller
@@ -23,7 +23,8 @@ class SurgeCollapseCallback(TrainerCallback):
     It attaches when training begins, with the trainer's number of steps. Accumulation, clipping, mixed precision and
     gradient checkpointing work as they are. The state lies in the trainer's own ``optimizer.pt``, so that
     ``resume_from_checkpoint`` goes on bitwise. ``sparsity`` and ``activation_entropy`` join what the trainer logs and
-    ``state.log_history``. At the end the mask is exact, and the controller lets go of the model.
+    ``state.log_history``; trackers of ``report_to`` get them after :meth:`before_trackers`. At the end the mask is
+    exact, and the controller lets go of the model.
 
     With ``load_best_model_at_end`` only evaluations under the final mask count: what came before is denser, and pruning
     it at the end would cost accuracy. If there was none, the last weights stay, with a warning.
@@ -46,6 +47,27 @@ class SurgeCollapseCallback(TrainerCallback):
         self._options = options
         self.controller: Controller | None = None
         self._judged = False
+
+    def before_trackers(self, trainer: Trainer) -> Trainer:
+        """Have this callback run before all others, so that trackers of ``report_to`` get our numbers.
+
+        A trainer calls its trackers before the callbacks that it was given.
+
+        Args:
+            trainer: one that has this callback.
+
+        Returns:
+            The trainer.
+
+        Raises:
+            ValueError: if it does not have it.
+        """
+        callbacks: list[TrainerCallback] = trainer.callback_handler.callbacks
+        if self not in callbacks:
+            raise ValueError("this is not a callback of this trainer: pass it as Trainer(..., callbacks=[...]) first")
+        callbacks.remove(self)
+        callbacks.insert(0, self)
+        return trainer
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **parts: Any

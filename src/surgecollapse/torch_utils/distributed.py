@@ -10,6 +10,8 @@ from torch import Tensor, distributed, nn
 from torch.distributed.algorithms import join
 from torch.nn.parallel import DistributedDataParallel
 
+from surgecollapse.torch_utils.modules import called_inside
+
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
@@ -114,8 +116,8 @@ def data_parallel(model: nn.Module) -> DistributedDataParallel | None:
     while True:
         if isinstance(model, DistributedDataParallel):
             return model
-        inner = getattr(model, "_orig_mod", None)
-        if not isinstance(inner, nn.Module):
+        inner = called_inside(model)
+        if inner is None:
             return None
         model = inner
 

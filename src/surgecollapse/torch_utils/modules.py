@@ -14,21 +14,28 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-_WRAPPER_SEGMENTS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+_WRAPPER_SEGMENTS = frozenset({"_orig_mod", "_forward_module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+_INNER_NAMES = ("_orig_mod", "_forward_module")
+"""Where ``torch.compile`` and Lightning Fabric keep the module that they call."""
 _ACTIVATION_WORDS = ("relu", "gelu", "silu", "swish", "mish", "tanh", "sigmoid", "activation", "elu", "softplus")
 
 State = TypeVar("State")
 
 
 def unwrap_model(model: nn.Module) -> nn.Module:
-    """Return the module inside ``DistributedDataParallel``, ``DataParallel`` and ``torch.compile`` wrappers."""
+    """Return the module inside ``DistributedDataParallel``, ``DataParallel``, ``torch.compile`` and Fabric wrappers."""
     while True:
         if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
             model = model.module
-        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+        elif (inner := called_inside(model)) is not None:
             model = inner
         else:
             return model
+
+
+def called_inside(model: nn.Module) -> nn.Module | None:
+    """The module that a wrapper of ``torch.compile`` or Fabric calls; ``None`` of any other module."""
+    return next((model._modules[name] for name in _INNER_NAMES if name in model._modules), None)
 
 
 def canonical_name(name: str) -> str:

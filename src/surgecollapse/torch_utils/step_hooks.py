@@ -87,14 +87,18 @@ class StepHooks:
 
     @staticmethod
     def _outermost(chain: list[Any]) -> Any:
-        """The outermost optimizer that takes hooks: a wrapper that never ran Optimizer.__init__ (Accelerate) does not.
+        """The outermost optimizer that takes hooks of its own.
+
+        A wrapper that never ran ``Optimizer.__init__`` (Accelerate) takes none; one that has copied the attributes of
+        the inner optimizer (Fabric) has that one's hooks.
 
         Raises:
             TypeError: if none takes any.
         """
         for item in chain:
             if hasattr(item, "_optimizer_step_post_hooks"):
-                return item
+                shared = item._optimizer_step_post_hooks is getattr(chain[-1], "_optimizer_step_post_hooks", None)
+                return chain[-1] if shared else item
         raise TypeError(f"no optimizer inside {type(chain[0]).__name__} takes step hooks")
 
     def _outer_begins(self, *_: Any) -> None:
