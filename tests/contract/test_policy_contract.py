@@ -128,7 +128,7 @@ def test_deciding_never_imports_torch() -> None:
 
 
 def test_an_unknown_name_lists_the_valid_ones_and_the_nearest() -> None:
-    with pytest.raises(ValueError, match=r"acdc, cyclic_pruning, entropy_cycles.*Did you mean 'acdc'"):
+    with pytest.raises(ValueError, match=r"acdc, cyclic_pruning, cyclical_pruning.*Did you mean 'acdc'"):
         make_policy("acd")
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from surgecollapse.act.masked_weights import MaskedWeights
 from surgecollapse.act.rewiring import Rewiring
 from surgecollapse.events import Threshold
-from surgecollapse.functional import magnitude_restoring_scale, soft_threshold, soft_threshold_inverse
+from surgecollapse.functional import channel_scale, magnitude_restoring_scale, soft_threshold, soft_threshold_inverse
 from surgecollapse.functional.selection import count_true
 from surgecollapse.torch_utils.compiled import flattened, in_one_pass
 
@@ -49,7 +49,7 @@ class ShadowWeights:
         self._settings: Threshold | None = None
         self._shadow: dict[str, Tensor] = {}
         self._threshold: dict[str, float] = {}
-        self._scale: dict[str, float] = {}
+        self._scale: dict[str, float | Tensor] = {}
         self._start, self._count, self._reason = 0.0, 0, ""
         self._before, self._closed, self._opened = 0.0, 0, 0
         self._sparse: dict[str, Tensor] = {}
@@ -226,8 +226,7 @@ class ShadowWeights:
         self._scale.clear()
         self._write(self._shadow)
         if settings.rescale and settings.p:
-            scales = [magnitude_restoring_scale(self._shadow[name], params[name].detach()) for name in closed]
-            self._scale = dict(zip(closed, _read(scales), strict=True))
+            self._take_scales(closed)
             for name in closed:
                 params[name].mul_(self._scale[name])
                 self._versions[name] = params[name]._version
@@ -256,6 +255,16 @@ class ShadowWeights:
             below = found[name] < bound
             self._threshold[name] = found[name] if below else _before(bound, least[name].dtype)
 
+    def _take_scales(self, names: Sequence[str]) -> None:
+        """Of the thresholded weights: one a parameter, or one a row."""
+        assert self._settings is not None
+        params = self._weights.params
+        if self._settings.rescale == "channel":
+            self._scale = {name: channel_scale(self._shadow[name], self._weights.mask(name)) for name in names}
+            return
+        scales = [magnitude_restoring_scale(self._shadow[name], params[name].detach()) for name in names]
+        self._scale = dict(zip(names, _read(scales), strict=True))
+
     def _write(self, names: Iterable[str]) -> None:
         """Write the thresholded weights of the shadows as they are now."""
         for name in names:
@@ -271,7 +280,7 @@ class ShadowWeights:
         if mask is None:
             out.copy_(weight)
             return
-        if p == 1 and mask.dtype is torch.uint8:
+        if p == 1 and mask.dtype is torch.uint8 and not isinstance(scale, Tensor):
             flat, numbers = flattened((out, weight, mask)), weight.new_tensor([threshold, scale], dtype=torch.float32)
             if flat is not None and in_one_pass(soft_pass, *flat, numbers[0].to(weight.dtype), numbers[1]):
                 return
@@ -281,7 +290,7 @@ class ShadowWeights:
         else:
             out.copy_(soft_threshold(weight, threshold, p) if threshold else weight)
         self._weights.multiply({name: out})
-        if scale != 1.0:
+        if isinstance(scale, Tensor) or scale != 1.0:
             out.mul_(scale)
 
     def _absorb(self, name: str, *, warn: bool = False) -> None:
@@ -291,7 +300,8 @@ class ShadowWeights:
         here, expected = p.detach(), torch.empty_like(p)
         self._thresholded(name, expected)
         near = 8 * torch.finfo(p.dtype).eps
-        changed = ~torch.isclose(here, expected, rtol=near, atol=near * threshold * scale, equal_nan=True)
+        room = near * threshold * float(scale.max() if isinstance(scale, Tensor) else scale)
+        changed = ~torch.isclose(here, expected, rtol=near, atol=room, equal_nan=True)
         self._versions[name] = p._version
         if not bool(changed.any()):
             return
@@ -313,6 +323,9 @@ class ShadowWeights:
         p, shadow = self._weights.params[name], self._shadow[name]
         if shadow.device != p.device or shadow.dtype is not p.dtype:
             self._shadow[name] = shadow.to(p.device, p.dtype)
+            scale = self._scale.get(name)
+            if isinstance(scale, Tensor):
+                self._scale[name] = scale.to(p.device, p.dtype)
 
     # ---- state ------------------------------------------------------------------------------------------------
 
@@ -335,7 +348,11 @@ class ShadowWeights:
             return
         self._settings = Threshold(**state["settings"])
         self._shadow = {n: w.to(self._weights.params[n].device, copy=True) for n, w in state["values"].items()}
-        self._threshold, self._scale = dict(state["threshold"]), dict(state["scale"])
+        self._threshold = dict(state["threshold"])
+        self._scale = {
+            name: scale.to(self._weights.params[name].device, copy=True) if isinstance(scale, Tensor) else scale
+            for name, scale in state["scale"].items()
+        }
         self._start, self._count, self._before, self._closed, self._opened = state["at"]
         self._reason = state["reason"]
         self._versions.clear()  # whether the weights are those of the shadows is looked at before the next step

@@ -169,8 +169,9 @@ class Threshold:
     """Exponent of the threshold: 0 is hard, 1 soft."""
     theta: float = 1.0
     """Factor of the gradient of closed weights, in [0, 1]."""
-    rescale: bool = True
-    """Whether each weight's open entries get back the magnitude Σ|w| that the threshold took."""
+    rescale: bool | str = True
+    """Whether each weight's open entries get back the magnitude Σ|w| that the threshold took; ``channel``: each row is
+    scaled as in ST-3 (see :func:`surgecollapse.functional.channel_scale`)."""
     allocation: str | None = None
     """As of :class:`Prune`."""
     saliency: str | None = None
@@ -185,6 +186,8 @@ class Threshold:
         if self.p != 0 and not 1.0 <= self.p < math.inf:
             raise ValueError(f"Threshold takes p = 0 or p >= 1, got {self.p}")
         _check_fraction("Threshold", "factor theta of the gradient of closed weights", self.theta)
+        if self.rescale not in (True, False, "channel"):
+            raise ValueError(f"Threshold takes rescale = True, False or 'channel', got {self.rescale!r}")
 
 
 @dataclass(frozen=True, slots=True)

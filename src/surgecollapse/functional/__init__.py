@@ -90,6 +90,7 @@ from surgecollapse.functional.rank import (
 from surgecollapse.functional.selection import highest, kept, lowest
 from surgecollapse.functional.similarity import linear_cka, procrustes_similarity, svcca, unbiased_hsic
 from surgecollapse.functional.soft_threshold import (
+    channel_scale,
     magnitude_restoring_scale,
     soft_threshold,
     soft_threshold_inverse,
@@ -123,6 +124,7 @@ __all__ = [
     "batch_loss",
     "bounded_noise_scale",
     "branching_ratio",
+    "channel_scale",
     "chi",
     "collapse_masks",
     "collapse_tiles",

@@ -76,7 +76,7 @@ def soft_threshold_inverse(value: Tensor, threshold: float, p: float = 1.0) -> T
 def magnitude_restoring_scale(weight: Tensor, thresholded: Tensor) -> Tensor:
     """Scale that gives the open weights their magnitude back: Σ|w| / Σ|v|, both over the entries where v is not 0.
 
-    ST-3 (arXiv 2212.01076) rescales what its soft threshold shrank by this factor, one a tensor.
+    One a tensor, and over the open weights alone; ST-3 scales otherwise (:func:`channel_scale`).
 
     Args:
         weight: w, before the threshold.
@@ -92,6 +92,32 @@ def magnitude_restoring_scale(weight: Tensor, thresholded: Tensor) -> Tensor:
     before = weight.abs().mul_(thresholded != 0).sum(dtype=wide)
     after = thresholded.abs().sum(dtype=wide)
     return torch.where(after > 0, before / after, torch.ones_like(after))
+
+
+def channel_scale(weight: Tensor, mask: Tensor) -> Tensor:
+    """Scale of each row in ST-3: 1.01/(r + 0.01), with r = (mean(|w|·m) + 10⁻⁶)/(mean(|w|) + 10⁻⁶) over the row.
+
+    It gives what is open about the magnitude that the whole row had before pruning, at most 101 times. A row is an
+    output channel: an index of the first dimension.
+
+    Args:
+        weight: w, before the threshold, of two or more dimensions.
+        mask: boolean, true where a weight is open, of the same shape.
+
+    Returns:
+        Tensor of the dtype of ``weight`` and of shape (rows, 1, …), which broadcasts to it.
+
+    Reference:
+        ST-3 (arXiv 2212.01076), as in its published code.
+
+    >>> channel_scale(torch.tensor([[4.0, 1.0], [2.0, 3.0]]), torch.tensor([[True, False], [True, True]]))
+    tensor([[1.2469],
+            [1.0000]])
+    """
+    size = weight.abs().to(torch.promote_types(weight.dtype, torch.float32))
+    others = tuple(range(1, weight.ndim))
+    part, whole = (x.mean(dim=others, keepdim=True).add_(1e-6) for x in (size * mask, size))
+    return part.div_(whole).add_(0.01).reciprocal_().mul_(1.01).to(weight.dtype)
 
 
 def check_exponent(p: float) -> float:

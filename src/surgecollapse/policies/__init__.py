@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from surgecollapse.policies.acdc import ACDC
 from surgecollapse.policies.cyclic_pruning import CyclicPruning
+from surgecollapse.policies.cyclical_pruning import CyclicalPruning
 from surgecollapse.policies.dynamic_sparse import Static
 from surgecollapse.policies.entropy_cycles import EntropyCycles
 from surgecollapse.policies.entropy_thresholds import EntropyThresholds
+from surgecollapse.policies.feather import Feather
 from surgecollapse.policies.fixed_interval import FixedInterval
 from surgecollapse.policies.gradual_pruning import GradualPruning
 from surgecollapse.policies.granet import GraNet
@@ -18,14 +20,19 @@ from surgecollapse.policies.rigl import RigL
 from surgecollapse.policies.soft_threshold import SoftThreshold
 from surgecollapse.policies.soft_threshold_entropy import SoftThresholdEntropy
 from surgecollapse.policies.sparse_evolutionary import SET
+from surgecollapse.policies.st3 import ST3
+from surgecollapse.policies.straight_through import StraightThrough
 
 __all__ = [
     "ACDC",
     "POLICIES",
     "SET",
+    "ST3",
     "CyclicPruning",
+    "CyclicalPruning",
     "EntropyCycles",
     "EntropyThresholds",
+    "Feather",
     "FixedInterval",
     "GraNet",
     "GradualPruning",
@@ -36,6 +43,7 @@ __all__ = [
     "SoftThreshold",
     "SoftThresholdEntropy",
     "Static",
+    "StraightThrough",
     "make_policy",
     "policy",
 ]

@@ -40,7 +40,9 @@ class CyclicPruning(ScheduledPolicy):
     is the confidence of the predictions. With ``floor=1`` the depth stays at the target, with ``floor=0`` it always
     goes to ``min_density_ratio``.
 
-    AC/DC (arXiv 2106.12379) alternates too, but prunes at once and regrows everything; one cycle is gradual pruning.
+    The nearest published relative is Cyclical Pruning (arXiv 2202.01290;
+    :class:`~surgecollapse.policies.CyclicalPruning`): it repeats gradual pruning from dense with a periodic sparsity.
+    AC/DC (arXiv 2106.12379) alternates too, but prunes at once and regrows everything. One cycle is gradual pruning.
 
     Args:
         dense_until: fraction of the run before the first cycle, in (0, 1).
@@ -83,10 +85,12 @@ class CyclicPruning(ScheduledPolicy):
         the floor takes up to five passes of the probe batch; growth keeps a running mean of dense gradients.
 
     Deviations:
-        This project's own form. Of AC/DC it keeps the alternation, of Zhu and Gupta the cubic schedule.
+        This project's own form. Of Cyclical Pruning it has the repeated gradual pruning, of AC/DC the alternation, of
+        Zhu and Gupta the cubic schedule.
 
     Source:
-        After Zhu and Gupta 2017, arXiv 1710.01878, and Peste et al. 2021, arXiv 2106.12379.
+        After Zhu and Gupta 2017, arXiv 1710.01878, Peste et al. 2021, arXiv 2106.12379, and Srinivas et al. 2022, arXiv
+        2202.01290.
     """
 
     dense_until: float = 0.05

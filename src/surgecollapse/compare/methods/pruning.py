@@ -88,3 +88,13 @@ method(
         place=17,
     )
 )
+method(
+    Method(
+        name="cyclical-pruning",
+        title="Cyclical Pruning",
+        description="Gradual pruning from dense, several times over, arXiv 2202.01290.",
+        settings={"policy": "cyclical_pruning"},
+        trials=SPREAD,
+        place=18,
+    )
+)
