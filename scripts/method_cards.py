@@ -6,6 +6,8 @@ A script of mkdocs-gen-files. What a card says stands in the docstring, in secti
 
 from __future__ import annotations
 
+import ast
+import doctest
 import inspect
 import re
 import sys
@@ -110,6 +112,47 @@ def _options(args: str, value: Any) -> Iterator[str]:
         yield f"| `{name}` | {shown} | {_prose(meaning).replace('|', chr(92) + '|')} |"
 
 
+def example_of(part: Part) -> str:
+    """Its doctest with the imports that it needs, which the module of the docstring has; empty where it has none."""
+    example = sections(part.value).get("Example", "")
+    source = "".join(piece.source for piece in doctest.DocTestParser().get_examples(example))
+    module = sys.modules[part.value.__module__]
+    nodes = list(ast.walk(ast.parse(source)))
+    made = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    made |= {
+        alias.asname or alias.name
+        for node in nodes
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+    }
+    used = {node.id for node in nodes if isinstance(node, ast.Name)} - made
+    imports = [f">>> {_import_of(name, getattr(module, name))}" for name in sorted(used) if hasattr(module, name)]
+    return "\n".join([*imports, example])
+
+
+def _import_of(name: str, value: Any) -> str:
+    """The statement that imports something from the shortest package that has it."""
+    if inspect.ismodule(value):
+        package, _, last = value.__name__.rpartition(".")
+        return f"from {package} import {last}" if package else f"import {last}"
+    parts = value.__module__.split(".")
+    packages = [".".join(parts[:n]) for n in range(1, len(parts) + 1)]
+    package = next(package for package in packages if getattr(sys.modules[package], name, None) is value)
+    return f"from {package} import {name}"
+
+
+def _use(part: Part) -> str:
+    """The line that puts a part to use."""
+    attach = "attach(model, optimizer, sparsity=0.9, total_steps=total_steps, "
+    needed = [p.name for p in inspect.signature(part.value).parameters.values() if p.default is p.empty]
+    return {
+        "policies": f'surgecollapse.{attach}policy="{part.name}")',
+        "transforms": f"surgecollapse.{attach}transforms=[{part.value.__name__}({', '.join(needed)})])",
+        "monitors": f'surgecollapse.{attach}monitors=["{part.name}"])',
+        "analyses": f"surgecollapse analyze RUN --what {part.name}",
+    }[part.kind]
+
+
 def card(part: Part, figure: str) -> str:
     """The page of one part."""
     said = sections(part.value)
@@ -117,14 +160,14 @@ def card(part: Part, figure: str) -> str:
     lines = [f"# {part.title}", "", _prose(idea), ""]
     if part.title != part.name:
         lines += [f"Name: `{part.name}`.", ""]
-    lines += [_prose(rest), ""]
+    lines += ["```" + ("console" if part.kind == "analyses" else "python"), _use(part), "```", "", _prose(rest), ""]
     if figure:
         lines += [figure, ""]
     for name in SECTIONS:
         lines += [f"## {name}", "", _prose(said[name]), ""]
     if args := said.get("Args"):
         lines += ["## Options", "", "| option | default | meaning |", "|---|---|---|", *_options(args, part.value), ""]
-    if example := said.get("Example"):
+    if example := example_of(part):
         lines += ["## Example", "", "```pycon", example, "```", ""]
     where = f"{part.value.__module__}.{part.value.__qualname__}"
     if part.kind != "analyses":

@@ -117,7 +117,7 @@ def test_18_closed_weights_are_zero_after_every_step(name, how):
 def test_20_a_parameter_without_entries_is_left_alone():
     model = mlp()
     model.extra = nn.Parameter(torch.zeros(0, 4))
-    controller = sc.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), sparsity=0.5, total_steps=100)
+    controller = sc.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), sparsity=0.5, total_steps=1_000)
     assert "extra" not in controller.masks
 
 
@@ -152,7 +152,7 @@ def test_02_layers_that_produce_the_output_are_left_alone(kind):
         net,
         torch.optim.Adam(net.parameters()),
         sparsity=0.5,
-        total_steps=100,
+        total_steps=1_000,
         readings=sc.Readings(probe=torch.randn(8, 4)),
     )
     assert sorted(controller.masks) == ["body.weight"]
@@ -177,7 +177,7 @@ def test_05_a_graph_trains_as_it_does_without_us():
         model = Graph()
         optimizer = torch.optim.Adam(model.parameters())
         if attached:
-            sc.attach(model, optimizer, sparsity=0.5, total_steps=100)
+            sc.attach(model, optimizer, sparsity=0.5, total_steps=1_000)
         model(nodes, edges).sum().backward()
         optimizer.step()
         trained.append(list(model.parameters()))
@@ -243,7 +243,7 @@ def test_15_only_layers_that_multiply_are_prunable():
         model,
         torch.optim.AdamW(model.parameters()),
         sparsity=0.5,
-        total_steps=100,
+        total_steps=1_000,
         readings=sc.Readings(probe=torch.randn(4, 8, 32)),
     )
     layers = ("self_attn.in_proj_weight", "self_attn.out_proj.weight", "linear1.weight", "linear2.weight")

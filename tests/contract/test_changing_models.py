@@ -168,13 +168,14 @@ def test_a_target_under_the_minimum_density_is_refused_at_once():
     model = make_model(width=128)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with pytest.raises(ValueError, match=r"sparsity 0\.999 leaves less than min_density=0\.005"):
-        attach(model, optimizer, sparsity=0.999)
+        attach(model, optimizer, sparsity=0.999, total_steps=1_000)
     narrow = nn.Sequential(*[nn.Sequential(nn.Linear(2, 2), nn.ReLU()) for _ in range(4)], nn.Linear(2, 2))
     with pytest.raises(ValueError, match=r"sparsity 0\.9 leaves 2 of 16 weights.*needs 4: 0\.0\.weight \(1\)"):
         attach(
             narrow,
             torch.optim.SGD(narrow.parameters(), lr=0.1),
             sparsity=0.9,
+            total_steps=1_000,
             readings=Readings(probe=torch.ones(4, 2)),
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import io
 import re
 import shlex
 import warnings
@@ -96,6 +97,14 @@ def test_docstring_has_every_section_of_its_card(part):
     assert said[""].strip(), "no idea in a line"
     missing = [section for section in method_cards.SECTIONS if not said.get(section)]
     assert not missing, f"the docstring of {part.page} lacks {', '.join(missing)}"
+
+
+@pytest.mark.parametrize("part", [pytest.param(part, id=part.page) for part in method_cards.parts()])
+def test_example_of_a_card_runs_when_it_is_pasted(part):
+    test = doctest.DocTestParser().get_doctest(method_cards.example_of(part), {}, part.page, None, 0)
+    said = io.StringIO()
+    runner = doctest.DocTestRunner(verbose=False, optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+    assert runner.run(test, out=said.write).failed == 0, said.getvalue()
 
 
 def test_card_shows_what_the_docstring_says():

@@ -177,7 +177,7 @@ def test_sharded_gradients_are_refused(transform):
 def test_transforms_after_masking_are_refused():
     model = net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    controller = surgecollapse.attach(model, optimizer, sparsity=0.5, total_steps=100)
+    controller = surgecollapse.attach(model, optimizer, sparsity=0.5, total_steps=1_000)
     with pytest.raises(ValueError, match=r"attach\(\.\.\., transforms="):
         surgecollapse.transform_gradients(optimizer, [Times()])
     controller.detach()

@@ -353,7 +353,7 @@ def test_bad_options_are_refused_in_one_line(change, message):
 def test_a_model_with_nothing_to_prune_is_refused():
     model = nn.Sequential(nn.Embedding(4, 8), nn.LayerNorm(8))
     with pytest.raises(ValueError, match="nothing to prune"):
-        surgecollapse.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), sparsity=0.5, total_steps=100)
+        surgecollapse.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), sparsity=0.5, total_steps=1_000)
 
 
 def test_a_foreign_state_is_refused_with_the_difference():

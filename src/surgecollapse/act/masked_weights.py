@@ -59,7 +59,13 @@ class MaskedWeights:
     @torch.no_grad()
     def zeros(self) -> int:
         """Number of prunable weights that are zero, as the weights are now; one host sync."""
-        return sum(_counts([p == 0 for p in self.params.values()]))
+        return sum(zeros for zeros, _ in self.zeros_in().values())
+
+    @torch.no_grad()
+    def zeros_in(self) -> dict[str, tuple[int, int]]:
+        """Zeros and entries of each prunable parameter, as the weights are now; one host sync."""
+        counts = _counts([p == 0 for p in self.params.values()])
+        return {name: (zeros, p.numel()) for (name, p), zeros in zip(self.params.items(), counts, strict=True)}
 
     @torch.no_grad()
     def disobeying(self) -> dict[str, int]:

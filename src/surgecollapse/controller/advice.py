@@ -6,12 +6,16 @@ import sys
 import warnings
 from collections.abc import Collection
 
+from surgecollapse.act.masked_weights import MaskedWeights
 from surgecollapse.events import Plan
 from surgecollapse.policies import FixedInterval, NoOp, OneShot, Recycle, Static
 from surgecollapse.protocols import Policy
 
 _FEWEST = 2
-"""Readings of a run below which a policy that prunes step by step takes a large part at once."""
+"""Readings of a run (of a cycle, where the policy has cycles) below which a large part is pruned at once."""
+
+_SPARSE = 0.1
+"""Share of zeros from which a net that arrives is taken for a sparse one."""
 
 
 class Advice:
@@ -47,13 +51,27 @@ class Advice:
             )
         elif from_dense and plan.total_steps is not None and not isinstance(policy, OneShot | Static):
             readings = plan.total_steps // plan.every
-            if readings < _FEWEST:
+            if readings < _FEWEST * getattr(policy, "cycles", 1):
                 every = max(1, plan.total_steps // 40)
                 self.give(
                     "short",
                     f"{plan.total_steps} steps with a reading every {plan.every} give {name} {readings} readings, so "
-                    f"that it prunes a large part at once: pass readings=Readings(every={every}), or train longer",
+                    f"that it prunes a large part at once: pass readings=Readings(every={every}) (--every {every}), or "
+                    "train longer",
                 )
+
+    def of_zeros(self, weights: MaskedWeights) -> None:
+        """Warn of a net that is sparse already, whose zeros nothing is told to keep."""
+        if not weights.size or weights.live < weights.size:
+            return
+        zeros = sum(n for n, p in weights.zeros_in().values() if n < p)  # whole tensors of zeros are a choice of init
+        if zeros > _SPARSE * weights.size:
+            self.give(
+                "zeros",
+                f"{zeros / weights.size:.0%} of the prunable weights are zero already, and will be trained. To resume "
+                "a run, attach first and then load the model and the optimizer; to keep these zeros, pass "
+                "masks='zeros'",
+            )
 
     def of_unstepped(self, names: Collection[str]) -> None:
         """Warn of weights that would be pruned if an attached optimizer stepped them."""

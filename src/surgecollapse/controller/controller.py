@@ -93,7 +93,7 @@ class Controller:
     >>> import torch, surgecollapse
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
     >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    >>> with surgecollapse.attach(model, optimizer, sparsity=0.5, total_steps=100) as controller:
+    >>> with surgecollapse.attach(model, optimizer, sparsity=0.5, total_steps=1_000) as controller:
     ...     controller.phase, controller.sparsity, sorted(controller.masks)
     ('dense', 0.0, ['0.weight', '2.weight'])
     """
@@ -155,6 +155,8 @@ class Controller:
             self._advice.of_unstepped([row.name for row in components.explain() if row.reason == UNOWNED])
         if self._options.masks == "zeros":
             self._take_zeros()
+        else:
+            self._advice.of_zeros(components.weights)
 
     def _take_zeros(self) -> None:
         """Make the zeros of the weights the first mask; where they are the target already, the final one.
@@ -777,11 +779,13 @@ class Controller:
 
     def __str__(self) -> str:
         total = "" if self.plan.total_steps is None else f"/{self.plan.total_steps}"
-        weights = self._components.weights
-        return (
-            f"step {self.step}{total}, {'frozen' if self.frozen else self.phase}, {self.sparsity:.1%} of "
-            f"{weights.size:,} weights zero, {len(self.events)} interventions"
-        )
+        weights, zero = self._components.weights, f"{self.sparsity:.1%}"
+        masked = f"{weights.sparsity:.1%}"
+        shown = f"{zero} of {weights.size:,} weights zero"
+        if weights.sparsity and masked != zero:  # regrown at zero and not trained since, or written to
+            shown += f" ({masked} masked)"
+        phase = "frozen" if self.frozen else self.phase
+        return f"step {self.step}{total}, {phase}, {shown}, {len(self.events)} interventions"
 
     def __repr__(self) -> str:
         return f"<Controller: {self}>"

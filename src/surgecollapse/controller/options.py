@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal
 
@@ -220,6 +221,14 @@ class Options:
 
     def __post_init__(self) -> None:
         """Check what belongs to no group."""
+        for name, kind in (("updates", Updates), ("readings", Readings)):
+            given = getattr(self, name)
+            if not isinstance(given, kind):
+                hint = f"{kind.__name__}(every={given})" if kind is Readings and isinstance(given, int) else ""
+                raise TypeError(
+                    f"{name} must be of the class {kind.__name__}, such as {name}={hint or kind.__name__ + '(…)'}, "
+                    f"got {given!r}"
+                )
         if self.total_steps is not None and self.total_steps < 1:
             raise ValueError(f"total_steps must be at least 1, or None, got {self.total_steps}")
         if self.masks not in (None, "zeros"):
@@ -227,11 +236,14 @@ class Options:
 
 
 def check_sparsity(sparsity: float) -> None:
-    """Refuse a sparsity out of range; a percentage is recognized.
+    """Refuse a sparsity that is no number or out of range; a percentage is recognized.
 
     Raises:
+        TypeError: if it is no number.
         ValueError: if it is not in [0, 1).
     """
+    if isinstance(sparsity, bool) or not isinstance(sparsity, Real):
+        raise TypeError(f"sparsity must be a number in [0, 1), or a Target, got {sparsity!r}")
     if not 0.0 <= sparsity < 1.0:
         hint = f". Did you mean {sparsity / 100:g}?" if 1.0 < sparsity < 100.0 else ""
         raise ValueError(f"sparsity must be in [0, 1), got {sparsity:g}{hint}")

@@ -158,6 +158,11 @@ def check_trainable(model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
             f"{type(model).__name__} has no forward pass of its own, so nothing of its parts' use can be seen: attach "
             "to the module that the loop calls, or give the container a forward()"
         )
+    if named and not any(p.requires_grad for p in named.values()):
+        raise ValueError(
+            "every parameter of the model is frozen (requires_grad=False), so that nothing is trained: unfreeze what "
+            "is to be pruned before the optimizer is built and attach is called"
+        )
     own = {id(p) for p in named.values()}
     if named and not any(id(p) in own for optimizer in optimizers for p in parameters_of(optimizer)):
         raise ValueError(

@@ -101,6 +101,11 @@ class Intervention:
     """Further numbers by name: ``depth``, ``tries``, ``floor``, ``measured``, ``noise_std``, ``energy_fraction`` …;
     ``activation_energy``: site → [before, after], mean squared activation on the probe batch."""
 
+    def __str__(self) -> str:
+        counts = f"{self.sparsity_before:.1%} → {self.sparsity_after:.1%} sparse"
+        changed = ", ".join(f"{n:,} {what}" for n, what in ((self.pruned, "pruned"), (self.grown, "regrown")) if n)
+        return f"step {self.step}: {self.kind} ({counts}{', ' if changed else ''}{changed}): {self.reason}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:

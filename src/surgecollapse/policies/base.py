@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
+from itertools import pairwise
 from typing import Any, ClassVar
 
 from surgecollapse.events import Decision, Plan, Reading
@@ -135,9 +137,15 @@ class ScheduledPolicy(BasePolicy):
         if any(later <= earlier for earlier, later in zip([0, *marks], marks, strict=False)):
             raise ValueError(
                 f"total_steps={plan.total_steps} is too short for {type(self).__name__}: its marks fall on the steps "
-                f"{', '.join(map(str, marks))}, which must be distinct and after 0; train longer or move them apart"
+                f"{', '.join(map(str, marks))}, which must be distinct and after 0. Train for {self._shortest()} steps "
+                "or more, move the marks apart, or use a policy with fewer, such as 'gmp'"
             )
         self._state.marks = frozenset(marks)
+
+    def _shortest(self) -> int:
+        """Steps of a run from which on the marks are distinct, however they round."""
+        marks = [0.0, *self._marks()]
+        return math.ceil(1.0 / min(later - earlier for earlier, later in pairwise(marks)) - 1e-6)
 
     def _marks(self) -> tuple[float, ...]:
         """Fractions of the run at which something must happen, ascending."""

@@ -49,6 +49,8 @@ def make_policy(policy: str | Policy, **options: Any) -> Policy:
                 raise ValueError(unknown(f"option of policy {policy!r}", name, valid))
         ours: Policy = kind(**options)
         return ours
+    if isinstance(policy, type):
+        raise TypeError(f"policy must be an object, got the class {policy.__name__}: write policy={policy.__name__}()")
     if not is_policy(policy):
         raise TypeError(
             f"policy must be a name ({', '.join(POLICIES)}) or an object with start, due, decide, "

@@ -120,7 +120,7 @@ def test_an_average_beside_masks_that_it_does_not_know_is_refused():
     model = net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with (
-        surgecollapse.attach(model, optimizer, sparsity=0.5, total_steps=100),
+        surgecollapse.attach(model, optimizer, sparsity=0.5, total_steps=1_000),
         pytest.raises(ValueError, match="pass controller="),
     ):
         surgecollapse.average_weights(model, optimizer, decay=0.9)
