@@ -807,7 +807,7 @@ class Controller:
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         >>> readings = surgecollapse.Readings(probe=torch.ones(2, 4))
-        >>> controller = surgecollapse.attach(model, optimizer, 0.5, 100, readings=readings)
+        >>> controller = surgecollapse.attach(model, optimizer, 0.5, 1_000, readings=readings)
         >>> print(controller.explain())
         parameter  shape   role          prunable  reason
         0.weight   (8, 4)  linear        yes       weight of a linear layer
