@@ -129,7 +129,7 @@ def test_policy_options_are_json(tmp_path):
     [
         (["rn"], 'Did you mean "run"'),
         (["run"], "no task given: choose one of digits"),
-        (["run", "digit"], "unknown task 'digit': expected one of digits, "),
+        (["run", "digit"], "unknown task 'digit': expected one of coco-captions, "),
         (["run", "digits", "--polcy", "none"], "Did you mean --policy?"),
         (
             ["run", "digits", "--policy", "entropie"],

@@ -185,3 +185,68 @@ def test_an_interrupted_run_says_how_to_go_on(project, tmp_path, monkeypatch, ca
     monkeypatch.setattr(shown, "for_terminal", lambda: StopAt(20))
     assert main(["run", "project.py", *SHORT, "--policy", "none", "--workers", "1", "--out", "a"]) == INTERRUPTED
     assert "surgecollapse run --resume a" in capsys.readouterr().out
+
+
+# runs of a loop of one's own
+
+
+def own_loop(folder, *, checkpoints=True):
+    """A loop that records, and saves its weights as people do."""
+    import surgecollapse
+    from surgecollapse.lab.references import found_part
+
+    folder.mkdir(parents=True)
+    torch.manual_seed(0)
+    model = found_part("project.py:net", "model")()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    data, _ = found_part("project.py:data", "data")()
+    x, y = (torch.stack([torch.as_tensor(row[i]) for row in (data[k] for k in range(64))]) for i in (0, 1))
+    with surgecollapse.RunStore(folder / "run.db", mode="w") as store:
+        readings = surgecollapse.Readings(every=5)
+        controller = surgecollapse.attach(model, optimizer, 0.8, 60, readings=readings, recorders=[store], seed=0)
+        for step in range(60):
+            optimizer.zero_grad()
+            loss = torch.nn.functional.cross_entropy(model(x), y)
+            loss.backward()
+            optimizer.step()
+            store.measure(step + 1, "loss/train", loss.item())
+            if checkpoints and (step + 1) % 20 == 0:
+                (folder / "checkpoints").mkdir(exist_ok=True)
+                torch.save(model.state_dict(), folder / "checkpoints" / f"step-{step + 1}.pt")
+        controller.finalize()
+        store.set("status", "complete")
+
+
+def test_a_run_of_ones_own_loop_has_a_report_analyses_and_exports(tmp_path, capsys):
+    folder = tmp_path / "runs/mine"
+    own_loop(folder)
+    assert main(["report", "runs/mine"]) == 0
+    page = (folder / "report/index.html").read_text()
+    assert "recorded by a loop of its own" in page
+    argv = ["analyze", "runs/mine", "--model", "project.py:net", "--what", "cka,heavy_tails", "--samples", "32"]
+    assert main(argv) == 0
+    result = json.loads((folder / "analysis/cka.json").read_text())
+    assert result["steps"] == [0, 20, 40, 60]
+    assert main(["export", "runs/mine", "--format", "sparse", "--model", "project.py:net"]) == 0
+    assert (folder / "export/model.safetensors").is_file()
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["analyze", "runs/mine"], "has no config.toml: name the net with --model FILE.py:NAME"),
+        (["export", "runs/mine", "--format", "csr", "--data", "project.py:data"], "--data goes with --model"),
+        (["analyze", "runs/mine", "--model", "net"], "--model net: expected file.py:name"),
+        (["analyze", "runs/mine", "--model", "project.py:net"], "has no step-N.pt: save the weights there"),
+        (["analyze", "runs/mine", "--model", "bare.py:net"], "bare.py has no 'data' at its top level"),
+    ],
+)
+def test_what_a_run_of_ones_own_loop_lacks_is_said_in_one_line(tmp_path, capsys, argv, words):
+    own_loop(tmp_path / "runs/mine", checkpoints=False)
+    (tmp_path / "bare.py").write_text("def net(): ...\n")
+    capsys.readouterr()
+    assert main(argv) == MISTAKE
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1
+    assert words in captured.err

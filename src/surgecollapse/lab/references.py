@@ -55,11 +55,12 @@ def label(reference: str) -> str:
     return Path(place).stem if place.endswith(".py") else place.rpartition(".")[2]
 
 
-def parts_of(file: Path) -> dict[str, str]:
+def parts_of(file: Path, *, model: bool = True) -> dict[str, str]:
     """The parts that a project file defines, by the key that takes them; the file is parsed and not run.
 
     Args:
         file: defines ``data``, ``model`` (or ``net``) and, if need be, ``loss``.
+        model: look for it, too.
 
     Raises:
         ConfigError: if there is no such file, it is not Python, or two of its names are for the same key.
@@ -74,12 +75,39 @@ def parts_of(file: Path) -> dict[str, str]:
     defined = {name for node in tree.body for name in _names(node)}
     found = {}
     for key, names in _ROLES.items():
+        if key == "model" and not model:
+            continue
         there = [name for name in names if name in defined]
         if len(there) > 1:
             raise ConfigError(f"{file} defines {' and '.join(there)}: say which with --{key} {file}:{there[0]}")
         if there:
             found[key] = f"{file}:{there[0]}"
     return found
+
+
+def parts_beside(model: str | None, data: str | None) -> dict[str, str] | None:
+    """Data, model and loss of a run of one's own loop; what is not named is taken from the file of the model.
+
+    Args:
+        model: ``file.py:name``; ``None``: nothing is named.
+        data: the same.
+
+    Raises:
+        ConfigError: if one of them is no reference, or there are no data.
+    """
+    if model is None and data is None:
+        return None
+    if model is None:
+        raise ConfigError("--data goes with --model: name the net, too")
+    for flag, name in (("model", model), ("data", data)):
+        if name is not None and not is_reference(name):
+            raise ConfigError(f"--{flag} {name}: expected {FORM}")
+    place = model.rpartition(":")[0]
+    beside = parts_of(Path(place), model=False) if place.endswith(".py") else {}
+    parts = {**beside, "model": model, **({} if data is None else {"task": data})}
+    if "task" not in parts:
+        raise ConfigError(f"{place} has no 'data' at its top level: define it, or pass --data FILE.py:NAME")
+    return parts
 
 
 def missing_parts(file: Path, values: dict[str, Any]) -> str:

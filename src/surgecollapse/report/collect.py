@@ -13,12 +13,12 @@ from surgecollapse.events import Prune
 from surgecollapse.lab.config import as_mapping, flat_values
 from surgecollapse.lab.references import is_reference
 from surgecollapse.lab.training.traces import PREFIX
+from surgecollapse.record import RunStore
 from surgecollapse.report.rundata import Array, Curve, Predictions, RunData
 
 if TYPE_CHECKING:
     from surgecollapse.events import Decision
     from surgecollapse.lab.training.evaluation import CheckpointedRun
-    from surgecollapse.record import RunStore
 
 GRADIENT_ROWS = 256
 """Validation rows of the batch whose gradient is shown."""
@@ -70,11 +70,40 @@ def collect(directory: Path) -> RunData:
     """
     from surgecollapse.lab.training.evaluation import load_checkpointed_run
 
+    if (directory / "run.db").is_file() and not (directory / "config.toml").is_file():
+        with RunStore(directory / "run.db") as store:
+            return _of_own_loop(store, directory)
     loaded = load_checkpointed_run(directory)
     try:
         return _gather(loaded, directory)
     finally:
         loaded.store.close()
+
+
+def _of_own_loop(store: RunStore, directory: Path) -> RunData:
+    """A run that a loop of one's own recorded: no configuration, so neither a model nor data."""
+    interventions, decisions, readings = tuple(store.interventions()), store.decisions(), tuple(store.readings())
+    policy = str(store.get("policy", "none"))
+    notes = ["this run was recorded by a loop of its own: without its configuration there are no figures of the model"]
+    notes += [] if readings or interventions else ["it has no readings and no interventions: attach with recorders="]
+    measured = _measurements(store)
+    last = [int(curve.steps[-1]) for curve in measured.values()]
+    return RunData(
+        name=directory.name,
+        directory=directory,
+        policy=policy,
+        task=directory.name,
+        finished=store.get("status", "complete") == "complete",
+        steps=max([0, *last, *(reading.step for reading in readings)]),
+        readings=readings,
+        interventions=interventions,
+        phases=_phases(decisions),
+        floors=_floors(decisions),
+        measurements=measured,
+        sketch=_array(store, "sketch/weights"),
+        prunable=frozenset(change.name for event in interventions for change in event.layers),
+        notes=tuple(notes),
+    )
 
 
 def _gather(loaded: CheckpointedRun, directory: Path) -> RunData:

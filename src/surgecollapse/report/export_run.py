@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,7 +55,14 @@ class _Written:
     notes: tuple[str, ...] = ()
 
 
-def export_run(directory: str | Path, form: str, *, out: str | Path | None = None, batch: int = 128) -> Exported:
+def export_run(
+    directory: str | Path,
+    form: str,
+    *,
+    out: str | Path | None = None,
+    batch: int = 128,
+    parts: Mapping[str, str] | None = None,
+) -> Exported:
     """Write the trained net of a run in one format, and check the file by loading it back.
 
     Args:
@@ -63,6 +70,7 @@ def export_run(directory: str | Path, form: str, *, out: str | Path | None = Non
         form: a key of :data:`FORMATS`.
         out: the file; by default in the folder ``export`` of the run.
         batch: samples in the batch that speed is measured with.
+        parts: of a run of one's own loop, see :func:`~surgecollapse.lab.training.evaluation.load_checkpointed_run`.
 
     Returns:
         Sizes, differences, accuracies and the speed-up.
@@ -80,7 +88,7 @@ def export_run(directory: str | Path, form: str, *, out: str | Path | None = Non
         raise ConfigError(f"unknown format {form!r}: expected one of {', '.join(FORMATS)}")
     if batch < 1:
         raise ConfigError(f"expected a batch of at least 1, got {batch}")
-    run = load_checkpointed_run(directory)
+    run = load_checkpointed_run(directory, parts=parts)
     run.store.close()
     if run.status not in ENDED:
         way = f"surgecollapse run --resume {run.directory}"

@@ -75,7 +75,7 @@ def test_a_configuration_cannot_be_changed():
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"task": "digit"}, "unknown task 'digit': expected one of digits, "),
+        ({"task": "digit"}, "unknown task 'digit': expected one of coco-captions, "),
         ({"task": "digit"}, "Did you mean 'digits'?"),
         ({"task": "digits", "polcy": "none"}, "unknown key 'polcy': expected one of task, "),
         ({"task": "digits", "polcy": "none"}, "Did you mean 'policy'?"),
@@ -128,7 +128,7 @@ def test_a_configuration_cannot_be_changed():
             {"task": "digits", "pattern": "unit", "policy": "none"},
             "has no effect with policy = 'none': drop it",
         ),
-        ({}, "no task given: choose one of digits, "),
+        ({}, "no task given: choose one of coco-captions, "),
     ],
 )
 def test_every_mistake_is_one_line_that_says_what_would_do(values, words):

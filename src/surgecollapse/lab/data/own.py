@@ -54,35 +54,25 @@ def as_data(
         return made
     parts = _parts(made, reference)
     sources = [_part(part, f"{reference}, {name}") for name, part in zip(_NAMES, parts, strict=False)]
-    cut = len(sources) == 2
-    if cut:
-        sources[1:] = _halves(sources[1], seed, reference)
-    sizes = "/".join(str(len(source)) for source in sources)
-    what = "halves of the held-out samples for validation and test" if cut else "parts as given"
-    facts: dict[str, Any] = {
-        "name": label(reference),
-        "description": f"{label(reference)}: {sizes} samples for training/validation/test, {what}",
-        "source": reference,
-    }
-    if all(isinstance(source, _Rows) for source in sources):
-        return _in_memory([source for source in sources if isinstance(source, _Rows)], reference, facts)
-    return streamed(sources, facts, seed, bad, workers=workers, held=held)
+    return from_parts(sources, label(reference), reference, seed, bad, workers=workers, held=held)
 
 
-def streamed(
-    sources: Sequence[Source],
-    facts: Mapping[str, Any],
+def from_parts(
+    parts: Sequence[Any],
+    name: str,
+    origin: str,
     seed: int,
     bad: BadSamples,
     *,
     workers: int = 0,
     held: int | None = None,
-) -> StreamedData:
-    """A task of three sources.
+) -> Data:
+    """A task of two or three parts, cut as :func:`as_data` says.
 
     Args:
-        sources: training, validation and test samples.
-        facts: name, description and source; ``kind`` where it is known.
+        parts: sources of samples.
+        name: what the task is called.
+        origin: where the samples are from, for the record and for errors.
         seed: of the run.
         bad: takes samples that cannot be read.
         workers: processes that read samples.
@@ -91,21 +81,39 @@ def streamed(
     Raises:
         ConfigError: if a part is empty, or its labels are out of range.
     """
-    for source, name in zip(sources, _NAMES, strict=True):
+    sources, cut = list(parts), len(parts) == 2
+    if cut:
+        sources[1:] = _halves(sources[1], seed, origin)
+    sizes = "/".join(str(len(source)) for source in sources)
+    what = "halves of the held-out samples for validation and test" if cut else "parts as given"
+    facts: dict[str, Any] = {
+        "name": name,
+        "description": f"{name}: {sizes} samples for training/validation/test, {what}",
+        "source": origin,
+    }
+    if all(isinstance(source, _Rows) for source in sources):
+        return _in_memory(sources, origin, facts)
+    for source, part in zip(sources, _NAMES, strict=True):
         if not len(source):
-            raise ConfigError(f"{facts['name']}: the {name} part is empty; expected at least one sample")
-    rows = [held_rows(source, bad, seed, f"the {name} data") for source, name in zip(sources, _NAMES, strict=True)]
+            raise ConfigError(f"{name}: the {part} part is empty; expected at least one sample")
+    rows = [held_rows(source, bad, seed, f"the {part} data") for source, part in zip(sources, _NAMES, strict=True)]
     (x, y), train = rows[0], sources[0]
+    for part, (inputs, labels) in zip(_NAMES, rows, strict=True):
+        if labels.is_floating_point() != y.is_floating_point() or inputs.shape[1:] != x.shape[1:]:
+            raise ConfigError(
+                f"{name}: samples of {part} are {tuple(inputs.shape[1:])} with {labels.dtype} labels, those of train "
+                f"{tuple(x.shape[1:])} with {y.dtype}; expected the same"
+            )
     fields: dict[str, Any] = {
-        f"{letter}_{name}": part[column]
-        for name, part in zip(_NAMES, rows, strict=True)
+        f"{letter}_{part}": found[column]
+        for part, found in zip(_NAMES, rows, strict=True)
         for column, letter in enumerate("xy")
     }
-    num_classes = 0 if y.is_floating_point() else _classes(train)
-    fields |= {"kind": _kind(x, y), **facts}
     return StreamedData(
+        kind=_kind(x, y),
+        **facts,
         **fields,
-        num_classes=num_classes,
+        num_classes=0 if y.is_floating_point() else _classes(train),
         vocabulary=0 if x.is_floating_point() else int(getattr(train, "vocabulary", 0)),
         train=sources[0],
         validation=sources[1],

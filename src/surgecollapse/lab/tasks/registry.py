@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Preset = Mapping[str, Any]
 Representation = Literal["tokens", "pairs"]
-TEXT_LENGTH = "Reviews: words of each that are read; kjv: characters of a window."
+TEXT_LENGTH = "Reviews: words of each that are read; kjv and text: characters or tokens of a window."
 
 
 class Task(Section):
@@ -64,7 +64,7 @@ class ClassTask(Task):
 class StreamedTask(Task):
     """A task whose samples are read while the run trains."""
 
-    labels = "any"
+    labels: ClassVar[Literal["classes", "characters", "numbers", "any"]] = "any"
     workers: int = Field(0, ge=0, le=256, description="Processes that read samples ahead; 0 reads in the run's own.")
     max_bad: int = Field(
         0, ge=0, description="Samples that may be missing or damaged: each is named, counted and skipped."

@@ -100,6 +100,29 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
+def load_weights(path: Path) -> dict[str, Any]:
+    """The weights that a file holds: a checkpoint of a run, or what a loop of one's own saved.
+
+    Args:
+        path: a checkpoint, or a file of ``torch.save`` with a state dict, alone or under ``model``, ``state_dict`` or
+            ``model_state_dict``.
+
+    Raises:
+        CheckpointError: if it holds nothing of that.
+    """
+    try:
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except _DAMAGE as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise CheckpointError(f"{path} is damaged or no checkpoint ({reason}): {_WAY_OUT}") from error
+    for name in ("model", "state_dict", "model_state_dict"):
+        if isinstance(state, dict) and isinstance(state.get(name), dict):
+            return dict(state[name])
+    if isinstance(state, dict) and state and all(isinstance(value, torch.Tensor) for value in state.values()):
+        return dict(state)
+    raise CheckpointError(f"{path} holds no weights: expected model.state_dict(), alone or under 'model'")
+
+
 def _check_parts(file: BinaryIO) -> None:
     """Check each part of an archive without a checksum of its own, before torch sees it.
 

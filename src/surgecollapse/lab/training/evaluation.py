@@ -11,9 +11,15 @@ import torch
 
 from surgecollapse.analysis.open_weights import not_finite
 from surgecollapse.functional import unpack
-from surgecollapse.lab.config import ConfigError, read_config
+from surgecollapse.lab.config import ConfigError, make_config, read_config
 from surgecollapse.lab.training.building import build_model
-from surgecollapse.lab.training.checkpoint import CheckpointError, latest_checkpoint, must_fit
+from surgecollapse.lab.training.checkpoint import (
+    CheckpointError,
+    latest_checkpoint,
+    load_weights,
+    must_fit,
+    step_checkpoints,
+)
 from surgecollapse.lab.training.feed import part_batches
 from surgecollapse.lab.training.loading import load_data
 from surgecollapse.lab.training.optim import make_loss
@@ -22,7 +28,7 @@ from surgecollapse.record import RunStore
 from surgecollapse.torch_utils.modules import evaluating
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from torch import Tensor, nn
 
@@ -63,12 +69,16 @@ class CheckpointedRun:
         return not_finite(dict(self.model.named_parameters()))
 
 
-def load_checkpointed_run(directory: str | Path, *, warn: Callable[[str], None] | None = None) -> CheckpointedRun:
+def load_checkpointed_run(
+    directory: str | Path, *, warn: Callable[[str], None] | None = None, parts: Mapping[str, str] | None = None
+) -> CheckpointedRun:
     """Load a run for reading; nothing in the directory is changed.
 
     Args:
         directory: the run directory.
         warn: called with one line for every damaged checkpoint that is passed over; logged by default.
+        parts: of a run of one's own loop, which has no configuration: data, model and loss, see
+            :func:`~surgecollapse.lab.references.parts_beside`. Its weights are the newest ``checkpoints/step-N.pt``.
 
     Raises:
         FileNotFoundError: if the directory holds no run, or its data files are gone.
@@ -77,12 +87,19 @@ def load_checkpointed_run(directory: str | Path, *, warn: Callable[[str], None] 
     folder = Path(directory)
     if not (folder / "run.db").is_file():
         raise FileNotFoundError(f"{folder} holds no run: expected a directory made by `surgecollapse run --out`")
-    if not (folder / "config.toml").is_file():
-        raise ConfigError(f"{folder} has no config.toml: the run cannot be rebuilt without it")
-    config = read_config(folder / "config.toml")
-    state = latest_checkpoint(folder / "checkpoints", warn or logger.warning)
-    if state is None:
-        raise CheckpointError(f"{folder} has no checkpoint yet: let it run, or resume it")
+    own = not (folder / "config.toml").is_file()
+    if own:
+        if parts is None:
+            raise ConfigError(f"{folder} has no config.toml: name the net with --model FILE.py:NAME to rebuild it")
+        config, state = make_config(policy="none", **parts), _saved(folder / "checkpoints")
+    else:
+        if parts is not None:
+            raise ConfigError(f"{folder} has a config.toml, which names its model: drop --model and --data")
+        config = read_config(folder / "config.toml")
+        newest = latest_checkpoint(folder / "checkpoints", warn or logger.warning)
+        if newest is None:
+            raise CheckpointError(f"{folder} has no checkpoint yet: let it run, or resume it")
+        state = newest
     data = load_data(config)
     model = build_model(config, data)
     data = fitted(config, model, data, make_loss(config, data))
@@ -98,10 +115,21 @@ def load_checkpointed_run(directory: str | Path, *, warn: Callable[[str], None] 
         model=model.eval(),
         step=state["step"],
         store=store,
-        status=store.get("status", "running"),
+        status="complete" if own else store.get("status", "running"),
         summary=store.get("summary", {}),
         masks=_masks(state),
     )
+
+
+def _saved(folder: Path) -> dict[str, Any]:
+    """What a loop of one's own saved last."""
+    paths = step_checkpoints(folder)
+    if not paths:
+        raise CheckpointError(
+            f"{folder} has no step-N.pt: save the weights there, as torch.save(model.state_dict(), "
+            f"{str(folder / 'step-800.pt')!r})"
+        )
+    return {"model": load_weights(paths[0]), "step": int(paths[0].stem.removeprefix("step-"))}
 
 
 def _masks(state: dict[str, Any]) -> dict[str, Tensor]:

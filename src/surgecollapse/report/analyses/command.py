@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +47,7 @@ def analyze(
     samples: int = 512,
     times: int = 40,
     tell: Tell = lambda _what, _done, _total: None,
+    parts: Mapping[str, str] | None = None,
 ) -> Analyzed:
     """Analyze runs from their checkpoints, and write a JSON file and a PNG for each result and one page of all.
 
@@ -59,6 +60,7 @@ def analyze(
         samples: rows of the data that nets are shown.
         times: most checkpoints of a run that are looked at, evenly spaced.
         tell: who is shown how it goes.
+        parts: of runs of one's own loop, see :func:`~surgecollapse.lab.training.evaluation.load_checkpointed_run`.
 
     Returns:
         The page and what is on it.
@@ -75,7 +77,7 @@ def analyze(
     subjects = []
     for done, (folder, name) in enumerate(zip(folders, _names(folders), strict=True)):
         tell(f"reading {name}", done, len(folders) + len(chosen))
-        subjects.append(LoadedRun(folder, name, samples=samples, times=times))
+        subjects.append(LoadedRun(folder, name, samples=samples, times=times, parts=parts))
     findings: dict[str, list[AnalysisResult]] = {}
     skipped: list[tuple[str, str]] = []
     for done, name in enumerate(chosen):

@@ -10,12 +10,12 @@ import torch
 from surgecollapse.analysis.representations import Representations, represent
 from surgecollapse.lab.nets.decoder import Decoder
 from surgecollapse.lab.training.building import build_model
-from surgecollapse.lab.training.checkpoint import load_checkpoint, must_fit, step_checkpoints
+from surgecollapse.lab.training.checkpoint import load_weights, must_fit, step_checkpoints
 from surgecollapse.lab.training.evaluation import load_checkpointed_run
 from surgecollapse.lab.training.optim import make_loss
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from torch import Tensor, nn
@@ -35,14 +35,17 @@ class LoadedRun:
         name: what it is called on the page.
         samples: rows of the training and of the validation data that nets are shown, evenly spaced.
         times: most nets on the way, evenly spaced among the checkpoints; the initial and the last one are among them.
+        parts: of a run of one's own loop, see :func:`~surgecollapse.lab.training.evaluation.load_checkpointed_run`.
 
     Raises:
         FileNotFoundError: if the directory holds no run, or its data files are gone.
         ValueError: if a file of it is damaged or too new, or no checkpoint was written yet.
     """
 
-    def __init__(self, directory: Path, name: str, *, samples: int = 512, times: int = 40) -> None:
-        run = load_checkpointed_run(directory)
+    def __init__(
+        self, directory: Path, name: str, *, samples: int = 512, times: int = 40, parts: Mapping[str, str] | None = None
+    ) -> None:
+        run = load_checkpointed_run(directory, parts=parts)
         self.directory, self.name, self.samples = directory, name, samples
         self.config: RunConfig = run.config
         self.data: Data = run.data
@@ -71,7 +74,7 @@ class LoadedRun:
             path = self._paths[step]
             if path is not None:
                 with must_fit(path.parent):
-                    model.load_state_dict(load_checkpoint(path)["model"])
+                    model.load_state_dict(load_weights(path))
             yield step, model
 
     @cached_property
