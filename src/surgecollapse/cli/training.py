@@ -41,6 +41,8 @@ def run(
 ) -> int:
     """Train one net and record everything in a run directory.
 
+    Under torchrun the processes train it together, each on its part of every batch; the first one records.
+
     The same keys may stand in a TOML file (with underscores) and as flags; flags override the file. A flag may also be
     written with the section of its key, as in --optimizer.lr.
 
@@ -61,6 +63,7 @@ def run(
         flags: Keys of the configuration.
     """
     from surgecollapse.dashboard.beside import page_beside
+    from surgecollapse.lab.training.processes import launched
     from surgecollapse.lab.training.progress import for_terminal
     from surgecollapse.lab.training.run import train
     from surgecollapse.trackers import check_tracker, exporting
@@ -84,13 +87,17 @@ def run(
         name = task if task in experiments() else f"{settled.data.label}-{settled.method.policy}"
         wanted = Path("runs") / f"{name}-s{settled.run.seed}"
     with (
-        _free(wanted) if out is None else nullcontext(out) as folder,
-        page_beside(folder.parent, note) if watch else nullcontext(),
+        launched() as ranks,
+        _free(wanted) if out is None and ranks.first else nullcontext(out) as free,
+        page_beside((free or wanted).parent, note) if watch and ranks.first else nullcontext(),
     ):
-        progress = for_terminal()
-        around = partial(exporting, trackers=names, tell=progress.note)
-        result = train(settled, folder, resume=resume is not None, replay=replay, progress=progress, around=around)
-    return _tell(result)
+        folder = ranks.from_first(free)
+        progress = for_terminal() if ranks.first else None
+        around = nullcontext if progress is None else partial(exporting, trackers=names, tell=progress.note)
+        result = train(
+            settled, folder, resume=resume is not None, replay=replay, progress=progress, around=around, ranks=ranks
+        )
+    return _tell(result) if progress is not None else 0
 
 
 def _with_task(task: str | None, values: dict[str, Any], config: Path | None) -> dict[str, Any]:

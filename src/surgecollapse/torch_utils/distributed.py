@@ -48,6 +48,11 @@ class Ranks:
         return cls(group if group is not None and distributed.get_world_size(group) > 1 else None)
 
     @property
+    def group(self) -> ProcessGroup | None:
+        """The process group; ``None`` where this process is alone."""
+        return self._group
+
+    @property
     def alone(self) -> bool:
         """Whether this process trains the model by itself."""
         return self._group is None
@@ -104,6 +109,17 @@ class Ranks:
             shared, src=distributed.get_global_rank(self._group, source), group=self._group
         )
         return shared[0]
+
+    def gathered(self, value: Any) -> list[Any]:
+        """The values of all ranks, in their order.
+
+        Args:
+            value: anything that pickles.
+        """
+        found = [value] * self.size
+        if self._group is not None:
+            distributed.all_gather_object(found, value, group=self._group)
+        return found
 
     def all_agree(self, value: Any) -> bool:
         """Whether every rank has the same value as rank 0."""

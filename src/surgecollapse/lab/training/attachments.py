@@ -83,6 +83,7 @@ def attached_to(
     total_steps: int,
     criterion: Callable[[Any, Tensor], Tensor],
     recorder: Recorder,
+    process_group: Any = None,
 ) -> Attached:
     """Attach what the configuration asks for.
 
@@ -93,6 +94,7 @@ def attached_to(
         total_steps: of the whole run.
         criterion: its loss, for monitors that need one.
         recorder: takes the events.
+        process_group: the processes that train the net together.
 
     Raises:
         ConfigError: if options of the policy have values of the wrong type.
@@ -140,6 +142,7 @@ def attached_to(
             transforms=transforms,
             recorders=(recorder,),
             seed=config.run.seed,
+            process_group=process_group,
         )
     averaged = None
     if config.transforms.ema_decay:

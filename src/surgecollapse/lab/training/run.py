@@ -7,6 +7,7 @@ import shutil
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,6 +29,7 @@ from surgecollapse.lab.training.summary import run_summary
 from surgecollapse.lab.training.trainer import Training
 from surgecollapse.record import CommandQueue, RunStore, RunStoreError
 from surgecollapse.record.filesystem import is_network
+from surgecollapse.torch_utils.distributed import Ranks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,6 +39,9 @@ if TYPE_CHECKING:
 
     from surgecollapse.lab.config import RunConfig
 
+_ENDED = "ended"
+_APART = 1_000_003
+"""Between the seeds of two ranks."""
 _OURS = ("run.db", "config.toml", "env.json", "checkpoints")
 
 
@@ -60,6 +65,7 @@ def train(
     replay: str | Path | None = None,
     progress: Progress | None = None,
     around: Around = nullcontext,
+    ranks: Ranks | None = None,
 ) -> RunResult:
     """Train, recording everything in the directory ``out``.
 
@@ -75,6 +81,8 @@ def train(
             same steps: the weights become bitwise the same.
         progress: who is shown how it goes; nobody by default.
         around: given the run directory, whose record is there, a context in which the run trains: whoever follows it.
+        ranks: the processes that train the run together, see :func:`~surgecollapse.lab.training.processes.launched`;
+            each calls this with the same arguments, and the first one records.
 
     Returns:
         How it ended.
@@ -85,19 +93,21 @@ def train(
         ValueError: if the configuration cannot be used, or checkpoints are damaged.
         RunStoreError: if the directory cannot be written.
     """
-    folder, progress = Path(out), progress or Silent()
+    folder, progress, ranks = Path(out), progress or Silent(), ranks or Ranks()
     if resume:
         config = _config_to_resume(folder)
     if replay is not None:
         config = _config_to_resume(Path(replay))
     if config is None:
         raise ConfigError("no configuration given: pass one, or resume a directory that holds a run")
-    with _isolated(config):
+    with _isolated(config, ranks.rank):
         try:
+            if not ranks.first:
+                return _take_part(config, folder, ranks, resume=resume)
             if not resume:
-                return _begin(config, folder, progress, replay, around)
+                return _begin(config, folder, progress, replay, around, ranks)
             with claimed(folder, progress.note):
-                return _resume(config, folder, progress, around)
+                return _resume(config, folder, progress, around, ranks)
         except (RuntimeError, MemoryError) as error:
             if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "allocate memory" not in str(error):
                 raise
@@ -112,6 +122,7 @@ def _begin(
     progress: Progress,
     replay: str | Path | None,
     around: Around,
+    ranks: Ranks,
 ) -> RunResult:
     """Start a run; one that fails before its first step leaves nothing behind."""
     _refuse_occupied(folder)
@@ -123,7 +134,7 @@ def _begin(
             try:
                 _refuse_occupied(folder)
                 ours = True  # from here on, what is there of a run was made by this process
-                training = _training(config, folder, progress)
+                training = _training(config, folder, progress, ranks)
                 with _make(folder, config, training) as store:
                     _explain_place(folder, progress)
                     if replay is not None:
@@ -140,9 +151,9 @@ def _begin(
             _remove_empty(missing)
 
 
-def _training(config: RunConfig, folder: Path, progress: Progress) -> Training:
+def _training(config: RunConfig, folder: Path, progress: Progress, ranks: Ranks) -> Training:
     """The training of a run, which does what people ask for."""
-    training = Training(config, folder / "checkpoints", progress)
+    training = Training(config, folder / "checkpoints", progress, ranks)
     training.command_loop.handlers.update(handlers(training))
     if config.run.loss == "auto":
         labels = "the labels are numbers" if training.data.y_train.is_floating_point() else "the labels are classes"
@@ -158,12 +169,25 @@ def _note_changes(store: RunStore, config: RunConfig, progress: Progress) -> Non
             progress.note(f"note: {place} has changed since the run began: it goes on with what is there now")
 
 
-def _resume(config: RunConfig, folder: Path, progress: Progress, around: Around) -> RunResult:
+def _take_part(config: RunConfig, folder: Path, ranks: Ranks, *, resume: bool) -> RunResult:
+    """Train a run that the first rank records; what this one would record is thrown away."""
+    state = ranks.from_first(None) if resume else None
+    if state == _ENDED:
+        return RunResult(directory=folder, status="complete", step=0, summary={})
+    training = _training(config, folder, Silent(), ranks)
+    if state is not None:
+        training.load_state_dict(state)
+    with TemporaryDirectory() as place, RunStore(Path(place) / "run.db", mode="w") as store:
+        return _go_on(training, store, Path(place), Silent(), nullcontext)
+
+
+def _resume(config: RunConfig, folder: Path, progress: Progress, around: Around, ranks: Ranks) -> RunResult:
     """Go on from the newest good checkpoint, or from the start if none was written."""
     with RunStore(folder / "run.db", mode="a") as store:
         status = store.get("status")
         if status in ENDED:
             progress.note(f"{folder} is {status} already")
+            ranks.from_first(_ENDED)
             summary = store.get("summary", {})
             return RunResult(directory=folder, status=status, step=summary.get("steps", 0), summary=summary)
         _explain_place(folder, progress)
@@ -171,7 +195,8 @@ def _resume(config: RunConfig, folder: Path, progress: Progress, around: Around)
         state = latest_checkpoint(folder / "checkpoints", progress.note)
         if state is not None:
             _refuse_changed(config, state, folder)
-        training = _training(config, folder, progress)
+        ranks.from_first(state)
+        training = _training(config, folder, progress, ranks)
         if state is None:
             progress.note("no checkpoint was written yet: starting again from the first step")
             store.truncate_after(-1)
@@ -199,7 +224,7 @@ def _open_queue(training: Training, folder: Path) -> None:
         asked for asked in effective(queue.applied()) if asked.id > command_loop.last or asked.id in training.to_repeat
     ]
     command_loop.reject_all("the run was cut off before it came to it: ask again")
-    command_loop.replay(again)
+    command_loop.replay(training.ranks.from_first(again))
 
 
 def _go_on(
@@ -230,15 +255,27 @@ def _loop(training: Training, interrupt: Interrupt, progress: Progress) -> str:
     training.command_loop.interrupted = lambda: interrupt.requested
     if training.step:  # what is prunable is known after the first step
         training.answer()
-    while not training.ended:
+    ended, _ = _agreed(training, interrupt)
+    while not ended:
         training.advance()
-        if interrupt.requested:
+        ended, stopped = _agreed(training, interrupt)
+        if stopped:
             training.checkpoint()
             return "interrupted"
     scores = training.finish()
-    training.store.set("summary", run_summary(training, scores))
+    if training.ranks.first:
+        training.store.set("summary", run_summary(training, scores))
     training.checkpoint()
     return "diverged" if training.diverged else "complete"
+
+
+def _agreed(training: Training, interrupt: Interrupt) -> tuple[bool, bool]:
+    """Whether training has ended, as the first rank sees it, and whether any rank was interrupted."""
+    ranks, ended, stopped = training.ranks, training.ended, interrupt.requested
+    if ranks.alone:
+        return ended, stopped
+    ends, stops = ranks.totals([torch.tensor([float(ended and ranks.first), float(stopped)])])[0].tolist()
+    return ends > 0, stops > 0
 
 
 def _refuse_occupied(folder: Path) -> None:
@@ -267,6 +304,8 @@ def _make(folder: Path, config: RunConfig, training: Training) -> RunStore:
     store = RunStore(folder / "run.db", mode="w")
     store.set("config", as_mapping(config))
     store.set("environment", facts)
+    if not training.ranks.alone:
+        store.set("processes", training.ranks.size)
     store.set("data", training.data.described())
     store.set("loss", loss_name(config, training.data))
     store.set("project", fingerprint([config.data.task, config.model.name, config.run.loss]))
@@ -329,14 +368,14 @@ def _unwritable(folder: Path, error: OSError, way_out: str = "free space or choo
 
 
 @contextmanager
-def _isolated(config: RunConfig) -> Iterator[None]:
+def _isolated(config: RunConfig, rank: int) -> Iterator[None]:
     """Pin threads and the global random state (dropout draws from it) to the run, and give both back."""
     threads = torch.get_num_threads()
     torch.set_num_threads(config.run.threads)
     try:
         gpus = [0] if config.run.device == "cuda" and torch.cuda.is_available() else []
         with torch.random.fork_rng(devices=gpus):
-            seed = (config.run.seed + 0x5C0FFEE) % 2**63
+            seed = (config.run.seed + 0x5C0FFEE + _APART * rank) % 2**63
             torch.default_generator.manual_seed(seed)
             if gpus:
                 torch.cuda.manual_seed(seed)

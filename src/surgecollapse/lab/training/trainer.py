@@ -8,6 +8,7 @@ from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
 from surgecollapse.analysis.open_weights import not_finite
 from surgecollapse.controller.command_loop import CommandLoop
@@ -33,12 +34,14 @@ from surgecollapse.lab.training.forecasts import prediction_confidence
 from surgecollapse.lab.training.loading import load_data
 from surgecollapse.lab.training.optim import loss_name, make_loss, make_optimizer, rate_factor
 from surgecollapse.lab.training.outputs import fitted, right_share
+from surgecollapse.lab.training.processes import for_rank, own_part, own_states
 from surgecollapse.lab.training.progress import Snapshot
 from surgecollapse.lab.training.sketch import CountSketch
 from surgecollapse.lab.training.traces import PREFIX, Traces
+from surgecollapse.torch_utils.distributed import Ranks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from torch import Tensor
@@ -60,6 +63,8 @@ class Training:
         config: the run.
         checkpoints: folder of its checkpoints.
         progress: who is shown how it goes.
+        ranks: the processes that train it together; each has its part of every batch, the first one evaluates and
+            writes checkpoints.
 
     Attributes:
         step: completed optimizer steps, of ``total``.
@@ -71,8 +76,8 @@ class Training:
         diverged: at the end, whether the weights or the test loss are not finite.
     """
 
-    def __init__(self, config: RunConfig, checkpoints: Path, progress: Progress) -> None:
-        self.config = config
+    def __init__(self, config: RunConfig, checkpoints: Path, progress: Progress, ranks: Ranks | None = None) -> None:
+        self.config, self.ranks = config, Ranks() if ranks is None else ranks
         self.device = training_device(config)
         self.data = load_data(config).to(self.device)
         self.model = build_model(config, self.data).to(self.device)
@@ -92,10 +97,14 @@ class Training:
             total_steps=self.total,
             criterion=self._loss,
             recorder=self.journal,
+            process_group=self.ranks.group,
+        )
+        self._called = (
+            self.model if self.ranks.alone else DistributedDataParallel(self.model, process_group=self.ranks.group)
         )
         self.controller = self.attached.controller
         self.command_loop = (
-            CommandLoop(self.journal.record) if self.controller is None else self.controller.command_loop
+            CommandLoop(self.journal.record, self.ranks) if self.controller is None else self.controller.command_loop
         )
         self.command_loop.by_hand = True
         self.rate_factor = 1.0
@@ -107,7 +116,7 @@ class Training:
         self._traces = Traces(self.model) if config.run.gradient_trace_every else None
         self._warned = self.diverged = False
         self.seconds = self._seconds_then = 0.0
-        self._step_then = 0
+        self._step_then, self._share = 0, 1.0
 
     @property
     def store(self) -> RunStore:
@@ -162,6 +171,8 @@ class Training:
         if recorded or sketched or shown or self.step % self.config.run.checkpoint_every == 0:
             finish_work(self.device)
         self.seconds += time.perf_counter() - began
+        if recorded or shown:
+            loss = self._over_ranks(loss)
         if recorded:
             self._record_loss(loss.item())
         if sketched:
@@ -197,14 +208,20 @@ class Training:
                 f"the best evaluation was at step {self.stopping.best_step}: early stopping cannot forget it"
             )
         self.load_state_dict(state)
+        self.ranks.from_first(None)  # all have read it
+        if self.ranks.first:
+            self._forget_after(step)
+        self.ranks.from_first(None)
+        self.store.truncate_after(step)
+        self.journal.recall()
+        self.command_loop.roll_back(step)
+
+    def _forget_after(self, step: int) -> None:
         if self.stopping.best is None:
             (self._checkpoints / "best.pt").unlink(missing_ok=True)
         for later in self.checkpoint_steps:
             if later > step:
                 checkpoint_path(self._checkpoints, later).unlink()
-        self.store.truncate_after(step)
-        self.journal.recall()
-        self.command_loop.roll_back(step)
 
     @property
     def checkpoint_steps(self) -> list[int]:
@@ -231,9 +248,10 @@ class Training:
         if not self.model.training:
             self.model.train()
         self.optimizer.zero_grad()
-        loss = self._loss(self.model(x), labels)
         weight = len(labels) / self._feed.batch_size if config.run.scale_partial_batches else 1.0
-        (loss * weight).backward()  # type: ignore[no-untyped-call]
+        x, labels, self._share = own_part(self.ranks, x, labels)
+        loss = self._loss(self._called(x), labels)
+        (loss * (weight * self._share)).backward()  # type: ignore[no-untyped-call]
         if self._traces is not None and self.step % config.run.gradient_trace_every == 0:
             for name, values in self._traces().items():
                 self.store.put_array(self.step, f"{PREFIX}{name}", values)
@@ -246,11 +264,20 @@ class Training:
 
     # looking at it
 
+    def _over_ranks(self, loss: Tensor) -> Tensor:
+        """The mean loss of the whole batch."""
+        return loss if self.ranks.alone else self.ranks.totals([loss * self._share])[0] / self.ranks.size
+
+    def _agreed(self, scores: Callable[[], tuple[float, float]]) -> tuple[float, float]:
+        """Scores that the first rank measures for all."""
+        found: tuple[float, float] = self.ranks.from_first(scores() if self.ranks.first else None)
+        return found
+
     def _evaluate(self) -> None:
         data, step = self.data, self.step
         accuracy, loss = self._measure("validation")
         some = training_sample(data)
-        train, train_loss = self._score(data.x_train[some], data.y_train[some], "train")
+        train, train_loss = self._agreed(lambda: self._score(data.x_train[some], data.y_train[some], "train"))
         self._note("accuracy/train", train)
         self._note("gap/accuracy", train - accuracy)
         self._note("gap/loss", loss - train_loss)
@@ -265,11 +292,11 @@ class Training:
             self._note("time/step", seconds)
         self._seconds_then, self._step_then = self.seconds, step
         if self.stopping.improved(step, accuracy, loss, counts=self.mask_is_final):
-            save_checkpoint(self._checkpoints / "best.pt", self.state_dict())
+            self._save(self._checkpoints / "best.pt")
 
     def _measure(self, part: Literal["validation", "test"]) -> tuple[float, float]:
         """Accuracy in [0, 1] and loss, recorded; where the loss is in nats per character, also in bits."""
-        accuracy, loss = self._score_part(part, whole=part == "test")
+        accuracy, loss = self._agreed(lambda: self._score_part(part, whole=part == "test"))
         self._note(f"accuracy/{part}", accuracy)
         self._note(f"loss/{part}", loss)
         if self._in_bits:
@@ -333,7 +360,7 @@ class Training:
             self.controller.finalize()
         if averaged is not None:
             averaged.apply()
-        validation, _ = self._score_part("validation", whole=True)
+        validation, _ = self._agreed(lambda: self._score_part("validation", whole=True))
         accuracy, loss = self._measure("test")
         if isinstance(self.data, StreamedData):
             self.store.set("bad_samples", dict(self.data.bad.named))
@@ -351,12 +378,22 @@ class Training:
     def checkpoint(self) -> None:
         """Write ``step-N.pt`` and drop the old ones; the record is on the disk before it."""
         self.store.flush()
-        save_checkpoint(checkpoint_path(self._checkpoints, self.step), self.state_dict())
-        drop_old_checkpoints(self._checkpoints, keep=self.config.run.keep_checkpoints)
+        self._save(checkpoint_path(self._checkpoints, self.step))
+        if self.ranks.first:
+            drop_old_checkpoints(self._checkpoints, keep=self.config.run.keep_checkpoints)
         self.store.set("checkpoints", self.checkpoint_steps)
 
+    def _save(self, path: Path) -> None:
+        """Write a checkpoint, on the first rank; the others wait for it."""
+        state = self.state_dict()
+        if not self.ranks.alone:
+            state["ranks"] = own_states(self.ranks, state)
+        if self.ranks.first:
+            save_checkpoint(path, state)
+        self.ranks.from_first(None)
+
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a bitwise resume needs."""
+        """Everything that a bitwise resume needs of this rank."""
         foresight = self.journal.foresight
         return {
             "step": self.step,
@@ -379,6 +416,7 @@ class Training:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go back to a saved state."""
+        state = for_rank(self.ranks, state)
         self.step = self._step_then = state["step"]
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
