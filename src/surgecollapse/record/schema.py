@@ -151,7 +151,7 @@ def connect(
         connection.text_factory = _lenient
         if mode != "r":
             # NORMAL: commits survive a killed process; only a power cut can lose the newest.
-            connection.execute(f"PRAGMA journal_mode = {'DELETE' if is_network(path) else 'WAL'}")
+            _set_journal(connection, "DELETE" if is_network(path) else "WAL", wait)
             connection.execute("PRAGMA synchronous = NORMAL")
     except BaseException:
         connection.close()
@@ -183,6 +183,19 @@ def _open(uri: str, seconds: float | None, largest: int, wait: float) -> Connect
     for pragma in ("trusted_schema = OFF", "cell_size_check = ON", "mmap_size = 0"):
         connection.execute(f"PRAGMA {pragma}")
     return connection
+
+
+def _set_journal(connection: sqlite3.Connection, mode: str, wait: float) -> None:
+    """Change the journal; here SQLite itself does not wait for another process that writes or does the same."""
+    end = time.monotonic() + wait
+    while True:
+        try:
+            connection.execute(f"PRAGMA journal_mode = {mode}")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                raise
+        time.sleep(0.01)
 
 
 def _refuse_odd(path: Path) -> None:

@@ -124,7 +124,7 @@ def test_a_flood_is_refused(path):
 
 def test_two_pages_at_once_lose_nothing_and_double_nothing(path):
     def click(page):
-        for i in range(10):
+        for i in range(20):
             CommandQueue(path).put(RollBack(step=i), source=page, token=f"{page}-{i}")
 
     threads = [threading.Thread(target=click, args=(page,)) for page in ("a", "b")]
@@ -133,9 +133,31 @@ def test_two_pages_at_once_lose_nothing_and_double_nothing(path):
     for thread in threads:
         thread.join()
     found = CommandQueue(path).all()
-    assert sorted(asked.token for asked in found) == sorted(f"{page}-{i}" for page in "ab" for i in range(10))
+    assert sorted(asked.token for asked in found) == sorted(f"{page}-{i}" for page in "ab" for i in range(20))
     for page in "ab":  # the order of each page is kept
-        assert [asked.body["step"] for asked in found if asked.source == page] == list(range(10))
+        assert [asked.body["step"] for asked in found if asked.source == page] == list(range(20))
+
+
+def _click(path):
+    CommandQueue(path).put(Collapse(fraction=0.1), source="page")
+
+
+def _resume(path):
+    RunStore(path, mode="a").close()
+
+
+@pytest.mark.parametrize("begin", ["BEGIN IMMEDIATE", "BEGIN EXCLUSIVE"])
+@pytest.mark.parametrize("journal", ["DELETE", "WAL"])
+@pytest.mark.parametrize("open_it", [_click, _resume])
+def test_a_file_that_another_process_writes_just_now_is_waited_for(path, open_it, journal, begin):
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute(f"PRAGMA journal_mode = {journal}")
+    other.execute(begin)
+    release = threading.Timer(0.3, lambda: other.execute("COMMIT"))
+    release.start()
+    open_it(path)  # raises if it does not wait
+    release.join()
+    other.close()
 
 
 def test_commands_wait_while_the_run_writes_its_record(path):
