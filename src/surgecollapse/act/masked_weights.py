@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from surgecollapse.functional import pack, unpack
+from surgecollapse.torch_utils.chunking import on_pieces
 from surgecollapse.torch_utils.compiled import SMALLEST, flattened, in_one_pass, is_dense
 
 
@@ -226,8 +227,7 @@ class MaskedWeights:
     def multiply(self, values: Mapping[str, Tensor]) -> None:
         """Multiply values in place by the masks of the weights of their names, which must have one."""
         rest = [name for name, value in values.items() if not self._in_one_pass(name, value)]
-        if rest:
-            torch._foreach_mul_([values[name] for name in rest], [self._masks[name] for name in rest])
+        on_pieces(torch._foreach_mul_, [(values[name], self._masks[name]) for name in rest])
 
     def _in_one_pass(self, name: str, value: Tensor) -> bool:
         mask = self._masks[name]

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from surgecollapse.functional.filters import is_stable, largest_pole
-from surgecollapse.gradients.chunking import BLOCK, blocks, share
 from surgecollapse.gradients.slow_gradients import SlowGradients, State, Together, slots_like, state_dtype
+from surgecollapse.torch_utils.chunking import BLOCK, blocks, share
 
 if TYPE_CHECKING:
     from surgecollapse.gradients.flat_buffers import SideBySide

@@ -30,9 +30,9 @@ import torch
 from torch import Tensor
 
 from surgecollapse.functional.projections import widest
-from surgecollapse.gradients.chunking import BLOCK, SERIAL, blocks, share
 from surgecollapse.gradients.fused_kernels import ema_pass, ema_rows, ma_pass, ma_rows
 from surgecollapse.gradients.slow_gradients import SlowGradients, State, Together, copy_of, slots_like, state_dtype
+from surgecollapse.torch_utils.chunking import BLOCK, SERIAL, blocks, share
 from surgecollapse.torch_utils.compiled import flattened, in_one_pass
 
 if TYPE_CHECKING:

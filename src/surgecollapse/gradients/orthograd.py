@@ -8,13 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from surgecollapse.functional.projections import gram, inner_product, projection_factors, relative_floor
-from surgecollapse.gradients.chunking import blocks
+from surgecollapse.functional.projections import gram, projection_factors, relative_floor
 from surgecollapse.gradients.dense_check import check_whole
 from surgecollapse.gradients.flat_buffers import SideBySide, groups
+from surgecollapse.torch_utils.chunking import SERIAL, blocks, share
+from surgecollapse.torch_utils.compiled import flattened
 
 _LAYOUTS = 64
 """Sets of shapes that are remembered: a net gives gradients to few."""
+_TOGETHER = 4
+"""Pieces whose inner products a thread takes at a time."""
 
 
 class OrthoGrad:
@@ -107,10 +110,10 @@ class OrthoGrad:
 
     def _project(self, pairs: list[tuple[Tensor, Tensor]], dtype: torch.dtype) -> None:
         def left(along: Tensor) -> Tensor:
-            rests = [grad - number * weight for (weight, grad), number in zip(pairs, along, strict=True)]
-            return torch.stack([inner_product(rest, rest) for rest in rests])
+            numbers = along.tolist()
+            return sums_of_pieces(pairs, lambda i, w, g: gram(rest := g.sub(w, alpha=numbers[i]), rest))[:, 0]
 
-        along, factor = self._factors(torch.stack([gram(weight, grad) for weight, grad in pairs]), dtype, left)
+        along, factor = self._factors(sums_of_pieces(pairs, lambda _, w, g: gram(w, g)), dtype, left)
         _change_on_host(pairs, along, factor)
 
     def _project_together(self, pairs: list[tuple[Tensor, Tensor]], dtype: torch.dtype) -> None:
@@ -167,13 +170,52 @@ class OrthoGrad:
             raise ValueError(f"OrthoGrad has no state, got {', '.join(state)}: attach the same transforms")
 
 
+def sums_of_pieces(pairs: Sequence[tuple[Tensor, Tensor]], products: Callable[[int, Tensor, Tensor], Tensor]) -> Tensor:
+    """Sums over the pieces of each pair, on several threads; those of a pair are added in their order.
+
+    Args:
+        pairs: weights and gradients.
+        products: number of a pair and its pieces (n,) → what is summed, (3,).
+
+    Returns:
+        Tensor (pairs, 3).
+    """
+    pieces = [(i, w, g) for i, pair in enumerate(pairs) for w, g in _pieces(*pair)]
+    found: dict[int, Tensor] = {}
+
+    def work(first: int) -> None:
+        for j in range(first, min(first + _TOGETHER, len(pieces))):
+            found[j] = products(*pieces[j])
+
+    share(work, range(0, len(pieces), _TOGETHER))
+    rows = torch.stack([found[j] for j in range(len(pieces))])
+    return torch.stack([own.sum(0) for own in rows.split(_counts(pieces, len(pairs)))])
+
+
+def _pieces(weight: Tensor, grad: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
+    flat = flattened((weight, grad)) or (weight.reshape(-1), grad.reshape(-1))
+    return zip(*(tensor.split(SERIAL) for tensor in flat), strict=True)  # type: ignore[no-untyped-call]
+
+
+def _counts(pieces: Sequence[tuple[int, Tensor, Tensor]], pairs: int) -> list[int]:
+    counts = [0] * pairs
+    for i, _, _ in pieces:
+        counts[i] += 1
+    return counts
+
+
 def _change_on_host(pairs: list[tuple[Tensor, Tensor]], along: Tensor, factor: Tensor) -> None:
+    todo: list[tuple[float, float, tuple[list[Tensor], ...]]] = []
     for pair, number, scale in zip(pairs, along.tolist(), factor.tolist(), strict=True):
-        if number == 0 and scale == 1:
-            continue  # nothing along the weight, or not sound: left bit by bit as it is
-        for weights, grads in blocks([pair]):
-            for w, g in zip(weights, grads, strict=True):
-                if g.dtype in (torch.float16, torch.bfloat16):
-                    g.copy_(g.float().sub_(w.float(), alpha=number).mul_(scale))
-                else:
-                    g.sub_(w, alpha=number).mul_(scale)
+        if number != 0 or scale != 1:  # else nothing is along the weight, or not sound: left bit by bit as it is
+            todo += [(number, scale, lists) for lists in blocks([pair])]
+    share(_change, todo)
+
+
+def _change(item: tuple[float, float, tuple[list[Tensor], ...]]) -> None:
+    number, scale, (weights, grads) = item
+    for w, g in zip(weights, grads, strict=True):
+        if g.dtype in (torch.float16, torch.bfloat16):
+            g.copy_(g.float().sub_(w.float(), alpha=number).mul_(scale))
+        else:
+            g.sub_(w, alpha=number).mul_(scale)

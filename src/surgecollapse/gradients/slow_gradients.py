@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from surgecollapse.gradients.chunking import blocks, share
 from surgecollapse.gradients.dense_check import check_whole
 from surgecollapse.gradients.flat_buffers import SideBySide, all_finite
+from surgecollapse.torch_utils.chunking import blocks, share
 
 SMALLEST = 1 << 16
 """Entries from which on a compiled pass costs no more than plain operations."""

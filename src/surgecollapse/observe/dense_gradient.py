@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from surgecollapse.torch_utils.chunking import on_pieces
+
 
 class DenseGradient:
     """Exponential moving average of the dense gradient, taken before masking.
@@ -33,18 +35,24 @@ class DenseGradient:
     @torch.no_grad()
     def update(self, params: Mapping[str, nn.Parameter]) -> None:
         """Take the gradients that the parameters hold now; never keeps a reference to one."""
+        known: list[tuple[Tensor, Tensor]] = []
         for name, p in params.items():
             if p.grad is None:
                 continue
-            grad = torch.nan_to_num(p.grad, nan=0.0, posinf=0.0, neginf=0.0)
-            if grad.dtype in (torch.float16, torch.bfloat16):
-                grad = grad.float()
-            if name in self.values and self.values[name].device != grad.device:  # the model was moved
-                self.values[name] = self.values[name].to(grad.device)
-            if name in self.values and self.values[name].shape == grad.shape:
-                self.values[name].lerp_(grad.to(self.values[name].dtype), 1.0 - self.decay)
+            value = self.values.get(name)
+            if value is not None and value.device != p.grad.device:  # the model was moved
+                value = self.values[name] = value.to(p.grad.device)
+            if value is not None and value.shape == p.grad.shape:
+                known.append((value, p.grad))
             else:
+                grad = _finite(p.grad)
+                grad = grad.float() if grad.dtype in (torch.float16, torch.bfloat16) else grad
                 self.values[name] = grad.mul_(1.0 - self.decay)
+        on_pieces(self._move, known)
+
+    def _move(self, values: list[Tensor], grads: list[Tensor]) -> None:
+        for value, grad in zip(values, grads, strict=True):
+            value.lerp_(_finite(grad).to(value.dtype), 1.0 - self.decay)
 
     def clear(self) -> None:
         """Forget everything (the mask is final, or all weights are open)."""
@@ -59,3 +67,7 @@ class DenseGradient:
         self.values = {
             name: v.to(params[name].device, copy=True) for name, v in state["values"].items() if name in params
         }
+
+
+def _finite(grad: Tensor) -> Tensor:
+    return torch.nan_to_num(grad, nan=0.0, posinf=0.0, neginf=0.0)

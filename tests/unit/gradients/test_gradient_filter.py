@@ -24,7 +24,7 @@ from surgecollapse.functional import (
     largest_pole,
     ma_coefficients,
 )
-from surgecollapse.gradients.chunking import BLOCK
+from surgecollapse.torch_utils.chunking import BLOCK
 
 BUTTERWORTH = tuple(map(list, signal.butter(3, 0.05)))
 DESIGNS = {

@@ -15,9 +15,9 @@ import surgecollapse
 from surgecollapse import Grokfast, GrokfastMA
 from surgecollapse.functional import filters
 from surgecollapse.gradients import slow_gradients
-from surgecollapse.gradients.chunking import BLOCK, blocks
 from surgecollapse.gradients.fused_kernels import ema_pass, ma_pass
 from surgecollapse.torch_utils import compiled
+from surgecollapse.torch_utils.chunking import BLOCK, blocks
 
 FILTERS = {
     "ema": lambda **kw: Grokfast(alpha=0.9, lamb=2.0, **kw),

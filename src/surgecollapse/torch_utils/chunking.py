@@ -1,4 +1,4 @@
-"""Elementwise work on many tensors in pieces that stay in a core's cache.
+"""Work on many tensors in pieces that stay in a core's cache, and that threads share without waiting for each other.
 
 Two elementwise passes over the same memory cost two trips to memory, unless the second finds in the cache what the
 first left there. So large tensors are split, and small ones are put together, into pieces of one size.
@@ -21,7 +21,7 @@ BLOCK = 1 << 16
 SERIAL = 1 << 15
 """The most entries that torch takes on one thread; more it shares among all threads, and waits for the last of them."""
 _LISTS = 4
-"""Lists that are taken as one where there are several threads, since the interpreter runs one of them at a time."""
+"""Lists that are taken as one, at most, where threads are several: the interpreter runs one of them at a time."""
 _FEW = 16
 """Items of those that one thread does alone: another would come too late."""
 _Item = TypeVar("_Item")
@@ -64,6 +64,28 @@ def share(work: Callable[[_Item], object], items: Iterable[_Item]) -> None:
                 other.result()
 
 
+def on_pieces(work: Callable[..., object], items: Sequence[Sequence[Tensor]]) -> None:
+    """Call a foreach operation on lists of tensors; where the CPU has several threads, on pieces that they share.
+
+    torch splits a large tensor among all threads and waits for the last of them, tensor by tensor.
+
+    Args:
+        work: takes as many lists as an item has tensors; entry by entry, so that pieces give the same values.
+        items: tuples of tensors; those of one tuple have the same shape.
+
+    >>> on_pieces(torch._foreach_mul_, [(ones := torch.ones(2), torch.tensor([0.0, 3.0]))])
+    >>> ones.tolist()
+    [0.0, 3.0]
+    """
+    if not items:
+        return
+    on_host = all(item[0].device.type == "cpu" for item in items)
+    if on_host and torch.get_num_threads() > 1 and not torch.compiler.is_compiling():
+        share(lambda lists: work(*lists), blocks(items))
+    else:
+        work(*map(list, zip(*items, strict=True)))
+
+
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="surgecollapse-share")
@@ -75,7 +97,8 @@ def blocks(items: Iterable[Sequence[Tensor]], size: int = BLOCK) -> Iterator[tup
     Args:
         items: tuples of tensors; those of one tuple have the same shape and correspond entry by entry.
         size: entries that a list may have; what cannot be split (differing strides) is given whole. With several
-            threads, lists are four times as long, of views of :data:`SERIAL` entries at most.
+            threads, lists are of views of :data:`SERIAL` entries at most, and up to four times as long where there
+            are enough of them for every thread.
 
     Yields:
         One list for each position in the tuples, all views of the given memory, corresponding to each other.
@@ -85,9 +108,11 @@ def blocks(items: Iterable[Sequence[Tensor]], size: int = BLOCK) -> Iterator[tup
     >>> [[[len(view) for view in views] for views in lists] for lists in blocks(pairs, 4)]
     [[[4], [4]], [[1, 2], [1, 2]]]
     """
-    most = size
-    if torch.get_num_threads() > 1:
-        size, most = _LISTS * size, min(size, SERIAL)
+    most, threads = size, torch.get_num_threads()
+    if threads > 1:
+        items = list(items)
+        fair = sum(item[0].numel() for item in items) // (_FEW * threads)
+        size, most = min(max(size, fair), _LISTS * size), min(size, SERIAL)
     gathered: list[tuple[Tensor, ...]] = []
     entries = 0
     for item in items:

@@ -1,0 +1,138 @@
+"""Work of every step on several CPU threads, alone and beside a busy process, over flat passes through the same memory.
+
+    python benchmarks/busy.py --threads 2
+
+Each part is timed in turn with a flat pass over as many bytes on as many threads: once while nothing else of this
+benchmark runs, once beside ``--busy`` processes that compute. An operation of torch on several threads waits for the
+last of them, so that hundreds of small ones lose much beside a busy process. Goals: at most 1.25 times the flat pass
+alone, and 3 times beside one busy process. Ratios are medians over turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from _harness import described, in_turn, make_parser, medians, origin, over, publish, spread, table, verdict
+from torch import nn
+
+from surgecollapse import Grokfast, GrokfastMA, OrthoGrad
+from surgecollapse.act.masked_weights import MaskedWeights
+from surgecollapse.observe.dense_gradient import DenseGradient
+
+GOALS = {"alone": 1.25, "busy": 3.0}
+TENSORS = 24
+FLAT = {
+    "grokfast": "lerp and add",
+    "grokfast ma 10": "sub, copy, add, add",
+    "orthograd": "three products, sub, mul",
+    "masks": "mul",
+    "growth signal": "nan_to_num and lerp",
+}
+"""Parts, and the flat pass that each is over."""
+
+
+def weights_of(size: int) -> list[nn.Parameter]:
+    """Large weights and small ones beside each, with gradients."""
+    torch.manual_seed(0)
+    small = min(1024, size // TENSORS // 2) // 32
+    large = size // TENSORS // 32 - small
+    params = [nn.Parameter(torch.randn(rows, 32)) for _ in range(TENSORS) for rows in (large, small)]
+    for p in params:
+        p.grad = torch.randn_like(p)
+    return params
+
+
+def actions_for(size: int) -> dict[str, Callable[[], object]]:
+    """Everything that is timed, by name."""
+    params = weights_of(size)
+    grads = [p.grad for p in params if p.grad is not None]
+    named = {str(i): p for i, p in enumerate(params)}
+    masks = MaskedWeights(named)
+    masks.set({name: torch.rand_like(p) < 0.5 for name, p in named.items()}, dict.fromkeys(named, 1))
+    signal, ema, ma, project = DenseGradient(), Grokfast(), GrokfastMA(10), OrthoGrad()
+    flat, other, ones = torch.randn(size), torch.randn(size), torch.ones(size)
+    total, slot = torch.zeros(size), torch.zeros(size)
+    originals = [grad.clone() for grad in grads]
+
+    def slide() -> None:
+        total.sub_(slot)
+        slot.copy_(other)
+        total.add_(slot)
+        other.add_(total, alpha=1e-6)
+
+    def products() -> None:
+        for a, b in ((flat, other), (flat, flat), (other, other)):
+            torch.dot(a, b)
+        flat.sub_(other, alpha=1e-6).mul_(1.0)
+
+    return {
+        "refill": lambda: torch._foreach_copy_(grads, originals),
+        "lerp and add": lambda: (flat.lerp_(other, 0.02), other.add_(flat, alpha=1e-6)),
+        "grokfast": lambda: ema(params, grads),
+        "sub, copy, add, add": slide,
+        "grokfast ma 10": lambda: ma(params, grads),
+        "three products, sub, mul": products,
+        "orthograd": lambda: project(params, grads),
+        "mul": lambda: flat.mul_(ones),
+        "masks": masks.mask_gradients,
+        "nan_to_num and lerp": lambda: flat.lerp_(other.nan_to_num(), 0.1),
+        "growth signal": lambda: signal.update(named),
+    }
+
+
+@contextmanager
+def busy(processes: int) -> Iterator[None]:
+    """Processes that compute meanwhile, on one thread each."""
+    code = "import torch\ntorch.set_num_threads(1)\na = torch.randn(300, 300)\nwhile True: a @ a"
+    jobs = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(processes)]
+    try:
+        yield
+    finally:
+        for job in jobs:
+            job.kill()
+            job.wait()
+
+
+def measure(options: argparse.Namespace) -> dict:
+    """All sizes, alone and beside busy processes."""
+    torch.set_num_threads(options.threads)
+    found = []
+    for size in options.sizes:
+        with torch.no_grad():
+            actions = actions_for(size)
+            for state, processes in (("alone", 0), ("busy", options.busy)):
+                with busy(processes):
+                    turns = in_turn(actions, options.repeats, warm=3)
+                ratios = {name: over(turns, name, base) for name, base in FLAT.items()}
+                found.append({"size": size, "state": state, "seconds": medians(turns), "ratios": ratios})
+    return {**origin(options.threads), "repeats": options.repeats, "busy": options.busy, "goals": GOALS, "found": found}
+
+
+def as_markdown(report: dict) -> str:
+    """The report as one table."""
+    rows = [
+        [f"{each['size']:,}", each["state"], name, spread(ratio), verdict(ratio["median"], GOALS[each["state"]])]
+        for each in report["found"]
+        for name, ratio in each["ratios"].items()
+    ]
+    head = ["# Work of every step on several threads, over flat passes", *described(report)]
+    return "\n".join([*head, *table(["entries", "machine", "part", "over the flat pass", "goal"], rows)])
+
+
+def main() -> None:
+    """Measure, print, and write ``benchmarks/results/busy.{json,md}``."""
+    parser = make_parser(__doc__, repeats=30, threads=2)
+    parser.add_argument("--busy", type=int, default=1, help="processes that compute meanwhile")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1_000_000, 4_000_000, 24_000_000], help="entries")
+    options = parser.parse_args()
+    report = measure(options)
+    publish(options.out / "busy", report, as_markdown(report))
+
+
+if __name__ == "__main__":
+    main()
