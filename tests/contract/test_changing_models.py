@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import time
 
@@ -333,3 +334,51 @@ def test_packed_sequences_are_a_probe_too():
         optimizer.step()
     assert controller.frozen
     assert list(controller.masks) == ["lstm.weight_ih_l0", "lstm.weight_hh_l0"]
+
+
+class Joining(nn.Module):
+    """Two layers, and sixty of nine weights each, whose least density would take more than the target leaves."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.head = nn.Linear(8, 64), nn.Linear(64, 3), nn.Linear(3, 2)
+        self.small = nn.ModuleList(nn.Linear(3, 3) for _ in range(60))
+
+    def forward(self, x):
+        h = torch.relu(self.b(torch.relu(self.a(x))))
+        for layer in self.small:
+            h = h + 0.01 * torch.relu(layer(h))
+        return self.head(h)
+
+
+def joining():
+    torch.manual_seed(0)
+    model = Joining()
+    first = [p for name, p in model.named_parameters() if not name.startswith("small")]
+    optimizer = torch.optim.SGD(first, lr=0.01)
+    target = Target(0.97, exclude="head.weight", allocation="layer")
+    controller = attach(model, optimizer, sparsity=target, total_steps=60, policy="gmp")
+    return model, optimizer, controller
+
+
+def test_weights_with_which_the_target_cannot_be_reached_stay_dense_and_are_named_once():
+    model, optimizer, controller = joining()
+    train(model, optimizer, 12)
+    optimizer.add_param_group({"params": list(model.small.parameters())})
+    with pytest.warns(UserWarning, match=r"small\.0\.weight …\) stay dense, .* Lower min_density or the sparsity"):
+        train(model, optimizer, 8)
+    saved = [copy.deepcopy(part.state_dict()) for part in (model, optimizer, controller)]
+    train(model, optimizer, 40)
+    controller.finalize()
+    size = 8 * 64 + 64 * 3
+    assert sorted(controller.masks) == ["a.weight", "b.weight"]
+    assert controller.open_weights() == (round(0.03 * size), size)
+    (row,) = (row for row in controller.explain() if row.name == "small.7.weight")
+    assert (row.prunable, row.reason) == (False, "joined too late: with it the target cannot be reached")
+    again, optimizer, controller = joining()
+    optimizer.add_param_group({"params": list(again.small.parameters())})
+    for part, state in zip((again, optimizer, controller), saved, strict=True):
+        part.load_state_dict(state)
+    train(again, optimizer, 40)
+    controller.finalize()
+    assert all(map(torch.equal, model.parameters(), again.parameters()))

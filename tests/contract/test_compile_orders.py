@@ -7,7 +7,13 @@ import torch
 from torch import nn
 
 import surgecollapse as sc
+from surgecollapse.observe.activations import ActivationReader
+from surgecollapse.observe.observer import Observer
+from surgecollapse.observe.probe import Probe
 
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*record function.*", "ignore:The .grad attribute", "ignore:`torch.jit.script_method` is deprecated"
+)
 X = torch.randn(64, 16, generator=torch.Generator().manual_seed(0))
 Y = torch.randint(3, (64,), generator=torch.Generator().manual_seed(1))
 
@@ -33,9 +39,6 @@ def _afresh():
     torch._dynamo.reset()
 
 
-@pytest.mark.filterwarnings(
-    "ignore:.*record function.*", "ignore:The .grad attribute", "ignore:`torch.jit.script_method` is deprecated"
-)
 @pytest.mark.parametrize("how", ["eager", "before", "after", "in place", "regions", "optimizer", "step"])
 def test_every_order_trains_the_same_net(how):
     def run(how):
@@ -84,3 +87,43 @@ def test_with_a_probe_the_graph_stays_whole():
         optimizer.step()
     assert controller.frozen
     assert {reading.source for reading in controller.readings} == {"probe"}
+
+
+@pytest.mark.parametrize("where", ["wrapped", "in place"])
+@pytest.mark.parametrize("probe", [None, X])
+def test_layers_that_a_compiled_part_hides_are_read_on_the_probe(where, probe):
+    block = nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU())
+    if where == "wrapped":
+        block = compiled(block)
+    else:
+        block.compile(backend="eager")
+    model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), block, nn.Linear(32, 3))
+    model(X).sum().backward()  # compiled before anything hooks it
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    controller = sc.attach(model, optimizer, 0.5, 40, policy="gmp", readings=sc.Readings(every=4, probe=probe))
+    for _ in range(4):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(X), Y).backward()
+        optimizer.step()
+    (reading,) = controller.readings
+    assert [layer.layer for layer in reading.layers] == ["0", "2.0", "2.2"]
+    assert reading.source == "probe"
+    assert all(layer.entropy is not None for layer in reading.layers)
+
+
+def test_layers_that_are_hidden_without_a_probe_are_named_once():
+    block = compiled(nn.Sequential(nn.Linear(32, 32), nn.ReLU()))
+    model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), block, nn.Linear(32, 3))
+    model(X).sum().backward()
+    sites = {"0": model[0], "2.0": block._orig_mod[0]}
+    observer = Observer(model, ActivationReader(model, sites), Probe(None), torch.Generator())
+
+    def read():
+        observer.arm()
+        model(X)
+        reading = observer.read(1, 0.0)
+        assert (reading.source, [layer.layer for layer in reading.layers]) == ("batch", ["0"])
+
+    with pytest.warns(UserWarning, match=r"2\.0 were not read. Pass Readings\(probe="):
+        read()
+    read()  # without a second warning

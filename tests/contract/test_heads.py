@@ -158,6 +158,19 @@ class Distribution(nn.Module):
         return torch.distributions.Normal(self.mean(h), self.log_std(h).clamp(-5, 2).exp())
 
 
+class Chained(nn.Module):
+    """A first output, as ``first`` returns it, on which the second one depends."""
+
+    def __init__(self, first):
+        super().__init__()
+        self.body, self.a, self.b, self.first = nn.Linear(4, 16), nn.Linear(16, 3), nn.Linear(19, 2), first
+
+    def forward(self, x):
+        h = F.relu(self.body(x))
+        a = self.first(self.a(h))
+        return a, self.b(torch.cat([h, a], -1))
+
+
 X, IMAGES, SEQUENCES = torch.randn(6, 4), torch.randn(2, 3, 9, 9), torch.randn(3, 5, 4)
 BODY = ["body.weight", "inner.weight"]
 JOINS = {
@@ -193,6 +206,11 @@ NETS = {
     "recurrent with its state": (Recurrent, SEQUENCES, ["lstm.weight_ih_l0", "lstm.weight_hh_l0"]),
     "checkpointed": (Checkpointed, X, ["body.weight"]),
     "distribution": (Distribution, X, ["body.weight"]),
+    "second head on the logits": (lambda: Chained(torch.clone), X, ["body.weight"]),
+    "second head on probabilities": (lambda: Chained(torch.sigmoid), X, ["body.weight"]),
+    "second head on classes": (lambda: Chained(lambda a: a.softmax(-1)), X, ["body.weight"]),
+    "second head on log-probabilities": (lambda: Chained(lambda a: F.log_softmax(a, -1)), X, ["body.weight"]),
+    "features that are activations": (lambda: Chained(F.relu), X, ["a.weight", "body.weight"]),
     "transformer encoder": (
         lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, 8, batch_first=True), 2),
         SEQUENCES,

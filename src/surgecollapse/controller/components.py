@@ -73,6 +73,7 @@ class Components:
         self.weights = MaskedWeights(chosen, compile=options.compile)
         self.zero_preservation = ZeroPreservation(self.weights, optimizers, updates.optimizer_state)
         self._regroup()
+        self.declined: list[str] = list((saved or {}).get("declined", ()))
         self._growth = growth
         self._saliency = updates.saliency
         self.signal = DenseGradient(self._signal_decay())
@@ -146,17 +147,19 @@ class Components:
         for row in explain_choice(self._model, **self._selection()):
             held = row.name in self.weights.params
             joined = "is frozen, but was prunable before" if held else "joins at the next reading"
+            if row.name in self.declined:
+                joined = "joined too late: with it the target cannot be reached"
             rows.append(row if row.prunable == held else with_reason(row, joined, prunable=held))
         return Explanation(tuple(rows))
 
     def _as_saved(self, chosen: Mapping[str, nn.Parameter], saved: Mapping[str, Any]) -> dict[str, nn.Parameter]:
         """Choose as the saved run had: without what joins only at its next reading, with what is frozen by now."""
-        names, candidates = saved["weights"]["shapes"], saved["candidates"]
+        names, candidates, declined = saved["weights"]["shapes"], saved["candidates"], saved.get("declined", ())
         return {
             name: p
             for name, p in named_weights(self._model).items()
             if (name in names and (name in chosen or not p.requires_grad))
-            or (name in chosen and name in candidates and not saved["frozen"])
+            or (name in chosen and name in candidates and name not in declined and not saved["frozen"])
         }
 
     def _regroup(self) -> None:
@@ -217,6 +220,12 @@ class Components:
         new = {} if self.actor.frozen else {n: p for n, p in self._choose().items() if n not in self.weights.params}
         for name, p in new.items():
             self.weights.add(name, p)
+        self.actor.rewiring.layouts = self._layouts()
+        try:
+            self.actor.rewiring.check_target(self.actor.target)
+        except ValueError as error:
+            self._decline(new, error)
+            new = {}
         # In the model's order, in which a resumed run finds them: ties and random draws follow it.
         order = list(named_weights(self._model))
         self.weights.params = {n: self.weights.params[n] for n in sorted(self.weights.params, key=order.index)}
@@ -225,6 +234,18 @@ class Components:
         self._recycler.measure_scales()
         self.observer = self.actor.net = self._new_observer()
         return list(new)
+
+    def _decline(self, new: Mapping[str, nn.Parameter], error: ValueError) -> None:
+        """Leave parameters dense under which the target could not be reached, rather than end the training."""
+        for name in new:
+            self.weights.hold(name, None)
+        self.declined += new
+        warnings.warn(
+            f"{len(new)} parameters that joined the optimizer ({next(iter(new))} …) stay dense, since the target "
+            f"cannot be reached with them: {error}",
+            UserWarning,
+            stacklevel=2,
+        )
 
     def rebind(self) -> tuple[list[str], list[str]]:
         """Take up parameters that stand in the place of those that were held (a replaced layer, an assigned state).
@@ -269,6 +290,7 @@ class Components:
             "rewiring": {**self.actor.rewiring.state_dict(), **self._recycler.state_dict()},
             "frozen": self.actor.frozen,
             "shadow": self.actor.shadow.state_dict(),
+            **({"declined": list(self.declined)} if self.declined else {}),
         }
 
     def signals_at_hand(self) -> dict[str, Tensor]:

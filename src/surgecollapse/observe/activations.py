@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from surgecollapse.events import LayerReading
 from surgecollapse.functional import ENTROPY, activation_energy, dead_units, on_off_entropy
+from surgecollapse.torch_utils.compiled import is_compiled
 from surgecollapse.torch_utils.module_hooks import Hooks
 from surgecollapse.torch_utils.modules import (
     canonical_name,
@@ -221,6 +222,15 @@ class ActivationReader:
             self._samples[name] = sample_rows(
                 x, rows=self._rows, channels_first=channels_first, batch=self._batch, generator=self._generator
             ).clone()
+
+    @property
+    def hidden(self) -> tuple[str, ...]:
+        """Sites that were not read and lie in a compiled part, which runs no hooks that were added later."""
+        unread = [name for name in self._sites if name not in self._samples]
+        if not unread:
+            return ()
+        inside = {module for part in self._model.modules() if is_compiled(part) for module in part.modules()}
+        return tuple(name for name in unread if self._sites[name] in inside)
 
     @property
     def samples(self) -> dict[str, Tensor]:

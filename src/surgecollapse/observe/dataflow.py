@@ -33,6 +33,7 @@ _COPIES = frozenset((
 ))
 _PICKING = frozenset(("index", "index_select", "gather", "cat", "stack", "constant_pad_nd", "narrow_copy", "repeat"))
 _SELECTIONS = frozenset(("topk", "kthvalue"))
+_PROBABILITIES = frozenset(("_softmax", "_log_softmax", "sigmoid", "sigmoid_", "log_sigmoid_forward"))
 # fmt: on
 
 
@@ -42,7 +43,7 @@ class _State:
     ``parents`` are the states of activations that it was computed from; a value of parameters and constants alone has
     ``activation=False``. ``sources`` are the parameters behind such a value, ``direct`` those of which it is a plain
     copy or a part (also one that activations chose, of a batch of experts). A product with parameters is a layer, with
-    its ``weights``. ``plain``: a copy of its one parent, up to a constant that is added.
+    its ``weights``. ``plain``: a copy of its one parent up to a constant that is added, or probabilities of it.
     """
 
     __slots__ = ("activation", "direct", "mixing", "parents", "plain", "sources", "stops", "weights")
@@ -70,7 +71,7 @@ def trace_dataflow(model: nn.Module, forward: Callable[[], Any]) -> Dataflow:
     through anything that is no such product (softmax, tanh, division, casts, sums, concatenations, indexing, norms), to
     the first layers. Of those, a layer is inside the net where another of them takes its output in (the earlier blocks
     of a residual stream, a trunk whose features are returned beside the logits), unless its output is returned as it
-    is. Recurrent layers end the search and are no output layers themselves.
+    is, or as probabilities (sigmoid, softmax). Recurrent layers end the search and are no output layers themselves.
 
     Args:
         model: the unwrapped model.
@@ -178,7 +179,8 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call, misc, unused-
         if not _is_product(name):
             plain = len(parents) == 1 and (name in _COPIES or name in ("add", "add_"))
             direct = parents[0].direct if plain else frozenset[str]()
-            return _State(activation=True, parents=parents, plain=plain, direct=direct)
+            predicts = len(parents) == 1 and name in _PROBABILITIES
+            return _State(activation=True, parents=parents, plain=plain or predicts, direct=direct)
         operands = [
             (i, tensor, state)
             for i, (tensor, state) in enumerate(zip(taken, before, strict=True))

@@ -96,9 +96,10 @@ class Observer:
 
     def read(self, step: int, sparsity: float) -> Reading:
         """Reduce on the device, read back once, and disarm."""
-        source = "batch"
-        if not self._reader.captured:  # a compiled forward runs no hooks that were added later
-            source = "probe" if self._pass_probe() else "none"
+        source, hidden = "batch", self._reader.hidden
+        # A compiled forward runs no hooks that were added later; where parts are compiled, all layers are read alike.
+        if not self._reader.captured or (hidden and self._probe.known):
+            source, hidden = "probe" if self._pass_probe() else "none", ()
         extra: dict[str, Tensor] = {}
         if self._norms:
             extra["grad_norm"] = torch.stack([n.to(self._norms[0].device, torch.float32) for n in self._norms]).norm()
@@ -109,6 +110,14 @@ class Observer:
         layers, values, finite = self._together(extra) if not self._ranks.alone else self._here(extra)
         self._reader.disarm()
         reading = _assemble(step, sparsity, layers, values, source, finite=finite)
+        if hidden and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"compiled parts hide layers from readings, so that entropies are those of the others: "
+                f"{', '.join(hidden)} were not read. Pass Readings(probe=<a batch, as the model is called>)",
+                UserWarning,
+                stacklevel=2,
+            )
         if finite and reading.entropy is None and self._reader.sites and not self._warned:
             why = _why_not(reading)
             self._warned = why is not None

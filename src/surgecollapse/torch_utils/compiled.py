@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 SMALLEST = 1 << 18
 """Entries below which calling a compiled pass costs more than it saves."""
@@ -85,3 +85,12 @@ def is_dense(tensor: Tensor) -> bool:
                 return False
             expected *= length
     return True
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether a module was given to ``torch.compile``, or compiled in place.
+
+    >>> is_compiled(nn.Linear(2, 2)), is_compiled(torch.compile(nn.Linear(2, 2)))
+    (False, True)
+    """
+    return hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
