@@ -67,7 +67,7 @@ class Comparison:
         jobs: int | None = None,
         reference: str | None = None,
         command: str = "",
-        make_pool: Callable[[int, Path | None], Pool] = Pool,
+        make_pool: Callable[[int, Path | None], Pool[Cell]] = Pool,
     ) -> None:
         names = [method.name for method in plan.methods]
         if not names:
@@ -167,7 +167,7 @@ class Comparison:
         return interrupt.requested
 
     def _train(
-        self, cells: Sequence[Cell], later: Sequence[Cell], pool: Pool, stop: Callable[[], bool], display: Display
+        self, cells: Sequence[Cell], later: Sequence[Cell], pool: Pool[Cell], stop: Callable[[], bool], display: Display
     ) -> None:
         """Train what is missing of ``cells``; ``later`` come after them, for the estimate of time."""
         missing = {cell.key: cell for cell in cells if cell.key not in self.rows}
@@ -188,7 +188,7 @@ class Comparison:
             if done.cell.trial is None and not any(cell.seed == done.cell.seed for cell in missing.values()):
                 self.write()
 
-    def _keep(self, done: Done, wall: float, display: Display) -> None:
+    def _keep(self, done: Done[Cell], wall: float, display: Display) -> None:
         cell = done.cell
         if done.row is None:
             self.failures[cell.name] = str(done.error)

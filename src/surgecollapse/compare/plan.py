@@ -56,6 +56,11 @@ class Cell:
         return f"{self.entry} {self.method}{target} {run}"
 
     @property
+    def message(self) -> dict[str, Any]:
+        """The configuration as a worker takes it."""
+        return dict(as_mapping(self.config))
+
+    @property
     def facts(self) -> dict[str, Any]:
         """What a row says of the cell beside its configuration."""
         own = ("key", "entry", "method", "sparsity", "seed", "trial")

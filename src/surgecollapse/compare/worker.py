@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import tempfile
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLI
 _NICE = 10
 
 
-def serve(connection: Connection, scratch: str) -> None:
+def serve(connection: Connection, scratch: str, core: int | None = None) -> None:
     """Train the configurations that come, until none comes; answer each with ``(row, error)``, one of them ``None``.
 
     Both are ``None`` where the run was interrupted. A mistake of the library itself ends the process with its
@@ -24,11 +25,21 @@ def serve(connection: Connection, scratch: str) -> None:
     Args:
         connection: to the parent.
         scratch: folder for temporary run directories.
+        core: the one that the process is to use, if that is settled.
     """
+    serve_with(lambda values: train_cell(values, Path(scratch)), connection, core)
+
+
+def serve_with(
+    work: Callable[[dict[str, Any]], dict[str, Any] | None], connection: Connection, core: int | None
+) -> None:
+    """Do with each message that comes what ``work`` says; answer as :func:`serve` does."""
     for name in _THREADS:
         os.environ[name] = "1"
     # Ctrl-C reaches the whole group; the parent decides. Inside a run, the run itself listens, and stops.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if core is not None:
+        os.sched_setaffinity(0, {core})
     if hasattr(os, "nice"):
         os.nice(_NICE)
     while True:
@@ -37,7 +48,7 @@ def serve(connection: Connection, scratch: str) -> None:
         except (EOFError, OSError):
             return
         try:
-            answer: tuple[dict[str, Any] | None, str | None] = (train_cell(values, Path(scratch)), None)
+            answer: tuple[dict[str, Any] | None, str | None] = (work(values), None)
         except (ValueError, OSError, RuntimeError, MemoryError, ArithmeticError, ImportError) as error:
             answer = (None, " ".join(str(error).split()) or type(error).__name__)
         try:

@@ -37,5 +37,10 @@ def processor(listing: Path = Path("/proc/cpuinfo")) -> str:
 
 
 def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """How many cores this process may use."""
+    return len(usable_cores()) or os.cpu_count() or 1
+
+
+def usable_cores() -> list[int]:
+    """The cores that this process may use, by number; empty where the system does not say (macOS, Windows)."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []

@@ -5,7 +5,15 @@ and error messages come at once.
 """
 
 from surgecollapse.errors import ConfigError
-from surgecollapse.lab.config.making import as_mapping, as_toml, layered, make_config, read_config, write_config
+from surgecollapse.lab.config.making import (
+    as_mapping,
+    as_toml,
+    layered,
+    make_config,
+    read_config,
+    read_layer,
+    write_config,
+)
 from surgecollapse.lab.config.mistakes import explain
 from surgecollapse.lab.config.root import RunConfig
 from surgecollapse.lab.config.stored import flat_values
@@ -20,5 +28,6 @@ __all__ = [
     "layered",
     "make_config",
     "read_config",
+    "read_layer",
     "write_config",
 ]

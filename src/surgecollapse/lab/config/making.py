@@ -57,6 +57,19 @@ def read_config(path: str | Path, **overrides: Any) -> RunConfig:
     Raises:
         ConfigError: if the file cannot be read, is no TOML, or holds an unknown key or a bad value.
     """
+    values = read_layer(path)
+    try:
+        return layered(values, overrides) if overrides else layered(values)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def read_layer(path: str | Path) -> dict[str, Any]:
+    """Read a TOML file of keys, also one that version 0.1 wrote, as a layer that others may override.
+
+    Raises:
+        ConfigError: if the file cannot be read, or is no TOML.
+    """
     try:
         values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -66,11 +79,7 @@ def read_config(path: str | Path, **overrides: Any) -> RunConfig:
         raise ConfigError(f"{path} is no TOML file: {error}") from error
     except RecursionError as error:
         raise ConfigError(f"{path} is nested too deeply: expected sections of keys") from error
-    try:
-        values = current(values) if is_of_version_1(values) else values
-        return layered(values, overrides) if overrides else layered(values)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
+    return current(values) if is_of_version_1(values) else values
 
 
 def write_config(config: RunConfig, path: Path) -> None:

@@ -25,6 +25,13 @@ class Run(Section):
     """The course of a run."""
 
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of everything that is random.")
+    split_seed: int | None = Field(
+        None,
+        ge=0,
+        lt=2**63,
+        description="Seed of the data: of the split, and of what is generated or drawn; default: seed. With it, runs "
+        "of different seeds have the same test set.",
+    )
     steps: int | None = Field(None, ge=1, le=10**12, description="Optimizer steps; or give epochs.")
     epochs: float | None = Field(None, gt=0, le=1e9, description="Passes over the training data; or give steps.")
     batch_size: int = Field(64, ge=0, description="Samples in a batch; 0 takes all of them.")
@@ -116,6 +123,15 @@ class Run(Section):
         if self.until == "grokked" and self.stop_at_accuracy is not None:
             raise ValueError("until = 'grokked' and stop_at_accuracy are two goals: drop one")
         return self
+
+    @property
+    def data_seed(self) -> int:
+        """Seed of the data.
+
+        >>> Run(steps=1, seed=3).data_seed, Run(steps=1, seed=3, split_seed=0).data_seed
+        (3, 0)
+        """
+        return self.seed if self.split_seed is None else self.split_seed
 
     def total_steps(self, train_size: int) -> int:
         """Optimizer steps of the whole run, given the number of training samples.

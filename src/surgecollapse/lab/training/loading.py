@@ -29,7 +29,7 @@ def load_data(config: RunConfig) -> Data:
         MissingDataError: if files or packages are missing, with how to get them.
         TypeError: if what a package offers gives no :class:`Data`.
     """
-    task, seed = config.data, config.run.seed
+    task, seed = config.data, config.run.data_seed
     data = task.load(seed, "pairs" if config.model.pairs_of_tokens else "tokens")
     if not task.draws_samples:
         data = _limited(data, task.train_samples, seed)
@@ -39,6 +39,12 @@ def load_data(config: RunConfig) -> Data:
     names = [f"{letter}_{part}" for part in ("train", "validation", "test") for letter in "xy"]
     tensors = {name: getattr(data, name) for name in names}
     return replace(data, **{name: x.double() for name, x in tensors.items() if x.is_floating_point()})
+
+
+def without_test(data: Data) -> Data:
+    """The data with the validation set in the place of the test set, which is no longer there."""
+    held = replace(data, x_test=data.x_validation, y_test=data.y_validation)
+    return replace(held, test=data.validation) if isinstance(held, StreamedData) else held
 
 
 def with_label_noise(data: Data, share: float, seed: int) -> Data:

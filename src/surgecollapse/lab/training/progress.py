@@ -37,6 +37,10 @@ class Snapshot:
     loss: float
     accuracy: float | None
     """Validation accuracy at the last evaluation, in [0, 1]."""
+    validation_loss: float | None = None
+    """Validation loss at the last evaluation."""
+    evaluated_at: int | None = None
+    """Step of the last evaluation."""
     state: TrainingStatus | None = None
     """The state, in one word and why."""
     next_step: int | None = None

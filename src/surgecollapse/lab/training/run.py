@@ -66,6 +66,7 @@ def train(
     progress: Progress | None = None,
     around: Around = nullcontext,
     ranks: Ranks | None = None,
+    test: bool = True,
 ) -> RunResult:
     """Train, recording everything in the directory ``out``.
 
@@ -83,6 +84,8 @@ def train(
         around: given the run directory, whose record is there, a context in which the run trains: whoever follows it.
         ranks: the processes that train the run together, see :func:`~surgecollapse.lab.training.processes.launched`;
             each calls this with the same arguments, and the first one records.
+        test: ``False``, for tuning: the test set is put away before the first step, and what is called a test is one
+            on the validation set. Such a run is not to be resumed.
 
     Returns:
         How it ended.
@@ -105,7 +108,7 @@ def train(
             if not ranks.first:
                 return _take_part(config, folder, ranks, resume=resume)
             if not resume:
-                return _begin(config, folder, progress, replay, around, ranks)
+                return _begin(config, folder, progress, replay, around, ranks, test)
             with claimed(folder, progress.note):
                 return _resume(config, folder, progress, around, ranks)
         except (RuntimeError, MemoryError) as error:
@@ -123,6 +126,7 @@ def _begin(
     replay: str | Path | None,
     around: Around,
     ranks: Ranks,
+    test: bool,
 ) -> RunResult:
     """Start a run; one that fails before its first step leaves nothing behind."""
     _refuse_occupied(folder)
@@ -134,7 +138,7 @@ def _begin(
             try:
                 _refuse_occupied(folder)
                 ours = True  # from here on, what is there of a run was made by this process
-                training = _training(config, folder, progress, ranks)
+                training = _training(config, folder, progress, ranks, test)
                 with _make(folder, config, training) as store:
                     _explain_place(folder, progress)
                     if replay is not None:
@@ -151,9 +155,9 @@ def _begin(
             _remove_empty(missing)
 
 
-def _training(config: RunConfig, folder: Path, progress: Progress, ranks: Ranks) -> Training:
+def _training(config: RunConfig, folder: Path, progress: Progress, ranks: Ranks, test: bool = True) -> Training:
     """The training of a run, which does what people ask for."""
-    training = Training(config, folder / "checkpoints", progress, ranks)
+    training = Training(config, folder / "checkpoints", progress, ranks, test=test)
     training.command_loop.handlers.update(handlers(training))
     if config.run.loss == "auto":
         labels = "the labels are numbers" if training.data.y_train.is_floating_point() else "the labels are classes"

@@ -31,7 +31,7 @@ from surgecollapse.lab.training.evaluation import predict, score_stream
 from surgecollapse.lab.training.event_sink import EventSink
 from surgecollapse.lab.training.feed import feed_of
 from surgecollapse.lab.training.forecasts import prediction_confidence
-from surgecollapse.lab.training.loading import load_data
+from surgecollapse.lab.training.loading import load_data, without_test
 from surgecollapse.lab.training.optim import loss_name, make_loss, make_optimizer, rate_factor
 from surgecollapse.lab.training.outputs import fitted, right_share
 from surgecollapse.lab.training.processes import for_rank, own_part, own_states
@@ -65,6 +65,7 @@ class Training:
         progress: who is shown how it goes.
         ranks: the processes that train it together; each has its part of every batch, the first one evaluates and
             writes checkpoints.
+        test: ``False``: the test set is put away, and the validation set stands in its place.
 
     Attributes:
         step: completed optimizer steps, of ``total``.
@@ -76,10 +77,19 @@ class Training:
         diverged: at the end, whether the weights or the test loss are not finite.
     """
 
-    def __init__(self, config: RunConfig, checkpoints: Path, progress: Progress, ranks: Ranks | None = None) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        checkpoints: Path,
+        progress: Progress,
+        ranks: Ranks | None = None,
+        *,
+        test: bool = True,
+    ) -> None:
         self.config, self.ranks = config, Ranks() if ranks is None else ranks
         self.device = training_device(config)
-        self.data = load_data(config).to(self.device)
+        data = load_data(config)
+        self.data = (data if test else without_test(data)).to(self.device)
         self.model = build_model(config, self.data).to(self.device)
         self._loss = make_loss(config, self.data)
         self.data = fitted(config, self.model, self.data, self._loss)
@@ -117,6 +127,7 @@ class Training:
         self._warned = self.diverged = False
         self.seconds = self._seconds_then = 0.0
         self._step_then, self._share = 0, 1.0
+        self._evaluated: tuple[int, float] | None = None
 
     @property
     def store(self) -> RunStore:
@@ -276,6 +287,7 @@ class Training:
     def _evaluate(self) -> None:
         data, step = self.data, self.step
         accuracy, loss = self._measure("validation")
+        self._evaluated = (step, loss)
         some = training_sample(data)
         train, train_loss = self._agreed(lambda: self._score(data.x_train[some], data.y_train[some], "train"))
         self._note("accuracy/train", train)
@@ -337,6 +349,8 @@ class Training:
             entropy=readings[-1].entropy if readings else None,
             loss=loss,
             accuracy=self.stopping.accuracy,
+            validation_loss=None if self._evaluated is None else self._evaluated[1],
+            evaluated_at=None if self._evaluated is None else self._evaluated[0],
             state=state.state,
             next_step=state.next_step,
         )
@@ -360,7 +374,7 @@ class Training:
             self.controller.finalize()
         if averaged is not None:
             averaged.apply()
-        validation, _ = self._agreed(lambda: self._score_part("validation", whole=True))
+        validation, validation_loss = self._agreed(lambda: self._score_part("validation", whole=True))
         accuracy, loss = self._measure("test")
         if isinstance(self.data, StreamedData):
             self.store.set("bad_samples", dict(self.data.bad.named))
@@ -373,6 +387,7 @@ class Training:
             "loss": loss,
             **({"bits_per_character": loss / math.log(2)} if self._in_bits else {}),
             "accuracy_validation": validation,
+            "loss_validation": validation_loss,
         }
 
     def checkpoint(self) -> None:
