@@ -21,6 +21,7 @@ from surgecollapse.cli.live import send, watch
 from surgecollapse.cli.output import INTERRUPTED, MISTAKE, fail
 from surgecollapse.cli.results import analyze, export, report
 from surgecollapse.cli.training import demo, run
+from surgecollapse.cli.tuning import tune
 from surgecollapse.lab.config import explain
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ app = App(
     result_action="return_value",
     suppress_keyboard_interrupt=False,
 )
-for _command in (run, send, watch, report, compare, export, analyze, demo, doctor):
+for _command in (run, send, watch, report, compare, tune, export, analyze, demo, doctor):
     app.command(_command)
 app.command(analyze, name="analyse", show=False)  # as version 0.1 spelled it
 

@@ -82,7 +82,7 @@ def run(
         _refuse("--resume takes the run as it was begun", values, kept, "task", "config", "out")
         wanted = out = resume
     else:
-        values = _with_task(task, values, config)
+        values = with_task(task, values, config)
         settled = read_config(config, **values) if config is not None else make_config(**values)
         name = task if task in experiments() else f"{settled.data.label}-{settled.method.policy}"
         wanted = Path("runs") / f"{name}-s{settled.run.seed}"
@@ -100,7 +100,7 @@ def run(
     return _tell(result) if progress is not None else 0
 
 
-def _with_task(task: str | None, values: dict[str, Any], config: Path | None) -> dict[str, Any]:
+def with_task(task: str | None, values: dict[str, Any], config: Path | None) -> dict[str, Any]:
     """The values of a command line with its task: a name, or the parts that a project file defines."""
     data = values.pop("data", None)
     if data is not None and not is_reference(data):

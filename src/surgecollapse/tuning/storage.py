@@ -142,13 +142,17 @@ def requeue_lost(study: Study) -> int:
         How many were lost.
     """
     lost = [trial for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)) if _is_lost(study, trial)]
-    repeated = {trial.user_attrs.get(RETRY) for trial in study.get_trials(deepcopy=False)} if lost else set()
     for trial in lost:
-        if trial.number not in repeated:
-            again = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-            study.enqueue_trial(again, user_attrs={RETRY: trial.number})
-        fail(study, trial, LOST)
+        repeat(study, trial)
     return len(lost)
+
+
+def repeat(study: Study, trial: FrozenTrial) -> None:
+    """Enqueue the settings of a running trial again, unless that was done before, and record it as failed."""
+    if trial.number not in {other.user_attrs.get(RETRY) for other in study.get_trials(deepcopy=False)}:
+        again = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+        study.enqueue_trial(again, user_attrs={RETRY: trial.number})
+    fail(study, trial, LOST)
 
 
 def fail(study: Study, trial: FrozenTrial, reason: str) -> None:
@@ -172,3 +176,9 @@ def counted(study: Study) -> list[FrozenTrial]:
     ended = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
     trials = study.get_trials(deepcopy=False, states=ended)
     return [trial for trial in trials if trial.user_attrs.get(REASON) != LOST]
+
+
+def reached(trial: FrozenTrial, place: int = 0) -> float:
+    """One value of a complete trial."""
+    assert trial.values is not None
+    return float(trial.values[place])
