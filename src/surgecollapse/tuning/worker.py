@@ -142,7 +142,8 @@ def robust_accuracy(place: Path) -> float:
     """
     import torch
 
-    from surgecollapse.lab.training.evaluation import load_checkpointed_run, predict, right_share
+    from surgecollapse.lab.training.evaluation import load_checkpointed_run, predict
+    from surgecollapse.lab.training.outputs import right_share
 
     run = load_checkpointed_run(place)
     run.store.close()

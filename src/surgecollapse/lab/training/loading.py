@@ -44,7 +44,7 @@ def load_data(config: RunConfig) -> Data:
 def without_test(data: Data) -> Data:
     """The data with the validation set in the place of the test set, which is no longer there."""
     held = replace(data, x_test=data.x_validation, y_test=data.y_validation)
-    return replace(held, test=data.validation) if isinstance(held, StreamedData) else held
+    return replace(held, test=held.validation) if isinstance(held, StreamedData) else held
 
 
 def with_label_noise(data: Data, share: float, seed: int) -> Data:
