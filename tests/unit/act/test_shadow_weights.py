@@ -15,6 +15,7 @@ from surgecollapse.commands import Collapse
 from surgecollapse.events import Decision, Regrow, Threshold
 from surgecollapse.functional import collapse_masks, kept, lamp, magnitude_restoring_scale, soft_threshold
 from surgecollapse.policies import SoftThreshold
+from surgecollapse.torch_utils import compiled
 
 X = torch.randn(64, 16, generator=torch.Generator().manual_seed(0))
 Y = torch.randint(3, (64,), generator=torch.Generator().manual_seed(1))
@@ -529,3 +530,32 @@ def test_a_model_that_is_cast_goes_on():
         train(model, optimizer, 5)
     assert obeys(controller, model)
     assert all(w.dtype is torch.float64 for w in shadow(controller).values.values())
+
+
+@pytest.mark.parametrize("compiler", [True, False])
+@pytest.mark.parametrize("p", [1, 3])
+def test_compiled_passes_give_the_same_weights(p, compiler, monkeypatch):
+    """The pass itself, as plain operations; and what happens without a compiler."""
+
+    def missing(function):
+        raise RuntimeError("InvalidCxxCompiler: No working C++ compiler found")
+
+    used, found = [], []
+    for name in ("_refused", "_proven"):
+        monkeypatch.setattr(compiled, name, set())
+    monkeypatch.setattr(compiled, "_compiled", (lambda f: used.append(f) or f) if compiler else missing)
+    for compile in (False, True):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = nn.Sequential(nn.Linear(16, 512), nn.ReLU(), nn.Linear(512, 520), nn.ReLU(), nn.Linear(520, 3))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        controller = attach(model, optimizer, Held(p=p, every=4), compile=compile)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # once, without a compiler
+            train(model, optimizer, 6)
+        assert obeys(controller, model)
+        found.append(([w.detach().clone() for w in model.parameters()], controller.masks))
+    assert bool(used) == compiler
+    assert all(torch.equal(mask, found[1][1][name]) for name, mask in found[0][1].items())
+    for plain, other in zip(found[0][0], found[1][0], strict=True):
+        assert torch.allclose(plain, other, rtol=1e-4, atol=1e-6)
