@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 SECONDS = 1.0
 """Between two looks at a run that trains."""
-_READING = ("entropy", "on_off", "target_entropy", "grad_norm", "sparsity")
+_READING = ("entropy", "on_off", "prediction_confidence", "target_entropy", "grad_norm", "sparsity")
 _LAYER = ("entropy", "on_off", "energy", "dead")
 _BINS = 64
 _ENDED = ("complete", "diverged", "failed", "interrupted")

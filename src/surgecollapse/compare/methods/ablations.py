@@ -46,6 +46,7 @@ _ABLATIONS = (
     _ablation("acdc-likewise", "AC/DC.", policy="acdc"),
     _ablation("gmp-likewise", "Gradual magnitude pruning.", policy="gmp"),
     _ablation("soft", "The soft threshold, p = 1.", policy="soft_threshold"),
+    _ablation("soft-entropy", "The threshold follows entropy.", policy="soft_threshold_entropy"),
     _ablation("soft-cubed", "The soft threshold, p = 3.", policy="soft_threshold", p=3.0),
     _ablation("soft-hard", "A hard threshold.", policy="soft_threshold", p=0.0),
     _ablation("soft-unscaled", "Open weights stay shrunk.", policy="soft_threshold", rescale=False),
