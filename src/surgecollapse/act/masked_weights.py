@@ -168,8 +168,10 @@ class MaskedWeights:
         return dict(self._masks)
 
     @torch.no_grad()
-    def set(self, masks: Mapping[str, Tensor], live: Mapping[str, int]) -> None:
+    def set(self, masks: Mapping[str, Tensor], live: Mapping[str, int], *, write: bool = True) -> None:
         """Replace masks (true: open) and restore the invariant; ``live`` says how many are open in each.
+
+        With ``write=False`` the caller writes the weights.
 
         Closed weights become +0.0: a product with the mask would leave −0.0 of the negative ones, which no optimizer
         brings back to +0.0 and no file can leave out bit for bit.
@@ -189,7 +191,8 @@ class MaskedWeights:
                 once = self._compile and p.numel() >= SMALLEST and is_dense(p)
                 dtype = torch.uint8 if once else p.dtype
                 self._masks[name] = torch.empty_like(p, dtype=dtype, requires_grad=False).copy_(mask)
-                p.masked_fill_(self._masks[name] == 0, 0)
+                if write:
+                    p.masked_fill_(self._masks[name] == 0, 0)
 
     def add(self, name: str, param: nn.Parameter) -> None:
         """Take in a parameter that joined later, fully open."""

@@ -17,6 +17,8 @@ from surgecollapse.functional import channel_scale, magnitude_restoring_scale, s
 from surgecollapse.functional.selection import count_true
 from surgecollapse.torch_utils.compiled import flattened, in_one_pass
 
+SPARSE, SPARSE_POWER = 0.125, 0.25
+"""Greatest share of open weights whose positions are kept: for p of 0 or 1, and for other powers."""
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -34,9 +36,10 @@ class ShadowWeights:
     where v is closed. Then v is written anew.
 
     The masks hold exactly as many weights open as the sparsity asks, chosen by |w|. The threshold t of a parameter is
-    the greatest |w| that is closed in it, or with one ranking by magnitude over all parameters the greatest of all;
-    where that is not below the least open |w| (ties, tiles, a minimum density), the next number below it. Masks, t and
+    the next number below the least open |w| in it, so that no open weight becomes zero, whatever the ties; with one
+    ranking by magnitude over all parameters it is at most that of all but those at their minimum density. Masks, t and
     s are taken anew every ``every`` steps and at readings; in between a weight stays closed, or goes to zero under t.
+    Where few weights of a parameter are open, their positions are kept, and only they are written.
 
     A parameter has a shadow from the first step at which it is not fully open.
 
@@ -50,6 +53,7 @@ class ShadowWeights:
         self._shadow: dict[str, Tensor] = {}
         self._threshold: dict[str, float] = {}
         self._scale: dict[str, float | Tensor] = {}
+        self._positions: dict[str, Tensor] = {}
         self._start, self._count, self._reason = 0.0, 0, ""
         self._before, self._closed, self._opened = 0.0, 0, 0
         self._sparse: dict[str, Tensor] = {}
@@ -60,6 +64,10 @@ class ShadowWeights:
     @property
     def _weights(self) -> MaskedWeights:
         return self._rewiring.weights
+
+    @property
+    def _by_name(self) -> tuple[dict[str, Any], ...]:
+        return self._shadow, self._threshold, self._scale, self._positions, self._versions
 
     @property
     def active(self) -> bool:
@@ -119,7 +127,7 @@ class ShadowWeights:
         if sparsity is not None:
             self._select(sparsity)
         self._settings = None
-        for held in (self._shadow, self._threshold, self._scale, self._versions):
+        for held in self._by_name:
             held.clear()
         self._rewiring.restore_zeros()
 
@@ -194,7 +202,7 @@ class ShadowWeights:
     def drop(self, names: Iterable[str]) -> None:
         """Forget the shadows of parameters that are gone or have another shape."""
         for name in names:
-            for held in (self._shadow, self._threshold, self._scale, self._versions):
+            for held in self._by_name:
                 held.pop(name, None)
 
     def found_values(self) -> list[str]:
@@ -220,17 +228,23 @@ class ShadowWeights:
         for name, p in params.items():
             if name not in self._shadow and live[name] < p.numel():
                 self._shadow[name] = p.detach().clone()
-        closed = [name for name in params if live[name] < params[name].numel()]
-        self._take_thresholds(closed, masks)
-        weights.set(masks, live)
-        self._scale.clear()
+        weights.set(masks, live, write=False)
+        closed = {name: mask for name, mask in masks.items() if live[name] < mask.numel()}
+        self._positions = {name: _positions(mask) for name, mask in closed.items() if self._is_sparse(name)}
+        self._take_thresholds(closed)
+        self._take_scales(closed)
+        for name in self._positions:
+            params[name].detach().zero_()
         self._write(self._shadow)
-        if settings.rescale and settings.p:
-            self._take_scales(closed)
-            for name in closed:
-                params[name].mul_(self._scale[name])
-                self._versions[name] = params[name]._version
         self._stale = False
+
+    def _is_sparse(self, name: str) -> bool:
+        """Whether writing the open weights one by one is faster than a pass over all."""
+        assert self._settings is not None
+        p = self._weights.params[name]
+        limit = SPARSE if self._settings.p in (0, 1) else SPARSE_POWER
+        few = self._weights.live_in(name) <= limit * p.numel()
+        return few and p.is_contiguous() and self._settings.rescale != "channel"
 
     def _count_flips(self, masks: Mapping[str, Tensor], live: Mapping[str, int]) -> None:
         """Count what is closed and opened by these masks."""
@@ -239,31 +253,44 @@ class ShadowWeights:
         self._closed += sum(before.values()) - sum(stay)
         self._opened += sum(live.values()) - sum(stay)
 
-    def _take_thresholds(self, names: Sequence[str], masks: Mapping[str, Tensor]) -> None:
-        """The greatest closed |w| of each parameter, below its least open one."""
-        assert self._settings is not None
-        self._threshold.clear()
-        if not names or not self._settings.p:
-            return
-        sizes = {name: self._shadow[name].abs() for name in names}
-        greatest = {name: size.masked_fill(masks[name], 0).amax() for name, size in sizes.items()}
-        least = {name: size.masked_fill_(~masks[name], torch.inf).amin() for name, size in sizes.items()}
-        found = dict(zip(names, _read(greatest.values()), strict=True))
-        if self._rewiring.one_ranking(self._settings.allocation, self._settings.saliency):
-            found = dict.fromkeys(names, max(found.values()))
-        for name, bound in zip(names, _read(least.values()), strict=True):
-            below = found[name] < bound
-            self._threshold[name] = found[name] if below else _before(bound, least[name].dtype)
+    def _open_values(self, name: str, mask: Tensor) -> Tensor:
+        """The shadows that are open, in one dimension."""
+        places = self._positions.get(name)
+        return self._shadow[name][mask] if places is None else self._shadow[name].view(-1).index_select(0, places)
 
-    def _take_scales(self, names: Sequence[str]) -> None:
-        """Of the thresholded weights: one a parameter, or one a row."""
+    def _take_thresholds(self, masks: Mapping[str, Tensor]) -> None:
+        """The number below the least open |w| of each parameter, or of all that are ranked together."""
         assert self._settings is not None
-        params = self._weights.params
-        if self._settings.rescale == "channel":
-            self._scale = {name: channel_scale(self._shadow[name], self._weights.mask(name)) for name in names}
+        settings, weights = self._settings, self._weights
+        self._threshold.clear()
+        if not settings.p:
             return
-        scales = [magnitude_restoring_scale(self._shadow[name], params[name].detach()) for name in names]
-        self._scale = dict(zip(names, _read(scales), strict=True))
+        least: dict[str, float] = {}
+        for name, mask in masks.items():
+            opened = self._open_values(name, mask)
+            least[name] = float(opened.abs().amin()) if opened.numel() else torch.inf
+        bound = torch.inf
+        if self._rewiring.one_ranking(settings.allocation, settings.saliency):
+            minima = self._rewiring.minima()
+            bound = min((size for name, size in least.items() if weights.live_in(name) > minima[name]), default=bound)
+        for name, size in least.items():
+            self._threshold[name] = _before(min(size, bound), self._shadow[name].dtype)
+
+    def _take_scales(self, masks: Mapping[str, Tensor]) -> None:
+        """The factor that gives the open weights their magnitude back: one a parameter, or one a row."""
+        assert self._settings is not None
+        self._scale.clear()
+        if not self._settings.rescale or not self._settings.p:
+            return
+        if self._settings.rescale == "channel":
+            self._scale |= {name: channel_scale(self._shadow[name], mask) for name, mask in masks.items()}
+            return
+        found = []
+        for name, mask in masks.items():
+            opened = self._open_values(name, mask)
+            kept = soft_threshold(opened, self._threshold[name], self._settings.p)
+            found.append(magnitude_restoring_scale(opened, kept))
+        self._scale |= dict(zip(masks, _read(found), strict=True))
 
     def _write(self, names: Iterable[str]) -> None:
         """Write the thresholded weights of the shadows as they are now."""
@@ -276,9 +303,13 @@ class ShadowWeights:
         """Write into ``out`` what the model has of one shadow."""
         assert self._settings is not None
         weight, mask, p = self._shadow[name], self._weights.held(name), self._settings.p
-        threshold, scale = self._threshold.get(name, 0.0), self._scale.get(name, 1.0)
+        threshold, scale, places = self._threshold.get(name, 0.0), self._scale.get(name, 1.0), self._positions.get(name)
         if mask is None:
             out.copy_(weight)
+            return
+        if places is not None:  # the others are zero since the masks were taken
+            opened = soft_threshold(weight.view(-1).index_select(0, places), threshold, p)
+            out.view(-1).index_copy_(0, places, opened.mul_(scale))
             return
         if p == 1 and mask.dtype is torch.uint8 and not isinstance(scale, Tensor):
             flat, numbers = flattened((out, weight, mask)), weight.new_tensor([threshold, scale], dtype=torch.float32)
@@ -297,7 +328,7 @@ class ShadowWeights:
         """Take up what something else wrote to a parameter: its shadow becomes what gives these values."""
         assert self._settings is not None
         p, threshold, scale = self._weights.params[name], self._threshold.get(name, 0.0), self._scale.get(name, 1.0)
-        here, expected = p.detach(), torch.empty_like(p)
+        here, expected = p.detach(), torch.zeros_like(p)
         self._thresholded(name, expected)
         near = 8 * torch.finfo(p.dtype).eps
         room = near * threshold * float(scale.max() if isinstance(scale, Tensor) else scale)
@@ -355,7 +386,15 @@ class ShadowWeights:
         }
         self._start, self._count, self._before, self._closed, self._opened = state["at"]
         self._reason = state["reason"]
+        for name in self._shadow:
+            if self._is_sparse(name):
+                self._positions[name] = _positions(self._weights.mask(name))
         self._versions.clear()  # whether the weights are those of the shadows is looked at before the next step
+
+
+def _positions(mask: Tensor) -> Tensor:
+    """Where a mask is true, in logical order."""
+    return mask.reshape(-1).nonzero().squeeze(1)
 
 
 def _read(values: Iterable[Tensor]) -> list[float]:
