@@ -354,9 +354,14 @@ class ShadowWeights:
         p, shadow = self._weights.params[name], self._shadow[name]
         if shadow.device != p.device or shadow.dtype is not p.dtype:
             self._shadow[name] = shadow.to(p.device, p.dtype)
+            if name in self._positions:
+                self._positions[name] = self._positions[name].to(p.device)
             scale = self._scale.get(name)
             if isinstance(scale, Tensor):
                 self._scale[name] = scale.to(p.device, p.dtype)
+        if shadow.stride() != p.stride():  # another memory format
+            self._shadow[name] = torch.empty_like(p).copy_(self._shadow[name])
+            self._positions.pop(name, None)
 
     # ---- state ------------------------------------------------------------------------------------------------
 

@@ -131,16 +131,14 @@ def test_exactly_so_many_weights_are_open_whatever_the_ties(dtype, ties):
     if ties:
         with torch.no_grad():
             for p in model.parameters():
-                p.copy_((p * 16).round() / 16)
+                p.copy_(((p * 16).floor() + 0.5) / 16)
     controller = attach(model, torch.optim.SGD(model.parameters(), lr=0.0), Held())
     weights = controller._components.weights if controller.resolved else None
     train(model, controller.optimizers[0], 1)
     size = sum(mask.numel() for mask in controller.masks.values())
     assert weights is not None
-    zeros = sum(int((shadow(controller).values[name] == 0).sum()) for name in controller.masks)
     assert sum(int(mask.sum()) for mask in controller.masks.values()) == kept(size, 0.8)
-    open_now = size - round(controller.sparsity * size)
-    assert open_now == min(kept(size, 0.8), size - zeros)
+    assert round((1 - controller.sparsity) * size) == kept(size, 0.8)
 
 
 def test_a_layer_at_its_minimum_density_has_a_threshold_of_its_own():
@@ -566,6 +564,28 @@ def test_a_model_that_is_cast_goes_on():
         train(model, optimizer, 5)
     assert obeys(controller, model)
     assert all(w.dtype is torch.float64 for w in shadow(controller).values.values())
+
+
+@pytest.mark.parametrize("sparsity", [0.5, 0.95])
+def test_a_model_that_takes_another_memory_format_goes_on(sparsity):
+    model = nn.Sequential(
+        nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)
+    )
+    x = torch.randn(8, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    readings = sc.Readings(every=EVERY, probe=x)
+    controller = sc.attach(
+        model, optimizer, sparsity, STEPS, policy=Held(sparsity=sparsity, every=4), readings=readings
+    )
+    for step in range(20):
+        if step == 9:
+            model.to(memory_format=torch.channels_last)
+        model.zero_grad()
+        nn.functional.cross_entropy(model(x), Y[:8]).backward()
+        optimizer.step()
+        assert obeys(controller, model)
+    params = dict(model.named_parameters())
+    assert all(w.stride() == params[name].stride() for name, w in shadow(controller).values.items())
 
 
 @pytest.mark.parametrize("compiler", [True, False])
