@@ -36,7 +36,8 @@ def compare(
         suite: What to train: smoke, quick, quick-mlp, quick-cnn, noise, full or long-text; or a TOML file of keys, or
             a Python file of your own that defines data and model.
         methods: Comma-separated; default: all (dense, weight-decay, dropout, one-shot, gmp, static, set, rigl, granet,
-            dsd, acdc, cyclical-pruning, straight-through, st3, feather, surge-collapse, soft-threshold).
+            dsd, acdc, cyclical-pruning, straight-through, st3, feather, small-dense, surge-collapse, soft-threshold).
+            gmp-equal-flops and rigl-equal-flops train as long as costs the training FLOPs of the reference.
         entries: Comma-separated labels of the nets to train now, as in mnist-mlp,kjv-gpt; default: all of the suite.
             The tables show all that have rows.
         sparsities: Comma-separated, as in .9,.95; default: those of the suite.

@@ -64,11 +64,14 @@ def prepare(
         raise ConfigError(f"tune_at must be a sparsity between 0 and 1, got {tune_at!r}")
     default = [name for name, method in known_methods.items() if method.trials]
     chosen = choose(_words(methods) or default, known_methods, what="method")
-    untunable = [method.name for method in chosen if not method.trials]
+    untunable = [method.name for method in chosen if not method.trials and method.longer is None]
     if untunable and budget != "none":
         raise ConfigError(f"{', '.join(untunable)}: an ablation is not tuned; add --budget none")
     if budget not in ("equal", "none"):
-        chosen = [replace(method, trials=spread_evenly(method.trials, int(budget))) for method in chosen]
+        chosen = [
+            replace(method, trials=spread_evenly(method.trials, int(budget))) if method.trials else method
+            for method in chosen
+        ]
     file = Path(suite)
     own = file.suffix in (".toml", ".py")
     known = suite_of(file) if own else choose([suite], known_suites, what="suite")[0]

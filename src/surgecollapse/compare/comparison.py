@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surgecollapse.compare.display import Display, Quiet
+from surgecollapse.compare.equal_flops import equal_steps
 from surgecollapse.compare.plan import Cell, Plan, identity, unique
 from surgecollapse.compare.pool import Pool
 from surgecollapse.compare.results import Panel, Tuned, choose_trial, panels
@@ -23,7 +24,9 @@ from surgecollapse.record.machine import cores, machine
 from surgecollapse.record.whole_files import write_whole
 
 if TYPE_CHECKING:
+    from surgecollapse.compare.methods import Method
     from surgecollapse.compare.pool import Done
+    from surgecollapse.compare.suites import Entry
 
 REFERENCE = "surge-collapse"
 
@@ -74,6 +77,9 @@ class Comparison:
             raise ConfigError("no method given: name at least one")
         if reference is not None and reference not in names:
             raise ConfigError(f"reference {reference!r} is not among the methods: {', '.join(names)}")
+        for method in plan.methods:
+            if method.longer is not None and (method.longer not in names or method.name == reference):
+                raise ConfigError(f"{method.name} trains {method.longer} for longer: name both, and another reference")
         if plan.seeds < 1 or (jobs is not None and jobs < 1):
             raise ConfigError(f"seeds and jobs must be at least 1, got {plan.seeds} and {jobs}")
         self.plan, self.out, self._work, self._command, self._make_pool = plan, out, work, command, make_pool
@@ -104,7 +110,11 @@ class Comparison:
 
     def _final(self) -> list[Cell]:
         """The reported runs, as far as can be told now."""
-        return self.plan.final(self._choices(), guess=True)
+        return self.plan.final(self._choices(), length=self._length, guess=True)
+
+    def _length(self, entry: Entry, method: Method, sparsity: float) -> int | None:
+        """Steps of a method that trains for as long as costs the FLOPs of the reference."""
+        return equal_steps(self.plan, self.rows, self.reference, self._choices(), entry, method, sparsity)
 
     def remaining_seconds(self, cells: Sequence[Cell]) -> float | None:
         """Estimate from the runs that are there, of the same entry and method or else of the same entry."""
@@ -163,7 +173,9 @@ class Comparison:
 
             self._train(self._trials, self._final(), pool, stop, display)
             self._choose()
-            self._train(self.plan.final(self._choices()), [], pool, stop, display)
+            self._train(self.plan.final(self._choices(), length=self._length), [], pool, stop, display)
+            if any(method.longer for method in self.plan.methods):  # their lengths are known now
+                self._train(self.plan.final(self._choices(), length=self._length), [], pool, stop, display)
         return interrupt.requested
 
     def _train(
@@ -249,7 +261,7 @@ class Comparison:
         if self.plan.budget == "none":
             budget = "Nothing is tuned for any method."
         else:
-            trials = sorted({len(method.trials) for method in self.plan.methods})
+            trials = sorted({len(method.trials) for method in self.plan.methods if method.trials})
             at = " or ".join(f"{share:.4g}" for share in sorted({self.plan.tuned_at(e) for e in self.plan.chosen}))
             budget = (
                 f"Each method is tuned over {' or '.join(map(str, trials))} trials on the validation set with one seed "

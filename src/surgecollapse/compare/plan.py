@@ -25,6 +25,10 @@ _NEVER = 10**9
 _ELSEWHERE = ("data_dir", "device", "threads", "checkpoint_every", "gradient_trace_every", "monitors", "monitor_budget")
 """What may differ between machines, or decides nothing."""
 Thing = TypeVar("Thing")
+Choices = Mapping[tuple[str, str], Mapping[str, Any]]
+"""Settings that tuning chose, by (entry, method)."""
+Length = Callable[[Entry, Method, float], int | None]
+"""Steps of a method that trains for as long as costs the FLOPs of the reference; ``None``: not known yet."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +127,7 @@ def make_cell(
         "seed": seed,
         "checkpoint_every": _NEVER,
         "threads": 1,
-        **({"sparsity": sparsity} if method.sparse else {}),
+        **({method.target_key: sparsity} if method.sparse else {}),
     }
     if "monitors" not in entry.settings:
         values.setdefault("monitors", "none")
@@ -231,6 +235,8 @@ class Plan:
             return
         for entry in self.suite.entries:
             for method in self.methods:
+                if not method.trials:
+                    continue
                 yield (
                     entry,
                     method,
@@ -248,30 +254,49 @@ class Plan:
                     ],
                 )
 
-    def final(self, tuned: Mapping[tuple[str, str], Mapping[str, Any]], *, guess: bool = False) -> list[Cell]:
+    def final(self, tuned: Choices, *, length: Length | None = None, guess: bool = False) -> list[Cell]:
         """The reported runs, seed by seed through all methods, so that seeds are paired at any time.
 
         Args:
             tuned: settings that tuning chose, by (entry, method).
-            guess: take the first trial of a method that is not tuned yet, instead of leaving it out: for counting.
+            length: of methods with ``longer``.
+            guess: take the first trial of a method that is not tuned yet, and the entry's steps where a length is not
+                known, instead of leaving them out: for counting.
         """
         cells = []
         for seed in range(self.seeds):
             for entry in self.chosen:
                 for sparsity in self.sparsities_of(entry):
                     for method in self.methods:
-                        settings = self._settings(tuned, entry, method, guess=guess)
+                        settings = self.settings_of(tuned, entry, method, guess=guess)
+                        if settings is not None and method.longer is not None:
+                            steps = None if length is None else length(entry, method, sparsity)
+                            if steps is None and not guess:
+                                continue
+                            settings = {**settings, **({} if steps is None else {"steps": steps})}
                         if settings is not None:
                             cells.append(make_cell(entry, method, sparsity, seed, settings, data_dir=self.data_dir))
         return unique(cells)
 
-    def _settings(
-        self, tuned: Mapping[tuple[str, str], Mapping[str, Any]], entry: Entry, method: Method, *, guess: bool
+    def settings_of(
+        self, tuned: Choices, entry: Entry, method: Method, *, guess: bool = False
     ) -> Mapping[str, Any] | None:
-        if self.budget == "none" or not method.trials:
+        """What tuning chose for a method; ``None`` where that is not known yet.
+
+        Args:
+            tuned: settings that tuning chose, by (entry, method).
+            entry: the net.
+            method: itself, or one that another is, but longer.
+            guess: take the first trial of a method that is not tuned yet.
+        """
+        own = self.base_of(method)
+        if self.budget == "none" or not own.trials:
             return {}
-        first = method.trials[0] if guess else None
-        return tuned.get((entry.label, method.name), first)
+        return tuned.get((entry.label, own.name), own.trials[0] if guess else None)
+
+    def base_of(self, method: Method) -> Method:
+        """The method itself, or the one that it is, but longer."""
+        return next((other for other in self.methods if other.name == method.longer), method)
 
 
 def unique(cells: Iterable[Cell]) -> list[Cell]:

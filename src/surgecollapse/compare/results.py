@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from surgecollapse.compare.equal_flops import equal_steps, total_flops
 from surgecollapse.compare.paired_statistics import Interval, mean_interval
 from surgecollapse.compare.plan import TUNING_SEED, make_cell
 
@@ -20,6 +21,10 @@ MARGIN = -0.3
 """In points: a method counts as at least as good where the lower end of the paired interval is above this."""
 LEAST_SEEDS = 10
 """With fewer, nothing is claimed."""
+
+
+SMALL_DENSE = "small-dense"
+"""Name of the method whose differences have a column of their own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +89,13 @@ class Score:
     def mean(self, name: str) -> float:
         """Mean of a number of the rows."""
         return statistics.fmean(float(row[name]) for row in self.rows.values())
+
+    def training_flops(self, entry: Entry) -> float:
+        """Mean training FLOPs over those of the entry's dense training, whatever the number of steps of the runs."""
+        steps = entry.settings.get("steps")
+        if steps is None:
+            return self.mean("flops_training")
+        return statistics.fmean(total_flops(row) for row in self.rows.values()) / float(steps)
 
     def minus(self, other: Score) -> tuple[Interval, int] | None:
         """Paired difference of accuracy in points over the seeds that both have, and how many these are."""
@@ -160,7 +172,9 @@ def panels(plan: Plan, tuned: Mapping[tuple[str, str], Tuned], rows: Rows, refer
     for entry in plan.suite.entries:
         for sparsity in plan.sparsities_of(entry):
             scores = [
-                score for method in plan.methods if (score := _score(plan, entry, method, sparsity, tuned, rows)).rows
+                score
+                for method in plan.methods
+                if (score := _score(plan, entry, method, sparsity, tuned, rows, reference)).rows
             ]
             if scores:
                 found.append(Panel(entry=entry, sparsity=sparsity, scores=tuple(scores), reference=reference))
@@ -174,14 +188,18 @@ def _score(
     sparsity: float,
     tuned: Mapping[tuple[str, str], Tuned],
     rows: Rows,
+    reference: str,
 ) -> Score:
-    choice = tuned.get((entry.label, method.name))
-    settings: Mapping[str, Any] = choice.settings if choice is not None else {}
+    choices = {pair: choice.settings for pair, choice in tuned.items()}
+    settings = plan.settings_of(choices, entry, method)
+    if settings is not None and method.longer is not None:
+        steps = equal_steps(plan, rows, reference, choices, entry, method, sparsity)
+        settings = None if steps is None else {**settings, "steps": steps}
     found: dict[int, Row] = {}
-    if choice is not None or plan.budget == "none" or not method.trials:
+    if settings is not None:
         for seed in range(plan.seeds):
             cell = make_cell(entry, method, sparsity, seed, settings, data_dir=plan.data_dir)
             row = rows.get(cell.key)
             if row is not None:
                 found[seed] = row
-    return Score(method=method, settings=settings, rows=found)
+    return Score(method=method, settings=settings or {}, rows=found)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from surgecollapse.compare.paired_statistics import Interval
-from surgecollapse.compare.results import LEAST_SEEDS, MARGIN, Check, Panel, Score
+from surgecollapse.compare.results import LEAST_SEEDS, MARGIN, SMALL_DENSE, Check, Panel, Score
 
 _HEADINGS = (
     "method",
@@ -27,10 +27,11 @@ _EXPLAINED = f"""\
 Test accuracy is the mean over seeds with Student's 95% interval; "minus" is the paired difference over common seeds, in
 points, with its own interval. Mean density is that of the prunable weights over the training steps. FLOPs are
 relative to dense, for an engine that skips zeros: multiplications by weights, 2 × density + density of the weight
-gradient (1 where the dense gradient is taken for growth), over 3, mean over the steps. Seconds are the mean of a run on
-one thread of a shared machine, and noisy. Of a text, accuracy is the share of next characters that are guessed right,
-on which differences and verdicts rest; fewer bits per character are better. Dense methods are the same runs at every
-sparsity.
+gradient (1 where the dense gradient is taken for growth), over 3, summed over the steps and divided by those of
+dense training. "Small dense" is a dense network with as many weights as the sparse one. Seconds are the mean of a run
+on one thread of a shared machine, and noisy. Of a text, accuracy is the share of next characters that are guessed
+right, on which differences and verdicts rest; fewer bits per character are better. Dense methods are the same runs at
+every sparsity.
 Verdicts: "at least as good" where the lower end of the paired 95% interval is above {MARGIN} points, "better" where it
 is above 0, "worse" where its upper end is under 0; none under {LEAST_SEEDS} seeds. The best rival is chosen by its test
 accuracy, which favors the rival."""
@@ -73,8 +74,9 @@ def _of_text(panel: Panel) -> bool:
 
 
 def _headings(panel: Panel) -> list[str]:
-    """Of text, bits per character stand behind the accuracy."""
-    return [*_HEADINGS[:1], *(_TEXT_HEADINGS if _of_text(panel) else _HEADINGS[1:2]), *_HEADINGS[2:]]
+    """Of text, bits per character stand behind the accuracy; differences with the small dense net."""
+    found = [*_HEADINGS[:1], *(_TEXT_HEADINGS if _of_text(panel) else _HEADINGS[1:2]), *_HEADINGS[2:3]]
+    return [*found, *(["minus small dense"] if panel.of(SMALL_DENSE) else []), *_HEADINGS[3:]]
 
 
 def _cells(panel: Panel) -> Iterator[list[str]]:
@@ -82,13 +84,16 @@ def _cells(panel: Panel) -> Iterator[list[str]]:
     for score in sorted(panel.scores, key=lambda score: -score.accuracy.mean):
         own = score is reference
         paired = None if reference is None or own else score.minus(reference)
+        small = panel.of(SMALL_DENSE)
+        beside = None if small is None or small is score else score.minus(small)
         yield [
             f"**{score.method.title}**" if own else score.method.title,
             plus_minus(score.accuracy),
             *([plus_minus(bits, digits=3) if (bits := score.bits_per_character) else "–"] if of_text else []),
             "–" if paired is None else plus_minus(paired[0], sign=True),
+            *([] if small is None else ["–" if beside is None else plus_minus(beside[0], sign=True)]),
             f"{score.mean('mean_density'):.3f}",
-            f"{score.mean('flops_training'):.3f}",
+            f"{score.training_flops(panel.entry):.3f}",
             f"{score.mean('flops_inference'):.3f}",
             f"{score.mean('seconds'):.1f}",
             str(len(score.rows)),
@@ -142,6 +147,7 @@ def as_csv(panels: Sequence[Panel]) -> str:
 _COLUMNS = (
     *("entry", "sparsity", "method", "seeds", "accuracy", "accuracy_low", "accuracy_high"),
     *("reference", "difference", "difference_low", "difference_high", "common_seeds"),
+    *("small_dense_difference", "small_dense_difference_low", "small_dense_difference_high"),
     *("mean_density", "sparsity_reached", "flops_training", "flops_inference", "seconds"),
     *("accuracy_validation", "bits_per_character", "bits_per_character_low", "bits_per_character_high", "tuned"),
 )
@@ -150,7 +156,9 @@ _COLUMNS = (
 def _record(panel: Panel, score: Score) -> dict[str, Any]:
     reference = panel.of(panel.reference)
     paired = None if reference is None or reference is score else score.minus(reference)
-    names = ("mean_density", "sparsity_reached", "flops_training", "flops_inference", "seconds", "accuracy_validation")
+    small = panel.of(SMALL_DENSE)
+    beside = None if small is None or small is score else score.minus(small)
+    names = ("mean_density", "sparsity_reached", "flops_inference", "seconds", "accuracy_validation")
     return {
         "entry": panel.entry.label,
         "sparsity": panel.sparsity,
@@ -160,6 +168,8 @@ def _record(panel: Panel, score: Score) -> dict[str, Any]:
         "common_seeds": "" if paired is None else paired[1],
         **_ends("accuracy", score.accuracy),
         **_ends("difference", None if paired is None else paired[0]),
+        **_ends("small_dense_difference", None if beside is None else beside[0]),
+        "flops_training": round(score.training_flops(panel.entry), 6),
         **_ends("bits_per_character", score.bits_per_character),
         **{name: round(score.mean(name), 6) for name in names},
         "tuned": json.dumps(score.settings),

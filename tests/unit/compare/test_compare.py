@@ -255,7 +255,7 @@ def test_the_full_suite_has_images_and_texts():
 def row_of(cell: Cell, **values) -> dict:
     facts = {
         "accuracy": 0.5, "accuracy_validation": 0.5, "mean_density": 0.5, "sparsity_reached": 0.9,
-        "flops_training": 0.5, "flops_inference": 0.2, "seconds": 1.0, "wall": 1.0,
+        "flops_training": 0.5, "flops_inference": 0.2, "seconds": 1.0, "wall": 1.0, "steps": 20,
     }  # fmt: skip
     return {
         "entry": cell.entry, "method": cell.method, "seed": cell.seed, "version": version(),
@@ -339,7 +339,7 @@ def test_a_trial_that_failed_is_not_chosen(tmp_path):
 
 def score(its: Method, accuracies: list[float], density: float = 0.5) -> Score:
     facts = {"mean_density": density, "flops_training": 0.6, "flops_inference": 0.1, "seconds": 2.0,
-             "accuracy_validation": 0.5, "sparsity_reached": 0.9}  # fmt: skip
+             "accuracy_validation": 0.5, "sparsity_reached": 0.9, "steps": 20}  # fmt: skip
     rows = {seed: {"accuracy": accuracy / 100, **facts} for seed, accuracy in enumerate(accuracies)}
     return Score(method=its, settings={"policy_options": {"phase": 0.1}}, rows=rows)
 

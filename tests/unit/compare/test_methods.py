@@ -11,18 +11,26 @@ from surgecollapse.lab.config import make_config
 from surgecollapse.policies import make_policy
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.longer is None])
 def test_every_method_has_eight_different_trials_that_can_be_run(name):
     method = METHODS[name]
     assert method.name == name
     assert len({repr(trial) for trial in method.trials}) == 8
     for trial in method.trials:
         config = make_config(task="mnist1d", **merged(method.settings, trial))
-        assert (config.method.policy == "none") == (not method.sparse)
-        if method.sparse:
+        assert (config.method.policy == "none") == (not method.sparse or method.target_key == "shrink_to_sparsity")
+        if config.method.policy != "none":
             make_policy(config.method.policy, **config.method.policy_options).start(
                 Plan(sparsity=0.9, total_steps=4_000, every=50)
             )
+
+
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.longer is not None])
+def test_a_longer_method_is_another_one_with_its_tuning(name):
+    longer = METHODS[name]
+    base = METHODS[longer.longer]
+    assert (longer.settings, longer.sparse, longer.target_key) == (base.settings, base.sparse, base.target_key)
+    assert (longer.trials, name) == ((), f"{base.name}-equal-flops")
 
 
 def test_dropout_is_tuned_over_a_range_that_its_best_value_is_inside_of():

@@ -25,6 +25,11 @@ class Method:
     """What tuning may choose from; empty for an ablation, which is not tuned."""
     sparse: bool = True
     """``False``: ends dense, and so is the same at every target sparsity."""
+    target_key: str = "sparsity"
+    """The key of the configuration that takes the target sparsity."""
+    longer: str | None = None
+    """Name of a method that this one is, trained for as many steps as cost the training FLOPs of the reference. It has
+    that method's settings and tuning, and no trials of its own."""
     place: int = 50
     """Where it stands in tables: lower ones first, then by name."""
 

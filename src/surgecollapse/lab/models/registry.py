@@ -49,10 +49,19 @@ class Model(AnyModel):
     """A model of the library: the architecture and its first weights. A subclass has the keys of one model."""
 
     needs_width: ClassVar[bool] = True
+    heads: ClassVar[int] = 1
+    """The first width is a multiple of it."""
 
     widths: tuple[int, ...] = Field(description=WIDTHS)
     init_scale: float = Field(
         1.0, gt=0, allow_inf_nan=False, description="Factor on all initial weights; large ones delay generalization."
+    )
+    shrink_to_sparsity: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Train a smaller dense network: the widths are scaled so that it has as many weights as this one "
+        "has open at that sparsity; 0: the widths as given.",
     )
 
     @field_validator("widths")
@@ -102,6 +111,7 @@ class WithPositions(WithEmbeddings, WithActivation):
     """A model with attention over learned positions."""
 
     has_positions = True
+    heads = 4
     widths: tuple[int, ...] = Field((128, 512), description=WIDTHS)
     position_scale: float = Field(
         1.0, gt=0, allow_inf_nan=False, description="Further factor on the initial table of positions, beside that."

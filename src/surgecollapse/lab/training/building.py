@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from surgecollapse.errors import ConfigError
+from surgecollapse.lab.training.small_dense import with_small_widths
 
 if TYPE_CHECKING:
     from surgecollapse.lab.config import RunConfig
@@ -20,13 +21,17 @@ def build_model(config: RunConfig, data: Data) -> nn.Module:
     ``init_scale`` is a factor on all parameters, biases too (Liu et al. 2022, arXiv 2210.01117). The global random
     state is left as it was.
 
+    With ``shrink_to_sparsity`` its widths are smaller, see
+    :func:`~surgecollapse.lab.training.small_dense.with_small_widths`.
+
     Raises:
-        ConfigError: if the model cannot read this kind of data.
+        ConfigError: if the model cannot read this kind of data, or cannot shrink that far.
     """
     check_readable(config, data)
+    section = with_small_widths(config.model, data) if config.model.shrink_to_sparsity else config.model
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.run.seed)  # of the CPU: it leaves those of GPUs alone
-        model = config.model.build(data)
+        model = section.build(data)
     scale = getattr(config.model, "init_scale", 1.0)
     embeddings = getattr(config.model, "embedding_scale", 1.0)
     positions = getattr(config.model, "position_scale", 1.0)

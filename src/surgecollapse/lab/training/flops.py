@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from surgecollapse.functional.criteria.registry import needs_gradient
 from surgecollapse.lab.config.method import Controlled
 from surgecollapse.lab.training.building import build_model
+from surgecollapse.lab.training.small_dense import prunable_of, with_small_widths
 from surgecollapse.observe.dense_gradient import DenseGradient
 from surgecollapse.record.operations import stretch_operations
 from surgecollapse.torch_utils.modules import evaluating
@@ -205,34 +206,44 @@ def dense_gradient_steps(interventions: Sequence[Intervention], readings: Sequen
 
 
 def cost_summary(
-    config: RunConfig, model: nn.Module, x: Tensor, controller: Controller | None, store: RunStore, steps: int
+    config: RunConfig, model: nn.Module, data: Data, controller: Controller | None, store: RunStore, steps: int
 ) -> dict[str, float]:
     """What a finished run cost.
 
     Args:
         config: the run.
         model: as it ended.
-        x: samples (n, …) that it reads.
+        data: what it read.
         controller: what masked it, if anything did.
         store: the record of the run.
         steps: its optimizer steps.
 
     Returns:
         ``mean_density`` of the prunable weights over the steps; ``flops_training`` and ``flops_inference``, relative to
-        dense (:func:`training_flops`, :func:`inference_flops`).
+        dense (:func:`training_flops`, :func:`inference_flops`). Of a network that was shrunk, all are relative to the
+        one before.
     """
     interventions = store.interventions()
     sizes = {} if controller is None else {name: mask.numel() for name, mask in controller.masks.items()}
-    counts = multiplications(model, x)
+    counts = multiplications(model, data.x_test)
     taken: frozenset[int] = frozenset()
     if controller is not None:
         window = _window(config, controller)
         taken = dense_gradient_steps(interventions, [reading.step for reading in store.readings()], window)
+    prunable, used = (1.0, 1.0) if not config.model.shrink_to_sparsity else _shrunk(config, data, counts)
     return {
-        "mean_density": mean_density(interventions, sizes, steps),
-        "flops_training": training_flops(interventions, sizes, counts, steps, taken),
-        "flops_inference": inference_flops(model, counts),
+        "mean_density": prunable * mean_density(interventions, sizes, steps),
+        "flops_training": used * training_flops(interventions, sizes, counts, steps, taken),
+        "flops_inference": used * inference_flops(model, counts),
     }
+
+
+def _shrunk(config: RunConfig, data: Data, counts: Mapping[str, int]) -> tuple[float, float]:
+    """Prunable weights and multiplications of a shrunk network over those of the one before."""
+    full = config.model_copy(update={"model": config.model.model_copy(update={"shrink_to_sparsity": 0.0})})
+    before = multiplications(build_model(full, data).to(data.x_test.device), data.x_test)
+    small = prunable_of(with_small_widths(config.model, data), data)[0]
+    return small / prunable_of(full.model, data)[0], sum(counts.values()) / sum(before.values())
 
 
 def step_costs(config: RunConfig, data: Data, controller: Controller | None) -> dict[str, Any]:

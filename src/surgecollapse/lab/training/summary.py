@@ -77,5 +77,5 @@ def run_summary(training: Training, scores: dict[str, Any]) -> dict[str, Any]:
         "interventions": len(interventions),
         "interventions_by_kind": {kind: interventions.count(kind) for kind in sorted(set(interventions))},
         **weight_summary(training.model, training.controller),
-        **cost_summary(config, training.model, training.data.x_test, training.controller, store, step),
+        **cost_summary(config, training.model, training.data, training.controller, store, step),
     }
