@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-OPTIMIZER_STATE = ("reset", "keep", "warmup")
+OPTIMIZER_STATE = ("reset", "keep", "warmup", "ramp")
 _SECOND_MOMENTS = frozenset({"exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum", "exp_inf"})
 _STEP_SIZES = frozenset({"step_size"})
 
@@ -66,6 +66,7 @@ def forget(optimizer: Optimizer, param: Tensor, flipped: Tensor, live: Tensor, m
       (1 − β₁)/√(1 − β₂) learning rates (3.2 at β = .9, .999).
     * ``warmup``: as ``reset``, but second moments start at the mean over the weights of the same parameter that stayed
       open, so that the first step is an ordinary one.
+    * ``ramp``: as ``reset``; :class:`~surgecollapse.act.regrowth_ramp.RegrowthRamp` then shortens the first steps.
     * ``keep``: nothing is touched.
 
     Args:

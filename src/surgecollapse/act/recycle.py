@@ -32,7 +32,7 @@ class Recycler:
         weights: the prunable weights; their units are recycled.
         owner: gives the optimizer that steps a parameter, ``None`` if none does.
         generators: for the new weights.
-        optimizer_state: ``reset | keep | warmup``.
+        optimizer_state: ``reset | keep | warmup | ramp``, of which the last is ``reset`` here.
     """
 
     def __init__(

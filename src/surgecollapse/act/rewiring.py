@@ -16,6 +16,7 @@ from surgecollapse.act.ledger import Ledger, energies
 from surgecollapse.act.masked_weights import MaskedWeights
 from surgecollapse.act.optimizer_state import check_optimizer_state, forget
 from surgecollapse.act.randomness import Generators
+from surgecollapse.act.regrowth_ramp import RegrowthRamp
 from surgecollapse.act.surge import REGROW_INIT, choose_reopened, fill_reopened, growth_scores
 from surgecollapse.errors import one_of
 from surgecollapse.functional import (
@@ -65,7 +66,7 @@ class Rewiring:
         noise_energy_budget: bound on injected over live energy.
         allocation: ``global | layer | erk``.
         min_density: least open share of every parameter.
-        optimizer_state: ``reset | keep | warmup``.
+        optimizer_state: ``reset | keep | warmup | ramp``.
         pattern: weights open and close in its tiles; ``None``: one by one.
         layouts: which dimensions of a weight are its rows, for a pattern.
     """
@@ -103,6 +104,7 @@ class Rewiring:
         self.allocation = one_of("allocation", allocation, ALLOCATIONS)
         self.optimizer_state, self.pattern = check_optimizer_state(optimizer_state), pattern
         self.layouts = layouts or Layouts()
+        self.ramp = RegrowthRamp(weights, owner) if optimizer_state == "ramp" else None
         self._last: dict[str, Tensor] = {}
         self.starved: list[str] = []
 
@@ -394,6 +396,8 @@ class Rewiring:
     def _flip(self, masks: Mapping[str, Tensor], flipped: Mapping[str, Tensor]) -> None:
         for name, p in self.weights.params.items():
             forget(self._owner(name), p, flipped[name], masks[name], self.optimizer_state)
+            if self.ramp is not None:
+                self.ramp.flip(name, flipped[name] & masks[name], masks[name])
         self.weights.set(masks, dict(zip(masks, count_true(list(masks.values())), strict=True)))
 
     @torch.no_grad()
@@ -408,7 +412,8 @@ class Rewiring:
     def state_dict(self) -> dict[str, Any]:
         """Remembered values, where there are any, and which parameters were said to be at their minimum."""
         last = {name: value.clone() for name, value in self._last.items()}
-        return {"last": last, "starved": list(self.starved)}
+        ramp = {} if self.ramp is None else {"ramp": self.ramp.state_dict()}
+        return {"last": last, "starved": list(self.starved), **ramp}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore them."""
@@ -416,3 +421,5 @@ class Rewiring:
         self._last = {
             name: value.to(self.weights.params[name].device, copy=True) for name, value in state["last"].items()
         }
+        if self.ramp is not None and "ramp" in state:
+            self.ramp.load_state_dict(state["ramp"])

@@ -20,6 +20,7 @@ def compare(
     sparsities: str | None = None,
     seeds: int = 10,
     budget: str = "equal",
+    parts: str | None = None,
     tune_at: float | None = None,
     jobs: int | None = None,
     reference: str | None = None,
@@ -44,6 +45,8 @@ def compare(
         seeds: Seeds 0, 1, … of every method; no claim is made under 10.
         budget: equal: every method is tuned over its eight trials, on validation data only; a number: over that many of
             them, spread evenly; none: untuned.
+        parts: Comma-separated optional parts: average (an average of the weights under the final mask), ramp (small
+            first steps of regrown weights). Every method's trials are repeated with each.
         tune_at: Sparsity at which methods are tuned; default: .9, or the nearest that a net has.
         jobs: Processes of one thread each; default: the cores that may be used.
         reference: The method that the others are compared with; default: surge-collapse, or else the first.
@@ -65,6 +68,7 @@ def compare(
         sparsities=sparsities,
         seeds=seeds,
         budget=budget,
+        parts=parts,
         tune_at=tune_at,
         jobs=jobs,
         reference=reference,

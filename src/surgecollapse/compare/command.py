@@ -11,6 +11,7 @@ from typing import TypeVar
 from surgecollapse.compare.comparison import Comparison, Outcome
 from surgecollapse.compare.display import duration
 from surgecollapse.compare.methods import ABLATIONS, METHODS, Method
+from surgecollapse.compare.methods.parts import PARTS, with_parts
 from surgecollapse.compare.plan import Plan, choose
 from surgecollapse.compare.suites import SUITES, Suite, suite_of
 from surgecollapse.errors import ConfigError
@@ -27,6 +28,7 @@ def prepare(
     sparsities: str | None = None,
     seeds: int = 10,
     budget: str = "equal",
+    parts: str | None = None,
     tune_at: float | None = None,
     jobs: int | None = None,
     reference: str | None = None,
@@ -46,6 +48,7 @@ def prepare(
         sparsities: comma-separated numbers in (0, 1); ``None`` for those of the suite.
         seeds: how many seeds, counted from 0.
         budget: ``equal``, ``none``, or how many of its trials each method has: :func:`spread_evenly` chooses.
+        parts: comma-separated names of optional parts: every method's trials are repeated with each.
         tune_at: sparsity at which methods are tuned; ``None`` for .9, or the nearest that an entry has.
         jobs: processes.
         reference: name of the method that the others are compared with.
@@ -67,6 +70,10 @@ def prepare(
     untunable = [method.name for method in chosen if not method.trials and method.longer is None]
     if untunable and budget != "none":
         raise ConfigError(f"{', '.join(untunable)}: an ablation is not tuned; add --budget none")
+    extra = choose(_words(parts), PARTS, what="part")
+    if extra and budget == "none":
+        raise ConfigError(f"parts {', '.join(part.name for part in extra)} are chosen by tuning: drop --budget none")
+    chosen = [with_parts(method, extra) for method in chosen]
     if budget not in ("equal", "none"):
         chosen = [
             replace(method, trials=spread_evenly(method.trials, int(budget))) if method.trials else method

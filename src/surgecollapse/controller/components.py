@@ -261,9 +261,12 @@ class Components:
         self._regroup()
         self.observer.disarm()
         self.observer = self.actor.net = self._new_observer()
-        self.actor.shadow.drop(name for name in changed if name not in kept)
+        lost = [name for name in changed if name not in kept]
+        self.actor.shadow.drop(lost)
+        if self.actor.rewiring.ramp is not None:
+            self.actor.rewiring.ramp.drop(lost)
         self.weights.apply(kept)
-        return kept, [name for name in changed if name not in kept]
+        return kept, lost
 
     def unstepped(self) -> list[str]:
         """Prunable weights that no attached optimizer steps (any more)."""

@@ -79,6 +79,9 @@ class OptimizerSteps:
             return
         components.weights.mask_gradients(components.groups[index])
         components.zero_preservation.before_step(index, components.groups[index])
+        ramp = components.actor.rewiring.ramp
+        if ramp is not None:
+            ramp.before_step(components.groups[index])
 
     def put_right(self, index: int, components: Components, *, check: bool) -> None:
         """Do what belongs after a step: the loop's learning rates are back, closed weights are zero.
@@ -94,6 +97,9 @@ class OptimizerSteps:
         if shadow.active and index not in self._skipped:
             shadow.take(components.groups[index], last=index == components.primary, check=check)
             return
+        ramp = components.actor.rewiring.ramp
+        if ramp is not None and index not in self._skipped:
+            ramp.after_step(components.groups[index])
         components.zero_preservation.after_step(index, components.groups[index], check=check)
 
     def _scale_rates(self, index: int, factor: float) -> None:

@@ -95,7 +95,9 @@ class Updates:
             if the policy has no choice either, ``ema_gradient``.
         regrow_init: first value of regrown weights: ``zero | noise | last``; else ``zero``.
         noise_energy_budget: bound on injected over live energy; else 0.1.
-        optimizer_state: what the optimizer remembers of pruned and regrown weights: ``reset | keep | warmup``.
+        optimizer_state: what the optimizer remembers of pruned and regrown weights: ``reset | keep | warmup | ramp``.
+            ``reset`` sets moments to zero; ``warmup`` begins second moments at the mean of the open weights; ``ramp``
+            gives regrown weights a step count of their own and small first steps (SMET, arXiv 2606.00888).
 
     Raises:
         ValueError: if an option is out of range or unknown.
@@ -103,7 +105,7 @@ class Updates:
 
     >>> Updates(optimizer_state="forget")
     Traceback (most recent call last):
-    ValueError: unknown optimizer_state 'forget': expected one of reset, keep, warmup
+    ValueError: unknown optimizer_state 'forget': expected one of reset, keep, warmup, ramp
     """
 
     saliency: str | Criterion = "magnitude"

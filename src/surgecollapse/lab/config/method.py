@@ -85,7 +85,7 @@ class Controlled(AnyMethod):
         allow_inf_nan=False,
         description="Most energy that a surge may inject over the live energy; default 0.1.",
     )
-    optimizer_state: Literal["reset", "keep", "warmup"] = Field(
+    optimizer_state: Literal["reset", "keep", "warmup", "ramp"] = Field(
         "reset", description="What becomes of the optimizer's moments where the mask changes."
     )
     entropy: str = Field(
