@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from surgecollapse.errors import ConfigError
+from surgecollapse.lab.models.registry import Model
 from surgecollapse.lab.training.small_dense import with_small_widths
 
 if TYPE_CHECKING:
@@ -28,7 +29,9 @@ def build_model(config: RunConfig, data: Data) -> nn.Module:
         ConfigError: if the model cannot read this kind of data, or cannot shrink that far.
     """
     check_readable(config, data)
-    section = with_small_widths(config.model, data) if config.model.shrink_to_sparsity else config.model
+    section = config.model
+    if isinstance(section, Model) and section.shrink_to_sparsity:
+        section = with_small_widths(section, data)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.run.seed)  # of the CPU: it leaves those of GPUs alone
         model = section.build(data)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from surgecollapse.functional.criteria.registry import needs_gradient
 from surgecollapse.lab.config.method import Controlled
+from surgecollapse.lab.models.registry import Model
 from surgecollapse.lab.training.building import build_model
 from surgecollapse.lab.training.small_dense import prunable_of, with_small_widths
 from surgecollapse.observe.dense_gradient import DenseGradient
@@ -230,7 +231,9 @@ def cost_summary(
     if controller is not None:
         window = _window(config, controller)
         taken = dense_gradient_steps(interventions, [reading.step for reading in store.readings()], window)
-    prunable, used = (1.0, 1.0) if not config.model.shrink_to_sparsity else _shrunk(config, data, counts)
+    section, prunable, used = config.model, 1.0, 1.0
+    if isinstance(section, Model) and section.shrink_to_sparsity:
+        prunable, used = _shrunk(config, section, data, counts)
     return {
         "mean_density": prunable * mean_density(interventions, sizes, steps),
         "flops_training": used * training_flops(interventions, sizes, counts, steps, taken),
@@ -238,12 +241,13 @@ def cost_summary(
     }
 
 
-def _shrunk(config: RunConfig, data: Data, counts: Mapping[str, int]) -> tuple[float, float]:
+def _shrunk(config: RunConfig, section: Model, data: Data, counts: Mapping[str, int]) -> tuple[float, float]:
     """Prunable weights and multiplications of a shrunk network over those of the one before."""
-    full = config.model_copy(update={"model": config.model.model_copy(update={"shrink_to_sparsity": 0.0})})
-    before = multiplications(build_model(full, data).to(data.x_test.device), data.x_test)
-    small = prunable_of(with_small_widths(config.model, data), data)[0]
-    return small / prunable_of(full.model, data)[0], sum(counts.values()) / sum(before.values())
+    full = section.model_copy(update={"shrink_to_sparsity": 0.0})
+    model = build_model(config.model_copy(update={"model": full}), data).to(data.x_test.device)
+    before = multiplications(model, data.x_test)
+    small = prunable_of(with_small_widths(section, data), data)[0]
+    return small / prunable_of(full, data)[0], sum(counts.values()) / sum(before.values())
 
 
 def step_costs(config: RunConfig, data: Data, controller: Controller | None) -> dict[str, Any]:
