@@ -1,7 +1,8 @@
-"""A ramp of the steps of regrown weights, with a step count of their own."""
+"""A step count of their own for regrown weights, and a ramp of their first steps."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -12,22 +13,26 @@ from torch.optim import Optimizer
 from surgecollapse.act.masked_weights import MaskedWeights
 
 RAMP = 10
-"""Steps that the ramp of a regrown weight takes, W."""
+"""Steps of the linear warm-up of a regrown weight, W."""
+_SETTLED = 0.02
+"""Share β₂^a of the bias correction at which a weight's own step count has done its work: 1% of its step."""
 
 
 class RegrowthRamp:
-    """Small first steps of regrown weights: their moments start at zero, and so does their step count.
+    """A step count of their own for regrown weights, and small first steps.
 
     Adam corrects the bias of its moments by one step count for all weights. A weight whose moments were set to zero
-    late in training therefore moves by (1 − β₁)/√(1 − β₂) learning rates in its first step, 3.2 at the usual values.
-    Here the a-th step of a regrown weight, a = 1 … W, is the optimizer's own times::
+    late in training therefore moves by (1 − β₁)/√(1 − β₂) learning rates in its first step, 3.2 at the usual values,
+    and by more than one for 1/(1 − β₂) steps. Here the a-th step of a regrown weight, a = 1, 2, …, is the optimizer's
+    own times::
 
-        (a/W) · (1 − β₁^T)/(1 − β₁^a) · √((1 − β₂^a)/(1 − β₂^T))
+        min(1, a/W) · (1 − β₁^T)/(1 − β₁^a) · √((1 − β₂^a)/(1 − β₂^T))
 
     with T the optimizer's step count: what Adam would do that counts from the regrowth, under a linear warm-up of W
-    steps (SMET, Xiao et al. 2026, arXiv 2606.00888). Of other optimizers, steps are multiplied by a/W alone.
+    steps (SMET, Xiao et al. 2026, arXiv 2606.00888; W is ours). It ends where β₂^a is 0.02. Of other optimizers, steps
+    are multiplied by min(1, a/W) alone.
 
-    While a parameter has regrown weights in their first W steps, it is copied in every step.
+    While a parameter has such weights, it is copied in every step, and has a count of 4 bytes a weight.
 
     Args:
         weights: the prunable weights.
@@ -52,9 +57,11 @@ class RegrowthRamp:
         known = self._age.get(name)
         if known is None and not bool(opened.any()):
             return
-        age = torch.zeros(live.shape, dtype=torch.uint8, device=live.device) if known is None else known
+        age = torch.zeros(live.shape, dtype=torch.int32, device=live.device) if known is None else known
         age.masked_fill_(~live, 0).masked_fill_(opened, 1)
-        self._age[name], self._left[name] = age, RAMP
+        self._age[name] = age
+        if bool(opened.any()):
+            self._left[name] = self._last(name)
 
     @torch.no_grad()
     def before_step(self, names: Iterable[str]) -> None:
@@ -72,25 +79,36 @@ class RegrowthRamp:
             if before is None or age is None:
                 continue
             p = self._weights.params[name].detach()
-            factor = self._factors(name).to(p)[age.to(p.device, torch.int64)]
+            factors = self._factors(name)
+            factor = factors.to(p)[age.to(p.device, torch.int64)]
             p.copy_(torch.where(age.to(p.device) > 0, before + (p - before) * factor, p))
-            age.add_(age > 0).masked_fill_(age > RAMP, 0)
+            age.add_(age > 0).masked_fill_(age >= len(factors), 0)
             self._left[name] -= 1
             if not self._left[name]:
                 del self._age[name], self._left[name]
 
+    def _betas(self, name: str) -> tuple[float, float] | None:
+        """Those of Adam and its like; ``None`` for others."""
+        optimizer, p = self._owner(name), self._weights.params[name]
+        group = next(group for group in optimizer.param_groups if any(q is p for q in group["params"]))
+        if "betas" in group and {"exp_avg", "exp_avg_sq", "step"} <= optimizer.state.get(p, {}).keys():
+            return float(group["betas"][0]), float(group["betas"][1])
+        return None
+
+    def _last(self, name: str) -> int:
+        """Greatest age of a weight whose steps are other than the optimizer's own."""
+        betas = self._betas(name)
+        return RAMP if not betas or not betas[1] else max(RAMP, math.ceil(math.log(_SETTLED) / math.log(betas[1])))
+
     def _factors(self, name: str) -> Tensor:
         """Of the steps of weights by age; of age 0, which stands for all others, 1."""
-        optimizer, p = self._owner(name), self._weights.params[name]
-        found = torch.ones(RAMP + 1, dtype=torch.float64)
-        found[1:] = torch.arange(1, RAMP + 1) / RAMP
-        state = optimizer.state.get(p, {})
-        group = next(group for group in optimizer.param_groups if any(q is p for q in group["params"]))
-        if "betas" in group and {"exp_avg", "exp_avg_sq", "step"} <= state.keys():
-            ages, steps = torch.arange(1, RAMP + 1, dtype=torch.float64), float(state["step"])
-            first, second = (float(beta) for beta in group["betas"])
-            found[1:] *= (1 - first**steps) / (1 - first**ages) * ((1 - second**ages) / (1 - second**steps)).sqrt()
-        return found
+        ages = torch.arange(1, self._last(name) + 1, dtype=torch.float64)
+        found, betas = (ages / RAMP).clamp_(max=1.0), self._betas(name)
+        if betas is not None:
+            steps = float(self._owner(name).state[self._weights.params[name]]["step"])
+            first, second = betas
+            found *= (1 - first**steps) / (1 - first**ages) * ((1 - second**ages) / (1 - second**steps)).sqrt()
+        return torch.cat([torch.ones(1, dtype=torch.float64), found])
 
     def drop(self, names: Iterable[str]) -> None:
         """Forget parameters that are gone or have another shape."""

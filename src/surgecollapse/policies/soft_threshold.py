@@ -79,9 +79,10 @@ class SoftThreshold(ScheduledPolicy):
         the weights is dense, so that training takes 0.42 of the dense operations.
 
     Deviations:
-        ST-3 is p = 1 with the scale, Feather p = 3 without it and with θ < 1 at high sparsity. Here the mask is frozen
-        before the end, and masks, threshold and scale are held for ``threshold_every`` steps. Under a pattern (units,
-        blocks, N:M) the threshold lies below the least open weight, so that open weights hardly shrink.
+        ST-3 is p = 1 with another scale (``st3``), Feather p = 3 without one and with θ < 1 above 95% (``feather``).
+        Here the mask is frozen before the end, and masks, threshold and scale are held for ``threshold_every`` steps.
+        Under a pattern (units, blocks, N:M) the threshold lies below the least open weight, so that open weights hardly
+        shrink.
 
     Source:
         After ST-3 (Vanderschueren and De Vleeschouwer 2023, arXiv 2212.01076), Feather (Glentis Georgoulakis et al.
