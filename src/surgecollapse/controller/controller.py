@@ -149,7 +149,7 @@ class Controller:
     def _settle(self) -> None:
         """Check what is prunable, once that is known, and take the first mask from the weights if asked to."""
         components = self._components
-        components.actor.rewiring.check_target(self.plan.sparsity)
+        components.actor.planner.check_target(self.plan.sparsity)
         components.warn_of_adapters()
         if self._options.target.include is None:
             self._advice.of_unstepped([row.name for row in components.explain() if row.reason == UNOWNED])
@@ -166,7 +166,7 @@ class Controller:
         """
         components, target = self._components, self.plan.sparsity
         zeros, size, room = components.weights.zeros(), components.weights.size, len(components.weights.params)
-        missing = size - components.actor.rewiring.wanted(target) - zeros
+        missing = size - components.actor.planner.wanted(target) - zeros
         if missing < -room:
             raise ValueError(
                 f"masks='zeros': the prunable weights are {zeros / size:.2%} zero already, and these zeros stay; "
@@ -510,7 +510,7 @@ class Controller:
             return
         if not reading.finite:
             if not self._components.actor.shadow.active:
-                self._components.actor.rewiring.restore_zeros()
+                self._components.actor.writer.restore_zeros()
             self._log(
                 "skip",
                 f"a gradient, an activation or the loss was not finite at step {self.step}: no decision was made",
@@ -642,9 +642,9 @@ class Controller:
 
     def reachable(self, sparsity: float, layers: Sequence[str] = ()) -> tuple[float, int]:
         """The sparsity that a collapse to this one reaches (a pattern may bound it), and the weights it leaves open."""
-        rewiring = self._components.actor.rewiring
-        sparsity = rewiring.reachable(sparsity)
-        return sparsity, rewiring.wanted(sparsity, layers)
+        planner = self._components.actor.planner
+        sparsity = planner.reachable(sparsity)
+        return sparsity, planner.wanted(sparsity, layers)
 
     def check_sparsity(self, sparsity: float) -> None:
         """Check that a target could be reached here.
@@ -654,7 +654,7 @@ class Controller:
         """
         check_sparsity(sparsity)
         self._options.target.check_room(sparsity)
-        self._components.actor.rewiring.check_target(sparsity)
+        self._components.actor.planner.check_target(sparsity)
 
     def replace_policy(self, policy: Policy, plan: Plan) -> None:
         """Go on with another policy or plan, in the same state."""
@@ -686,7 +686,7 @@ class Controller:
         if self.finalized:
             return
         components, target, total = self._components, self.plan.sparsity, self.plan.total_steps
-        reached = components.actor.rewiring.at(target)
+        reached = components.actor.planner.at(target)
         early = f" at step {self.step} of {total}" if total and self.step < total else ""
         reason = f"finalize{early}: exact target {target:g}, final mask"
         done = self.frozen and reached
@@ -705,7 +705,7 @@ class Controller:
         self._settle_shadow()
         found = weights.disobeying()
         if found:
-            self._components.actor.rewiring.restore_zeros()
+            self._components.actor.writer.restore_zeros()
             self._log(
                 "zeros",
                 f"closed weights had values ({', '.join(f'{name}: {n}' for name, n in found.items())}), from older "
