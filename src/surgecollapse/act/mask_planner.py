@@ -119,6 +119,31 @@ class MaskPlanner:
                 f"min_density or the sparsity, or exclude layers{smaller}"
             )
 
+    def check_zeros(self, sparsity: float) -> tuple[int, bool]:
+        """Check that the zeros that the weights have can be the first mask of a run towards a sparsity.
+
+        Returns:
+            Their number, and whether they are the target already: to a weight a layer, as rounding of another program
+            leaves it.
+
+        Raises:
+            ValueError: if the weights are sparser than the target, or a pattern is not that of the zeros.
+        """
+        zeros, size, room = self.weights.zeros(), self.weights.size, len(self.weights.params)
+        missing = size - self.wanted(sparsity) - zeros
+        if missing < -room:
+            raise ValueError(
+                f"masks='zeros': the prunable weights are {zeros / size:.2%} zero already, and these zeros stay; "
+                f"expected a sparsity of at least that, got {sparsity:g}"
+            )
+        if missing > room and self.pattern is not None:
+            raise ValueError(
+                f"masks='zeros' under the pattern {self.pattern.name!r} keeps the zeros as they are, but "
+                f"only {zeros / size:.2%} of the weights are zero for a sparsity of {sparsity:g}: prune without "
+                "masks='zeros'"
+            )
+        return zeros, missing <= room
+
     def at(self, sparsity: float) -> bool:
         """Whether the masks leave as many weights open as this sparsity is to: exactly, or as near as tiles come."""
         return abs(self.weights.live - self.wanted(sparsity)) <= self._room(sparsity, self.weights)

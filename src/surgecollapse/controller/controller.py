@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import warnings
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel
 
 from surgecollapse.act.input_noise import InputNoise
-from surgecollapse.act.masked_weights import MaskMismatchError
+from surgecollapse.act.other_nets import mask_other
 from surgecollapse.act.prunable import UNOWNED
 from surgecollapse.act.randomness import Generators
 from surgecollapse.act.roles import Explanation
 from surgecollapse.controller.advice import Advice
+from surgecollapse.controller.carried import CarriedController
 from surgecollapse.controller.command_handlers import CommandHandlers
 from surgecollapse.controller.command_loop import CommandLoop
 from surgecollapse.controller.components import Components
@@ -57,9 +56,8 @@ from surgecollapse.policies.version_01 import class_of
 from surgecollapse.protocols import Dataflow, Policy
 from surgecollapse.record import CommandQueue
 from surgecollapse.record.plot import plot_run
-from surgecollapse.torch_utils.carried_state import CarriedState
 from surgecollapse.torch_utils.distributed import Ranks, shadow_when_joined
-from surgecollapse.torch_utils.modules import canonical_name, snapshot, unwrap_model
+from surgecollapse.torch_utils.modules import snapshot, unwrap_model
 from surgecollapse.torch_utils.step_hooks import StepHooks
 
 if TYPE_CHECKING:
@@ -67,8 +65,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 STATE_VERSION = 2
-CARRIED = "surgecollapse.controller"
-"""Key in ``optimizer.state_dict()``: a list of one state."""
 _ROLES = ("rows", "noise", "growth")
 _APART = 1_000_003
 """Between the seeds of two roles: neighboring seeds of a study must not share a stream."""
@@ -114,9 +110,8 @@ class Controller:
         self._given = list(optimizer) if isinstance(optimizer, list | tuple) else [optimizer]
         self.optimizers: list[Optimizer] = [StepHooks.chain(item)[-1] for item in self._given]
         check_trainable(self.model, self.optimizers)
-        self._carried: CarriedState | None = None
-        self._waiting: Mapping[str, Any] | None = None
-        self._unmatched = self._by_hand = self._layout_known = False
+        self._carried = CarriedController(self.state_dict, self.load_state_dict)
+        self._by_hand = self._layout_known = False
         self._advice = Advice()
         self.plan = Plan(
             sparsity=options.target.sparsity,
@@ -164,26 +159,14 @@ class Controller:
         Raises:
             ValueError: if the weights are sparser than the target, or a pattern is not that of the zeros.
         """
-        components, target = self._components, self.plan.sparsity
-        zeros, size, room = components.weights.zeros(), components.weights.size, len(components.weights.params)
-        missing = size - components.actor.planner.wanted(target) - zeros
-        if missing < -room:
-            raise ValueError(
-                f"masks='zeros': the prunable weights are {zeros / size:.2%} zero already, and these zeros stay; "
-                f"expected a sparsity of at least that, got {target:g}"
-            )
-        if missing > room and self._options.target.pattern is not None:
-            raise ValueError(
-                f"masks='zeros' under the pattern {self._options.target.pattern!r} keeps the zeros as they are, but "
-                f"only {zeros / size:.2%} of the weights are zero for a sparsity of {target:g}: prune without "
-                "masks='zeros'"
-            )
-        components.weights.take_zeros()
+        weights = self._components.weights
+        zeros, final = self._components.actor.planner.check_zeros(self.plan.sparsity)
+        weights.take_zeros()
         self._log("join", f"the {zeros} zeros of the weights are the first mask, and stay closed")
-        if missing <= room:  # to a weight a layer, as rounding of another program leaves it
-            self._handlers.aim_at(zeros / size)
-            final = "the zeros of the weights are the final mask"
-            self._carry_out(Decision(phase="frozen", reason=final, actions=(Freeze(),)))
+        if final:
+            self._handlers.aim_at(zeros / weights.size)
+            reason = "the zeros of the weights are the final mask"
+            self._carry_out(Decision(phase="frozen", reason=reason, actions=(Freeze(),)))
             self.finalized = True
 
     def _build(self, dataflow: Dataflow | None, saved: Mapping[str, Any] | None = None) -> None:
@@ -237,7 +220,7 @@ class Controller:
         if self.step == 0:
             # Under torch.compile the graph breaks before the model, but not if no batch is needed.
             self._ownership.watch_first_batches(self._see_first_batch, eager=not self._probe.known)
-        self._carried = CarriedState(self.optimizers[0], CARRIED, self.state_dict, self._load_carried)
+        self._carried.attach(self.optimizers[0])
         self._settle_shadow()
         self._components.weights.apply()
         self._noise.set(self._noise.std)
@@ -259,9 +242,7 @@ class Controller:
     def detach(self) -> None:
         """Remove every hook. Weights keep their values, masks are no longer enforced; attaching again is allowed."""
         self._ownership.close()
-        if self._carried is not None:
-            self._carried.remove()
-            self._carried = None
+        self._carried.remove()
         self._stop_shadowing()
         self._components.observer.disarm()
         self._noise.suspend()
@@ -334,7 +315,7 @@ class Controller:
 
     @torch.no_grad()
     def _before(self, index: int) -> None:
-        self._take_waiting()
+        self._carried.settle()
         self._resolve()
         self._check_ranks()
         self._begin()
@@ -386,35 +367,6 @@ class Controller:
             return
         self._layout_known = True
         self._components.check_optimizer_states()
-
-    def _take_waiting(self) -> None:
-        """Settle what a load of the optimizer's state left open, now that the model must be loaded as well."""
-        if self._waiting is not None:
-            state, self._waiting = self._waiting, None
-            self.load_state_dict(state)
-        if self._unmatched:
-            self._unmatched = False
-            warnings.warn(
-                f"the optimizer state that was loaded holds no state of a controller ({CARRIED!r}): masks and schedule "
-                "go on from where they are. Save optimizer.state_dict() after attach, or load the controller's own "
-                "state_dict()",
-                UserWarning,
-                stacklevel=4,
-            )
-
-    def _load_carried(self, state: dict[str, Any] | None) -> None:
-        """Take what an optimizer's state dict held; a model that is loaded only later is waited for."""
-        if state is None:
-            self._unmatched = True
-            return
-        try:
-            self.load_state_dict(state)
-        except MaskMismatchError:
-            self._waiting = state
-        except ValueError as error:
-            raise ValueError(
-                f"{error}. To load the optimizer's own state alone, remove the key {CARRIED!r} from it"
-            ) from error
 
     def _check_ranks(self) -> None:
         """Check once that all ranks were attached alike.
@@ -679,7 +631,7 @@ class Controller:
         The mask goes on being enforced, so that fine-tuning keeps it. Calling it again applies the mask again, as
         after a load of older weights.
         """
-        self._take_waiting()
+        self._carried.settle()
         self._resolve()
         self._rebind()
         self._apply_masks()
@@ -744,7 +696,6 @@ class Controller:
         weights = self._components.weights
         return {name: weights.mask(name) for name in weights.params}
 
-    @torch.no_grad()
     def apply_masks(self, other: nn.Module | Mapping[str, Tensor]) -> None:
         """Put the closed weights of another net of the same architecture to zero, in place.
 
@@ -766,16 +717,7 @@ class Controller:
         >>> int((average.module.weight == 0).sum())
         2
         """
-        found = _named(other)
-        for name, mask in self._components.weights.all_held().items():
-            tensor = found.get(name)
-            if tensor is None or tensor.shape != mask.shape:
-                shape = None if tensor is None else tuple(tensor.shape)
-                raise ValueError(
-                    f"apply_masks needs a net with the same weights: {name} has shape {shape} there, "
-                    f"{tuple(mask.shape)} here"
-                )
-            tensor.masked_fill_(mask.to(tensor.device) == 0, 0)
+        mask_other(self._components.weights.all_held(), other)
 
     def __str__(self) -> str:
         total = "" if self.plan.total_steps is None else f"/{self.plan.total_steps}"
@@ -859,7 +801,7 @@ class Controller:
                 masks that close weights which have a value.
         """
         self._load(current_state(state), check=True)
-        self._waiting, self._unmatched = None, False
+        self._carried.forget()
 
     def _load(self, state: Mapping[str, Any], *, check: bool) -> None:
         self._check_state(state)
@@ -912,13 +854,3 @@ def _masks(action: Action) -> bool:
         case Regrow():
             return action.source != "zeros"
     return isinstance(action, Exchange | Threshold)
-
-
-def _named(other: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors by canonical name, of a net in any wrapper or of its state dict."""
-    if isinstance(other, nn.Module):
-        inner = unwrap_model(other)
-        other = unwrap_model(inner.module) if isinstance(inner, AveragedModel) else inner
-        return {canonical_name(name): p.data for name, p in other.named_parameters(remove_duplicate=False)}
-    named = {canonical_name(name): value for name, value in other.items() if isinstance(value, Tensor)}
-    return named | {name.removeprefix("module."): value for name, value in named.items()}
