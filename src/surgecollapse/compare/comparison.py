@@ -25,7 +25,7 @@ from surgecollapse.record.whole_files import write_whole
 if TYPE_CHECKING:
     from surgecollapse.compare.pool import Done
 
-REFERENCE = "surge-collapse"
+REFERENCE = "cyclic_pruning"
 
 
 @dataclass(frozen=True, kw_only=True)

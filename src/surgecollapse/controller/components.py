@@ -225,9 +225,9 @@ class Components:
         new = {} if self.actor.frozen else {n: p for n, p in self._choose().items() if n not in self.weights.params}
         for name, p in new.items():
             self.weights.add(name, p)
-        self.actor.rewiring.layouts = self._layouts()
+        self.actor.planner.layouts = self._layouts()
         try:
-            self.actor.rewiring.check_target(self.actor.target)
+            self.actor.planner.check_target(self.actor.target)
         except ValueError as error:
             self._decline(new, error)
             new = {}

@@ -11,6 +11,7 @@ from torch import Tensor
 from surgecollapse.functional.projections import gram, projection_factors, relative_floor
 from surgecollapse.gradients.dense_check import check_whole
 from surgecollapse.gradients.flat_buffers import SideBySide, groups
+from surgecollapse.gradients.stateless import Stateless
 from surgecollapse.torch_utils.chunking import SERIAL, blocks, share
 from surgecollapse.torch_utils.compiled import flattened
 
@@ -20,7 +21,7 @@ _TOGETHER = 4
 """Pieces whose inner products a thread takes at a time."""
 
 
-class OrthoGrad:
+class OrthoGrad(Stateless):
     """⊥Grad: replace each gradient by its part orthogonal to the weight, g⊥ = g − (w·g)/(w·w)·w.
 
     What is taken away would only scale the logits up, towards softmax collapse. Any optimizer becomes its ⊥ form and
@@ -155,19 +156,6 @@ class OrthoGrad:
             # The difference of float64 products knows a small ‖g⊥‖ of float32 gradients, but not of float64 ones.
             along, factor = projection_factors(*numbers, floor=floor, left=left(along))
         return along, factor
-
-    def state_dict(self, params: Sequence[Tensor]) -> dict[str, Any]:  # noqa: ARG002
-        """Nothing: the projection remembers nothing."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any], params: Sequence[Tensor]) -> None:  # noqa: ARG002
-        """Accept what :meth:`state_dict` returned.
-
-        Raises:
-            ValueError: if it is another transform's.
-        """
-        if state:
-            raise ValueError(f"OrthoGrad has no state, got {', '.join(state)}: attach the same transforms")
 
 
 def sums_of_pieces(pairs: Sequence[tuple[Tensor, Tensor]], products: Callable[[int, Tensor, Tensor], Tensor]) -> Tensor:
