@@ -25,10 +25,10 @@ from surgecollapse.events import Decision, Freeze, Prune, Regrow, SetNoise
 from surgecollapse.functional import energy_lost_gaussian, kept
 
 
-def writer_of(params, *, seed=0, min_density=0.0, **options):
+def writer_of(params, *, seed=0, min_density=0.0, optimizer=None, **options):
     """A writer of bare tensors, stepped by one SGD with momentum."""
     params = {n: p if isinstance(p, nn.Parameter) else nn.Parameter(p) for n, p in params.items()}
-    optimizer = torch.optim.SGD(params.values(), lr=0.1, momentum=0.9)
+    optimizer = optimizer or torch.optim.SGD(params.values(), lr=0.1, momentum=0.9)
     defaults = {
         "saliency": "magnitude", "growth": "random", "regrow_init": "zero", "noise_energy_budget": 0.1,
         "allocation": "global", "optimizer_state": "reset",
@@ -299,8 +299,7 @@ def test_moments_are_forgotten_exactly_where_the_mask_flipped(moments):
     p.grad = torch.full((8,), 2.0)
     optimizer.step()
     buffer = optimizer.state[p]["momentum_buffer"]
-    writer = writer_of({"p": p}, optimizer_state=moments)
-    writer._owner = lambda name: optimizer
+    writer = writer_of({"p": p}, optimizer=optimizer, optimizer_state=moments)
     collapse(writer, 0.5)
     zero = 0.0 if moments == "reset" else 2.0
     assert buffer.tolist() == [zero] * 4 + [2.0] * 4
@@ -474,8 +473,8 @@ def test_an_exchange_closes_the_weakest_and_opens_the_largest_gradients_in_each_
 
 def test_a_weight_that_is_dropped_and_grown_at_once_stays_with_its_value_and_moments():
     p = nn.Parameter(torch.tensor([4.0, 0.1, 3.0, 0.0]))
-    writer = writer_of({"a": p})
-    optimizer = writer._owner("a")
+    optimizer = torch.optim.SGD([p], lr=0.1, momentum=0.9)
+    writer = writer_of({"a": p}, optimizer=optimizer)
     writer.collapse({"a": torch.tensor([1, 1, 1, 0]).bool()})
     optimizer.state[p]["momentum_buffer"] = torch.tensor([1.0, 2.0, 3.0, 0.0])
     signals = {"a": torch.tensor([0.0, 9.0, 0.0, 0.1])}
