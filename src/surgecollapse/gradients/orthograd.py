@@ -177,7 +177,7 @@ def sums_of_pieces(pairs: Sequence[tuple[Tensor, Tensor]], products: Callable[[i
 
     share(work, range(0, len(pieces), _TOGETHER))
     rows = torch.stack([found[j] for j in range(len(pieces))])
-    return torch.stack([own.sum(0) for own in rows.split(_counts(pieces, len(pairs)))])
+    return torch.stack([own.sum(0) for own in rows.split(_counts(pieces, len(pairs)))])  # type: ignore[no-untyped-call]
 
 
 def _pieces(weight: Tensor, grad: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
