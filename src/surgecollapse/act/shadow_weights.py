@@ -36,8 +36,8 @@ class ShadowWeights:
     where v is closed. Then v is written anew.
 
     The masks hold exactly as many weights open as the sparsity asks, chosen by |w|. The threshold t of a parameter is
-    the next number below the least open |w| in it, so that no open weight becomes zero, whatever the ties; with one
-    ranking by magnitude over all parameters it is at most that of all but those at their minimum density. Masks, t and
+    the greatest |w| that is closed in it, or with one ranking by magnitude over all parameters the greatest of all;
+    where that is not below the least open |w| (ties, tiles, a minimum density), the next number below it. Masks, t and
     s are taken anew every ``every`` steps and at readings; in between a weight stays closed, or goes to zero under t.
     Where few weights of a parameter are open, their positions are kept, and only they are written.
 
@@ -259,22 +259,22 @@ class ShadowWeights:
         return self._shadow[name][mask] if places is None else self._shadow[name].view(-1).index_select(0, places)
 
     def _take_thresholds(self, masks: Mapping[str, Tensor]) -> None:
-        """The number below the least open |w| of each parameter, or of all that are ranked together."""
+        """The greatest closed |w| of each parameter, or of all that are ranked together; below the least open one."""
         assert self._settings is not None
-        settings, weights = self._settings, self._weights
         self._threshold.clear()
-        if not settings.p:
+        if not self._settings.p or not masks:
             return
-        least: dict[str, float] = {}
+        greatest, least = [], []
         for name, mask in masks.items():
-            opened = self._open_values(name, mask)
-            least[name] = float(opened.abs().amin()) if opened.numel() else torch.inf
-        bound = torch.inf
-        if self._writer.planner.one_ranking(settings.allocation, settings.saliency):
-            minima = self._writer.planner.minima()
-            bound = min((size for name, size in least.items() if weights.live_in(name) > minima[name]), default=bound)
-        for name, size in least.items():
-            self._threshold[name] = _before(min(size, bound), self._shadow[name].dtype)
+            scratch = self._weights.params[name].detach()  # written anew afterwards
+            greatest.append(torch.abs(self._shadow[name], out=scratch).masked_fill_(mask, 0).amax())
+            opened = self._open_values(name, mask).abs()
+            least.append(opened.amin() if opened.numel() else opened.new_tensor(torch.inf))
+        found = dict(zip(masks, _read(greatest), strict=True))
+        if self._writer.planner.one_ranking(self._settings.allocation, self._settings.saliency):
+            found = dict.fromkeys(masks, max(found.values()))
+        for name, bound in zip(masks, _read(least), strict=True):
+            self._threshold[name] = found[name] if found[name] < bound else _before(bound, self._shadow[name].dtype)
 
     def _take_scales(self, masks: Mapping[str, Tensor]) -> None:
         """The factor that gives the open weights their magnitude back: one a parameter, or one a row."""
