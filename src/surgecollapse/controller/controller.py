@@ -49,7 +49,7 @@ from surgecollapse.events import (
 )
 from surgecollapse.observe.monitor_context import MonitorContexts
 from surgecollapse.observe.monitors import make_monitors
-from surgecollapse.observe.probe import Probe
+from surgecollapse.observe.probe import PROBE_ROWS, Probe
 from surgecollapse.observe.watch import Watch
 from surgecollapse.policies import make_policy
 from surgecollapse.policies.version_01 import class_of
@@ -66,6 +66,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 STATE_VERSION = 2
 _ROLES = ("rows", "noise", "growth")
+_LEAST_ROWS = 2
+"""Of a rank's probe batch: the fewest that have a spread."""
 _APART = 1_000_003
 """Between the seeds of two roles: neighboring seeds of a study must not share a stream."""
 
@@ -128,7 +130,8 @@ class Controller:
         self._ranks = Ranks.of(model, options.process_group)
         self._checked = self._ranks.alone
         self._schedule = ReadingSchedule(self._falls_on)
-        self._probe = Probe(options.readings.probe)
+        self._probe = Probe(options.readings.probe, rows=max(_LEAST_ROWS, PROBE_ROWS // self._ranks.size))
+        self._probes: list[dict[str, Any]] = []  # of all ranks: one rank's checkpoint resumes them all
         self._random = {role: Generators(options.seed + _APART * i) for i, role in enumerate(_ROLES)}
         self._noise = InputNoise(model, self._random["noise"])
         self._ownership = Ownership(model, self._given)
@@ -382,6 +385,7 @@ class Controller:
                 "the ranks were attached with different arguments (seed, sparsity, total_steps, policy) or different "
                 "prunable weights, so that their masks would differ: call attach with the same ones on every rank"
             )
+        self._probes = self._ranks.gathered(snapshot(self._probe.state_dict()))
         self._checked = True
 
     @torch.no_grad()
@@ -784,6 +788,7 @@ class Controller:
             "resolved": self._resolved,
             "engine": self._components.state_dict(),
             "probe": self._probe.state_dict(),
+            **({"probes": self._probes} if self._probes else {}),
             "random": {role: generators.state_dict() for role, generators in self._random.items()},
             "noise_std": self._noise.std,
             "decision": None if self.decision is None else to_dict(self.decision),
@@ -808,7 +813,9 @@ class Controller:
         state = snapshot(state)
         if check:
             self._components.check_masks(state["engine"])
-        self._probe.load_state_dict(state["probe"])
+        probes = state.get("probes", [])
+        self._probes = probes if len(probes) == self._ranks.size else []
+        self._probe.load_state_dict(self._probes[self._ranks.rank] if self._probes else state["probe"])
         self._resolved = state["resolved"]
         self._components.observer.disarm()
         found = state["engine"]["dataflow"]
@@ -836,7 +843,7 @@ class Controller:
         if state["version"] != STATE_VERSION:
             raise ValueError(f"controller state has version {state['version']}, this library reads {STATE_VERSION}")
         here = {**self._state(), **self._components.state_dict()}
-        if missing := sorted(set(here) - {*state, *state["engine"], "watch", "interventions", "shadow"}):
+        if missing := sorted(set(here) - {*state, *state["engine"], "watch", "interventions", "shadow", "probes"}):
             raise ValueError(f"this controller state lacks {', '.join(missing)}: the checkpoint is damaged")
         name = type(self.policy).__name__
         if class_of(state["policy"]["name"]) != name:
