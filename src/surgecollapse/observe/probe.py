@@ -130,6 +130,13 @@ class Probe:
             return self._run(model, self._args, self._kwargs, training=training)
         except _FAILURES as error:
             failed = error
+        cast = self._as_precise_as(model)
+        if cast is not None:
+            before, (self._args, self._kwargs) = (self._args, self._kwargs), cast
+            try:
+                return self._run(model, self._args, self._kwargs, training=training)
+            except _FAILURES:
+                self._args, self._kwargs = before
         if not training and any(module.training for module in model.modules()):
             try:
                 result = self._run(model, self._args, self._kwargs, training=True)
@@ -142,6 +149,18 @@ class Probe:
             f"the probe batch does not pass through the model ({type(failed).__name__}: {failed}): "
             "pass probe=<a batch, as the model is called>"
         ) from failed
+
+    def _as_precise_as(self, model: nn.Module) -> Any:
+        """The batch in the precision of a model that was cast since; ``None`` where it has that already."""
+        dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
+        other = [t for t in tensors_in([*self._args, self._kwargs]) if t.is_floating_point() and t.dtype != dtype]
+        if dtype is None or not other:
+            return None
+
+        def cast(tensor: Tensor) -> Tensor:
+            return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+        return map_tensors((list(self._args), dict(self._kwargs)), cast)
 
     def _run(self, model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], *, training: bool = False) -> Any:
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
