@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 # One thread per worker: two workers with a pool each would fight over the cores.
 export OMP_NUM_THREADS ?= 1
 export VENV PYTHON TORCH_ARGS
-# mkdocs-material announces its end of life on every build.
+# mkdocs-material and a plugin announce the end of MkDocs on every build.
 export NO_MKDOCS_2_WARNING := 1
+export DISABLE_MKDOCS_2_WARNING := true
 WORKERS ?= 2
 NUMERIC := tests/golden tests/property tests/unit/test_losses.py $(addprefix tests/unit/,functional gradients act observe analysis attaching)
 

@@ -26,10 +26,7 @@ from typing import Any
 
 import numpy as np
 from _harness import RESULTS, make_parser
-from grokking_bank.learning import learn
-from grokking_bank.store import BankRun, read_bank
-
-from surgecollapse.forecast.calibration import (
+from grokking_bank.calibration import (
     Course,
     alarm_threshold,
     course_of,
@@ -37,6 +34,9 @@ from surgecollapse.forecast.calibration import (
     held_out_scores,
     scores_of,
 )
+from grokking_bank.learning import learn
+from grokking_bank.store import BankRun, read_bank
+
 from surgecollapse.forecast.combination import Combination, to_plain
 from surgecollapse.forecast.features import TIME, TRACKS, Feature, features_of
 

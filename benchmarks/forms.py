@@ -33,12 +33,12 @@ _COMMON = {"dropout": 0.05, "allocation": "global", "saliency": "lamp"}
 _TARGET = {"floor": 0.0, "min_density_ratio": 1.0}
 FORMS: dict[str, tuple[str, dict[str, Any]]] = {
     "gmp": ("gmp", {}),
-    "surge-collapse": ("surge-collapse", {"policy_options": _TARGET}),
-    "three waves": ("surge-collapse", {"policy_options": {**_TARGET, "cycles": 3}}),
-    "two waves": ("surge-collapse", {"policy_options": {**_TARGET, "cycles": 2}}),
-    "two waves, early": ("surge-collapse", {"policy_options": {**_TARGET, "cycles": 2, "last_cycle_start": 0.3}}),
-    "one wave": ("surge-collapse", {"policy_options": {**_TARGET, "cycles": 1}}),
-    "small surges": ("surge-collapse", {"policy_options": {**_TARGET, "surge": 0.1}}),
+    "surge-collapse": ("cyclic_pruning", {"policy_options": _TARGET}),
+    "three waves": ("cyclic_pruning", {"policy_options": {**_TARGET, "cycles": 3}}),
+    "two waves": ("cyclic_pruning", {"policy_options": {**_TARGET, "cycles": 2}}),
+    "two waves, early": ("cyclic_pruning", {"policy_options": {**_TARGET, "cycles": 2, "last_cycle_start": 0.3}}),
+    "one wave": ("cyclic_pruning", {"policy_options": {**_TARGET, "cycles": 1}}),
+    "small surges": ("cyclic_pruning", {"policy_options": {**_TARGET, "surge": 0.1}}),
 }
 """Methods with one setting each, none deeper than the target."""
 

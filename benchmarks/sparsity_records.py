@@ -26,6 +26,7 @@ from _harness import RESULTS, make_parser
 from rich.console import Console
 
 from surgecollapse.compare.methods import ABLATIONS, METHODS
+from surgecollapse.compare.methods.registry import current_name
 from surgecollapse.compare.plan import identity
 from surgecollapse.compare.results import LEAST_SEEDS
 from surgecollapse.compare.suites import SUITES
@@ -163,7 +164,7 @@ def read(folder: Path) -> list[Runs]:
         text = json.dumps(plain, sort_keys=True)
         if text not in known:
             known[text] = _hash(identity(plain))
-        place = (row["entry"], row["sparsity"], row["method"])
+        place = (row["entry"], row["sparsity"], current_name(row["method"]))
         found.setdefault(place, {}).setdefault(known[text], []).append({**row, "config": plain})
     reported = _reported(folder)
     return [
@@ -186,7 +187,7 @@ def read(folder: Path) -> list[Runs]:
 def _reported(folder: Path) -> dict[tuple[str, float, str], float]:
     with (folder / "table.csv").open(encoding="utf-8") as file:
         return {
-            (line["entry"], float(line["sparsity"]), line["method"]): float(line["accuracy"])
+            (line["entry"], float(line["sparsity"]), current_name(line["method"])): float(line["accuracy"])
             for line in csv.DictReader(file)
         }
 

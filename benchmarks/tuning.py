@@ -42,6 +42,7 @@ def search(task: str, space: str, sampler: str, seed: int, options: Any) -> list
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     base: dict[str, Any] = {"task": task, "steps": options.steps, "seed": seed, "sparsity": options.sparsity}
+    base["every"] = max(1, options.steps // 20)
     if space == "thresholds":
         base["policy"] = "entropy_thresholds"
     domains = {name: prior(name) for name in SPACES[space]}

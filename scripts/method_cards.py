@@ -143,7 +143,7 @@ def _import_of(name: str, value: Any) -> str:
 
 def _use(part: Part) -> str:
     """The line that puts a part to use."""
-    attach = "attach(model, optimizer, sparsity=0.9, total_steps=total_steps, "
+    attach = "attach(model, optimizer, 0.9, 10_000, "
     needed = [p.name for p in inspect.signature(part.value).parameters.values() if p.default is p.empty]
     return {
         "policies": f'surgecollapse.{attach}policy="{part.name}")',

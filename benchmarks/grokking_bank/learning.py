@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from surgecollapse.forecast.calibration import Array, Course
+from grokking_bank.calibration import Array, Course
 from surgecollapse.forecast.combination import MOST, Score
 from surgecollapse.forecast.features import Feature
 

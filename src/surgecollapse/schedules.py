@@ -61,18 +61,7 @@ def cosine(step: int, start: int, end: int, initial: float, final: float) -> flo
     cosine decay of Dettmers and Zettlemoyer 2019 (arXiv 1907.04840) has this form for the rate of exchange;
     here it is the sparsity.
 
-    Args:
-        step: optimizer step asked about.
-        start: step until which the sparsity is ``initial``.
-        end: step from which it is ``final``, at least ``start``.
-        initial: first sparsity, in [0, 1].
-        final: last sparsity, in [0, 1].
-
-    Returns:
-        Sparsity in [0, 1].
-
-    Raises:
-        ValueError: if ``end`` comes before ``start`` or a sparsity lies outside [0, 1].
+    Arguments, result and errors are those of :func:`cubic`.
 
     >>> [round(cosine(step, 0, 100, 0.0, 0.8), 6) for step in (0, 50, 100, 200)]
     [0.0, 0.4, 0.8, 0.8]

@@ -13,10 +13,7 @@ from torch import nn
 import surgecollapse
 from surgecollapse import Readings, Target, Updates
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:no attached optimizer steps"),
-    pytest.mark.filterwarnings("ignore:the global threshold holds"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:no attached optimizer steps")
 X = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
 Y = (X[:, 0] > 0).long()
 
@@ -151,7 +148,6 @@ def test_a_very_long_cadence_costs_nothing():
     assert not controller.readings
 
 
-@pytest.mark.filterwarnings("ignore:pruning to .* by one global threshold")
 def test_depth_is_bounded_by_the_minimum_density():
     """The deepest collapse at this target, 99.65%, would leave less than .5% of the weights."""
     model = make_model(width=128)
@@ -242,7 +238,6 @@ def test_gradients_by_vmap_are_no_obstacle_to_a_reading():
     assert [layer.layer for layer in controller.readings[0].layers] == ["0", "2"]
 
 
-@pytest.mark.filterwarnings("ignore:pruning to .* by one global threshold")
 def test_a_net_that_routes_its_inputs_may_run_other_layers_after_a_collapse():
     class Routed(nn.Module):
         def __init__(self) -> None:
@@ -295,7 +290,6 @@ def test_the_last_decision_survives_a_resume_and_a_damaged_state_is_named():
         again.load_state_dict({key: value for key, value in state.items() if key != "events"})
 
 
-@pytest.mark.filterwarnings("ignore:pruning to .* by one global threshold")
 def test_a_weight_without_a_gradient_has_no_taylor_saliency():
     class Unused(nn.Module):
         def __init__(self) -> None:

@@ -158,6 +158,47 @@ class Distribution(nn.Module):
         return torch.distributions.Normal(self.mean(h), self.log_std(h).clamp(-5, 2).exp())
 
 
+class Critic(nn.Module):
+    """A soft actor whose action its two critics take in."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.mean, self.log_std = nn.Linear(4, 8), nn.Linear(8, 2), nn.Linear(8, 2)
+        self.first, self.second, self.inner = nn.Linear(10, 1), nn.Linear(6, 1), nn.Linear(10, 6)
+
+    def forward(self, x):
+        h = F.relu(self.body(x))
+        mean, log_std = self.mean(h), self.log_std(h).clamp(-20, 2)
+        action = torch.tanh(mean + log_std.exp() * torch.randn_like(mean))
+        both = torch.cat([h, action], -1)
+        return action, torch.minimum(self.first(both), self.second(F.relu(self.inner(both))))
+
+
+class Stream(nn.Module):
+    """The blocks of a residual stream, whose sum is returned beside the logits."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks, self.head = nn.ModuleList(nn.Linear(4, 4) for _ in range(3)), nn.Linear(4, 2)
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = x + F.relu(block(x))
+        return x, self.head(x)
+
+
+class Attending(nn.Module):
+    """Attention whose weights are returned beside the logits."""
+
+    def __init__(self):
+        super().__init__()
+        self.q, self.k, self.v, self.head = (nn.Linear(4, n) for n in (4, 4, 4, 2))
+
+    def forward(self, x):
+        weights = (self.q(x) @ self.k(x).transpose(1, 2)).softmax(-1)
+        return self.head((weights @ self.v(x)).mean(1)), weights
+
+
 class Chained(nn.Module):
     """A first output, as ``first`` returns it, on which the second one depends."""
 
@@ -210,6 +251,10 @@ NETS = {
     "second head on probabilities": (lambda: Chained(torch.sigmoid), X, ["body.weight"]),
     "second head on classes": (lambda: Chained(lambda a: a.softmax(-1)), X, ["body.weight"]),
     "second head on log-probabilities": (lambda: Chained(lambda a: F.log_softmax(a, -1)), X, ["body.weight"]),
+    "second head on an action": (lambda: Chained(torch.tanh), X, ["body.weight"]),
+    "soft actor and critics": (Critic, X, ["body.weight", "inner.weight"]),
+    "residual stream beside logits": (Stream, X, [f"blocks.{i}.weight" for i in range(3)]),
+    "attention beside logits": (Attending, SEQUENCES, [f"{name}.weight" for name in "qkv"]),
     "features that are activations": (lambda: Chained(F.relu), X, ["a.weight", "body.weight"]),
     "transformer encoder": (
         lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, 8, batch_first=True), 2),

@@ -268,7 +268,6 @@ def test_a_model_that_is_cast_after_attach_goes_on(dtype):
             for state in optimizer.state.values():
                 state["momentum_buffer"] = state["momentum_buffer"].to(dtype)
             x = X.to(dtype)
-            controller._probe._args = [x]
     controller.finalize()
     assert model[0].weight.dtype is dtype
     assert controller.sparsity == pytest.approx(0.8, abs=1e-3)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import surgecollapse as sc
+from surgecollapse.torch_utils import step_hooks
 
 X = torch.randn(64, 16, generator=torch.Generator().manual_seed(0))
 Y = torch.randint(3, (64,), generator=torch.Generator().manual_seed(1))
@@ -143,6 +144,16 @@ def test_a_step_that_failed_can_be_tried_again():
     assert controller.step == 1
     optimizer.step()
     assert controller.step == 2
+
+
+def test_ordinary_optimizers_walk_no_frames(monkeypatch):
+    model = net()
+    optimizer = torch.optim.AdamW(model.parameters())
+    controller = sc.attach(model, optimizer, 0.8, 60, readings=sc.Readings(every=5))
+    backward(model)
+    monkeypatch.setattr(step_hooks.inspect, "currentframe", lambda: pytest.fail("frames were walked"))
+    optimizer.step()
+    assert controller.step == 1
 
 
 class Keeps(torch.optim.SGD):

@@ -24,7 +24,7 @@ if not torch.cuda.is_available():
 pytestmark = pytest.mark.filterwarnings("ignore:The PyTorch API of SparseSemiStructuredTensor")
 
 RUNS = {
-    "surge-collapse": {"task": "digits", "recipe": "surge-collapse", "sparsity": 0.8, "dropout": 0.2},
+    "surge-collapse": {"task": "digits", "sparsity": 0.8, "dropout": 0.2},
     "series": {"task": "mnist1d", "model": "cnn", "policy": "rigl", "sparsity": 0.8},
     "record": {"task": "grokfast-modular-record"},
     "transformer": {"task": "prieto-transformer-orthograd"},

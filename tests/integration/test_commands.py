@@ -35,12 +35,12 @@ SHORT = {"task": "digits", "steps": 60, "widths": (16,), "train_samples": 200, "
          "checkpoint_every": 20, "monitors": "none"}  # fmt: skip
 
 
-def loop(policy="no_op", total=100, **options):
+def loop(policy="no_op", total=100, memory=None, **options):
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.ReLU(), torch.nn.Linear(32, 16), torch.nn.ReLU(),
                                 torch.nn.Linear(16, 2))  # fmt: skip
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    memory = MemoryRecorder()
+    memory = memory or MemoryRecorder()
     controller = surgecollapse.attach(
         model,
         optimizer,
@@ -66,9 +66,9 @@ def loop(policy="no_op", total=100, **options):
 
 
 def test_what_a_person_decides_between_two_readings_is_recorded_with_its_own_step():
-    controller, steps, requests = loop()
-    memory = controller._options.recorders[0]
-    for command in (Collapse(fraction=0.25), Surge(fraction=0.5), Pump(sigma=0.1)):
+    memory = MemoryRecorder()
+    controller, steps, requests = loop(memory=memory)
+    for command in (Collapse(fraction=0.25), Surge(fraction=0.5), Pump(noise_std=0.1)):
         steps(6)
         controller.request(command)
         steps(1)

@@ -7,11 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from grokking_bank.calibration import alarm_threshold, held_out_scores
 from grokking_bank.members import Member
 from grokking_bank.plan import block
 from grokking_bank.store import read_bank
-
-from surgecollapse.forecast.calibration import alarm_threshold, held_out_scores
 
 pytest.importorskip("sklearn")
 ROOT = Path(__file__).parents[2]

@@ -129,6 +129,21 @@ def test_interrupted_and_resumed_is_bitwise_uninterrupted(policy, stop, uninterr
     assert_same_run(out, uninterrupted(policy))
 
 
+@pytest.mark.parametrize("policy", ["none", "acdc"])
+def test_states_are_in_a_checkpoint_once_and_are_read_where_version_01_had_them(policy, tmp_path):
+    """In the optimizer's state; 0.1 had them in both places, or beside it alone."""
+    train(configuration(policy, grokfast="ema"), tmp_path / "whole")
+    train(configuration(policy, grokfast="ema"), tmp_path / "run", progress=InterruptAt(30))
+    path = step_checkpoints(tmp_path / "run" / "checkpoints")[0]
+    state = load_checkpoint(path)
+    assert state.keys().isdisjoint({"controller", "transforms"})
+    key = "transforms" if policy == "none" else "controller"
+    (state[key],) = state["optimizer"][f"surgecollapse.{key}"]
+    checkpoint_module.save_checkpoint(path, state)
+    train(None, tmp_path / "run", resume=True)
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
 def test_a_run_killed_between_checkpoints_is_resumed_from_the_last_one(uninterrupted, tmp_path):
     out = tmp_path / "run"
 

@@ -7,31 +7,13 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from surgecollapse.events import Decision, Freeze, Plan, Prune, Reading, Regrow, SetNoise
+from actions import depth, freezes, noise, surge
+from surgecollapse.events import Decision, Plan, Reading, Regrow
 from surgecollapse.policies import ACDC, EntropyCycles, EntropyThresholds, FixedInterval
 from surgecollapse.policies.schedule import to_step
 
 unit = st.none() | st.floats(0.0, 1.0)
 rows = st.tuples(unit, unit, st.sampled_from([True, True, True, False]))
-
-
-def depth(decision: Decision) -> float | tuple[float, float] | None:
-    prune = decision.find(Prune)
-    return None if prune is None else prune.sparsity
-
-
-def surge(decision: Decision) -> float | None:
-    regrow = decision.find(Regrow)
-    return None if regrow is None else regrow.fraction
-
-
-def noise(decision: Decision) -> float | None:
-    found = decision.find(SetNoise)
-    return None if found is None else found.std
-
-
-def freezes(decision: Decision) -> bool:
-    return decision.find(Freeze) is not None
 
 
 def simulate(

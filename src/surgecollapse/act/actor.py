@@ -14,9 +14,9 @@ from surgecollapse.act.collapse import zero_lowest
 from surgecollapse.act.depth import deepest
 from surgecollapse.act.input_noise import InputNoise
 from surgecollapse.act.ledger import Ledger, energies
+from surgecollapse.act.mask_writer import MaskWriter
 from surgecollapse.act.prunable import named_weights
 from surgecollapse.act.recycle import Recycler
-from surgecollapse.act.rewiring import Rewiring
 from surgecollapse.act.shadow_weights import ShadowWeights
 from surgecollapse.act.surge import refill_zeros
 from surgecollapse.events import (
@@ -59,7 +59,7 @@ class Actor:
 
     Args:
         model: the unwrapped model.
-        rewiring: opens and closes weights.
+        writer: opens and closes weights.
         recycler: starts dormant units afresh.
         noise: the input noise.
         net: measures the net, before and after each act on its weights.
@@ -70,15 +70,16 @@ class Actor:
     def __init__(
         self,
         model: nn.Module,
-        rewiring: Rewiring,
+        writer: MaskWriter,
         recycler: Recycler,
         noise: InputNoise,
         net: NetView,
         overrides: Mapping[str, Any],
     ) -> None:
-        self._model, self.rewiring, self.recycler, self.noise = model, rewiring, recycler, noise
+        self._model, self.writer, self.recycler, self.noise = model, writer, recycler, noise
+        self.planner = writer.planner
         self.net, self._overrides = net, overrides
-        self.shadow = ShadowWeights(rewiring)
+        self.shadow = ShadowWeights(writer)
         self.frozen = False
         self.target = 1.0
         """Sparsity beyond which pruned values are remembered: at the end, so many must be open again."""
@@ -121,20 +122,20 @@ class Actor:
                 if not self.frozen:
                     self.frozen = True
                     self.shadow.end()
-                    if self.rewiring.weights.sparsity <= self.target:  # else some are still to be opened at the end
-                        self.rewiring.forget_values()
+                    if self.writer.weights.sparsity <= self.target:  # else some are still to be opened at the end
+                        self.writer.forget_values()
                     self.log("freeze")
 
     def _prune(self, action: Prune) -> None:
         least, most = action.range
-        before, weights = self.rewiring.weights.sparsity, self.rewiring.weights
+        before, weights = self.writer.weights.sparsity, self.writer.weights
         if not action.keep_mask:
             ledger = zero_lowest(self._scope(action.scope), least)
             self.log("collapse", ledger, before, depth=least)
             return
-        least, most = self.rewiring.reachable(least), self.rewiring.reachable(most)
+        least, most = self.planner.reachable(least), self.planner.reachable(most)
         layers = action.layers
-        missing = self.rewiring.wanted(least, layers) - (weights.only(layers) if layers else weights).live
+        missing = self.planner.wanted(least, layers) - (weights.only(layers) if layers else weights).live
         if missing > 0:  # sparser than the target already: regrow exactly what is missing
             regrow, known = Regrow(1.0, regrow_init="last"), self._remembered(layers)
             valued = min(missing, sum(count_true(list(known.values()))))
@@ -145,9 +146,9 @@ class Actor:
         details = self._find_depth(action, least, most) if searched else {"depth": most}
         beyond = details["depth"] > self.target and not layers
         remember = action.keep_values or beyond or self._overrides.get("regrow_init") == "last"
-        masks = self.rewiring.plan(details["depth"], self._signals, action.allocation, action.saliency, layers)
-        ledger, self._closed = self.rewiring.collapse(masks, remember=remember)
-        self.rewiring.check_collapsed(details["depth"], layers)
+        masks = self.planner.plan(details["depth"], self._signals, action.allocation, action.saliency, layers)
+        ledger, self._closed = self.writer.collapse(masks, remember=remember)
+        self.planner.check_collapsed(details["depth"], layers)
         self.log("collapse", ledger, before, **details)
         self._note_starved(action)
 
@@ -157,9 +158,9 @@ class Actor:
         before, closed, opened, reason = self.shadow.aim(action, self._decision.reason)
         if not active or not (closed or opened):
             return
-        after = self.rewiring.weights.sparsity
+        after = self.writer.weights.sparsity
         kind = "exchange" if after == before else "collapse" if after > before else "surge"
-        now = energies(self.rewiring.weights.params)
+        now = energies(self.writer.weights.params)
         self.log(kind, Ledger(before=now, after=now), before, p=action.p, theta=action.theta)
         self._done[-1] = replace(self._done[-1], reason=reason, pruned=closed, grown=opened)
         self._note_starved(action)
@@ -175,11 +176,11 @@ class Actor:
 
     def _note_starved(self, action: Prune | Threshold) -> None:
         """Record, and warn once, where a global threshold holds parameters at their minimum density."""
-        first = not self.rewiring.starved
-        starved = self.rewiring.newly_starved(action.allocation)
+        first = not self.planner.starved
+        starved = self.planner.newly_starved(action.allocation)
         if not starved:
             return
-        weights, least = self.rewiring.weights, self.rewiring.min_density
+        weights, least = self.writer.weights, self.planner.min_density
         self.log(
             "starved",
             parameters={name: weights.live_in(name) for name in starved},
@@ -202,12 +203,11 @@ class Actor:
         Never deeper than the minimum density of every parameter allows.
         """
         assert action.floor is not None
-        rewiring = self.rewiring
-        most = max(least, min(most, 1.0 - sum(rewiring.minima().values()) / rewiring.weights.size))
+        most = max(least, min(most, 1.0 - sum(self.planner.minima().values()) / self.planner.weights.size))
 
         def measure(sparsity: float) -> float:
-            masks = rewiring.plan(sparsity, self._signals, action.allocation, action.saliency)
-            with rewiring.trial(masks):
+            masks = self.planner.plan(sparsity, self._signals, action.allocation, action.saliency)
+            with self.writer.trial(masks):
                 return self.net.measure(action.measure)
 
         found = deepest(measure, least, most, action.floor)
@@ -222,8 +222,8 @@ class Actor:
         }
 
     def _exchange(self, action: Exchange) -> None:
-        before = self.rewiring.weights.sparsity
-        ledger = self.rewiring.exchange(
+        before = self.writer.weights.sparsity
+        ledger = self.writer.exchange(
             action.fraction,
             signals=self._signals,
             saliency=action.saliency,
@@ -233,7 +233,7 @@ class Actor:
         self.log("exchange", ledger, before, fraction=action.fraction, energy_fraction=ledger.energy_fraction)
 
     def _recycle(self, action: Recycle) -> None:
-        connections, lost = self.net.unit_connections(list(self.rewiring.weights.params))
+        connections, lost = self.net.unit_connections(list(self.writer.weights.params))
         ledger, details = self.recycler.recycle(named_weights(self._model), connections, action.dormancy)
         details["left"] = {**lost, **details["left"]}
         self.log("recycle", ledger, dormancy=action.dormancy, **details)
@@ -245,10 +245,10 @@ class Actor:
         return choice | {key: value for key, value in self._overrides.items() if value is not None}
 
     def _regrow(self, action: Regrow) -> None:
-        weights = self.rewiring.weights
+        weights = self.writer.weights
         if action.source == "zeros":
             noise_std = action.noise_std or 0.0
-            ledger = refill_zeros(self._scope(action.scope), noise_std, self.rewiring.generators, weights)
+            ledger = refill_zeros(self._scope(action.scope), noise_std, self.writer.generators, weights)
             self.log("surge", ledger, noise_std=noise_std)
             return
         closed: Mapping[str, Tensor] | None = None
@@ -266,7 +266,7 @@ class Actor:
     ) -> None:
         if not count:
             return
-        weights = self.rewiring.weights
+        weights = self.writer.weights
         before = weights.sparsity
         if closed is None:
             chosen = weights.only(layers).params
@@ -275,22 +275,22 @@ class Actor:
         if not count:
             return
         std = None if action is None else action.noise_std
-        ledger = self.rewiring.surge(closed, count, signals=self._signals, noise_std=std, **self._choice(action))
+        ledger = self.writer.surge(closed, count, signals=self._signals, noise_std=std, **self._choice(action))
         if ledger.changed:  # fewer weights than half a tile reopen none
             self.log("surge", ledger, before, energy_fraction=ledger.energy_fraction)
 
     def _remembered(self, layers: Sequence[str]) -> dict[str, Tensor]:
         """The closed weights whose last value is known."""
-        weights = self.rewiring.weights
+        weights = self.writer.weights
         chosen = weights.only(layers).params
         return {
-            name: weights.closed(name) & (name in chosen) & (self.rewiring.last_value(name) != 0)
+            name: weights.closed(name) & (name in chosen) & (self.writer.last_value(name) != 0)
             for name in weights.params
         }
 
     def _scope(self, scope: str) -> Mapping[str, nn.Parameter]:
         if scope == "prunable":
-            return self.rewiring.weights.params
+            return self.writer.weights.params
         return {n: p for n, p in named_weights(self._model).items() if p.is_floating_point() and p.requires_grad}
 
     def log(
@@ -301,7 +301,7 @@ class Actor:
         **details: Any,
     ) -> None:
         """Add one intervention to those of this decision."""
-        weights, ledger = self.rewiring.weights, ledger or Ledger({})
+        weights, ledger = self.writer.weights, ledger or Ledger({})
         if ledger.changed:
             before, self._activations = self._activations, self.net.activation_energy()
             # A net that routes its inputs may have run other layers before.

@@ -55,65 +55,69 @@ class Recycler:
 
     @torch.no_grad()
     def recycle(
-        self, params: Mapping[str, nn.Parameter], passages: Sequence[UnitConnection], tau: float
+        self, params: Mapping[str, nn.Parameter], connections: Sequence[UnitConnection], dormancy: float
     ) -> tuple[Ledger, dict[str, Any]]:
-        """Recycle the dormant units of these passages.
+        """Recycle the dormant units of these connections.
 
         Args:
             params: every parameter by canonical name.
-            passages: where the units go, and their dormancy.
-            tau: greatest dormancy that is recycled.
+            connections: where the units go, and their dormancy.
+            dormancy: greatest dormancy that is recycled.
 
         Returns:
             The ledger, and details: ``units``, the number recycled by weight, and ``left``, why others were passed by.
         """
         steered, left = [], {}
-        for passage in passages:
-            still = [n for n in _touched(passage) if not params[n].requires_grad or self._owner(params[n]) is None]
+        for connection in connections:
+            still = [
+                n for n in _weights_of(connection) if not params[n].requires_grad or self._owner(params[n]) is None
+            ]
             if still:
-                left[passage.incoming] = f"has units of {still[0]}, which is not trained"
+                left[connection.incoming] = f"has units of {still[0]}, which is not trained"
             else:
-                steered.append(passage)
-        dormant = [self._dormant(passage, tau) for passage in steered]
+                steered.append(connection)
+        dormant = [self._dormant(connection, dormancy) for connection in steered]
         counts: list[int] = torch.stack([d.count_nonzero() for d in dormant]).tolist() if dormant else []
         found = [(p, d) for p, d, count in zip(steered, dormant, counts, strict=True) if count]
-        touched = {name: params[name] for passage, _ in found for name in _touched(passage)}
-        ledger = Ledger(before=energies(touched), recycled=sum(counts))
+        changed = {name: params[name] for connection, _ in found for name in _weights_of(connection)}
+        ledger = Ledger(before=energies(changed), recycled=sum(counts))
         # A weight may be the way out of one layer's units and the way in of the next's: zeros are written last.
-        drawn = {passage.incoming: self._renew(params, passage, units) for passage, units in found}
+        drawn = {connection.incoming: self._renew(params, connection, units) for connection, units in found}
         ledger.injected = energies(drawn)
-        for passage, units in found:
-            self._silence(params[passage.outgoing], passage, units)
+        for connection, units in found:
+            self._silence(params[connection.outgoing], connection, units)
         self._weights.apply()
-        ledger.after = energies(touched)
-        units_by_name = {passage.incoming: count for passage, count in zip(steered, counts, strict=True)}
+        ledger.after = energies(changed)
+        units_by_name = {connection.incoming: count for connection, count in zip(steered, counts, strict=True)}
         return ledger, {"units": units_by_name, "left": left}
 
-    def _dormant(self, passage: UnitConnection, tau: float) -> Tensor:
-        is_open = self._weights.mask(passage.incoming).flatten(1).any(1)
-        return (passage.scores.to(is_open.device) <= tau) & is_open
+    def _dormant(self, connection: UnitConnection, dormancy: float) -> Tensor:
+        is_open = self._weights.mask(connection.incoming).flatten(1).any(1)
+        return (connection.scores.to(is_open.device) <= dormancy) & is_open
 
-    def _renew(self, params: Mapping[str, nn.Parameter], passage: UnitConnection, units: Tensor) -> Tensor:
+    def _renew(self, params: Mapping[str, nn.Parameter], connection: UnitConnection, units: Tensor) -> Tensor:
         """Draw the incoming weights of these units; the bias starts at zero."""
-        weight = params[passage.incoming]
+        weight = params[connection.incoming]
         rows = units.nonzero().squeeze(1)
-        mask = self._weights.mask(passage.incoming)
+        mask = self._weights.mask(connection.incoming)
         noise = torch.randn(
             (len(rows), *weight.shape[1:]), device=weight.device, generator=self._generators.on(weight.device)
         )
-        values = (noise * self.scales[passage.incoming]).to(weight.dtype) * mask[rows]
+        values = (noise * self.scales[connection.incoming]).to(weight.dtype) * mask[rows]
         weight[rows] = values
         self._forget(weight, _along(units, weight, 0), mask)
-        if passage.bias is not None:
-            params[passage.bias][rows] = 0
-            self._forget(params[passage.bias], units, torch.ones_like(units))
+        if connection.bias is not None:
+            params[connection.bias][rows] = 0
+            self._forget(params[connection.bias], units, torch.ones_like(units))
         return values
 
-    def _silence(self, weight: nn.Parameter, passage: UnitConnection, units: Tensor) -> None:
+    def _silence(self, weight: nn.Parameter, connection: UnitConnection, units: Tensor) -> None:
         """Zero the columns that take these units in."""
-        chosen = _along(units.repeat_interleave(passage.columns), weight, 1)
+        chosen = _along(units.repeat_interleave(connection.columns), weight, 1)
         weight.masked_fill_(chosen, 0)
-        live = self._weights.mask(passage.outgoing) if passage.outgoing in self._weights.params else ~chosen | chosen
+        live = (
+            self._weights.mask(connection.outgoing) if connection.outgoing in self._weights.params else ~chosen | chosen
+        )
         self._forget(weight, chosen, live)
 
     def _forget(self, param: nn.Parameter, chosen: Tensor, live: Tensor) -> None:
@@ -131,8 +135,8 @@ class Recycler:
         self.scales |= {name: scale for name, scale in known.items() if name in self._weights.params}
 
 
-def _touched(passage: UnitConnection) -> list[str]:
-    return [passage.incoming, *([passage.bias] if passage.bias else []), passage.outgoing]
+def _weights_of(connection: UnitConnection) -> list[str]:
+    return [connection.incoming, *([connection.bias] if connection.bias else []), connection.outgoing]
 
 
 def _along(chosen: Tensor, weight: Tensor, dim: int) -> Tensor:

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from surgecollapse.act.mask_writer import MaskWriter
 from surgecollapse.act.masked_weights import MaskedWeights
-from surgecollapse.act.rewiring import Rewiring
 from surgecollapse.events import Threshold
 from surgecollapse.functional import channel_scale, magnitude_restoring_scale, soft_threshold, soft_threshold_inverse
 from surgecollapse.functional.selection import count_true
@@ -36,19 +36,19 @@ class ShadowWeights:
     where v is closed. Then v is written anew.
 
     The masks hold exactly as many weights open as the sparsity asks, chosen by |w|. The threshold t of a parameter is
-    the next number below the least open |w| in it, so that no open weight becomes zero, whatever the ties; with one
-    ranking by magnitude over all parameters it is at most that of all but those at their minimum density. Masks, t and
+    the greatest |w| that is closed in it, or with one ranking by magnitude over all parameters the greatest of all;
+    where that is not below the least open |w| (ties, tiles, a minimum density), the next number below it. Masks, t and
     s are taken anew every ``every`` steps and at readings; in between a weight stays closed, or goes to zero under t.
     Where few weights of a parameter are open, their positions are kept, and only they are written.
 
     A parameter has a shadow from the first step at which it is not fully open.
 
     Args:
-        rewiring: chooses masks, and forgets the moments of what is closed for good.
+        writer: chooses masks, and forgets the moments of what is closed for good.
     """
 
-    def __init__(self, rewiring: Rewiring) -> None:
-        self._rewiring = rewiring
+    def __init__(self, writer: MaskWriter) -> None:
+        self._writer = writer
         self._settings: Threshold | None = None
         self._shadow: dict[str, Tensor] = {}
         self._threshold: dict[str, float] = {}
@@ -63,7 +63,7 @@ class ShadowWeights:
 
     @property
     def _weights(self) -> MaskedWeights:
-        return self._rewiring.weights
+        return self._writer.weights
 
     @property
     def _by_name(self) -> tuple[dict[str, Any], ...]:
@@ -106,7 +106,7 @@ class ShadowWeights:
         Raises:
             ValueError: if weights would be judged by a criterion that needs their gradient.
         """
-        self._rewiring.check_without_gradient(settings.saliency)
+        self._writer.planner.check_without_gradient(settings.saliency)
         done = (self._before, self._closed, self._opened, self._reason)
         self._before, self._closed, self._opened, self._reason = self._weights.sparsity, 0, 0, reason
         self._start, self._count, self._settings = self._weights.sparsity, 0, settings
@@ -129,7 +129,7 @@ class ShadowWeights:
         self._settings = None
         for held in self._by_name:
             held.clear()
-        self._rewiring.restore_zeros()
+        self._writer.restore_zeros()
 
     # ---- around a step ----------------------------------------------------------------------------------------
 
@@ -216,9 +216,9 @@ class ShadowWeights:
         """Take masks, thresholds and scales anew, and write the thresholded weights."""
         assert self._settings is not None
         settings, weights, params = self._settings, self._weights, self._weights.params
-        wanted = self._rewiring.reachable(self.sparsity if sparsity is None else sparsity)
+        wanted = self._writer.planner.reachable(self.sparsity if sparsity is None else sparsity)
         values = {name: self._shadow.get(name, p.detach()) for name, p in params.items()}
-        masks = self._rewiring.plan(wanted, {}, settings.allocation, settings.saliency, values=values)
+        masks = self._writer.planner.plan(wanted, {}, settings.allocation, settings.saliency, values=values)
         for name, mask in masks.items():
             fixed = weights.fixed_in(name)
             if fixed is not None:
@@ -259,22 +259,22 @@ class ShadowWeights:
         return self._shadow[name][mask] if places is None else self._shadow[name].view(-1).index_select(0, places)
 
     def _take_thresholds(self, masks: Mapping[str, Tensor]) -> None:
-        """The number below the least open |w| of each parameter, or of all that are ranked together."""
+        """The greatest closed |w| of each parameter, or of all that are ranked together; below the least open one."""
         assert self._settings is not None
-        settings, weights = self._settings, self._weights
         self._threshold.clear()
-        if not settings.p:
+        if not self._settings.p or not masks:
             return
-        least: dict[str, float] = {}
+        greatest, least = [], []
         for name, mask in masks.items():
-            opened = self._open_values(name, mask)
-            least[name] = float(opened.abs().amin()) if opened.numel() else torch.inf
-        bound = torch.inf
-        if self._rewiring.one_ranking(settings.allocation, settings.saliency):
-            minima = self._rewiring.minima()
-            bound = min((size for name, size in least.items() if weights.live_in(name) > minima[name]), default=bound)
-        for name, size in least.items():
-            self._threshold[name] = _before(min(size, bound), self._shadow[name].dtype)
+            scratch = self._weights.params[name].detach()  # written anew afterwards
+            greatest.append(torch.abs(self._shadow[name], out=scratch).masked_fill_(mask, 0).amax())
+            opened = self._open_values(name, mask).abs()
+            least.append(opened.amin() if opened.numel() else opened.new_tensor(torch.inf))
+        found = dict(zip(masks, _read(greatest), strict=True))
+        if self._writer.planner.one_ranking(self._settings.allocation, self._settings.saliency):
+            found = dict.fromkeys(masks, max(found.values()))
+        for name, bound in zip(masks, _read(least), strict=True):
+            self._threshold[name] = found[name] if found[name] < bound else _before(bound, self._shadow[name].dtype)
 
     def _take_scales(self, masks: Mapping[str, Tensor]) -> None:
         """The factor that gives the open weights their magnitude back: one a parameter, or one a row."""

@@ -66,10 +66,14 @@ class ZeroPreservation:
         elif seen.rested:
             self._skippable.add(index)
 
+    def skips(self, index: int) -> bool:
+        """Whether the step under way leaves closed weights at zero by itself."""
+        return index in self._skippable
+
     @torch.no_grad()
     def after_step(self, index: int, names: Sequence[str], *, check: bool) -> None:
         """Make closed weights zero, where they are not by themselves; look whether they are with ``check``."""
-        skippable, written = index in self._skippable, index in self._written
+        skippable, written = self.skips(index), index in self._written
         self._skippable.discard(index)
         self._written.discard(index)
         held = not (skippable and check) or self._weights.closed_are_zero(names)

@@ -19,6 +19,7 @@ from surgecollapse.cli.extras import extra_of
 from surgecollapse.cli.flags import undotted
 from surgecollapse.cli.live import send, watch
 from surgecollapse.cli.output import INTERRUPTED, MISTAKE, fail
+from surgecollapse.cli.planning import plan
 from surgecollapse.cli.results import analyze, export, report
 from surgecollapse.cli.training import demo, run
 from surgecollapse.cli.tuning import tune
@@ -33,7 +34,7 @@ app = App(
     result_action="return_value",
     suppress_keyboard_interrupt=False,
 )
-for _command in (run, send, watch, report, compare, tune, export, analyze, demo, doctor):
+for _command in (run, send, watch, report, compare, tune, export, analyze, plan, demo, doctor):
     app.command(_command)
 app.command(analyze, name="analyse", show=False)  # as version 0.1 spelled it
 

@@ -36,9 +36,9 @@ def compare(
     Args:
         suite: What to train: smoke, quick, quick-mlp, quick-cnn, noise, full or long-text; or a TOML file of keys, or
             a Python file of your own that defines data and model.
-        methods: Comma-separated; default: all (dense, weight-decay, dropout, one-shot, gmp, static, set, rigl, granet,
-            dsd, acdc, cyclical-pruning, straight-through, st3, feather, small-dense, surge-collapse, soft-threshold).
-            gmp-equal-flops and rigl-equal-flops train as long as costs the training FLOPs of the reference.
+        methods: Comma-separated; default: all (dense, weight_decay, dropout, one_shot, gmp, static, set, rigl, granet,
+            dsd, acdc, cyclical_pruning, straight_through, st3, feather, small_dense, cyclic_pruning, soft_threshold).
+            gmp_equal_flops and rigl_equal_flops train as long as costs the training FLOPs of the reference.
         entries: Comma-separated labels of the nets to train now, as in mnist-mlp,kjv-gpt; default: all of the suite.
             The tables show all that have rows.
         sparsities: Comma-separated, as in .9,.95; default: those of the suite.
@@ -49,7 +49,7 @@ def compare(
             first steps of regrown weights). Every method's trials are repeated with each.
         tune_at: Sparsity at which methods are tuned; default: .9, or the nearest that a net has.
         jobs: Processes of one thread each; default: the cores that may be used.
-        reference: The method that the others are compared with; default: surge-collapse, or else the first.
+        reference: The method that the others are compared with; default: cyclic_pruning, or else the first.
         out: Folder of rows, tables and plots. Default: runs/compare-SUITE.
         work: Folder for temporary files; default: the system's.
         data_dir: Folder with the folders mnist and fashion-mnist, which hold their data files, and if need be kjv and

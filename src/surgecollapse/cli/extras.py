@@ -6,6 +6,8 @@ _EXTRAS = {
     "starlette": "watch",
     "uvicorn": "watch",
     "optuna": "tune",
+    "cmaes": "tune",
+    "psycopg": "postgresql",
     "safetensors": "export",
     "onnx": "onnx",
     "onnxscript": "onnx",

@@ -12,6 +12,7 @@ from surgecollapse.compare.comparison import Comparison, Outcome
 from surgecollapse.compare.display import duration
 from surgecollapse.compare.methods import ABLATIONS, METHODS, Method
 from surgecollapse.compare.methods.parts import PARTS, with_parts
+from surgecollapse.compare.methods.registry import current_name
 from surgecollapse.compare.plan import Plan, choose
 from surgecollapse.compare.suites import SUITES, Suite, suite_of
 from surgecollapse.errors import ConfigError
@@ -66,7 +67,7 @@ def prepare(
     if tune_at is not None and not 0 < tune_at < 1:
         raise ConfigError(f"tune_at must be a sparsity between 0 and 1, got {tune_at!r}")
     default = [name for name, method in known_methods.items() if method.trials]
-    chosen = choose(_words(methods) or default, known_methods, what="method")
+    chosen = choose([current_name(name) for name in _words(methods)] or default, known_methods, what="method")
     untunable = [method.name for method in chosen if not method.trials and method.longer is None]
     if untunable and budget != "none":
         raise ConfigError(f"{', '.join(untunable)}: an ablation is not tuned; add --budget none")
@@ -93,6 +94,7 @@ def prepare(
         data_dir=data_dir,
         tune_at=tune_at,
     )
+    reference = None if reference is None else current_name(reference)
     return Comparison(plan, out, work=work, jobs=jobs, reference=reference, command=command)
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from surgecollapse.compare.pool import Done
     from surgecollapse.compare.suites import Entry
 
-REFERENCE = "surge-collapse"
+REFERENCE = "cyclic_pruning"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,7 @@ LEAST_SEEDS = 10
 """With fewer, nothing is claimed."""
 
 
-SMALL_DENSE = "small-dense"
+SMALL_DENSE = "small_dense"
 """Name of the method whose differences have a column of their own."""
 
 

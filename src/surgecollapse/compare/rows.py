@@ -10,6 +10,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
+from surgecollapse.compare.methods.registry import current_name
 from surgecollapse.compare.plan import key_of, version
 from surgecollapse.errors import ConfigError
 from surgecollapse.record.whole_files import drop_cut_off
@@ -24,32 +27,24 @@ _OWN = ("seed", "sparsity")
 def only_writer(folder: Path) -> Iterator[None]:
     """Keep a second comparison from writing to the same folder; a process that dies gives it free.
 
-    Where the system has no such locks (Windows, some network file systems), nothing is checked.
+    Where the file system has no locks, nothing is checked.
 
     Raises:
         ConfigError: if another process is writing there.
     """
+    lock = FileLock(folder / ".lock")
     try:
-        import fcntl
-    except ImportError:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ConfigError(f"another comparison is writing to {folder}: wait for it, or choose another --out") from error
+    except (OSError, NotImplementedError):
         yield
         return
-    path = folder / ".lock"
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigError(
-                f"another comparison is writing to {folder}: wait for it, or choose another --out"
-            ) from error
-        except OSError:
-            path.unlink(missing_ok=True)
-            yield
-            return
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
+    try:
+        yield
+    finally:
+        lock.release()
+        Path(lock.lock_file).unlink(missing_ok=True)
 
 
 class Rows:
@@ -87,6 +82,7 @@ class Rows:
 
     def _whole(self, row: Row) -> Row:
         """The row with its full configuration; without one, it is used for nothing."""
+        row = {**row, "method": current_name(str(row["method"]))} if "method" in row else row
         config = row.get("config")
         if not isinstance(config, dict) or "base" not in config:
             return row

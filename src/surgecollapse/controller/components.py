@@ -12,12 +12,13 @@ from torch.optim import Optimizer
 from surgecollapse.act.actor import Actor
 from surgecollapse.act.input_noise import InputNoise
 from surgecollapse.act.layouts import Layouts, layouts_of
+from surgecollapse.act.mask_planner import MaskPlanner
+from surgecollapse.act.mask_writer import MaskWriter
 from surgecollapse.act.masked_weights import MaskedWeights, check_obeyed
 from surgecollapse.act.optimizer_state import moment_tensors, momentum_of
 from surgecollapse.act.prunable import explain_choice, named_weights, prunable_parameters
 from surgecollapse.act.randomness import Generators
 from surgecollapse.act.recycle import Recycler
-from surgecollapse.act.rewiring import Rewiring
 from surgecollapse.act.roles import Explanation, with_reason
 from surgecollapse.act.zero_preservation import ZeroPreservation
 from surgecollapse.controller.options import Options, Updates
@@ -81,28 +82,32 @@ class Components:
         self._recycler = Recycler(self.weights, self._stepped_by, random["growth"], updates.optimizer_state)
         self.actor = Actor(
             model,
-            self._new_rewiring(updates, random["growth"]),
+            self._new_writer(updates, random["growth"]),
             self._recycler,
             noise,
             self.observer,
             {name: getattr(updates, name) for name in ("growth", "regrow_init", "noise_energy_budget")},
         )
 
-    def _new_rewiring(self, updates: Updates, generators: Generators) -> Rewiring:
-        budget = updates.noise_energy_budget
-        return Rewiring(
+    def _new_writer(self, updates: Updates, generators: Generators) -> MaskWriter:
+        planner = MaskPlanner(
             self.weights,
-            self._owner,
             generators,
             saliency=updates.saliency,
+            allocation=self._target.allocation,
+            min_density=self._target.min_density,
+            pattern=self._target.tiles,
+            layouts=self._layouts(),
+        )
+        budget = updates.noise_energy_budget
+        return MaskWriter(
+            planner,
+            self._owner,
+            generators,
             growth=updates.growth or "ema_gradient",
             regrow_init=updates.regrow_init or "zero",
             noise_energy_budget=0.1 if budget is None else budget,
-            allocation=self._target.allocation,
-            min_density=self._target.min_density,
             optimizer_state=updates.optimizer_state,
-            pattern=self._target.tiles,
-            layouts=self._layouts(),
         )
 
     def _layouts(self) -> Layouts:
@@ -220,9 +225,9 @@ class Components:
         new = {} if self.actor.frozen else {n: p for n, p in self._choose().items() if n not in self.weights.params}
         for name, p in new.items():
             self.weights.add(name, p)
-        self.actor.rewiring.layouts = self._layouts()
+        self.actor.planner.layouts = self._layouts()
         try:
-            self.actor.rewiring.check_target(self.actor.target)
+            self.actor.planner.check_target(self.actor.target)
         except ValueError as error:
             self._decline(new, error)
             new = {}
@@ -230,7 +235,7 @@ class Components:
         order = list(named_weights(self._model))
         self.weights.params = {n: self.weights.params[n] for n in sorted(self.weights.params, key=order.index)}
         self._regroup()
-        self.actor.rewiring.layouts = self._layouts()
+        self.actor.planner.layouts = self._layouts()
         self._recycler.measure_scales()
         self.observer = self.actor.net = self._new_observer()
         return list(new)
@@ -263,8 +268,8 @@ class Components:
         self.observer = self.actor.net = self._new_observer()
         lost = [name for name in changed if name not in kept]
         self.actor.shadow.drop(lost)
-        if self.actor.rewiring.ramp is not None:
-            self.actor.rewiring.ramp.drop(lost)
+        if self.actor.writer.ramp is not None:
+            self.actor.writer.ramp.drop(lost)
         self.weights.apply(kept)
         return kept, lost
 
@@ -290,7 +295,7 @@ class Components:
             "candidates": list(self._candidates),
             "weights": self.weights.state_dict(),
             "signal": self.signal.state_dict(),
-            "rewiring": {**self.actor.rewiring.state_dict(), **self._recycler.state_dict()},
+            "rewiring": {**self.actor.writer.state_dict(), **self._recycler.state_dict()},
             "frozen": self.actor.frozen,
             "shadow": self.actor.shadow.state_dict(),
             **({"declined": list(self.declined)} if self.declined else {}),
@@ -319,7 +324,7 @@ class Components:
         self.weights.load_state_dict(state["weights"])
         self._candidates = list(state["candidates"])
         self.signal.load_state_dict(state["signal"], self.weights.params)
-        self.actor.rewiring.load_state_dict(state["rewiring"])
+        self.actor.writer.load_state_dict(state["rewiring"])
         self._recycler.load_state_dict(state["rewiring"])
         self.actor.frozen = state["frozen"]
         self.actor.shadow.load_state_dict(state.get("shadow"))

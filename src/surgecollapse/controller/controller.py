@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import warnings
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel
 
 from surgecollapse.act.input_noise import InputNoise
-from surgecollapse.act.masked_weights import MaskMismatchError
+from surgecollapse.act.other_nets import mask_other
 from surgecollapse.act.prunable import UNOWNED
 from surgecollapse.act.randomness import Generators
 from surgecollapse.act.roles import Explanation
 from surgecollapse.controller.advice import Advice
+from surgecollapse.controller.carried import CarriedController
 from surgecollapse.controller.command_handlers import CommandHandlers
 from surgecollapse.controller.command_loop import CommandLoop
 from surgecollapse.controller.components import Components
@@ -50,16 +49,15 @@ from surgecollapse.events import (
 )
 from surgecollapse.observe.monitor_context import MonitorContexts
 from surgecollapse.observe.monitors import make_monitors
-from surgecollapse.observe.probe import Probe
+from surgecollapse.observe.probe import PROBE_ROWS, Probe
 from surgecollapse.observe.watch import Watch
 from surgecollapse.policies import make_policy
 from surgecollapse.policies.version_01 import class_of
 from surgecollapse.protocols import Dataflow, Policy
 from surgecollapse.record import CommandQueue
 from surgecollapse.record.plot import plot_run
-from surgecollapse.torch_utils.carried_state import CarriedState
 from surgecollapse.torch_utils.distributed import Ranks, shadow_when_joined
-from surgecollapse.torch_utils.modules import canonical_name, snapshot, unwrap_model
+from surgecollapse.torch_utils.modules import snapshot, unwrap_model
 from surgecollapse.torch_utils.step_hooks import StepHooks
 
 if TYPE_CHECKING:
@@ -67,9 +65,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 STATE_VERSION = 2
-CARRIED = "surgecollapse.controller"
-"""Key in ``optimizer.state_dict()``: a list of one state."""
 _ROLES = ("rows", "noise", "growth")
+_LEAST_ROWS = 2
+"""Of a rank's probe batch: the fewest that have a spread."""
 _APART = 1_000_003
 """Between the seeds of two roles: neighboring seeds of a study must not share a stream."""
 
@@ -114,9 +112,8 @@ class Controller:
         self._given = list(optimizer) if isinstance(optimizer, list | tuple) else [optimizer]
         self.optimizers: list[Optimizer] = [StepHooks.chain(item)[-1] for item in self._given]
         check_trainable(self.model, self.optimizers)
-        self._carried: CarriedState | None = None
-        self._waiting: Mapping[str, Any] | None = None
-        self._unmatched = self._by_hand = self._layout_known = False
+        self._carried = CarriedController(self.state_dict, self.load_state_dict)
+        self._by_hand = self._layout_known = False
         self._advice = Advice()
         self.plan = Plan(
             sparsity=options.target.sparsity,
@@ -133,7 +130,8 @@ class Controller:
         self._ranks = Ranks.of(model, options.process_group)
         self._checked = self._ranks.alone
         self._schedule = ReadingSchedule(self._falls_on)
-        self._probe = Probe(options.readings.probe)
+        self._probe = Probe(options.readings.probe, rows=max(_LEAST_ROWS, PROBE_ROWS // self._ranks.size))
+        self._probes: list[dict[str, Any]] = []  # of all ranks: one rank's checkpoint resumes them all
         self._random = {role: Generators(options.seed + _APART * i) for i, role in enumerate(_ROLES)}
         self._noise = InputNoise(model, self._random["noise"])
         self._ownership = Ownership(model, self._given)
@@ -149,7 +147,7 @@ class Controller:
     def _settle(self) -> None:
         """Check what is prunable, once that is known, and take the first mask from the weights if asked to."""
         components = self._components
-        components.actor.rewiring.check_target(self.plan.sparsity)
+        components.actor.planner.check_target(self.plan.sparsity)
         components.warn_of_adapters()
         if self._options.target.include is None:
             self._advice.of_unstepped([row.name for row in components.explain() if row.reason == UNOWNED])
@@ -164,26 +162,14 @@ class Controller:
         Raises:
             ValueError: if the weights are sparser than the target, or a pattern is not that of the zeros.
         """
-        components, target = self._components, self.plan.sparsity
-        zeros, size, room = components.weights.zeros(), components.weights.size, len(components.weights.params)
-        missing = size - components.actor.rewiring.wanted(target) - zeros
-        if missing < -room:
-            raise ValueError(
-                f"masks='zeros': the prunable weights are {zeros / size:.2%} zero already, and these zeros stay; "
-                f"expected a sparsity of at least that, got {target:g}"
-            )
-        if missing > room and self._options.target.pattern is not None:
-            raise ValueError(
-                f"masks='zeros' under the pattern {self._options.target.pattern!r} keeps the zeros as they are, but "
-                f"only {zeros / size:.2%} of the weights are zero for a sparsity of {target:g}: prune without "
-                "masks='zeros'"
-            )
-        components.weights.take_zeros()
+        weights = self._components.weights
+        zeros, final = self._components.actor.planner.check_zeros(self.plan.sparsity)
+        weights.take_zeros()
         self._log("join", f"the {zeros} zeros of the weights are the first mask, and stay closed")
-        if missing <= room:  # to a weight a layer, as rounding of another program leaves it
-            self._handlers.aim_at(zeros / size)
-            final = "the zeros of the weights are the final mask"
-            self._carry_out(Decision(phase="frozen", reason=final, actions=(Freeze(),)))
+        if final:
+            self._handlers.aim_at(zeros / weights.size)
+            reason = "the zeros of the weights are the final mask"
+            self._carry_out(Decision(phase="frozen", reason=reason, actions=(Freeze(),)))
             self.finalized = True
 
     def _build(self, dataflow: Dataflow | None, saved: Mapping[str, Any] | None = None) -> None:
@@ -237,7 +223,7 @@ class Controller:
         if self.step == 0:
             # Under torch.compile the graph breaks before the model, but not if no batch is needed.
             self._ownership.watch_first_batches(self._see_first_batch, eager=not self._probe.known)
-        self._carried = CarriedState(self.optimizers[0], CARRIED, self.state_dict, self._load_carried)
+        self._carried.attach(self.optimizers[0])
         self._settle_shadow()
         self._components.weights.apply()
         self._noise.set(self._noise.std)
@@ -259,9 +245,7 @@ class Controller:
     def detach(self) -> None:
         """Remove every hook. Weights keep their values, masks are no longer enforced; attaching again is allowed."""
         self._ownership.close()
-        if self._carried is not None:
-            self._carried.remove()
-            self._carried = None
+        self._carried.remove()
         self._stop_shadowing()
         self._components.observer.disarm()
         self._noise.suspend()
@@ -334,7 +318,7 @@ class Controller:
 
     @torch.no_grad()
     def _before(self, index: int) -> None:
-        self._take_waiting()
+        self._carried.settle()
         self._resolve()
         self._check_ranks()
         self._begin()
@@ -387,35 +371,6 @@ class Controller:
         self._layout_known = True
         self._components.check_optimizer_states()
 
-    def _take_waiting(self) -> None:
-        """Settle what a load of the optimizer's state left open, now that the model must be loaded as well."""
-        if self._waiting is not None:
-            state, self._waiting = self._waiting, None
-            self.load_state_dict(state)
-        if self._unmatched:
-            self._unmatched = False
-            warnings.warn(
-                f"the optimizer state that was loaded holds no state of a controller ({CARRIED!r}): masks and schedule "
-                "go on from where they are. Save optimizer.state_dict() after attach, or load the controller's own "
-                "state_dict()",
-                UserWarning,
-                stacklevel=4,
-            )
-
-    def _load_carried(self, state: dict[str, Any] | None) -> None:
-        """Take what an optimizer's state dict held; a model that is loaded only later is waited for."""
-        if state is None:
-            self._unmatched = True
-            return
-        try:
-            self.load_state_dict(state)
-        except MaskMismatchError:
-            self._waiting = state
-        except ValueError as error:
-            raise ValueError(
-                f"{error}. To load the optimizer's own state alone, remove the key {CARRIED!r} from it"
-            ) from error
-
     def _check_ranks(self) -> None:
         """Check once that all ranks were attached alike.
 
@@ -430,6 +385,7 @@ class Controller:
                 "the ranks were attached with different arguments (seed, sparsity, total_steps, policy) or different "
                 "prunable weights, so that their masks would differ: call attach with the same ones on every rank"
             )
+        self._probes = self._ranks.gathered(snapshot(self._probe.state_dict()))
         self._checked = True
 
     @torch.no_grad()
@@ -510,7 +466,7 @@ class Controller:
             return
         if not reading.finite:
             if not self._components.actor.shadow.active:
-                self._components.actor.rewiring.restore_zeros()
+                self._components.actor.writer.restore_zeros()
             self._log(
                 "skip",
                 f"a gradient, an activation or the loss was not finite at step {self.step}: no decision was made",
@@ -642,9 +598,9 @@ class Controller:
 
     def reachable(self, sparsity: float, layers: Sequence[str] = ()) -> tuple[float, int]:
         """The sparsity that a collapse to this one reaches (a pattern may bound it), and the weights it leaves open."""
-        rewiring = self._components.actor.rewiring
-        sparsity = rewiring.reachable(sparsity)
-        return sparsity, rewiring.wanted(sparsity, layers)
+        planner = self._components.actor.planner
+        sparsity = planner.reachable(sparsity)
+        return sparsity, planner.wanted(sparsity, layers)
 
     def check_sparsity(self, sparsity: float) -> None:
         """Check that a target could be reached here.
@@ -654,7 +610,7 @@ class Controller:
         """
         check_sparsity(sparsity)
         self._options.target.check_room(sparsity)
-        self._components.actor.rewiring.check_target(sparsity)
+        self._components.actor.planner.check_target(sparsity)
 
     def replace_policy(self, policy: Policy, plan: Plan) -> None:
         """Go on with another policy or plan, in the same state."""
@@ -679,14 +635,14 @@ class Controller:
         The mask goes on being enforced, so that fine-tuning keeps it. Calling it again applies the mask again, as
         after a load of older weights.
         """
-        self._take_waiting()
+        self._carried.settle()
         self._resolve()
         self._rebind()
         self._apply_masks()
         if self.finalized:
             return
         components, target, total = self._components, self.plan.sparsity, self.plan.total_steps
-        reached = components.actor.rewiring.at(target)
+        reached = components.actor.planner.at(target)
         early = f" at step {self.step} of {total}" if total and self.step < total else ""
         reason = f"finalize{early}: exact target {target:g}, final mask"
         done = self.frozen and reached
@@ -705,7 +661,7 @@ class Controller:
         self._settle_shadow()
         found = weights.disobeying()
         if found:
-            self._components.actor.rewiring.restore_zeros()
+            self._components.actor.writer.restore_zeros()
             self._log(
                 "zeros",
                 f"closed weights had values ({', '.join(f'{name}: {n}' for name, n in found.items())}), from older "
@@ -744,7 +700,6 @@ class Controller:
         weights = self._components.weights
         return {name: weights.mask(name) for name in weights.params}
 
-    @torch.no_grad()
     def apply_masks(self, other: nn.Module | Mapping[str, Tensor]) -> None:
         """Put the closed weights of another net of the same architecture to zero, in place.
 
@@ -766,16 +721,7 @@ class Controller:
         >>> int((average.module.weight == 0).sum())
         2
         """
-        found = _named(other)
-        for name, mask in self._components.weights.all_held().items():
-            tensor = found.get(name)
-            if tensor is None or tensor.shape != mask.shape:
-                shape = None if tensor is None else tuple(tensor.shape)
-                raise ValueError(
-                    f"apply_masks needs a net with the same weights: {name} has shape {shape} there, "
-                    f"{tuple(mask.shape)} here"
-                )
-            tensor.masked_fill_(mask.to(tensor.device) == 0, 0)
+        mask_other(self._components.weights.all_held(), other)
 
     def __str__(self) -> str:
         total = "" if self.plan.total_steps is None else f"/{self.plan.total_steps}"
@@ -842,6 +788,7 @@ class Controller:
             "resolved": self._resolved,
             "engine": self._components.state_dict(),
             "probe": self._probe.state_dict(),
+            **({"probes": self._probes} if self._probes else {}),
             "random": {role: generators.state_dict() for role, generators in self._random.items()},
             "noise_std": self._noise.std,
             "decision": None if self.decision is None else to_dict(self.decision),
@@ -859,14 +806,16 @@ class Controller:
                 masks that close weights which have a value.
         """
         self._load(current_state(state), check=True)
-        self._waiting, self._unmatched = None, False
+        self._carried.forget()
 
     def _load(self, state: Mapping[str, Any], *, check: bool) -> None:
         self._check_state(state)
         state = snapshot(state)
         if check:
             self._components.check_masks(state["engine"])
-        self._probe.load_state_dict(state["probe"])
+        probes = state.get("probes", [])
+        self._probes = probes if len(probes) == self._ranks.size else []
+        self._probe.load_state_dict(self._probes[self._ranks.rank] if self._probes else state["probe"])
         self._resolved = state["resolved"]
         self._components.observer.disarm()
         found = state["engine"]["dataflow"]
@@ -894,7 +843,7 @@ class Controller:
         if state["version"] != STATE_VERSION:
             raise ValueError(f"controller state has version {state['version']}, this library reads {STATE_VERSION}")
         here = {**self._state(), **self._components.state_dict()}
-        if missing := sorted(set(here) - {*state, *state["engine"], "watch", "interventions", "shadow"}):
+        if missing := sorted(set(here) - {*state, *state["engine"], "watch", "interventions", "shadow", "probes"}):
             raise ValueError(f"this controller state lacks {', '.join(missing)}: the checkpoint is damaged")
         name = type(self.policy).__name__
         if class_of(state["policy"]["name"]) != name:
@@ -912,13 +861,3 @@ def _masks(action: Action) -> bool:
         case Regrow():
             return action.source != "zeros"
     return isinstance(action, Exchange | Threshold)
-
-
-def _named(other: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors by canonical name, of a net in any wrapper or of its state dict."""
-    if isinstance(other, nn.Module):
-        inner = unwrap_model(other)
-        other = unwrap_model(inner.module) if isinstance(inner, AveragedModel) else inner
-        return {canonical_name(name): p.data for name, p in other.named_parameters(remove_duplicate=False)}
-    named = {canonical_name(name): value for name, value in other.items() if isinstance(value, Tensor)}
-    return named | {name.removeprefix("module."): value for name, value in named.items()}

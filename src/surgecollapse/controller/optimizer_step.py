@@ -79,7 +79,7 @@ class OptimizerSteps:
             return
         components.weights.mask_gradients(components.groups[index])
         components.zero_preservation.before_step(index, components.groups[index])
-        ramp = components.actor.rewiring.ramp
+        ramp = components.actor.writer.ramp
         if ramp is not None:
             ramp.before_step(components.groups[index])
 
@@ -97,7 +97,7 @@ class OptimizerSteps:
         if shadow.active and index not in self._skipped:
             shadow.take(components.groups[index], last=index == components.primary, check=check)
             return
-        ramp = components.actor.rewiring.ramp
+        ramp = components.actor.writer.ramp
         if ramp is not None and index not in self._skipped:
             ramp.after_step(components.groups[index])
         components.zero_preservation.after_step(index, components.groups[index], check=check)

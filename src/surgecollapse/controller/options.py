@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from surgecollapse.act.mask_planner import criterion_of
 from surgecollapse.act.optimizer_state import check_optimizer_state
 from surgecollapse.act.prunable import Patterns
-from surgecollapse.act.rewiring import criterion_of
 from surgecollapse.act.surge import REGROW_INIT
 from surgecollapse.errors import one_of
 from surgecollapse.functional import ALLOCATIONS, ENTROPY, Pattern

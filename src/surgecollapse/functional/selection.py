@@ -84,20 +84,8 @@ def lowest(scores: Sequence[Tensor], k: int, *, eligible: Sequence[Tensor] | Non
 def highest(scores: Sequence[Tensor], k: int, *, eligible: Sequence[Tensor] | None = None) -> list[Tensor]:
     """Mark exactly the ``k`` entries of highest absolute score over all tensors together.
 
-    As :func:`lowest`, from the other end: ties still go to the lowest position, and NaN counts as highest.
-
-    Args:
-        scores: floating-point tensors of any shapes, strides and dtypes, all on one device. They are not
-            changed.
-        k: number of entries to mark, in [0, number of eligible entries].
-        eligible: bool tensors of the same shapes; only entries that are True take part. All by default.
-
-    Returns:
-        New contiguous bool tensors of the shapes of ``scores``, with exactly ``k`` True entries in all.
-
-    Raises:
-        TypeError: if a score is not of floating-point type or ``eligible`` is not bool.
-        ValueError: if ``k`` is out of range, the shapes differ, or the tensors lie on several devices.
+    As :func:`lowest`, with the same arguments, results and errors, from the other end: ties still go to the lowest
+    position, and NaN counts as highest.
 
     >>> highest([torch.tensor([3.0, -1.0]), torch.tensor([1.0, 0.5])], 2)
     [tensor([True, True]), tensor([False, False])]

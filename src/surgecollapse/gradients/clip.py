@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from surgecollapse.functional.projections import inner_product
 from surgecollapse.gradients.dense_check import check_whole
+from surgecollapse.gradients.stateless import Stateless
 
 
-class ClipNorm:
+class ClipNorm(Stateless):
     """Clip the norm over all gradients together: g ← g · min(1, max_norm/‖g‖).
 
     Clip raw gradients in the loop, as always; this clip comes after the transforms, which may have made them larger.
@@ -76,19 +76,6 @@ class ClipNorm:
         factor = torch.where(norm.isfinite() & (norm > self.max_norm), self.max_norm / norm, torch.ones_like(norm))
         for device, own in by_device.items():
             torch._foreach_mul_(own, factor.to(device))
-
-    def state_dict(self, params: Sequence[Tensor]) -> dict[str, Any]:  # noqa: ARG002
-        """Nothing: a clip remembers nothing."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any], params: Sequence[Tensor]) -> None:  # noqa: ARG002
-        """Accept what :meth:`state_dict` returned.
-
-        Raises:
-            ValueError: if it is another transform's.
-        """
-        if state:
-            raise ValueError(f"ClipNorm has no state, got {', '.join(state)}: attach the same transforms")
 
 
 def _energy(grads: list[Tensor]) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 from surgecollapse.functional.projections import gram, projection_factors, relative_floor
 from surgecollapse.gradients.dense_check import check_whole
 from surgecollapse.gradients.flat_buffers import SideBySide, groups
+from surgecollapse.gradients.stateless import Stateless
 from surgecollapse.torch_utils.chunking import SERIAL, blocks, share
 from surgecollapse.torch_utils.compiled import flattened
 
@@ -20,7 +21,7 @@ _TOGETHER = 4
 """Pieces whose inner products a thread takes at a time."""
 
 
-class OrthoGrad:
+class OrthoGrad(Stateless):
     """⊥Grad: replace each gradient by its part orthogonal to the weight, g⊥ = g − (w·g)/(w·w)·w.
 
     What is taken away would only scale the logits up, towards softmax collapse. Any optimizer becomes its ⊥ form and
@@ -156,19 +157,6 @@ class OrthoGrad:
             along, factor = projection_factors(*numbers, floor=floor, left=left(along))
         return along, factor
 
-    def state_dict(self, params: Sequence[Tensor]) -> dict[str, Any]:  # noqa: ARG002
-        """Nothing: the projection remembers nothing."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any], params: Sequence[Tensor]) -> None:  # noqa: ARG002
-        """Accept what :meth:`state_dict` returned.
-
-        Raises:
-            ValueError: if it is another transform's.
-        """
-        if state:
-            raise ValueError(f"OrthoGrad has no state, got {', '.join(state)}: attach the same transforms")
-
 
 def sums_of_pieces(pairs: Sequence[tuple[Tensor, Tensor]], products: Callable[[int, Tensor, Tensor], Tensor]) -> Tensor:
     """Sums over the pieces of each pair, on several threads; those of a pair are added in their order.
@@ -189,7 +177,7 @@ def sums_of_pieces(pairs: Sequence[tuple[Tensor, Tensor]], products: Callable[[i
 
     share(work, range(0, len(pieces), _TOGETHER))
     rows = torch.stack([found[j] for j in range(len(pieces))])
-    return torch.stack([own.sum(0) for own in rows.split(_counts(pieces, len(pairs)))])
+    return torch.stack([own.sum(0) for own in rows.split(_counts(pieces, len(pairs)))])  # type: ignore[no-untyped-call]
 
 
 def _pieces(weight: Tensor, grad: Tensor) -> Iterable[tuple[Tensor, Tensor]]:

@@ -11,7 +11,8 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from surgecollapse.attaching.attach import attach
-from surgecollapse.controller.controller import CARRIED, Controller
+from surgecollapse.controller.carried import CARRIED
+from surgecollapse.controller.controller import Controller
 from surgecollapse.controller.options import Target
 
 logger = logging.getLogger(__name__)

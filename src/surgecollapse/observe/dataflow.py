@@ -33,7 +33,11 @@ _COPIES = frozenset((
 ))
 _PICKING = frozenset(("index", "index_select", "gather", "cat", "stack", "constant_pad_nd", "narrow_copy", "repeat"))
 _SELECTIONS = frozenset(("topk", "kthvalue"))
-_PROBABILITIES = frozenset(("_softmax", "_log_softmax", "sigmoid", "sigmoid_", "log_sigmoid_forward"))
+_FEATURES = frozenset((
+    "relu", "relu6", "gelu", "silu", "mish", "leaky_relu", "elu", "rrelu_with_noise", "hardswish", "threshold",
+    "native_layer_norm", "native_batch_norm", "_native_batch_norm_legit", "cudnn_batch_norm", "miopen_batch_norm",
+    "native_group_norm", "_fused_rms_norm", "native_dropout", "max_pool2d_with_indices",
+))
 # fmt: on
 
 
@@ -43,10 +47,10 @@ class _State:
     ``parents`` are the states of activations that it was computed from; a value of parameters and constants alone has
     ``activation=False``. ``sources`` are the parameters behind such a value, ``direct`` those of which it is a plain
     copy or a part (also one that activations chose, of a batch of experts). A product with parameters is a layer, with
-    its ``weights``. ``plain``: a copy of its one parent up to a constant that is added, or probabilities of it.
+    its ``weights``. ``feature``: made by an operation that stands inside of nets, and not behind an output layer.
     """
 
-    __slots__ = ("activation", "direct", "mixing", "parents", "plain", "sources", "stops", "weights")
+    __slots__ = ("activation", "direct", "feature", "mixing", "parents", "sources", "stops", "weights")
 
     def __init__(
         self,
@@ -57,11 +61,11 @@ class _State:
         direct: frozenset[str] = frozenset(),
         weights: frozenset[str] = frozenset(),
         stops: bool = False,
-        plain: bool = False,
+        feature: bool = False,
         mixing: bool = False,
     ) -> None:
         self.activation, self.parents, self.sources, self.direct = activation, parents, sources, direct
-        self.weights, self.stops, self.plain, self.mixing = weights, stops, plain, mixing
+        self.weights, self.stops, self.feature, self.mixing = weights, stops, feature, mixing
 
 
 def trace_dataflow(model: nn.Module, forward: Callable[[], Any]) -> Dataflow:
@@ -70,8 +74,10 @@ def trace_dataflow(model: nn.Module, forward: Callable[[], Any]) -> Dataflow:
     A *layer* is a product of activations with parameters. From every tensor of the output the values are followed back,
     through anything that is no such product (softmax, tanh, division, casts, sums, concatenations, indexing, norms), to
     the first layers. Of those, a layer is inside the net where another of them takes its output in (the earlier blocks
-    of a residual stream, a trunk whose features are returned beside the logits), unless its output is returned as it
-    is, or as probabilities (sigmoid, softmax). Recurrent layers end the search and are no output layers themselves.
+    of a residual stream, a trunk whose features are returned beside the logits), unless its output is returned too
+    without an activation function or a norm in between (an action that a critic takes in). Sigmoid, tanh and softmax
+    are none here, as they stand behind output layers. Recurrent layers end the search and are no output layers
+    themselves.
 
     Args:
         model: the unwrapped model.
@@ -179,8 +185,7 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call, misc, unused-
         if not _is_product(name):
             plain = len(parents) == 1 and (name in _COPIES or name in ("add", "add_"))
             direct = parents[0].direct if plain else frozenset[str]()
-            predicts = len(parents) == 1 and name in _PROBABILITIES
-            return _State(activation=True, parents=parents, plain=plain or predicts, direct=direct)
+            return _State(activation=True, parents=parents, direct=direct, feature=name.rstrip("_") in _FEATURES)
         operands = [
             (i, tensor, state)
             for i, (tensor, state) in enumerate(zip(taken, before, strict=True))
@@ -205,19 +210,27 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call, misc, unused-
         states = [self._state(tensor) for tensor in outputs]
         found = self._layers(states)
         inside = self._layers([parent for state in found for parent in state.parents], stop=False)
-        direct = {_uncopied(state) for state in states}
-        return {name for state in found if state not in inside or state in direct for name in state.weights}
+        inside -= set().union(*map(self._heads_of, states))
+        return {name for state in found - inside for name in state.weights}
+
+    def _heads_of(self, output: _State) -> set[_State]:
+        """Layers that produce one tensor of the output, with nothing between that makes features of their values."""
+        near = self._layers([output], features=False, mixing=False)
+        return near - self._layers([parent for state in near for parent in state.parents], stop=False)
 
     def _behind(self, states: Sequence[_State], *, mixing: bool = True) -> set[str]:
         return {name for state in self._layers(states, mixing=mixing) for name in state.weights}
 
-    def _layers(self, states: Sequence[_State], *, stop: bool = True, mixing: bool = True) -> set[_State]:
+    def _layers(
+        self, states: Sequence[_State], *, stop: bool = True, mixing: bool = True, features: bool = True
+    ) -> set[_State]:
         """Walk back to layers: to the first ones, or through them to all.
 
         Args:
             states: where to begin.
             stop: whether a layer ends its path.
             mixing: whether to go through products of activations with activations.
+            features: whether to go through activation functions and norms.
         """
         seen, layers, path = set[_State](), set[_State](), list(states)
         while path:
@@ -227,7 +240,7 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call, misc, unused-
             seen.add(state)
             if state.weights:
                 layers.add(state)
-            if not (stop and state.stops) and (mixing or not state.mixing):
+            if not (stop and state.stops) and (mixing or not state.mixing) and (features or not state.feature):
                 path += state.parents
         return layers
 
@@ -301,9 +314,3 @@ def _is_bias(name: str, position: int) -> bool:
     if name.startswith(("add", "badd", "_addmm", "_sparse_addmm")):
         return position == 0
     return position == 2 and ("conv" in name or "linear" in name)
-
-
-def _uncopied(state: _State) -> _State:
-    while state.plain:
-        state = state.parents[0]
-    return state

@@ -60,9 +60,11 @@ class Probe:
             (keyword arguments), as the model is called. ``None``: the first :data:`PROBE_ROWS` rows of the first batch
             seen are kept, or all of it where the first axis does not hold the samples: where the model fails on the
             first rows, or where they come out differently without the others.
+        rows: how many rows are enough.
     """
 
-    def __init__(self, batch: Any = None) -> None:
+    def __init__(self, batch: Any = None, *, rows: int = PROBE_ROWS) -> None:
+        self._rows = rows
         self._args: list[Any] = []
         self._kwargs: dict[str, Any] = {}
         self._whole: Batch | None = None
@@ -92,7 +94,7 @@ class Probe:
         self.known = True
         # Of packed sequences no rows can be cut off.
         packed = any(isinstance(value, PackedSequence) for value in [*args, *kwargs.values()])
-        if packed or (first_axis(first) or 0) <= PROBE_ROWS:
+        if packed or (first_axis(first) or 0) <= self._rows:
             return
         self._whole = (self._args, self._kwargs)
 
@@ -106,8 +108,8 @@ class Probe:
         batch = first_axis(next(tensors_in([*args, kwargs]))) or 0
         try:
             expected = self._run(model, args, kwargs)
-            rows = _first_rows((args, kwargs), batch, PROBE_ROWS)
-            if _same_rows(self._run(model, *rows), expected, batch):
+            rows = _first_rows((args, kwargs), batch, self._rows)
+            if _same_rows(self._run(model, *rows), expected, batch, self._rows):
                 self._args, self._kwargs = rows
         except _FAILURES:
             return
@@ -128,6 +130,13 @@ class Probe:
             return self._run(model, self._args, self._kwargs, training=training)
         except _FAILURES as error:
             failed = error
+        cast = self._as_precise_as(model)
+        if cast is not None:
+            before, (self._args, self._kwargs) = (self._args, self._kwargs), cast
+            try:
+                return self._run(model, self._args, self._kwargs, training=training)
+            except _FAILURES:
+                self._args, self._kwargs = before
         if not training and any(module.training for module in model.modules()):
             try:
                 result = self._run(model, self._args, self._kwargs, training=True)
@@ -140,6 +149,18 @@ class Probe:
             f"the probe batch does not pass through the model ({type(failed).__name__}: {failed}): "
             "pass probe=<a batch, as the model is called>"
         ) from failed
+
+    def _as_precise_as(self, model: nn.Module) -> Any:
+        """The batch in the precision of a model that was cast since; ``None`` where it has that already."""
+        dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
+        other = [t for t in tensors_in([*self._args, self._kwargs]) if t.is_floating_point() and t.dtype != dtype]
+        if dtype is None or not other:
+            return None
+
+        def cast(tensor: Tensor) -> Tensor:
+            return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+        return map_tensors((list(self._args), dict(self._kwargs)), cast)
 
     def _run(self, model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], *, training: bool = False) -> Any:
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
@@ -232,20 +253,20 @@ class Probe:
         self._stored = None
 
 
-def _same_rows(rows: Any, whole: Any, batch: int) -> bool:
+def _same_rows(rows: Any, whole: Any, batch: int, kept: int) -> bool:
     """Whether outputs of the first rows are the first rows of the outputs; numbers (a loss) are not asked for."""
     pairs = [list(tensors_in(value)) for value in (rows, whole)]
     return len(pairs[0]) == len(pairs[1]) and all(
-        _same(few, many, batch) for few, many in zip(*pairs, strict=True) if many.dim()
+        _same(few, many, batch, kept) for few, many in zip(*pairs, strict=True) if many.dim()
     )
 
 
-def _same(few: Tensor, many: Tensor, batch: int) -> bool:
+def _same(few: Tensor, many: Tensor, batch: int, kept: int) -> bool:
     plain = all(tensor.layout is torch.strided and not tensor.is_nested for tensor in (few, many))
     if not plain or few.dim() != many.dim():
         return False
     shorter = [axis for axis in range(many.dim()) if few.shape[axis] != many.shape[axis]]
-    if len(shorter) > 1 or any(few.shape[axis] * batch != many.shape[axis] * PROBE_ROWS for axis in shorter):
+    if len(shorter) > 1 or any(few.shape[axis] * batch != many.shape[axis] * kept for axis in shorter):
         return False
     for axis in shorter:
         many = many.narrow(axis, 0, few.shape[axis])

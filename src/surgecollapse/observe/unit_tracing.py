@@ -2,7 +2,7 @@
 
 Every torch function that the pass calls is seen, in modules or outside. Units are lost, and their layer left alone,
 where something other than an elementwise function, a pooling or a flattening of channels gets them: a residual sum, a
-concatenation, attention, a second layer. So a passage that is found is the only one.
+concatenation, attention, a second layer. So a connection that is found is the only one.
 """
 
 from __future__ import annotations
@@ -59,13 +59,13 @@ def follow_units(
         forward: passes the probe batch, eagerly and without gradient.
 
     Returns:
-        The passages, in the order of ``weights``; and why there is none, for each of the other weights.
+        The connections, in the order of ``weights``; and why there is none, for each of the other weights.
     """
     follower = _Follower(names)
     with follower:
         result = forward()
     follower.end(result)
-    found = {name: passage for name, passage in follower.passages.items() if name not in follower.left}
+    found = {name: connection for name, connection in follower.connections.items() if name not in follower.left}
     never = "is not applied as a linear layer or a convolution"
     unread = "has units that no layer takes in"
     left = {
@@ -84,7 +84,7 @@ class _Follower(TorchFunctionMode):  # type: ignore[no-untyped-call, misc, unuse
         self._names = names
         # Holds every marked tensor: the id of a freed one would be used again.
         self._marked: dict[int, tuple[Tensor, _Units]] = {}
-        self.passages: dict[str, UnitConnection] = {}
+        self.connections: dict[str, UnitConnection] = {}
         self.left: dict[str, str] = {}
         self.uses: dict[str, int] = {}
 
@@ -106,9 +106,9 @@ class _Follower(TorchFunctionMode):  # type: ignore[no-untyped-call, misc, unuse
         for name, count in self.uses.items():
             if count > 1:
                 self.left[name] = "is used more than once in a pass"
-        for name, passage in self.passages.items():
-            if self.uses[passage.outgoing] > 1:
-                self.left.setdefault(name, f"has units that go to {passage.outgoing}, which is used more than once")
+        for name, connection in self.connections.items():
+            if self.uses[connection.outgoing] > 1:
+                self.left.setdefault(name, f"has units that go to {connection.outgoing}, which is used more than once")
 
     def _look(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         carried = [tensor for tensor in tensors_in([args, kwargs]) if id(tensor) in self._marked]
@@ -149,12 +149,12 @@ class _Follower(TorchFunctionMode):  # type: ignore[no-untyped-call, misc, unuse
             self._marked[id(out)] = (out, _Units(name, self._names.get(id(bias)), weight.shape[0], axis))
 
     def _arrive(self, units: _Units, x: Tensor, outgoing: str) -> None:
-        if units.incoming in self.passages:
+        if units.incoming in self.connections:
             self.left[units.incoming] = "has units that go to more than one layer"
             return
         rows = x.movedim(units.axis, -1)
         rows = rows.reshape(-1, units.count, units.columns).transpose(1, 2).reshape(-1, units.count)
-        self.passages[units.incoming] = UnitConnection(
+        self.connections[units.incoming] = UnitConnection(
             incoming=units.incoming,
             bias=units.bias,
             outgoing=outgoing,

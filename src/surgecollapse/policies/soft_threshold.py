@@ -49,7 +49,7 @@ class SoftThreshold(ScheduledPolicy):
         freeze_at: fraction at which the mask is frozen, at most 1.
         p: 1 is the soft threshold, greater values shrink the open weights less, 0 is the hard threshold.
         theta: factor of the gradient of closed weights, in [0, 1].
-        rescale: whether v gets back the magnitude that the threshold took from the open weights.
+        rescale: whether v gets back the magnitude that the threshold took from the open weights; ``None``: with p = 1.
         allocation: ``global | layer | erk``; ``None`` takes the target's.
         when_not_recovering: ``exact``: the target is reached in any case. ``at_most``: the threshold begins to rise
             once training has begun to learn; where training does not recover (see
@@ -97,7 +97,7 @@ class SoftThreshold(ScheduledPolicy):
     freeze_at: float = 0.75
     p: float = 1.0
     theta: float = 1.0
-    rescale: bool = True
+    rescale: bool | None = None
     allocation: str | None = None
     when_not_recovering: str = "exact"
     threshold_every: int = 10
@@ -125,7 +125,7 @@ class SoftThreshold(ScheduledPolicy):
             every=self.threshold_every,
             p=self.p,
             theta=self.theta,
-            rescale=self.rescale,
+            rescale=self.p == 1 if self.rescale is None else self.rescale,
             allocation=self.allocation,
         )
 

@@ -17,12 +17,12 @@ _END_RECORD = 22
 _CHUNK = 2**20
 
 
-def write_whole(path: Path, content: bytes | str) -> None:
+def write_whole(path: Path, *content: bytes | memoryview | str) -> None:
     """Write a file under another name, flush it to the disk, then rename it.
 
     Args:
         path: the file; its folder is made, and a file of that name is replaced.
-        content: text is written as UTF-8.
+        content: parts of the file, in order; text is written as UTF-8.
 
     Raises:
         OSError: if it cannot be written; a file of that name from before stays whole.
@@ -31,7 +31,8 @@ def write_whole(path: Path, content: bytes | str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            for part in content:
+                file.write(part.encode() if isinstance(part, str) else part)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

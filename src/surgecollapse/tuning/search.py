@@ -255,7 +255,8 @@ class Search:
         self.out.mkdir(parents=True, exist_ok=True)
         with only_writer(self.out):
             self.rows, self.study = Rows(self.out), self._open()
-            lost = requeue_lost(self.study)
+            self._under_way.clear()
+            lost = self._requeue_lost()
             if lost:
                 display.note(f"{lost} trials were cut off; their settings are enqueued again")
             if self._sampler == "grid":
@@ -305,6 +306,10 @@ class Search:
     def _frozen(self, trial: Trial) -> FrozenTrial:
         return self.study.get_trials(deepcopy=False)[trial.number]
 
+    def _requeue_lost(self) -> int:
+        # The journal in the folder is locked with it.
+        return requeue_lost(self.study, self._under_way, alone=self._storage is None)
+
     def _others(self) -> bool:
         """Whether other processes are at trials of the study."""
         return bool(self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
@@ -314,7 +319,7 @@ class Search:
         if time.monotonic() - self._signed > _SIGN_SECONDS:
             self._signed = time.monotonic()
             give_sign(self.study)
-            requeue_lost(self.study)
+            self._requeue_lost()
         done, total = len(counted(self.study)), self._total()
         left = None
         if self._seconds and total:
@@ -395,6 +400,8 @@ class Search:
         run = done.cell
         assert run.trial is not None
         under_way = self._under_way[run.trial]
+        if done.row is not None and PRUNED not in done.row:
+            self._write(run, done.row)  # before the storage is asked for anything
         if done.row is None:
             self._fail(under_way, str(done.error))
             display.note(f"failed: {run.name}: {done.error}")
@@ -404,7 +411,6 @@ class Search:
         else:
             self._spend(under_way, done.row)
             self._seconds.append(done.row["seconds"])
-            self._write(run, done.row)
             before = self._best()
             self._add(under_way, done.row)
             best = self._best()

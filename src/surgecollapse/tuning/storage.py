@@ -23,7 +23,7 @@ from surgecollapse.record import heartbeat
 from surgecollapse.record.whole_files import drop_cut_off
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from optuna import Study, Trial
     from optuna.pruners import BasePruner
@@ -88,7 +88,7 @@ def _database(address: str) -> BaseStorage:
         raise ValueError(f"cannot open the storage {shown} ({reason}): start it, or correct the address") from error
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"the storage {shown} needs {error.name}: pip install 'psycopg[binary]' for PostgreSQL", name=error.name
+            f"the storage {shown} needs {error.name}: pip install 'surgecollapse[postgresql]'", name=error.name
         ) from error
 
 
@@ -132,16 +132,27 @@ def _key(beat: dict[str, Any]) -> str:
     return f"{PROCESS} {beat.get('place')} {beat.get('pid')}"
 
 
-def requeue_lost(study: Study) -> int:
+def requeue_lost(study: Study, mine: Collection[int] | None = None, *, alone: bool = False) -> int:
     """Record trials that nobody runs any more as failed, and enqueue them again.
 
     A trial is lost if its process is gone from this machine, or has not been heard of for :data:`STALE_SECONDS` on
     another. It is enqueued first and failed second: whenever this is cut off, it is repeated once and not twice.
 
+    Args:
+        study: the study.
+        mine: numbers of the trials that this process is at, so that others that it began are lost; ``None`` if it does
+            not know.
+        alone: whether nobody else can be at the study, so that all trials but ``mine`` are lost.
+
     Returns:
         How many were lost.
     """
-    lost = [trial for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)) if _is_lost(study, trial)]
+    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    lost = [
+        trial
+        for trial in running
+        if _is_lost(study, trial) or (mine is not None and trial.number not in mine and (alone or _is_own(trial)))
+    ]
     for trial in lost:
         repeat(study, trial)
     return len(lost)
@@ -169,6 +180,12 @@ def _is_lost(study: Study, trial: FrozenTrial) -> bool:
         return begun is None or (time.time() - begun.timestamp()) > LOCK_SECONDS
     later = study.user_attrs.get(_key(beat))
     return heartbeat.gone(later or beat, STALE_SECONDS if later else math.inf) is not None
+
+
+def _is_own(trial: FrozenTrial) -> bool:
+    """Whether this process began a trial."""
+    beat, own = trial.user_attrs.get(PROCESS), heartbeat.beat()
+    return isinstance(beat, dict) and all(beat.get(key) == own[key] for key in ("pid", "place"))
 
 
 def counted(study: Study) -> list[FrozenTrial]:

@@ -79,7 +79,7 @@ def test_the_steps_are_those_of_an_adam_that_begins_at_the_regrowth_times_a_line
             expected = before - local * min(1, age / RAMP)
             # Adam's eps of 1e-8 stands beside another √v; beside gradients of 1e-5 and more it is a share of 1e-3.
             assert torch.allclose(w[young], expected[young], rtol=0, atol=1e-3 * 1e-3)
-        left = controller._components.actor.rewiring.ramp.state_dict()["left"]
+        left = controller._components.actor.writer.ramp.state_dict()["left"]
         assert left == ({"0.weight": LAST - age} if age < LAST else {})
 
 

@@ -101,8 +101,7 @@ def test_the_model_has_the_thresholded_shadows_rescaled(p, rescale):
     train(model, controller.optimizers[0], 7)
     params, values = dict(model.named_parameters()), shadow(controller).values
     assert set(values) == set(controller.masks)
-    least = min(values[name][mask].abs().min() for name, mask in controller.masks.items())
-    threshold = torch.nextafter(least, torch.zeros(()))
+    threshold = max(values[name][~mask].abs().max() for name, mask in controller.masks.items())
     for name, w in values.items():
         mask = controller.masks[name]
         v = soft_threshold(w, threshold, p)
@@ -119,8 +118,7 @@ def test_a_threshold_for_each_layer_where_zeros_are_shared_out(allocation):
     train(model, controller.optimizers[0], 7)
     found = shadow(controller)._threshold
     for name, mask in controller.masks.items():
-        least = shadow(controller).values[name][mask].abs().min()
-        assert found[name] == float(torch.nextafter(least, torch.zeros(())))
+        assert found[name] == float(shadow(controller).values[name][~mask].abs().max())
     assert len(set(found.values())) == len(found)
 
 
@@ -150,8 +148,11 @@ def test_a_layer_at_its_minimum_density_has_a_threshold_of_its_own():
         warnings.simplefilter("ignore")  # which names the layer
         controller = attach(model, torch.optim.SGD(model.parameters(), lr=0.0), Held(), sparsity=target)
         train(model, controller.optimizers[0], 1)
-    least = {name: shadow(controller).values[name][mask].abs().min() for name, mask in controller.masks.items()}
-    wanted = {name: float(torch.nextafter(size, torch.zeros(()))) for name, size in least.items()}
+    values = shadow(controller).values
+    greatest = max(values[name][~mask].abs().max() for name, mask in controller.masks.items())
+    least = values["0.weight"][controller.masks["0.weight"]].abs().min()
+    assert least < greatest, "the layer keeps weights that are under the threshold of the others"
+    wanted = {"0.weight": float(torch.nextafter(least, torch.zeros(()))), "2.weight": float(greatest)}
     assert int(controller.masks["0.weight"].sum()) == 52
     assert shadow(controller)._threshold == wanted
     assert int((model[0].weight != 0).sum()) == 52

@@ -22,8 +22,8 @@ SUITE = Suite(name="tiny", description="", entries=(ENTRY,))
 TRIALS = ({"lr": 1e-3}, {"lr": 1e-2})
 OURS = Method(name="ours", title="Ours", description="", settings={"policy": "cyclic_pruning"}, trials=TRIALS)
 RIGL = replace(METHODS["rigl"], trials=TRIALS)
-LONGER = METHODS["rigl-equal-flops"]
-SMALL = METHODS["small-dense"]
+LONGER = METHODS["rigl_equal_flops"]
+SMALL = METHODS["small_dense"]
 CHOICES = {("digits", name): {"lr": 1e-2} for name in ("ours", "rigl")}
 TUNED = {pair: Tuned(settings=settings, record={}) for pair, settings in CHOICES.items()}
 PLAN = Plan(suite=SUITE, methods=(OURS, RIGL, LONGER), seeds=2)
@@ -73,16 +73,16 @@ def test_a_longer_method_is_not_tuned_and_follows_its_base():
     assert replace(PLAN, budget="none").settings_of({}, ENTRY, LONGER) == {}
 
 
-@pytest.mark.parametrize("names", ["surge-collapse,rigl-equal-flops", "rigl,rigl-equal-flops"])
+@pytest.mark.parametrize("names", ["cyclic_pruning,rigl_equal_flops", "rigl,rigl_equal_flops"])
 def test_a_longer_method_needs_its_base_and_another_reference(names, tmp_path):
-    options = {"reference": "rigl-equal-flops"} if "surge" not in names else {}
-    with pytest.raises(ConfigError, match="rigl-equal-flops trains rigl for longer: name both, and another reference"):
+    options = {"reference": "rigl_equal_flops"} if "cyclic" not in names else {}
+    with pytest.raises(ConfigError, match="rigl_equal_flops trains rigl for longer: name both, and another reference"):
         prepare("smoke", tmp_path, methods=names, **options)
 
 
 @pytest.mark.parametrize("budget", ["equal", "2", "none"])
 def test_equal_flops_can_be_asked_for_with_any_budget(budget, tmp_path):
-    made = prepare("smoke", tmp_path, methods="surge-collapse,rigl,rigl-equal-flops", budget=budget, seeds=1)
+    made = prepare("smoke", tmp_path, methods="cyclic_pruning,rigl,rigl_equal_flops", budget=budget, seeds=1)
     assert isinstance(made, Comparison)
     assert made.counts()["tuning"] == {"equal": 16, "2": 4, "none": 0}[budget]
 

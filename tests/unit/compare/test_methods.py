@@ -30,7 +30,7 @@ def test_a_longer_method_is_another_one_with_its_tuning(name):
     longer = METHODS[name]
     base = METHODS[longer.longer]
     assert (longer.settings, longer.sparse, longer.target_key) == (base.settings, base.sparse, base.target_key)
-    assert (longer.trials, name) == ((), f"{base.name}-equal-flops")
+    assert (longer.trials, name) == ((), f"{base.name}_equal_flops")
 
 
 def test_dropout_is_tuned_over_a_range_that_its_best_value_is_inside_of():

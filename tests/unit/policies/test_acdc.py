@@ -4,22 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from surgecollapse.events import Decision, Freeze, Plan, Prune, Reading, Regrow
+from actions import depth, freezes, surge
+from surgecollapse.events import Plan, Reading, Regrow
 from surgecollapse.policies import ACDC
-
-
-def depth(decision: Decision) -> float | tuple[float, float] | None:
-    prune = decision.find(Prune)
-    return None if prune is None else prune.sparsity
-
-
-def surge(decision: Decision) -> float | None:
-    regrow = decision.find(Regrow)
-    return None if regrow is None else regrow.fraction
-
-
-def freezes(decision: Decision) -> bool:
-    return decision.find(Freeze) is not None
 
 
 def started(total_steps: int = 1000, every: int = 50, **options: float) -> ACDC:

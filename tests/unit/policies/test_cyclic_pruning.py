@@ -6,24 +6,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from surgecollapse.events import Decision, Freeze, Plan, Prune, Reading, Regrow
+from actions import depth, freezes, surge
+from surgecollapse.events import Decision, Plan, Reading
 from surgecollapse.policies import CyclicPruning, GradualPruning
 
 THREE = {"dense_until": 0.1, "cycles": 3, "last_cycle_start": 0.45, "surge": 0.5}
-
-
-def depth(decision: Decision) -> float | tuple[float, float] | None:
-    prune = decision.find(Prune)
-    return None if prune is None else prune.sparsity
-
-
-def surge(decision: Decision) -> float | None:
-    regrow = decision.find(Regrow)
-    return None if regrow is None else regrow.fraction
-
-
-def freezes(decision: Decision) -> bool:
-    return decision.find(Freeze) is not None
 
 
 def follow(

@@ -7,30 +7,12 @@ import random
 
 import pytest
 
-from surgecollapse.events import Decision, Freeze, Plan, Prune, Reading, Regrow, SetNoise
+from actions import depth, freezes, noise, surge
+from surgecollapse.events import Decision, Plan, Prune, Reading, Regrow, SetNoise
 from surgecollapse.policies import ACDC, EntropyCycles
 
 T = 4000
 DENSE_END, SHORTEST, NOMINAL, LONGEST = 400, 100, 200, 400
-
-
-def depth(decision: Decision) -> float | tuple[float, float] | None:
-    prune = decision.find(Prune)
-    return None if prune is None else prune.sparsity
-
-
-def surge(decision: Decision) -> float | None:
-    regrow = decision.find(Regrow)
-    return None if regrow is None else regrow.fraction
-
-
-def noise(decision: Decision) -> float | None:
-    found = decision.find(SetNoise)
-    return None if found is None else found.std
-
-
-def freezes(decision: Decision) -> bool:
-    return decision.find(Freeze) is not None
 
 
 def started(total_steps: int = T, every: int = 50, sparsity: float = 0.9, **options: object) -> EntropyCycles:

@@ -7,27 +7,9 @@ from collections.abc import Iterable
 
 import pytest
 
-from surgecollapse.events import Decision, Freeze, Plan, Prune, Reading, Regrow, SetNoise
+from actions import depth, freezes, noise, surge
+from surgecollapse.events import Decision, Plan, Reading, Regrow
 from surgecollapse.policies import EntropyThresholds
-
-
-def depth(decision: Decision) -> float | tuple[float, float] | None:
-    prune = decision.find(Prune)
-    return None if prune is None else prune.sparsity
-
-
-def surge(decision: Decision) -> float | None:
-    regrow = decision.find(Regrow)
-    return None if regrow is None else regrow.fraction
-
-
-def noise(decision: Decision) -> float | None:
-    found = decision.find(SetNoise)
-    return None if found is None else found.std
-
-
-def freezes(decision: Decision) -> bool:
-    return decision.find(Freeze) is not None
 
 
 def fixed(total_steps: int | None = None, sparsity: float = 0.9, **options: object) -> EntropyThresholds:

@@ -4,27 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from surgecollapse.events import Decision, Freeze, Plan, Prune, Reading, Regrow, SetNoise
+from actions import depth, surge
+from surgecollapse.events import Plan, Prune, Reading, Regrow
 from surgecollapse.policies import FixedInterval
-
-
-def depth(decision: Decision) -> float | tuple[float, float] | None:
-    prune = decision.find(Prune)
-    return None if prune is None else prune.sparsity
-
-
-def surge(decision: Decision) -> float | None:
-    regrow = decision.find(Regrow)
-    return None if regrow is None else regrow.fraction
-
-
-def noise(decision: Decision) -> float | None:
-    found = decision.find(SetNoise)
-    return None if found is None else found.std
-
-
-def freezes(decision: Decision) -> bool:
-    return decision.find(Freeze) is not None
 
 
 def started(total_steps: int | None = None, **options: object) -> FixedInterval:

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from surgecollapse.events import Decision, Plan, Prune, Reading
+from actions import depth
+from surgecollapse.events import Plan, Reading
 from surgecollapse.policies import EntropyCycles
 from surgecollapse.policies.phase_timing import PhaseTiming
 from surgecollapse.policies.signals import Signals
-
-
-def depth(decision: Decision) -> float | tuple[float, float] | None:
-    prune = decision.find(Prune)
-    return None if prune is None else prune.sparsity
 
 
 def clock(timing: str) -> PhaseTiming:

@@ -62,6 +62,13 @@ def test_options_reach_the_action():
 
 
 @pytest.mark.parametrize(
+    ("p", "rescale", "scaled"), [(1, None, True), (3, None, False), (3, True, True), (1, False, False)]
+)
+def test_open_weights_get_their_magnitude_back_with_p_of_one_alone_unless_told(p, rescale, scaled):
+    assert play(SoftThreshold(p=p, rescale=rescale))[0].find(Threshold).rescale is scaled
+
+
+@pytest.mark.parametrize(
     "options",
     [
         {"p": 0.5},

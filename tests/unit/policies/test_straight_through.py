@@ -95,7 +95,7 @@ def test_the_shadow_weights_are_those_of_the_published_loop(policy, forward, sta
         nn.functional.cross_entropy(model(X), Y).backward()
         optimizer.step()
     expected = reference(forward, start, end, theta, target, STEPS - 1)
-    found = controller._engine.actor.shadow.values
+    found = controller._components.actor.shadow.values
     assert list(found) == ["0.weight", "2.weight"]
     for ours, theirs in zip(found.values(), expected, strict=True):
         # Float64: what separates the two is rounding, which SGD of 60 steps at this rate does not amplify.

@@ -11,7 +11,7 @@ ONE_SURGE: Settings = {"policy_options": {"floor": 0.0, "min_density_ratio": 1.0
 
 method(
     Method(
-        name="surge-collapse",
+        name="cyclic_pruning",
         title="surge-collapse",
         description="CyclicPruning: gradual collapses with surges between them, as deep as entropy allows.",
         settings={"policy": "cyclic_pruning"},

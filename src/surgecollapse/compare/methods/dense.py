@@ -19,7 +19,7 @@ method(
 )
 method(
     Method(
-        name="weight-decay",
+        name="weight_decay",
         title="dense + weight decay",
         description="Plain training with tuned decoupled weight decay.",
         settings=DENSE,

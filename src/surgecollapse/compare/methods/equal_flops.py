@@ -9,7 +9,7 @@ _BASES = {"gmp": ("gradual pruning (GMP)", "gmp", 30), "rigl": ("RigL", "rigl", 
 for _name, (_title, _policy, _place) in _BASES.items():
     method(
         Method(
-            name=f"{_name}-equal-flops",
+            name=f"{_name}_equal_flops",
             title=f"{_title}, equal FLOPs",
             description=f"{_title} for as many steps as cost the training FLOPs of the reference; tuned as {_name}.",
             settings={"policy": _policy},

@@ -12,11 +12,25 @@ Settings = Mapping[str, Any]
 """Keys of :class:`~surgecollapse.lab.config.RunConfig`; ``policy_options`` of a trial add to those of the method."""
 
 
+_EARLIER = {"surge-collapse": "cyclic_pruning"}
+"""Names of version 0.1 that differ in more than their hyphens."""
+
+
+def current_name(name: str) -> str:
+    """The name of a method today; version 0.1 wrote hyphens, in rows and on command lines.
+
+    >>> current_name("one-shot"), current_name("surge-collapse"), current_name("rigl")
+    ('one_shot', 'cyclic_pruning', 'rigl')
+    """
+    return _EARLIER.get(name, name.replace("-", "_"))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Method:
     """One method of a comparison."""
 
     name: str
+    """That of the policy that it runs, where there is one."""
     title: str
     """As tables name it."""
     description: str

@@ -6,7 +6,7 @@ from surgecollapse.compare.methods.registry import Method, method
 
 method(
     Method(
-        name="small-dense",
+        name="small_dense",
         title="small dense",
         description="A dense network with as many weights as the sparse one: its widths are scaled.",
         settings={"policy": "none"},

@@ -10,7 +10,7 @@ CUBED: Settings = {"policy_options": {"p": 3.0}}
 
 method(
     Method(
-        name="soft-threshold",
+        name="soft_threshold",
         title="soft threshold",
         description="SoftThreshold: closed weights go on learning in a shadow copy, and come back by themselves.",
         settings={"policy": "soft_threshold"},

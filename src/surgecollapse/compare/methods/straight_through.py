@@ -7,7 +7,7 @@ from surgecollapse.compare.methods.trials import SPREAD
 
 method(
     Method(
-        name="straight-through",
+        name="straight_through",
         title="straight-through (STE)",
         description="Gradual pruning whose closed weights get the gradient too, arXiv 1308.3432.",
         settings={"policy": "straight_through"},

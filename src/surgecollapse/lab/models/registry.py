@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 MOST_WIDTH = 1_000_000
 """Of one hidden layer."""
 WIDTHS = (
-    "Hidden widths; channels of the cnn; model and MLP width of transformer, decoder and "
-    "gpt; embedding and state of the lstm; the two convolutions and the hidden layer of the gnn."
+    "Hidden widths; channels of the cnn, and of the first stage of the resnet; model and MLP width of transformer, "
+    "decoder and gpt; embedding and state of the lstm; the two convolutions and the hidden layer of the gnn."
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,11 +12,12 @@ from torch.nn import functional as F
 
 from surgecollapse.errors import ConfigError
 from surgecollapse.lab.nets.layers import activation_of, check_heads, dropout_of
+from surgecollapse.lab.nets.token_stack import TokenStack
 
 ECONOMIES = ("all", "last", "prefixes")
 
 
-class Decoder(nn.Module):
+class Decoder(TokenStack):
     """A causal decoder that goes on from the *normalized* value: n = LN₁(x), x ← n + attention(n), x ← x + MLP(LN₂(x)).
 
     That is how the published code of Grokfast has it (arXiv 2405.20233, modular arithmetic): two layers of width 128,
@@ -50,8 +52,6 @@ class Decoder(nn.Module):
     (torch.Size([2, 99]), 422784)
     """
 
-    causal: Tensor
-
     def __init__(
         self,
         vocabulary: int,
@@ -65,19 +65,14 @@ class Decoder(nn.Module):
         dropout: float = 0.0,
         economy: str = "prefixes",
     ) -> None:
-        super().__init__()
         check_heads("decoder", width, heads)
         if economy not in ECONOMIES:
             raise ConfigError(f"unknown economy {economy!r}: expected one of {', '.join(ECONOMIES)}")
         if economy == "prefixes" and dropout:
             raise ConfigError("economy 'prefixes' computes what samples share once, so it takes no dropout: use 'last'")
+        block = partial(Block, width, hidden, heads, activation, dropout)
+        super().__init__(vocabulary, length, length + 1, width, layers, block)
         self.economy = economy
-        self.tokens = nn.Embedding(vocabulary, width)
-        self.positions = nn.Embedding(length + 1, width)
-        self.blocks = nn.ModuleList(Block(width, hidden, heads, activation, dropout) for _ in range(layers))
-        self.norm = nn.LayerNorm(width)
-        self.head = nn.Linear(width, vocabulary, bias=False)
-        self.register_buffer("causal", torch.ones(length, length, dtype=torch.bool).triu(1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (n, vocabulary) of what follows the token rows (n, length)."""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
-import torch
 from torch import Tensor, nn
 
 from surgecollapse.lab.nets.layers import activation_of, check_heads
+from surgecollapse.lab.nets.token_stack import TokenStack
 
 
-class GPT(nn.Module):
+class GPT(TokenStack):
     """Pre-LayerNorm blocks x ← x + attention(LN₁(x)), x ← x + MLP(LN₂(x)), a last LayerNorm, and an untied linear head.
 
     The architecture of GPT-2 (Radford et al. 2019, "Language models are unsupervised multitask learners") with learned
@@ -36,8 +37,6 @@ class GPT(nn.Module):
     (torch.Size([2, 64, 66]), 1016704)
     """
 
-    causal: Tensor
-
     def __init__(
         self,
         vocabulary: int,
@@ -50,15 +49,10 @@ class GPT(nn.Module):
         activation: str = "gelu",
         dropout: float = 0.0,
     ) -> None:
-        super().__init__()
         check_heads("gpt", width, heads)
-        self.tokens = nn.Embedding(vocabulary, width)
-        self.positions = nn.Embedding(length, width)
+        block = partial(GPTBlock, width, hidden, heads, activation, dropout)
+        super().__init__(vocabulary, length, length, width, layers, block)
         self.drop = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(GPTBlock(width, hidden, heads, activation, dropout) for _ in range(layers))
-        self.norm = nn.LayerNorm(width)
-        self.head = nn.Linear(width, vocabulary, bias=False)
-        self.register_buffer("causal", torch.ones(length, length, dtype=torch.bool).triu(1), persistent=False)
         self._initialize(width, layers)
 
     def _initialize(self, width: int, layers: int) -> None:

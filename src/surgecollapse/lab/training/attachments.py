@@ -39,15 +39,6 @@ class Attached:
     watched: WatchedTraining | None = None
     averaged: AveragedWeights | None = None
 
-    @property
-    def _parts(self) -> dict[str, Any]:
-        return {
-            "controller": self.controller,
-            "transforms": self.transforms,
-            "watched": self.watched,
-            "averaged": self.averaged,
-        }
-
     def note(self, loss: Tensor, targets: Tensor | None) -> None:
         """Tell whoever asks for it this step's loss and classes, before the optimizer's step."""
         if self.controller is not None:
@@ -64,15 +55,23 @@ class Attached:
                 part.remove()
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint must hold, by part."""
-        return {name: None if part is None else part.state_dict() for name, part in self._parts.items()}
+        """What a checkpoint must hold beside the optimizer's state, in which controller and transforms travel."""
+        return {
+            "watched": None if self.watched is None else self.watched.state_dict(),
+            "averaged": None if self.averaged is None else self.averaged.state_dict(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint; one that knows nothing of the monitors of a run without a controller will do."""
-        for name, part in self._parts.items():
-            if part is None or (name == "watched" and state.get(name) is None):
-                continue
-            part.load_state_dict(state[name])
+        """Go on from a checkpoint, after model and optimizer.
+
+        Those of version 0.1 have the controller's and the transforms' state apart, and may know nothing of the monitors
+        of a run without a controller.
+        """
+        for name, part in (("controller", self.controller), ("transforms", self.transforms), ("watched", self.watched)):
+            if part is not None and state.get(name) is not None:
+                part.load_state_dict(state[name])
+        if self.averaged is not None:
+            self.averaged.load_state_dict(state["averaged"])
 
 
 def attached_to(

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import torch
 
-from surgecollapse.record.whole_files import is_sealed, seal_of
+from surgecollapse.record.whole_files import is_sealed, seal_of, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -53,19 +53,8 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     # Into memory first: torch's own writer turns a full disk into a RuntimeError without its cause.
     buffer = io.BytesIO()
     torch.save({"kind": _KIND, "version": CHECKPOINT_VERSION, **state}, buffer)
-    content, comment = buffer.getbuffer()[:-2], seal_of(buffer.getbuffer())
-    path.parent.mkdir(exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.write(comment)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+    content = buffer.getbuffer()
+    write_whole(path, content[:-2], seal_of(content))
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -201,6 +190,9 @@ def must_fit(folder: Path) -> Iterator[None]:
 
 
 def drop_old_checkpoints(folder: Path, *, keep: int = 2) -> None:
-    """Delete all but the newest ``keep`` step checkpoints, or none of them if that is 0; ``best.pt`` stays."""
-    for path in step_checkpoints(folder)[keep:] if keep else ():
+    """Delete all but the newest ``keep`` step checkpoints, or none of them if that is 0; ``best.pt`` stays.
+
+    What a killed process left half written goes, too.
+    """
+    for path in (*(step_checkpoints(folder)[keep:] if keep else ()), *folder.glob(".*.tmp")):
         path.unlink()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from surgecollapse.analysis.open_weights import not_finite
+from surgecollapse.controller.carried import CARRIED
 from surgecollapse.functional import unpack
 from surgecollapse.lab.config import ConfigError, make_config, read_config
 from surgecollapse.lab.training.building import build_model
@@ -133,9 +134,11 @@ def _saved(folder: Path) -> dict[str, Any]:
 
 
 def _masks(state: dict[str, Any]) -> dict[str, Tensor]:
-    if state.get("controller") is None:
+    saved = state.get("controller")  # of version 0.1
+    saved = state["optimizer"].get(CARRIED, [None])[0] if saved is None else saved
+    if saved is None:
         return {}
-    saved = state["controller"]["engine"]["weights"]
+    saved = saved["engine"]["weights"]
     return {name: unpack(packed, tuple(saved["shapes"][name])) for name, packed in saved["masks"].items()}
 
 

@@ -74,17 +74,17 @@ def analyze(
     chosen = _checked(runs, what, samples, times)
     folders = [Path(run) for run in runs]
     place = Path(out) if out is not None else (folders[0] if len(folders) == 1 else folders[0].parent) / "analysis"
-    subjects = []
+    loaded = []
     for done, (folder, name) in enumerate(zip(folders, _names(folders), strict=True)):
         tell(f"reading {name}", done, len(folders) + len(chosen))
-        subjects.append(LoadedRun(folder, name, samples=samples, times=times, parts=parts))
+        loaded.append(LoadedRun(folder, name, samples=samples, times=times, parts=parts))
     findings: dict[str, list[AnalysisResult]] = {}
     skipped: list[tuple[str, str]] = []
     for done, name in enumerate(chosen):
         tell(name, len(folders) + done, len(folders) + len(chosen))
         try:
-            with _threads(subjects[0].config.run.threads):
-                findings[name] = find("analyses", "analysis", name, ANALYSES)(subjects)
+            with _threads(loaded[0].config.run.threads):
+                findings[name] = find("analyses", "analysis", name, ANALYSES)(loaded)
         except PartlyApplicable as error:
             skipped.append((name, str(error)))
             if error.findings:
@@ -94,8 +94,8 @@ def analyze(
     tell("writing", len(folders) + len(chosen), len(folders) + len(chosen))
     if not findings:
         raise ConfigError("nothing to analyze: " + "; ".join(f"{name}: {reason}" for name, reason in skipped))
-    page = _write(place, findings, skipped, subjects)
-    broken = tuple(f"{run.name} has diverged: not finite are {', '.join(run.broken)}" for run in subjects if run.broken)
+    page = _write(place, findings, skipped, loaded)
+    broken = tuple(f"{run.name} has diverged: not finite are {', '.join(run.broken)}" for run in loaded if run.broken)
     return Analyzed(page, tuple(one for found in findings.values() for one in found), tuple(skipped), broken)
 
 
@@ -142,7 +142,7 @@ def _write(
     place: Path,
     findings: dict[str, list[AnalysisResult]],
     skipped: Sequence[tuple[str, str]],
-    subjects: Sequence[LoadedRun],
+    loaded: Sequence[LoadedRun],
 ) -> Path:
     import matplotlib
     from cycler import cycler
@@ -154,15 +154,15 @@ def _write(
     cycle = cycler(color=[color for color, _ in lines])
     with matplotlib.rc_context({**STYLE, "axes.prop_cycle": cycle}):
         sections = [_section(name, found) for name, found in findings.items()]
-        names = " and ".join(run.name for run in subjects) if len(subjects) < 3 else f"{len(subjects)} runs"
+        names = " and ".join(run.name for run in loaded) if len(loaded) < 3 else f"{len(loaded)} runs"
         lead = f"Analysis of {names}, from checkpoints."
-        for run in subjects:
+        for run in loaded:
             if run.broken:
                 lead += f" {run.name} has diverged: not finite are {', '.join(run.broken)}."
         if skipped:
             lead += " Not shown: " + "; ".join(f"{name} ({reason})" for name, reason in skipped) + "."
-        foot = "Made from " + ", ".join(f"`{run.directory}`" for run in subjects) + ". Pictures by matplotlib."
-        tasks = ", ".join(dict.fromkeys(run.config.data.label for run in subjects))
+        foot = "Made from " + ", ".join(f"`{run.directory}`" for run in loaded) + ". Pictures by matplotlib."
+        tasks = ", ".join(dict.fromkeys(run.config.data.label for run in loaded))
         text = page_html(f"surgecollapse analysis: {tasks}", lead, sections, foot)
     page = place / "index.html"
     write_whole(page, text)

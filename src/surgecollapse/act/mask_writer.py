@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,228 +10,58 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from surgecollapse.act.collapse import plan_collapse
-from surgecollapse.act.layouts import Layouts
 from surgecollapse.act.ledger import Ledger, energies
+from surgecollapse.act.mask_planner import MaskPlanner
 from surgecollapse.act.masked_weights import MaskedWeights
 from surgecollapse.act.optimizer_state import check_optimizer_state, forget
 from surgecollapse.act.randomness import Generators
 from surgecollapse.act.regrowth_ramp import RegrowthRamp
 from surgecollapse.act.surge import REGROW_INIT, choose_reopened, fill_reopened, growth_scores
 from surgecollapse.errors import one_of
-from surgecollapse.functional import (
-    ALLOCATIONS,
-    Pattern,
-    exchange_tiles,
-    kept,
-    lowest,
-    minimum_live,
-)
-from surgecollapse.functional.criteria.registry import GROWTH, RANDOM, SALIENCY, check_saliency
-from surgecollapse.functional.growth import random
+from surgecollapse.functional import GROWTH, exchange_tiles, lowest
 from surgecollapse.functional.selection import count_true
-from surgecollapse.functional.structured import open_count
-from surgecollapse.plugins import find
 from surgecollapse.protocols import Criterion
 
 
-def criterion_of(option: str, chosen: str | Criterion | None) -> str | Criterion | None:
-    """One of our criteria by its name as it stands; one that a package offers by its name as a function.
-
-    Args:
-        option: ``saliency`` or ``growth``.
-        chosen: as the user gave it.
-
-    Raises:
-        ValueError: for a name that nobody offers.
-        TypeError: if what a package offers cannot be called.
-    """
-    own = (*SALIENCY, RANDOM) if option == "saliency" else GROWTH
-    if not isinstance(chosen, str) or chosen in own:
-        return chosen
-    found: Criterion = find("criteria", option, chosen, SALIENCY, also=own)
-    return found
-
-
-class Rewiring:
+class MaskWriter:
     """Writes masks, first values and optimizer moments.
 
     Args:
-        weights: the prunable weights.
+        planner: the prunable weights, and how they are chosen.
         owner: gives the optimizer that steps a parameter, by name.
         generators: for random growth and noise.
-        saliency: what is closed first: ``magnitude``, ``taylor``, or a criterion.
         growth: what is reopened first, see :func:`~surgecollapse.act.surge.choose_reopened`.
         regrow_init: ``zero | noise | last``.
         noise_energy_budget: bound on injected over live energy.
-        allocation: ``global | layer | erk``.
-        min_density: least open share of every parameter.
         optimizer_state: ``reset | keep | warmup | ramp``.
-        pattern: weights open and close in its tiles; ``None``: one by one.
-        layouts: which dimensions of a weight are its rows, for a pattern.
     """
 
     def __init__(
         self,
-        weights: MaskedWeights,
+        planner: MaskPlanner,
         owner: Callable[[str], Optimizer],
         generators: Generators,
         *,
-        saliency: str | Criterion,
         growth: str | Criterion,
         regrow_init: str,
         noise_energy_budget: float,
-        allocation: str,
-        min_density: float,
         optimizer_state: str,
-        pattern: Pattern | None = None,
-        layouts: Layouts | None = None,
     ) -> None:
-        if isinstance(saliency, str):
-            check_saliency(saliency)
         if isinstance(growth, str):
             one_of("growth", growth, GROWTH)
         if not 0.0 <= noise_energy_budget < float("inf"):
             raise ValueError(f"noise_energy_budget must be finite and at least 0, got {noise_energy_budget}")
-        if not 0.0 <= min_density < 1.0:
-            raise ValueError(f"min_density must be in [0, 1), got {min_density}")
-        self.weights, self._owner = weights, owner
-        self.generators = generators
-        self._saliency = saliency
-        self.growth = growth
+        self.planner, self._owner, self.generators, self.growth = planner, owner, generators, growth
         self.regrow_init = one_of("regrow_init", regrow_init, REGROW_INIT)
-        self.noise_energy_budget, self.min_density = noise_energy_budget, min_density
-        self.allocation = one_of("allocation", allocation, ALLOCATIONS)
-        self.optimizer_state, self.pattern = check_optimizer_state(optimizer_state), pattern
-        self.layouts = layouts or Layouts()
-        self.ramp = RegrowthRamp(weights, owner) if optimizer_state == "ramp" else None
+        self.noise_energy_budget = noise_energy_budget
+        self.optimizer_state = check_optimizer_state(optimizer_state)
+        self.ramp = RegrowthRamp(planner.weights, owner) if optimizer_state == "ramp" else None
         self._last: dict[str, Tensor] = {}
-        self.starved: list[str] = []
 
-    def _criterion(self, saliency: str | Criterion | None) -> Criterion:
-        """The function behind a saliency; ``random`` draws from the library's own generators."""
-        chosen = self._saliency if saliency is None else saliency
-        if not isinstance(chosen, str):
-            return chosen
-        if check_saliency(chosen) == RANDOM:
-            return lambda weight, signal: random(weight.shape, self.generators.on(weight.device))  # noqa: ARG005
-        return SALIENCY[chosen]
-
-    def reachable(self, sparsity: float) -> float:
-        """The sparsity itself; under ``N:M`` at most the pattern's own."""
-        exact = self.pattern.sparsity if self.pattern is not None else None
-        return sparsity if exact is None else min(sparsity, exact)
-
-    def wanted(self, sparsity: float, layers: Sequence[str] = ()) -> int:
-        """Number of weights (of the named layers) that a sparsity is to leave open."""
-        weights = self.weights.only(layers) if layers else self.weights
-        live = kept(weights.size, sparsity)
-        if self.pattern is None:
-            return live
-        return open_count(self.layouts.shapes(weights.params), live, self.pattern, sparsity)
-
-    def minima(self) -> dict[str, int]:
-        """Fewest weights that each parameter keeps open."""
-        sizes = self.layouts.shapes(self.weights.params)
-        if self.pattern is None:
-            return minimum_live(sizes, self.min_density)
-        return {name: self.pattern.least(shape, self.min_density) for name, shape in sizes.items()}
-
-    def check_target(self, sparsity: float) -> None:
-        """Check that a sparsity leaves every parameter its minimum density.
-
-        Raises:
-            ValueError: if it does not, naming the parameters.
-        """
-        minima, live = self.minima(), self.wanted(sparsity)
-        if sum(minima.values()) > live:
-            tiles = f" in tiles of {self.pattern.name!r}" if self.pattern else ""
-            smaller = ", or take smaller tiles" if tiles else ""
-            named = ", ".join(f"{name} ({n})" for name, n in minima.items())
-            raise ValueError(
-                f"sparsity {sparsity:g} leaves {live} of {self.weights.size} weights, but a minimum density of "
-                f"{self.min_density:g} needs {sum(minima.values())}{tiles}: {named}. Lower "
-                f"min_density or the sparsity, or exclude layers{smaller}"
-            )
-
-    def at(self, sparsity: float) -> bool:
-        """Whether the masks leave as many weights open as this sparsity is to: exactly, or as near as tiles come."""
-        return abs(self.weights.live - self.wanted(sparsity)) <= self._room(sparsity, self.weights)
-
-    def _room(self, sparsity: float, weights: MaskedWeights) -> int:
-        if self.pattern is None or sparsity == self.pattern.sparsity:
-            return 0
-        return sum(map(self.pattern.tile_size, self.layouts.shapes(weights.params).values())) // 2
-
-    def check_collapsed(self, sparsity: float, layers: Sequence[str] = ()) -> None:
-        """Assert that a collapse left as many weights open as it was to: exactly, or as near as tiles come."""
-        weights = self.weights.only(layers) if layers else self.weights
-        off = abs(weights.live - self.wanted(sparsity, layers))
-        room = self._room(sparsity, weights)
-        assert off <= room, f"a collapse to {sparsity} left {weights.live} of {weights.size} weights open"
-
-    def newly_starved(self, allocation: str | None) -> list[str]:
-        """Parameters that a global threshold would close further than their minimum density, not named before.
-
-        Only those whose minimum is a smaller share than that of all prunable weights together.
-        """
-        if (allocation or self.allocation) != "global" or (self.pattern is not None and self.pattern.keep):
-            return []
-        least = self.minima()
-        density = self.weights.live / self.weights.size
-        found = [
-            name
-            for name, p in self.weights.params.items()
-            if name not in self.starved and self.weights.live_in(name) <= least[name] < density * p.numel()
-        ]
-        self.starved += found
-        return found
-
-    def plan(
-        self,
-        sparsity: float,
-        signals: Mapping[str, Tensor],
-        allocation: str | None,
-        saliency: str | None = None,
-        layers: Sequence[str] = (),
-        *,
-        values: Mapping[str, Tensor] | None = None,
-    ) -> dict[str, Tensor]:
-        """Masks of a collapse (of the named layers) to ``sparsity``; nothing is written.
-
-        With ``values`` (of every weight) these are judged instead, and what is closed may be opened.
-        """
-        weights = self.weights.only(layers) if layers else self.weights
-        if values is not None:
-            weights = self.weights.with_values(values)
-        masks = plan_collapse(
-            weights,
-            sparsity,
-            saliency=self._criterion(saliency),
-            signals=signals,
-            allocation=one_of("allocation", allocation or self.allocation, ALLOCATIONS),
-            min_density=self.min_density,
-            pattern=self.pattern,
-            layouts=self.layouts,
-        )
-        return masks | {name: self.weights.mask(name) for name in self.weights.params if name not in masks}
-
-    def one_ranking(self, allocation: str | None, saliency: str | None) -> bool:
-        """Whether all parameters are ranked together, by magnitude."""
-        chosen = self._saliency if saliency is None else saliency
-        return (allocation or self.allocation) == "global" and chosen == "magnitude" and self.pattern is None
-
-    def check_without_gradient(self, saliency: str | None = None) -> None:
-        """Refuse a criterion by name that does not judge weights by their own values.
-
-        Raises:
-            ValueError: if it is ``taylor`` or ``random``.
-        """
-        chosen = self._saliency if saliency is None else saliency
-        if isinstance(chosen, str) and chosen not in ("magnitude", "lamp"):
-            raise ValueError(
-                f"a soft threshold judges weights by their own values: saliency must be magnitude or lamp, got {chosen}"
-            )
+    @property
+    def weights(self) -> MaskedWeights:
+        """The prunable weights."""
+        return self.planner.weights
 
     def forget_values(self) -> None:
         """Drop remembered values: nothing is regrown with them any more."""
@@ -302,7 +132,7 @@ class Rewiring:
         masks = {name: self.weights.mask(name) | opened[name] for name in params}
         self._flip(masks, opened)
         ledger.injected = self._fill(opened, sum(ledger.before.values()), regrow_init, noise_energy_budget, noise_std)
-        ledger.grown = count if self.pattern is None else sum(count_true(list(opened.values())))
+        ledger.grown = count if self.planner.pattern is None else sum(count_true(list(opened.values())))
         ledger.after = energies(params)
         return ledger
 
@@ -324,16 +154,16 @@ class Rewiring:
         simply stays, value and moments included. Under a pattern tiles are exchanged, see
         :func:`~surgecollapse.functional.exchange_tiles`.
         """
-        params, criterion = self.weights.params, self._criterion(saliency)
+        params, criterion = self.weights.params, self.planner.criterion(saliency)
         ledger = Ledger(before=energies(params))
         masks: dict[str, Tensor] = {}
         for name, p in params.items():
             mask, scores = self.weights.mask(name), criterion(p.detach(), signals.get(name))
-            if self.pattern is not None:
+            if self.planner.pattern is not None:
                 grow = growth_scores(self._growth(growth), p.detach(), signals.get(name), self.generators)
-                way = self.layouts.of(name, p.shape)
+                way = self.planner.layouts.of(name, p.shape)
                 rows = (way.into_rows(scores), way.into_rows(grow), way.into_rows(mask))
-                masks[name] = way.back(exchange_tiles(*rows, share, self.pattern))
+                masks[name] = way.back(exchange_tiles(*rows, share, self.planner.pattern))
                 continue
             count = int(share * self.weights.live_in(name) + 0.5)
             (dropped,) = lowest([scores], count, eligible=[mask])
@@ -369,9 +199,9 @@ class Rewiring:
             growth=self._growth(growth),
             signals=signals,
             generators=self.generators,
-            allocation=self.allocation,
-            pattern=self.pattern,
-            layouts=self.layouts,
+            allocation=self.planner.allocation,
+            pattern=self.planner.pattern,
+            layouts=self.planner.layouts,
         )
 
     def _fill(
@@ -413,11 +243,11 @@ class Rewiring:
         """Remembered values, where there are any, and which parameters were said to be at their minimum."""
         last = {name: value.clone() for name, value in self._last.items()}
         ramp = {} if self.ramp is None else {"ramp": self.ramp.state_dict()}
-        return {"last": last, "starved": list(self.starved), **ramp}
+        return {"last": last, "starved": list(self.planner.starved), **ramp}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore them."""
-        self.starved = list(state.get("starved", ()))
+        self.planner.starved = list(state.get("starved", ()))
         self._last = {
             name: value.to(self.weights.params[name].device, copy=True) for name, value in state["last"].items()
         }

@@ -16,37 +16,37 @@ from surgecollapse.act.actor import Actor
 from surgecollapse.act.collapse import zero_lowest
 from surgecollapse.act.input_noise import InputNoise
 from surgecollapse.act.ledger import energies
+from surgecollapse.act.mask_planner import MaskPlanner
+from surgecollapse.act.mask_writer import MaskWriter
 from surgecollapse.act.masked_weights import MaskedWeights
 from surgecollapse.act.randomness import Generators
 from surgecollapse.act.recycle import Recycler
-from surgecollapse.act.rewiring import Rewiring
 from surgecollapse.events import Decision, Freeze, Prune, Regrow, SetNoise
 from surgecollapse.functional import energy_lost_gaussian, kept
 
 
-def rewire(params, *, seed=0, min_density=0.0, **options):
-    """A rewiring of bare tensors, stepped by one SGD with momentum."""
+def writer_of(params, *, seed=0, min_density=0.0, optimizer=None, **options):
+    """A writer of bare tensors, stepped by one SGD with momentum."""
     params = {n: p if isinstance(p, nn.Parameter) else nn.Parameter(p) for n, p in params.items()}
-    optimizer = torch.optim.SGD(params.values(), lr=0.1, momentum=0.9)
+    optimizer = optimizer or torch.optim.SGD(params.values(), lr=0.1, momentum=0.9)
     defaults = {
         "saliency": "magnitude", "growth": "random", "regrow_init": "zero", "noise_energy_budget": 0.1,
         "allocation": "global", "optimizer_state": "reset",
     }  # fmt: skip
-    return Rewiring(
-        MaskedWeights(params),
-        lambda name: optimizer,
-        Generators(seed),
-        min_density=min_density,
-        **{**defaults, **options},
+    chosen, generators = {"min_density": min_density, **defaults, **options}, Generators(seed)
+    names = ("saliency", "allocation", "min_density", "pattern", "layouts")
+    plan = {name: chosen.pop(name) for name in names if name in chosen}
+    return MaskWriter(
+        MaskPlanner(MaskedWeights(params), generators, **plan), lambda name: optimizer, generators, **chosen
     )
 
 
-def collapse(rewiring, sparsity, **options):
-    return rewiring.collapse(rewiring.plan(sparsity, {}, None), **options)
+def collapse(writer, sparsity, **options):
+    return writer.collapse(writer.planner.plan(sparsity, {}, None), **options)
 
 
-def closed_of(rewiring):
-    return {n: ~rewiring.weights.mask(n) for n in rewiring.weights.params}
+def closed_of(writer):
+    return {n: ~writer.weights.mask(n) for n in writer.weights.params}
 
 
 def two(seed=1, dtype=torch.float32):
@@ -61,42 +61,42 @@ def two(seed=1, dtype=torch.float32):
 @pytest.mark.parametrize("sparsity", [0.0, 0.1, 0.5, 0.9, 0.99])
 def test_a_collapse_keeps_exactly_as_many_of_the_largest(dtype, sparsity):
     values = two(dtype=dtype)
-    rewiring = rewire({n: v.clone() for n, v in values.items()})
-    ledger, closed = collapse(rewiring, sparsity)
+    writer = writer_of({n: v.clone() for n, v in values.items()})
+    ledger, closed = collapse(writer, sparsity)
     live = kept(230, sparsity)
-    assert rewiring.weights.live == live
+    assert writer.weights.live == live
     assert ledger.pruned == sum(int(c.sum()) for c in closed.values()) == 230 - live
     everything = torch.cat([v.flatten() for v in values.values()]).abs()
-    open_ = torch.cat([rewiring.weights.mask(n).flatten() for n in values])
+    open_ = torch.cat([writer.weights.mask(n).flatten() for n in values])
     if 0 < live < 230:
         assert everything[open_].min() >= everything[~open_].max()
-    for n, p in rewiring.weights.params.items():
-        assert torch.equal(p, values[n] * rewiring.weights.mask(n))
+    for n, p in writer.weights.params.items():
+        assert torch.equal(p, values[n] * writer.weights.mask(n))
 
 
 def test_ties_are_closed_from_the_lowest_position():
-    rewiring = rewire({"a": torch.ones(4), "b": torch.ones(4)})
-    collapse(rewiring, 0.75)
-    assert [rewiring.weights.mask(n).int().tolist() for n in "ab"] == [[0, 0, 0, 0], [0, 0, 1, 1]]
+    writer = writer_of({"a": torch.ones(4), "b": torch.ones(4)})
+    collapse(writer, 0.75)
+    assert [writer.weights.mask(n).int().tolist() for n in "ab"] == [[0, 0, 0, 0], [0, 0, 1, 1]]
 
 
 def test_a_layer_keeps_its_minimum_of_its_own_best():
-    rewiring = rewire({"small": torch.arange(1.0, 101) * 1e-6, "large": torch.ones(100)}, min_density=0.05)
-    collapse(rewiring, 0.9)
-    assert (rewiring.weights.live_in("small"), rewiring.weights.live_in("large")) == (5, 15)
-    assert rewiring.weights.mask("small").nonzero().flatten().tolist() == [95, 96, 97, 98, 99]
+    writer = writer_of({"small": torch.arange(1.0, 101) * 1e-6, "large": torch.ones(100)}, min_density=0.05)
+    collapse(writer, 0.9)
+    assert (writer.weights.live_in("small"), writer.weights.live_in("large")) == (5, 15)
+    assert writer.weights.mask("small").nonzero().flatten().tolist() == [95, 96, 97, 98, 99]
     with pytest.raises(ValueError, match="small"):
-        rewiring.plan(0.97, {}, None)
+        writer.planner.plan(0.97, {}, None)
 
 
 @pytest.mark.parametrize("saliency", ["magnitude", lambda weight, signal: weight.abs()])
 def test_open_zeros_are_closed_before_any_closed_weight_is_revived(saliency):
     """Also where the open zeros are in a parameter that has no mask: all zeros tie, but only some are open."""
-    rewiring = rewire({"open": torch.tensor([0.0, 0, 0, 5, 6, 7]), "masked": torch.arange(1.0, 7)}, saliency=saliency)
+    writer = writer_of({"open": torch.tensor([0.0, 0, 0, 5, 6, 7]), "masked": torch.arange(1.0, 7)}, saliency=saliency)
     shut = torch.tensor([False] * 3 + [True] * 3)
-    rewiring.weights.set({"masked": shut}, {"masked": 3})
+    writer.weights.set({"masked": shut}, {"masked": 3})
     for sparsity, live in ((4 / 12, 8), (5 / 12, 7), (0.5, 6)):
-        masks = rewiring.plan(sparsity, {}, None)
+        masks = writer.planner.plan(sparsity, {}, None)
         assert sum(int(m.sum()) for m in masks.values()) == live
         assert not (masks["masked"] & ~shut).any(), "a closed weight was revived"
         assert masks["masked"].sum() == 3
@@ -109,25 +109,25 @@ def test_a_deeper_collapse_never_revives(data):
     """Whatever the values (zeros and ties among them) and the distribution that made the first masks."""
     values = st.sampled_from([0.0, 0.0, -0.0, 1e-30, 0.5, -0.5, 2.0])
     params = {n: torch.tensor(data.draw(st.lists(values, min_size=8, max_size=8))) for n in "abc"}
-    rewiring = rewire(params, optimizer_state="keep")
-    collapse(rewiring, data.draw(st.floats(0, 0.95)))
+    writer = writer_of(params, optimizer_state="keep")
+    collapse(writer, data.draw(st.floats(0, 0.95)))
     if data.draw(st.booleans()):  # some are reopened at zero, in one parameter perhaps all of them
         name = data.draw(st.sampled_from("abc"))
-        where = {n: c & (n == name) for n, c in closed_of(rewiring).items()}
-        rewiring.surge(where, int(where[name].sum()), signals={})
-    before = {n: rewiring.weights.mask(n) for n in params}
-    deeper = 1 - data.draw(st.integers(1, rewiring.weights.live)) / 24
-    collapse(rewiring, deeper)
-    assert rewiring.weights.live == kept(24, deeper)
-    assert not any((rewiring.weights.mask(n) & ~before[n]).any() for n in params)
+        where = {n: c & (n == name) for n, c in closed_of(writer).items()}
+        writer.surge(where, int(where[name].sum()), signals={})
+    before = {n: writer.weights.mask(n) for n in params}
+    deeper = 1 - data.draw(st.integers(1, writer.weights.live)) / 24
+    collapse(writer, deeper)
+    assert writer.weights.live == kept(24, deeper)
+    assert not any((writer.weights.mask(n) & ~before[n]).any() for n in params)
 
 
 def test_half_precision_weights_below_the_normal_range_keep_their_order():
     smallest = 2.0**-24  # float16's own; its normal range ends at 6.1e-5
-    rewiring = rewire({"p": (torch.tensor([0.0, 8, 2, 4, 6, 1]) * smallest).half()})
-    rewiring.weights.set({"p": torch.tensor([False, True, True, True, True, True])}, {"p": 5})
-    collapse(rewiring, 0.5)
-    assert rewiring.weights.mask("p").nonzero().flatten().tolist() == [1, 3, 4]
+    writer = writer_of({"p": (torch.tensor([0.0, 8, 2, 4, 6, 1]) * smallest).half()})
+    writer.weights.set({"p": torch.tensor([False, True, True, True, True, True])}, {"p": 5})
+    collapse(writer, 0.5)
+    assert writer.weights.mask("p").nonzero().flatten().tolist() == [1, 3, 4]
 
 
 def test_an_unheld_collapse_writes_zeros_tensor_by_tensor_and_counts_them():
@@ -148,45 +148,45 @@ def test_an_unheld_collapse_writes_zeros_tensor_by_tensor_and_counts_them():
 @pytest.mark.parametrize("signals", [True, False])
 @pytest.mark.parametrize("count", [0, 1, 50, 115])
 def test_a_surge_reopens_exactly_as_many_of_the_closed(distribution, growth, signals, count):
-    rewiring = rewire(two(), growth=growth, allocation=distribution)
-    collapse(rewiring, 0.5)
-    closed = closed_of(rewiring)
-    signal = {n: torch.randn_like(p) for n, p in rewiring.weights.params.items()} if signals else {}
-    before = {n: p.detach().clone() for n, p in rewiring.weights.params.items()}
-    ledger = rewiring.surge(closed, count, signals=signal)
+    writer = writer_of(two(), growth=growth, allocation=distribution)
+    collapse(writer, 0.5)
+    closed = closed_of(writer)
+    signal = {n: torch.randn_like(p) for n, p in writer.weights.params.items()} if signals else {}
+    before = {n: p.detach().clone() for n, p in writer.weights.params.items()}
+    ledger = writer.surge(closed, count, signals=signal)
     assert ledger.grown == count
-    assert rewiring.weights.live == 115 + count
-    opened = {n: rewiring.weights.mask(n) & closed[n] for n in closed}
+    assert writer.weights.live == 115 + count
+    opened = {n: writer.weights.mask(n) & closed[n] for n in closed}
     assert sum(int(o.sum()) for o in opened.values()) == count
-    assert all(torch.equal(p, before[n]) for n, p in rewiring.weights.params.items())  # zero-initialized
+    assert all(torch.equal(p, before[n]) for n, p in writer.weights.params.items())  # zero-initialized
 
 
 def test_the_highest_signal_is_reopened_first():
-    rewiring = rewire({"a": torch.ones(6), "b": torch.ones(6)}, growth="gradient")
-    collapse(rewiring, 0.75)  # all of a, half of b
+    writer = writer_of({"a": torch.ones(6), "b": torch.ones(6)}, growth="gradient")
+    collapse(writer, 0.75)  # all of a, half of b
     signals = {"a": torch.tensor([0.0, -9, 1, 2, 8, 3]), "b": torch.full((6,), 99.0)}
-    closed = closed_of(rewiring)
-    rewiring.surge({"a": closed["a"], "b": torch.zeros_like(closed["b"])}, 2, signals=signals)
-    assert rewiring.weights.mask("a").nonzero().flatten().tolist() == [1, 4]
-    rewiring.surge(closed_of(rewiring), 3, signals=signals)
-    assert rewiring.weights.mask("b").all()  # its closed half has by far the higher signal
+    closed = closed_of(writer)
+    writer.surge({"a": closed["a"], "b": torch.zeros_like(closed["b"])}, 2, signals=signals)
+    assert writer.weights.mask("a").nonzero().flatten().tolist() == [1, 4]
+    writer.surge(closed_of(writer), 3, signals=signals)
+    assert writer.weights.mask("b").all()  # its closed half has by far the higher signal
 
 
 def test_momentum_shares_by_the_mean_signal_of_the_open_weights():
-    rewiring = rewire({"a": torch.ones(40), "b": torch.ones(40)}, growth="momentum")
+    writer = writer_of({"a": torch.ones(40), "b": torch.ones(40)}, growth="momentum")
     mask = torch.arange(40) < 20
-    rewiring.weights.set({"a": mask, "b": mask}, {"a": 20, "b": 20})
+    writer.weights.set({"a": mask, "b": mask}, {"a": 20, "b": 20})
     signals = {"a": torch.where(mask, 3.0, 0.1), "b": torch.where(mask, -1.0, 100.0)}
-    rewiring.surge(closed_of(rewiring), 8, signals=signals)
-    assert (rewiring.weights.live_in("a"), rewiring.weights.live_in("b")) == (26, 22)  # 8 · 3/4 and 8 · 1/4
+    writer.surge(closed_of(writer), 8, signals=signals)
+    assert (writer.weights.live_in("a"), writer.weights.live_in("b")) == (26, 22)  # 8 · 3/4 and 8 · 1/4
 
 
 def test_random_growth_is_its_seeds_and_nothing_elses():
     def chosen(seed):
-        rewiring = rewire(two(), seed=seed)
-        collapse(rewiring, 0.5)
-        rewiring.surge(closed_of(rewiring), 40, signals={})
-        return torch.cat([rewiring.weights.mask(n).flatten() for n in "ab"])
+        writer = writer_of(two(), seed=seed)
+        collapse(writer, 0.5)
+        writer.surge(closed_of(writer), 40, signals={})
+        return torch.cat([writer.weights.mask(n).flatten() for n in "ab"])
 
     state = torch.get_rng_state()
     first = chosen(3)
@@ -206,13 +206,13 @@ def test_random_growth_is_its_seeds_and_nothing_elses():
 )
 def test_noise_never_exceeds_its_share_of_the_live_energy(dtype, seed, rho, count, scale):
     """Measured on the weights as written, rounding included, in float64."""
-    rewiring = rewire(
+    writer = writer_of(
         {n: v * scale for n, v in two(dtype=dtype).items()}, seed=seed, regrow_init="noise", noise_energy_budget=rho
     )
-    collapse(rewiring, 0.5)
-    closed, params = closed_of(rewiring), rewiring.weights.params
+    collapse(writer, 0.5)
+    closed, params = closed_of(writer), writer.weights.params
     live = sum(float(p.detach().double().square().sum()) for p in params.values())
-    ledger = rewiring.surge(closed, count, signals={})
+    ledger = writer.surge(closed, count, signals={})
     injected = sum(float((p.detach().double() * closed[n]).square().sum()) for n, p in params.items())
     assert injected <= rho * live * (1 + 1e-6)
     assert sum(ledger.injected.values()) == pytest.approx(injected, rel=1e-5, abs=1e-30)
@@ -222,26 +222,26 @@ def test_noise_never_exceeds_its_share_of_the_live_energy(dtype, seed, rho, coun
 
 def test_last_restores_the_values_bitwise_however_often_they_were_closed():
     values = two()
-    rewiring = rewire({n: v.clone() for n, v in values.items()}, regrow_init="last")
-    collapse(rewiring, 0.5, remember=True)
-    collapse(rewiring, 0.9, remember=True)
-    closed = closed_of(rewiring)
-    live = sum(ledger_energy(values, rewiring))
-    ledger = rewiring.surge(closed, sum(int(c.sum()) for c in closed.values()), signals={})
-    assert all(torch.equal(p, values[n]) for n, p in rewiring.weights.params.items())
+    writer = writer_of({n: v.clone() for n, v in values.items()}, regrow_init="last")
+    collapse(writer, 0.5, remember=True)
+    collapse(writer, 0.9, remember=True)
+    closed = closed_of(writer)
+    live = sum(ledger_energy(values, writer))
+    ledger = writer.surge(closed, sum(int(c.sum()) for c in closed.values()), signals={})
+    assert all(torch.equal(p, values[n]) for n, p in writer.weights.params.items())
     total = sum(float(v.double().square().sum()) for v in values.values())
     assert sum(ledger.injected.values()) == pytest.approx(total - live, rel=1e-5)
 
 
-def ledger_energy(values, rewiring):
-    return [float((v.double() * rewiring.weights.mask(n)).square().sum()) for n, v in values.items()]
+def ledger_energy(values, writer):
+    return [float((v.double() * writer.weights.mask(n)).square().sum()) for n, v in values.items()]
 
 
 def test_remembered_values_survive_a_checkpoint():
     values = two()
-    first = rewire({n: v.clone() for n, v in values.items()}, regrow_init="last")
+    first = writer_of({n: v.clone() for n, v in values.items()}, regrow_init="last")
     collapse(first, 0.5, remember=True)
-    second = rewire({n: p.detach().clone() for n, p in first.weights.params.items()}, regrow_init="last")
+    second = writer_of({n: p.detach().clone() for n, p in first.weights.params.items()}, regrow_init="last")
     second.weights.load_state_dict(first.weights.state_dict())
     second.load_state_dict(first.state_dict())
     second.surge(closed_of(second), 115, signals={})
@@ -249,11 +249,11 @@ def test_remembered_values_survive_a_checkpoint():
 
 
 def test_an_explicit_sigma_is_not_bounded():
-    rewiring = rewire({"p": torch.ones(10_000)}, regrow_init="noise", noise_energy_budget=0.0)
-    collapse(rewiring, 0.5)
-    rewiring.surge(closed_of(rewiring), 5000, signals={}, noise_std=3.0)
-    assert rewiring.weights.params["p"][:5000].std().item() == pytest.approx(3.0, rel=0.05)
-    assert (rewiring.weights.params["p"][5000:] == 1).all()
+    writer = writer_of({"p": torch.ones(10_000)}, regrow_init="noise", noise_energy_budget=0.0)
+    collapse(writer, 0.5)
+    writer.surge(closed_of(writer), 5000, signals={}, noise_std=3.0)
+    assert writer.weights.params["p"][:5000].std().item() == pytest.approx(3.0, rel=0.05)
+    assert (writer.weights.params["p"][5000:] == 1).all()
 
 
 def test_a_criterion_of_ones_own_decides_and_its_inputs_stay_untouched():
@@ -263,11 +263,11 @@ def test_a_criterion_of_ones_own_decides_and_its_inputs_stay_untouched():
         seen.append((weight, weight.clone()))
         return weight.neg().exp() if signal is None else signal
 
-    rewiring = rewire({"p": torch.arange(-4.0, 4)}, saliency=most_negative, growth=most_negative)
-    collapse(rewiring, 0.5)
-    assert rewiring.weights.mask("p").nonzero().flatten().tolist() == [0, 1, 2, 3]
-    rewiring.surge(closed_of(rewiring), 1, signals={"p": torch.tensor([9.0, 9, 9, 9, 0, 0, 5, 0])})
-    assert rewiring.weights.mask("p").nonzero().flatten().tolist() == [0, 1, 2, 3, 6]
+    writer = writer_of({"p": torch.arange(-4.0, 4)}, saliency=most_negative, growth=most_negative)
+    collapse(writer, 0.5)
+    assert writer.weights.mask("p").nonzero().flatten().tolist() == [0, 1, 2, 3]
+    writer.surge(closed_of(writer), 1, signals={"p": torch.tensor([9.0, 9, 9, 9, 0, 0, 5, 0])})
+    assert writer.weights.mask("p").nonzero().flatten().tolist() == [0, 1, 2, 3, 6]
     assert all(torch.equal(now, before) or i == 0 for i, (now, before) in enumerate(seen))
 
 
@@ -277,19 +277,19 @@ def test_a_criterion_of_ones_own_decides_and_its_inputs_stay_untouched():
 def test_a_trial_wears_the_masks_and_gives_every_bit_back():
     values = two()
     values["a"][0, 0] = -0.0
-    rewiring = rewire({n: v.clone() for n, v in values.items()})
-    masks = rewiring.plan(0.8, {}, None)
+    writer = writer_of({n: v.clone() for n, v in values.items()})
+    masks = writer.planner.plan(0.8, {}, None)
 
     def fail():
-        with rewiring.trial(masks):
-            assert all(torch.equal(p, values[n] * masks[n]) for n, p in rewiring.weights.params.items())
+        with writer.trial(masks):
+            assert all(torch.equal(p, values[n] * masks[n]) for n, p in writer.weights.params.items())
             raise KeyError
 
     with pytest.raises(KeyError):
         fail()
-    for n, p in rewiring.weights.params.items():
+    for n, p in writer.weights.params.items():
         assert torch.equal(p.detach().view(torch.int32), values[n].view(torch.int32))
-    assert rewiring.weights.dense
+    assert writer.weights.dense
 
 
 @pytest.mark.parametrize("moments", ["reset", "keep"])
@@ -299,34 +299,33 @@ def test_moments_are_forgotten_exactly_where_the_mask_flipped(moments):
     p.grad = torch.full((8,), 2.0)
     optimizer.step()
     buffer = optimizer.state[p]["momentum_buffer"]
-    rewiring = rewire({"p": p}, optimizer_state=moments)
-    rewiring._owner = lambda name: optimizer
-    collapse(rewiring, 0.5)
+    writer = writer_of({"p": p}, optimizer=optimizer, optimizer_state=moments)
+    collapse(writer, 0.5)
     zero = 0.0 if moments == "reset" else 2.0
     assert buffer.tolist() == [zero] * 4 + [2.0] * 4
     buffer.fill_(5.0)
-    rewiring.surge({"p": torch.arange(8) < 2}, 2, signals={})
+    writer.surge({"p": torch.arange(8) < 2}, 2, signals={})
     zero = 0.0 if moments == "reset" else 5.0
     assert buffer.tolist() == [zero] * 2 + [5.0] * 6
 
 
 def test_a_collapse_to_another_distribution_says_what_it_had_to_open():
     """All zeros in one layer, then the same number spread evenly: half of them must be opened again, at zero."""
-    rewiring = rewire({"a": torch.arange(1.0, 9), "b": torch.arange(10.0, 18)}, optimizer_state="keep")
-    collapse(rewiring, 0.5)
-    assert not rewiring.weights.mask("a").any()
-    ledger, closed = rewiring.collapse(rewiring.plan(0.5, {}, "layer"))
+    writer = writer_of({"a": torch.arange(1.0, 9), "b": torch.arange(10.0, 18)}, optimizer_state="keep")
+    collapse(writer, 0.5)
+    assert not writer.weights.mask("a").any()
+    ledger, closed = writer.collapse(writer.planner.plan(0.5, {}, "layer"))
     assert (ledger.pruned, ledger.grown) == (4, 4)
-    assert [rewiring.weights.live_in(n) for n in "ab"] == [4, 4]
+    assert [writer.weights.live_in(n) for n in "ab"] == [4, 4]
     assert [int(closed[n].sum()) for n in "ab"] == [0, 4]
-    assert not rewiring.weights.params["a"].any()
-    assert rewiring.weights.params["b"].tolist() == [0.0, 0, 0, 0, 14, 15, 16, 17]
+    assert not writer.weights.params["a"].any()
+    assert writer.weights.params["b"].tolist() == [0.0, 0, 0, 0, 14, 15, 16, 17]
 
 
 @pytest.mark.parametrize("q", [0.1, 0.5, 0.9])
 def test_the_energy_that_a_collapse_of_gaussian_weights_takes_is_the_closed_form(q):
-    rewiring = rewire({"p": torch.randn(2000, 500, generator=torch.Generator().manual_seed(2)) * 0.02})
-    ledger, _ = collapse(rewiring, q)
+    writer = writer_of({"p": torch.randn(2000, 500, generator=torch.Generator().manual_seed(2)) * 0.02})
+    ledger, _ = collapse(writer, q)
     lost = 1 - ledger.after["p"] / ledger.before["p"]
     assert lost == pytest.approx(energy_lost_gaussian(q), abs=0.002)
 
@@ -360,30 +359,30 @@ class Still:
 
 def actor(values, **overrides):
     model = nn.ParameterDict({n: nn.Parameter(v) for n, v in values.items()})
-    rewiring = rewire(dict(model.named_parameters()))
+    writer = writer_of(dict(model.named_parameters()))
     none = {"growth": None, "regrow_init": None, "noise_energy_budget": None}
-    recycler = Recycler(rewiring.weights, lambda p: None, Generators(0), "reset")
+    recycler = Recycler(writer.weights, lambda p: None, Generators(0), "reset")
     noise = InputNoise(model, Generators(0))
-    return Actor(model, rewiring, recycler, noise, Still(), {**none, **overrides}), rewiring
+    return Actor(model, writer, recycler, noise, Still(), {**none, **overrides}), writer
 
 
 @pytest.mark.parametrize("reopen", ["pruned", "collapsed"])
 def test_what_may_be_reopened_is_what_the_decision_says(reopen):
-    act, rewiring = actor(two())
+    act, writer = actor(two())
     act.carry_out(Decision(phase="sparse", reason="first", actions=(Prune(0.5),)), 1, {})
-    early = closed_of(rewiring)
+    early = closed_of(writer)
     actions = (Prune(0.8), Regrow(0.5, source=reopen))
     events = act.carry_out(Decision(phase="sparse", reason="x", actions=actions), 2, {})
     assert [(e.kind, e.pruned, e.grown) for e in events] == [
         ("collapse", 69, 0),
         ("surge", 0, 35 if reopen == "collapsed" else 92),  # half of the 69 closed just now, or of all 184
     ]
-    revived = sum(int((rewiring.weights.mask(n) & early[n]).sum()) for n in early)
+    revived = sum(int((writer.weights.mask(n) & early[n]).sum()) for n in early)
     assert (revived == 0) == (reopen == "collapsed")
 
 
 def test_the_ledger_adds_up_parameter_by_parameter_and_event_by_event():
-    act, rewiring = actor(two(), regrow_init="noise")
+    act, writer = actor(two(), regrow_init="noise")
     script = [(Prune(0.5),), (Regrow(0.5),), (Prune(0.9), Regrow(0.1), SetNoise(0.2), Freeze())]
     events = [
         event
@@ -405,15 +404,15 @@ def test_the_ledger_adds_up_parameter_by_parameter_and_event_by_event():
     for earlier, later in pairwise(events[:4]):
         assert later.energy_before == pytest.approx(earlier.energy_after, rel=1e-6)
         assert later.sparsity_before == earlier.sparsity_after
-    assert sum(layer.live for layer in events[3].layers) == rewiring.weights.live
+    assert sum(layer.live for layer in events[3].layers) == writer.weights.live
     assert (act.frozen, act.noise.std) == (True, 0.2)
 
 
 def test_a_depth_above_the_present_one_reopens_exactly_what_is_missing():
-    act, rewiring = actor(two())
+    act, writer = actor(two())
     act.carry_out(Decision(phase="sparse", reason="deep", actions=(Prune(0.9),)), 1, {})
     (event,) = act.carry_out(Decision(phase="sparse", reason="target", actions=(Prune(0.5),)), 2, {})
-    assert (event.kind, event.grown, rewiring.weights.live) == ("surge", 115 - 23, 115)
+    assert (event.kind, event.grown, writer.weights.live) == ("surge", 115 - 23, 115)
 
 
 @pytest.mark.parametrize("depth", [1.0, -0.1, (0.5, 0.2), (0.5, 1.0), math.nan])
@@ -435,19 +434,19 @@ def test_an_impossible_depth_is_refused(depth):
 )
 def test_options_out_of_range_are_refused(option, value, message):
     with pytest.raises(ValueError, match=message):
-        rewire(two(), **{option: value})
+        writer_of(two(), **{option: value})
 
 
 def test_a_refill_of_zeros_leaves_those_that_a_mask_holds():
-    act, rewiring = actor(two())
+    act, writer = actor(two())
     act.carry_out(Decision(phase="sparse", reason="held", actions=(Prune(0.5),)), 1, {})
     with torch.no_grad():
-        rewiring.weights.params["b"].zero_()  # exact zeros, of which some are open
+        writer.weights.params["b"].zero_()  # exact zeros, of which some are open
     refill = Regrow(1.0, source="zeros", noise_std=0.1)
     act.carry_out(Decision(phase="open", reason="refill", actions=(refill,)), 2, {})
-    assert rewiring.weights.live == 115
-    for n, p in rewiring.weights.params.items():
-        assert torch.equal(p != 0, rewiring.weights.mask(n)), n
+    assert writer.weights.live == 115
+    for n, p in writer.weights.params.items():
+        assert torch.equal(p != 0, writer.weights.mask(n)), n
 
 
 # ---- exchange -----------------------------------------------------------------------------------------------------
@@ -457,30 +456,30 @@ def test_an_exchange_closes_the_weakest_and_opens_the_largest_gradients_in_each_
     # By hand: of the four open weights of a, half (two) go: .1 and .2; the largest gradients behind closed ones open.
     a = torch.tensor([4.0, 0.1, 3.0, 0.2, 9.0, 9.0, 9.0, 9.0])
     b = torch.tensor([1.0, 2.0, 0.0, 0.0])
-    rewiring = rewire({"a": a, "b": b})
+    writer = writer_of({"a": a, "b": b})
     masks = {"a": torch.tensor([1, 1, 1, 1, 0, 0, 0, 0]).bool(), "b": torch.tensor([1, 1, 0, 0]).bool()}
-    rewiring.collapse(masks)
+    writer.collapse(masks)
     signals = {
         "a": torch.tensor([7.0, 0.0, 7.0, 0.0, 0.1, -3.0, 0.2, 2.0]),
         "b": torch.tensor([0.0, 0.0, 0.5, 0.4]),
     }
-    ledger = rewiring.exchange(0.5, signals=signals, growth="gradient", regrow_init="zero")
-    assert rewiring.weights.mask("a").int().tolist() == [1, 0, 1, 0, 0, 1, 0, 1]
-    assert rewiring.weights.mask("b").int().tolist() == [0, 1, 1, 0]
-    assert rewiring.weights.params["a"].tolist() == [4.0, 0, 3.0, 0, 0, 0, 0, 0]
+    ledger = writer.exchange(0.5, signals=signals, growth="gradient", regrow_init="zero")
+    assert writer.weights.mask("a").int().tolist() == [1, 0, 1, 0, 0, 1, 0, 1]
+    assert writer.weights.mask("b").int().tolist() == [0, 1, 1, 0]
+    assert writer.weights.params["a"].tolist() == [4.0, 0, 3.0, 0, 0, 0, 0, 0]
     assert (ledger.pruned, ledger.grown) == (3, 3)
     assert ledger.before["a"] - ledger.after["a"] == pytest.approx(0.1**2 + 0.2**2, rel=1e-4)
 
 
 def test_a_weight_that_is_dropped_and_grown_at_once_stays_with_its_value_and_moments():
     p = nn.Parameter(torch.tensor([4.0, 0.1, 3.0, 0.0]))
-    rewiring = rewire({"a": p})
-    optimizer = rewiring._owner("a")
-    rewiring.collapse({"a": torch.tensor([1, 1, 1, 0]).bool()})
+    optimizer = torch.optim.SGD([p], lr=0.1, momentum=0.9)
+    writer = writer_of({"a": p}, optimizer=optimizer)
+    writer.collapse({"a": torch.tensor([1, 1, 1, 0]).bool()})
     optimizer.state[p]["momentum_buffer"] = torch.tensor([1.0, 2.0, 3.0, 0.0])
     signals = {"a": torch.tensor([0.0, 9.0, 0.0, 0.1])}
-    ledger = rewiring.exchange(1 / 3, signals=signals, growth="gradient")
-    assert rewiring.weights.mask("a").tolist() == [True, True, True, False]
+    ledger = writer.exchange(1 / 3, signals=signals, growth="gradient")
+    assert writer.weights.mask("a").tolist() == [True, True, True, False]
     assert torch.equal(p.detach(), torch.tensor([4.0, 0.1, 3.0, 0.0]))
     assert optimizer.state[p]["momentum_buffer"].tolist() == [1.0, 2.0, 3.0, 0.0]
     assert (ledger.pruned, ledger.grown) == (0, 0)
@@ -489,18 +488,18 @@ def test_a_weight_that_is_dropped_and_grown_at_once_stays_with_its_value_and_mom
 @pytest.mark.parametrize("growth", ["random", "gradient", "momentum"])
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_an_exchange_keeps_the_density_of_every_parameter(growth, share):
-    rewiring = rewire(two())
-    collapse(rewiring, 0.8)
-    before = {n: rewiring.weights.live_in(n) for n in "ab"}
-    signals = {n: torch.randn_like(p) for n, p in rewiring.weights.params.items()} if growth != "random" else {}
-    rewiring.exchange(share, signals=signals, growth=growth)
-    assert {n: int(rewiring.weights.mask(n).sum()) for n in "ab"} == before
+    writer = writer_of(two())
+    collapse(writer, 0.8)
+    before = {n: writer.weights.live_in(n) for n in "ab"}
+    signals = {n: torch.randn_like(p) for n, p in writer.weights.params.items()} if growth != "random" else {}
+    writer.exchange(share, signals=signals, growth=growth)
+    assert {n: int(writer.weights.mask(n).sum()) for n in "ab"} == before
 
 
 def test_random_saliency_closes_a_different_half_for_each_seed_and_the_same_for_one():
     def chosen(seed):
-        rewiring = rewire({"a": torch.ones(400)}, seed=seed)
-        return rewiring.plan(0.5, {}, None, "random")["a"]
+        writer = writer_of({"a": torch.ones(400)}, seed=seed)
+        return writer.planner.plan(0.5, {}, None, "random")["a"]
 
     assert torch.equal(chosen(0), chosen(0))
     assert int(chosen(0).sum()) == 200

@@ -7,12 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from grokking_bank.learning import learn
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
-from surgecollapse.events import Alarm, Measurement, from_dict, to_dict
-from surgecollapse.forecast.calibration import (
+from grokking_bank.calibration import (
     Course,
     alarm_threshold,
     course_of,
@@ -20,6 +15,11 @@ from surgecollapse.forecast.calibration import (
     held_out_scores,
     scores_of,
 )
+from grokking_bank.learning import learn
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from surgecollapse.events import Alarm, Measurement, from_dict, to_dict
 from surgecollapse.forecast.combination import Combination, Score, from_plain, to_plain
 from surgecollapse.forecast.features import TIME, TRACKS, Feature, Features, features_of
 
