@@ -67,7 +67,7 @@ def test_a_reading_without_a_source_warns_once():
     net = mlp()
     reader = ActivationReader(net, {"0": net[0]})
     observer = Observer(net, reader, Probe(), torch.Generator())
-    with pytest.warns(UserWarning, match=r"no layer was seen to run.*Pass probe="):
+    with pytest.warns(UserWarning, match=r"no layer was seen to run.*Pass Readings\(probe="):
         assert observer.read(1, 0.0).source == "none"
     with warnings.catch_warnings():
         warnings.simplefilter("error")

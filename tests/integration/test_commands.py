@@ -26,7 +26,7 @@ from surgecollapse.commands import (
     Surge,
 )
 from surgecollapse.events import Decision, Intervention
-from surgecollapse.lab.config import make_config
+from surgecollapse.lab.config import ConfigError, make_config
 from surgecollapse.lab.training.run import train
 from surgecollapse.lab.training.trainer import Training
 from surgecollapse.record import CommandQueue, MemoryRecorder, RunStore
@@ -312,6 +312,36 @@ def test_a_run_that_is_cut_off_repeats_what_people_did_since_its_checkpoint(touc
     assert all(torch.equal(value, two["model"][name]) for name, value in one["model"].items())
     stale = [asked for asked in CommandQueue(folder / "run.db").all() if asked.status == "rejected"]
     assert [asked.reason for asked in stale] == ["the run was cut off before it came to it: ask again"]
+
+
+def test_a_decision_between_a_checkpoint_and_the_next_reading_is_recorded_once_however_the_run_is_cut_off(tmp_path):
+    plan, config = {21: [Collapse(fraction=0.2)]}, make_config(policy="entropy_cycles", sparsity=0.9, **SHORT)
+    records = []
+    for cut in (False, True):
+        folder = tmp_path / str(cut)
+        with Person(plan, folder) as person:
+            if cut:  # after step 22, between readings at 20 and 25, with a checkpoint of step 20
+                inner = Training.advance
+
+                def advance(training, inner=inner):
+                    if training.step == 22:
+                        raise MemoryError
+                    inner(training)
+
+                Training.advance = advance
+                with pytest.raises(ConfigError):
+                    train(config, folder)
+                with RunStore(folder / "run.db", mode="a") as store:
+                    store.set("status", "running")  # as a killed process leaves it
+                Training.advance = person.advance
+                train(None, folder, resume=True)
+            else:
+                train(config, folder)
+        with RunStore(folder / "run.db") as store:
+            asked = [step for step, each in store.decisions() if each.reason.startswith("asked by a person")]
+            records.append((store.readings(), store.decisions(), store.interventions()))
+            assert asked == [21]
+    assert records[0] == records[1]
 
 
 def test_a_stop_ends_the_run_at_its_target_and_later_requests_are_rejected(tmp_path):

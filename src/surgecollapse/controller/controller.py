@@ -393,7 +393,7 @@ class Controller:
         """Take part in a step that the other ranks make while this one has no data left."""
         if not self._resolved:
             raise RuntimeError(
-                "this rank had no batch at all, so what is prunable is unknown here: pass probe=<a batch>"
+                "this rank had no batch at all, so what is prunable is unknown here: pass Readings(probe=<a batch>)"
             )
         self._ranks.absent = True
         self._end_step()
@@ -414,7 +414,8 @@ class Controller:
         if not self._probe.known:
             raise RuntimeError(
                 "no forward of the model in training mode was seen, so its output layer is unknown (a model that is "
-                "compiled in place, or trained in eval mode, shows none): pass probe=<a batch, as the model is called>"
+                "compiled in place, or trained in eval mode, shows none): pass Readings(probe=<a batch, as the model "
+                "is called>)"
             )
         noted = self._components.observer.noted
         self._components.observer.disarm()

@@ -209,7 +209,7 @@ def _why_not(reading: Reading) -> str | None:
     """Say why a reading has no entropy, and what to do; ``None`` where all units are constant, as may pass."""
     if reading.source == "none":
         why = "no layer was seen to run in a training pass (compiled parts hide them), and no probe batch is known"
-        what = "Pass probe=<a batch, as the model is called>"
+        what = "Pass Readings(probe=<a batch, as the model is called>)"
     elif max(layer.rows for layer in reading.layers) < 2:
         why = "the batch is a single sample without positions, and entropy needs at least two rows"
         what = "Train on larger batches, or choose a policy that does not read entropy"

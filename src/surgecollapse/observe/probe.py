@@ -147,7 +147,7 @@ class Probe:
                 return result
         raise RuntimeError(
             f"the probe batch does not pass through the model ({type(failed).__name__}: {failed}): "
-            "pass probe=<a batch, as the model is called>"
+            "pass Readings(probe=<a batch, as the model is called>)"
         ) from failed
 
     def _as_precise_as(self, model: nn.Module) -> Any:
@@ -230,7 +230,7 @@ class Probe:
         except NotStorableError as error:
             warnings.warn(
                 f"the probe batch holds a {error}, which a checkpoint cannot hold: a run that is resumed takes the "
-                "first batch that it sees. Pass probe=<tensors> for readings that go on exactly",
+                "first batch that it sees. Pass Readings(probe=<tensors>) for readings that go on exactly",
                 UserWarning,
                 stacklevel=3,
             )

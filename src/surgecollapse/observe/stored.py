@@ -156,7 +156,7 @@ def _class(path: str, *, batch: bool = False) -> Any:
     if not isinstance(cls, type):
         raise ValueError(
             f"the probe batch in this checkpoint holds a {path.replace(':', '.')}, which is not imported: import it "
-            "before the first step, or pass probe=<a batch, as the model is called>"
+            "before the first step, or pass Readings(probe=<a batch, as the model is called>)"
         )
     if batch and not _is_batch(cls):
         raise ValueError(f"the probe batch in this checkpoint holds a {path.replace(':', '.')}, which is no batch")

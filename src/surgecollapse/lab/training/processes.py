@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import distributed
 
+from surgecollapse.controller.carried import CARRIED
 from surgecollapse.torch_utils.distributed import Ranks
 
 if TYPE_CHECKING:
@@ -66,10 +67,16 @@ def own_states(ranks: Ranks, state: Mapping[str, Any]) -> list[dict[str, Any]]:
         ranks: the processes.
         state: the state of the run on this rank.
     """
-    controller = state.get("controller")
+    controller = _controller_in(state)
     own = {"torch_rng": state["torch_rng"], "device_rng": state["device_rng"]}
     own["controller"] = None if controller is None else {name: controller[name] for name in _OWN}
     return ranks.gathered(own)
+
+
+def _controller_in(state: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The controller's state, which travels in the optimizer's."""
+    found: dict[str, Any] | None = state["optimizer"].get(CARRIED, [None])[0]
+    return found
 
 
 def for_rank(ranks: Ranks, state: dict[str, Any]) -> dict[str, Any]:
@@ -85,6 +92,8 @@ def for_rank(ranks: Ranks, state: dict[str, Any]) -> dict[str, Any]:
     own = saved[ranks.rank]
     if own is None:
         return state
-    controller = state.get("controller")
-    mine = None if controller is None else {**controller, **own["controller"]}
-    return {**state, **own, "controller": mine}
+    controller = _controller_in(state)
+    mine = {name: value for name, value in own.items() if name != "controller"}
+    if controller is not None:
+        mine["optimizer"] = {**state["optimizer"], CARRIED: [{**controller, **own["controller"]}]}
+    return {**state, **mine}

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @analysis("connectivity", "Mode connectivity")
-def connectivity(subjects: Sequence[LoadedRun]) -> list[AnalysisResult]:
+def connectivity(runs: Sequence[LoadedRun]) -> list[AnalysisResult]:
     """The loss between two networks: straight, on a trained curve, and after permuting units.
 
     Of one run alone, the straight line from its start to its end. The barrier is the largest excess over the line
@@ -43,15 +43,15 @@ def connectivity(subjects: Sequence[LoadedRun]) -> list[AnalysisResult]:
     Source:
         Garipov et al. 2018, arXiv 1802.10026; Ainsworth, Hayase, Srinivasa 2022, arXiv 2209.04836.
     """
-    first = subjects[0]
+    first = runs[0]
     x, y, criterion = first.batch
-    if len(subjects) == 1:
+    if len(runs) == 1:
         initial = next(first.nets())[1]
         path = linear_path(initial, first.model, criterion, x, y)
         caption = f"Training loss on {len(x)} samples on the straight line from the initial net to the final one."
         return [_path("connectivity", path, f"{first.name}, from start to end", caption, first.name)]
     found = []
-    for index, other in enumerate(subjects[1:], start=2):
+    for index, other in enumerate(runs[1:], start=2):
         if _shapes(first) != _shapes(other):
             continue
         names = f"{first.name} and {other.name}"

@@ -120,3 +120,8 @@ def _traceable(model: nn.Module) -> nn.Module:
     if isinstance(model, Decoder) and model.economy == "prefixes":
         model.economy = "last"
     return model
+
+
+def undetermined(run: LoadedRun) -> str:
+    """What is said of a number at the end of training that is not finite."""
+    return f"not determined: not finite are {', '.join(run.broken)}" if run.broken else "not determined: too few values"
