@@ -59,7 +59,7 @@ def decisions(folder):
 def test_two_processes_make_the_run_of_one(runs):
     two, one = final(runs / "two"), final(runs / "one")
     assert decisions(runs / "two") == decisions(runs / "one")
-    saved = [state["controller"]["engine"]["weights"]["masks"] for state in (two, one)]
+    saved = [state["optimizer"]["surgecollapse.controller"][0]["engine"]["weights"]["masks"] for state in (two, one)]
     assert all(torch.equal(mask, saved[1][name]) for name, mask in saved[0].items())
     for name, weight in one["model"].items():
         # Half of the digits: rounding differs from the first sum on, and training carries it along.
