@@ -40,9 +40,9 @@ def test_it_has_as_many_weights_as_the_sparse_one_has_open(settings, sparsity):
     assert open_parameters(plain, data, sparsity) == budget
     found = sum(p.numel() for p in build_model(config, data).parameters())
     assert found == parameters_of(small, data) <= budget
-    assert small.widths[0] % small.heads == 0
+    assert small.widths[0] % small.width_multiple == 0
     for place in range(len(small.widths)):
-        step = small.heads if place == 0 else 1
+        step = small.width_multiple if place == 0 else 1
         wider = tuple(width + step * (place == other) for other, width in enumerate(small.widths))
         too_large = parameters_of(small.model_copy(update={"widths": wider}), data) > budget
         assert too_large or wider[place] > plain.widths[place]

@@ -49,7 +49,7 @@ class Model(AnyModel):
     """A model of the library: the architecture and its first weights. A subclass has the keys of one model."""
 
     needs_width: ClassVar[bool] = True
-    heads: ClassVar[int] = 1
+    width_multiple: ClassVar[int] = 1
     """The first width is a multiple of it."""
 
     widths: tuple[int, ...] = Field(description=WIDTHS)
@@ -111,7 +111,7 @@ class WithPositions(WithEmbeddings, WithActivation):
     """A model with attention over learned positions."""
 
     has_positions = True
-    heads = 4
+    width_multiple = 4
     widths: tuple[int, ...] = Field((128, 512), description=WIDTHS)
     position_scale: float = Field(
         1.0, gt=0, allow_inf_nan=False, description="Further factor on the initial table of positions, beside that."

@@ -42,7 +42,8 @@ def with_small_widths(section: Model, data: Data) -> Model:
     """
     plain = section.model_copy(update={"shrink_to_sparsity": 0.0})
     budget = open_parameters(plain, data, section.shrink_to_sparsity)
-    steps = [plain.heads, *[1] * (len(plain.widths) - 1)]
+    multiple = getattr(plain, "heads", plain.width_multiple)
+    steps = [multiple, *[1] * (len(plain.widths) - 1)]
 
     def scaled(factor: float) -> list[int]:
         return [max(1, int(factor * width / step)) * step for width, step in zip(plain.widths, steps, strict=True)]
