@@ -227,6 +227,20 @@ def test_pruner_stops_a_run_at_an_evaluation(tmp_path, monkeypatch):
         assert trial.user_attrs["flops"] > 0
 
 
+@pytest.mark.parametrize("pruner", ["median", "hyperband"])
+def test_pruners_take_the_evaluations_of_runs(tmp_path, pruner):
+    budget = Budget(trials=8)
+    outcome = search_of(tmp_path, real(tmp_path), {"lr": "1e-6..1e-1:log"}, pruner=pruner, budget=budget, fresh=0).run()
+    trials = trials_of(outcome)
+    assert {trial.state for trial in trials} <= {TrialState.COMPLETE, TrialState.PRUNED}
+    assert any(trial.state is TrialState.COMPLETE for trial in trials)
+    for trial in trials:
+        steps = list(trial.intermediate_values)
+        assert steps == [2, 4, 6][: len(steps)]
+        if trial.state is TrialState.COMPLETE:
+            assert trial.value == trial.intermediate_values[6]  # one seed: the last evaluation is the end's
+
+
 def test_wilcoxon_saves_the_seeds_of_trials_that_are_worse_on_each(tmp_path):
     log = []
     space = {"lr": "0.01,0.02"}
