@@ -23,6 +23,7 @@ def compare(
     parts: str | None = None,
     tune_at: float | None = None,
     jobs: int | None = None,
+    cluster: str | None = None,
     reference: str | None = None,
     out: Path | None = None,
     work: Path | None = None,
@@ -49,6 +50,7 @@ def compare(
             first steps of regrown weights). Every method's trials are repeated with each.
         tune_at: Sparsity at which methods are tuned; default: .9, or the nearest that a net has.
         jobs: Processes of one thread each; default: the cores that may be used.
+        cluster: Address of a Dask scheduler, as in tcp://host:8786: its workers train instead of processes here.
         reference: The method that the others are compared with; default: cyclic_pruning, or else the first.
         out: Folder of rows, tables and plots. Default: runs/compare-SUITE.
         work: Folder for temporary files; default: the system's.
@@ -71,6 +73,7 @@ def compare(
         parts=parts,
         tune_at=tune_at,
         jobs=jobs,
+        cluster=cluster,
         reference=reference,
         work=work,
         data_dir=data_dir,

@@ -8,6 +8,7 @@ _EXTRAS = {
     "optuna": "tune",
     "cmaes": "tune",
     "psycopg": "postgresql",
+    "distributed": "cluster",
     "safetensors": "export",
     "onnx": "onnx",
     "onnxscript": "onnx",

@@ -36,6 +36,7 @@ def prepare(
     work: Path | None = None,
     data_dir: Path | None = None,
     command: str = "",
+    cluster: str | None = None,
     known_suites: Mapping[str, Suite] = SUITES,
     known_methods: Mapping[str, Method] = METHODS | ABLATIONS,
 ) -> Comparison:
@@ -56,6 +57,7 @@ def prepare(
         work: folder for temporary files.
         data_dir: folder of data files.
         command: the command line, for the record.
+        cluster: address of a Dask scheduler on whose workers the runs are trained, instead of processes here.
         known_suites: suites by name.
         known_methods: methods by name.
 
@@ -95,7 +97,16 @@ def prepare(
         tune_at=tune_at,
     )
     reference = None if reference is None else current_name(reference)
-    return Comparison(plan, out, work=work, jobs=jobs, reference=reference, command=command)
+    if cluster is None:
+        return Comparison(plan, out, work=work, jobs=jobs, reference=reference, command=command)
+    if jobs is not None:
+        raise ConfigError("jobs are processes here, cluster are workers elsewhere: give one")
+    from surgecollapse.compare.cluster import ClusterPool
+
+    address = cluster
+    return Comparison(
+        plan, out, reference=reference, command=command, make_pool=lambda _jobs, _work: ClusterPool(address)
+    )
 
 
 def spread_evenly(trials: Sequence[Thing], count: int) -> tuple[Thing, ...]:

@@ -24,9 +24,12 @@ from surgecollapse.record.machine import cores, machine
 from surgecollapse.record.whole_files import write_whole
 
 if TYPE_CHECKING:
+    from surgecollapse.compare.cluster import ClusterPool
     from surgecollapse.compare.methods import Method
     from surgecollapse.compare.pool import Done
     from surgecollapse.compare.suites import Entry
+
+    AnyPool = Pool[Cell] | ClusterPool[Cell]
 
 REFERENCE = "cyclic_pruning"
 
@@ -70,7 +73,7 @@ class Comparison:
         jobs: int | None = None,
         reference: str | None = None,
         command: str = "",
-        make_pool: Callable[[int, Path | None], Pool[Cell]] = Pool,
+        make_pool: Callable[[int, Path | None], AnyPool] = Pool,
     ) -> None:
         names = [method.name for method in plan.methods]
         if not names:
@@ -179,7 +182,7 @@ class Comparison:
         return interrupt.requested
 
     def _train(
-        self, cells: Sequence[Cell], later: Sequence[Cell], pool: Pool[Cell], stop: Callable[[], bool], display: Display
+        self, cells: Sequence[Cell], later: Sequence[Cell], pool: AnyPool, stop: Callable[[], bool], display: Display
     ) -> None:
         """Train what is missing of ``cells``; ``later`` come after them, for the estimate of time."""
         missing = {cell.key: cell for cell in cells if cell.key not in self.rows}
