@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ import pytest
 from surgecollapse.cli import INTERRUPTED, MISTAKE, main
 from surgecollapse.compare import Comparison, Entry, Suite, prepare
 from surgecollapse.compare.display import Quiet
+from surgecollapse.compare.methods import METHODS as KNOWN
 from surgecollapse.compare.methods import Method
 from surgecollapse.compare.plan import Cell
 from surgecollapse.compare.pool import Done, Pool
@@ -122,6 +124,41 @@ def test_a_comparison_leaves_rows_tables_plots_and_its_configuration(whole):
     sparse = [row for row in rows if row["method"] == "acdc"]
     assert all(row["mean_density"] < 1 and row["flops_training"] < 1 for row in sparse)
     assert all(abs(row["sparsity_reached"] - row["sparsity"]) < 1e-3 for row in sparse)
+
+
+def test_rivals_at_equal_cost_are_trained_after_what_they_are_measured_by(tmp_path):
+    rigl = replace(KNOWN["rigl"], settings={"policy": "rigl", "policy_options": {"interval": 4}})
+    longer = replace(KNOWN["rigl_equal_flops"], settings=rigl.settings)
+    known = {
+        "longer": replace(longer, name="longer"),
+        "acdc": METHODS["acdc"],
+        "rigl": rigl,
+        "small_dense": KNOWN["small_dense"],
+    }
+    options = {"seeds": 2, "budget": "none", "sparsities": "0.9", "reference": "acdc"}
+    comparison = prepare(
+        "tiny",
+        tmp_path / "out",
+        methods=",".join(known),
+        known_suites=SUITES,
+        known_methods=known,
+        work=tmp_path,
+        **options,
+    )
+    comparison._make_pool = HerePool
+    comparison._plot = lambda _found: None
+    assert comparison.run().status == "complete"
+    rows = {(row["method"], row["seed"]): row for row in finished(tmp_path / "out")}
+    assert len(rows) == 8
+    assert [method for method, _ in rows][-2:] == ["longer", "longer"]
+    cost = {place: row["flops_training"] * row["steps"] for place, row in rows.items()}
+    steps = rows["longer", 0]["steps"]
+    assert steps == rows["longer", 1]["steps"] > 40 == rows["rigl", 0]["steps"]
+    # A whole number of steps, and exchanges that fall on other steps: half a step and one dense gradient in 40.
+    assert cost["longer", 0] == pytest.approx(cost["acdc", 0], rel=0.05)
+    small = rows["small_dense", 0]
+    assert small["parameters"] < rows["acdc", 0]["parameters"]
+    assert small["flops_training"] < 1
 
 
 @pytest.mark.parametrize("runs", [1, 7])
