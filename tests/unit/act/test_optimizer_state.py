@@ -181,6 +181,6 @@ def test_momentum_is_read_from_the_group_that_owns_the_parameter():
 
 
 def test_unknown_modes_are_listed():
-    assert [check_optimizer_state(mode) for mode in OPTIMIZER_STATE] == ["reset", "keep", "warmup"]
+    assert [check_optimizer_state(mode) for mode in OPTIMIZER_STATE] == ["reset", "keep", "warmup", "ramp"]
     with pytest.raises(ValueError, match=r"unknown optimizer_state 'zero': expected one of reset, keep, warmup"):
         check_optimizer_state("zero")

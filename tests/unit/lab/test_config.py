@@ -101,7 +101,7 @@ def test_a_configuration_cannot_be_changed():
         ({"task": "digits", "give_up": True}, "give_up = true needs a forecast"),
         ({"task": "digits", "forecast": "trian"}, "unknown forecast 'trian'"),
         ({"task": "grokfast-modular", "until": "grokked"}, "are two goals: drop one"),
-        ({"task": "digits", "model": "resnet"}, "expected one of autoregressive, cnn, decoder, gnn"),
+        ({"task": "digits", "model": "resnext"}, "expected one of autoregressive, cnn, decoder, gnn"),
         ({"task": "digits", "sparsity": 1.0}, "sparsity must be in [0, 1), got 1"),
         ({"task": "digits", "sparsity": -0.1}, "sparsity must be in [0, 1), got -0.1"),
         ({"task": "digits", "sparsity": 90}, "sparsity must be in [0, 1), got 90. Did you mean 0.9?"),
