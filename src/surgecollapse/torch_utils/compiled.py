@@ -90,7 +90,7 @@ def is_dense(tensor: Tensor) -> bool:
 def is_compiled(module: nn.Module) -> bool:
     """Whether a module was given to ``torch.compile``, or compiled in place.
 
-    >>> is_compiled(nn.Linear(2, 2)), is_compiled(torch.compile(nn.Linear(2, 2)))
+    >>> is_compiled(nn.Linear(2, 2)), is_compiled(torch.compile(nn.Linear(2, 2), backend="eager"))
     (False, True)
     """
     return hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
