@@ -191,8 +191,8 @@ class Actor:
         if first:
             warnings.warn(
                 f"pruning to {weights.sparsity:.1%} by one global threshold leaves some parameters no more than their "
-                f"minimum density of {least:.2%}: {', '.join(starved)}. Consider allocation='erk' or 'layer', "
-                "a higher min_density, or exclude=…",
+                f"minimum density of {least:.2%}: {', '.join(starved)}. Consider a higher min_density, "
+                "allocation='erk' or 'layer', or exclude=…",
                 UserWarning,
                 stacklevel=2,
             )
