@@ -135,7 +135,7 @@ def _saved(folder: Path) -> dict[str, Any]:
 
 def _masks(state: dict[str, Any]) -> dict[str, Tensor]:
     saved = state.get("controller")  # of version 0.1
-    saved = state["optimizer"].get(CARRIED, [None])[0] if saved is None else saved
+    saved = state.get("optimizer", {}).get(CARRIED, [None])[0] if saved is None else saved
     if saved is None:
         return {}
     saved = saved["engine"]["weights"]
