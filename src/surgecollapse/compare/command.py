@@ -16,6 +16,7 @@ from surgecollapse.compare.methods.registry import current_name
 from surgecollapse.compare.plan import Plan, choose
 from surgecollapse.compare.suites import SUITES, Suite, suite_of
 from surgecollapse.errors import ConfigError
+from surgecollapse.lab.references import is_reference
 
 Thing = TypeVar("Thing")
 
@@ -68,7 +69,15 @@ def prepare(
         raise ConfigError(f"budget must be equal or none, or a number of trials from 1, got {budget!r}")
     if tune_at is not None and not 0 < tune_at < 1:
         raise ConfigError(f"tune_at must be a sparsity between 0 and 1, got {tune_at!r}")
-    default = [name for name, method in known_methods.items() if method.trials]
+    file = Path(suite)
+    own = file.suffix in (".toml", ".py")
+    known = suite_of(file) if own else choose([suite], known_suites, what="suite")[0]
+    fixed = any(is_reference(entry.settings.get("model")) for entry in known.entries)  # its widths are its own affair
+    default = [
+        name
+        for name, method in known_methods.items()
+        if method.trials and not (fixed and method.target_key == "shrink_to_sparsity")
+    ]
     chosen = choose([current_name(name) for name in _words(methods)] or default, known_methods, what="method")
     untunable = [method.name for method in chosen if not method.trials and method.longer is None]
     if untunable and budget != "none":
@@ -82,9 +91,6 @@ def prepare(
             replace(method, trials=spread_evenly(method.trials, int(budget))) if method.trials else method
             for method in chosen
         ]
-    file = Path(suite)
-    own = file.suffix in (".toml", ".py")
-    known = suite_of(file) if own else choose([suite], known_suites, what="suite")[0]
     labels = {entry.label: entry for entry in known.entries}
     plan = Plan(
         suite=known,
