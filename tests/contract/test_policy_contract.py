@@ -146,7 +146,10 @@ def test_a_policy_object_is_returned_as_it_is_and_takes_no_options() -> None:
         make_policy(policy, floor=0.3)
 
 
-@pytest.mark.parametrize("wrong", [NoOp, 3, None])
-def test_what_is_no_policy_is_refused(wrong: object) -> None:
-    with pytest.raises(TypeError, match="policy must be a name"):
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [(NoOp, r"the class NoOp: write policy=NoOp\(\)"), (3, "policy must be a name"), (None, "policy must be a name")],
+)
+def test_what_is_no_policy_is_refused(wrong: object, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
         make_policy(wrong)

@@ -19,7 +19,19 @@ from surgecollapse.protocols import Dataflow
 from surgecollapse.torch_utils.modules import canonical_name, tensors_in
 
 _SIDE_OUTPUTS = frozenset(
-    ("past_key_values", "past_key_value", "cache_params", "mems", "hidden_states", "attentions", "cross_attentions")
+    (
+        "past_key_values",
+        "past_key_value",
+        "cache",
+        "cache_params",
+        "mems",
+        "hidden_states",
+        "attentions",
+        "cross_attentions",
+        "encoder_last_hidden_state",
+        "text_model_output",
+        "vision_model_output",
+    )
 )
 """Entries of a mapping that are caches or inner states, by the names that the ``transformers`` package gives them."""
 # fmt: off
@@ -48,9 +60,10 @@ class _State:
     ``activation=False``. ``sources`` are the parameters behind such a value, ``direct`` those of which it is a plain
     copy or a part (also one that activations chose, of a batch of experts). A product with parameters is a layer, with
     its ``weights``. ``feature``: made by an operation that stands inside of nets, and not behind an output layer.
+    ``root``: one over a root, as a norm of elementary operations multiplies with.
     """
 
-    __slots__ = ("activation", "direct", "feature", "mixing", "parents", "sources", "stops", "weights")
+    __slots__ = ("activation", "direct", "feature", "mixing", "parents", "root", "sources", "stops", "weights")
 
     def __init__(
         self,
@@ -63,7 +76,9 @@ class _State:
         stops: bool = False,
         feature: bool = False,
         mixing: bool = False,
+        root: bool = False,
     ) -> None:
+        self.root = root
         self.activation, self.parents, self.sources, self.direct = activation, parents, sources, direct
         self.weights, self.stops, self.feature, self.mixing = weights, stops, feature, mixing
 
@@ -114,7 +129,14 @@ def _main_outputs(result: Any) -> Iterator[Tensor]:
     """The tensors of the output, without caches and inner states."""
     if isinstance(result, Mapping):
         result = [value for key, value in result.items() if key not in _SIDE_OUTPUTS]
+    if isinstance(result, list | tuple):
+        result = [value for value in result if not _is_cache(value)]
     return tensors_in(result)
+
+
+def _is_cache(value: Any) -> bool:
+    """Whether a part of the output is an object that keeps states for the next pass, as its class is named."""
+    return not isinstance(value, Tensor) and any(kind.__name__.endswith("Cache") for kind in type(value).__mro__)
 
 
 def _recurrent(model: nn.Module) -> set[str]:
@@ -185,7 +207,10 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call, misc, unused-
         if not _is_product(name):
             plain = len(parents) == 1 and (name in _COPIES or name in ("add", "add_"))
             direct = parents[0].direct if plain else frozenset[str]()
-            return _State(activation=True, parents=parents, direct=direct, feature=name.rstrip("_") in _FEATURES)
+            norm = name in ("mul", "mul_") and any(state.root for state in parents)
+            feature = norm or name.rstrip("_") in _FEATURES
+            root = name in ("rsqrt", "rsqrt_")
+            return _State(activation=True, parents=parents, direct=direct, feature=feature, root=root)
         operands = [
             (i, tensor, state)
             for i, (tensor, state) in enumerate(zip(taken, before, strict=True))
