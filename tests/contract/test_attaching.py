@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import gc
 import io
+import weakref
 
 import pytest
 import torch
+import torch.optim.optimizer as optim_module
 from torch import nn
 from torch.optim import Optimizer
 
@@ -522,3 +525,23 @@ def test_parameters_that_join_later_are_taken_in_at_the_next_event():
     assert "2.weight" in controller.events[0].reason
     assert controller.events[0].step == 4
     assert_masked(controller, model)
+
+
+def test_a_controller_goes_with_its_model_and_leaves_no_hook_on_other_optimizers():
+    def begin():
+        model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        controller = surgecollapse.attach(model, optimizer, sparsity=0.5, total_steps=1_000, monitors="default")
+        for _ in range(2):
+            optimizer.zero_grad()
+            model(torch.ones(4, 8)).sum().backward()
+            optimizer.step()
+        return weakref.ref(controller)
+
+    hooks = optim_module._global_optimizer_post_hooks
+    gc.collect()
+    before = len(hooks)
+    found = [begin() for _ in range(3)]
+    gc.collect()
+    assert [ref() for ref in found] == [None] * 3
+    assert len(hooks) <= before

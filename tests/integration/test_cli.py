@@ -21,7 +21,7 @@ from surgecollapse.lab.config.keys import KEYS
 from surgecollapse.lab.training.checkpoint import load_checkpoint
 from surgecollapse.record import RunStore
 
-SHORT = ["--steps", "30", "--widths", "8,8", "--evaluate-every", "10", "--every", "5"]
+SHORT = ["--steps", "40", "--widths", "8,8", "--evaluate-every", "10", "--every", "5"]
 SPARSE = ["--min-density", "0"]
 
 
@@ -72,9 +72,9 @@ def test_a_short_run_ends_in_a_table_and_a_run_directory(policy, more, tmp_path,
     captured = capsys.readouterr()
     assert "test accuracy" in captured.out
     assert "surgecollapse report there" in captured.out
-    assert "step 30/30" in captured.err
+    assert "step 40/40" in captured.err
     config = read_config(tmp_path / "there" / "config.toml")
-    assert (config.method.policy, config.run.steps, config.model.widths) == (policy, 30, (8, 8))
+    assert (config.method.policy, config.run.steps, config.model.widths) == (policy, 40, (8, 8))
     with RunStore(tmp_path / "there" / "run.db") as store:
         assert store.get("status") == "complete"
 
@@ -98,7 +98,7 @@ def test_sparsity_0_does_nothing_to_the_net(tmp_path):
     for name, flags in {"plain": ["--policy", "none"], "zero": ["--sparsity", "0"]}.items():
         assert main(["run", "digits", "--out", name, *flags, *SHORT]) == 0
     plain, zero = (
-        load_checkpoint(tmp_path / name / "checkpoints" / "step-30.pt")["model"] for name in ("plain", "zero")
+        load_checkpoint(tmp_path / name / "checkpoints" / "step-40.pt")["model"] for name in ("plain", "zero")
     )
     assert all(torch.equal(plain[name], zero[name]) for name in plain)
 
@@ -128,7 +128,7 @@ def test_policy_options_are_json(tmp_path):
     ("argv", "words"),
     [
         (["rn"], 'Did you mean "run"'),
-        (["run"], "no task given: choose one of digits"),
+        (["run"], "no task given: choose one of coco-captions, "),
         (["run", "digit"], "unknown task 'digit': expected one of coco-captions, "),
         (["run", "digits", "--polcy", "none"], "Did you mean --policy?"),
         (

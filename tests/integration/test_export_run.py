@@ -77,7 +77,7 @@ def test_two_four_file_of_a_run_holds_half_precision_weights_of_that_pattern(fin
     run = load_checkpointed_run(finished)
     with torch.no_grad():
         run.model.body[1].weight.view(-1, 4)[:, :2] = 0
-    monkeypatch.setattr(deploy, "load_checkpointed_run", lambda _: run)
+    monkeypatch.setattr(deploy, "load_checkpointed_run", lambda *_, **__: run)
     done = export_run(finished, "2:4", out=tmp_path / "net")
     back = load_sparse(done.path)
     assert {value.dtype for value in back.values()} == {torch.float16}
@@ -144,7 +144,7 @@ def broken(finished, monkeypatch):
     run = load_checkpointed_run(finished)
     with torch.no_grad():
         run.model.head.weight[0, 0] = torch.nan
-    monkeypatch.setattr(deploy, "load_checkpointed_run", lambda _: run)
+    monkeypatch.setattr(deploy, "load_checkpointed_run", lambda *_, **__: run)
     return run
 
 

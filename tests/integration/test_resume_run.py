@@ -417,7 +417,7 @@ def test_a_changed_configuration_is_refused_on_resume(tmp_path):
 
 
 def test_nothing_is_made_where_the_configuration_cannot_be_used(tmp_path):
-    with pytest.raises(ConfigError, match="reads tokens"):
+    with pytest.raises(ConfigError, match="reads data of kind tokens"):
         train(make_config(task="digits", model="transformer", steps=1), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -47,7 +47,7 @@ def _explained(where: str) -> str:
     if not isinstance(model, torch.nn.Module):
         raise ConfigError(f"{where} gave a {type(model).__name__}: expected a torch.nn.Module, or one and a batch")
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with attach(model, optimizer, 0.5, 100, readings=Readings(probe=batch)) as controller:
+    with attach(model, optimizer, 0.5, 1_000, readings=Readings(probe=batch)) as controller:
         table = str(controller.explain())
     unknown = "\n\nThe output layers are not known: let the factory return a model and a batch of inputs."
     return table + ("" if batch is not None else unknown)

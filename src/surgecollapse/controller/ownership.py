@@ -69,20 +69,27 @@ class Ownership:
         """Call ``before(i)`` and ``after(i)`` around each step of optimizer i, ``foreign`` after that of another one.
 
         Another one is any optimizer that steps a parameter which this connection holds.
+
+        Args:
+            before: called with i before a step of optimizer i.
+            after: called with i after it.
+            foreign: a bound method, called with the other optimizer. torch's hook on all optimizers holds it weakly, so
+                that a controller whose model and optimizer are gone goes too.
         """
         for i, optimizer in enumerate(self._optimizers):
             self._steps.append(StepHooks(optimizer, partial(before, i), partial(after, i)))
-        this = weakref.ref(self)
+        this, tell = weakref.ref(self), weakref.WeakMethod(foreign)
         disable: Any = torch.compiler.disable
 
         def look(optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
-            connection = this()
-            if connection is None or any(step.running for step in connection._steps):
+            connection, told = this(), tell()
+            if connection is None or told is None or any(step.running for step in connection._steps):
                 return  # a part of an attached optimizer steps
             if id(optimizer) not in connection._own:
-                connection._see(optimizer, foreign)
+                connection._see(optimizer, told)
 
         self._everywhere = register_optimizer_step_post_hook(disable(look))
+        weakref.finalize(self, self._everywhere.remove)
 
     def _see(self, optimizer: Optimizer, foreign: Callable[[Optimizer], None]) -> None:
         if any(self.holder(p) is self for p in parameters_of(optimizer)):

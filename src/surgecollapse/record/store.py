@@ -166,9 +166,11 @@ class RunStore:
         if isinstance(event, Measurement):
             self._put_measurement(event)
             return
+        filed_before = isinstance(event, Decision) and event.step is None
+        step = self._last_step if filed_before else whole(event.step)
         wire = to_dict(event)
-        if event.step is not None:
-            self._last_step = wire["event"]["step"] = whole(event.step)
+        if not filed_before:
+            self._last_step = wire["event"]["step"] = step
         row = (self._last_step, wire["kind"], wire["version"], to_json(wire["event"], wire["kind"]))
         self._queue("INSERT INTO events (step, kind, version, body) VALUES (?, ?, ?, ?)", row)
 

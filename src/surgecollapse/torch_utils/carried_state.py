@@ -9,7 +9,10 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-_carriers: weakref.WeakKeyDictionary[Optimizer, dict[str, list[CarriedState]]] = weakref.WeakKeyDictionary()
+_carriers: weakref.WeakKeyDictionary[Optimizer, dict[str, list[weakref.ref[CarriedState]]]] = (
+    weakref.WeakKeyDictionary()
+)
+"""The hooks of an optimizer keep its carriers alive; here they are weak, so that both go together."""
 
 
 class CarriedState:
@@ -35,7 +38,8 @@ class CarriedState:
         self._key, self._save, self._load = key, save, load
         self._found: dict[str, Any] | None = None
         self._peers = _carriers.setdefault(optimizer, {}).setdefault(key, [])
-        self._peers.append(self)
+        self._self = weakref.ref(self)
+        self._peers.append(self._self)
         self._handles: list[RemovableHandle] = [
             optimizer.register_state_dict_post_hook(self._add),
             optimizer.register_load_state_dict_pre_hook(self._take),
@@ -46,7 +50,7 @@ class CarriedState:
         return {**state, self._key: [*state.get(self._key, []), self._save()]}
 
     def _take(self, _: Optimizer, state: Mapping[str, Any]) -> None:
-        carried, place = state.get(self._key, []), self._peers.index(self)
+        carried, place = state.get(self._key, []), self._peers.index(self._self)
         self._found = carried[place] if place < len(carried) else None
 
     def _apply(self, _: Optimizer) -> None:
@@ -58,5 +62,5 @@ class CarriedState:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        if self in self._peers:
-            self._peers.remove(self)
+        if self._self in self._peers:
+            self._peers.remove(self._self)

@@ -287,14 +287,14 @@ def test_the_model_chooses_the_representation(model, kind):
     assert load_data(make_config(task="modular", modulus=7, model=model)).kind == kind
 
 
-GENERATED = [
+WITHOUT_FILES = [
     name
     for name, kind in TASKS.items()
     if "mnist" not in name and name not in ("imdb", "qm9") and not issubclass(kind, StreamedTask)
 ]
 
 
-@pytest.mark.parametrize("name", GENERATED)
+@pytest.mark.parametrize("name", WITHOUT_FILES)
 def test_every_task_that_needs_no_files_loads_with_its_preset(name):
     assert load_data(make_config(task=name)).name == name
 

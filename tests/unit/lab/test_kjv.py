@@ -151,7 +151,7 @@ def test_only_the_gpt_reads_text(model, text_file):
     with pytest.raises(ConfigError, match="but task 'kjv' gives text"):
         build_model(config, load_data(config))
     digits = make_config(task="digits", model="gpt")
-    with pytest.raises(ConfigError, match="'gpt' reads text, but task 'digits' gives image"):
+    with pytest.raises(ConfigError, match="'gpt' reads data of kind text, but task 'digits' gives image"):
         build_model(digits, load_data(digits))
 
 

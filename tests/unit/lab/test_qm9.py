@@ -243,7 +243,7 @@ def test_a_run_on_numbers_learns_is_reported_and_equals_its_place_in_a_stack(pac
         losses = store.measurements("loss/validation").values.tolist()
     assert losses[-1] < losses[0]
     assert result.summary["accuracy"] <= 1
-    assert "the labels are numbers" in write_report([tmp_path / "run"], tmp_path / "report").read_text()
+    assert "the labels are not classes" in write_report([tmp_path / "run"], tmp_path / "report").read_text()
     together = train_stacked(configs)
     assert together[0].loss_validation == pytest.approx(losses, rel=1e-6)
     assert together[0].loss == pytest.approx(result.summary["loss"], rel=1e-6)

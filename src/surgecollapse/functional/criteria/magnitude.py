@@ -18,6 +18,7 @@ def magnitude(weight: Tensor, signal: Tensor | None = None) -> Tensor:
     Returns:
         New tensor of the shape and dtype of ``weight``, at least 0.
 
+    >>> import torch
     >>> magnitude(torch.tensor([-2.0, 0.5]))
     tensor([2.0000, 0.5000])
     """

@@ -23,6 +23,7 @@ class AutoregressiveMLP(nn.Module):
         activation: ``relu`` or ``gelu``.
         dropout: rate after the activation.
 
+    >>> import torch
     >>> AutoregressiveMLP(4, 5, vocabulary=7)(torch.zeros(2, 4, dtype=torch.int64)).shape
     torch.Size([2, 5])
     """

@@ -24,6 +24,7 @@ class SmallCNN(nn.Module):
         activation: ``relu`` or ``gelu``.
         dropout: rate before the head.
 
+    >>> import torch
     >>> SmallCNN((1, 8, 8), (4, 8), 10)(torch.zeros(2, 1, 8, 8)).shape
     torch.Size([2, 10])
     """
@@ -66,6 +67,7 @@ class SeriesCNN(nn.Module):
         activation: ``relu`` or ``gelu``.
         dropout: rate after each activation.
 
+    >>> import torch
     >>> SeriesCNN((1, 40), (25, 25, 25), 10)(torch.zeros(2, 1, 40)).shape
     torch.Size([2, 10])
     """

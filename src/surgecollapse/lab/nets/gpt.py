@@ -32,6 +32,7 @@ class GPT(TokenStack):
     Raises:
         ConfigError: if the width is no multiple of the heads.
 
+    >>> import torch
     >>> gpt = GPT(66, 64)
     >>> gpt(torch.zeros(2, 64, dtype=torch.int64)).shape, sum(p.numel() for p in gpt.parameters())
     (torch.Size([2, 64, 66]), 1016704)

@@ -23,6 +23,7 @@ class MLP(nn.Module):
         dropout: rate after each hidden activation.
         bias: whether the linear layers have biases.
 
+    >>> import torch
     >>> MLP(4, (8, 8), 3)(torch.zeros(2, 2, 2)).shape
     torch.Size([2, 3])
     """

@@ -24,6 +24,7 @@ class OneLayerTransformer(nn.Module):
         activation: ``relu`` or ``gelu``.
         dropout: rate after the MLP's activation.
 
+    >>> import torch
     >>> OneLayerTransformer(7, 4, 5, width=8, hidden=16)(torch.zeros(2, 4, dtype=torch.int64)).shape
     torch.Size([2, 5])
     """

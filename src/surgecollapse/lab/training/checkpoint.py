@@ -54,6 +54,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     buffer = io.BytesIO()
     torch.save({"kind": _KIND, "version": CHECKPOINT_VERSION, **state}, buffer)
     content = buffer.getbuffer()
+    path.parent.mkdir(exist_ok=True)  # not its parents: a run whose folder was deleted is not made anew
     write_whole(path, content[:-2], seal_of(content))
 
 
