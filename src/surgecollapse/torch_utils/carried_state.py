@@ -38,7 +38,7 @@ class CarriedState:
         self._key, self._save, self._load = key, save, load
         self._found: dict[str, Any] | None = None
         self._peers = _carriers.setdefault(optimizer, {}).setdefault(key, [])
-        self._self = weakref.ref(self)
+        self._self: weakref.ref[CarriedState] = weakref.ref(self)
         self._peers.append(self._self)
         self._handles: list[RemovableHandle] = [
             optimizer.register_state_dict_post_hook(self._add),
