@@ -146,9 +146,24 @@ def test_a_step_that_failed_can_be_tried_again():
     assert controller.step == 2
 
 
-def test_ordinary_optimizers_walk_no_frames(monkeypatch):
+class Based(torch.optim.SGD):
+    """A base class with a step of its own, as Adam is of AdamW."""
+
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.data.sub_(p.grad, alpha=0.01)
+
+
+class Derived(Based):
+    """Inherits it."""
+
+
+@pytest.mark.parametrize("kind", [torch.optim.AdamW, Derived])
+def test_ordinary_optimizers_walk_no_frames(monkeypatch, kind):
     model = net()
-    optimizer = torch.optim.AdamW(model.parameters())
+    optimizer = kind(model.parameters(), lr=1e-3)
+    (torch.optim.Adam if kind is torch.optim.AdamW else Based)(model.parameters(), lr=1e-3)  # wraps the step once more
     controller = sc.attach(model, optimizer, 0.8, 60, readings=sc.Readings(every=5))
     backward(model)
     monkeypatch.setattr(step_hooks.inspect, "currentframe", lambda: pytest.fail("frames were walked"))

@@ -151,9 +151,11 @@ def is_within_a_step(optimizer: Optimizer) -> bool:
 
     torch wraps the ``step`` of every class of which an optimizer was made, so that a subclass whose step calls that of
     its base runs the hooks twice: once for each class. Only the outer one is the step that the loop made.
-    Frames take microseconds, so that they are walked only where the class has two such steps.
+    Frames take microseconds, so that they are walked only where the class has two such steps of its own; one that was
+    inherited and wrapped twice (of ``AdamW``, then of ``Adam``) is one.
     """
-    if sum(hasattr(vars(cls).get("step"), "hooked") for cls in type(optimizer).__mro__) < 2:
+    steps_of = (vars(cls).get("step") for cls in type(optimizer).__mro__)
+    if len({getattr(step, "__wrapped__", step) for step in steps_of if hasattr(step, "hooked")}) < 2:
         return False
     steps, frame = 0, inspect.currentframe()
     while frame is not None and steps < 2:
