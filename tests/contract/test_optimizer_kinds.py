@@ -146,8 +146,11 @@ def test_a_step_that_failed_can_be_tried_again():
     assert controller.step == 2
 
 
-class Based(torch.optim.SGD):
+class Based(torch.optim.Optimizer):
     """A base class with a step of its own, as Adam is of AdamW."""
+
+    def __init__(self, params, lr):
+        super().__init__(params, {"lr": lr})
 
     def step(self, closure=None):
         for group in self.param_groups:
