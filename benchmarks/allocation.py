@@ -202,7 +202,7 @@ NETWORKS = {
 
 
 def run(network: str, allocation: str, seed: int) -> dict[str, Any]:
-    """Train one network; ``dense`` is no pruning."""
+    """Train one network; ``dense``: without pruning."""
     spec, began = NETWORKS[network], time.process_time()
     x, y, x_held, y_held = spec.data()
     torch.manual_seed(seed)

@@ -108,7 +108,7 @@ class Registry(MutableMapping[str, Part], Generic[Part]):
             also: further words that the caller understands, for the error.
 
         Raises:
-            ValueError: for a name that nobody offers, with all valid ones and the nearest.
+            ValueError: for an unknown name, with all valid ones and the nearest.
             TypeError: if what is offered cannot be called.
         """
         return find(self.kind, self.what, name, self, also=also)
@@ -149,7 +149,7 @@ def find(kind: str, what: str, name: str, own: Mapping[str, Any], *, also: Colle
         also: further words that the caller understands, for the error.
 
     Raises:
-        ValueError: for a name that nobody offers, with all valid ones and the nearest.
+        ValueError: for an unknown name, with all valid ones and the nearest.
         TypeError: if what is offered cannot be called.
 
     >>> find("criteria", "saliency", "magnitud", {"magnitude": abs})

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import warnings
 
 import numpy as np
@@ -11,6 +9,7 @@ import pytest
 import torch
 
 import surgecollapse as sc
+from processes import run_ranks
 from surgecollapse.dashboard.server import application
 from surgecollapse.functional import marchenko_pastur_bulk
 from surgecollapse.lab.config import make_config
@@ -75,12 +74,7 @@ os._exit(0)  # without the interpreter's teardown, in which a thread of gloo may
 
 def _on_two_ranks(folder, case):
     (folder / "worker.py").write_text(RANKS)
-    jobs = [subprocess.Popen([sys.executable, folder / "worker.py", str(rank), folder, case]) for rank in (0, 1)]
-    try:
-        assert [job.wait(timeout=240) for job in jobs] == [0, 0]
-    finally:
-        for job in jobs:
-            job.kill()
+    run_ranks(folder / "worker.py", folder, case)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 

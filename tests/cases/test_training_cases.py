@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import surgecollapse as sc
+from sharpness_aware import TwoCalls
 
 
 def data():
@@ -253,34 +254,9 @@ def test_15_only_layers_that_multiply_are_prunable():
 # ---- steps
 
 
-class TwoCall(torch.optim.Optimizer):
-    """Steps in two calls, as SAM does."""
-
-    def __init__(self, params, base, **options):
-        super().__init__(params, {})
-        self.base_optimizer = base(self.param_groups, **options)
-        self.moved = {}
-
-    @torch.no_grad()
-    def first_step(self):
-        for group in self.param_groups:
-            for p in group["params"]:
-                self.moved[p] = 0.05 * p.grad / (p.grad.norm() + 1e-12)
-                p.add_(self.moved[p])
-
-    @torch.no_grad()
-    def second_step(self):
-        for p, moved in self.moved.items():
-            p.sub_(moved)
-        self.base_optimizer.step()
-
-    def step(self, closure=None):
-        raise RuntimeError("not used")
-
-
 def test_08_an_optimizer_that_steps_in_two_calls_is_followed():
     model, (x, y) = mlp(), data()
-    optimizer = TwoCall(model.parameters(), torch.optim.AdamW, lr=1e-2)
+    optimizer = TwoCalls(model.parameters(), torch.optim.AdamW, lr=1e-2)
     controller = sc.attach(model, optimizer, sparsity=0.8, total_steps=60, readings=sc.Readings(every=5))
     for _ in range(60):
         for half in (optimizer.first_step, optimizer.second_step):

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import surgecollapse as sc
+from sharpness_aware import TwoCalls
 from surgecollapse.torch_utils import step_hooks
 
 X = torch.randn(64, 16, generator=torch.Generator().manual_seed(0))
@@ -22,34 +23,6 @@ def net():
 def backward(model):
     model.zero_grad()
     nn.functional.cross_entropy(model(X), Y).backward()
-
-
-class TwoCalls(torch.optim.Optimizer):
-    """Sharpness-aware steps: up to the worst point nearby, back, and a step with its gradient."""
-
-    def __init__(self, params, base, **options):
-        super().__init__(params, {})
-        self.base_optimizer = base(self.param_groups, **options)
-        self.moved = {}
-
-    @torch.no_grad()
-    def first_step(self):
-        for group in self.param_groups:
-            for p in group["params"]:
-                self.moved[p] = 0.05 * p.grad / (p.grad.norm() + 1e-12)
-                p.add_(self.moved[p])
-
-    @torch.no_grad()
-    def second_step(self):
-        for p, change in self.moved.items():
-            p.sub_(change)
-        self.base_optimizer.step()
-
-    def step(self, closure=None):
-        self.first_step()
-        with torch.enable_grad():
-            closure()
-        self.second_step()
 
 
 @pytest.mark.parametrize("policy", ["cyclic_pruning", "soft_threshold"])

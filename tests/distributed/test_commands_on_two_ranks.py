@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from contextlib import closing
 
 import torch
 
+from processes import run_ranks
 from surgecollapse.record import CommandQueue, RunStore
 
 WORKER = """
@@ -58,8 +57,7 @@ os._exit(0)
 def test_both_ranks_carry_out_what_rank_0_was_asked_at_the_same_step(tmp_path):
     RunStore(tmp_path / "run.db", mode="w").close()
     (tmp_path / "worker.py").write_text(WORKER)
-    jobs = [subprocess.Popen([sys.executable, tmp_path / "worker.py", str(rank), tmp_path]) for rank in (0, 1)]
-    assert [job.wait(timeout=200) for job in jobs] == [0, 0]
+    run_ranks(tmp_path / "worker.py", tmp_path)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     assert first["asked"] == second["asked"] == [(20, "collapse", "applied"), (20, "collapse", "rejected")]
     assert torch.equal(first["weight"], second["weight"])

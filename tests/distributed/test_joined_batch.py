@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 import torch
 
+from processes import run_ranks
 from rounding import unit
 
 POLICIES = ("cyclic_pruning", "acdc", "gmp", "granet", "rigl", "set", "soft_threshold")
+
 WORKER = """
 import os
 import sys
@@ -64,13 +63,7 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("joined")
     (folder / "worker.py").write_text(WORKER)
     for size in (1, 2, 4):
-        command = [sys.executable, folder / "worker.py"]
-        jobs = [subprocess.Popen([*command, str(rank), str(size), folder, *POLICIES]) for rank in range(size)]
-        try:
-            assert [job.wait(timeout=280) for job in jobs] == [0] * size
-        finally:
-            for job in jobs:
-                job.kill()
+        run_ranks(folder / "worker.py", size, folder, *POLICIES, size=size)
     return {(size, rank): torch.load(folder / f"{size}-{rank}.pt") for size in (1, 2, 4) for rank in range(size)}
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 import torch
+
+from processes import run_ranks
 
 WORKER = """
 import os
@@ -80,12 +79,7 @@ os._exit(0)  # without the interpreter's teardown, in which a thread of gloo may
 def ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("resume")
     (folder / "worker.py").write_text(WORKER)
-    jobs = [subprocess.Popen([sys.executable, folder / "worker.py", str(rank), folder]) for rank in (0, 1)]
-    try:
-        assert [job.wait(timeout=280) for job in jobs] == [0, 0]
-    finally:
-        for job in jobs:
-            job.kill()
+    run_ranks(folder / "worker.py", folder)
     return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
 
 

@@ -143,7 +143,7 @@ def test_the_test_set_is_put_away_until_the_end(tmp_path, monkeypatch):
     monkeypatch.setattr(trainer, "load_data", poisoned)
     again = train_run(message, tmp_path)
     assert {**clean, "seconds": 0} == {**again, "seconds": 0}
-    assert train_run({**message, "test": True}, tmp_path)["test_accuracy"] == 0.0  # NaN is no answer
+    assert train_run({**message, "test": True}, tmp_path)["test_accuracy"] == 0.0  # NaN never counts
 
 
 def test_study_that_is_complete_trains_nothing_and_writes_its_page_again(tmp_path):

@@ -27,7 +27,7 @@ def criterion_of(option: str, chosen: str | Criterion | None) -> str | Criterion
         chosen: as the user gave it.
 
     Raises:
-        ValueError: for a name that nobody offers.
+        ValueError: for an unknown name.
         TypeError: if what a package offers cannot be called.
     """
     own = (*SALIENCY, RANDOM) if option == "saliency" else GROWTH

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
@@ -27,7 +28,7 @@ _OWN = ("seed", "sparsity")
 def only_writer(folder: Path) -> Iterator[None]:
     """Keep a second comparison from writing to the same folder; a process that dies gives it free.
 
-    Where the file system has no locks, nothing is checked.
+    Where the file system has no locks, nothing is checked, and a warning says so.
 
     Raises:
         ConfigError: if another process is writing there.
@@ -37,7 +38,10 @@ def only_writer(folder: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise ConfigError(f"another comparison is writing to {folder}: wait for it, or choose another --out") from error
-    except (OSError, NotImplementedError):
+    except (OSError, NotImplementedError) as error:
+        warnings.warn(
+            f"{folder} cannot be locked ({error}): see to it that no other comparison writes there", stacklevel=3
+        )
         yield
         return
     try:

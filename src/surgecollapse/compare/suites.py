@@ -216,7 +216,7 @@ def suite_of(file: Path) -> Suite:
             reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
             raise ConfigError(f"cannot read the configuration {file}: {reason}") from error
         except tomllib.TOMLDecodeError as error:
-            raise ConfigError(f"{file} is no TOML file: {error}") from error
+            raise ConfigError(f"{file} is not a TOML file: {error}") from error
         settings = {key: value for key, value in settings.items() if key not in _OF_METHODS}
         if "task" not in settings:
             raise ConfigError(f"{file} names no task: add `task` to it")

@@ -238,10 +238,10 @@ class Options:
 
 
 def check_sparsity(sparsity: float) -> None:
-    """Refuse a sparsity that is no number or out of range; a percentage is recognized.
+    """Refuse a sparsity that is not a number or is out of range; a percentage is recognized.
 
     Raises:
-        TypeError: if it is no number.
+        TypeError: if it is not a number.
         ValueError: if it is not in [0, 1).
     """
     if isinstance(sparsity, bool) or not isinstance(sparsity, Real):

@@ -75,7 +75,7 @@ def grokking_times(
         train: training accuracy, in [0, 1].
         validation: validation accuracy, in [0, 1].
         in_a_row: evaluations on end that count as sustained.
-        generalize: validation accuracy that counts as generalized, for tasks on which .95 is out of reach.
+        generalize: validation accuracy that counts as generalized, for tasks on which 0.95 is out of reach.
 
     Raises:
         ValueError: if the three do not correspond.

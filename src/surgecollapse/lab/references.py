@@ -63,7 +63,7 @@ def parts_of(file: Path, *, model: bool = True) -> dict[str, str]:
         model: look for it, too.
 
     Raises:
-        ConfigError: if there is no such file, it is not Python, or two of its names are for the same key.
+        ConfigError: if the file does not exist or is not Python, or if two of its names are for the same key.
     """
     try:
         tree = ast.parse(file.read_text(encoding="utf-8"), str(file))
@@ -93,7 +93,7 @@ def parts_beside(model: str | None, data: str | None) -> dict[str, str] | None:
         data: the same.
 
     Raises:
-        ConfigError: if one of them is no reference, or there are no data.
+        ConfigError: if one of them is not a reference, or the data are missing.
     """
     if model is None and data is None:
         return None

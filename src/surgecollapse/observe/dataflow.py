@@ -91,8 +91,8 @@ def trace_dataflow(model: nn.Module, forward: Callable[[], Any]) -> Dataflow:
     the first layers. Of those, a layer is inside the net where another of them takes its output in (the earlier blocks
     of a residual stream, a trunk whose features are returned beside the logits), unless its output is returned too
     without an activation function or a norm in between (an action that a critic takes in). Sigmoid, tanh and softmax
-    are none here, as they stand behind output layers. Recurrent layers end the search and are no output layers
-    themselves.
+    are none here, as they stand behind output layers. Recurrent layers end the search; they are not output
+    layers themselves.
 
     Args:
         model: the unwrapped model.

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 from surgecollapse.events import Aim, Decision, Freeze, Prune, Reading, Threshold
 from surgecollapse.policies import validation
-from surgecollapse.policies.base import ScheduledPolicy, ScheduledState
+from surgecollapse.policies.base import ScheduledState
 from surgecollapse.policies.recovery import Recovery
 from surgecollapse.policies.registry import policy
+from surgecollapse.policies.straight_through import StraightThroughPolicy
 from surgecollapse.schedules import cubic
 
 ALLOCATIONS = ("global", "layer", "erk")
@@ -27,7 +27,7 @@ class SoftState(ScheduledState):
 
 @policy("soft_threshold")
 @dataclass(frozen=True, kw_only=True, eq=False)
-class SoftThreshold(ScheduledPolicy):
+class SoftThreshold(StraightThroughPolicy):
     """Soft-threshold the weights, and let those under the threshold go on learning: a *surge* in every step.
 
     Every weight keeps a shadow value w, which the optimizer steps. The network has v::
@@ -89,9 +89,6 @@ class SoftThreshold(ScheduledPolicy):
         2023, arXiv 2310.02448) and Cyclical Pruning (Srinivas et al. 2022, arXiv 2202.01290).
     """
 
-    from_start: ClassVar[bool] = True
-    dense_backward: ClassVar[bool] = True
-    """The gradient of closed weights is taken in every step until the mask is final."""
     start_at: float = 0.0
     end_at: float = 0.5
     freeze_at: float = 0.75
@@ -105,20 +102,20 @@ class SoftThreshold(ScheduledPolicy):
 
     def __post_init__(self) -> None:
         """Check the options."""
-        validation.fraction("start_at", self.start_at, one=False)
-        validation.fraction("end_at", self.end_at, zero=False)
+        super().__post_init__()
         validation.fraction("freeze_at", self.freeze_at, zero=False)
-        if not self.start_at < self.end_at <= self.freeze_at:
-            raise ValueError(
-                f"expected start_at < end_at <= freeze_at, got {self.start_at!r}, {self.end_at!r}, {self.freeze_at!r}"
-            )
-        validation.whole("threshold_every", self.threshold_every)
+        if not self.end_at <= self.freeze_at:
+            raise ValueError(f"expected end_at <= freeze_at, got {self.end_at!r}, {self.freeze_at!r}")
         validation.one_of("when_not_recovering", self.when_not_recovering, NOT_RECOVERING)
         if self.allocation is not None:
             validation.one_of("allocation", self.allocation, ALLOCATIONS)
-        self._to(0.0, 0)
+        self._threshold(0.0, 0)
 
-    def _to(self, sparsity: float, over: int) -> Threshold:
+    @property
+    def _final(self) -> float:
+        return self.freeze_at
+
+    def _threshold(self, sparsity: float, over: int) -> Threshold:
         return Threshold(
             sparsity,
             over=over,
@@ -129,14 +126,6 @@ class SoftThreshold(ScheduledPolicy):
             allocation=self.allocation,
         )
 
-    def _marks(self) -> tuple[float, ...]:
-        return tuple(sorted({self.start_at, self.end_at, self.freeze_at} - {0.0}))
-
-    def _next(self, step: int) -> int:
-        """The next step at which a decision is due."""
-        every = self._plan.every
-        return min([step + every - step % every, *(mark for mark in self._state.marks if mark > step)])
-
     @property
     def measures(self) -> tuple[str, ...]:
         """What a reading must hold beside activation entropy."""
@@ -144,7 +133,7 @@ class SoftThreshold(ScheduledPolicy):
 
     def _act(self, reading: Reading) -> Decision:
         step, state, target = reading.step, self._state, self._plan.sparsity
-        freeze = self._step(self.freeze_at)
+        freeze = self._step(self._final)
         state.recovery.read(reading)
         if step >= freeze:
             return self._freeze(step, freeze)
@@ -157,7 +146,7 @@ class SoftThreshold(ScheduledPolicy):
         coming = self._next(step)
         depth, why = self._depth(reading, coming, target)
         reason = f"{why}: to sparsity {depth:.4g} at step {coming}"
-        return Decision(phase="sparse", reason=reason, actions=(self._to(depth, coming - step),))
+        return Decision(phase="sparse", reason=reason, actions=(self._threshold(depth, coming - step),))
 
     def _freeze(self, step: int, due: int) -> Decision:
         """Prune to the exact target for good; a network that never began to learn stays as dense as it is."""
@@ -196,4 +185,4 @@ class SoftThreshold(ScheduledPolicy):
         lower = max(0.0, 1.0 - 2.0 * (1.0 - min(reading.sparsity, self._plan.sparsity)))
         coming = self._next(step)
         reason = f"training does not recover ({failed}): back to sparsity {lower:.4g} at step {coming}"
-        return Decision(phase="sparse", reason=reason, actions=(Aim(lower), self._to(lower, coming - step)))
+        return Decision(phase="sparse", reason=reason, actions=(Aim(lower), self._threshold(lower, coming - step)))

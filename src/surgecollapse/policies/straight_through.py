@@ -14,14 +14,14 @@ from surgecollapse.schedules import cubic
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StraightThroughPolicy(ScheduledPolicy):
-    """A threshold on shadow weights that follows the cubic schedule and is never frozen before the end of the run.
+    """A threshold on shadow weights that follows the cubic schedule until the mask is final: at the end of the run.
 
     Subclasses say what the threshold is, in :meth:`_threshold`.
     """
 
     from_start: ClassVar[bool] = True
     dense_backward: ClassVar[bool] = True
-    """The gradient of closed weights is taken in every step."""
+    """The gradient of closed weights is taken in every step until the mask is final."""
     start_at: float
     end_at: float
     threshold_every: int = 1
@@ -34,22 +34,32 @@ class StraightThroughPolicy(ScheduledPolicy):
             raise ValueError(f"expected start_at < end_at, got {self.start_at!r}, {self.end_at!r}")
         validation.whole("threshold_every", self.threshold_every)
 
+    @property
+    def _final(self) -> float:
+        """Fraction of the run at which the mask is final."""
+        return 1.0
+
     def _threshold(self, sparsity: float, over: int) -> Threshold:
         """The threshold that is at a sparsity in ``over`` steps."""
         raise NotImplementedError
 
     def _marks(self) -> tuple[float, ...]:
-        return tuple(sorted({self.start_at, self.end_at, 1.0} - {0.0}))
+        return tuple(sorted({self.start_at, self.end_at, self._final} - {0.0}))
+
+    def _next(self, step: int) -> int:
+        """The next step at which a decision is due."""
+        every = self._plan.every
+        return min([step + every - step % every, *(mark for mark in self._state.marks if mark > step)])
 
     def _act(self, reading: Reading) -> Decision:
-        step, target, every = reading.step, self._plan.sparsity, self._plan.every
-        start, end, last = self._step(self.start_at), self._step(self.end_at), self._step(1.0)
+        step, target = reading.step, self._plan.sparsity
+        start, end, last = self._step(self.start_at), self._step(self.end_at), self._step(self._final)
         if step >= last:
             reason = f"exact target {target:.4g} and final mask at step {step}, the last one"
             return Decision(phase="frozen", reason=reason, actions=(Prune(target), Freeze()))
         if step < start:
             return Decision(phase="dense", reason=f"dense until step {start}, at step {step}")
-        coming = min([step + every - step % every, *(mark for mark in self._state.marks if mark > step)])
+        coming = self._next(step)
         depth = cubic(coming, start, end, 0.0, target)
         reason = f"straight-through threshold: to sparsity {depth:.4g} at step {coming}"
         return Decision(phase="sparse", reason=reason, actions=(self._threshold(depth, coming - step),))

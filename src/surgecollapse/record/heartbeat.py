@@ -32,7 +32,7 @@ def gone(said: Any, stale: float = STALE_SECONDS) -> str | None:
 
     Args:
         said: what stands under ``heartbeat``; anything but the table of :func:`beat` tells nothing.
-        stale: age from which on nobody is taken to be there.
+        stale: age from which on a worker is taken to be gone.
 
     >>> gone({"time": time.time(), "pid": os.getpid(), "place": _place()}) is None, gone(None)
     (True, None)

@@ -48,7 +48,7 @@ def canonical_name(name: str) -> str:
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Whether ``module`` normalizes: its scale is no connection and is never pruned by default."""
+    """Whether ``module`` normalizes: its scale is not a connection and is never pruned by default."""
     return "norm" in type(module).__name__.lower()
 
 

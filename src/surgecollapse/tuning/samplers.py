@@ -33,7 +33,7 @@ def make_sampler(
 ) -> BaseSampler:
     """A sampler of Optuna.
 
-    ``grid`` is no sampler of its own here: every combination is enqueued, so that a grid survives a kill and several
+    ``grid`` is not a sampler of its own here: every combination is enqueued, so that a grid survives a kill and several
     hosts share it, and none is left to draw.
 
     Args:

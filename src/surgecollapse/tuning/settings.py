@@ -180,7 +180,7 @@ class RunSpace:
         if why is None and setting.key == "policy_options":
             options = _options(str(values["policy"]))
             if options and setting.option not in options:
-                return f"is no option of policy {values['policy']!r}: " + unknown(
+                return f"is not an option of policy {values['policy']!r}: " + unknown(
                     "option", setting.option, list(options)
                 )
         return why

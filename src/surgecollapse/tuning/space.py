@@ -81,7 +81,7 @@ def read_space(path: Path) -> dict[str, Any]:
     """Read a TOML file of domains by name; a table without ``low`` and ``high`` is a section, its keys are dotted.
 
     Raises:
-        ValueError: if it cannot be read, or is no TOML.
+        ValueError: if it cannot be read, or is not TOML.
     """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -89,7 +89,7 @@ def read_space(path: Path) -> dict[str, Any]:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise ValueError(f"cannot read the search space {path}: {reason}") from error
     except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{path} is no TOML file: {error}") from error
+        raise ValueError(f"{path} is not a TOML file: {error}") from error
     return dict(_flat(values, ""))
 
 
@@ -190,7 +190,7 @@ def _number(name: str, text: str, word: str) -> float:
     try:
         return int(word) if _WHOLE.fullmatch(word) else float(word)
     except ValueError as error:
-        raise ValueError(f"search {name}={text!r}: {word!r} is no number; {_FORMS}") from error
+        raise ValueError(f"search {name}={text!r}: {word!r} is not a number; {_FORMS}") from error
 
 
 def _split(text: str) -> list[str]:

@@ -1,8 +1,8 @@
 """Where a study lies, and how one that was killed goes on: nothing lost, nothing twice.
 
 By default it is a journal, one file that Optuna appends to. A process that is killed in the middle may leave behind a
-line that is cut off and trials that nobody runs. The first is removed before the file is read; the second are recorded
-as failed, and enqueued again with the same settings.
+line that is cut off and trials that no process runs. The line is removed before the file is read. The trials are
+recorded as failed, and enqueued again with the same settings.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def open_storage(where: str | Path | None) -> BaseStorage:
             ``postgresql://user@host/name``); ``None`` for the memory of this process.
 
     Raises:
-        ValueError: if a file is no journal, or a database cannot be reached.
+        ValueError: if a file is not a journal, or a database cannot be reached.
         ModuleNotFoundError: if the database's driver is not installed.
     """
     if where is None:
@@ -69,7 +69,7 @@ def open_storage(where: str | Path | None) -> BaseStorage:
     try:
         return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is no journal of a study ({error}): choose another file, or remove it") from error
+        raise ValueError(f"{path} is not a journal of a study ({error}): choose another file, or remove it") from error
 
 
 def _database(address: str) -> BaseStorage:
@@ -133,7 +133,7 @@ def _key(beat: dict[str, Any]) -> str:
 
 
 def requeue_lost(study: Study, mine: Collection[int] | None = None, *, alone: bool = False) -> int:
-    """Record trials that nobody runs any more as failed, and enqueue them again.
+    """Record trials that no process runs any more as failed, and enqueue them again.
 
     A trial is lost if its process is gone from this machine, or has not been heard of for :data:`STALE_SECONDS` on
     another. It is enqueued first and failed second: whenever this is cut off, it is repeated once and not twice.
@@ -142,7 +142,7 @@ def requeue_lost(study: Study, mine: Collection[int] | None = None, *, alone: bo
         study: the study.
         mine: numbers of the trials that this process is at, so that others that it began are lost; ``None`` if it does
             not know.
-        alone: whether nobody else can be at the study, so that all trials but ``mine`` are lost.
+        alone: whether no other process can use the study, so that all trials but ``mine`` are lost.
 
     Returns:
         How many were lost.

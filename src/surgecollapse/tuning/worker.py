@@ -138,7 +138,7 @@ def robust_accuracy(place: Path) -> float:
     """Validation accuracy of a trained run, its inputs under Gaussian noise of :data:`NOISE` times their deviation.
 
     Raises:
-        ValueError: if the inputs are no real numbers.
+        ValueError: if the inputs are not real numbers.
     """
     import torch
 

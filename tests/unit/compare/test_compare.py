@@ -313,6 +313,15 @@ def test_two_comparisons_cannot_write_to_one_folder(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_folder_that_cannot_be_locked_is_said(tmp_path, monkeypatch):
+    def acquire(*_, **__):
+        raise OSError("no locks available")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", acquire)
+    with pytest.warns(UserWarning, match=r"cannot be locked \(no locks available\)"), only_writer(tmp_path):
+        pass
+
+
 # ---- choices and verdicts
 
 

@@ -148,7 +148,7 @@ def test_a_file_and_overrides(tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("task = ", "is no TOML file"),
+        ("task = ", "is not a TOML file"),
         ('task = "digits"\nlearning_rate = 1\n', "unknown key 'learning_rate'"),
         ('[digits]\ntask = "digits"\n', "unknown key 'digits'"),
         ('[data]\ntask = "digits"\n[optimizer]\nlearning_rate = 1\n', "unknown key 'optimizer.learning_rate'"),

@@ -1,4 +1,4 @@
-"""Sharing elementwise work among threads: everything is done once, and nobody waits for a thread that does not come."""
+"""Sharing elementwise work among threads: everything is done once, and no operation waits for a late thread."""
 
 from __future__ import annotations
 

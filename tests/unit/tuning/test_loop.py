@@ -139,7 +139,7 @@ def test_study_goes_on_with_other_draws_and_other_directions_are_refused(tmp_pat
 
 def test_file_that_is_no_journal_is_named(tmp_path):
     (tmp_path / "study.journal").write_text("hello\nthere\n")
-    with pytest.raises(ValueError, match="is no journal of a study"):
+    with pytest.raises(ValueError, match="is not a journal of a study"):
         tune(bowl, {"x": "0.0..1.0"}, trials=1, storage=tmp_path / "study.journal")
 
 

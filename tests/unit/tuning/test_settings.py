@@ -110,7 +110,7 @@ def test_untuned_settings_are_a_trial_where_the_space_holds_them():
         ({"policy": "rigl,gpm"}, "unknown policy 'gpm'.*Did you mean 'gmp'"),
         (
             {"policy": "rigl,gmp", "policy.dorp_fraction": "0.1..0.5"},
-            "is no option of policy.*Did you mean 'drop_fraction'",
+            "is not an option of policy.*Did you mean 'drop_fraction'",
         ),
         ({"grokfast.alpha": "0.8..0.99"}, "search grokfast.alpha has no effect with grokfast = 'none'; drop it"),
         ({"modulus": "7..97"}, "has no effect with task = 'digits'"),

@@ -45,11 +45,11 @@ def test_domain_is_read(text, expected):
         ("1..9:logg", "unknown option 'logg'.*Did you mean 'log'"),
         ("1..9:step", "write step=0.1"),
         ("1..9:log=2", "write log"),
-        ("1..9:step=x", "'x' is no number"),
+        ("1..9:step=x", "'x' is not a number"),
         ("1..9:step=0", "step must be above 0"),
         ("1..9:step=9", "at most the width"),
         ("1.0..9.0:log:step=1.0", "exclude each other"),
-        ("a..b", "'a' is no number"),
+        ("a..b", "'a' is not a number"),
         ("0..inf", "must be finite"),
         ("a,a", "given twice"),
         ([], "nothing is given"),
@@ -85,7 +85,7 @@ def test_space_file_has_sections_and_dotted_names(tmp_path):
     assert list(found) == ["sparsity", "policy.floor", "optimizer.lr"]
     assert found["optimizer.lr"] == FloatDistribution(1e-4, 1e-2, log=True)
     path.write_text("a = ")
-    with pytest.raises(ValueError, match="is no TOML file"):
+    with pytest.raises(ValueError, match="is not a TOML file"):
         read_space(path)
     with pytest.raises(ValueError, match="cannot read the search space"):
         read_space(tmp_path / "none.toml")

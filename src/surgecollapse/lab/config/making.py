@@ -55,7 +55,7 @@ def read_config(path: str | Path, **overrides: Any) -> RunConfig:
     """Read a TOML file of keys, also one that version 0.1 wrote; ``overrides`` win over the file.
 
     Raises:
-        ConfigError: if the file cannot be read, is no TOML, or holds an unknown key or a bad value.
+        ConfigError: if the file cannot be read, is not TOML, or holds an unknown key or a bad value.
     """
     values = read_layer(path)
     try:
@@ -68,7 +68,7 @@ def read_layer(path: str | Path) -> dict[str, Any]:
     """Read a TOML file of keys, also one that version 0.1 wrote, as a layer that others may override.
 
     Raises:
-        ConfigError: if the file cannot be read, or is no TOML.
+        ConfigError: if the file cannot be read, or is not TOML.
     """
     try:
         values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
@@ -76,7 +76,7 @@ def read_layer(path: str | Path) -> dict[str, Any]:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise ConfigError(f"cannot read the configuration {path}: {reason}") from error
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path} is no TOML file: {error}") from error
+        raise ConfigError(f"{path} is not a TOML file: {error}") from error
     except RecursionError as error:
         raise ConfigError(f"{path} is nested too deeply: expected sections of keys") from error
     return current(values) if is_of_version_1(values) else values

@@ -36,7 +36,7 @@ class ReferencedModel(AnyModel):
         """Return a new net.
 
         Raises:
-            ConfigError: if there is no such part, its arguments do not fit, or it makes something else.
+            ConfigError: if the part does not exist, its arguments do not fit, or it returns something else.
         """
         from torch import nn
 

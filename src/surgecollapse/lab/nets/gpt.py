@@ -30,7 +30,7 @@ class GPT(TokenStack):
         dropout: rate on the embeddings and at the end of each branch.
 
     Raises:
-        ConfigError: if the width is no multiple of the heads.
+        ConfigError: if the width is not a multiple of the heads.
 
     >>> import torch
     >>> gpt = GPT(66, 64)

@@ -31,7 +31,7 @@ class GrokkingForecast:
         tell: takes every alarm.
 
     Raises:
-        ValueError: for a name that nobody offers.
+        ValueError: for an unknown name.
         TypeError: if what a package registered is no detector.
     """
 

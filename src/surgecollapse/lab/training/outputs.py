@@ -51,7 +51,7 @@ def as_rows(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def right_share(answers: Tensor, labels: Tensor, tolerance: float = 0.0) -> float:
-    """Share of the labels whose class has the largest output, over all positions of text. NaN is no answer.
+    """Share of the labels whose class has the largest output, over all positions of text. NaN never counts.
 
     Where labels are numbers, the share of the answers that are as near as ``tolerance``.
 

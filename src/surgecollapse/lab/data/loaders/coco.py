@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 PAD = 256
 """What follows the bytes of a caption."""
 NOTHING = -1.0
-"""Class and box where there is no further object."""
+"""Class and box that fill the rows after the last object."""
 
 
 def annotation_files(data_dir: Path | None, task: str, kind: str) -> list[tuple[Path, Path]]:
@@ -54,7 +54,9 @@ def _read(file: Path) -> dict[str, Any]:
             "categories": content.get("categories", [])
         }
     except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ConfigError(f"{file} is no file of COCO annotations ({error}): expected images, annotations") from error
+        raise ConfigError(
+            f"{file} is not a file of COCO annotations ({error}): expected images, annotations"
+        ) from error
 
 
 class _Annotated:
