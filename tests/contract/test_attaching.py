@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 import surgecollapse
 from surgecollapse.events import Decision, Prune
+from surgecollapse.torch_utils.step_hooks import StepHooks
 
 
 class Once:
@@ -538,10 +539,54 @@ def test_a_controller_goes_with_its_model_and_leaves_no_hook_on_other_optimizers
             optimizer.step()
         return weakref.ref(controller)
 
+    begin()
     hooks = optim_module._global_optimizer_post_hooks
-    gc.collect()
     before = len(hooks)
     found = [begin() for _ in range(3)]
     gc.collect()
     assert [ref() for ref in found] == [None] * 3
-    assert len(hooks) <= before
+    assert len(hooks) == before
+
+
+@pytest.mark.parametrize("leave", ["collect", "detach"])
+def test_a_controller_may_go_while_the_hooks_of_any_optimizer_run(leave):
+    def begin():
+        model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        return model, optimizer, surgecollapse.attach(model, optimizer, sparsity=0.5, total_steps=1_000)
+
+    held = [begin() for _ in range(3)]
+    other = nn.Linear(2, 2)
+    plain = torch.optim.SGD(other.parameters(), lr=0.1)
+
+    def let_go(*_):
+        if leave == "detach":
+            for _, _, controller in held:
+                controller.detach()
+        held.clear()
+        gc.collect()
+
+    handles = [optim_module.register_optimizer_step_post_hook(let_go), plain.register_step_post_hook(let_go)]
+    other(torch.ones(1, 2)).sum().backward()
+    plain.step()
+    for handle in handles:
+        handle.remove()
+    assert not held
+
+
+@pytest.mark.parametrize("during", ["before", "after"])
+def test_a_recorder_may_detach_the_controller_within_a_step(during):
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    calls = []
+
+    def call(name):
+        calls.append(name)
+        if name == during:
+            hooks.remove()
+
+    hooks = StepHooks(optimizer, lambda: call("before"), lambda: call("after"))
+    for _ in range(3):
+        backward(model, optimizer)
+        optimizer.step()
+    assert calls == (["before"] if during == "before" else ["before", "after"])

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Collection, Iterable, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
-from torch.utils.hooks import RemovableHandle
 
 from surgecollapse.torch_utils.module_hooks import Hooks
 from surgecollapse.torch_utils.modules import is_transformed
 from surgecollapse.torch_utils.step_hooks import StepHooks, parameters_of
 
 _holders: dict[int, tuple[weakref.ref[Tensor], weakref.ref[Ownership]]] = {}
+_watching: weakref.WeakSet[Ownership] = weakref.WeakSet()
+"""Those that look at the steps of every optimizer; a controller whose model and optimizer are gone leaves by itself."""
 _LOST = 3
 """Different weights that batches may see before a loop whose optimizer never steps is refused."""
 
@@ -35,7 +36,7 @@ class Ownership:
         self._own = {id(item) for given in optimizers for item in StepHooks.chain(given)}
         self._steps: list[StepHooks] = []
         self._first_batch = Hooks()
-        self._everywhere: RemovableHandle | None = None
+        self._foreign: weakref.WeakMethod[Callable[[Optimizer], None]] | None = None
         self._seen: set[tuple[float, ...]] = set()
         self._held: dict[int, weakref.ref[Tensor]] = {}
 
@@ -73,27 +74,21 @@ class Ownership:
         Args:
             before: called with i before a step of optimizer i.
             after: called with i after it.
-            foreign: a bound method, called with the other optimizer. torch's hook on all optimizers holds it weakly, so
-                that a controller whose model and optimizer are gone goes too.
+            foreign: a bound method, called with the other optimizer. It is held weakly, so that a controller whose
+                model and optimizer are gone goes too.
         """
         for i, optimizer in enumerate(self._optimizers):
             self._steps.append(StepHooks(optimizer, partial(before, i), partial(after, i)))
-        this, tell = weakref.ref(self), weakref.WeakMethod(foreign)
-        disable: Any = torch.compiler.disable
+        self._foreign = weakref.WeakMethod(foreign)
+        _watching.add(self)
+        _watch_every_optimizer()
 
-        def look(optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
-            connection, told = this(), tell()
-            if connection is None or told is None or any(step.running for step in connection._steps):
-                return  # a part of an attached optimizer steps
-            if id(optimizer) not in connection._own:
-                connection._see(optimizer, told)
-
-        self._everywhere = register_optimizer_step_post_hook(disable(look))
-        weakref.finalize(self, self._everywhere.remove)
-
-    def _see(self, optimizer: Optimizer, foreign: Callable[[Optimizer], None]) -> None:
+    def _see(self, optimizer: Optimizer) -> None:
+        tell = None if self._foreign is None else self._foreign()
+        if tell is None or id(optimizer) in self._own or any(step.running for step in self._steps):
+            return  # detached, or an attached optimizer or a part of one steps
         if any(self.holder(p) is self for p in parameters_of(optimizer)):
-            foreign(optimizer)
+            tell(optimizer)
 
     def watch_first_batches(self, capture: Callable[[tuple[Any, ...], dict[str, Any]], None], *, eager: bool) -> None:
         """Hand every training batch to ``capture`` until :meth:`first_step_done`.
@@ -130,14 +125,28 @@ class Ownership:
             hook.remove()
         self._steps.clear()
         self._first_batch.remove()
-        if self._everywhere is not None:
-            self._everywhere.remove()
-            self._everywhere = None
+        _watching.discard(self)
         # By what was claimed, not by what the model holds now: layers may have been replaced since.
         for key in self._held:
             if key in _holders and _holders[key][1]() is self:
                 del _holders[key]
         self._held.clear()
+
+
+@cache
+def _watch_every_optimizer() -> None:
+    """Register the one hook on all optimizers, for good.
+
+    torch iterates over its hooks while they run, and a controller may be collected, or detached, at any moment: a hook
+    of its own that went with it would change what is iterated over.
+    """
+    disable: Any = torch.compiler.disable
+    register_optimizer_step_post_hook(disable(_after_any_step))
+
+
+def _after_any_step(optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
+    for connection in tuple(_watching):
+        connection._see(optimizer)
 
 
 def check_trainable(model: nn.Module, optimizers: Sequence[Optimizer]) -> None:

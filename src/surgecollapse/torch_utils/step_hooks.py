@@ -40,6 +40,7 @@ class StepHooks:
         self._before, self._after = disable(before), disable(after)
         self._nested: Callable[[Optimizer], bool] = disable(is_within_a_step)
         self._name, self._begun, self._outer_steps = type(chain[0]).__name__, 0, False
+        self._calls, self._removed = 0, False
         self._handles: list[RemovableHandle] = [chain[-1].register_step_pre_hook(self._pre)]
         outer = self._outermost(chain)
         self._handles.append(outer.register_step_post_hook(self._post))
@@ -110,7 +111,7 @@ class StepHooks:
             self._post()
 
     def _pre(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if self._nested(optimizer):
+        if self._removed or self._nested(optimizer):
             return None
         self._begun += 1
         if self._begun > _LOST:
@@ -121,12 +122,12 @@ class StepHooks:
             )
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is None:
-            self._before()
+            self._call(self._before)
             return None
 
         def closure_then_before() -> Any:
             loss = closure()
-            self._before()
+            self._call(self._before)
             return loss
 
         if len(args) > 1:
@@ -134,13 +135,23 @@ class StepHooks:
         return args, {**kwargs, "closure": closure_then_before}
 
     def _post(self, optimizer: Optimizer | None = None, *_: Any) -> None:
-        if optimizer is not None and self._nested(optimizer):
+        if self._removed or (optimizer is not None and self._nested(optimizer)):
             return
         self._begun, self._outer_steps = 0, False
-        self._after()
+        self._call(self._after)
+
+    def _call(self, told: Callable[[], None]) -> None:
+        self._calls += 1
+        try:
+            told()
+        finally:
+            self._calls -= 1
 
     def remove(self) -> None:
-        """Remove both hooks."""
+        """Remove the hooks; if one of them asks for it, they stay and do nothing, since torch iterates over them."""
+        self._removed = True
+        if self._calls:
+            return
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
