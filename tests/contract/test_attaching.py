@@ -575,8 +575,8 @@ def test_a_controller_may_go_while_the_hooks_of_any_optimizer_run(leave):
 
 
 @pytest.mark.parametrize("during", ["before", "after"])
-def test_a_recorder_may_detach_the_controller_within_a_step(during):
-    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2))
+def test_hooks_may_be_removed_by_what_they_call(during):
+    model = make_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     calls = []
 
@@ -590,3 +590,26 @@ def test_a_recorder_may_detach_the_controller_within_a_step(during):
         backward(model, optimizer)
         optimizer.step()
     assert calls == (["before"] if during == "before" else ["before", "after"])
+
+
+def test_a_recorder_may_detach_the_controller_within_a_step():
+    class Leave:
+        def record(self, event):
+            if event.step == 4:
+                controller.detach()
+
+    model = make_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    controller = surgecollapse.attach(
+        model, optimizer, 0.5, 100, recorders=[Leave()], readings=surgecollapse.Readings(every=2)
+    )
+    for _ in range(8):
+        backward(model, optimizer)
+        optimizer.step()
+    assert controller.step == 4
+    assert not controller.attached
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    controller.reattach()
+    backward(model, optimizer)
+    optimizer.step()
+    assert controller.step == 5

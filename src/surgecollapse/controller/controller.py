@@ -349,7 +349,8 @@ class Controller:
         components.observer.end_step()
         if not self.command_loop.by_hand:
             self.command_loop.boundary(self.step)
-        self._arm()
+        if self.attached:  # a recorder may have detached it
+            self._arm()
 
     def _see_foreign_step(self, optimizer: Optimizer) -> None:
         """Mask again what an optimizer wrote that this controller does not know."""
