@@ -9,7 +9,7 @@ export VENV PYTHON TORCH_ARGS
 export NO_MKDOCS_2_WARNING := 1
 export DISABLE_MKDOCS_2_WARNING := true
 WORKERS ?= 2
-NUMERIC := tests/golden tests/property tests/unit/test_losses.py $(addprefix tests/unit/,functional gradients act observe analysis attaching)
+NUMERIC := tests/golden tests/property tests/theory tests/unit/test_losses.py $(addprefix tests/unit/,functional gradients act observe analysis attaching)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-numeric lint types docs serve-docs ci clean
