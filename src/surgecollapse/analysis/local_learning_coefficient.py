@@ -21,7 +21,7 @@ Weights = Mapping[str, Tensor]
 Sampled = Callable[[Weights, torch.Generator], Tensor]
 
 MIXED = 1.1
-"""Largest R̂ of chains that count as mixed (Gelman et al. 2013, Bayesian Data Analysis, section 11.5)."""
+"""Largest R̂ of chains that count as mixed (Gelman et al. 2013, Bayesian Data Analysis, sections 11.4 and 11.5)."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,8 @@ class LocalLearningCoefficient:
     at_half_step: float
     """The estimate with half the step size; NaN if it was not asked for. Far from ``value``: the step is too long."""
     r_hat: float
-    """Gelman–Rubin ratio of the chains; well above 1 where they have not mixed. NaN for one chain."""
+    """Gelman–Rubin ratio of the halves of all chains; well above 1 where they have not mixed, or still drift: all of
+    them start at the same weights. NaN for one chain, or fewer than 4 draws."""
     step_size: float
     localization: float
 
@@ -49,7 +50,8 @@ class LocalLearningCoefficient:
         """Why ``value`` is not a result; empty where the chains have passed all tests."""
         error = 0.0 if math.isnan(self.standard_error) else self.standard_error
         if math.isnan(self.r_hat):
-            return "a single chain does not show whether it has mixed: take chains=2 or more"
+            few = "a single chain does" if len(self.by_chain) < 2 else "so few or equal draws do"
+            return f"{few} not show whether chains have mixed: take chains=2 or more, and draws=4 or more"
         if not self.r_hat <= MIXED:
             return f"the chains have not mixed: R̂ = {self.r_hat:.2f}, above {MIXED}; take more burn_in and draws"
         if self.value < -2 * error:
@@ -263,10 +265,14 @@ def _chain(
 
 
 def _r_hat(kept: Tensor) -> float:
-    """Gelman and Rubin (1992): pooled variance over the variance within chains, square root."""
-    chains, draws = kept.shape
+    """Pooled variance over the variance within halves of chains, square root (Gelman et al. 2013, section 11.4).
+
+    Whole chains (Gelman and Rubin 1992) would not show a drift that all of them share.
+    """
+    chains, draws = kept.shape[0], kept.shape[1] // 2
     if chains < 2 or draws < 2:
         return math.nan
-    within = kept.var(1).mean()
-    between = kept.mean(1).var()
+    halves = torch.cat([kept[:, :draws], kept[:, -draws:]])
+    within = halves.var(1).mean()
+    between = halves.mean(1).var()
     return float(((draws - 1) / draws + between / within).sqrt())

@@ -16,7 +16,9 @@ from torch.nn import functional as F
 
 from surgecollapse.analysis.alignment import align, permute
 from surgecollapse.analysis.local_learning_coefficient import (
+    MIXED,
     LocalLearningCoefficient,
+    _r_hat,
     local_learning_coefficient,
     reduced_rank_regression,
     sample_learning_coefficient,
@@ -318,6 +320,43 @@ def test_coefficient_of_a_linear_net_is_half_its_weights_and_the_net_stays():
     assert not net.weight.any()
 
 
+def chains_of(start, slope, *, chains=3, draws=64, noise=1.0):
+    """Traces that begin at a common value and drift by ``slope`` a draw, with noise of their own."""
+    time = torch.arange(draws, dtype=torch.float64)
+    return start + slope * time + noise * normal(chains, draws, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("slope", [0.25, -0.25, 1.0])
+def test_a_drift_that_all_chains_share_is_not_taken_for_mixing(slope):
+    # Halves differ by slope·draws/2 in their means; whole chains would not differ at all.
+    assert _r_hat(chains_of(5.0, slope)) > MIXED
+    assert _r_hat(chains_of(5.0, 0.0)) < MIXED
+
+
+def test_the_ratio_of_halves_is_that_of_the_textbook():
+    kept = torch.tensor([[0.0, 2.0, 4.0, 6.0], [1.0, 3.0, 1.0, 3.0]], dtype=torch.float64)
+    # Halves (0, 2), (1, 3), (4, 6), (1, 3): variances 2, means 1, 2, 5, 2 of variance 3; √(1/2 + 3/2) = √2.
+    assert _r_hat(kept) == pytest.approx(math.sqrt(2.0), rel=1e-12)
+
+
+@pytest.mark.parametrize(("chains", "draws"), [(1, 100), (2, 1), (2, 3), (4, 2)])
+def test_chains_that_cannot_show_mixing_are_no_result(chains, draws):
+    found = sample_learning_coefficient(
+        lambda w, _: w["w"].square().sum() / 2, {"w": torch.zeros(8)}, 1000, 0.0, chains=chains, draws=draws, burn_in=0
+    )
+    assert math.isnan(found.r_hat)
+    assert ("single chain" if chains == 1 else "so few") in found.doubt
+
+
+def test_chains_that_have_not_left_the_start_are_no_result_even_without_the_check_of_the_step():
+    # Next to no curvature and no localization: nβ(L − L*) rises by the same amount in all chains, step by step.
+    found = sample_learning_coefficient(
+        lambda w, _: 1e-3 * w["w"].square().sum(), {"w": torch.zeros(2_000)}, 1000, 0.0, step_size=1e-4,
+        localization=0.0, chains=3, draws=100, burn_in=0, check_step=False,
+    )  # fmt: skip
+    assert found.doubt.startswith("the chains have not mixed")
+
+
 def test_a_step_that_is_too_long_is_named():
     with pytest.raises(ValueError, match="step_size"):
         sample_learning_coefficient(
@@ -330,7 +369,7 @@ def test_a_step_that_is_too_long_is_named():
 
 @pytest.mark.parametrize("open_count", [1, 3])
 def test_coefficient_of_a_masked_quadratic_is_that_of_its_open_weights(open_count):
-    n, copies, gamma, dtype = 1000, 1500, 20.0, torch.float64
+    n, copies, gamma, dtype = 1000, 600, 20.0, torch.float64
     h = torch.tensor([1.0, 4.0, 0.5, 2.0], dtype=dtype)
     mask = (torch.arange(4) < open_count).to(dtype).expand(copies, 4)
     seen = []
@@ -341,7 +380,7 @@ def test_coefficient_of_a_masked_quadratic_is_that_of_its_open_weights(open_coun
 
     found = sample_learning_coefficient(
         loss, {"w": torch.zeros(copies, 4, dtype=dtype)}, n, 0.0, step_size=2e-4, localization=gamma, chains=2,
-        draws=600, burn_in=300, masks={"w": mask},
+        draws=2400, burn_in=300, masks={"w": mask},
     )  # fmt: skip
     scaled = n / math.log(n) * h[:open_count].double().numpy()
     exact = 0.5 * (scaled / (scaled + gamma)).sum()

@@ -89,7 +89,7 @@ def surface(run: LoadedRun, file: str) -> AnalysisResult:
         441 evaluations of the loss, on a grid of 21 × 21 points.
 
     Deviations:
-        Pruned weights are moved too.
+        Pruned weights stay at zero: the directions are those of the open weights.
 
     Source:
         Li et al. 2018, arXiv 1712.09913.
