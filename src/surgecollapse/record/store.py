@@ -226,6 +226,9 @@ class RunStore:
         """Commit and close; closing twice is allowed. The connection is closed even if the commit fails."""
         if self._connection is None:
             return
+        if self._writer is not None and self._writer.forked:
+            self._connection = None  # the lock and the log of the file are those of the process that writes
+            return
         try:
             self.flush()
             if self._writer is not None:

@@ -55,6 +55,7 @@ class Writer:
         self._thread: threading.Thread | None = None
         self._identity = (0, 0)
         self._beat_due = 0.0
+        self._process = os.getpid()
         self.dropped = 0
         """Live points that found no room."""
 
@@ -64,6 +65,7 @@ class Writer:
         Raises:
             RunStoreError: if the last commit failed.
         """
+        self._check_process()
         self._complain()
         if self._error is not None:
             raise self._error
@@ -72,7 +74,7 @@ class Writer:
             return
         self._rows.append((statement, row))
         self._put += 1
-        if self._thread is None:
+        if not self._running:
             with self._state:
                 self._start()
 
@@ -82,9 +84,22 @@ class Writer:
         Raises:
             RunStoreError: if it cannot be written, for instance on a full disk; what was put is kept for another try.
         """
-        if self._done < self._put:
+        self._check_process()
+        if self._done < self._put or self._error is not None:
             self._wait_for_all()
         self._complain()
+
+    @property
+    def forked(self) -> bool:
+        """Whether this is a copy in a forked process, where nothing writes."""
+        return os.getpid() != self._process
+
+    def _check_process(self) -> None:
+        if self.forked:
+            raise RunStoreError(
+                f"{self._path} is written by process {self._process}, of which this one was forked: record there, or "
+                "start processes by 'spawn' or 'forkserver'"
+            )
 
     def _wait_for_all(self) -> None:
         with self._state:
@@ -108,7 +123,7 @@ class Writer:
 
     def close(self) -> None:
         """End the thread; what is not committed by then is tried once more, in silence. Closing twice is allowed."""
-        if self._thread is None:
+        if self._thread is None or self.forked:
             return
         with self._state:
             self._closing = True
@@ -135,6 +150,7 @@ class Writer:
             raise error
 
     def _work(self) -> None:
+        ended = False
         try:
             connection = connect(self._path, "a")
             try:
@@ -148,10 +164,13 @@ class Writer:
                     connection.execute(DROP_BEAT)
             finally:
                 connection.close()
+            ended = True
         except (sqlite3.Error, OSError, ValueError) as error:
             self._fail(error)
         finally:
             with self._state:
+                if not ended and self._error is None:  # by what nobody catches
+                    self._error = RunStoreError(f"cannot write {self._path}: the thread that writes it ended")
                 self._running = False
                 self._state.notify_all()
 

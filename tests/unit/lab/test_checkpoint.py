@@ -16,6 +16,7 @@ from surgecollapse.lab.training.checkpoint import (
     CheckpointError,
     latest_checkpoint,
     load_checkpoint,
+    load_weights,
     must_fit,
     save_checkpoint,
 )
@@ -182,3 +183,65 @@ def test_a_run_folder_that_was_deleted_is_not_made_anew_for_a_checkpoint(tmp_pat
     with pytest.raises(FileNotFoundError):
         save_checkpoint(tmp_path / "gone" / "checkpoints" / "step-1.pt", {"step": 1})
     assert list(tmp_path.iterdir()) == []
+
+
+# weights alone, as analyses and runs of one's own loop read them
+
+
+def saved(path: Path, form: str) -> Path:
+    """A file with the same weights in each of the forms that are read."""
+    if form == "checkpoint":
+        save_checkpoint(path, {"step": 2, "model": weights(2)})
+    else:
+        torch.save(weights(2) if form == "state dict" else {"model": weights(2)}, path)
+    return path
+
+
+@pytest.mark.parametrize("form", ["checkpoint", "state dict", "under a name"])
+def test_weights_with_a_changed_bit_are_never_read_in_silence(tmp_path, form):
+    file = saved(tmp_path / "step-2.pt", form)
+    content = file.read_bytes()
+    directory, good, refused = content.index(b"PK\x01\x02"), load_weights(file), 0
+    places = [*range(0, directory, 53), *range(directory, len(content), 2)]
+    for place in places:
+        file.write_bytes(flipped(content, place, place % 8))
+        try:
+            found = load_weights(file)
+        except CheckpointError:
+            refused += 1
+            continue
+        assert form != "checkpoint"
+        assert all(torch.equal(found[name], value) for name, value in good.items())
+    assert refused > len(places) / 2
+
+
+def test_weights_in_the_form_of_older_versions_of_torch_are_read(tmp_path):
+    torch.save(weights(2), tmp_path / "step-2.pt", _use_new_zipfile_serialization=False)
+    assert torch.equal(load_weights(tmp_path / "step-2.pt")["w"], weights(2)["w"])
+
+
+def test_the_weights_of_a_run_that_averages_them_are_the_averages(tmp_path):
+    state = {"step": 2, "model": weights(2), "averaged": {"average": {"w": weights(7)["w"]}, "count": 3}}
+    save_checkpoint(tmp_path / "step-2.pt", state)
+    found = load_weights(tmp_path / "step-2.pt")
+    assert torch.equal(found["w"], weights(7)["w"])
+    assert torch.equal(found["b"], weights(2)["b"])
+
+
+@pytest.mark.parametrize("read", [load_checkpoint, load_weights])
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("step-30.pt", "use the earlier checkpoint step-20.pt, or"),
+        ("step-20.pt", "use the earlier checkpoint step-9.pt, or"),
+        ("step-9.pt", "there is no earlier checkpoint"),
+        ("best.pt", "use the earlier checkpoint step-30.pt, or"),
+    ],
+)
+def test_a_damaged_checkpoint_names_the_one_before_it(tmp_path, read, name, words):
+    for step in (9, 20, 30):
+        save_checkpoint(tmp_path / f"step-{step}.pt", {"step": step, "model": weights(step)})
+    content = (tmp_path / "step-9.pt").read_bytes()
+    (tmp_path / name).write_bytes(flipped(content, len(content) // 2, 3))
+    with pytest.raises(CheckpointError, match=words):
+        read(tmp_path / name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import json
 import os
@@ -374,3 +375,101 @@ def test_a_heartbeat_that_cannot_be_read_tells_nothing(said):
 
 def test_a_process_that_is_elsewhere_and_was_heard_of_lately_is_not_taken_for_dead():
     assert heartbeat.gone({"time": time.time(), "pid": 2**30, "place": "another machine"}) is None
+
+
+# copies of a record in other processes, and threads that end by what nobody catches
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_copy_of_a_record_says_who_writes_and_leaves_the_file_alone(path):
+    script = textwrap.dedent(
+        """
+        import os, sys, time
+        from surgecollapse.record import RunStore, RunStoreError
+        store = RunStore(sys.argv[1], mode="w")
+        store.measure(1, "x", 1.0)
+        store.flush()
+        child = os.fork()
+        if child == 0:
+            began = time.monotonic()
+            for call in (lambda: store.measure(2, "x", 2.0), store.flush, lambda: store.set("a", 1)):
+                try:
+                    call()
+                except RunStoreError as error:
+                    assert f"written by process {os.getppid()}" in str(error), error
+                else:
+                    os._exit(1)
+            store.close()
+            os._exit(int(time.monotonic() - began > 5.0))
+        assert os.waitpid(child, 0)[1] == 0
+        store.measure(3, "x", 3.0)
+        store.close()
+        print(RunStore(sys.argv[1]).measurements("x").steps.tolist())
+        """
+    )
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", script, str(path)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert run.stdout.strip() == "[1, 3]", run.stderr
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_ended_by_a_fault_of_its_own_is_an_error_of_the_next_row(path, monkeypatch):
+    def fails(self, connection):
+        raise RuntimeError("a fault of the library itself")
+
+    store = RunStore(path, mode="w")
+    with monkeypatch.context() as faulty:
+        faulty.setattr(writer_module.Writer, "_write", fails)
+        store.measure(1, "x", 1.0)
+        store._writer._thread.join(SECONDS)
+    with pytest.raises(RunStoreError, match="the thread that writes it ended"):
+        store.measure(2, "x", 2.0)
+    store.flush()  # a new thread writes what waited
+    store.measure(3, "x", 3.0)
+    assert store.measurements("x").steps.tolist() == [1, 3]
+    store.close()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_killed_thread_is_replaced(path):
+    store = RunStore(path, mode="w")
+    store.measure(1, "x", 1.0)
+    store.flush()
+    thread = store._writer._thread
+    assert ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit)) == 1
+    thread.join(SECONDS)
+    with pytest.raises(RunStoreError, match="the thread that writes it ended"):
+        store.measure(2, "x", 2.0)
+    store.flush()
+    store.measure(3, "x", 3.0)
+    store.close()
+    with RunStore(path) as found:
+        assert found.measurements("x").steps.tolist() == [1, 3]
+
+
+@pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="needs a limit of file sizes")
+def test_a_file_that_cannot_grow_any_more_ends_the_block_with_what_could_be_saved(path):
+    script = textwrap.dedent(
+        """
+        import resource, signal, sys
+        import numpy as np
+        from surgecollapse.record import RunStore, RunStoreError
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
+        try:
+            with RunStore(sys.argv[1], mode="w") as store:
+                for step in range(2_000):
+                    store.put_array(step, "a", np.ones(1_000))
+                    store.flush()
+                    print(step)
+        except RunStoreError as error:
+            print(error)
+        """
+    )
+    command = [sys.executable, "-c", script, str(path)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    *steps, error = run.stdout.splitlines()
+    assert "free disk space" in error
+    with RunStore(path) as found:
+        assert [str(step) for step, _ in found.arrays("a")][: len(steps)] == steps
+    assert len(steps) > 5

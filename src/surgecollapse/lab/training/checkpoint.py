@@ -35,7 +35,8 @@ _DAMAGE = (ArithmeticError, AssertionError, AttributeError, EOFError, ImportErro
            zlib.error)  # fmt: skip
 """What readers of archives, pickles and tensors raise over bytes that nobody wrote."""
 
-_WAY_OUT = "resume from an earlier checkpoint, or start again with another --out"
+_START = b"PK"
+"""Of an archive; what older versions of torch wrote begins with a pickle."""
 
 
 class CheckpointError(ValueError):
@@ -67,22 +68,12 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: if it is damaged, not a checkpoint of this library, or of a newer version.
     """
-    try:
-        with path.open("rb") as file:
-            if not is_sealed(file):
-                _check_parts(file)
-            file.seek(0)
-            state = torch.load(file, map_location="cpu", weights_only=True)
-    except CheckpointError:
-        raise
-    except _DAMAGE as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise CheckpointError(f"{path} is damaged or no checkpoint ({reason}): {_WAY_OUT}") from error
+    state = _read(path)
     if not isinstance(state, dict) or state.get("kind") != _KIND:
-        raise CheckpointError(f"{path} is no surgecollapse checkpoint: {_WAY_OUT}")
+        raise CheckpointError(f"{path} is no surgecollapse checkpoint: {_way_out(path)}")
     version = state.get("version")
     if not isinstance(version, int):
-        raise CheckpointError(f"{path} is damaged (it has the version {version!r}): {_WAY_OUT}")
+        raise CheckpointError(f"{path} is damaged (it has the version {version!r}): {_way_out(path)}")
     if version > CHECKPOINT_VERSION:
         raise CheckpointError(
             f"{path} has version {version}, this library reads up to {CHECKPOINT_VERSION}: update surgecollapse"
@@ -93,24 +84,53 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 def load_weights(path: Path) -> dict[str, Any]:
     """The weights that a file holds: a checkpoint of a run, or what a loop of one's own saved.
 
+    Of a run that averages its weights they are the averages, which are what it evaluates.
+
     Args:
         path: a checkpoint, or a file of ``torch.save`` with a state dict, alone or under ``model``, ``state_dict`` or
             ``model_state_dict``.
 
     Raises:
-        CheckpointError: if it holds nothing of that.
+        CheckpointError: if it is damaged, or holds nothing of that.
     """
-    try:
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except _DAMAGE as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise CheckpointError(f"{path} is damaged or no checkpoint ({reason}): {_WAY_OUT}") from error
+    state = _read(path)
     for name in ("model", "state_dict", "model_state_dict"):
         if isinstance(state, dict) and isinstance(state.get(name), dict):
-            return dict(state[name])
+            averaged = state.get("averaged") if state.get("kind") == _KIND else None
+            return {**state[name], **(averaged["average"] if averaged else {})}
     if isinstance(state, dict) and state and all(isinstance(value, torch.Tensor) for value in state.values()):
         return dict(state)
     raise CheckpointError(f"{path} holds no weights: expected model.state_dict(), alone or under 'model'")
+
+
+def _read(path: Path) -> Any:
+    """What a file holds, after checking all of it against the checksum at its end, or each part against its own.
+
+    Raises:
+        CheckpointError: if it is damaged.
+    """
+    try:
+        with path.open("rb") as file:
+            if file.read(len(_START)) == _START and not is_sealed(file):
+                _check_parts(file)
+            file.seek(0)
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except _DAMAGE as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise CheckpointError(f"{path} is damaged or no checkpoint ({reason}): {_way_out(path)}") from error
+
+
+def _way_out(path: Path) -> str:
+    """What to do about a checkpoint that cannot be used, with the newest of those before it."""
+    match = _NAME.fullmatch(path.name)
+    older = [other for other in step_checkpoints(path.parent) if match is None or _step_of(other) < int(match[1])]
+    if older:
+        return f"use the earlier checkpoint {older[0].name}, or start again with another --out"
+    return "there is no earlier checkpoint, start again with another --out"
+
+
+def _step_of(path: Path) -> int:
+    return int(path.stem.removeprefix("step-"))
 
 
 def _check_parts(file: BinaryIO) -> None:
@@ -186,7 +206,8 @@ def must_fit(folder: Path) -> Iterator[None]:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         reason = f"no {lines[0]} in it" if isinstance(error, KeyError) else " ".join(lines[:2])
         raise CheckpointError(
-            f"the newest checkpoint in {folder} does not fit the run ({reason}): {_WAY_OUT}"
+            f"the newest checkpoint in {folder} does not fit the run ({reason}): use an earlier one, or "
+            "start again with another --out"
         ) from error
 
 
