@@ -53,4 +53,11 @@ coefficient = local_learning_coefficient(
     one, F.cross_entropy, x, y, batch=256, step_size=1e-4, chains=3, draws=300, burn_in=300
 )
 coefficient.plot().savefig(HERE / "landscape-coefficient.png", dpi=110)
-print("llc", coefficient.doubt or "passed its tests", coefficient.value, coefficient.standard_error, coefficient.at_half_step, coefficient.r_hat)
+print(
+    "llc",
+    coefficient.doubt or "passed its tests",
+    coefficient.value,
+    coefficient.standard_error,
+    coefficient.at_half_step,
+    coefficient.r_hat,
+)
