@@ -55,7 +55,9 @@ class Part:
 
 def parts() -> Iterator[Part]:
     """Everything that has a card, kind by kind."""
+    from surgecollapse.attaching.row_norms import clip_rows
     from surgecollapse.gradients.clip import ClipNorm
+    from surgecollapse.gradients.equalize import EqualizeSpectrum
     from surgecollapse.gradients.gradient_filter import GradientFilter
     from surgecollapse.gradients.grokfast import Grokfast, GrokfastMA
     from surgecollapse.gradients.orthograd import OrthoGrad
@@ -65,7 +67,7 @@ def parts() -> Iterator[Part]:
 
     for name, value in POLICIES.items():
         yield Part("policies", name, value, value.__name__)
-    for value in (Grokfast, GrokfastMA, GradientFilter, OrthoGrad, ClipNorm):
+    for value in (Grokfast, GrokfastMA, GradientFilter, OrthoGrad, EqualizeSpectrum, ClipNorm, clip_rows):
         name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", value.__name__).lower()
         yield Part("transforms", {"ortho_grad": "orthograd"}.get(name, name), value, value.__name__)
     for name, value in MONITORS.items():

@@ -12,11 +12,13 @@ if TYPE_CHECKING:
     from surgecollapse.attaching.attach import attach
     from surgecollapse.attaching.averaging import average_weights
     from surgecollapse.attaching.monitoring import watch_training
+    from surgecollapse.attaching.row_norms import clip_rows
     from surgecollapse.attaching.transforms import transform_gradients
     from surgecollapse.controller.controller import Controller
     from surgecollapse.controller.options import Monitoring, Readings, Target, Updates
     from surgecollapse.events import Decision, Intervention, LayerReading, Measurement, Plan, Reading
     from surgecollapse.gradients.clip import ClipNorm
+    from surgecollapse.gradients.equalize import EqualizeSpectrum
     from surgecollapse.gradients.gradient_filter import GradientFilter
     from surgecollapse.gradients.grokfast import Grokfast, GrokfastMA
     from surgecollapse.gradients.orthograd import OrthoGrad
@@ -40,6 +42,7 @@ __version__ = "0.2.0"
 _HOME = {
     "attach": "attaching.attach",
     "average_weights": "attaching.averaging",
+    "clip_rows": "attaching.row_norms",
     "transform_gradients": "attaching.transforms",
     "Controller": "controller.controller",
     "Monitoring": "controller.options",
@@ -60,6 +63,7 @@ _HOME = {
     "Plan": "events",
     "Reading": "events",
     "ClipNorm": "gradients.clip",
+    "EqualizeSpectrum": "gradients.equalize",
     "GradientFilter": "gradients.gradient_filter",
     "Grokfast": "gradients.grokfast",
     "GrokfastMA": "gradients.grokfast",
@@ -81,6 +85,7 @@ __all__ = [
     "Decision",
     "EntropyCycles",
     "EntropyThresholds",
+    "EqualizeSpectrum",
     "FixedInterval",
     "GradientFilter",
     "Grokfast",
@@ -101,6 +106,7 @@ __all__ = [
     "Updates",
     "attach",
     "average_weights",
+    "clip_rows",
     "load_run",
     "make_policy",
     "stablemax_cross_entropy",

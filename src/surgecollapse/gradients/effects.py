@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from surgecollapse.functional.projections import widest
+from surgecollapse.gradients.equalize import EqualizeSpectrum
 from surgecollapse.protocols import GradientTransform
 
 
@@ -23,6 +24,7 @@ class Effects:
     ``grokfast/ratio``         ‖λh‖/‖g‖: how many times the raw gradient g that is
     ``grokfast/cosine``        cos(h, g): 1 where the gradient has not turned for as long as the filter remembers
     ``orthograd/removed``      1 − Σ‖g⊥‖²/Σ‖g‖² over all tensors: share of the gradient's energy along the weights
+    ``spectrum/cosine``        cos(G, UVᵀ) over all matrices: 1 where singular values were equal already
     ``clip/factor``            ‖clipped‖/‖g‖
     =========================  ======================================================================================
 
@@ -65,10 +67,19 @@ class Effects:
             if transform.stage == "filter":
                 found |= _slow(transform, both, old, new)
             elif old > 0:
-                project = transform.stage == "project"
-                found |= {"orthograd/removed": 1.0 - kept / old} if project else {"clip/factor": math.sqrt(new / old)}
+                found |= _changed(transform, both, old, new, kept)
         self.clear()
         return {name: value for name, value in found.items() if math.isfinite(value)}
+
+
+def _changed(transform: GradientTransform, both: float, old: float, new: float, kept: float) -> dict[str, float]:
+    if isinstance(transform, EqualizeSpectrum):
+        return {"spectrum/cosine": both / math.sqrt(old * new)} if new > 0 else {}
+    return (
+        {"orthograd/removed": 1.0 - kept / old}
+        if transform.stage == "project"
+        else {"clip/factor": math.sqrt(new / old)}
+    )
 
 
 def _products(before: Tensor, after: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import struct
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 
 from surgecollapse.lab.config import ConfigError, make_config
 from surgecollapse.lab.data.idx import MissingDataError, read_idx
-from surgecollapse.lab.data.synthetic import dummy, modular, parity
+from surgecollapse.lab.data.synthetic import dummy, modular, parity, permutations
 from surgecollapse.lab.tasks.registry import TASKS, StreamedTask
 from surgecollapse.lab.training.loading import load_data, with_label_noise
 
@@ -20,7 +21,7 @@ def load_task(name, **values):
     return load_data(make_config(task=name, **values))
 
 
-GENERATED = ["modular", "parity", "dummy"]
+GENERATED = ["modular", "parity", "dummy", "permutations"]
 
 
 def idx_bytes(array: np.ndarray) -> bytes:
@@ -329,3 +330,56 @@ def test_a_series_is_read_by_an_mlp_and_by_convolutions():
         assert build_model(config, data)(data.x_train[:5]).shape == (5, 10)
     with pytest.raises(ConfigError, match="length ≥ 32, got 20"):
         SeriesCNN((1, 20), (4, 4, 4), 10)
+
+
+def test_the_quadratic_form_is_symmetric_and_right():
+    data = modular("quadratic", 11, 0.5, "tokens", seed=0)
+    seen = {}
+    for inputs, labels in all_sets(data):
+        for (x, operator, y, equals), z in zip(inputs.tolist(), labels.tolist(), strict=True):
+            assert (operator, equals) == (11, 12)
+            assert z == (x**2 + x * y + y**2) % 11
+            seen[x, y] = z
+    assert len(seen) == 121
+    assert all(seen[x, y] == seen[y, x] for x, y in seen)
+
+
+def test_the_mixed_set_has_all_four_operations_each_with_its_own_token():
+    data = modular("mixed", 7, 0.5, "tokens", seed=0)
+    right = {
+        7: lambda x, y, z: z == (x + y) % 7,
+        8: lambda x, y, z: z == (x - y) % 7,
+        9: lambda x, y, z: z == x * y % 7,
+        10: lambda x, y, z: z * y % 7 == x,
+    }
+    counts = dict.fromkeys(right, 0)
+    for inputs, labels in all_sets(data):
+        for (x, operator, y, equals), z in zip(inputs.tolist(), labels.tolist(), strict=True):
+            assert equals == 11
+            assert right[operator](x, y, z)
+            counts[operator] += 1
+    assert counts == {7: 49, 8: 49, 9: 42, 10: 42}  # y = 0 is left out of products and quotients
+    assert data.vocabulary == 12
+
+
+def test_one_hots_cannot_say_which_operation_of_the_mixed_set_it_is():
+    with pytest.raises(ConfigError, match="reads tokens"):
+        modular("mixed", 7, 0.5, "pairs", seed=0)
+
+
+@pytest.mark.parametrize("degree", [2, 3, 4])
+def test_products_of_permutations_are_those_of_the_maps(degree):
+    data = permutations(degree, 0.5, seed=0)
+    elements = list(itertools.permutations(range(degree)))
+    seen = set()
+    for inputs, labels in all_sets(data):
+        for (a, operator, b, equals), c in zip(inputs.tolist(), labels.tolist(), strict=True):
+            assert (operator, equals) == (len(elements), len(elements) + 1)
+            assert elements[c] == tuple(elements[b][elements[a][i]] for i in range(degree))
+            seen.add((a, b))
+    assert len(seen) == len(elements) ** 2
+
+
+def test_degrees_whose_table_is_too_large_are_refused():
+    with pytest.raises(ConfigError, match="degree must be from 2 to 6"):
+        permutations(7, 0.5, seed=0)

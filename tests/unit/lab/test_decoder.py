@@ -125,3 +125,32 @@ def test_shapes_and_economies_that_are_impossible_are_refused():
         Decoder(9, 4, width=18)
     with pytest.raises(ConfigError, match="unknown economy 'none': expected one of all, last, prefixes"):
         Decoder(9, 4, economy="none")
+
+
+def test_a_spherical_decoder_is_its_definition_by_hand():
+    net, x = decoder("all", temperature=5.0), questions()
+    stream = F.normalize(net.tokens(x) + net.positions(torch.arange(x.shape[1])), dim=-1)
+    mask = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).triu(1)
+    for block in net.blocks:
+        attended, _ = block.attention(stream, stream, stream, attn_mask=mask, need_weights=False)
+        stream = F.normalize(stream + attended, dim=-1)
+        stream = F.normalize(stream + block.mlp(stream), dim=-1)
+    cosines = stream[:, -1] @ (net.head.weight / net.head.weight.norm(dim=1, keepdim=True)).T
+    assert torch.allclose(net(x), 5.0 * cosines, atol=1e-12)
+    assert net(x).abs().max() <= 5.0
+    assert not any(isinstance(module, nn.LayerNorm) for module in net.modules())
+
+
+@pytest.mark.parametrize("economy", ["last", "prefixes"])
+def test_every_economy_of_a_spherical_decoder_gives_the_same_logits(economy):
+    x = questions()
+    assert torch.allclose(decoder(economy, temperature=5.0)(x), decoder("all", temperature=5.0)(x), atol=1e-12)
+
+
+def test_scales_of_the_head_and_of_the_tables_do_not_matter_on_the_sphere():
+    net, x = decoder("all", temperature=5.0), questions()
+    before = net(x)
+    with torch.no_grad():
+        for weight in (net.head.weight, net.tokens.weight, net.positions.weight):
+            weight.mul_(3.0)
+    assert torch.allclose(net(x), before, atol=1e-12)

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from typing import Self
 
 _NAME = "Optimizer; muon moves hidden matrices by Muon, the rest by AdamW."
-_MOMENTUM = "Momentum of sgd, rmsprop and muon; first beta of adam and adamw."
-_BETA2 = "Second beta of adam(w) and muon; smoothing of rmsprop."
+_MOMENTUM = "Momentum of sgd, rmsprop and muon; first beta of adam, adamw and lion."
+_BETA2 = "Second beta of adam(w), lion and muon; smoothing of rmsprop."
 
 
 class AnyOptimizer(Section):
@@ -22,7 +22,7 @@ class AnyOptimizer(Section):
     name: str = Field(description=_NAME)
     lr: float = Field(1e-3, gt=0, allow_inf_nan=False, description="Peak learning rate.")
     weight_decay: float = Field(
-        0.0, ge=0, allow_inf_nan=False, description="Weight decay (decoupled in adamw, else L2)."
+        0.0, ge=0, allow_inf_nan=False, description="Weight decay (decoupled in adamw, lion and muon, else L2)."
     )
     momentum: float = Field(0.9, ge=0, lt=1, description=_MOMENTUM)
     embedding_lr: float = Field(
@@ -94,6 +94,14 @@ class MuonOptimizer(AnyOptimizer):
     )
 
 
+class LionOptimizer(AnyOptimizer):
+    """Steps along the sign of an interpolated momentum; rates are a third to a tenth of AdamW's."""
+
+    name: Literal["lion"] = Field(description=_NAME)
+    beta2: float = Field(0.99, ge=0, lt=1, description=_BETA2)
+
+
 Optimizer = Annotated[
-    AdamWOptimizer | AdamOptimizer | SGDOptimizer | RMSpropOptimizer | MuonOptimizer, Field(discriminator="name")
+    AdamWOptimizer | AdamOptimizer | SGDOptimizer | RMSpropOptimizer | MuonOptimizer | LionOptimizer,
+    Field(discriminator="name"),
 ]

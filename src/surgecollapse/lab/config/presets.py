@@ -27,6 +27,7 @@ OPTIMIZER_PRESETS: dict[str, Preset] = {
     "adam": {"weight_decay": 0.0},
     "rmsprop": {"weight_decay": 0.0},
     "muon": {"momentum": 0.95, "beta2": 0.95},
+    "lion": {"lr": 3e-4, "momentum": 0.9, "beta2": 0.99},
     "sgd": {"lr": 0.05, "weight_decay": 5e-4},
 }
 """The tasks' settings are for adamw. Its decoupled weight decay would drown the loss where it is an L2 term (chance on

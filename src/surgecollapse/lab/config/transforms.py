@@ -20,7 +20,16 @@ class AnyTransforms(Section):
         "none",
         description="Project gradients orthogonally to their weights: rescaled to their norm, or plain (eq. 12).",
     )
+    equalize_spectrum: bool = Field(
+        False, description="Set all singular values of each gradient matrix to 1 (egalitarian gradient descent)."
+    )
     clip: float | None = Field(None, gt=0, allow_inf_nan=False, description="Clip the gradient norm to this.")
+    max_row_norm: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="After each step, bound the norm of every row of weights, but for tokens and head (Clip to Grok).",
+    )
     ema_decay: float = Field(
         0.0,
         ge=0,

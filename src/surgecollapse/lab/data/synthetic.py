@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any, Literal
 
@@ -20,27 +21,22 @@ def modular(
     As tokens, a sample is ``x op y =`` with residues 0 … p−1, ``op`` = p and ``=`` = p+1 (Power et al.
     2201.02177); as pairs, two one-hots of length p (Prieto et al. 2501.04697). For ``mul``, y runs from 1, as
     in Grokfast (2405.20233): y = 0 would only add samples whose answer is 0. For ``div``, x/y is the residue z with
-    z·y = x; y runs from 1, and the modulus must be prime, so that every y has an inverse.
+    z·y = x; y runs from 1, and the modulus must be prime, so that every y has an inverse. ``quadratic`` is
+    x² + xy + y²; ``mixed`` has all four operations of arithmetic, as tokens.
 
     >>> data = modular("sub", 5, 0.6, "tokens", seed=0)
     >>> x, op, y, equals = data.x_train[0].tolist()
     >>> data.y_train[0].item() == (x - y) % 5, (op, equals), len(data.x_train)
     (True, (5, 6), 15)
     """
-    first = 1 if operation in ("mul", "div") else 0
-    x, y = torch.cartesian_prod(torch.arange(modulus), torch.arange(first, modulus)).unbind(1)
-    results = {"add": x + y, "sub": x - y, "mul": x * y}
-    if operation == "div":
-        results["div"] = x * _inverses(modulus)[y]
-    if operation not in results:
-        raise ConfigError(f"unknown operation {operation!r}: expected one of {', '.join((*results, 'div'))}")
-    answers = results[operation] % modulus
+    if operation == "mixed":
+        return _mixed(modulus, train_fraction, representation, seed)
+    x, y, answers = _table(operation, modulus)
     if representation == "tokens":
         inputs = torch.stack([x, torch.full_like(x, modulus), y, torch.full_like(x, modulus + 1)], dim=1)
     else:
         one_hot = torch.nn.functional.one_hot
         inputs = torch.cat([one_hot(x, modulus), one_hot(y, modulus)], dim=1).float()
-    sign = {"add": "+", "sub": "−", "mul": "·", "div": "/"}[operation]
     return _cut(
         inputs,
         answers,
@@ -50,8 +46,81 @@ def modular(
         kind="tokens" if representation == "tokens" else "pairs",
         num_classes=modulus,
         vocabulary=modulus + 2 if representation == "tokens" else 0,
-        description=f"x {sign} y modulo {modulus}, all {len(x)} pairs, {train_fraction:.0%} for training",
+        description=f"{_FORMULAS[operation]} modulo {modulus}, all {len(x)} pairs, {train_fraction:.0%} for training",
     )
+
+
+_FORMULAS = {"add": "x + y", "sub": "x − y", "mul": "x · y", "div": "x / y", "quadratic": "x² + xy + y²"}
+
+
+def _table(operation: str, modulus: int) -> tuple[Tensor, Tensor, Tensor]:
+    """All x, all y, and their answers."""
+    first = 1 if operation in ("mul", "div") else 0
+    x, y = torch.cartesian_prod(torch.arange(modulus), torch.arange(first, modulus)).unbind(1)
+    results = {"add": x + y, "sub": x - y, "mul": x * y, "quadratic": x * x + x * y + y * y}
+    if operation == "div":
+        results["div"] = x * _inverses(modulus)[y]
+    if operation not in results:
+        raise ConfigError(f"unknown operation {operation!r}: expected one of {', '.join((*_FORMULAS, 'mixed'))}")
+    return x, y, results[operation] % modulus
+
+
+def _mixed(modulus: int, train_fraction: float, representation: str, seed: int) -> Data:
+    """Addition, subtraction, multiplication and division in one set: operators are the tokens p … p+3, ``=`` is p+4."""
+    if representation != "tokens":
+        raise ConfigError("operation 'mixed' needs to see which operation it is: choose a model that reads tokens")
+    parts = []
+    for token, operation in enumerate(("add", "sub", "mul", "div"), modulus):
+        x, y, answers = _table(operation, modulus)
+        parts.append(torch.stack([x, torch.full_like(x, token), y, torch.full_like(x, modulus + 4), answers], dim=1))
+    rows = torch.cat(parts)
+    return _cut(
+        rows[:, :4],
+        rows[:, 4],
+        _halves(len(rows), train_fraction),
+        seed,
+        name="modular",
+        kind="tokens",
+        num_classes=modulus,
+        vocabulary=modulus + 5,
+        description=f"x +, −, ·, / y modulo {modulus}, all {len(rows)} questions, {train_fraction:.0%} for training",
+    )
+
+
+def permutations(degree: int, train_fraction: float, seed: int) -> Data:
+    """All products of two permutations of ``degree`` things; the classes are the n! permutations.
+
+    A sample is ``a op b =`` with permutations 0 … n!−1 in lexicographic order, ``op`` = n! and ``=`` = n!+1; the
+    product takes i to b(a(i)) (Power et al. 2201.02177, their S₅).
+
+    >>> data = permutations(3, 0.5, seed=0)
+    >>> len(data.x_train), data.num_classes, data.vocabulary
+    (18, 6, 8)
+    """
+    if not 2 <= degree <= _MOST_DEGREE:
+        raise ConfigError(f"degree must be from 2 to {_MOST_DEGREE}, got {degree}: there are (n!)² products")
+    elements = torch.tensor(list(itertools.permutations(range(degree))))
+    count = len(elements)
+    a, b = torch.cartesian_prod(torch.arange(count), torch.arange(count)).unbind(1)
+    products = elements[b].gather(1, elements[a])
+    place = degree ** torch.arange(degree)
+    codes, order = (elements @ place).sort()
+    answers = order[torch.searchsorted(codes, products @ place)]
+    return _cut(
+        torch.stack([a, torch.full_like(a, count), b, torch.full_like(a, count + 1)], dim=1),
+        answers,
+        _halves(len(a), train_fraction),
+        seed,
+        name="permutations",
+        kind="tokens",
+        num_classes=count,
+        vocabulary=count + 2,
+        description=f"products of two permutations of {degree}, all {len(a)} pairs, {train_fraction:.0%} for training",
+    )
+
+
+_MOST_DEGREE = 6
+"""Of permutations: 7 would have 25 million products."""
 
 
 def _inverses(modulus: int) -> Tensor:

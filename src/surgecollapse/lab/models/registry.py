@@ -56,6 +56,12 @@ class Model(AnyModel):
     init_scale: float = Field(
         1.0, gt=0, allow_inf_nan=False, description="Factor on all initial weights; large ones delay generalization."
     )
+    init_row_norm: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Bring every row of the initial weights to this norm, before any factor; vectors are one row.",
+    )
     shrink_to_sparsity: float = Field(
         0.0,
         ge=0,

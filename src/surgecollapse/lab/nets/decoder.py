@@ -43,6 +43,9 @@ class Decoder(TokenStack):
         activation: ``relu`` or ``gelu``.
         dropout: rate after the MLP's activation; not with ``prefixes``, where samples share what is computed.
         economy: ``all``, ``last`` or ``prefixes``.
+        temperature: where given, the stream stays on the unit sphere: every LayerNorm gives way to x/‖x‖, also after
+            the last residual sum, and the logits are this temperature times the cosines of stream and rows of the head
+            (Yildirim 2026, arXiv 2603.05228; there the net has one layer and other residual sums).
 
     Raises:
         ConfigError: for shapes that do not fit, or an unknown economy.
@@ -64,15 +67,18 @@ class Decoder(TokenStack):
         activation: str = "gelu",
         dropout: float = 0.0,
         economy: str = "prefixes",
+        temperature: float | None = None,
     ) -> None:
         check_heads("decoder", width, heads)
         if economy not in ECONOMIES:
             raise ConfigError(f"unknown economy {economy!r}: expected one of {', '.join(ECONOMIES)}")
         if economy == "prefixes" and dropout:
             raise ConfigError("economy 'prefixes' computes what samples share once, so it takes no dropout: use 'last'")
-        block = partial(Block, width, hidden, heads, activation, dropout)
+        block = partial(Block, width, hidden, heads, activation, dropout, spherical=temperature is not None)
         super().__init__(vocabulary, length, length + 1, width, layers, block)
-        self.economy = economy
+        self.economy, self.temperature = economy, temperature
+        if temperature is not None:
+            self.norm = UnitNorm()
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (n, vocabulary) of what follows the token rows (n, length)."""
@@ -90,7 +96,9 @@ class Decoder(TokenStack):
         return [block for block in self.blocks if isinstance(block, Block)]
 
     def _read(self, stream: Tensor) -> Tensor:
-        return self.head(self.norm(stream))  # type: ignore[no-any-return]
+        if self.temperature is None:
+            return self.head(self.norm(stream))  # type: ignore[no-any-return]
+        return self.temperature * F.linear(self.norm(stream), F.normalize(self.head.weight, dim=-1))
 
     def _by_prefixes(self, x: Tensor) -> Tensor:
         tree = prefix_tree(x, self.tokens.num_embeddings)
@@ -105,10 +113,12 @@ class Decoder(TokenStack):
 class Block(nn.Module):
     """One layer of :class:`Decoder`."""
 
-    def __init__(self, width: int, hidden: int, heads: int, activation: str, dropout: float) -> None:
+    def __init__(
+        self, width: int, hidden: int, heads: int, activation: str, dropout: float, *, spherical: bool = False
+    ) -> None:
         super().__init__()
-        self.norm_1 = nn.LayerNorm(width)
-        self.norm_2 = nn.LayerNorm(width)
+        self.norm_1: nn.Module = UnitNorm() if spherical else nn.LayerNorm(width)
+        self.norm_2: nn.Module = UnitNorm() if spherical else nn.LayerNorm(width)
         self.attention = TreeAttention(width, heads, batch_first=True)
         between = [activation_of(activation), *dropout_of(dropout)]
         self.mlp = nn.Sequential(nn.Linear(width, hidden), *between, nn.Linear(hidden, width))
@@ -142,7 +152,22 @@ class Block(nn.Module):
         return self._widen(x[tree.starts[first] :] + attended)
 
     def _widen(self, x: Tensor) -> Tensor:
+        if isinstance(self.norm_2, UnitNorm):  # then what the residual sum goes on from is on the sphere, too
+            x = self.norm_2(x)
+            return x + self.mlp(x)  # type: ignore[no-any-return]
         return x + self.mlp(self.norm_2(x))  # type: ignore[no-any-return]
+
+
+class UnitNorm(nn.Module):
+    """x/‖x‖₂ along the last axis, without parameters.
+
+    >>> UnitNorm()(torch.tensor([3.0, 4.0])).tolist()
+    [0.60..., 0.80...]
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return vectors of length 1; zero for zero."""
+        return F.normalize(x, dim=-1)
 
 
 class TreeAttention(nn.MultiheadAttention):

@@ -30,6 +30,6 @@ class TokenStack(nn.Module):
         self.tokens = nn.Embedding(vocabulary, width)
         self.positions = nn.Embedding(positions, width)
         self.blocks = nn.ModuleList(block() for _ in range(layers))
-        self.norm = nn.LayerNorm(width)
+        self.norm: nn.Module = nn.LayerNorm(width)
         self.head = nn.Linear(width, vocabulary, bias=False)
         self.register_buffer("causal", torch.ones(length, length, dtype=torch.bool).triu(1), persistent=False)

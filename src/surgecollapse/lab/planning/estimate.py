@@ -20,7 +20,7 @@ from surgecollapse.lab.planning.trace import Operation, StepTrace
 if TYPE_CHECKING:
     from surgecollapse.lab.planning.hardware import Hardware
 
-_STATES = {"adamw": 2, "adam": 2, "sgd": 1, "rmsprop": 2, "muon": 2}
+_STATES = {"adamw": 2, "adam": 2, "sgd": 1, "rmsprop": 2, "muon": 2, "lion": 1}
 """Values that an optimizer keeps for each weight; of muon at most."""
 _BYTES = 4
 _BUCKET = 25e6

@@ -29,7 +29,10 @@ class Modular(EnumeratedTask):
         "evaluate_every": 50,
     }
 
-    operation: Literal["add", "sub", "mul", "div"] = Field("add", description="Modular arithmetic: which operation.")
+    operation: Literal["add", "sub", "mul", "div", "quadratic", "mixed"] = Field(
+        "add",
+        description="Modular arithmetic: which operation; quadratic is x² + xy + y², mixed the first four as tokens.",
+    )
     modulus: int = Field(97, ge=2, le=10_000, description="Modular arithmetic: the modulus.")
 
     def load(self, seed: int, representation: Representation) -> Data:

@@ -81,7 +81,7 @@ class EnumeratedTask(ClassTask):
         0.5,
         gt=0,
         lt=1,
-        description="Share of the samples for training in modular and parity; the rest is halved.",
+        description="Share of the samples for training in modular, permutations and parity; the rest is halved.",
     )
 
 

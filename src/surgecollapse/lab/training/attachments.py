@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 from surgecollapse.attaching.attach import attach
 from surgecollapse.attaching.averaging import average_weights
 from surgecollapse.attaching.monitoring import watch_training
+from surgecollapse.attaching.row_norms import clip_rows
 from surgecollapse.attaching.transforms import transform_gradients
 from surgecollapse.controller.options import Monitoring, Readings, Target, Updates
 from surgecollapse.errors import ConfigError
 from surgecollapse.lab.config.method import PlainTraining
-from surgecollapse.lab.training.optim import make_transforms
+from surgecollapse.lab.training.optim import bounded_rows, make_transforms
 from surgecollapse.policies import POLICIES, NoOp, make_policy
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from surgecollapse.attaching.averaging import AveragedWeights
     from surgecollapse.attaching.monitoring import WatchedTraining
+    from surgecollapse.attaching.row_norms import ClippedRows
     from surgecollapse.attaching.transforms import TransformedGradients
     from surgecollapse.controller.controller import Controller
     from surgecollapse.lab.config import RunConfig
@@ -37,6 +39,7 @@ class Attached:
     controller: Controller | None = None
     transforms: TransformedGradients | None = None
     watched: WatchedTraining | None = None
+    clipped: ClippedRows | None = None
     averaged: AveragedWeights | None = None
 
     def note(self, loss: Tensor, targets: Tensor | None) -> None:
@@ -50,7 +53,7 @@ class Attached:
         """Take everything off again."""
         if self.controller is not None:
             self.controller.detach()
-        for part in (self.transforms, self.watched, self.averaged):
+        for part in (self.transforms, self.watched, self.clipped, self.averaged):
             if part is not None:
                 part.remove()
 
@@ -143,10 +146,12 @@ def attached_to(
             seed=config.run.seed,
             process_group=process_group,
         )
-    averaged = None
+    clipped = averaged = None
+    if config.transforms.max_row_norm is not None:  # before the average, which is to be one of bounded weights
+        clipped = clip_rows(optimizer, config.transforms.max_row_norm, parameters=bounded_rows(model))
     if config.transforms.ema_decay:
         averaged = average_weights(model, optimizer, decay=config.transforms.ema_decay, controller=controller)
-    return Attached(controller=controller, transforms=handle, watched=watched, averaged=averaged)
+    return Attached(controller=controller, transforms=handle, watched=watched, clipped=clipped, averaged=averaged)
 
 
 def _monitors(config: RunConfig) -> list[str]:

@@ -38,8 +38,12 @@ def build_model(config: RunConfig, data: Data) -> nn.Module:
     scale = getattr(config.model, "init_scale", 1.0)
     embeddings = getattr(config.model, "embedding_scale", 1.0)
     positions = getattr(config.model, "position_scale", 1.0)
+    row_norm = getattr(config.model, "init_row_norm", None)
     with torch.no_grad():
         for parameter in model.parameters():
+            if row_norm is not None:
+                norms = parameter.norm(dim=-1, keepdim=True)
+                parameter.mul_(torch.where(norms > 0, row_norm / norms, norms))
             if scale != 1.0:  # the first weights of a user's model stay as they are, whatever their type
                 parameter.mul_(scale)
         for module in model.modules():

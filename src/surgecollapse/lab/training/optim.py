@@ -10,12 +10,20 @@ import torch
 from torch import Tensor, nn
 
 from surgecollapse.functional import softmax_cross_entropy_float64
+from surgecollapse.gradients.equalize import EqualizeSpectrum
 from surgecollapse.gradients.grokfast import Grokfast, GrokfastMA
 from surgecollapse.gradients.orthograd import OrthoGrad
 from surgecollapse.lab.config import ConfigError
-from surgecollapse.lab.config.optimizer import AdamOptimizer, AdamWOptimizer, MuonOptimizer, SGDOptimizer
+from surgecollapse.lab.config.optimizer import (
+    AdamOptimizer,
+    AdamWOptimizer,
+    LionOptimizer,
+    MuonOptimizer,
+    SGDOptimizer,
+)
 from surgecollapse.lab.config.transforms import ExponentialFilter, WindowFilter
 from surgecollapse.lab.references import called, found_part, is_reference
+from surgecollapse.lab.training.lion import Lion
 from surgecollapse.lab.training.muon import Muon
 from surgecollapse.lab.training.outputs import as_rows
 from surgecollapse.losses import StableMaxCrossEntropy
@@ -116,7 +124,18 @@ def make_transforms(config: RunConfig) -> list[GradientTransform]:
         transforms.append(GrokfastMA(chosen.grokfast_window, chosen.grokfast_lamb))
     if chosen.orthograd != "none":
         transforms.append(OrthoGrad(rescale=chosen.orthograd == "rescaled"))
+    if chosen.equalize_spectrum:
+        transforms.append(EqualizeSpectrum())
     return transforms
+
+
+def bounded_rows(model: nn.Module) -> list[Tensor]:
+    """The weights whose rows ``max_row_norm`` bounds: all but those of the modules ``tokens`` and ``head``.
+
+    The authors of Clip to Grok leave these out, since the logits must be able to grow.
+    """
+    free = [p for name in ("tokens", "head") for p in getattr(model, name, nn.Module()).parameters()]
+    return [p for p in model.parameters() if not any(p is kept for kept in free)]
 
 
 def make_optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer:
@@ -140,6 +159,8 @@ def make_optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer
     if isinstance(chosen, AdamWOptimizer | AdamOptimizer):
         kind = torch.optim.AdamW if isinstance(chosen, AdamWOptimizer) else torch.optim.Adam
         return kind(parameters, betas=(chosen.momentum, chosen.beta2), eps=chosen.eps, **common)
+    if isinstance(chosen, LionOptimizer):
+        return Lion(parameters, betas=(chosen.momentum, chosen.beta2), **common)
     if isinstance(chosen, SGDOptimizer):
         return torch.optim.SGD(parameters, momentum=chosen.momentum, nesterov=chosen.momentum > 0, **common)
     return torch.optim.RMSprop(parameters, momentum=chosen.momentum, alpha=chosen.beta2, **common)
