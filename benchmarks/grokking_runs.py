@@ -18,6 +18,10 @@ from surgecollapse.lab.training.optim import bounded_rows, make_loss, make_optim
 from surgecollapse.lab.training.sampler import Batches
 
 
+FIRST = 40
+"""Step of the first evaluation: nothing generalizes sooner."""
+
+
 @dataclass(frozen=True)
 class Run:
     """What one run gave."""
@@ -25,6 +29,7 @@ class Run:
     steps: list[int]
     validation: list[float]
     seconds: float
+    """Of the processor, on one thread: on a shared machine that of the wall clock says little."""
 
     @property
     def reached(self) -> int | None:
@@ -50,7 +55,7 @@ def train(config: RunConfig, *, give_up: dict[int, float] | None = None) -> Run:
         config: the run; every ``evaluate_every`` steps it is evaluated.
         give_up: a run whose accuracy is below that at that step ends; for searches only.
     """
-    began, run, limit = time.perf_counter(), config.run, config.run.steps
+    began, run, limit = time.process_time(), config.run, config.run.steps
     assert limit is not None
     data = load_data(config)
     model = build_model(config, data)
@@ -77,7 +82,7 @@ def train(config: RunConfig, *, give_up: dict[int, float] | None = None) -> Run:
         weight = len(rows) / run.batch_size if run.scale_partial_batches else 1.0
         (weight * loss(model(data.x_train[rows]), data.y_train[rows])).backward()
         optimizer.step()
-        if (step + 1) % run.evaluate_every:
+        if (step + 1) % run.evaluate_every or step + 1 < FIRST:
             continue
         steps.append(step + 1)
         if averaged is None:
@@ -89,7 +94,7 @@ def train(config: RunConfig, *, give_up: dict[int, float] | None = None) -> Run:
             break
         if give_up and max(seen) < give_up.get(step + 1, 0.0):
             break
-    return Run(steps, seen, time.perf_counter() - began)
+    return Run(steps, seen, time.process_time() - began)
 
 
 def _accuracy(model: Any, data: Any) -> float:
