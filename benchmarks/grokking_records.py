@@ -1,8 +1,8 @@
 """The grokking records: one fixed task, net and batch per track, and how many steps methods take to 95%.
 
     python benchmarks/grokking_records.py --track multiplication --method one-setting --first-seed 20 --seeds 30
-    python benchmarks/grokking_records.py                     # write docs/records-grokking.md from the rows that are there
-    python benchmarks/grokking_records.py --rerun ID          # train the seeds of a row of the page again, and compare
+    python benchmarks/grokking_records.py                     # write docs/records-grokking.md from the rows
+    python benchmarks/grokking_records.py --rerun ID          # train the seeds of a row of the page again
 
 A finished run is one row and is never repeated: the same command goes on where it stopped. A run ends once three
 evaluations on end reach 95% validation accuracy. ``one-setting`` is the same in every track, and was frozen before its
@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from _harness import RESULTS, append_row, make_parser, provenance, read_rows, single_thread
+from grokking_tracks.page import Series, collected, page, shown
 
+PAGE = Path(__file__).parents[1] / "docs" / "records-grokking.md"
 ROWS = RESULTS / "grokking" / "records.jsonl"
 _DECODER = {"model": "decoder", "widths": (128, 512), "activation": "gelu", "batch_size": 512, "train_fraction": 0.5}
 TRACKS: dict[str, dict[str, Any]] = {
@@ -81,7 +83,7 @@ def settings(track: str, method: str) -> dict[str, Any]:
 def run(tracks: list[str], methods: list[str], seeds: range, out: Path) -> None:
     """Train what has no row yet, seed by seed."""
     single_thread()
-    from grokking_runs import train
+    from grokking_tracks.runs import train
 
     from surgecollapse.lab.config import make_config
 
@@ -99,13 +101,38 @@ def run(tracks: list[str], methods: list[str], seeds: range, out: Path) -> None:
                 )
 
 
+def rerun(series: Series, seeds: int | None) -> None:
+    """Train a row of the page again, seed by seed."""
+    single_thread()
+    from grokking_tracks.runs import train
+
+    from surgecollapse.lab.config import make_config
+
+    for seed, then in sorted(series.reached.items())[:seeds]:
+        values = {key: value for key, value in series.config.items() if value is not None}
+        now = train(make_config(**values, seed=seed)).reached
+        print(f"seed {seed}: {now or '–'} steps now, {shown(then, series.limit)} in the row", flush=True)
+
+
 def main() -> int:
     """Train, or write the page."""
     parser = make_parser(__doc__, out=ROWS, seeds=10)
     parser.add_argument("--track", nargs="*", choices=list(TRACKS), default=[], help="train on these tracks")
     parser.add_argument("--method", nargs="*", choices=list(METHODS), default=["one-setting"], help="by these methods")
     parser.add_argument("--first-seed", type=int, default=0, help="searches take seeds from 1000 on")
+    parser.add_argument("--rerun", metavar="ID", help="id of the row to train again")
+    parser.add_argument("--rerun-seeds", type=int, metavar="N", help="how many of its seeds; default: all")
+    parser.add_argument("--page", type=Path, default=PAGE, help="where the page is written")
     given = parser.parse_args()
+    if given.rerun is not None:
+        chosen = [series for series in collected(read_rows(given.out)) if series.id == given.rerun]
+        if not chosen:
+            parser.error(f"no row {given.rerun!r}: expected an id of {PAGE.name}")
+        rerun(chosen[0], given.rerun_seeds)
+        return 0
+    if not given.track:
+        given.page.write_text(page(collected(read_rows(given.out))), encoding="utf-8")
+        return 0
     run(given.track, given.method, range(given.first_seed, given.first_seed + given.seeds), given.out)
     return 0
 

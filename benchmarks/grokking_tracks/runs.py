@@ -17,7 +17,6 @@ from surgecollapse.lab.training.loading import load_data
 from surgecollapse.lab.training.optim import bounded_rows, make_loss, make_optimizer, make_transforms, rate_factor
 from surgecollapse.lab.training.sampler import Batches
 
-
 FIRST = 40
 """Step of the first evaluation: nothing generalizes sooner."""
 
