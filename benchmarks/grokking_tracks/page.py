@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -261,7 +262,7 @@ def details(series: Series) -> Iterator[str]:
     )
     yield from ("```console", f"python benchmarks/grokking_records.py --rerun {series.id}", series.command, "```", "")
     steps = ", ".join(f"{seed}: {shown(value, series.limit)}" for seed, value in sorted(series.reached.items()))
-    yield from (f"Steps by seed: {steps}.", "")
+    yield from (*textwrap.wrap(f"Steps by seed: {steps}.", 120), "")
     yield from ("```json", json.dumps(dict(series.config), sort_keys=True, default=str), "```", "", "</details>", "")
 
 
