@@ -97,6 +97,8 @@ def test_a_run_that_diverges_leaves_the_others_alone(monkeypatch):
         ({"optimizer": "muon"}, "muon"),
         ({"class_weights": "balanced"}, "class_weights"),
         ({"ema_decay": 0.5}, "ema_decay"),
+        ({"max_row_norm": 1.0}, "max_row_norm"),
+        ({"equalize_spectrum": True}, "equalize_spectrum"),
     ],
 )
 def test_what_cannot_be_stacked_is_refused(change, message):
