@@ -201,9 +201,17 @@ class Continue(Command):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint(Command):
-    """Write a checkpoint now."""
+    """Write a checkpoint now; it is kept until it is deleted."""
 
     kind: ClassVar[str] = "checkpoint"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeleteCheckpoint(Command):
+    """Delete the checkpoint of this step."""
+
+    kind: ClassVar[str] = "delete-checkpoint"
+    step: int = field(metadata={"check": _whole(0)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,7 +230,7 @@ class Stop(Command):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RollBack(Command):
-    """Go back to the checkpoint of this step."""
+    """Go back to the checkpoint of this step; what came after it is kept as a branch."""
 
     kind: ClassVar[str] = "roll-back"
     step: int = field(metadata={"check": _whole(0)})
@@ -232,7 +240,7 @@ COMMANDS: dict[str, type[Command]] = {
     cls.kind: cls
     for cls in (
         Collapse, Surge, Pump, SetSparsity, SetThresholds, LearningRate, Cadence,
-        PausePolicy, ResumePolicy, Pause, Continue, Checkpoint, Inspect, Stop, RollBack,
+        PausePolicy, ResumePolicy, Pause, Continue, Checkpoint, DeleteCheckpoint, Inspect, Stop, RollBack,
     )
 }  # fmt: skip
 """The commands by kind."""
@@ -240,7 +248,7 @@ _RENAMED = {"hold": "pause-policy", "resume": "resume-policy"}
 """Kinds of version 0.1, as old records have them → their names since."""
 _RENAMED_VALUES = {("pump", "sigma"): "noise_std"}
 """Kind and value of version 0.1 → the name of the value since."""
-READ_ONLY = ("pause", "continue", "checkpoint", "inspect")
+READ_ONLY = ("pause", "continue", "checkpoint", "delete-checkpoint", "inspect")
 """Kinds that change nothing that a run computes."""
 
 

@@ -261,7 +261,7 @@ def test_every_request_is_settled_in_order_and_the_run_is_marked(touched):
         assert store.get("summary")["sparsity"] == pytest.approx(0.8, abs=1e-3)
         # What the roll-back undid is no longer in the record; the commands all are.
         assert [event.step for event in store.requests()] == [7, 7, 12, 12, 20, 20, 20, 45, 45]
-        assert store.get("checkpoints") == [40, 60]
+        assert store.get("checkpoints") == [20, 40, 60]  # a person asked for the first
 
 
 def test_a_replay_repeats_the_interventions_bitwise(touched, tmp_path):

@@ -1,4 +1,4 @@
-"""The command line: ``surgecollapse run | send | watch | report | compare | tune | analyze | export | demo | doctor``.
+"""The command line: ``surgecollapse run | send | fork | watch | report | compare | tune | analyze | export | demo …``.
 
 It belongs to the extra ``lab``; without it, :func:`main` says what to install.
 """

@@ -97,7 +97,7 @@ def run(
         result = train(
             settled, folder, resume=resume is not None, replay=replay, progress=progress, around=around, ranks=ranks
         )
-    return _tell(result) if progress is not None else 0
+    return tell_result(result) if progress is not None else 0
 
 
 def with_task(task: str | None, values: dict[str, Any], config: Path | None) -> dict[str, Any]:
@@ -144,7 +144,7 @@ def _demo(folder: Path, seed: int, sparsity: float) -> int:
     for name, plan in plans.items():
         results[name] = train(plan, folder / name, progress=for_terminal())
         if results[name].status == "interrupted":
-            return _tell(results[name])
+            return tell_result(results[name])
     sys.stderr.write("writing the report\n")
     page = write_report([folder / name for name in plans], folder / "report")
     _show({name: result.summary for name, result in results.items()})
@@ -180,7 +180,8 @@ def _free(folder: Path) -> Iterator[Path]:
                 place.rmdir()
 
 
-def _tell(result: RunResult) -> int:
+def tell_result(result: RunResult) -> int:
+    """Write how a run ended; returns the exit code."""
     if result.status == "interrupted":
         say(f"stopped after step {result.step}, nothing is lost; go on with:")
         say(f"  surgecollapse run --resume {result.directory}")

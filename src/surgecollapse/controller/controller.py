@@ -587,6 +587,7 @@ class Controller:
         done = len(self.events)
         self._record(decision)
         self._carry_out(decision)
+        self._arm_again()
         return self.events[done:]
 
     def open_weights(self, layers: Sequence[str] = ()) -> tuple[int, int]:
@@ -618,6 +619,13 @@ class Controller:
         """Go on with another policy or plan, in the same state."""
         self.plan, self.policy = plan, policy
         self._components.actor.target = plan.sparsity
+        self._schedule.restart(self.step)
+        self._arm_again()
+
+    def _arm_again(self) -> None:
+        """Arm the reader after what a person asked for: a pass of the probe batch disarms it."""
+        if self.attached and self._resolved:
+            self._arm()
 
     @property
     def resolved(self) -> bool:
@@ -835,6 +843,7 @@ class Controller:
         self._noise.std = state["noise_std"]
         if self.watch is not None and "watch" in state:
             self.watch.load_state_dict(state["watch"])
+        self._components.observer.disarm()  # what was armed for the step of another state
         if self.attached:
             self._noise.set(state["noise_std"])
             self._arm()

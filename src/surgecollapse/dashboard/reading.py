@@ -78,6 +78,22 @@ def status_of(connection: Connection, changed: float) -> dict[str, Any]:
     return {"status": status, "touched": meta(connection, "touched", bool, False)} | ({"why": why} if why else {})
 
 
+def lineage(connection: Connection) -> dict[str, Any]:
+    """Of a branch, where it comes from: ``parent`` (the way there from its own folder), ``at``, ``by``, ``changes``.
+
+    ``by`` is ``fork``, ``roll-back`` (what a roll-back left) or ``twin``. Empty where a run is no branch.
+    """
+    parent = meta(connection, "parent", str, "")
+    if not parent:
+        return {}
+    return {
+        "parent": parent,
+        "at": meta(connection, "forked_at", int, 0),
+        "by": meta(connection, "forked_by", str, "fork"),
+        "changes": meta(connection, "fork_changes", dict, {}),
+    }
+
+
 def state(connection: Connection, changed: float) -> dict[str, Any]:
     """The state strip: state and phase, why, where the run is and when its policy may act next.
 
@@ -113,6 +129,7 @@ def state(connection: Connection, changed: float) -> dict[str, Any]:
         "held": _switched(connection, ("pause-policy", "hold"), ("resume-policy", "resume")),
         "paused": _switched(connection, ("pause",), ("continue",)),
         "checkpoints": meta(connection, "checkpoints", list, []),
+        "kept": meta(connection, "kept_checkpoints", list, []),
         "skipped": connection.skipped,
     }
 

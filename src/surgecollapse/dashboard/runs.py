@@ -10,7 +10,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from surgecollapse.dashboard.reading import look, sparkline, state_reader, status_of
+from surgecollapse.dashboard.reading import lineage, look, sparkline, state_reader, status_of
 
 _DEEPEST = 4
 _BUDGET = 5.0
@@ -72,6 +72,14 @@ class Runs:
                 below.clear()
         self._found, self._looked = found, time.monotonic()
 
+    def _branch_of(self, path: Path, said: dict[str, Any]) -> dict[str, Any]:
+        """Of a branch, ``branch``: the id of the run that it leaves (``None`` if that is not here), where and why."""
+        if not said:
+            return {}
+        place = Path(os.path.normpath(path.parent / said["parent"]))
+        there = [run for run, found in self._found.items() if found.parent == place]
+        return {"branch": said | {"parent": there[0] if there else None, "name": place.name}}
+
     def _row(self, run: str, path: Path, end: float) -> dict[str, Any]:
         mark = signature(path)
         before = self._rows.get(run)
@@ -86,6 +94,7 @@ class Runs:
             self._refuse_outside(path)
             with closing(look(path, _SECONDS)) as connection:
                 row |= status_of(connection, row["changed"]) | {"line": sparkline(connection)}
+                row |= self._branch_of(path, lineage(connection))
                 if row["status"] == "live":
                     row["state"] = state_reader(connection, None).state.name
         except (sqlite3.Error, ValueError, OSError) as error:

@@ -19,6 +19,7 @@ from surgecollapse.dashboard import reading
 from surgecollapse.dashboard.answer import Answer
 from surgecollapse.dashboard.feed import Feeds
 from surgecollapse.dashboard.guard import Guard, body_of
+from surgecollapse.dashboard.launch import Launcher
 from surgecollapse.dashboard.operations import operations
 from surgecollapse.dashboard.runs import Runs, changed
 from surgecollapse.record import CommandQueue
@@ -40,7 +41,14 @@ _TOKEN = re.compile(r"[A-Za-z0-9-]{8,64}")
 _MOST_SERIES = 200
 
 
-def application(root: str | Path, token: str, hosts: Iterable[str], *, feeds: Feeds | None = None) -> ASGIApp:
+def application(
+    root: str | Path,
+    token: str,
+    hosts: Iterable[str],
+    *,
+    feeds: Feeds | None = None,
+    launcher: Launcher | None = None,
+) -> ASGIApp:
     """Make the server of a folder of runs.
 
     Args:
@@ -48,11 +56,12 @@ def application(root: str | Path, token: str, hosts: Iterable[str], *, feeds: Fe
         token: that every request of data must carry.
         hosts: values of the header Host that are answered.
         feeds: of the open streams, for a server that ends them before it stops.
+        launcher: starts the processes that train branches.
 
     Raises:
         FileNotFoundError: if there is no such folder.
     """
-    pages = _Pages(Runs(root), feeds or Feeds(STREAMS))
+    pages = _Pages(Runs(root), feeds or Feeds(STREAMS), launcher or Launcher())
     routes = [Route(f"/{name}" if name != "index.html" else "/", _static(name)) for name in _PAGE]
     routes += [
         Route("/api/runs", pages.runs),
@@ -63,6 +72,7 @@ def application(root: str | Path, token: str, hosts: Iterable[str], *, feeds: Fe
         Route("/api/runs/{run}/operations", pages.operations),
         Route("/api/runs/{run}/stream", pages.stream),
         Route("/api/runs/{run}/commands", pages.command, methods=["POST"]),
+        Route("/api/runs/{run}/forks", pages.fork, methods=["POST"]),
     ]
     return Guard(Starlette(routes=routes), token, hosts)
 
@@ -80,9 +90,10 @@ def _static(name: str) -> Any:
 class _Pages:
     """The endpoints under ``/api/``."""
 
-    def __init__(self, runs: Runs, feeds: Feeds) -> None:
+    def __init__(self, runs: Runs, feeds: Feeds, launcher: Launcher) -> None:
         self._runs = runs
         self._feeds = feeds
+        self._launcher = launcher
 
     async def runs(self, _: Request) -> Response:
         """All runs."""
@@ -174,6 +185,38 @@ class _Pages:
         except OSError as error:
             return _refusal(str(error), 503)
         return Answer({"id": id}, 202)
+
+    async def fork(self, request: Request) -> Response:
+        """Start a branch of the run in a process of its own."""
+        return await self._launch(request, ("at", "changes", "name", "seed"), self._launcher.fork)
+
+    async def _launch(self, request: Request, known: tuple[str, ...], start: Callable[..., str]) -> Response:
+        """Start what a body asks for, once for each token."""
+
+        def launch(path: Path, token: str, wanted: dict[str, Any]) -> str:
+            return self._launcher.once(token, lambda: start(path.parent, wanted))
+
+        try:
+            given = await body_of(request)
+            token = given.pop("token", None)
+            if not isinstance(token, str) or not _TOKEN.fullmatch(token):
+                raise ValueError("token must be 8 to 64 letters, digits and dashes")
+            if not set(given) <= set(known):
+                raise ValueError(f"expected token and any of {', '.join(known)}")
+        except ClientDisconnect:
+            return _refusal("the client left")
+        except ValueError as error:
+            return _refusal(str(error))
+        try:
+            path = await run_in_threadpool(self._runs.path, request.path_params["run"])
+            name = await run_in_threadpool(launch, path, token, given)
+        except KeyError:
+            return _refusal("no such run", 404)
+        except ValueError as error:
+            return _refusal(str(error))
+        except OSError as error:
+            return _refusal(str(error), 503)
+        return Answer({"name": name}, 202)
 
     async def _answer(self, request: Request, read: Callable[[Connection, Path], Any]) -> Response:
         def work(path: Path) -> Response:

@@ -6,6 +6,7 @@ Never imports torch: pages and tools that only read a run stay light.
 
 from __future__ import annotations
 
+from surgecollapse.record.branch import copy_record, last_step
 from surgecollapse.record.commands import CommandQueue, QueuedCommand
 from surgecollapse.record.frames import Run, load_run
 from surgecollapse.record.memory import MemoryRecorder
@@ -23,5 +24,7 @@ __all__ = [
     "RunStoreError",
     "Series",
     "Tail",
+    "copy_record",
+    "last_step",
     "load_run",
 ]

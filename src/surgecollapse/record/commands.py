@@ -188,7 +188,7 @@ class CommandQueue:
                     (status, step, reason, time.time(), id),
                 ).rowcount
                 if done and status == "applied":
-                    _mark(connection)
+                    mark_modified(connection)
                 connection.execute("COMMIT")
             except sqlite3.Error as error:
                 raise explain(error, self.path) from error
@@ -208,7 +208,7 @@ class CommandQueue:
                         for a in applied
                     ],
                 )
-                _mark(connection)
+                mark_modified(connection)
                 connection.execute("COMMIT")
             except sqlite3.Error as error:
                 raise explain(error, self.path) from error
@@ -297,8 +297,8 @@ def _has_table(connection: sqlite3.Connection) -> bool:
     return bool(connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'commands'").fetchone()[0])
 
 
-def _mark(connection: sqlite3.Connection) -> None:
-    """Mark a run as touched, once a person has changed what it computes."""
+def mark_modified(connection: sqlite3.Connection) -> None:
+    """Mark a run as changed by a person, if any command that was applied changed what it computes."""
     marks = ", ".join(f"'{kind}'" for kind in READ_ONLY)
     connection.execute(
         "INSERT OR REPLACE INTO meta SELECT 'touched', 'true' WHERE EXISTS "

@@ -22,7 +22,7 @@ import torch
 from surgecollapse.record.whole_files import is_sealed, seal_of, write_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
 CHECKPOINT_VERSION = 1
 """Version of the layout of a checkpoint."""
@@ -211,10 +211,16 @@ def must_fit(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def drop_old_checkpoints(folder: Path, *, keep: int = 2) -> None:
+def drop_old_checkpoints(folder: Path, *, keep: int = 2, asked: Collection[int] = ()) -> None:
     """Delete all but the newest ``keep`` step checkpoints, or none of them if that is 0; ``best.pt`` stays.
 
     What a killed process left half written goes, too.
+
+    Args:
+        folder: of checkpoints.
+        keep: how many of the run's own.
+        asked: steps of checkpoints that stay whatever comes, as a person asked for them.
     """
-    for path in (*(step_checkpoints(folder)[keep:] if keep else ()), *folder.glob(".*.tmp")):
+    own = [path for path in step_checkpoints(folder) if int(path.stem.removeprefix("step-")) not in asked]
+    for path in (*(own[keep:] if keep else ()), *folder.glob(".*.tmp")):
         path.unlink()

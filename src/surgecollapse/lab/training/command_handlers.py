@@ -26,8 +26,14 @@ def handlers(training: Training) -> dict[str, Handler]:
         return cadence(getattr(watched, "watch", None), command.every)
 
     def checkpoint(_: ask.Checkpoint) -> str:
+        training.kept.add(training.step)
         training.checkpoint()
-        return f"checkpoint of step {training.step}"
+        training.store.set("kept_checkpoints", sorted(training.kept))
+        return f"checkpoint of step {training.step}, kept until it is deleted"
+
+    def delete_checkpoint(command: ask.DeleteCheckpoint) -> str:
+        training.delete_checkpoint(command.step)
+        return f"deleted the checkpoint of step {command.step}"
 
     def stop(_: ask.Stop) -> str:
         command_loop.stopping = True
@@ -35,13 +41,15 @@ def handlers(training: Training) -> dict[str, Handler]:
 
     def roll_back(command: ask.RollBack) -> str:
         before = training.step
-        training.roll_back(command.step)
-        return f"went back from step {before} to step {command.step}"
+        left = training.roll_back(command.step)
+        kept = f"; what came after it is kept in {left}" if left else ""
+        return f"went back from step {before} to step {command.step}{kept}"
 
     return {
         "learning-rate": learning_rate,
         "cadence": change_cadence,
         "checkpoint": checkpoint,
+        "delete-checkpoint": delete_checkpoint,
         "stop": stop,
         "roll-back": roll_back,
         "inspect": lambda _: inspect(training),

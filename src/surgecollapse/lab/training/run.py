@@ -67,6 +67,7 @@ def train(
     around: Around = nullcontext,
     ranks: Ranks | None = None,
     test: bool = True,
+    until: int | None = None,
 ) -> RunResult:
     """Train, recording everything in the directory ``out``.
 
@@ -86,6 +87,7 @@ def train(
             each calls this with the same arguments, and the first one records.
         test: ``False``, for tuning: the test set is put away before the first step, and what is called a test is one
             on the validation set. Such a run is not to be resumed.
+        until: with ``resume``, a step at which to save and stop, as if interrupted.
 
     Returns:
         How it ended.
@@ -110,7 +112,7 @@ def train(
             if not resume:
                 return _begin(config, folder, progress, replay, around, ranks, test)
             with claimed(folder, progress.note):
-                return _resume(config, folder, progress, around, ranks)
+                return _resume(config, folder, progress, around, ranks, until)
         except (RuntimeError, MemoryError) as error:
             if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "allocate memory" not in str(error):
                 raise
@@ -185,7 +187,9 @@ def _take_part(config: RunConfig, folder: Path, ranks: Ranks, *, resume: bool) -
         return _go_on(training, store, Path(place), Silent(), nullcontext)
 
 
-def _resume(config: RunConfig, folder: Path, progress: Progress, around: Around, ranks: Ranks) -> RunResult:
+def _resume(
+    config: RunConfig, folder: Path, progress: Progress, around: Around, ranks: Ranks, until: int | None
+) -> RunResult:
     """Go on from the newest good checkpoint, or from the start if none was written."""
     with RunStore(folder / "run.db", mode="a") as store:
         status = store.get("status")
@@ -194,6 +198,7 @@ def _resume(config: RunConfig, folder: Path, progress: Progress, around: Around,
             ranks.from_first(_ENDED)
             summary = store.get("summary", {})
             return RunResult(directory=folder, status=status, step=summary.get("steps", 0), summary=summary)
+        _refuse_unfinished(store, folder, until)
         _explain_place(folder, progress)
         _note_changes(store, config, progress)
         state = latest_checkpoint(folder / "checkpoints", progress.note)
@@ -208,7 +213,14 @@ def _resume(config: RunConfig, folder: Path, progress: Progress, around: Around,
             with must_fit(folder / "checkpoints"):
                 training.load_state_dict(state)
             store.truncate_after(training.step)
-        return _go_on(training, store, folder, progress, around)
+        return _go_on(training, store, folder, progress, around, until)
+
+
+def _refuse_unfinished(store: RunStore, folder: Path, until: int | None) -> None:
+    """Refuse a branch that was killed before it came to the step at which it leaves."""
+    at = store.get("unfinished_branch")
+    if at is not None and at != until:
+        raise ConfigError(f"{folder} was to branch at step {at} and was cut off before: delete it and fork again")
 
 
 def _repeat(source: Path, folder: Path, store: RunStore) -> None:
@@ -237,6 +249,7 @@ def _go_on(
     folder: Path,
     progress: Progress,
     around: Around,
+    until: int | None = None,
 ) -> RunResult:
     store.set("status", "running")
     with around(folder), training.recorded(store):
@@ -244,7 +257,7 @@ def _go_on(
         status = "failed"
         try:
             with Interrupt() as interrupt:
-                status = _loop(training, interrupt, progress)
+                status = _loop(training, interrupt, progress, until)
         except OSError as error:
             raise _unwritable(folder, error, way_out=f"free space, then go on with --resume {folder}") from error
         finally:
@@ -254,13 +267,16 @@ def _go_on(
         return RunResult(directory=folder, status=status, step=training.step, summary=store.get("summary", {}))
 
 
-def _loop(training: Training, interrupt: Interrupt, progress: Progress) -> str:
+def _loop(training: Training, interrupt: Interrupt, progress: Progress, until: int | None) -> str:
     progress.start(f"{training.config.data.label} {training.config.method.policy}", training.total, training.step)
     training.command_loop.interrupted = lambda: interrupt.requested
     if training.step:  # what is prunable is known after the first step
         training.answer()
     ended, _ = _agreed(training, interrupt)
     while not ended:
+        if until is not None and training.step >= until:
+            training.checkpoint()
+            return "interrupted"
         training.advance()
         ended, stopped = _agreed(training, interrupt)
         if stopped:

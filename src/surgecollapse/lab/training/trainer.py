@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sqlite3
 import time
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,6 +18,7 @@ from surgecollapse.lab.config import as_mapping
 from surgecollapse.lab.data.dataset import training_sample
 from surgecollapse.lab.data.streamed import StreamedData
 from surgecollapse.lab.training.attachments import attached_to
+from surgecollapse.lab.training.branch_folders import BEST, keep_left
 from surgecollapse.lab.training.building import build_model
 from surgecollapse.lab.training.checkpoint import (
     checkpoint_path,
@@ -73,6 +75,7 @@ class Training:
         stopping: what the evaluations so far say.
         journal: takes every event.
         attached: the controller, if the run has one, and what else is attached to the net.
+        kept: steps of checkpoints that a person asked for, which stay until they are deleted.
         seconds: spent on training steps.
         diverged: at the end, whether the weights or the test loss are not finite.
     """
@@ -119,6 +122,7 @@ class Training:
         self.command_loop.by_hand = True
         self.rate_factor = 1.0
         self.to_repeat: frozenset[int] = frozenset()
+        self.kept: set[int] = set()
         self._checkpoints = checkpoints
         self._progress = progress
         self._feed = feed_of(config, self.data)
@@ -155,6 +159,7 @@ class Training:
     def recorded(self, store: RunStore) -> Iterator[None]:
         """Record into ``store`` for the length of a block; after it the controller is detached."""
         self.journal.open(store)
+        self.kept = set(store.get("kept_checkpoints", []))
         try:
             yield
         finally:
@@ -203,11 +208,14 @@ class Training:
         if self.command_loop.boundary(self.step) and checkpoint_path(self._checkpoints, self.step).exists():
             self.checkpoint()
 
-    def roll_back(self, step: int) -> None:
-        """Go back to the checkpoint of a step, and forget what came after it.
+    def roll_back(self, step: int) -> str:
+        """Go back to the checkpoint of a step; what came after it is kept as a branch beside the run.
+
+        Returns:
+            The name of the branch; empty on other ranks than the first.
 
         Raises:
-            ValueError: if there is none that can be used.
+            ValueError: if there is no checkpoint that can be used, or the branch cannot be written.
         """
         path = checkpoint_path(self._checkpoints, step)
         if not path.is_file():
@@ -218,21 +226,53 @@ class Training:
             raise ValueError(
                 f"the best evaluation was at step {self.stopping.best_step}: early stopping cannot forget it"
             )
+        left = self._leave(step) if step < self.step else ""
         self.load_state_dict(state)
-        self.ranks.from_first(None)  # all have read it
-        if self.ranks.first:
-            self._forget_after(step)
+        if self.ranks.first and self.stopping.best is None:
+            (self._checkpoints / BEST).unlink(missing_ok=True)
         self.ranks.from_first(None)
         self.store.truncate_after(step)
+        self.kept = {at for at in self.kept if at <= step}
+        self._note_checkpoints()
         self.journal.recall()
         self.command_loop.roll_back(step)
+        return left
 
-    def _forget_after(self, step: int) -> None:
-        if self.stopping.best is None:
-            (self._checkpoints / "best.pt").unlink(missing_ok=True)
-        for later in self.checkpoint_steps:
-            if later > step:
-                checkpoint_path(self._checkpoints, later).unlink()
+    def _leave(self, step: int) -> str:
+        """Keep what comes after a step as a branch; all ranks have read the checkpoint by then."""
+        left, fault = "", ""
+        self.store.flush()
+        self._save(checkpoint_path(self._checkpoints, self.step))
+        if self.ranks.first:
+            try:
+                left = keep_left(self._checkpoints.parent, since=step, now=self.step).name
+            except (OSError, sqlite3.Error) as error:
+                fault = f"what would be left cannot be kept as a branch ({error}): free space, or fork instead"
+        fault = self.ranks.from_first(fault)
+        if fault:
+            raise ValueError(fault)
+        return left
+
+    def delete_checkpoint(self, step: int) -> None:
+        """Delete a checkpoint that is not the newest.
+
+        Raises:
+            ValueError: if there is none of that step, or it is the one that a resume needs.
+        """
+        there = self.checkpoint_steps
+        if step not in there:
+            raise ValueError(f"no checkpoint of step {step}: there are {', '.join(map(str, there)) or 'none yet'}")
+        if step == there[-1]:
+            raise ValueError(f"the checkpoint of step {step} is the newest, which a resume needs")
+        self.ranks.from_first(None)  # all have looked
+        if self.ranks.first:
+            checkpoint_path(self._checkpoints, step).unlink()
+        self.kept.discard(step)
+        self._note_checkpoints()
+
+    def _note_checkpoints(self) -> None:
+        self.store.set("checkpoints", self.checkpoint_steps)
+        self.store.set("kept_checkpoints", sorted(self.kept))
 
     @property
     def checkpoint_steps(self) -> list[int]:
@@ -304,7 +344,7 @@ class Training:
             self._note("time/step", seconds)
         self._seconds_then, self._step_then = self.seconds, step
         if self.stopping.improved(step, accuracy, loss, counts=self.mask_is_final):
-            self._save(self._checkpoints / "best.pt")
+            self._save(self._checkpoints / BEST)
 
     def _measure(self, part: Literal["validation", "test"]) -> tuple[float, float]:
         """Accuracy in [0, 1] and loss, recorded; where the loss is in nats per character, also in bits."""
@@ -366,7 +406,7 @@ class Training:
         """
         averaged = self.attached.averaged
         if self.stopping.early and self.stopping.best is not None:
-            best = load_checkpoint(self._checkpoints / "best.pt")
+            best = load_checkpoint(self._checkpoints / BEST)
             self.model.load_state_dict(best["model"])
             if averaged is not None:
                 averaged.load_state_dict(best["averaged"])
@@ -395,7 +435,7 @@ class Training:
         self.store.flush()
         self._save(checkpoint_path(self._checkpoints, self.step))
         if self.ranks.first:
-            drop_old_checkpoints(self._checkpoints, keep=self.config.run.keep_checkpoints)
+            drop_old_checkpoints(self._checkpoints, keep=self.config.run.keep_checkpoints, asked=self.kept)
         self.store.set("checkpoints", self.checkpoint_steps)
 
     def _save(self, path: Path) -> None:
