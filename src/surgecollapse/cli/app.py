@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pydantic
 from cyclopts import App, CycloptsError, UnusedCliTokensError
 
-from surgecollapse.cli.branching import fork
+from surgecollapse.cli.branching import fork, twin
 from surgecollapse.cli.comparison import compare, typed
 from surgecollapse.cli.doctor import doctor
 from surgecollapse.cli.extras import extra_of
@@ -35,7 +35,7 @@ app = App(
     result_action="return_value",
     suppress_keyboard_interrupt=False,
 )
-for _command in (run, send, fork, watch, report, compare, tune, export, analyze, plan, demo, doctor):
+for _command in (run, send, fork, twin, watch, report, compare, tune, export, analyze, plan, demo, doctor):
     app.command(_command)
 app.command(analyze, name="analyse", show=False)  # as version 0.1 spelled it
 

@@ -1,4 +1,4 @@
-"""``fork``: a run branches off from another."""
+"""``fork`` and ``twin``: a run branches off from another, and is trained again without an intervention."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from surgecollapse.cli.output import say, write_table
 from surgecollapse.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -42,6 +43,41 @@ def fork(
     out = None if name is None else beside(run, name)
     result = fork_run(run, at, out=out, changes=settings(set_ or []), seed=seed, progress=for_terminal())
     return tell_result(result)
+
+
+def twin(run: Path, /, *, intervention: int | None = None, seeds: int = 1, name: str | None = None) -> int:
+    """Train a run again without one intervention of a person, and say what that intervention bought.
+
+    The twin starts from the state before the intervention, bit for bit; the other commands are repeated.
+
+    Args:
+        run: Run directory, of a run that a person changed while it trained.
+        intervention: Id of the command that is left out, as the page and `send --json` show it. Default: the last one.
+        seeds: Pairs of runs with and without it. The first is on the run's own random draws; with more, differences
+            have a 95% interval.
+        name: Name of the directory of the new runs and of twin.json, beside the run. Default: RUN-twin-ID.
+    """
+    from surgecollapse.compare.twin import RESULT
+    from surgecollapse.compare.twin import twin as twin_of
+    from surgecollapse.lab.training.progress import for_terminal
+
+    out = None if name is None else beside(run, name)
+    found = twin_of(run, intervention=intervention, seeds=seeds, out=out, progress=for_terminal())
+    rows = [
+        (
+            part.name.replace("_", " "),
+            f"{part.with_it:.4g}",
+            f"{part.without:.4g}",
+            f"{part.difference:+.4g}" + ("" if part.half is None else f" ± {part.half:.2g}"),
+        )
+        for part in found.final
+    ]
+    write_table(("at the end", "with it", "without it", "difference"), rows)
+    for line in found.skipped:
+        say(f"not repeated without it: {line}")
+    say(found.sentence)
+    say(f"twin: {found.directory / RESULT}")
+    return 0
 
 
 def settings(given: Sequence[str]) -> dict[str, Any]:

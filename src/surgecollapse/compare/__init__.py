@@ -9,5 +9,18 @@ from surgecollapse.compare.command import prepare
 from surgecollapse.compare.comparison import Comparison, Outcome
 from surgecollapse.compare.plan import Plan
 from surgecollapse.compare.suites import SUITES, Entry, Suite
+from surgecollapse.compare.twin import Curve, Difference, Twin, twin
 
-__all__ = ["SUITES", "Comparison", "Entry", "Outcome", "Plan", "Suite", "prepare"]
+__all__ = [
+    "SUITES",
+    "Comparison",
+    "Curve",
+    "Difference",
+    "Entry",
+    "Outcome",
+    "Plan",
+    "Suite",
+    "Twin",
+    "prepare",
+    "twin",
+]

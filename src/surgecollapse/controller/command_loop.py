@@ -54,6 +54,7 @@ class CommandLoop:
         handlers: kind of command → what carries it out; a loop may add its own.
         by_hand: whether the loop calls :meth:`boundary` itself.
         paused: whether training waits.
+        lenient: whether what cannot be repeated is passed over, as in a run that differs on purpose.
         stopping: whether the loop is asked to end.
         step: completed steps at the last boundary; a roll-back sets it.
         last: id of the newest command that was settled, as a checkpoint must know it.
@@ -73,7 +74,7 @@ class CommandLoop:
     def __init__(self, record: Callable[[Request], None], ranks: Ranks | None = None) -> None:
         self._record, self._ranks = record, Ranks() if ranks is None else ranks
         self.handlers: dict[str, Handler] = {}
-        self.by_hand = self.paused = self.stopping = False
+        self.by_hand = self.paused = self.stopping = self.lenient = False
         self.step = self.last = 0
         self.interrupted: Callable[[], bool] = lambda: False
         self._queue: CommandQueue | None = None
@@ -151,7 +152,7 @@ class CommandLoop:
             if asked.step != self.step:
                 raise ValueError(f"cannot repeat {asked.kind} of step {asked.step}: the run is at step {self.step}")
             status, reason = self._carry_out(asked.command)
-            if status == "rejected":
+            if status == "rejected" and not self.lenient:
                 raise ValueError(f"cannot repeat {asked.kind} at step {self.step}, the runs differ: {reason}")
             self._tell(asked.command, "replay", status, reason)
             self.last, repeated = max(self.last, asked.id), True

@@ -22,6 +22,7 @@ from surgecollapse.dashboard.guard import Guard, body_of
 from surgecollapse.dashboard.launch import Launcher
 from surgecollapse.dashboard.operations import operations
 from surgecollapse.dashboard.runs import Runs, changed
+from surgecollapse.dashboard.twins import twins_of
 from surgecollapse.record import CommandQueue
 
 if TYPE_CHECKING:
@@ -73,6 +74,8 @@ def application(
         Route("/api/runs/{run}/stream", pages.stream),
         Route("/api/runs/{run}/commands", pages.command, methods=["POST"]),
         Route("/api/runs/{run}/forks", pages.fork, methods=["POST"]),
+        Route("/api/runs/{run}/twins", pages.twins),
+        Route("/api/runs/{run}/twins", pages.twin, methods=["POST"]),
     ]
     return Guard(Starlette(routes=routes), token, hosts)
 
@@ -189,6 +192,20 @@ class _Pages:
     async def fork(self, request: Request) -> Response:
         """Start a branch of the run in a process of its own."""
         return await self._launch(request, ("at", "changes", "name", "seed"), self._launcher.fork)
+
+    async def twin(self, request: Request) -> Response:
+        """Start the twin of the run in a process of its own."""
+        return await self._launch(request, ("intervention", "seeds", "name"), self._launcher.twin)
+
+    async def twins(self, request: Request) -> Response:
+        """Results of twins of the run, as ``twin.json`` has them, with the name of their directory."""
+        try:
+            path = await run_in_threadpool(self._runs.path, request.path_params["run"])
+        except KeyError:
+            return _refusal("no such run", 404)
+        except ValueError as error:
+            return _refusal(f"the run cannot be read: {error}", 422)
+        return Answer({"twins": await run_in_threadpool(twins_of, path.parent)})
 
     async def _launch(self, request: Request, known: tuple[str, ...], start: Callable[..., str]) -> Response:
         """Start what a body asks for, once for each token."""

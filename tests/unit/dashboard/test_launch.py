@@ -107,6 +107,19 @@ def test_what_is_no_branch_is_refused_and_starts_nothing(client, root, body, cod
     assert sorted(path.name for path in root.iterdir()) == before
 
 
+def test_a_twin_is_started_and_its_result_listed(client, root):
+    answer = post(client, {"intervention": 3, "seeds": 2, "token": "a-click-of-mine"}, where="twins")
+    assert (answer.status_code, answer.json()) == (202, {"name": "run-twin"})
+    words = json.loads((root / "run-twin" / "words.json").read_text())
+    assert words == ["twin", str(root / "run"), "--seeds", "2", "--intervention", "3", "--name", "run-twin"]
+    assert client.get(f"/api/runs/{client.ids['run']}/twins", headers=WITH).json() == {"twins": []}
+    (root / "run-twin" / "twin.json").write_text(json.dumps({"version": 1, "run": "../run", "final": []}))
+    listed = client.get(f"/api/runs/{client.ids['run']}/twins", headers=WITH).json()["twins"]
+    assert listed == [{"version": 1, "run": "../run", "final": [], "name": "run-twin"}]
+    for wrong in ({"seeds": 0}, {"seeds": 1e9}, {"intervention": "3"}, {"at": 3}):
+        assert post(client, {**wrong, "token": "click-number-1"}, where="twins").status_code == 400
+
+
 @pytest.mark.parametrize(
     ("headers", "code"),
     [({"authorization": "Bearer wrong"}, 401), ({"host": "evil.example"}, 421), ({"origin": "http://x.example"}, 403)],

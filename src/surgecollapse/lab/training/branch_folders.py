@@ -35,7 +35,7 @@ def keep_left(folder: Path, *, since: int, now: int) -> Path:
     branch.mkdir()
     try:
         (branch / "checkpoints").mkdir()
-        copy_record(folder / "run.db", branch / "run.db", step=now, commands=[one.id for one in applied(folder)])
+        copy_record(folder / "run.db", branch / "run.db", step=now, commands=_settled(folder))
         for name in ("config.toml", "env.json"):
             shutil.copyfile(folder / name, branch / name)
         best = folder / "checkpoints" / BEST
@@ -76,6 +76,15 @@ def applied(folder: Path) -> list[QueuedCommand]:
     queue = CommandQueue(folder / "run.db")
     try:
         return [one for one in queue.applied() if one.kind not in READ_ONLY]
+    finally:
+        queue.close()
+
+
+def _settled(folder: Path) -> list[int]:
+    """Ids of the commands that do not wait: the next one of a copy must have a greater id than all of them."""
+    queue = CommandQueue(folder / "run.db")
+    try:
+        return [one.id for one in queue.all() if one.status != "queued"]
     finally:
         queue.close()
 

@@ -203,11 +203,14 @@ def _settle(
         write_config(new, folder / "config.toml")
     if seed is not None:
         state = reseeded(state, seed)
-    save_checkpoint(path, state)
+    queue = CommandQueue(folder / "run.db")
+    there = [one.id for one in queue.all()]
+    # What comes has greater ids than what is there, and what is there was carried out.
+    asked = {"last": max(there, default=0), "to_repeat": []}
+    save_checkpoint(path, {**state, "asked": {**state.get("asked", {"rate_factor": 1.0}), **asked}})
     if commands:
-        queue = CommandQueue(folder / "run.db")
         queue.adopt(commands)
-        queue.close()
+    queue.close()
     changes = {
         f"{section}.{key}": value
         for section, values in as_mapping(new).items()

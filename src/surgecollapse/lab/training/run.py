@@ -234,7 +234,7 @@ def _repeat(source: Path, folder: Path, store: RunStore) -> None:
 def _open_queue(training: Training, folder: Path) -> None:
     """Take commands from now on, and repeat those that came after the checkpoint."""
     queue, command_loop = CommandQueue(folder / "run.db"), training.command_loop
-    command_loop.step = training.step
+    command_loop.step, command_loop.lenient = training.step, bool(training.store.get("lenient_replay"))
     command_loop.open(queue)
     again = [
         asked for asked in effective(queue.applied()) if asked.id > command_loop.last or asked.id in training.to_repeat
