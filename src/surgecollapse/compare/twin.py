@@ -229,9 +229,9 @@ def _final(pairs: Sequence[tuple[Path, Path]]) -> tuple[Difference, ...]:
     summaries = [(_summary(one), _summary(two)) for one, two in pairs]
     found = []
     for name in _SCORES:
-        values = [(one.get(name), two.get(name)) for one, two in summaries]
-        if any(not isinstance(value, int | float) for pair in values for value in pair):
+        if not all(isinstance(summary.get(name), int | float) for pair in summaries for summary in pair):
             continue
+        values: list[tuple[float, float]] = [(one[name], two[name]) for one, two in summaries]
         interval = _interval([one - two for one, two in values])
         sides = [sum(pair[i] for pair in values) / len(values) for i in (0, 1)]
         found.append(
