@@ -31,6 +31,7 @@ from surgecollapse.events import (
     Regrow,
     SetNoise,
     Threshold,
+    Warn,
 )
 from surgecollapse.functional.selection import count_true
 from surgecollapse.protocols import UnitConnection
@@ -94,7 +95,7 @@ class Actor:
         """
         self._done, self._step, self._signals, self._decision = [], step, signals, decision
         self._closed: Mapping[str, Tensor] = {}
-        if not all(isinstance(action, SetNoise | Threshold | Aim | Freeze) for action in decision.actions):
+        if not all(isinstance(action, SetNoise | Threshold | Aim | Warn | Freeze) for action in decision.actions):
             self._activations = self.net.activation_energy()
         for action in decision.actions:
             self._do(action)

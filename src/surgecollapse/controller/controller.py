@@ -44,6 +44,7 @@ from surgecollapse.events import (
     Regrow,
     SetNoise,
     Threshold,
+    Warn,
     from_dict,
     to_dict,
 )
@@ -527,6 +528,9 @@ class Controller:
             before = self.plan.sparsity
             self._handlers.aim_at(aim.sparsity)
             self._log("aim", f"target sparsity {before:g} → {aim.sparsity:g}: {decision.reason}")
+        if warn := decision.find(Warn):
+            self._log("warning", warn.message)
+            self._advice.give("recovery", warn.message)
         signals = self._components.signal.values if signals is None else signals
         for event in self._components.actor.carry_out(decision, self.step, signals):
             self.events.append(event)

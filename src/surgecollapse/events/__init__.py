@@ -17,6 +17,7 @@ from surgecollapse.events.actions import (
     Regrow,
     SetNoise,
     Threshold,
+    Warn,
 )
 from surgecollapse.events.records import (
     Alarm,
@@ -53,6 +54,7 @@ __all__ = [
     "Request",
     "SetNoise",
     "Threshold",
+    "Warn",
     "from_dict",
     "plain",
     "to_dict",

@@ -208,11 +208,19 @@ class Aim:
 
 
 @dataclass(frozen=True, slots=True)
+class Warn:
+    """Record an event ``warning``, and warn the caller; of the same matter once in a run."""
+
+    message: str
+    """What is wrong, and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
 class Freeze:
     """Make the mask final from now on."""
 
 
-Action = Prune | Exchange | Regrow | Recycle | Threshold | SetNoise | Aim | Freeze
+Action = Prune | Exchange | Regrow | Recycle | Threshold | SetNoise | Aim | Warn | Freeze
 """One thing to do; carried out by :class:`surgecollapse.act.actor.Actor`."""
 AnyAction = TypeVar("AnyAction", bound=Action)
 

@@ -86,7 +86,7 @@ class Intervention:
 
     step: int
     kind: str
-    """``collapse | exchange | surge | recycle | pump | freeze | release | aim | skip | join``."""
+    """``collapse | exchange | surge | recycle | pump | freeze | release | aim | warning | skip | join``."""
     phase: str
     reason: str
     sparsity_before: float

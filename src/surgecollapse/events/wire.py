@@ -9,7 +9,18 @@ from numbers import Integral, Real
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from surgecollapse.events.actions import Aim, Decision, Exchange, Freeze, Prune, Recycle, Regrow, SetNoise, Threshold
+from surgecollapse.events.actions import (
+    Aim,
+    Decision,
+    Exchange,
+    Freeze,
+    Prune,
+    Recycle,
+    Regrow,
+    SetNoise,
+    Threshold,
+    Warn,
+)
 from surgecollapse.events.records import (
     Alarm,
     Intervention,
@@ -35,6 +46,7 @@ _ACTIONS: dict[str, type] = {
     "threshold": Threshold,
     "set_noise": SetNoise,
     "aim": Aim,
+    "warn": Warn,
     "freeze": Freeze,
 }
 """By type, as decisions name them."""

@@ -56,9 +56,10 @@ class CyclicalPruning(ScheduledPolicy):
         gradients.
 
     Deviations:
-        What the abstract says is here: a periodic schedule, and pruned weights that may recover in the next cycle. The
-        number of cycles and ``prune_fraction`` are ours, and the learning rate does not restart with a cycle. The
-        cubic rise within a cycle is that of gradual pruning.
+        What the abstract says is here: a periodic schedule, and pruned weights that may recover in the next cycle.
+        That they regrow at zero is our reading of the paper; their values before pruning are not kept. The number of
+        cycles and ``prune_fraction`` are ours, and the learning rate does not restart with a cycle. The cubic rise
+        within a cycle is that of gradual pruning.
 
     Source:
         Srinivas, Kuzmin, Nagel, van Baalen, Skliar, Blankevoort 2022, arXiv 2202.01290.

@@ -12,24 +12,26 @@ class Recovery:
     """Follows how much training has learned: first loss − loss where the loss is noted, else prediction confidence.
 
     A moving average h of it is kept, with its greatest value. Training *has begun to learn* once h exceeds
-    ``begun`` of the scale: of the first loss, or of full confidence. It *does not recover* where h is under half of
-    its greatest value for ``patience`` readings in a row. A reading with neither number says nothing.
+    ``begun`` of the scale: of the first loss, or of full confidence. It *has learned* once h exceeds ``learned`` of
+    it. It *does not recover* where h is under half of its greatest value for ``patience`` readings in a row. A reading
+    with neither number says nothing.
 
     Args:
         patience: readings, at least 1.
         begun: share of the scale, in (0, 1).
+        learned: share of the scale, in (begun, 1).
         decay: of the moving average, in [0, 1).
 
     >>> recovery = Recovery(patience=2, decay=0.0)
     >>> for step, loss in enumerate((2.0, 0.2, 1.9, 1.9), start=1):
     ...     recovery.read(Reading(step=step, loss=loss))
-    >>> recovery.begun, recovery.failed
-    (True, 'average loss 1.9 for 2 readings, against 0.2 at best and 2 at first')
+    >>> recovery.begun, recovery.learned, recovery.failed
+    (True, False, 'average loss 1.9 for 2 readings, against 0.2 at best and 2 at first')
     """
 
-    def __init__(self, *, patience: int = 4, begun: float = 0.05, decay: float = 0.5) -> None:
+    def __init__(self, *, patience: int = 4, begun: float = 0.05, learned: float = 0.9, decay: float = 0.5) -> None:
         validation.whole("patience", patience)
-        self._patience, self._begun, self._decay = patience, begun, decay
+        self._patience, self._begun, self._learned, self._decay = patience, begun, learned, decay
         self._first: float | None = None
         self._now, self._best, self._bad = 0.0, 0.0, 0
 
@@ -46,9 +48,23 @@ class Recovery:
         self._bad = self._bad + 1 if self.begun and self._now < self._best / 2 else 0
 
     @property
+    def known(self) -> bool:
+        """Whether any reading had a number."""
+        return self._first is not None or self._best > 0.0
+
+    @property
     def begun(self) -> bool:
         """Whether training has begun to learn."""
-        return self._best > self._begun * (1.0 if self._first is None else abs(self._first))
+        return self._best > self._begun * self._scale
+
+    @property
+    def learned(self) -> bool:
+        """Whether training has learned most of what there is to learn."""
+        return self._best > self._learned * self._scale
+
+    @property
+    def _scale(self) -> float:
+        return 1.0 if self._first is None else abs(self._first)
 
     @property
     def failed(self) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from surgecollapse.events import Aim, Decision, Freeze, Prune, Reading, Threshold
+from surgecollapse.events import Aim, Decision, Freeze, Prune, Reading, Threshold, Warn
 from surgecollapse.policies import validation
 from surgecollapse.policies.base import ScheduledState
 from surgecollapse.policies.recovery import Recovery
@@ -52,9 +52,11 @@ class SoftThreshold(StraightThroughPolicy):
         rescale: whether v gets back the magnitude that the threshold took from the open weights; ``None``: with p = 1.
         allocation: ``global | layer | erk``; ``None`` takes the target's.
         when_not_recovering: ``exact``: the target is reached in any case. ``at_most``: the threshold begins to rise
-            once training has begun to learn; where training does not recover (see
+            once training has learned (its loss is a tenth of the first, or its predictions are 90% confident), or at
+            half of ``freeze_at``; where training does not recover (see
             :class:`~surgecollapse.policies.recovery.Recovery`), the density is doubled, the reason is recorded, and
-            that sparsity is the new target.
+            that sparsity is the new target. Both warn, and record an event ``warning``, where training does not
+            recover; ``exact`` sees it by the noted loss alone.
         threshold_every: steps after which open weights, threshold and scale are taken anew, at least 1; at readings
             they always are.
 
@@ -141,30 +143,48 @@ class SoftThreshold(StraightThroughPolicy):
             if why := self._waits(step):
                 return Decision(phase="dense", reason=why)
             state.begun = step
-        if self.when_not_recovering == "at_most" and (failed := state.recovery.failed):
-            return self._back_off(reading, failed)
-        coming = self._next(step)
+        if failed := state.recovery.failed:
+            if self.when_not_recovering == "at_most":
+                return self._back_off(reading, failed)
+            return self._rise(reading, target, self._unrecovered(failed))
+        return self._rise(reading, target)
+
+    def _rise(self, reading: Reading, target: float, *before: Warn) -> Decision:
+        """Go on with the threshold."""
+        coming = self._next(reading.step)
         depth, why = self._depth(reading, coming, target)
         reason = f"{why}: to sparsity {depth:.4g} at step {coming}"
-        return Decision(phase="sparse", reason=reason, actions=(self._threshold(depth, coming - step),))
+        actions = (*before, self._threshold(depth, coming - reading.step))
+        return Decision(phase="sparse", reason=reason, actions=actions)
+
+    def _unrecovered(self, failed: str) -> Warn:
+        """What is said where training does not recover; it counts anew."""
+        self._state.recovery.forgive()
+        advice = "lower the sparsity, or pass when_not_recovering='at_most'"
+        return Warn(f"training does not recover from being pruned ({failed}): {advice}")
 
     def _freeze(self, step: int, due: int) -> Decision:
         """Prune to the exact target for good; a network that never began to learn stays as dense as it is."""
-        target = self._plan.sparsity
+        target, recovery = self._plan.sparsity, self._state.recovery
         if self._state.begun is None and self.when_not_recovering == "at_most":
             reason = f"training has not begun to learn until step {step}: nothing is pruned"
-            return Decision(phase="frozen", reason=reason, actions=(Aim(0.0), Freeze()))
+            return Decision(phase="frozen", reason=reason, actions=(Warn(reason), Aim(0.0), Freeze()))
         reason = f"exact target {target:.4g} and final mask at step {step} (due from {due})"
-        return Decision(phase="frozen", reason=reason, actions=(Prune(target), Freeze()))
+        nothing = Warn(f"training has learned nothing until the final mask at step {step}, at sparsity {target:.4g}")
+        before = (nothing,) if recovery.known and not recovery.begun else ()
+        return Decision(phase="frozen", reason=reason, actions=(*before, Prune(target), Freeze()))
 
     def _waits(self, step: int) -> str | None:
         """Why the threshold does not rise yet."""
-        start = self._step(self.start_at)
+        start, recovery = self._step(self.start_at), self._state.recovery
         if step < start:
             return f"dense until step {start}, at step {step}"
-        if self.when_not_recovering == "at_most" and not self._state.recovery.begun:
+        if self.when_not_recovering == "exact" or recovery.learned:
+            return None
+        if not recovery.begun:
             return f"dense at step {step}: training has not begun to learn"
-        return None
+        latest = max(start, self._step(self.freeze_at / 2))
+        return f"dense at step {step}: training has not learned yet, until step {latest}" if step < latest else None
 
     def _depth(self, reading: Reading, coming: int, target: float) -> tuple[float, str]:
         """Sparsity at the next decision, and what it follows."""
@@ -185,4 +205,5 @@ class SoftThreshold(StraightThroughPolicy):
         lower = max(0.0, 1.0 - 2.0 * (1.0 - min(reading.sparsity, self._plan.sparsity)))
         coming = self._next(step)
         reason = f"training does not recover ({failed}): back to sparsity {lower:.4g} at step {coming}"
-        return Decision(phase="sparse", reason=reason, actions=(Aim(lower), self._threshold(lower, coming - step)))
+        actions = (Warn(reason), Aim(lower), self._threshold(lower, coming - step))
+        return Decision(phase="sparse", reason=reason, actions=actions)

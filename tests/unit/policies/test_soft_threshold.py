@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import pytest
 import torch
 from torch import nn
 
 import surgecollapse as sc
-from surgecollapse.events import Aim, Freeze, Plan, Prune, Reading, Threshold
+from surgecollapse.events import Aim, Freeze, Plan, Prune, Reading, Threshold, Warn
 from surgecollapse.functional import kept
 from surgecollapse.policies import SoftThreshold, SoftThresholdEntropy
 from surgecollapse.policies.recovery import Recovery
@@ -170,22 +171,53 @@ def test_a_reading_without_numbers_says_nothing():
     assert recovery.failed is None
 
 
-def test_it_waits_until_training_has_begun_to_learn():
-    made = play(SoftThreshold(when_not_recovering="at_most"), loss=lambda step: 2.0 if step < 100 else 0.5)
-    assert not made[90].acts
-    assert "not begun to learn" in made[90].reason
-    begun = min(step for step, decision in made.items() if decision.acts)
-    assert begun == 100
-    assert depths(made)[200] == pytest.approx(cubic(200, 100, 200))
-    assert made[300].actions == (Prune(0.8), Freeze())
+@pytest.mark.parametrize(
+    ("loss", "begun", "waits"),
+    [
+        (
+            0.0,
+            130,
+            {90: "not begun to learn", 120: "not learned yet, until step 150"},
+        ),  # average 1.75/2 at 120, 1.88/2 at 130
+        (0.5, 150, {90: "not begun to learn", 140: "not learned yet, until step 150"}),  # three quarters at most
+        (1.95, 300, {290: "not begun to learn"}),
+    ],
+)
+def test_at_most_waits_until_training_has_learned_or_half_of_the_time_is_over(loss, begun, waits):
+    made = play(SoftThreshold(when_not_recovering="at_most"), loss=lambda step: 2.0 if step < 100 else loss)
+    for step, reason in waits.items():
+        assert reason in made[step].reason
+    assert min(step for step, decision in made.items() if decision.acts) == begun
+    if begun < 300:
+        end = max(200, (begun + 300) // 2)
+        assert depths(made)[200] == pytest.approx(cubic(200, begun, end))
+        assert made[300].actions == (Prune(0.8), Freeze())
 
 
 def test_what_never_learns_is_not_pruned_and_says_so():
     made = play(SoftThreshold(when_not_recovering="at_most"), prediction_confidence=lambda _: 0.001)
-    assert made[300].actions == (Aim(0.0), Freeze())
+    assert made[300].actions == (Warn(made[300].reason), Aim(0.0), Freeze())
     assert "not begun to learn" in made[300].reason
-    exact = play(SoftThreshold(), prediction_confidence=lambda _: 0.001)
-    assert exact[300].actions == (Prune(0.8), Freeze())
+
+
+@pytest.mark.parametrize("readings", [{"prediction_confidence": lambda _: 0.001}, {"loss": lambda _: 2.0}])
+def test_exact_prunes_what_never_learns_and_warns(readings):
+    warning, *others = play(SoftThreshold(), **readings)[300].actions
+    assert others == [Prune(0.8), Freeze()]
+    assert "training has learned nothing until the final mask at step 300, at sparsity 0.8" in warning.message
+
+
+def test_without_numbers_nothing_is_said_of_learning():
+    assert play(SoftThreshold())[300].actions == (Prune(0.8), Freeze())
+
+
+def test_exact_goes_on_where_training_does_not_recover_and_warns():
+    policy = SoftThreshold()
+    made = play(policy, loss=lambda step: 2.0 if step == 0 else 0.1 if step < 200 else 1.9)
+    warned = {step: decision.find(Warn).message for step, decision in made.items() if decision.find(Warn)}
+    assert "training does not recover from being pruned (average loss 1.84 for 4 readings" in warned[240]
+    assert depths(made) == depths(play(SoftThreshold()))
+    assert list(warned) == [240, 280]  # counted anew after each
 
 
 def test_it_backs_off_to_twice_the_density_where_training_does_not_recover():
@@ -221,14 +253,17 @@ def test_a_net_that_pruning_kills_ends_at_a_lower_sparsity_with_the_reason_and_r
             optimizer.step()
 
     controller = attached(model, optimizer)
-    train(model, optimizer, controller, 150)
+    with pytest.warns(UserWarning, match=r"training does not recover .* back to sparsity"):
+        train(model, optimizer, controller, 150)
     other = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 3))
     stepper = torch.optim.SGD(other.parameters(), lr=0.01)
     again = attached(other, stepper)
     other.load_state_dict(model.state_dict())
     stepper.load_state_dict(optimizer.state_dict())
     for parts in ((model, optimizer, controller), (other, stepper, again)):
-        train(*parts, 250)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "training does not recover")  # said before, or not again
+            train(*parts, 250)
         parts[2].finalize()
         assert parts[2].frozen
     assert 0.0 < controller.sparsity < 0.5
@@ -236,5 +271,8 @@ def test_a_net_that_pruning_kills_ends_at_a_lower_sparsity_with_the_reason_and_r
     assert controller.open_weights() == (kept(size, controller.plan.sparsity), size)
     aims = [event.reason for event in controller.events if event.kind == "aim"]
     assert aims
+    assert [event.reason for event in controller.events if event.kind == "warning"] == [
+        reason.partition(": ")[2] for reason in aims
+    ]
     assert all("training does not recover (average loss" in reason for reason in aims)
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), other.parameters(), strict=True))
