@@ -28,21 +28,28 @@ def nearest(given: object, valid: Iterable[str], *, most: int = 1, cutoff: float
     return [words[word] for word in difflib.get_close_matches(str(given).lower(), words, n=most, cutoff=cutoff)]
 
 
-def unknown(what: str, given: object, valid: Collection[str]) -> str:
+def unknown(
+    what: str, given: object, valid: Collection[str], *, unlisted: Collection[str] = (), see: str | None = None
+) -> str:
     """Say that a word is unknown, list the valid ones, and suggest the nearest.
 
     Args:
         what: kind of the word.
         given: what came.
         valid: what is expected.
+        unlisted: further valid words, too many to be listed.
+        see: what these are, and where they are listed.
 
     >>> unknown("policy", "gpm", ["gmp", "rigl"])
     "unknown policy 'gpm': expected one of gmp, rigl. Did you mean 'gmp'?"
     >>> unknown("option", "x", [])
     "unknown option 'x': expected none"
+    >>> unknown("key", "rate", ["seed"], unlisted=["rates"], see="one that the manual lists")
+    "unknown key 'rate': expected one of seed, or one that the manual lists. Did you mean 'rates'?"
     """
-    close = nearest(given, valid)
-    expected = f"one of {', '.join(valid)}" if valid else "none"
+    close = nearest(given, [*valid, *unlisted])
+    listed = [f"one of {', '.join(valid)}"] if valid else []
+    expected = ", or ".join([*listed, *([] if see is None else [see])]) or "none"
     return f"unknown {what} {given!r}: expected {expected}" + (f". Did you mean {close[0]!r}?" if close else "")
 
 

@@ -99,7 +99,7 @@ def test_a_click_reaches_the_masks_and_the_page_moves_and_asks_for_nothing_outsi
         end(server)
     (command,) = CommandQueue(live / "run.db").all()
     with RunStore(live / "run.db") as store:
-        done = [event for event in store.interventions() if "asked by a person" in event.reason]
+        done = [event for event in store.interventions() if "requested by a user" in event.reason]
     assert (command.status, len(done)) == ("applied", 1)
     before = sum(change.size for change in done[0].layers) * (1 - done[0].sparsity_before)
     assert done[0].pruned == pytest.approx(before / 2, abs=len(done[0].layers) + 1)

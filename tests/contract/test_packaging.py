@@ -95,11 +95,21 @@ print(torch.equal(again(x), model(x)))
     assert run(wheel, code, tmp_path).split() == ["64", "True", "True"]
 
 
-def test_the_command_without_its_extra_says_in_one_line_what_to_install(wheel, tmp_path):
+def test_the_command_without_its_extra_tells_its_version(wheel, tmp_path):
     code = """
 from surgecollapse.cli import main
+print(main(["--version"]))
+"""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert run(wheel, code, tmp_path).split() == [project["version"], "0"]
+
+
+@pytest.mark.parametrize("argv", [["run", "digits"], ["--help"], ["doctor"], []], ids=" ".join)
+def test_the_command_without_its_extra_says_in_one_line_what_to_install(argv, wheel, tmp_path):
+    code = f"""
+from surgecollapse.cli import main
 sys.stderr = sys.stdout
-print(main(["run", "digits"]))
+print(main({argv!r}))
 """
     said, exit_code = run(wheel, code, tmp_path).splitlines()
     assert re.fullmatch(

@@ -12,7 +12,7 @@ from torch import nn
 from surgecollapse import MemoryRecorder, Monitoring, Readings, Updates, attach, make_policy, testing, watch_training
 from surgecollapse.events import Measurement
 from surgecollapse.lab.config import ConfigError, make_config
-from surgecollapse.lab.training import forecasts as foresight
+from surgecollapse.lab.training import forecasts
 from surgecollapse.lab.training.loading import load_data
 from surgecollapse.lab.training.run import train
 from surgecollapse.plugins import FORMS, find, offered
@@ -207,7 +207,7 @@ def test_an_offer_that_does_not_fit_is_refused_by_its_name(name, tmp_path):
     for use in (
         lambda: make_policy(name),
         lambda: watch_training(model, optimizer, monitors=name),
-        lambda: foresight.GrokkingForecast(name, lambda alarm: None),
+        lambda: forecasts.GrokkingForecast(name, lambda alarm: None),
         lambda: load_data(make_config(task=name)),
     ):
         with pytest.raises(TypeError, match=f"entry point '{name}' of the group surgecollapse.*expected"):
@@ -224,6 +224,6 @@ def test_names_of_ours_cannot_be_taken_and_unknown_ones_list_both():
         make_policy("quite")
     with pytest.raises(ConfigError, match="unknown task 'stripe'"):
         make_config(task="stripe")
-    detector = foresight.GrokkingForecast("early", lambda alarm: None)
+    detector = forecasts.GrokkingForecast("early", lambda alarm: None)
     detector.take(Measurement(step=3, name="accuracy/train", value=0.1))
     assert detector.predicts_failure

@@ -93,7 +93,7 @@ def test_a_branch_without_changes_is_bitwise_the_run_up_to_what_people_did_later
         said = [store.get(key) for key in ("forked_at", "forked_by", "fork_changes", "kept_checkpoints")]
         assert said == [at, "fork", {}, [at]]
         assert (tmp_path / "branch" / store.get("parent")).resolve() == parent.resolve()
-        assert store.get("touched") is (True if at >= 7 else None)
+        assert store.modified_by_user is (at >= 7)
 
 
 def test_a_branch_after_the_last_command_equals_the_run_to_its_end(parent, tmp_path):
@@ -228,7 +228,7 @@ def test_a_checkpoint_that_a_person_asked_for_stays_until_it_is_deleted(tmp_path
     assert "is the newest" in asked[4].reason
     with RunStore(tmp_path / "run" / "run.db") as store:
         assert (store.get("kept_checkpoints"), store.get("checkpoints")) == ([5], [5, 60])
-        assert store.get("touched") is None
+        assert not store.modified_by_user
 
 
 def test_a_kept_checkpoint_outlives_an_interruption(tmp_path):
@@ -253,10 +253,10 @@ def test_a_copy_of_a_record_ends_at_its_step_and_has_the_chosen_commands(parent,
     assert [asked.id for asked in CommandQueue(tmp_path / "run.db").all()] == ids[:2]
     with RunStore(tmp_path / "run.db") as store:
         assert store.get("summary") is None
-        assert store.get("touched") is True
+        assert store.modified_by_user
     copy_record(parent / "run.db", tmp_path / "second.db", step=3, commands=[])
     with RunStore(tmp_path / "second.db") as store:
-        assert store.get("touched") is None
+        assert not store.modified_by_user
     with pytest.raises(FileExistsError):
         copy_record(parent / "run.db", tmp_path / "run.db", step=30, commands=[])
 

@@ -12,6 +12,7 @@ import time
 import pytest
 import torch
 
+import surgecollapse
 from surgecollapse.cli import INTERRUPTED, MISTAKE, main, training
 from surgecollapse.cli.flags import Flags
 from surgecollapse.cli.machine_checks import examine
@@ -171,10 +172,48 @@ def test_every_mistake_is_one_line(argv, words, capsys, tmp_path):
     assert not list(tmp_path.iterdir()), "a mistake must leave nothing behind"
 
 
+@pytest.mark.parametrize(
+    ("kind", "known", "about"),
+    [
+        ("tasks", "digits", "The digits of scikit-learn."),
+        ("experiments", "nanda-modular", "Nanda et al., arXiv 2301.05217."),
+        ("models", "mlp", ""),
+        ("policies", "rigl", "Sparse from the first step"),
+        ("methods", "gmp", ""),
+        ("suites", "quick", ""),
+        ("optimizers", "muon", "Muon for hidden matrices"),
+        ("monitors", "norms", "Euclidean norms"),
+        ("criteria", "lamp", ""),
+        ("analyses", "spectrum", ""),
+        ("trackers", "wandb", ""),
+        ("keys", "optimizer.lr", ""),
+    ],
+)
+def test_names_of_every_kind_are_listed_with_what_they_are(kind, known, about, capsys):
+    assert main(["list", kind]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.split()[:1] == [known]]
+    assert len(line.split()) > 1
+    assert about.split(",")[0] in line
+    assert ":class:" not in line
+
+
+def test_names_are_listed_by_kind_in_lines_that_fit(capsys):
+    assert main(["list"]) == 0
+    said = capsys.readouterr().out
+    assert "tasks (18)" in said
+    assert max(map(len, said.splitlines())) <= 100
+    assert "unknown kind of name 'task': expected one of tasks, experiments" in fails(capsys, "list", "task")
+
+
+def test_the_version_is_told(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == surgecollapse.__version__
+
+
 def test_a_bad_key_in_a_file_is_named_with_the_valid_ones(capsys, tmp_path):
     (tmp_path / "my.toml").write_text('task = "digits"\nsparcity = 0.5\n')
     line = fails(capsys, "run", "--config", "my.toml")
-    assert "my.toml: unknown key 'sparcity': expected one of task, data_dir" in line
+    assert "my.toml: unknown key 'sparcity': expected one of `surgecollapse list keys`" in line
     assert "Did you mean 'sparsity'?" in line
 
 

@@ -72,7 +72,7 @@ def test_what_a_person_decides_between_two_readings_is_recorded_with_its_own_ste
         steps(6)
         controller.request(command)
         steps(1)
-    decided = [event for event in memory.of(Decision) if event.reason.startswith("asked by a person")]
+    decided = [event for event in memory.of(Decision) if event.reason.startswith("requested by a user")]
     assert [event.step for event in decided] == [7, 14, 21]
     assert [event.step for event in memory.of(Intervention)] == [7, 14, 21]
     assert [event.step for event in requests()] == [7, 14, 21]
@@ -204,7 +204,7 @@ def test_commands_come_from_a_run_store_in_a_plain_loop(tmp_path):
         assert controller.sparsity == 0.5
         asked = CommandQueue(tmp_path / "run.db").all()[0]
         assert (asked.status, asked.step, asked.reason) == ("applied", 1, "closed 384 weights: sparsity 0.5000")
-        assert store.get("touched") is True
+        assert store.modified_by_user
 
 
 class Person:
@@ -244,48 +244,48 @@ def final(folder):
 
 
 @pytest.fixture(scope="module")
-def touched(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("touched") / "run"
+def changed_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("changed_run") / "run"
     with Person(PLAN, folder):
         train(make_config(policy="entropy_cycles", sparsity=0.9, **SHORT), folder)
     return folder
 
 
-def test_every_request_is_settled_in_order_and_the_run_is_marked(touched):
-    asked = CommandQueue(touched / "run.db").all()
+def test_every_request_is_settled_in_order_and_the_run_is_marked(changed_run):
+    asked = CommandQueue(changed_run / "run.db").all()
     assert [one.status for one in asked] == ["applied"] * 11
     assert [one.step for one in asked] == [7, 7, 12, 12, 20, 20, 26, 26, 31, 45, 45]
-    with RunStore(touched / "run.db") as store:
-        assert store.get("touched") is True
-        assert store.get("summary")["touched"] is True
+    with RunStore(changed_run / "run.db") as store:
+        assert store.modified_by_user
+        assert store.get("summary")["modified_by_user"] is True
         assert store.get("summary")["sparsity"] == pytest.approx(0.8, abs=1e-3)
         # What the roll-back undid is no longer in the record; the commands all are.
         assert [event.step for event in store.requests()] == [7, 7, 12, 12, 20, 20, 20, 45, 45]
         assert store.get("checkpoints") == [20, 40, 60]  # a person asked for the first
 
 
-def test_a_replay_repeats_the_interventions_bitwise(touched, tmp_path):
-    train(None, tmp_path / "again", replay=touched)
-    one, two = final(touched), final(tmp_path / "again")
+def test_a_replay_repeats_the_interventions_bitwise(changed_run, tmp_path):
+    train(None, tmp_path / "again", replay=changed_run)
+    one, two = final(changed_run), final(tmp_path / "again")
     for part in ("model", "batches", "torch_rng"):
         assert str(one[part]) == str(two[part])
     assert all(torch.equal(value, two["model"][name]) for name, value in one["model"].items())
     with RunStore(tmp_path / "again" / "run.db") as store:
-        assert store.get("touched") is True
+        assert store.modified_by_user
         assert {event.source for event in store.requests()} == {"replay"}
 
 
-def test_without_its_interventions_the_run_ends_elsewhere(touched, tmp_path):
+def test_without_its_interventions_the_run_ends_elsewhere(changed_run, tmp_path):
     train(make_config(policy="entropy_cycles", sparsity=0.9, **SHORT), tmp_path / "plain")
-    one, two = final(touched), final(tmp_path / "plain")
+    one, two = final(changed_run), final(tmp_path / "plain")
     assert not all(torch.equal(value, two["model"][name]) for name, value in one["model"].items())
     with RunStore(tmp_path / "plain" / "run.db") as store:
-        assert store.get("touched") is None
-        assert store.get("summary")["touched"] is False
+        assert not store.modified_by_user
+        assert store.get("summary")["modified_by_user"] is False
 
 
 @pytest.mark.parametrize("at", [10, 29, 33, 50])
-def test_a_run_that_is_cut_off_repeats_what_people_did_since_its_checkpoint(touched, tmp_path, at):
+def test_a_run_that_is_cut_off_repeats_what_people_did_since_its_checkpoint(changed_run, tmp_path, at):
     class Cut(Exception):
         pass
 
@@ -308,7 +308,7 @@ def test_a_run_that_is_cut_off_repeats_what_people_did_since_its_checkpoint(touc
         Training.advance = inner
         train(None, folder, resume=True)
         Training.advance = person.advance
-    one, two = final(touched), final(folder)
+    one, two = final(changed_run), final(folder)
     assert all(torch.equal(value, two["model"][name]) for name, value in one["model"].items())
     stale = [asked for asked in CommandQueue(folder / "run.db").all() if asked.status == "rejected"]
     assert [asked.reason for asked in stale] == ["the run was cut off before it came to it: ask again"]
@@ -338,7 +338,7 @@ def test_a_decision_between_a_checkpoint_and_the_next_reading_is_recorded_once_h
             else:
                 train(config, folder)
         with RunStore(folder / "run.db") as store:
-            asked = [step for step, each in store.decisions() if each.reason.startswith("asked by a person")]
+            asked = [step for step, each in store.decisions() if each.reason.startswith("requested by a user")]
             records.append((store.readings(), store.decisions(), store.interventions()))
             assert asked == [21]
     assert records[0] == records[1]

@@ -20,7 +20,7 @@ import torch
 
 from surgecollapse.commands import Pump
 from surgecollapse.dashboard.access_token import kept_token
-from surgecollapse.dashboard.beside import page_beside
+from surgecollapse.dashboard.background import page_beside
 from surgecollapse.dashboard.server import STREAMS
 from surgecollapse.lab.config import make_config
 from surgecollapse.lab.training import run as run_module
@@ -204,7 +204,7 @@ def test_a_page_server_that_is_killed_leaves_the_run_as_it_would_have_been(tmp_p
         trainer.kill()
         trainer.wait()
     with RunStore(folder / "run.db") as store:
-        assert (store.get("status"), store.get("touched", False), store.dropped) == ("complete", False, 0)
+        assert (store.get("status"), store.modified_by_user, store.dropped) == ("complete", False, 0)
     found = final_weights(folder, 900)
     assert all(torch.equal(found[name], undisturbed[name]) for name in undisturbed)
 
@@ -330,7 +330,7 @@ def test_clients_that_leave_in_the_middle_of_a_request_leave_no_traceback(tmp_pa
 
 def test_a_page_beside_a_run_that_is_killed_ends_too(tmp_path):
     script = (
-        "import sys, time; from pathlib import Path; from surgecollapse.dashboard.beside import page_beside\n"
+        "import sys, time; from pathlib import Path; from surgecollapse.dashboard.background import page_beside\n"
         "with page_beside(Path(sys.argv[1]), lambda line: print(line, flush=True)): time.sleep(300)"
     )
     command = [sys.executable, "-c", script, str(tmp_path / "runs")]

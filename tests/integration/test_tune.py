@@ -22,7 +22,8 @@ from surgecollapse.lab.config import read_config
 from surgecollapse.lab.training.loading import load_data
 from surgecollapse.tuning.objectives import choose_objectives
 from surgecollapse.tuning.page import verdict, write_result
-from surgecollapse.tuning.search import FIRST_SEED, Budget, Search
+from surgecollapse.tuning.runs import FIRST_SEED
+from surgecollapse.tuning.search import Budget, Search
 from surgecollapse.tuning.settings import RunSpace
 from surgecollapse.tuning.storage import LOST, REASON, RETRY, open_storage
 from surgecollapse.tuning.worker import PRUNED, train_run

@@ -12,19 +12,9 @@ from torch import Tensor
 
 from surgecollapse.act.mask_writer import MaskWriter
 from surgecollapse.act.masked_weights import MaskedWeights
+from surgecollapse.act.thresholded_values import ThresholdedValues
 from surgecollapse.events import Threshold
-from surgecollapse.functional import channel_scale, magnitude_restoring_scale, soft_threshold, soft_threshold_inverse
 from surgecollapse.functional.selection import count_true
-from surgecollapse.torch_utils.compiled import flattened, in_one_pass
-
-SPARSE, SPARSE_POWER = 0.125, 0.25
-"""Greatest share of open weights whose positions are kept: for p of 0 or 1, and for other powers."""
-_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-
-
-def soft_pass(value: Tensor, weight: Tensor, mask: Tensor, threshold: Tensor, scale: Tensor) -> None:
-    """Write the thresholded weights for p = 1, to be compiled."""
-    value.copy_((weight - torch.maximum(torch.minimum(weight, threshold), -threshold)) * mask * scale)
 
 
 class ShadowWeights:
@@ -35,11 +25,8 @@ class ShadowWeights:
     gradient transforms act on w; the gradient at v goes straight to w (Bengio et al. 2013, arXiv 1308.3432), times θ
     where v is closed. Then v is written anew.
 
-    The masks hold exactly as many weights open as the sparsity asks, chosen by |w|. The threshold t of a parameter is
-    the greatest |w| that is closed in it, or with one ranking by magnitude over all parameters the greatest of all;
-    where that is not below the least open |w| (ties, tiles, a minimum density), the next number below it. Masks, t and
-    s are taken anew every ``every`` steps and at readings; in between a weight stays closed, or goes to zero under t.
-    Where few weights of a parameter are open, their positions are kept, and only they are written.
+    The masks hold exactly as many weights open as the sparsity asks, chosen by |w|. Masks, t and s are taken anew every
+    ``every`` steps and at readings; in between a weight stays closed, or goes to zero under t.
 
     A parameter has a shadow from the first step at which it is not fully open.
 
@@ -51,9 +38,7 @@ class ShadowWeights:
         self._writer = writer
         self._settings: Threshold | None = None
         self._shadow: dict[str, Tensor] = {}
-        self._threshold: dict[str, float] = {}
-        self._scale: dict[str, float | Tensor] = {}
-        self._positions: dict[str, Tensor] = {}
+        self._values = ThresholdedValues(writer)
         self._start, self._count, self._reason = 0.0, 0, ""
         self._before, self._closed, self._opened = 0.0, 0, 0
         self._sparse: dict[str, Tensor] = {}
@@ -67,7 +52,7 @@ class ShadowWeights:
 
     @property
     def _by_name(self) -> tuple[dict[str, Any], ...]:
-        return self._shadow, self._threshold, self._scale, self._positions, self._versions
+        return self._shadow, *self._values.by_name, self._versions
 
     @property
     def active(self) -> bool:
@@ -230,21 +215,9 @@ class ShadowWeights:
                 self._shadow[name] = p.detach().clone()
         weights.set(masks, live, write=False)
         closed = {name: mask for name, mask in masks.items() if live[name] < mask.numel()}
-        self._positions = {name: _positions(mask) for name, mask in closed.items() if self._is_sparse(name)}
-        self._take_thresholds(closed)
-        self._take_scales(closed)
-        for name in self._positions:
-            params[name].detach().zero_()
+        self._values.renew(self._shadow, closed, settings)
         self._write(self._shadow)
         self._stale = False
-
-    def _is_sparse(self, name: str) -> bool:
-        """Whether writing the open weights one by one is faster than a pass over all."""
-        assert self._settings is not None
-        p = self._weights.params[name]
-        limit = SPARSE if self._settings.p in (0, 1) else SPARSE_POWER
-        few = self._weights.live_in(name) <= limit * p.numel()
-        return few and p.is_contiguous() and self._settings.rescale != "channel"
 
     def _count_flips(self, masks: Mapping[str, Tensor], live: Mapping[str, int]) -> None:
         """Count what is closed and opened by these masks."""
@@ -253,90 +226,22 @@ class ShadowWeights:
         self._closed += sum(before.values()) - sum(stay)
         self._opened += sum(live.values()) - sum(stay)
 
-    def _open_values(self, name: str, mask: Tensor) -> Tensor:
-        """The shadows that are open, in one dimension."""
-        places = self._positions.get(name)
-        return self._shadow[name][mask] if places is None else self._shadow[name].view(-1).index_select(0, places)
-
-    def _take_thresholds(self, masks: Mapping[str, Tensor]) -> None:
-        """The greatest closed |w| of each parameter, or of all that are ranked together; below the least open one."""
-        assert self._settings is not None
-        self._threshold.clear()
-        if not self._settings.p or not masks:
-            return
-        greatest, least = [], []
-        for name, mask in masks.items():
-            scratch = self._weights.params[name].detach()  # written anew afterwards
-            greatest.append(torch.abs(self._shadow[name], out=scratch).masked_fill_(mask, 0).amax())
-            opened = self._open_values(name, mask).abs()
-            least.append(opened.amin() if opened.numel() else opened.new_tensor(torch.inf))
-        found = dict(zip(masks, _read(greatest), strict=True))
-        if self._writer.planner.one_ranking(self._settings.allocation, self._settings.saliency):
-            found = dict.fromkeys(masks, max(found.values()))
-        for name, bound in zip(masks, _read(least), strict=True):
-            self._threshold[name] = found[name] if found[name] < bound else _before(bound, self._shadow[name].dtype)
-
-    def _take_scales(self, masks: Mapping[str, Tensor]) -> None:
-        """The factor that gives the open weights their magnitude back: one a parameter, or one a row."""
-        assert self._settings is not None
-        self._scale.clear()
-        if not self._settings.rescale or not self._settings.p:
-            return
-        if self._settings.rescale == "channel":
-            self._scale |= {name: channel_scale(self._shadow[name], mask) for name, mask in masks.items()}
-            return
-        found = []
-        for name, mask in masks.items():
-            opened = self._open_values(name, mask)
-            kept = soft_threshold(opened, self._threshold[name], self._settings.p)
-            found.append(magnitude_restoring_scale(opened, kept))
-        self._scale |= dict(zip(masks, _read(found), strict=True))
-
     def _write(self, names: Iterable[str]) -> None:
         """Write the thresholded weights of the shadows as they are now."""
+        assert self._settings is not None
         for name in names:
             p = self._weights.params[name]
-            self._thresholded(name, p.detach())
+            self._values.write(name, self._shadow[name], self._settings.p, p.detach())
             self._versions[name] = p._version
-
-    def _thresholded(self, name: str, out: Tensor) -> None:
-        """Write into ``out`` what the model has of one shadow."""
-        assert self._settings is not None
-        weight, mask, p = self._shadow[name], self._weights.held(name), self._settings.p
-        threshold, scale, places = self._threshold.get(name, 0.0), self._scale.get(name, 1.0), self._positions.get(name)
-        if mask is None:
-            out.copy_(weight)
-            return
-        if places is not None:  # the others are zero since the masks were taken
-            opened = soft_threshold(weight.view(-1).index_select(0, places), threshold, p)
-            out.view(-1).index_copy_(0, places, opened.mul_(scale))
-            return
-        if p == 1 and mask.dtype is torch.uint8 and not isinstance(scale, Tensor):
-            flat, numbers = flattened((out, weight, mask)), weight.new_tensor([threshold, scale], dtype=torch.float32)
-            if flat is not None and in_one_pass(soft_pass, *flat, numbers[0].to(weight.dtype), numbers[1]):
-                return
-        if p == 1:
-            torch.clamp(weight, -threshold, threshold, out=out)
-            torch.sub(weight, out, out=out)
-        else:
-            out.copy_(soft_threshold(weight, threshold, p) if threshold else weight)
-        self._weights.multiply({name: out})
-        if isinstance(scale, Tensor) or scale != 1.0:
-            out.mul_(scale)
 
     def _absorb(self, name: str, *, warn: bool = False) -> None:
         """Take up what something else wrote to a parameter: its shadow becomes what gives these values."""
         assert self._settings is not None
-        p, threshold, scale = self._weights.params[name], self._threshold.get(name, 0.0), self._scale.get(name, 1.0)
-        here, expected = p.detach(), torch.zeros_like(p)
-        self._thresholded(name, expected)
-        near = 8 * torch.finfo(p.dtype).eps
-        room = near * threshold * float(scale.max() if isinstance(scale, Tensor) else scale)
-        changed = ~torch.isclose(here, expected, rtol=near, atol=room, equal_nan=True)
-        self._versions[name] = p._version
-        if not bool(changed.any()):
+        changes = self._values.inverse(name, self._shadow[name], self._settings.p)
+        self._versions[name] = self._weights.params[name]._version
+        if changes is None:
             return
-        given = soft_threshold_inverse(here / scale, threshold, self._settings.p)
+        changed, given = changes
         self._shadow[name] = torch.where(changed, given, self._shadow[name])
         if warn and not self._warned:
             self._warned = True
@@ -354,14 +259,10 @@ class ShadowWeights:
         p, shadow = self._weights.params[name], self._shadow[name]
         if shadow.device != p.device or shadow.dtype is not p.dtype:
             self._shadow[name] = shadow.to(p.device, p.dtype)
-            if name in self._positions:
-                self._positions[name] = self._positions[name].to(p.device)
-            scale = self._scale.get(name)
-            if isinstance(scale, Tensor):
-                self._scale[name] = scale.to(p.device, p.dtype)
+            self._values.move(name)
         if shadow.stride() != p.stride():  # another memory format
             self._shadow[name] = torch.empty_like(p).copy_(self._shadow[name])
-            self._positions.pop(name, None)
+            self._values.positions.pop(name, None)
 
     # ---- state ------------------------------------------------------------------------------------------------
 
@@ -372,8 +273,7 @@ class ShadowWeights:
         return {
             "settings": asdict(self._settings),
             "values": dict(self._shadow),
-            "threshold": dict(self._threshold),
-            "scale": dict(self._scale),
+            **self._values.state_dict(),
             "at": [self._start, self._count, self._before, self._closed, self._opened],
             "reason": self._reason,
         }
@@ -384,33 +284,7 @@ class ShadowWeights:
             return
         self._settings = Threshold(**state["settings"])
         self._shadow = {n: w.to(self._weights.params[n].device, copy=True) for n, w in state["values"].items()}
-        self._threshold = dict(state["threshold"])
-        self._scale = {
-            name: scale.to(self._weights.params[name].device, copy=True) if isinstance(scale, Tensor) else scale
-            for name, scale in state["scale"].items()
-        }
         self._start, self._count, self._before, self._closed, self._opened = state["at"]
         self._reason = state["reason"]
-        for name in self._shadow:
-            if self._is_sparse(name):
-                self._positions[name] = _positions(self._weights.mask(name))
+        self._values.load_state_dict(state, self._shadow, self._settings)
         self._versions.clear()  # whether the weights are those of the shadows is looked at before the next step
-
-
-def _positions(mask: Tensor) -> Tensor:
-    """Where a mask is true, in logical order."""
-    return mask.reshape(-1).nonzero().squeeze(1)
-
-
-def _read(values: Iterable[Tensor]) -> list[float]:
-    """Scalars on the host, with one sync."""
-    wide = [value.double() for value in values]
-    return torch.stack([value.to(wide[0].device) for value in wide]).tolist() if wide else []
-
-
-def _before(value: float, dtype: torch.dtype) -> float:
-    """The next smaller number of a dtype, of one that is at least 0; 0 of 0 and of what is not finite."""
-    number = torch.tensor(value, dtype=dtype)
-    if not bool(number > 0) or not bool(number.isfinite()):
-        return 0.0
-    return float((number.view(_BITS[number.element_size()]) - 1).view(dtype))

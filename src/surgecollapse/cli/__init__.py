@@ -1,14 +1,16 @@
-"""The command line: ``surgecollapse run | send | fork | watch | report | compare | tune | analyze | export | demo …``.
+"""The command line: ``surgecollapse run | send | fork | watch | report | compare | tune | export | analyze …``.
 
-It belongs to the extra ``lab``; without it, :func:`main` says what to install.
+It belongs to the extra ``lab``; without it, :func:`main` knows ``--version``, and says what to install.
 """
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
+from surgecollapse import __version__
 from surgecollapse.cli.extras import extra_of
-from surgecollapse.cli.output import INTERRUPTED, MISTAKE, fail
+from surgecollapse.cli.output import INTERRUPTED, MISTAKE, fail, say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,6 +24,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: the words after the program's name; by default those of the process.
     """
+    if (sys.argv[1:] if argv is None else list(argv)) == ["--version"]:
+        say(__version__)
+        return 0
     try:
         from surgecollapse.cli.app import run_command_line
     except ModuleNotFoundError as error:

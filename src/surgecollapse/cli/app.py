@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING
 import pydantic
 from cyclopts import App, CycloptsError, UnusedCliTokensError
 
+from surgecollapse import __version__
 from surgecollapse.cli.branching import fork, twin
 from surgecollapse.cli.comparison import compare, typed
 from surgecollapse.cli.doctor import doctor
 from surgecollapse.cli.extras import extra_of
 from surgecollapse.cli.flags import undotted
+from surgecollapse.cli.listing import list_names
 from surgecollapse.cli.live import send, watch
 from surgecollapse.cli.output import INTERRUPTED, MISTAKE, fail
 from surgecollapse.cli.planning import plan
@@ -31,12 +33,14 @@ if TYPE_CHECKING:
 
 app = App(
     name="surgecollapse",
-    help="Train sparse nets with Surge-Collapse: a control loop driven by activation entropy.",
+    help="Train sparse networks with a controller that records every decision; compare, tune, analyze and export runs.",
+    version=__version__,
     result_action="return_value",
     suppress_keyboard_interrupt=False,
 )
 for _command in (run, send, fork, twin, watch, report, compare, tune, export, analyze, plan, demo, doctor):
     app.command(_command)
+app.command(list_names, name="list")
 app.command(analyze, name="analyse", show=False)  # as version 0.1 spelled it
 
 

@@ -24,7 +24,7 @@ def report(
     out: Path | None = None,
     to: str = "html",
     follow: bool = False,
-    touched: bool = False,
+    include_modified: bool = False,
 ) -> int:
     """Write the report of one run, or of several to compare, as one HTML page and PNGs, or for a tracker.
 
@@ -34,7 +34,7 @@ def report(
         to: html, or a tracker: tensorboard (event files in the run), trackio (its local project surgecollapse), wandb
             (offline files beside the run), mlflow (mlruns beside the run), or one that a package offers.
         follow: Go on telling the tracker until the run ends.
-        touched: Compare also runs that a person changed while they trained.
+        include_modified: Compare also runs that a user changed while they trained.
     """
     from surgecollapse.report import write_report
 
@@ -49,8 +49,8 @@ def report(
         return _to_tracker(to, runs, out, follow=follow)
     if follow:
         raise ConfigError("--follow is for trackers: a report is written once; `surgecollapse watch` shows a run live")
-    if len(runs) > 1 and not touched:
-        runs = _untouched(runs)
+    if len(runs) > 1 and not include_modified:
+        runs = _unmodified(runs)
     place = out or (runs[0] / "report" if len(runs) == 1 else runs[0].parent / "report")
     say(f"report: {write_report(runs, place)}")
     return 0
@@ -140,19 +140,19 @@ def _to_tracker(name: str, runs: Sequence[Path], out: Path | None, *, follow: bo
     return 0
 
 
-def _untouched(runs: Sequence[Path]) -> tuple[Path, ...]:
+def _unmodified(runs: Sequence[Path]) -> tuple[Path, ...]:
     """The runs that nobody changed while they trained; says which are left out."""
     from surgecollapse.record import RunStore
 
     kept = []
     for folder in runs:
         with RunStore(folder / "run.db") as store:
-            if not store.get("touched", False):
+            if not store.modified_by_user:
                 kept.append(folder)
                 continue
-        say(f"left out, as a person changed it while it trained (--touched takes it in): {folder}")
+        say(f"left out, since a user changed it while it trained (--include-modified takes it in): {folder}")
     if not kept:
-        raise ConfigError("a person changed each of these runs while it trained: compare them with --touched")
+        raise ConfigError("a user changed each of these runs while it trained: compare them with --include-modified")
     return tuple(kept)
 
 

@@ -62,7 +62,7 @@ def run(
         set_: Argument of your own data or model, as in --set model.width=256; may be given many times.
         flags: Keys of the configuration.
     """
-    from surgecollapse.dashboard.beside import page_beside
+    from surgecollapse.dashboard.background import page_beside
     from surgecollapse.lab.training.processes import launched
     from surgecollapse.lab.training.progress import for_terminal
     from surgecollapse.lab.training.run import train

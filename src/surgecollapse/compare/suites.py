@@ -186,7 +186,7 @@ _ALL = (
     ),
     Suite(
         name="long-text",
-        description="the GPT of full for 4,000 steps instead of 1,000: do waves pay when there is time to learn?",
+        description="the GPT of full for 4,000 steps instead of 1,000: do cycles pay when there is time to learn?",
         entries=(replace(_GPT, settings={**_GPT.settings, "lr": 3e-3, "steps": 4_000}),),
     ),
 )

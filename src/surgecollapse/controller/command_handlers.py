@@ -18,11 +18,23 @@ if TYPE_CHECKING:
 class Commanded(Protocol):
     """What the handlers use of a :class:`~surgecollapse.controller.controller.Controller`."""
 
-    plan: Plan
-    policy: Policy
-    phase: str
     watch: Watch | None
     command_loop: CommandLoop
+
+    @property
+    def plan(self) -> Plan:
+        """Target sparsity, total steps and cadence."""
+        ...
+
+    @property
+    def policy(self) -> Policy:
+        """What decides."""
+        ...
+
+    @property
+    def phase(self) -> str:
+        """The state of training."""
+        ...
 
     @property
     def resolved(self) -> bool:
@@ -65,16 +77,16 @@ class CommandHandlers:
 
     Args:
         controller: the :class:`~surgecollapse.controller.controller.Controller`.
+        plan: under which it was attached.
+        policy: as it was attached.
 
     Attributes:
         held: whether the policy is asked nothing.
         factor: of the learning rate.
     """
 
-    def __init__(self, controller: Commanded) -> None:
-        self._controller = controller
-        self._plan: Plan = controller.plan
-        self._policy: Policy = controller.policy
+    def __init__(self, controller: Commanded, plan: Plan, policy: Policy) -> None:
+        self._controller, self._plan, self._policy = controller, plan, policy
         self.held, self.factor = False, 1.0
         self._thresholds: dict[str, float] = {}
 
@@ -102,7 +114,7 @@ class CommandHandlers:
         depth, left = self._controller.reachable(1.0 - live * (1.0 - command.fraction) / size, command.layers)
         if left >= live:
             raise ValueError(f"{live} of {size} weights are open: {command.fraction:g} of them closes none")
-        reason = f"asked by a person: collapse {command.fraction:.3g} of what is open{_where(command.layers)}"
+        reason = f"requested by a user: collapse {command.fraction:.3g} of what is open{_where(command.layers)}"
         done = self._act(Decision(phase="sparse", reason=reason, actions=(Prune(depth, layers=command.layers),)))
         return f"closed {done.pruned} weights: sparsity {done.sparsity_after:.4f}"
 
@@ -112,7 +124,7 @@ class CommandHandlers:
         live, size = self._controller.open_weights(command.layers)
         if int(command.fraction * (size - live) + 0.5) == 0:
             raise ValueError(f"{size - live} weights are closed: {command.fraction:g} of them opens none")
-        reason = f"asked by a person: surge {command.fraction:.3g} of what is closed{_where(command.layers)}"
+        reason = f"requested by a user: surge {command.fraction:.3g} of what is closed{_where(command.layers)}"
         regrow = Regrow(command.fraction, layers=command.layers)
         done = self._act(Decision(phase="open", reason=reason, actions=(regrow,)))
         return f"opened {done.grown} weights: sparsity {done.sparsity_after:.4f}"
@@ -122,7 +134,7 @@ class CommandHandlers:
         if command.noise_std == self._controller.noise_std:
             raise ValueError(f"the input noise is {command.noise_std:g} already")
         noise = f"input noise of {command.noise_std:g}" if command.noise_std else "no input noise"
-        reason = f"asked by a person: {noise}"
+        reason = f"requested by a user: {noise}"
         self._act(Decision(phase=self._controller.phase, reason=reason, actions=(SetNoise(command.noise_std),)))
         return f"{noise} from now on"
 

@@ -68,14 +68,15 @@ def meta(connection: Connection, key: str, kind: type[Found], default: Found) ->
 
 
 def status_of(connection: Connection, changed: float) -> dict[str, Any]:
-    """``live | finished | diverged | failed | interrupted | silent``, and whether a person has changed the run."""
+    """``live | finished | diverged | failed | interrupted | silent``, and whether a user has changed the run."""
     said = meta(connection, "status", str, "")[:40]
     status, why = _STATUS.get(said, said or "silent"), None
     if status == "live":
         why = heartbeat.gone(meta(connection, "heartbeat", dict, {}))
         quiet = time.time() - changed > SILENT and not _switched(connection, ("pause",), ("continue",))
         status = "silent" if why or quiet else "live"
-    return {"status": status, "touched": meta(connection, "touched", bool, False)} | ({"why": why} if why else {})
+    modified = meta(connection, "modified_by_user", bool, meta(connection, "touched", bool, False))  # as 0.1 wrote it
+    return {"status": status, "modified_by_user": modified} | ({"why": why} if why else {})
 
 
 def lineage(connection: Connection) -> dict[str, Any]:

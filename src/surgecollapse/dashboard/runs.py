@@ -89,7 +89,7 @@ class Runs:
         name = Path(os.path.abspath(path.parent)).name if name == "." else name
         row: dict[str, Any] = {"id": run, "name": name.encode(errors="replace").decode(), "changed": changed(path)}
         if time.monotonic() > end:
-            return row | {"status": "unread", "touched": False, "why": "not read yet", "line": []}
+            return row | {"status": "unread", "modified_by_user": False, "why": "not read yet", "line": []}
         try:
             self._refuse_outside(path)
             with closing(look(path, _SECONDS)) as connection:
@@ -98,7 +98,7 @@ class Runs:
                 if row["status"] == "live":
                     row["state"] = state_reader(connection, None).state.name
         except (sqlite3.Error, ValueError, OSError) as error:
-            row |= {"status": "unreadable", "touched": False, "why": str(error), "line": []}
+            row |= {"status": "unreadable", "modified_by_user": False, "why": str(error), "line": []}
         self._rows[run] = mark, row
         return row
 

@@ -36,8 +36,8 @@ def serve(root: str | Path, *, port: int = 8321, host: str = "127.0.0.1", expose
     """
     import uvicorn
 
-    from surgecollapse.dashboard.patience import Impatient
     from surgecollapse.dashboard.server import STREAMS, application
+    from surgecollapse.dashboard.timeouts import TimeoutProtocol
 
     feeds = Feeds(STREAMS)
 
@@ -72,8 +72,8 @@ def serve(root: str | Path, *, port: int = 8321, host: str = "127.0.0.1", expose
     app = application(root, token, names, feeds=feeds)
     tell(f"http://{name}:{port}/#{token}")
     config = uvicorn.Config(
-        app, http=Impatient, log_level="error", lifespan="off", timeout_graceful_shutdown=1, limit_concurrency=200,
-        server_header=False,
+        app, http=TimeoutProtocol, log_level="error", lifespan="off", timeout_graceful_shutdown=1,
+        limit_concurrency=200, server_header=False,
     )  # fmt: skip
     Server(config).run(sockets=[listening])
 

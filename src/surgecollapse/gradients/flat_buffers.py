@@ -23,7 +23,7 @@ _GROUP = 1 << 24
 """Entries that are copied at a time, where a copy is made for one step."""
 
 
-class SideBySide:
+class FlatBuffer:
     """Where each of many tensors lies in a matrix (rows, 256).
 
     Args:
@@ -34,7 +34,7 @@ class SideBySide:
         shapes: as given, in their order.
         heights: rows of each tensor.
 
-    >>> together = SideBySide([(3,), (2, 2)], torch.device("cpu"))
+    >>> together = FlatBuffer([(3,), (2, 2)], torch.device("cpu"))
     >>> matrix = together.zeros(torch.float32)
     >>> first, second = together.views(matrix)
     >>> _ = first.fill_(1.0), second.fill_(2.0)

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from surgecollapse.functional.filters import is_stable, largest_pole
-from surgecollapse.gradients.slow_gradients import SlowGradients, State, Together, slots_like, state_dtype
+from surgecollapse.gradients.slow_gradients import FlatState, SlowGradients, State, slots_like, state_dtype
 from surgecollapse.torch_utils.chunking import BLOCK, blocks, share
 
 if TYPE_CHECKING:
-    from surgecollapse.gradients.flat_buffers import SideBySide
+    from surgecollapse.gradients.flat_buffers import FlatBuffer
 
 
 class GradientFilter(SlowGradients):
@@ -154,12 +154,12 @@ class GradientFilter(SlowGradients):
         elif self.lamb:
             torch._foreach_add_(grads, results, alpha=self.lamb)
 
-    def _new_matrices(self, rows: SideBySide, dtype: torch.dtype) -> State:
+    def _new_matrices(self, rows: FlatBuffer, dtype: torch.dtype) -> State:
         memory = rows.zeros(state_dtype(dtype), self.order)
         started = torch.full((len(rows.shapes),), self.start == "zero", device=memory.device)
         return {"memory": memory, "started": started}
 
-    def _filter_rows(self, together: Together, finite: Tensor) -> bool:
+    def _filter_rows(self, together: FlatState, finite: Tensor) -> bool:
         memory, started, grads = together.state["memory"], together.state["started"], together.grads
         here, old = together.rows.each_row(finite), list(memory.unbind(0))
         if self.start == "gradient":

@@ -31,12 +31,12 @@ from torch import Tensor
 
 from surgecollapse.functional.projections import widest
 from surgecollapse.gradients.fused_kernels import ema_pass, ema_rows, ma_pass, ma_rows
-from surgecollapse.gradients.slow_gradients import SlowGradients, State, Together, copy_of, slots_like, state_dtype
+from surgecollapse.gradients.slow_gradients import FlatState, SlowGradients, State, copy_of, slots_like, state_dtype
 from surgecollapse.torch_utils.chunking import BLOCK, SERIAL, blocks, share
 from surgecollapse.torch_utils.compiled import flattened, in_one_pass
 
 if TYPE_CHECKING:
-    from surgecollapse.gradients.flat_buffers import SideBySide
+    from surgecollapse.gradients.flat_buffers import FlatBuffer
 
 
 _ROWS = 16
@@ -152,12 +152,12 @@ class Grokfast(SlowGradients):
         state["started"].fill_(True)
         return True
 
-    def _new_matrices(self, rows: SideBySide, dtype: torch.dtype) -> State:
+    def _new_matrices(self, rows: FlatBuffer, dtype: torch.dtype) -> State:
         average = rows.zeros(state_dtype(dtype))
         started = torch.full((len(rows.shapes),), self.start == "zero", device=average.device)
         return {"average": average, "started": started}
 
-    def _filter_rows(self, together: Together, finite: Tensor) -> bool:
+    def _filter_rows(self, together: FlatState, finite: Tensor) -> bool:
         average, started = together.state["average"], together.state["started"]
         wide = widest(started.device)
         weight = torch.full(started.shape, 1.0 - self.alpha, dtype=wide, device=started.device)
@@ -306,13 +306,13 @@ class GrokfastMA(SlowGradients):
         stored = dtype if self.buffer_dtype is None or dtype.is_complex else self.buffer_dtype
         return min(super().largest(dtype), super().largest(stored))
 
-    def _new_matrices(self, rows: SideBySide, dtype: torch.dtype) -> State:
+    def _new_matrices(self, rows: FlatBuffer, dtype: torch.dtype) -> State:
         total, slots = rows.zeros(state_dtype(dtype)), rows.zeros(self.buffer_dtype or dtype, self.window)
         seen = torch.zeros(len(rows.shapes), dtype=torch.long, device=total.device)
         turn = torch.zeros(len(rows.shapes), dtype=torch.long)  # the host must know it
         return {"gradients": slots, "total": total, "seen": seen, "turn": turn}
 
-    def _filter_rows(self, together: Together, finite: Tensor) -> bool:
+    def _filter_rows(self, together: FlatState, finite: Tensor) -> bool:
         slots, total, seen = (together.state[name] for name in ("gradients", "total", "seen"))
         place = together.rows.each_row(seen % self.window).squeeze(1)
         seen.add_(finite)
@@ -326,13 +326,13 @@ class GrokfastMA(SlowGradients):
         self._sum_rows_afresh(together)
         return bool(self.lamb)
 
-    def _gathered(self, dtype: torch.dtype, given: dict[Tensor, Tensor], before: Together | None) -> Together:
+    def _gathered(self, dtype: torch.dtype, given: dict[Tensor, Tensor], before: FlatState | None) -> FlatState:
         together = super()._gathered(dtype, given, before)
         turn = together.state["turn"]
         turn.fill_(turn.max())  # one for all, whoever comes first
         return together
 
-    def _sum_rows_afresh(self, together: Together) -> None:
+    def _sum_rows_afresh(self, together: FlatState) -> None:
         """As :meth:`_to_sum_afresh`, for a share of the rows of every parameter."""
         total, slots, rows = together.state["total"], together.state["gradients"], together.rows
         turns = together.state["turn"]

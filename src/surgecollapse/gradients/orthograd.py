@@ -10,7 +10,7 @@ from torch import Tensor
 
 from surgecollapse.functional.projections import gram, projection_factors, relative_floor
 from surgecollapse.gradients.dense_check import check_whole
-from surgecollapse.gradients.flat_buffers import SideBySide, groups
+from surgecollapse.gradients.flat_buffers import FlatBuffer, groups
 from surgecollapse.gradients.stateless import Stateless
 from surgecollapse.torch_utils.chunking import SERIAL, blocks, share
 from surgecollapse.torch_utils.compiled import flattened
@@ -78,7 +78,7 @@ class OrthoGrad(Stateless):
             raise ValueError(f"floor must lie in (0, 1], got {floor}")
         self.rescale, self.floor = bool(rescale), floor
         self._only = None if parameters is None else dict.fromkeys(parameters)
-        self._layouts: dict[tuple[tuple[torch.Size, ...], torch.device], SideBySide] = {}
+        self._layouts: dict[tuple[tuple[torch.Size, ...], torch.device], FlatBuffer] = {}
 
     def __repr__(self) -> str:
         return f"OrthoGrad(rescale={self.rescale}, floor={self.floor})"
@@ -124,7 +124,7 @@ class OrthoGrad(Stateless):
         if (shapes, device) not in self._layouts:
             if len(self._layouts) >= _LAYOUTS:
                 self._layouts.clear()
-            self._layouts[shapes, device] = SideBySide(shapes, device)
+            self._layouts[shapes, device] = FlatBuffer(shapes, device)
         rows = self._layouts[shapes, device]
         precise = torch.promote_types(dtype, torch.float32)
         w, g = rows.zeros(precise), rows.zeros(precise)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from surgecollapse.gradients.dense_check import check_whole
-from surgecollapse.gradients.flat_buffers import SideBySide, all_finite
+from surgecollapse.gradients.flat_buffers import FlatBuffer, all_finite
 from surgecollapse.torch_utils.chunking import blocks, share
 
 SMALLEST = 1 << 16
@@ -24,10 +24,10 @@ State = dict[str, Any]
 
 
 @dataclass
-class Together:
+class FlatState:
     """What is kept for all parameters of one device and precision, side by side."""
 
-    rows: SideBySide
+    rows: FlatBuffer
     place: dict[Tensor, int]
     """Number of each parameter."""
     grads: Tensor
@@ -63,7 +63,7 @@ class SlowGradients(ABC):
         self.lamb = float(lamb)
         self._only = None if parameters is None else dict.fromkeys(parameters)
         self._state: dict[Tensor, State] = {}
-        self._together: dict[tuple[torch.device, torch.dtype], Together] = {}
+        self._together: dict[tuple[torch.device, torch.dtype], FlatState] = {}
         self._numbers: dict[float, Tensor] = {}
 
     @torch.no_grad()
@@ -138,10 +138,10 @@ class SlowGradients(ABC):
         if self._filter_rows(together, finite):
             torch._foreach_copy_(grads, inside)
 
-    def _gathered(self, dtype: torch.dtype, given: dict[Tensor, Tensor], before: Together | None) -> Together:
+    def _gathered(self, dtype: torch.dtype, given: dict[Tensor, Tensor], before: FlatState | None) -> FlatState:
         """Put the state of all parameters side by side, that of new ones with that of known ones."""
         params = [*given, *(param for param in (before.place if before else ()) if param not in given)]
-        rows = SideBySide([param.shape for param in params], params[0].device)
+        rows = FlatBuffer([param.shape for param in params], params[0].device)
         state = self._new_matrices(rows, dtype)
         parts: list[State] = [{} for _ in params]
         for name, value in state.items():
@@ -155,7 +155,7 @@ class SlowGradients(ABC):
             self._state[param] = part
         grads = rows.zeros(state_dtype(dtype))
         place = {param: number for number, param in enumerate(params)}
-        return Together(
+        return FlatState(
             rows=rows,
             place=place,
             grads=grads,
@@ -215,11 +215,11 @@ class SlowGradients(ABC):
     def _filter_finite(self, items: list[tuple[State, Tensor]]) -> None: ...
 
     @abstractmethod
-    def _new_matrices(self, rows: SideBySide, dtype: torch.dtype) -> State:
+    def _new_matrices(self, rows: FlatBuffer, dtype: torch.dtype) -> State:
         """The state of new parameters with gradients of ``dtype`` side by side, by the names of :meth:`_new_state`."""
 
     @abstractmethod
-    def _filter_rows(self, together: Together, finite: Tensor) -> bool:
+    def _filter_rows(self, together: FlatState, finite: Tensor) -> bool:
         """Filter the gradients of all parameters at once; whether they changed.
 
         Args:

@@ -12,12 +12,12 @@ from surgecollapse.record.frames import Run, load_run
 from surgecollapse.record.memory import MemoryRecorder
 from surgecollapse.record.schema import RunStoreError
 from surgecollapse.record.store import RunStore, Series
-from surgecollapse.record.tail import News, Tail
+from surgecollapse.record.tail import NewRecords, Tail
 
 __all__ = [
     "CommandQueue",
     "MemoryRecorder",
-    "News",
+    "NewRecords",
     "QueuedCommand",
     "Run",
     "RunStore",

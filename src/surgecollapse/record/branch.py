@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-_OF_ONE_PROCESS = ("heartbeat", "summary", "touched", "replay_of")
+_OF_ONE_PROCESS = ("heartbeat", "summary", "modified_by_user", "touched", "replay_of")
 """Values of ``meta`` that hold for the run that wrote them alone."""
 _FROM_ON = ("measurements", "events", "arrays")
 

@@ -298,10 +298,10 @@ def _has_table(connection: sqlite3.Connection) -> bool:
 
 
 def mark_modified(connection: sqlite3.Connection) -> None:
-    """Mark a run as changed by a person, if any command that was applied changed what it computes."""
+    """Mark a run as modified by a user, if any command that was applied changed what it computes."""
     marks = ", ".join(f"'{kind}'" for kind in READ_ONLY)
     connection.execute(
-        "INSERT OR REPLACE INTO meta SELECT 'touched', 'true' WHERE EXISTS "
+        "INSERT OR REPLACE INTO meta SELECT 'modified_by_user', 'true' WHERE EXISTS "
         f"(SELECT 1 FROM commands WHERE status = 'applied' AND kind NOT IN ({marks}))"
     )
 

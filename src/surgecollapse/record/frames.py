@@ -59,7 +59,7 @@ class Run:
     @property
     def modified_by_user(self) -> bool:
         """Whether a user changed the run while it trained."""
-        return bool(self.store.get("touched", False))
+        return self.store.modified_by_user
 
     def __str__(self) -> str:
         done, readings = len(list(self.store.interventions())), list(self.store.readings())

@@ -255,6 +255,11 @@ class RunStore:
         except ValueError as error:
             raise ValueError(f"{self.path}: the value {key!r} is damaged: {error}") from error
 
+    @property
+    def modified_by_user(self) -> bool:
+        """Whether a user changed the run while it trained."""
+        return bool(self.get("modified_by_user", self.get("touched", False)))  # the key in version 0.1
+
     def meta(self) -> dict[str, Any]:
         """All run-level values; damaged ones are skipped."""
         rows = self._select("SELECT key, value FROM meta ORDER BY key")

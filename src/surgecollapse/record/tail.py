@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class News:
+class NewRecords:
     """What came since the last look."""
 
     back: int | None = None
@@ -68,7 +68,7 @@ class Tail:
         self.skipped = 0
         """Damaged rows that were passed over."""
 
-    def read(self) -> News:
+    def read(self) -> NewRecords:
         """Everything that came since the last call.
 
         Raises:
@@ -78,7 +78,7 @@ class Tail:
         try:
             with closing(connect(self.path, "r")) as connection:
                 connection.execute("BEGIN")  # one moment of the record
-                return News(
+                return NewRecords(
                     back=self._went_back(connection),
                     measurements=self._measurements(connection),
                     events=self._new_events(connection),

@@ -123,9 +123,9 @@ def _gather(loaded: CheckpointedRun, directory: Path) -> RunData:
     decisions = store.decisions()
     parameters = {name: value.detach().cpu().numpy() for name, value in loaded.model.named_parameters()}
     masked = {change.name for event in interventions for change in event.layers}
-    if store.get("touched", False):
+    if store.modified_by_user:
         count = sum(event.status == "applied" for event in store.requests())
-        notes.append(f"a person changed this run while it trained ({count} commands): it is no run of its method alone")
+        notes.append(f"a user changed this run while it trained ({count} commands): it is no run of its method alone")
     if loaded.status not in ENDED:
         notes.append(f"the run is {loaded.status}, the model is that of step {loaded.step:,}")
     if data.train_size > len(data.x_train):
@@ -171,7 +171,10 @@ def _floors(decisions: Sequence[tuple[int, Decision]]) -> tuple[tuple[int, float
 
 
 def _phases(decisions: Sequence[tuple[int, Decision]]) -> tuple[tuple[int, str], ...]:
-    """Phases by the step that they begin at; what precedes the first decision is dense, or holding all along."""
+    """Phases by the step that they begin at; what precedes the first decision is dense.
+
+    In records of version 0.1 it may be hold, of its policy that is no_op now.
+    """
     found = [(step, decision.phase) for step, decision in decisions]
     if not found or found[0][0] == 0:
         return tuple(found)

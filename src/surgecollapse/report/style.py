@@ -44,8 +44,8 @@ MARKS = {
     "finalize": ("*", INK), "skip": ("x", PURPLE), "join": ("P", ORANGE),
 }  # fmt: skip
 """Shape and color of each kind of intervention; the shapes alone tell them apart."""
-HATCHES = {"dense": "", "sparse": "////", "open": "....", "pump": "oo", "hold": "", "frozen": "xxxx"}
-"""Hatching of each phase."""
+HATCHES = {"dense": "", "sparse": "////", "open": "....", "pump": "oo", "frozen": "xxxx", "hold": ""}
+"""Hatching of each phase; version 0.1 had a phase hold, under the policy that is no_op now."""
 
 STYLE: dict[Any, Any] = {
     "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 10.5, "axes.titlesize": 11,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from surgecollapse.events import Event
-    from surgecollapse.record import News
+    from surgecollapse.record import NewRecords
     from surgecollapse.trackers.protocol import Tracker
 
 logger = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ def _ended(run: Path) -> bool:
     return facts.get("status") in _ENDED or heartbeat.gone(facts.get("heartbeat")) is not None
 
 
-def _tell(news: News, tracker: Tracker) -> None:
+def _tell(news: NewRecords, tracker: Tracker) -> None:
     if news.back is not None:
         tracker.back(news.back)
     points = [

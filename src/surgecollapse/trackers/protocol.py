@@ -60,7 +60,7 @@ def plain(values: Mapping[str, Any]) -> dict[str, bool | int | float | str]:
 def numbers(values: Mapping[str, Any]) -> dict[str, float]:
     """The numbers among final values.
 
-    >>> numbers({"accuracy": 0.5, "task": "digits", "touched": False})
+    >>> numbers({"accuracy": 0.5, "task": "digits", "diverged": False})
     {'accuracy': 0.5}
     """
     return {

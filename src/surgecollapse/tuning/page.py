@@ -15,8 +15,8 @@ from surgecollapse.compare.table import plus_minus
 from surgecollapse.lab.config import as_toml
 from surgecollapse.record.machine import machine
 from surgecollapse.record.whole_files import write_whole
+from surgecollapse.tuning.finalists import DEFAULT
 from surgecollapse.tuning.objectives import values_of_rows
-from surgecollapse.tuning.search import DEFAULT
 from surgecollapse.tuning.storage import REASON, counted
 
 if TYPE_CHECKING:
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
     from surgecollapse.compare.paired_statistics import Interval
     from surgecollapse.report.markup import Section, Table
+    from surgecollapse.tuning.finalists import Finalist
     from surgecollapse.tuning.objectives import Objective
-    from surgecollapse.tuning.search import Finalist, Outcome, Search
+    from surgecollapse.tuning.search import Outcome, Search
 
 _MOST_ROWS = 200
 

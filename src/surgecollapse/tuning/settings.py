@@ -76,7 +76,8 @@ def resolve(name: str) -> tuple[str, str | None]:
     if dot and head in FAMILIES:
         (key,) = flat({name: None})  # raises with the keys of that section
         return key, None
-    raise ConfigError(unknown("setting", name, [*KEYS, "policy.OPTION"]))
+    see = "policy.OPTION or one of `surgecollapse list keys`"
+    raise ConfigError(unknown("setting", name, [], unlisted=KEYS, see=see))
 
 
 class RunSpace:

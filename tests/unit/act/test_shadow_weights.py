@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import surgecollapse as sc
-from surgecollapse.act import shadow_weights
+from surgecollapse.act import thresholded_values
 from surgecollapse.commands import Collapse
 from surgecollapse.events import Decision, Regrow, Threshold
 from surgecollapse.functional import collapse_masks, kept, lamp, magnitude_restoring_scale, soft_threshold
@@ -116,7 +116,7 @@ def test_a_threshold_for_each_layer_where_zeros_are_shared_out(allocation):
     target = sc.Target(0.8, allocation=allocation)
     controller = attach(model, torch.optim.SGD(model.parameters(), lr=0.1), Held(), sparsity=target)
     train(model, controller.optimizers[0], 7)
-    found = shadow(controller)._threshold
+    found = shadow(controller)._values.threshold
     for name, mask in controller.masks.items():
         assert found[name] == float(shadow(controller).values[name][~mask].abs().max())
     assert len(set(found.values())) == len(found)
@@ -154,7 +154,7 @@ def test_a_layer_at_its_minimum_density_has_a_threshold_of_its_own():
     assert least < greatest, "the layer keeps weights that are under the threshold of the others"
     wanted = {"0.weight": float(torch.nextafter(least, torch.zeros(()))), "2.weight": float(greatest)}
     assert int(controller.masks["0.weight"].sum()) == 52
-    assert shadow(controller)._threshold == wanted
+    assert shadow(controller)._values.threshold == wanted
     assert int((model[0].weight != 0).sum()) == 52
 
 
@@ -163,13 +163,13 @@ def test_a_layer_at_its_minimum_density_has_a_threshold_of_its_own():
 def test_what_few_open_weights_are_written_one_by_one_is_what_a_pass_over_all_writes(p, sparsity, monkeypatch):
     found = []
     for limit in (0.0, 1.0):
-        monkeypatch.setattr(shadow_weights, "SPARSE", limit)
-        monkeypatch.setattr(shadow_weights, "SPARSE_POWER", limit)
+        monkeypatch.setattr(thresholded_values, "SPARSE", limit)
+        monkeypatch.setattr(thresholded_values, "SPARSE_POWER", limit)
         model = net()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
         controller = attach(model, optimizer, Held(sparsity=sparsity, p=p, every=3))
         train(model, optimizer, 8)
-        assert bool(shadow(controller)._positions) == (limit == 1.0)
+        assert bool(shadow(controller)._values.positions) == (limit == 1.0)
         found.append([w.detach().clone() for w in model.parameters()])
     near = {} if p != 3 else {"rtol": 1e-4, "atol": 1e-5}  # a root in a vector and alone may round differently
     assert all(torch.allclose(a, b, **(near or {"rtol": 0, "atol": 0})) for a, b in zip(*found, strict=True))

@@ -66,9 +66,12 @@ def post(client, body, **headers):
 def test_a_run_shows_its_state_with_the_reason_and_the_next_decision(client):
     found = client.get(f"/api/runs/{client.run}", headers=WITH).json()
     state = found["state"]
-    shown = {name: state[name] for name in ("status", "phase", "why", "step", "total", "next", "sparsity", "touched")}
+    shown = {
+        name: state[name]
+        for name in ("status", "phase", "why", "step", "total", "next", "sparsity", "modified_by_user")
+    }
     assert shown == {"status": "live", "phase": "sparse", "why": "because", "step": 100, "total": 1000, "next": 100,
-                     "sparsity": 0.9, "touched": False}  # fmt: skip
+                     "sparsity": 0.9, "modified_by_user": False}  # fmt: skip
     assert [event["kind"] for event in found["events"]] == ["collapse"]
 
 

@@ -100,7 +100,7 @@ STILL_READ = {
     "costs of 400 digits": said("costs", f'{{"multiplications": {{"a": {10**400}}}, "rows": 1, "window": 1}}'),
     "costs is a list": said("costs", "[]"),
     "checkpoints is a table": said("checkpoints", "{}"),
-    "touched is text": said("touched", '"yes"'),
+    "modified is text": said("modified_by_user", '"yes"'),
     "a heartbeat of text": said("heartbeat", '{"time": "now", "pid": "me", "place": 3}'),
     "an event that is no JSON": event("Reading", "{"),
     "an event that is a list": event("Intervention", "[]"),

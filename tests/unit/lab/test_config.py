@@ -77,7 +77,7 @@ def test_a_configuration_cannot_be_changed():
     [
         ({"task": "digit"}, "unknown task 'digit': expected one of coco-captions, "),
         ({"task": "digit"}, "Did you mean 'digits'?"),
-        ({"task": "digits", "polcy": "none"}, "unknown key 'polcy': expected one of task, "),
+        ({"task": "digits", "polcy": "none"}, "unknown key 'polcy': expected one of `surgecollapse list keys`. Did"),
         ({"task": "digits", "polcy": "none"}, "Did you mean 'policy'?"),
         ({"task": "digits", "zzz": 1}, "unknown key 'zzz': expected one of "),
         ({"task": "digits", "minimum_density": 0}, "since version 0.2 it is called 'min_density'"),
@@ -129,6 +129,7 @@ def test_a_configuration_cannot_be_changed():
             "has no effect with policy = 'none': drop it",
         ),
         ({}, "no task given: choose one of coco-captions, "),
+        ({}, "webdataset, or a published experiment (`surgecollapse list experiments`)"),
     ],
 )
 def test_every_mistake_is_one_line_that_says_what_would_do(values, words):

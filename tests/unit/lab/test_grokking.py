@@ -98,7 +98,9 @@ def test_every_experiment_is_a_complete_file(name):
 def test_a_mistyped_experiment_is_answered_with_the_right_one():
     with pytest.raises(ConfigError, match="Did you mean 'grokfast-modular"):
         make_config(task="grokfast-modulo")
-    with pytest.raises(ConfigError, match=r"no task given: choose one of coco-captions, .*nanda-modular"):
+    with pytest.raises(
+        ConfigError, match=r"no task given: .*a published experiment \(`surgecollapse list experiments`\)"
+    ):
         make_config()
 
 

@@ -157,10 +157,10 @@ def test_truncate_drops_exactly_the_later_steps(path):
 def test_a_decision_is_filed_under_its_own_step_and_dropped_with_it(path):
     with RunStore(path, mode="w") as store:
         store.record(reading(50))
-        store.record(Decision(phase="open", reason="asked by a person", step=61))
+        store.record(Decision(phase="open", reason="requested by a user", step=61))
         store.truncate_after(60)  # a checkpoint of step 60 knows nothing of it
         assert store.decisions() == []
-        store.record(Decision(phase="open", reason="asked by a person", step=61))
+        store.record(Decision(phase="open", reason="requested by a user", step=61))
         assert [step for step, _ in store.decisions()] == [61]
 
 

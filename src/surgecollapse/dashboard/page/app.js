@@ -44,7 +44,7 @@ async function list(generation) {
         box.type = "checkbox"; box.value = run.id; box.checked = chosen.has(run.id); box.onchange = choose; box.dataset.key = "b" + run.id;
         box.setAttribute("aria-label", "compare " + run.name); open.dataset.key = "o" + run.id;
         open.onclick = () => go([run.id]);
-        const cells = [make("td"), make("td"), make("td", run.status + (run.state ? " · " + run.state : "") + (run.touched ? " · touched" : ""), "mark " + run.status), make("td")];
+        const cells = [make("td"), make("td"), make("td", run.status + (run.state ? " · " + run.state : "") + (run.modified_by_user ? " · modified" : ""), "mark " + run.status), make("td")];
         if (run.why) cells[2].title = run.why;
         cells[0].append(box); cells[1].append(open); if (run.line.length) cells[3].append(sparkline(run.line));
         row.append(...cells);
@@ -147,7 +147,7 @@ function later() { if (!now.dirty) { now.dirty = true; requestAnimationFrame(() 
 
 function strip(run) {
   const s = run.state, percent = (v) => (v === null ? "–" : (100 * v).toFixed(1) + "%");
-  const facts = [["run", s.status + (s.touched ? ", touched" : ""), s.status], ["state", s.name, "state"], ["step", s.total ? `${s.step} / ${s.total}` : String(s.step)],
+  const facts = [["run", s.status + (s.modified_by_user ? ", modified" : ""), s.status], ["state", s.name, "state"], ["step", s.total ? `${s.step} / ${s.total}` : String(s.step)],
     ["phase", (s.held ? "policy paused · " : "") + (s.paused ? "paused · " : "") + (s.phase ?? "–")], ["next decision", s.next === null ? "–" : `step ${s.next}`], ["sparsity", percent(s.sparsity)], ["entropy", short(s.entropy)], ["loss", short(s.loss)],
     ["last act", s.last ? `${s.last.kind} at ${s.last.step}` : "–"]];
   if (s.skipped) facts.push(["damaged rows", `${s.skipped} left out`, "failed"]);

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+_PUBLISHED = "a published experiment (`surgecollapse list experiments`)"
+
+
 def filled(*layers: Mapping[str, Any]) -> dict[str, Any]:
     """Values by own name: later layers override earlier ones, and presets fill the rest.
 
@@ -35,11 +38,11 @@ def filled(*layers: Mapping[str, Any]) -> dict[str, Any]:
             values, layer = _laid(base, values), {**layer, "task": base["task"]}
         values = _laid(values, layer)
         if "task" not in values and number == len(layers) - 1:
-            raise ConfigError(f"no task given: choose one of {', '.join((*TASKS.names(), *experiments()))}")
+            raise ConfigError(f"no task given: choose one of {', '.join(TASKS.names())}, or {_PUBLISHED}")
     task = values.get("task")
     if isinstance(task, str) and task not in TASKS and not is_reference(task) and not is_offered(task):
         own = f". Your own data: {FORM}" if task.endswith(".py") else ""
-        raise ConfigError(unknown("task", task, [*TASKS.names(), *experiments()]) + own)
+        raise ConfigError(unknown("task", task, TASKS.names(), unlisted=experiments(), see=_PUBLISHED) + own)
     return _laid(_presets(values), values)
 
 

@@ -137,10 +137,10 @@ def _unknown(key: str) -> str:
     section, _, name = key.rpartition(".")
     if name in RENAMED:
         return f"unknown key {key!r}: since version 0.2 it is called {RENAMED[name]!r}"
-    valid = list(KEYS)
     if section in FAMILIES:
         valid = [f"{section}.{field}" for kind in FAMILIES[section].kinds for field in kind.model_fields]
-    return unknown("key", key, list(dict.fromkeys(valid)))
+        return unknown("key", key, list(dict.fromkeys(valid)))
+    return unknown("key", key, [], unlisted=KEYS, see="one of `surgecollapse list keys`")
 
 
 def nested(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 @model("autoregressive")
 class AutoregressiveModel(WithActivation):
-    """Keys of :class:`~surgecollapse.lab.nets.autoregressive.AutoregressiveMLP`."""
+    """One hidden layer over the whole input or sequence of one-hots.
+
+    See :class:`~surgecollapse.lab.nets.autoregressive.AutoregressiveMLP`.
+    """
 
     reads = ("vector", "series", "image", "tokens", "pairs")
     widths: tuple[int, ...] = Field((256,), description=WIDTHS)

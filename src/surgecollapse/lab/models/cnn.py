@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 @model("cnn")
 class CNNModel(WithActivation):
-    """Keys of :class:`~surgecollapse.lab.nets.cnn.SmallCNN` and :class:`~surgecollapse.lab.nets.cnn.SeriesCNN`."""
+    """Convolutions of pictures or series.
+
+    See :class:`~surgecollapse.lab.nets.cnn.SmallCNN` and :class:`~surgecollapse.lab.nets.cnn.SeriesCNN`.
+    """
 
     reads = ("image", "series")
     widths: tuple[int, ...] = Field((16, 32), description=WIDTHS)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @model("decoder")
 class DecoderModel(WithPositions):
-    """Keys of :class:`~surgecollapse.lab.nets.decoder.Decoder`."""
+    """A causal decoder that goes on from normalized values, see :class:`~surgecollapse.lab.nets.decoder.Decoder`."""
 
     reads = ("tokens",)
     temperature: float | None = Field(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @model("gnn")
 class GNNModel(Model):
-    """Keys of :class:`~surgecollapse.lab.nets.gnn.GraphNet`."""
+    """Edge-conditioned convolutions of molecules, see :class:`~surgecollapse.lab.nets.gnn.GraphNet`."""
 
     reads = ("graph",)
     widths: tuple[int, ...] = Field((32, 16, 32), description=WIDTHS)

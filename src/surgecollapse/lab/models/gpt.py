@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @model("gpt")
 class GPTModel(WithPositions):
-    """Keys of :class:`~surgecollapse.lab.nets.gpt.GPT`."""
+    """A GPT, see :class:`~surgecollapse.lab.nets.gpt.GPT`."""
 
     reads = ("text",)
     layers: int = Field(5, ge=1, le=1_000, description="gpt: number of blocks.")

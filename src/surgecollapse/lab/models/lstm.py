@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @model("lstm")
 class LSTMModel(WithEmbeddings):
-    """Keys of :class:`~surgecollapse.lab.nets.lstm.LSTMClassifier`."""
+    """LSTM layers over an embedding, see :class:`~surgecollapse.lab.nets.lstm.LSTMClassifier`."""
 
     reads = ("tokens",)
     widths: tuple[int, ...] = Field((64, 128), description=WIDTHS)

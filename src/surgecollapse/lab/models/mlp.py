@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @model("mlp")
 class MLPModel(WithActivation):
-    """Keys of :class:`~surgecollapse.lab.nets.mlp.MLP`."""
+    """Linear layers, see :class:`~surgecollapse.lab.nets.mlp.MLP`."""
 
     reads = ("vector", "series", "image", "pairs")
     pairs_of_tokens = True

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @model("resnet")
 class ResNetModel(Model):
-    """Keys of :class:`~surgecollapse.lab.nets.resnet.ResNet`."""
+    """A ResNet of 18 to 152 layers, see :class:`~surgecollapse.lab.nets.resnet.ResNet`."""
 
     reads = ("image",)
     widths: tuple[int, ...] = Field((64,), description=WIDTHS)

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 @model("transformer")
 class TransformerModel(WithPositions):
-    """Keys of :class:`~surgecollapse.lab.nets.transformer.OneLayerTransformer`."""
+    """One causal block, as for modular arithmetic.
+
+    See :class:`~surgecollapse.lab.nets.transformer.OneLayerTransformer`.
+    """
 
     reads = ("tokens",)
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @task("dummy")
 class Dummy(ClassTask):
-    """10,000 noisy prototypes; see :func:`~surgecollapse.lab.data.synthetic.dummy`."""
+    """10,000 noisy prototypes, see :func:`~surgecollapse.lab.data.synthetic.dummy`."""
 
     preset: ClassVar[Preset] = {"steps": 2_000, "schedule": "cosine", "weight_decay": 0.05, "warmup": 50}
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @task("imdb")
 class IMDb(ClassTask):
-    """Rows of word numbers; see :func:`~surgecollapse.lab.data.imdb.imdb`."""
+    """Film reviews as rows of word numbers, see :func:`~surgecollapse.lab.data.imdb.imdb`."""
 
     preset: ClassVar[Preset] = {
         "model": "lstm",

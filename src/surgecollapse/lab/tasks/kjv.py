@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @task("kjv")
 class KingJames(Task):
-    """Windows of characters; see :func:`~surgecollapse.lab.data.kjv.kjv`."""
+    """Windows of characters of the King James Bible, see :func:`~surgecollapse.lab.data.kjv.kjv`."""
 
     preset: ClassVar[Preset] = {
         "model": "gpt",

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @task("modular")
 class Modular(EnumeratedTask):
-    """All pairs of residues; see :func:`~surgecollapse.lab.data.synthetic.modular`."""
+    """All pairs of residues and what an operation gives, see :func:`~surgecollapse.lab.data.synthetic.modular`."""
 
     preset: ClassVar[Preset] = {
         "model": "transformer",

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @task("parity")
 class Parity(EnumeratedTask):
-    """2,000 rows of bits; see :func:`~surgecollapse.lab.data.synthetic.parity`."""
+    """2,000 rows of bits, some of which decide, see :func:`~surgecollapse.lab.data.synthetic.parity`."""
 
     preset: ClassVar[Preset] = {
         "widths": (200, 200),

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @task("qm9")
 class QM9(Task):
-    """Graphs; see :func:`~surgecollapse.lab.data.qm9.qm9`."""
+    """Molecules as graphs, and a property of each, see :func:`~surgecollapse.lab.data.qm9.qm9`."""
 
     preset: ClassVar[Preset] = {
         "model": "gnn",

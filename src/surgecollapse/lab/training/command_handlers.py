@@ -26,9 +26,7 @@ def handlers(training: Training) -> dict[str, Handler]:
         return cadence(getattr(watched, "watch", None), command.every)
 
     def checkpoint(_: ask.Checkpoint) -> str:
-        training.kept.add(training.step)
-        training.checkpoint()
-        training.store.set("kept_checkpoints", sorted(training.kept))
+        training.keep_checkpoint()
         return f"checkpoint of step {training.step}, kept until it is deleted"
 
     def delete_checkpoint(command: ask.DeleteCheckpoint) -> str:

@@ -25,14 +25,14 @@ class EventSink:
         progress: who is shown alarms.
 
     Attributes:
-        foresight: the detectors, if the run has any.
+        forecast: the detectors, if the run has any.
     """
 
     def __init__(self, config: RunConfig, progress: Progress) -> None:
         self._every, self._progress = config.method.every, progress
         self._store: RunStore | None = None
         self.state = StatusReader(config.method.every)
-        self.foresight = None if config.run.forecast == "none" else GrokkingForecast(config.run.forecast, self._alarm)
+        self.forecast = None if config.run.forecast == "none" else GrokkingForecast(config.run.forecast, self._alarm)
 
     @property
     def store(self) -> RunStore:
@@ -54,8 +54,8 @@ class EventSink:
         """Take an event."""
         self.store.record(event)
         self.state.take(event)
-        if self.foresight is not None and isinstance(event, Measurement):
-            self.foresight.take(event)
+        if self.forecast is not None and isinstance(event, Measurement):
+            self.forecast.take(event)
 
     def recall(self) -> None:
         """Judge the state by what the record has, after a resume or a roll-back."""

@@ -64,7 +64,7 @@ def run_summary(training: Training, scores: dict[str, Any]) -> dict[str, Any]:
         "diverged": training.diverged,
         "stopped_early": stopping.early,
         "stopped_by_hand": training.command_loop.stopping,
-        "touched": store.get("touched", False),
+        "modified_by_user": store.modified_by_user,
         "reached_goal": stopping.reached_goal,
         "given_up": training.given_up,
         **scores,

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-import sqlite3
 import time
-from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, Literal
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
@@ -15,35 +14,26 @@ from surgecollapse.analysis.open_weights import not_finite
 from surgecollapse.controller.command_loop import CommandLoop
 from surgecollapse.events import Measurement
 from surgecollapse.lab.config import as_mapping
-from surgecollapse.lab.data.dataset import training_sample
 from surgecollapse.lab.data.streamed import StreamedData
 from surgecollapse.lab.training.attachments import attached_to
-from surgecollapse.lab.training.branch_folders import BEST, keep_left
 from surgecollapse.lab.training.building import build_model
-from surgecollapse.lab.training.checkpoint import (
-    checkpoint_path,
-    drop_old_checkpoints,
-    load_checkpoint,
-    save_checkpoint,
-    step_checkpoints,
-)
+from surgecollapse.lab.training.checkpoint_folder import CheckpointFolder
 from surgecollapse.lab.training.early_stopping import Stopping
 from surgecollapse.lab.training.environment import finish_work, training_device
-from surgecollapse.lab.training.evaluation import predict, score_stream
+from surgecollapse.lab.training.evaluator import Evaluator
 from surgecollapse.lab.training.event_sink import EventSink
 from surgecollapse.lab.training.feed import feed_of
-from surgecollapse.lab.training.forecasts import prediction_confidence
 from surgecollapse.lab.training.loading import load_data, without_test
-from surgecollapse.lab.training.optim import loss_name, make_loss, make_optimizer, rate_factor
-from surgecollapse.lab.training.outputs import fitted, right_share
-from surgecollapse.lab.training.processes import for_rank, own_part, own_states
+from surgecollapse.lab.training.optim import make_loss, make_optimizer, rate_factor
+from surgecollapse.lab.training.outputs import fitted
+from surgecollapse.lab.training.processes import for_rank, own_part
 from surgecollapse.lab.training.progress import Snapshot
 from surgecollapse.lab.training.sketch import CountSketch
 from surgecollapse.lab.training.traces import PREFIX, Traces
 from surgecollapse.torch_utils.distributed import Ranks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from torch import Tensor
@@ -55,7 +45,6 @@ if TYPE_CHECKING:
 _SKETCHES = 60
 _LOSSES = 1_000
 _SHOWN = 200
-_FORESEEN = ("train", "validation")
 
 
 class Training:
@@ -73,9 +62,9 @@ class Training:
         step: completed optimizer steps, of ``total``.
         device: where the net and the samples lie.
         stopping: what the evaluations so far say.
-        journal: takes every event.
+        event_sink: takes every event.
+        checkpoints: the folder of checkpoints.
         attached: the controller, if the run has one, and what else is attached to the net.
-        kept: steps of checkpoints that a person asked for, which stay until they are deleted.
         seconds: spent on training steps.
         diverged: at the end, whether the weights or the test loss are not finite.
     """
@@ -102,14 +91,14 @@ class Training:
         self.total = config.run.total_steps(self.data.train_size)
         self.step = 0
         self.stopping = Stopping(config)
-        self.journal = EventSink(config, progress)
+        self.event_sink = EventSink(config, progress)
         self.attached = attached_to(
             self.model,
             self.optimizer,
             config,
             total_steps=self.total,
             criterion=self._loss,
-            recorder=self.journal,
+            recorder=self.event_sink,
             process_group=self.ranks.group,
         )
         self._called = (
@@ -117,14 +106,14 @@ class Training:
         )
         self.controller = self.attached.controller
         self.command_loop = (
-            CommandLoop(self.journal.record, self.ranks) if self.controller is None else self.controller.command_loop
+            CommandLoop(self.event_sink.record, self.ranks) if self.controller is None else self.controller.command_loop
         )
         self.command_loop.by_hand = True
         self.rate_factor = 1.0
         self.to_repeat: frozenset[int] = frozenset()
-        self.kept: set[int] = set()
-        self._checkpoints = checkpoints
+        self.checkpoints = CheckpointFolder(checkpoints, self.ranks, keep=config.run.keep_checkpoints)
         self._progress = progress
+        self._evaluator = Evaluator(config, self.model, self.data, self._loss, self.attached, self.ranks, self._note)
         self._feed = feed_of(config, self.data)
         self._sketch = CountSketch(list(self.model.parameters()))
         self._traces = Traces(self.model) if config.run.gradient_trace_every else None
@@ -136,7 +125,7 @@ class Training:
     @property
     def store(self) -> RunStore:
         """The record, inside :meth:`recorded`."""
-        return self.journal.store
+        return self.event_sink.store
 
     @property
     def mask_is_final(self) -> bool:
@@ -152,23 +141,23 @@ class Training:
     @property
     def given_up(self) -> bool:
         """Whether the run is to stop as its forecast is that it will not generalize."""
-        foresight = self.journal.foresight
-        return self.config.run.give_up and foresight is not None and foresight.predicts_failure
+        forecast = self.event_sink.forecast
+        return self.config.run.give_up and forecast is not None and forecast.predicts_failure
 
     @contextmanager
     def recorded(self, store: RunStore) -> Iterator[None]:
         """Record into ``store`` for the length of a block; after it the controller is detached."""
-        self.journal.open(store)
-        self.kept = set(store.get("kept_checkpoints", []))
+        self.event_sink.open(store)
+        self.checkpoints.kept = set(store.get("kept_checkpoints", []))
         try:
             yield
         finally:
             self._feed.close()
             self.attached.remove()
-            self.journal.close()
+            self.event_sink.close()
 
     def _note(self, name: str, value: float) -> None:
-        self.journal.record(Measurement(step=self.step, name=name, value=value))
+        self.event_sink.record(Measurement(step=self.step, name=name, value=value))
 
     # one step
 
@@ -205,7 +194,7 @@ class Training:
 
     def answer(self) -> None:
         """Do what people ask for; a checkpoint of this very step takes it in."""
-        if self.command_loop.boundary(self.step) and checkpoint_path(self._checkpoints, self.step).exists():
+        if self.command_loop.boundary(self.step) and self.step in self.checkpoints.steps:
             self.checkpoint()
 
     def roll_back(self, step: int) -> str:
@@ -217,41 +206,28 @@ class Training:
         Raises:
             ValueError: if there is no checkpoint that can be used, or the branch cannot be written.
         """
-        path = checkpoint_path(self._checkpoints, step)
-        if not path.is_file():
-            there = ", ".join(str(at) for at in self.checkpoint_steps) or "none yet"
-            raise ValueError(f"no checkpoint of step {step}: there are {there}")
-        state = load_checkpoint(path)
+        state = self.checkpoints.load(step)
         if self.config.run.early_stopping and self.stopping.best_step > step:
             raise ValueError(
                 f"the best evaluation was at step {self.stopping.best_step}: early stopping cannot forget it"
             )
-        left = self._leave(step) if step < self.step else ""
+        left = ""
+        if step < self.step:
+            self.store.flush()
+            left = self.checkpoints.leave(step, self.step, self.state_dict())
         self.load_state_dict(state)
-        if self.ranks.first and self.stopping.best is None:
-            (self._checkpoints / BEST).unlink(missing_ok=True)
-        self.ranks.from_first(None)
+        self.checkpoints.forget_after(step, best=self.stopping.best is None)
         self.store.truncate_after(step)
-        self.kept = {at for at in self.kept if at <= step}
         self._note_checkpoints()
-        self.journal.recall()
+        self.event_sink.recall()
         self.command_loop.roll_back(step)
         return left
 
-    def _leave(self, step: int) -> str:
-        """Keep what comes after a step as a branch; all ranks have read the checkpoint by then."""
-        left, fault = "", ""
-        self.store.flush()
-        self._save(checkpoint_path(self._checkpoints, self.step))
-        if self.ranks.first:
-            try:
-                left = keep_left(self._checkpoints.parent, since=step, now=self.step).name
-            except (OSError, sqlite3.Error) as error:
-                fault = f"what would be left cannot be kept as a branch ({error}): free space, or fork instead"
-        fault = self.ranks.from_first(fault)
-        if fault:
-            raise ValueError(fault)
-        return left
+    def keep_checkpoint(self) -> None:
+        """Write a checkpoint that stays until it is deleted."""
+        self.checkpoints.kept.add(self.step)
+        self.checkpoint()
+        self._note_checkpoints()
 
     def delete_checkpoint(self, step: int) -> None:
         """Delete a checkpoint that is not the newest.
@@ -259,25 +235,12 @@ class Training:
         Raises:
             ValueError: if there is none of that step, or it is the one that a resume needs.
         """
-        there = self.checkpoint_steps
-        if step not in there:
-            raise ValueError(f"no checkpoint of step {step}: there are {', '.join(map(str, there)) or 'none yet'}")
-        if step == there[-1]:
-            raise ValueError(f"the checkpoint of step {step} is the newest, which a resume needs")
-        self.ranks.from_first(None)  # all have looked
-        if self.ranks.first:
-            checkpoint_path(self._checkpoints, step).unlink()
-        self.kept.discard(step)
+        self.checkpoints.delete(step)
         self._note_checkpoints()
 
     def _note_checkpoints(self) -> None:
-        self.store.set("checkpoints", self.checkpoint_steps)
-        self.store.set("kept_checkpoints", sorted(self.kept))
-
-    @property
-    def checkpoint_steps(self) -> list[int]:
-        """Steps of which there are checkpoints, ascending."""
-        return sorted(int(path.stem.removeprefix("step-")) for path in step_checkpoints(self._checkpoints))
+        self.store.set("checkpoints", self.checkpoints.steps)
+        self.store.set("kept_checkpoints", sorted(self.checkpoints.kept))
 
     def _record_loss(self, loss: float) -> None:
         self._note("loss/train", loss)
@@ -319,17 +282,11 @@ class Training:
         """The mean loss of the whole batch."""
         return loss if self.ranks.alone else self.ranks.totals([loss * self._share])[0] / self.ranks.size
 
-    def _agreed(self, scores: Callable[[], tuple[float, float]]) -> tuple[float, float]:
-        """Scores that the first rank measures for all."""
-        found: tuple[float, float] = self.ranks.from_first(scores() if self.ranks.first else None)
-        return found
-
     def _evaluate(self) -> None:
-        data, step = self.data, self.step
-        accuracy, loss = self._measure("validation")
+        step = self.step
+        accuracy, loss = self._evaluator.recorded("validation")
         self._evaluated = (step, loss)
-        some = training_sample(data)
-        train, train_loss = self._agreed(lambda: self._score(data.x_train[some], data.y_train[some], "train"))
+        train, train_loss = self._evaluator.training()
         self._note("accuracy/train", train)
         self._note("gap/accuracy", train - accuracy)
         self._note("gap/loss", loss - train_loss)
@@ -344,43 +301,10 @@ class Training:
             self._note("time/step", seconds)
         self._seconds_then, self._step_then = self.seconds, step
         if self.stopping.improved(step, accuracy, loss, counts=self.mask_is_final):
-            self._save(self._checkpoints / BEST)
-
-    def _measure(self, part: Literal["validation", "test"]) -> tuple[float, float]:
-        """Accuracy in [0, 1] and loss, recorded; where the loss is in nats per character, also in bits."""
-        accuracy, loss = self._agreed(lambda: self._score_part(part, whole=part == "test"))
-        self._note(f"accuracy/{part}", accuracy)
-        self._note(f"loss/{part}", loss)
-        if self._in_bits:
-            self._note(f"bits_per_character/{part}", loss / math.log(2))
-        return accuracy, loss
-
-    @property
-    def _in_bits(self) -> bool:
-        return self.data.kind == "text" and loss_name(self.config, self.data).startswith("cross_entropy")
-
-    def _score_part(self, part: Literal["validation", "test"], *, whole: bool) -> tuple[float, float]:
-        """Accuracy and loss on a held-out part; of data that is streamed, on some of it unless the whole is asked."""
-        data, averaged = self.data, self.attached.averaged
-        if not isinstance(data, StreamedData):
-            watched = "" if part == "validation" and whole else part
-            return self._score(getattr(data, f"x_{part}"), getattr(data, f"y_{part}"), watched)
-        with nullcontext() if averaged is None else averaged.applied():
-            most = None if whole else data.validation_samples
-            return score_stream(self.model, data, part, self._loss, self.config.run.batch_size, most)
-
-    def _score(self, x: Tensor, y: Tensor, part: str = "") -> tuple[float, float]:
-        """Accuracy in [0, 1], over all positions of text, and loss."""
-        averaged = self.attached.averaged
-        with nullcontext() if averaged is None else averaged.applied():
-            logits = predict(self.model, x)
-        if self.journal.foresight is not None and part in _FORESEEN:
-            for name, value in prediction_confidence(logits, part).items():
-                self._note(name, value)
-        return right_share(logits, y, self.data.tolerance), self._loss(logits, y).item()
+            self.checkpoints.save_best(self.state_dict())
 
     def _show(self, loss: float) -> None:
-        controller, state = self.controller, self.journal.state
+        controller, state = self.controller, self.event_sink.state
         readings = controller.readings if controller is not None else ()
         snapshot = Snapshot(
             step=self.step,
@@ -406,7 +330,7 @@ class Training:
         """
         averaged = self.attached.averaged
         if self.stopping.early and self.stopping.best is not None:
-            best = load_checkpoint(self._checkpoints / BEST)
+            best = self.checkpoints.load_best()
             self.model.load_state_dict(best["model"])
             if averaged is not None:
                 averaged.load_state_dict(best["averaged"])
@@ -414,8 +338,8 @@ class Training:
             self.controller.finalize()
         if averaged is not None:
             averaged.apply()
-        validation, validation_loss = self._agreed(lambda: self._score_part("validation", whole=True))
-        accuracy, loss = self._measure("test")
+        validation, validation_loss = self._evaluator.validation()
+        accuracy, loss = self._evaluator.recorded("test")
         if isinstance(self.data, StreamedData):
             self.store.set("bad_samples", dict(self.data.bad.named))
         self.store.put_array(self.step, "sketch/weights", self._sketch())
@@ -425,7 +349,7 @@ class Training:
         return {
             "accuracy": accuracy,
             "loss": loss,
-            **({"bits_per_character": loss / math.log(2)} if self._in_bits else {}),
+            **self._evaluator.bits(loss),
             "accuracy_validation": validation,
             "loss_validation": validation_loss,
         }
@@ -433,30 +357,19 @@ class Training:
     def checkpoint(self) -> None:
         """Write ``step-N.pt`` and drop the old ones; the record is on the disk before it."""
         self.store.flush()
-        self._save(checkpoint_path(self._checkpoints, self.step))
-        if self.ranks.first:
-            drop_old_checkpoints(self._checkpoints, keep=self.config.run.keep_checkpoints, asked=self.kept)
-        self.store.set("checkpoints", self.checkpoint_steps)
-
-    def _save(self, path: Path) -> None:
-        """Write a checkpoint, on the first rank; the others wait for it."""
-        state = self.state_dict()
-        if not self.ranks.alone:
-            state["ranks"] = own_states(self.ranks, state)
-        if self.ranks.first:
-            save_checkpoint(path, state)
-        self.ranks.from_first(None)
+        self.checkpoints.save(self.step, self.state_dict())
+        self.store.set("checkpoints", self.checkpoints.steps)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a bitwise resume needs of this rank."""
-        foresight = self.journal.foresight
+        forecast = self.event_sink.forecast
         return {
             "step": self.step,
             "config": dict(as_mapping(self.config)),
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             **self.attached.state_dict(),
-            "foresight": None if foresight is None else foresight.state_dict(),
+            "forecast": None if forecast is None else forecast.state_dict(),
             "batches": self._feed.state_dict(),
             "torch_rng": torch.get_rng_state(),
             "device_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
@@ -476,8 +389,9 @@ class Training:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.attached.load_state_dict(state)
-        if self.journal.foresight is not None and state.get("foresight") is not None:
-            self.journal.foresight.load_state_dict(state["foresight"])
+        forecast = state.get("forecast", state.get("foresight"))  # the name in version 0.1
+        if self.event_sink.forecast is not None and forecast is not None:
+            self.event_sink.forecast.load_state_dict(forecast)
         self._feed.load_state_dict(state["batches"])
         torch.set_rng_state(state["torch_rng"])
         if self.device.type == "cuda" and state.get("device_rng") is not None:

@@ -11,7 +11,7 @@ import pytest
 from surgecollapse.forecast.combination import Combination, Score
 from surgecollapse.forecast.features import TIME
 from surgecollapse.lab.config import ConfigError, make_config
-from surgecollapse.lab.training import forecasts as foresight
+from surgecollapse.lab.training import forecasts
 from surgecollapse.lab.training.progress import Silent
 from surgecollapse.lab.training.run import train
 from surgecollapse.record import RunStore
@@ -37,7 +37,7 @@ def at_twice_fitting(monkeypatch):
             return Combination("never", CLOCK, math.inf)
         return Combination("late", CLOCK, -math.log(2), below=True)
 
-    monkeypatch.setattr(foresight, "calibrated", made)
+    monkeypatch.setattr(forecasts, "calibrated", made)
 
 
 class StopAt(Silent):

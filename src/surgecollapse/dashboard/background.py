@@ -28,7 +28,7 @@ def page_beside(folder: Path, tell: Callable[[str], None]) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     words = [str(folder), str(PORT if _free(PORT) else 0)]
     server = subprocess.Popen(
-        [sys.executable, "-m", "surgecollapse.dashboard.beside", *words],
+        [sys.executable, "-m", "surgecollapse.dashboard.background", *words],
         stdin=subprocess.PIPE,  # closed by the system when this process ends, however it ends
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -13,10 +13,10 @@ SILENT = 64
 """Connections that may wait with no whole request; of more, the oldest are closed."""
 
 
-class Impatient(H11Protocol):
+class TimeoutProtocol(H11Protocol):
     """Uvicorn's protocol, which would wait for a first request for ever, with an end to that."""
 
-    _waiting: ClassVar[dict[Impatient, asyncio.TimerHandle]] = {}
+    _waiting: ClassVar[dict[TimeoutProtocol, asyncio.TimerHandle]] = {}
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for a request from now on."""
