@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from processes import run_ranks
+from processes import results_of_ranks
 
 WORKER = """
 import os
@@ -77,10 +77,7 @@ os._exit(0)  # without the interpreter's teardown, in which a thread of gloo may
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("resume")
-    (folder / "worker.py").write_text(WORKER)
-    run_ranks(folder / "worker.py", folder)
-    return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
+    return results_of_ranks(WORKER, tmp_path_factory.mktemp("resume"))
 
 
 @pytest.mark.conformance("resume bitwise", place="DistributedDataParallel, 2 processes")

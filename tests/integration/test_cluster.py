@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("distributed")
 
-from surgecollapse.compare.command import prepare
+from comparisons import prepare
 from surgecollapse.errors import ConfigError
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")

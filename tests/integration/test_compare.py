@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from comparisons import prepare
 from surgecollapse.cli import INTERRUPTED, MISTAKE, main
-from surgecollapse.compare import Comparison, Entry, Suite, prepare
+from surgecollapse.compare import Comparison, Entry, Suite
 from surgecollapse.compare.display import Quiet
 from surgecollapse.compare.methods import METHODS as KNOWN
 from surgecollapse.compare.methods import Method

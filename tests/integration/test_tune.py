@@ -15,6 +15,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from here_pool import HerePool
 from surgecollapse.cli import main
 from surgecollapse.compare.pool import Done
 from surgecollapse.errors import ConfigError
@@ -42,20 +43,7 @@ def _quiet():
 def pool_of(work, log=None):
     """A pool that does the work here, one job at a time."""
 
-    class HerePool:
-        def __init__(self, jobs, folder, target, *, pin):
-            self.running = {}
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            pass
-
-        def run(self, cells, stop, look):
-            waiting = list(cells)
-            return self.feed(lambda: waiting.pop(0) if waiting else None, stop, look)
-
+    class OneByOne(HerePool):
         def feed(self, take, stop, look, hear=lambda job, step, value: False):
             while not stop() and (job := take()) is not None:
                 self.running = {0: job}
@@ -67,7 +55,7 @@ def pool_of(work, log=None):
                 except (ValueError, RuntimeError, MemoryError) as error:
                     yield Done(job, None, str(error))
 
-    return HerePool
+    return OneByOne
 
 
 def real(tmp_path):

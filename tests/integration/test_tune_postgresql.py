@@ -18,6 +18,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from here_pool import HerePool
 from surgecollapse.compare.pool import Done
 from surgecollapse.errors import ConfigError
 from surgecollapse.tuning.objectives import choose_objectives
@@ -89,20 +90,7 @@ def server():
 def pool_of(before):
     """A pool without processes whose runs are made up; ``before`` is called with their number before each."""
 
-    class HerePool:
-        def __init__(self, *_, **__):
-            self.running = {}
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            pass
-
-        def run(self, cells, stop, look):
-            waiting = list(cells)
-            return self.feed(lambda: waiting.pop(0) if waiting else None, stop, look)
-
+    class OneByOne(HerePool):
         def feed(self, take, stop, look, hear=None):
             while not stop() and (job := take()) is not None:
                 look()
@@ -111,7 +99,7 @@ def pool_of(before):
                 row = {"accuracy": value, "test_accuracy": value, "sparsity": 0.0, "seconds": 0.0, "flops": 1.0}
                 yield Done(job, {**row, "steps": 1, "diverged": False}, None)
 
-    return HerePool
+    return OneByOne
 
 
 def search(server, out, before=lambda: None, trials=6):

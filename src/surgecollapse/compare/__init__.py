@@ -5,7 +5,7 @@ Nothing here imports torch but the workers, which pin their threads first.
 
 from __future__ import annotations
 
-from surgecollapse.compare.command import prepare
+from surgecollapse.compare.command import Choices, prepare
 from surgecollapse.compare.comparison import Comparison, Outcome
 from surgecollapse.compare.plan import Plan
 from surgecollapse.compare.suites import SUITES, Entry, Suite
@@ -13,6 +13,7 @@ from surgecollapse.compare.twin import Curve, Difference, Twin, twin
 
 __all__ = [
     "SUITES",
+    "Choices",
     "Comparison",
     "Curve",
     "Difference",

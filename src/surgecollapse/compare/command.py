@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,23 +21,60 @@ from surgecollapse.lab.references import is_reference
 Thing = TypeVar("Thing")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """What of a suite is trained, and how.
+
+    Attributes:
+        methods: Comma-separated; default: all (dense, weight_decay, dropout, one_shot, gmp, static, set, rigl, granet,
+            dsd, acdc, cyclical_pruning, straight_through, st3, feather, small_dense, cyclic_pruning, soft_threshold).
+            gmp_equal_flops and rigl_equal_flops train as long as costs the training FLOPs of the reference.
+        entries: Comma-separated labels of the nets to train now, as in mnist-mlp,kjv-gpt; default: all of the suite.
+            The tables show all that have rows.
+        sparsities: Comma-separated, as in .9,.95; default: those of the suite.
+        seeds: Seeds 0, 1, … of every method; no claim is made under 10.
+        budget: equal: every method is tuned over its eight trials, on validation data only; a number: over that many of
+            them, spread evenly; none: untuned.
+        parts: Comma-separated optional parts: average (an average of the weights under the final mask), ramp (small
+            first steps of regrown weights). Every method's trials are repeated with each.
+        tune_at: Sparsity at which methods are tuned; default: .9, or the nearest that a net has.
+        jobs: Processes of one thread each; default: the cores that may be used.
+        cluster: Address of a Dask scheduler, as in tcp://host:8786: its workers train instead of processes here.
+        reference: The method that the others are compared with; default: cyclic_pruning, or else the first.
+        work: Folder for temporary files; default: the system's.
+        data_dir: Folder with the folders mnist and fashion-mnist, which hold their data files, and if need be kjv and
+            imdb.
+    """
+
+    methods: str | None = None
+    entries: str | None = None
+    sparsities: str | None = None
+    seeds: int = 10
+    budget: str = "equal"
+    parts: str | None = None
+    tune_at: float | None = None
+    jobs: int | None = None
+    cluster: str | None = None
+    reference: str | None = None
+    work: Path | None = None
+    data_dir: Path | None = None
+
+    def __post_init__(self) -> None:
+        budget, tune_at = self.budget, self.tune_at
+        if budget not in ("equal", "none") and not (budget.isdecimal() and int(budget) >= 1):
+            raise ConfigError(f"budget must be equal or none, or a number of trials from 1, got {budget!r}")
+        if tune_at is not None and not 0 < tune_at < 1:
+            raise ConfigError(f"tune_at must be a sparsity between 0 and 1, got {tune_at!r}")
+        if self.jobs is not None and self.cluster is not None:
+            raise ConfigError("jobs are processes here, cluster are workers elsewhere: give one")
+
+
 def prepare(
     suite: str,
     out: Path,
+    choices: Choices,
     *,
-    methods: str | None = None,
-    entries: str | None = None,
-    sparsities: str | None = None,
-    seeds: int = 10,
-    budget: str = "equal",
-    parts: str | None = None,
-    tune_at: float | None = None,
-    jobs: int | None = None,
-    reference: str | None = None,
-    work: Path | None = None,
-    data_dir: Path | None = None,
     command: str = "",
-    cluster: str | None = None,
     known_suites: Mapping[str, Suite] = SUITES,
     known_methods: Mapping[str, Method] = METHODS | ABLATIONS,
 ) -> Comparison:
@@ -46,73 +83,61 @@ def prepare(
     Args:
         suite: name of a suite; or a TOML file of keys, or a Python file of the user's own, for a suite of one entry.
         out: folder of rows, tables and plots.
-        methods: comma-separated names; ``None`` for all that can be tuned.
-        entries: comma-separated labels of the suite's entries that are trained now; ``None`` for all.
-        sparsities: comma-separated numbers in (0, 1); ``None`` for those of the suite.
-        seeds: how many seeds, counted from 0.
-        budget: ``equal``, ``none``, or how many of its trials each method has: :func:`spread_evenly` chooses.
-        parts: comma-separated names of optional parts: every method's trials are repeated with each.
-        tune_at: sparsity at which methods are tuned; ``None`` for .9, or the nearest that an entry has.
-        jobs: processes.
-        reference: name of the method that the others are compared with.
-        work: folder for temporary files.
-        data_dir: folder of data files.
+        choices: what of it is trained, and how.
         command: the command line, for the record.
-        cluster: address of a Dask scheduler on whose workers the runs are trained, instead of processes here.
         known_suites: suites by name.
         known_methods: methods by name.
 
     Raises:
         ConfigError: for anything that the person can put right.
     """
-    if budget not in ("equal", "none") and not (budget.isdecimal() and int(budget) >= 1):
-        raise ConfigError(f"budget must be equal or none, or a number of trials from 1, got {budget!r}")
-    if tune_at is not None and not 0 < tune_at < 1:
-        raise ConfigError(f"tune_at must be a sparsity between 0 and 1, got {tune_at!r}")
     file = Path(suite)
     own = file.suffix in (".toml", ".py")
     known = suite_of(file) if own else choose([suite], known_suites, what="suite")[0]
-    fixed = any(is_reference(entry.settings.get("model")) for entry in known.entries)  # its widths are its own affair
-    default = [
-        name
-        for name, method in known_methods.items()
-        if method.trials and not (fixed and method.target_key == "shrink_to_sparsity")
-    ]
-    chosen = choose([current_name(name) for name in _words(methods)] or default, known_methods, what="method")
-    untunable = [method.name for method in chosen if not method.trials and method.longer is None]
-    if untunable and budget != "none":
-        raise ConfigError(f"{', '.join(untunable)}: an ablation is not tuned; add --budget none")
-    extra = choose(_words(parts), PARTS, what="part")
-    if extra and budget == "none":
-        raise ConfigError(f"parts {', '.join(part.name for part in extra)} are chosen by tuning: drop --budget none")
-    chosen = [with_parts(method, extra) for method in chosen]
-    if budget not in ("equal", "none"):
-        chosen = [
-            replace(method, trials=spread_evenly(method.trials, int(budget))) if method.trials else method
-            for method in chosen
-        ]
-    labels = {entry.label: entry for entry in known.entries}
     plan = Plan(
         suite=known,
-        methods=tuple(chosen),
-        entries=tuple(choose(_words(entries), labels, what="label")) or None,
-        sparsities=_shares(sparsities),
-        seeds=seeds,
-        budget=budget,
-        data_dir=data_dir,
-        tune_at=tune_at,
+        methods=tuple(_methods(choices, known, known_methods)),
+        entries=tuple(choose(_words(choices.entries), {entry.label: entry for entry in known.entries}, what="label"))
+        or None,
+        sparsities=_shares(choices.sparsities),
+        seeds=choices.seeds,
+        budget=choices.budget,
+        data_dir=choices.data_dir,
+        tune_at=choices.tune_at,
     )
-    reference = None if reference is None else current_name(reference)
-    if cluster is None:
-        return Comparison(plan, out, work=work, jobs=jobs, reference=reference, command=command)
-    if jobs is not None:
-        raise ConfigError("jobs are processes here, cluster are workers elsewhere: give one")
+    reference = None if choices.reference is None else current_name(choices.reference)
+    if choices.cluster is None:
+        return Comparison(plan, out, work=choices.work, jobs=choices.jobs, reference=reference, command=command)
     from surgecollapse.compare.cluster import ClusterPool
 
-    address = cluster
+    address = choices.cluster
     return Comparison(
         plan, out, reference=reference, command=command, make_pool=lambda _jobs, _work: ClusterPool(address)
     )
+
+
+def _methods(choices: Choices, suite: Suite, known: Mapping[str, Method]) -> list[Method]:
+    """The chosen methods, with the trials that their tuning has."""
+    fixed = any(is_reference(entry.settings.get("model")) for entry in suite.entries)  # its widths are its own affair
+    default = [
+        name
+        for name, method in known.items()
+        if method.trials and not (fixed and method.target_key == "shrink_to_sparsity")
+    ]
+    chosen = choose([current_name(name) for name in _words(choices.methods)] or default, known, what="method")
+    untunable = [method.name for method in chosen if not method.trials and method.longer is None]
+    if untunable and choices.budget != "none":
+        raise ConfigError(f"{', '.join(untunable)}: an ablation is not tuned; add --budget none")
+    extra = choose(_words(choices.parts), PARTS, what="part")
+    if extra and choices.budget == "none":
+        raise ConfigError(f"parts {', '.join(part.name for part in extra)} are chosen by tuning: drop --budget none")
+    chosen = [with_parts(method, extra) for method in chosen]
+    if choices.budget in ("equal", "none"):
+        return chosen
+    return [
+        replace(method, trials=spread_evenly(method.trials, int(choices.budget))) if method.trials else method
+        for method in chosen
+    ]
 
 
 def spread_evenly(trials: Sequence[Thing], count: int) -> tuple[Thing, ...]:

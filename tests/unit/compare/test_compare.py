@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
-from surgecollapse.compare import SUITES, Entry, Plan, Suite, prepare
+from comparisons import prepare
+from surgecollapse.compare import SUITES, Entry, Plan, Suite
 from surgecollapse.compare.command import spread_evenly
 from surgecollapse.compare.display import PlainLines
 from surgecollapse.compare.methods import METHODS, Method

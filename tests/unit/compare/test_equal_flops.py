@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from surgecollapse.compare import Comparison, Entry, Plan, Suite, prepare
+from comparisons import prepare
+from surgecollapse.compare import Comparison, Entry, Plan, Suite
 from surgecollapse.compare.equal_flops import equal_steps
 from surgecollapse.compare.methods import METHODS, Method
 from surgecollapse.compare.plan import identity, make_cell

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from surgecollapse.compare import prepare
+from comparisons import prepare
 from surgecollapse.compare.methods import METHODS
 from surgecollapse.compare.methods.parts import PARTS, with_parts
 from surgecollapse.compare.plan import merged
