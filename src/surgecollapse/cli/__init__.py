@@ -1,4 +1,4 @@
-"""The command line: ``surgecollapse run | send | fork | watch | report | compare | tune | export | analyze …``.
+"""The command line: ``surgecollapse run | send | fork | watch | report | compare | study | tune | export | analyze …``.
 
 It belongs to the extra ``lab``; without it, :func:`main` knows ``--version``, and says what to install.
 """

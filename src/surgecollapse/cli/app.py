@@ -24,6 +24,7 @@ from surgecollapse.cli.live import send, watch
 from surgecollapse.cli.output import INTERRUPTED, MISTAKE, fail
 from surgecollapse.cli.planning import plan
 from surgecollapse.cli.results import analyze, export, report
+from surgecollapse.cli.studying import study
 from surgecollapse.cli.training import demo, run
 from surgecollapse.cli.tuning import tune
 from surgecollapse.lab.config import explain
@@ -38,7 +39,7 @@ app = App(
     result_action="return_value",
     suppress_keyboard_interrupt=False,
 )
-for _command in (run, send, fork, twin, watch, report, compare, tune, export, analyze, plan, demo, doctor):
+for _command in (run, send, fork, twin, watch, report, compare, study, tune, export, analyze, plan, demo, doctor):
     app.command(_command)
 app.command(list_names, name="list")
 app.command(analyze, name="analyse", show=False)  # as version 0.1 spelled it

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -63,13 +63,15 @@ class Rows:
 
     Args:
         folder: where ``rows.jsonl`` is, or will be.
+        key: of a row; ``None`` for one that is not used. By default that of a run of the lab.
 
     Raises:
         ConfigError: if a line of it is damaged, other than a last one that was cut off.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, key: Callable[[Row], str | None] | None = None) -> None:
         self.path = folder / NAME
+        self._key = key or _key
         self._rows: dict[str, Row] = {}
         self._earlier: dict[str, Row] = {}
         self._bases: dict[str, Mapping[str, Any]] = {}
@@ -80,7 +82,7 @@ class Rows:
                 self._keep(self._whole(line))
 
     def _keep(self, row: Row) -> None:
-        key = _key(row)
+        key = self._key(row)
         if key is not None:
             (self._rows if row.get("version") == version() else self._earlier)[key] = row
 

@@ -14,6 +14,8 @@ from typing import Any
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 _NICE = 10
+FAILURES = (ValueError, OSError, RuntimeError, MemoryError, ArithmeticError, ImportError)
+"""What a single run may fail with, so that the others go on; all else is a mistake of the library."""
 
 
 def serve(connection: Connection, scratch: str, core: int | None = None) -> None:
@@ -49,12 +51,17 @@ def serve_with(
             return
         try:
             answer: tuple[dict[str, Any] | None, str | None] = (work(values), None)
-        except (ValueError, OSError, RuntimeError, MemoryError, ArithmeticError, ImportError) as error:
-            answer = (None, " ".join(str(error).split()) or type(error).__name__)
+        except FAILURES as error:
+            answer = (None, one_line(error))
         try:
             connection.send(answer)
         except OSError:
             return
+
+
+def one_line(error: Exception) -> str:
+    """What went wrong, in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def train_cell(values: dict[str, Any], scratch: Path) -> dict[str, Any] | None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from surgecollapse.export.csr_file import load_csr, save_csr
     from surgecollapse.export.csr_linear import CsrLinear
     from surgecollapse.export.onnx import OnnxResult, export_onnx
+    from surgecollapse.export.onnx_int8 import Int8Result, quantize_onnx
     from surgecollapse.export.program import ProgramResult, load_program, save_program
     from surgecollapse.export.semi_structured import (
         SemiStructuredResult,
@@ -37,6 +38,7 @@ _HOME = {
     "CsrLayer": "csr",
     "CsrLinear": "csr_linear",
     "CsrResult": "csr",
+    "Int8Result": "onnx_int8",
     "OnnxResult": "onnx",
     "ProgramResult": "program",
     "SemiStructuredResult": "semi_structured",
@@ -51,6 +53,7 @@ _HOME = {
     "load_program": "program",
     "load_sparse": "checkpoint",
     "load_sparse_into": "checkpoint",
+    "quantize_onnx": "onnx_int8",
     "save_csr": "csr_file",
     "save_program": "program",
     "save_sparse": "checkpoint",
@@ -65,6 +68,7 @@ __all__ = [
     "CsrLayer",
     "CsrLinear",
     "CsrResult",
+    "Int8Result",
     "OnnxResult",
     "ProgramResult",
     "SemiStructuredResult",
@@ -79,6 +83,7 @@ __all__ = [
     "load_program",
     "load_sparse",
     "load_sparse_into",
+    "quantize_onnx",
     "save_csr",
     "save_program",
     "save_sparse",

@@ -6,6 +6,7 @@ from surgecollapse.policies.acdc import ACDC
 from surgecollapse.policies.cyclic_pruning import CyclicPruning
 from surgecollapse.policies.cyclical_pruning import CyclicalPruning
 from surgecollapse.policies.dynamic_sparse import Static
+from surgecollapse.policies.endless_exchange import EndlessExchange
 from surgecollapse.policies.entropy_cycles import EntropyCycles
 from surgecollapse.policies.entropy_thresholds import EntropyThresholds
 from surgecollapse.policies.feather import Feather
@@ -30,6 +31,7 @@ __all__ = [
     "ST3",
     "CyclicPruning",
     "CyclicalPruning",
+    "EndlessExchange",
     "EntropyCycles",
     "EntropyThresholds",
     "Feather",

@@ -1,0 +1,98 @@
+"""EndlessExchange: a fixed density and an exchange of weights at every interval, for runs without an end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from surgecollapse.events import Decision, Exchange, Prune, Reading
+from surgecollapse.policies import validation
+from surgecollapse.policies.base import BasePolicy, PolicyState
+from surgecollapse.policies.registry import policy
+
+
+@dataclass(slots=True)
+class _State(PolicyState):
+    last: int = 0
+    """Step of the last exchange."""
+
+
+@policy("endless_exchange")
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EndlessExchange(BasePolicy):
+    """Sparse from the first step; at every interval a share of the weights is exchanged, for as long as training lasts.
+
+    Nothing depends on the length of the run: there is no ramp, no final phase, and ``total_steps`` may be ``None``. In
+    each layer a share ``drop_fraction`` of the open weights, those of lowest magnitude, is pruned, and as many others
+    are regrown. With ``Recycle(over=EndlessExchange())`` dormant units start afresh, too. Level-triggered: an exchange
+    skipped on a non-finite step is made up for at the next reading.
+
+    Args:
+        interval: steps between two exchanges, at least 1.
+        drop_fraction: share of each layer's open weights that an exchange replaces, in [0, 1].
+        regrow: criterion by which weights are regrown: ``random`` or ``gradient``.
+        regrow_init: first value of a regrown weight: ``zero`` or ``noise``, within the budget of the controller.
+        allocation: how the open weights are shared among layers: ``erk`` or ``layer``.
+
+    Raises:
+        ValueError: if an option is out of range.
+
+    >>> from surgecollapse.events import Plan, Reading
+    >>> policy = EndlessExchange()
+    >>> policy.start(Plan(sparsity=0.5, total_steps=None, every=50))
+    >>> decisions = [policy.decide(Reading(step=step)) for step in (0, 50, 100, 10**6)]
+    >>> [[type(action).__name__ for action in decision.actions] for decision in decisions]
+    [['Prune'], [], ['Exchange'], ['Exchange']]
+
+    When to use:
+        The data change for as long as the network runs, so that no end can be planned. Compare it with
+        shrink-and-perturb first ([study](../../studies/plasticity.md)).
+
+    Cost:
+        Training density equals the target's. No dense gradients with ``regrow="random"``.
+
+    Deviations:
+        SET without an end: Mocanu et al. exchange at each epoch of a fixed number, 30% of the weights by default.
+
+    Source:
+        This project, after Mocanu et al. 2018, arXiv 1707.04780 (SET).
+    """
+
+    interval: int = 100
+    drop_fraction: float = 0.1
+    regrow: str = "random"
+    regrow_init: str = "zero"
+    allocation: str = "layer"
+    from_start: ClassVar[bool] = True
+    _state: _State = field(default_factory=_State, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        validation.whole("interval", self.interval)
+        validation.fraction("drop_fraction", self.drop_fraction)
+        validation.one_of("regrow", self.regrow, ("random", "gradient"))
+        validation.one_of("regrow_init", self.regrow_init, ("zero", "noise"))
+        validation.one_of("allocation", self.allocation, ("erk", "layer"))
+
+    @property
+    def growth(self) -> str:
+        """What the controller must track: nothing, for random growth."""
+        return self.regrow
+
+    def due(self, step: int) -> bool:
+        """Whether ``step`` is a reading or a multiple of ``interval``."""
+        return super().due(step) or (step > 0 and step % self.interval == 0)
+
+    def _act(self, reading: Reading) -> Decision:
+        state, step, sparsity = self._state, reading.step, self._plan.sparsity
+        if state.phase == "dense":
+            state.last = step
+            reason = f"a random mask of sparsity {sparsity:.4g} ({self.allocation}) at step {step}"
+            prune = Prune(sparsity, saliency="random", allocation=self.allocation)
+            return Decision(phase="sparse", reason=reason, actions=(prune,))
+        if step // self.interval <= state.last // self.interval:
+            return Decision(phase="sparse", reason=f"no exchange at step {step}: every {self.interval} steps")
+        state.last = step
+        reason = f"{self.drop_fraction:.3g} of each layer's open weights exchanged at step {step}"
+        exchange = Exchange(self.drop_fraction, saliency="magnitude", growth=self.regrow, regrow_init=self.regrow_init)
+        return Decision(phase="sparse", reason=reason, actions=(exchange,))

@@ -1,0 +1,388 @@
+"""Deployment: whole channels pruned, cut out, and quantized to 8 bits; accuracy, bytes and speed after each step."""
+
+from __future__ import annotations
+
+import io
+import statistics
+import tempfile
+import warnings
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import surgecollapse
+from surgecollapse import Readings, Target
+from surgecollapse.studies.page import grouped, interval, paired_difference
+from surgecollapse.studies.registry import Figure, Rows, Settings, Study, Table, study
+
+_BATCH = 64
+"""Images of a timed pass."""
+_TRAINED = 32
+"""Images of a training step."""
+
+
+class _Block(nn.Module):
+    """Two 3×3 convolutions beside a shortcut (He et al. 2015, arXiv 1512.03385)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(
+            nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(),
+            nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+        )
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.branch(x) + self.shortcut(x))
+
+
+def build(net: str, width: float = 1.0) -> nn.Sequential:
+    """``residual``: a stem and three blocks of 16, 32 and 64 channels; ``plain``: convolutions of 32, 64 and 64."""
+    a, b, c = (max(1, round(width * n)) for n in ((16, 32, 64) if net == "residual" else (32, 64, 64)))
+    if net == "residual":
+        body: list[nn.Module] = [*_convolution(1, a), _Block(a, a, 1), _Block(a, b, 2), _Block(b, c, 2)]
+    else:
+        body = [*_convolution(1, a), *_convolution(a, b), nn.MaxPool2d(2), *_convolution(b, c)]
+    return nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(c, 10))
+
+
+def _convolution(inputs: int, outputs: int) -> list[nn.Module]:
+    return [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+
+
+def runs(quick: bool) -> list[Settings]:
+    """Seeds outermost, so that every method has as many; the residual net first."""
+    if quick:
+        base = {"net": "plain", "steps": 5, "forms": "compact", "seed": 0}
+        return [{**base, "method": "dense"}, {**base, **_unit("layer", 0.5, "held")}]
+    return [
+        {"net": net, "steps": 300, "seed": seed, "forms": "compact", **method}
+        for net, seeds in (("residual", 5), ("plain", 5))
+        for seed in range(seeds)
+        for method in _methods(seed if net == "residual" else None)
+    ]
+
+
+def _unit(allocation: str, sparsity: float, norms: str, policy: str = "gmp") -> dict[str, Any]:
+    return {"method": "unit", "allocation": allocation, "sparsity": sparsity, "norms": norms, "policy": policy}
+
+
+def _methods(seed: int | None) -> list[dict[str, Any]]:
+    forms = {"forms": "all"} if seed is not None and seed < 3 else {}
+    return [
+        {"method": "dense"},
+        {**_unit("layer", 0.5, "held"), **forms},
+        _unit("global", 0.9, "free"),
+        {"method": "small_dense", "width": 0.5},
+        _unit("layer", 0.9, "held"),
+        {"method": "small_dense", "width": 0.2},
+        _unit("layer", 0.7, "held"),
+        _unit("layer", 0.5, "free"),
+        {"method": "small_dense", "width": 0.7},
+        _unit("global", 0.5, "free"),
+        _unit("layer", 0.5, "free", "cyclic_pruning"),
+        {"method": "single", "allocation": "global", "sparsity": 0.9, "norms": "free", "policy": "gmp"},
+    ]
+
+
+def measure(config: Settings) -> Mapping[str, Any]:
+    """Train, cut, export, and time against the dense net of full width."""
+    from surgecollapse.export import compact_model, save_sparse
+    from surgecollapse.lab.data.images import digits
+
+    data = digits(config["seed"], True)
+    model = _train(config, data)
+    accuracy = _accuracy(model, data.x_test, data.y_test)
+    images = data.x_validation[:_BATCH]
+    smaller = compact_model(model, images)
+    torch.manual_seed(0)
+    dense = build(config["net"]).eval()
+    with tempfile.TemporaryDirectory() as folder:
+        sparse_bytes = save_sparse(model, Path(folder) / "net.safetensors").bytes
+        found = {
+            "accuracy": accuracy,
+            "accuracy_compact": _accuracy(smaller.model, data.x_test, data.y_test),
+            "channels": _channels(model),
+            "multiplications": smaller.multiplications[1] / smaller.multiplications[0] * _share(config, images),
+            "bytes": _file(smaller.model) / _file(dense),
+            "bytes_sparse": sparse_bytes / _file(dense),
+            "speedup": _speedup(dense, smaller.model, images),
+        }
+        if config["forms"] == "all":
+            found |= _onnx(dense, smaller.model, data, Path(folder))
+    return found
+
+
+def _train(config: Settings, data: Any) -> nn.Module:
+    torch.manual_seed(config["seed"])
+    model = build(config["net"], config.get("width", 1.0))
+    steps = config["steps"]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    controller = None
+    if "sparsity" in config:
+        pattern = "unit" if config["method"] == "unit" else None
+        target = Target(config["sparsity"], pattern=pattern, allocation=config["allocation"])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of what this study measures
+            controller = surgecollapse.attach(
+                model, optimizer, target, steps, policy=config["policy"], readings=Readings(every=max(1, steps // 40))
+            )
+    draws = torch.Generator().manual_seed(1000 + config["seed"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        for _ in range(steps):
+            rows = torch.randint(len(data.x_train), (_TRAINED,), generator=draws)
+            optimizer.zero_grad()
+            F.cross_entropy(model(data.x_train[rows]), data.y_train[rows]).backward()
+            optimizer.step()
+            schedule.step()
+            if config.get("norms") == "held":
+                close_norms(model)
+        if controller is not None:
+            controller.finalize()
+            controller.detach()
+        if config.get("norms") == "held":
+            close_norms(model)
+    return model.eval()
+
+
+@torch.no_grad()
+def close_norms(model: nn.Module) -> None:
+    """Set scale and shift of a batch norm to zero for the channels whose convolution before it is closed.
+
+    The shift of a closed channel is a constant that the next layer reads. Where that layer pads with zeros, the
+    constant cannot go into a bias, and the channel cannot be cut out.
+    """
+    for parent in model.modules():
+        children = list(parent.children())
+        for conv, norm in pairwise(children):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                open_ = (conv.weight.flatten(1) != 0).any(1)
+                norm.weight.mul_(open_)
+                norm.bias.mul_(open_)
+
+
+@torch.no_grad()
+def _accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
+    return float((model(x).argmax(1) == y).double().mean())
+
+
+def _channels(model: nn.Module) -> list[list[int]]:
+    """Open and all output channels of each convolution."""
+    weights = [module.weight for module in model.modules() if isinstance(module, nn.Conv2d)]
+    return [[int((weight.flatten(1) != 0).any(1).sum()), len(weight)] for weight in weights]
+
+
+def _share(config: Settings, images: Tensor) -> float:
+    """Multiplications of a narrower net over those of the net of full width."""
+    from surgecollapse.export import compact_model
+
+    if "width" not in config:
+        return 1.0
+    whole, narrow = (compact_model(build(config["net"], w).eval(), images) for w in (1.0, config["width"]))
+    return narrow.multiplications[0] / whole.multiplications[0]
+
+
+def _file(model: nn.Module) -> int:
+    buffer = io.BytesIO()
+    torch.save(model.state_dict(), buffer)
+    return buffer.tell()
+
+
+@torch.inference_mode()
+def _speedup(dense: nn.Module, other: nn.Module, images: Tensor) -> float:
+    """Median over turns of the dense net's processor time over the other's, in turn."""
+    from surgecollapse.export.measure import interleaved_ratios
+
+    return statistics.median(interleaved_ratios(lambda: dense(images), lambda: other(images), 15))
+
+
+def _onnx(dense: nn.Module, smaller: nn.Module, data: Any, folder: Path) -> dict[str, Any]:
+    """Accuracy, bytes and speed in onnxruntime, in 32 and 8 bits, against the dense net in 32 bits there."""
+    from surgecollapse.export import export_onnx, quantize_onnx
+    from surgecollapse.export.measure import interleaved_ratios
+    from surgecollapse.export.onnx import onnxruntime
+
+    images = data.x_train[: 4 * _BATCH]
+    options = onnxruntime().SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    sessions, sizes = {}, {}
+    for name, model in {"dense": dense, "smaller": smaller}.items():
+        file = export_onnx(model, images[:2], folder / f"{name}.onnx")
+        small = quantize_onnx(file.path, folder / f"{name}-int8.onnx", list(images.split(_BATCH)))
+        for form, result in {name: file, f"{name}_int8": small}.items():
+            sizes[form] = result.bytes
+            sessions[form] = onnxruntime().InferenceSession(result.path, options, providers=["CPUExecutionProvider"])
+    batch = images[:_BATCH].numpy()
+
+    def run(form: str, x: Any) -> Any:
+        return sessions[form].run(None, {sessions[form].get_inputs()[0].name: x})[0]
+
+    right = {
+        form: float((torch.from_numpy(run(form, data.x_test.numpy())).argmax(1) == data.y_test).double().mean())
+        for form in ("smaller", "smaller_int8")
+    }
+    speed = {
+        form: statistics.median(interleaved_ratios(lambda: run("dense", batch), lambda f=form: run(f, batch), 15))
+        for form in ("smaller", "dense_int8", "smaller_int8")
+    }
+    return {
+        "onnx": {
+            form: {"accuracy": right.get(form), "bytes": sizes[form] / sizes["dense"], "speedup": speed[form]}
+            for form in speed
+        }
+    }
+
+
+def _label(config: Mapping[str, Any]) -> str:
+    if config["method"] == "small_dense":
+        return f"dense, width × {config['width']:g}"
+    if config["method"] == "dense":
+        return "dense"
+    what = "channels" if config["method"] == "unit" else "single weights"
+    kind = {"layer": "even", "global": "one threshold"}[config["allocation"]]
+    norms = ", norms held" if config["norms"] == "held" else ""
+    return f"{what}, {kind}{norms}, {config['policy']}, {config['sparsity']:.0%}"
+
+
+def tables(rows: Rows) -> list[Table]:
+    """One table a net, and the way to 8 bits."""
+    found = []
+    for (net,), of_net in grouped(rows, "net").items():
+        dense = [row for row in of_net if row["config"]["method"] == "dense"]
+        lines = []
+        for _, group in sorted(
+            grouped(of_net, "method", "allocation", "norms", "policy", "sparsity", "width").items(),
+            key=lambda g: str(g[0]),
+        ):
+            least = min(min(open_ for open_, _ in row["channels"]) for row in group)
+            lines.append(
+                [
+                    _label(group[0]["config"]),
+                    interval([row["accuracy"] for row in group], 1, 100),
+                    paired_difference(group, dense, "accuracy", digits=1, scale=100),
+                    str(least),
+                    f"{statistics.fmean(row['multiplications'] for row in group):.2f}",
+                    f"{statistics.fmean(row['bytes'] for row in group):.2f}",
+                    f"{statistics.median(row['speedup'] for row in group):.2f}",
+                    str(len(group)),
+                ]
+            )
+        headings = [
+            "method",
+            "test accuracy, %",
+            "minus dense",
+            "fewest channels",
+            "multiplications",
+            "bytes",
+            "speed-up",
+            "seeds",
+        ]
+        note = (
+            "After `compact_model`. Multiplications and bytes are shares of the dense net's. Speed-up: processor time "
+            f"of the dense net over this one's, one thread, batch {_BATCH}, median. Fewest channels: of any "
+            "convolution, in any run."
+        )
+        found.append(Table(title=f"Digits, {net} net", headings=headings, lines=lines, note=note))
+    return [*found, *_integer_table(rows)]
+
+
+def _integer_table(rows: Rows) -> list[Table]:
+    lines = []
+    for group in grouped([row for row in rows if "onnx" in row], "net", "method").values():
+        config = group[0]["config"]
+        name = f"{config['net']}: {_label(config)}"
+        for form, title in {"smaller": "32 bits", "smaller_int8": "8 bits"}.items():
+            values = [row["onnx"][form] for row in group]
+            right = interval([value["accuracy"] for value in values], 1, 100)
+            speed = statistics.median(value["speedup"] for value in values)
+            size = statistics.fmean(value["bytes"] for value in values)
+            lines.append([name, title, right, f"{size:.2f}", f"{speed:.2f}", str(len(group))])
+    if not lines:
+        return []
+    headings = ["net", "onnxruntime", "test accuracy, %", "bytes", "speed-up", "seeds"]
+    note = (
+        "Against the dense net's 32-bit file in onnxruntime, one thread. 8 bits: static, calibrated on 256 training "
+        "images."
+    )
+    return [Table(title="To 8 bits", headings=headings, lines=lines, note=note)]
+
+
+def plot(rows: Rows) -> Figure:
+    """Accuracy over the share of multiplications."""
+    import matplotlib.pyplot as plt
+
+    nets = list(grouped(rows, "net").items())
+    figure, axes = plt.subplots(1, len(nets), figsize=(4 * len(nets), 3), squeeze=False)
+    marks = {
+        "dense": "k*",
+        "small_dense": "ks",
+        "layer, held": "o",
+        "layer, free": "v",
+        "global, free": "x",
+        "single": "^",
+    }
+    for axis, ((net,), of_net) in zip(axes[0], nets, strict=True):
+        seen: dict[str, list[tuple[float, float]]] = {}
+        for group in grouped(of_net, "method", "allocation", "norms", "policy", "sparsity", "width").values():
+            config = group[0]["config"]
+            kind = f"{config['allocation']}, {config['norms']}" if config["method"] == "unit" else config["method"]
+            point = (
+                statistics.fmean(row["multiplications"] for row in group),
+                100 * statistics.fmean(row["accuracy"] for row in group),
+            )
+            seen.setdefault(kind, []).append(point)
+        names = {
+            "layer, held": "channels, even, norms held",
+            "layer, free": "channels, even",
+            "global, free": "channels, one threshold",
+            "single": "single weights",
+        }
+        for kind, points in seen.items():
+            axis.plot(*zip(*points, strict=True), marks[kind], label=names.get(kind, kind.replace("_", " ")), alpha=0.8)
+        axis.set(title=f"digits, {net} net", xlabel="multiplications, share of dense", ylabel="test accuracy, %")
+        axis.legend(fontsize=6.5)
+        axis.grid(alpha=0.2)
+    figure.tight_layout()
+    return figure
+
+
+_SETTING = """
+Digits of scikit-learn (1,797 images), two networks with batch norm: *residual* (a stem and three blocks of 16, 32 and
+64 channels) and *plain* (three convolutions of 32, 64 and 64). AdamW, learning rate 3e-3, cosine, 300 steps of 32.
+`pattern="unit"` with zeros spread evenly over layers (`allocation="layer"`) or by one threshold (`"global"`), by
+gradual pruning (`gmp`) and the default policy. *Norms held*: scale and shift of the batch norm behind a closed channel
+are kept at zero, so that the channel leaves no constant behind. The control is a dense network of smaller width. Seeds
+are paired.
+"""
+
+LIMITS: Sequence[str] = (
+    "Handwritten digits of 8 × 8 pixels, 300 steps, networks of up to 80,000 weights. Nothing larger was run.",
+    "Nothing was tuned for any method. Speed is that of one processor; quiet machines give less spread.",
+    "Energy was not measured: the machine has no counter for it.",
+)
+
+study(
+    Study(
+        name="deployment",
+        title="Deployment: channels cut out, 8 bits",
+        question="Can pruning whole channels make convolutions twice as fast for at most one point of accuracy?",
+        setting=_SETTING,
+        runs=runs,
+        measure=measure,
+        tables=tables,
+        plot=plot,
+        limits=LIMITS,
+    )
+)

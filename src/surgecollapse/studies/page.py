@@ -1,0 +1,112 @@
+"""The page of a study: question, conclusion, setting, tables, plot, limits, and what to type."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from surgecollapse.compare.paired_statistics import mean_interval
+from surgecollapse.studies.registry import Rows, Study, Table
+
+
+def markdown(study: Study, rows: Rows, total: int, *, image: str = "", command: str = "") -> str:
+    """The page as Markdown.
+
+    Args:
+        study: which one.
+        rows: finished runs.
+        total: number of runs of the whole study.
+        image: path of the plot, as the page links it.
+        command: what to type for more.
+    """
+    parts = [f"# {study.title}", f"**Question.** {study.question}"]
+    if study.conclusion:
+        parts += ["## Conclusion", study.conclusion]
+    parts += ["## Setting", study.setting]
+    if rows:
+        parts += ["## Results", *(part for table in study.tables(rows) for part in _table(table))]
+    else:
+        parts += ["No run is finished yet."]
+    if image:
+        parts += [f"![{study.title}]({image})"]
+    if study.limits:
+        parts += ["## Limits", "\n".join(f"- {limit}" for limit in study.limits)]
+    parts += [
+        "## Repeat it",
+        _provenance(rows, total),
+        f"```console\n{command or f'surgecollapse study {study.name}'}\n```",
+    ]
+    return "\n\n".join(part.strip("\n") for part in parts) + "\n"
+
+
+def _table(table: Table) -> list[str]:
+    lines = ["| " + " | ".join(table.headings) + " |", "|" + "---|" * len(table.headings)]
+    lines += ["| " + " | ".join(line) + " |" for line in table.lines]
+    return [f"**{table.title}**", "\n".join(lines), *([table.note] if table.note else [])]
+
+
+def _provenance(rows: Rows, total: int) -> str:
+    machines = sorted({_machine(row["machine"]) for row in rows if "machine" in row})
+    seconds = sum(float(row.get("seconds", 0.0)) for row in rows)
+    where = f" {'; '.join(machines)}." if machines else ""
+    done = f"{len(rows)} of {total} runs, {seconds / 3600:.1f} core-hours."
+    return f"{done}{where} What is finished is kept; the command goes on:"
+
+
+def _machine(facts: Mapping[str, object]) -> str:
+    return f"surgecollapse {facts['surgecollapse']}, torch {facts['torch']}, {facts['processor']}"
+
+
+def draw(study: Study, rows: Rows, path: Path) -> bool:
+    """Write the plot; says whether there is one."""
+    if study.plot is None or not rows:
+        return False
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    with plt.rc_context({"svg.hashsalt": study.name, "svg.fonttype": "none", "font.size": 8, "axes.titlesize": 9}):
+        figure = study.plot(rows)
+        figure.savefig(path, metadata={"Date": None})
+        plt.close(figure)
+    return True
+
+
+def grouped(rows: Rows, *keys: str) -> dict[tuple[object, ...], list[Mapping[str, object]]]:
+    """Rows by the values of some settings, in the order in which they first occur.
+
+    >>> rows = [{"config": {"method": m, "seed": s}} for s in (0, 1) for m in "ab"]
+    >>> [(key, len(found)) for key, found in grouped(rows, "method").items()]
+    [(('a',), 2), (('b',), 2)]
+    """
+    found: dict[tuple[object, ...], list[Mapping[str, object]]] = {}
+    for row in rows:
+        found.setdefault(tuple(row["config"].get(key) for key in keys), []).append(row)
+    return found
+
+
+def interval(values: Sequence[float], digits: int = 2, scale: float = 1.0) -> str:
+    """Mean and half the width of the 95% interval, as a cell; the mean alone where there is one value.
+
+    >>> interval([1.0, 2.0, 3.0]), interval([0.5], digits=1, scale=100)
+    ('2.00 ± 2.48', '50.0')
+    """
+    found = mean_interval([scale * value for value in values])
+    return f"{found.mean:.{digits}f}" + ("" if found.half is None else f" ± {found.half:.{digits}f}")
+
+
+def paired_difference(
+    rows: Rows, reference: Rows, value: str, *, digits: int = 2, scale: float = 1.0, pair: str = "seed"
+) -> str:
+    """Mean difference of what was measured, over the runs of equal seeds, with its interval; – without any.
+
+    >>> a, b = ([{"config": {"seed": s}, "x": x + s} for s in range(2)] for x in (3.0, 1.0))
+    >>> paired_difference(a, b, "x")
+    '+2.00 ± 0.00'
+    """
+    theirs = {row["config"].get(pair): float(row[value]) for row in reference}
+    gaps = [float(row[value]) - theirs[row["config"].get(pair)] for row in rows if row["config"].get(pair) in theirs]
+    if not gaps:
+        return "–"
+    return ("+" if sum(gaps) >= 0 else "") + interval(gaps, digits, scale)

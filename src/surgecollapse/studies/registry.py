@@ -1,0 +1,67 @@
+"""What a study is. A new study is a new file in this package that calls :func:`study`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from surgecollapse.plugins import Registry
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+else:
+    Figure = Any
+
+Settings = Mapping[str, Any]
+"""All that one run depends on, as JSON: it is stored in the run's row, and runs of equal settings are the same run."""
+Rows = Sequence[Mapping[str, Any]]
+"""Of finished runs: the settings under ``config``, what was measured beside it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """One table of a page."""
+
+    title: str
+    headings: Sequence[str]
+    lines: Sequence[Sequence[str]]
+    note: str = ""
+    """What the reader must know to read it; below the table."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """One question, the runs that answer it, and what was concluded from them."""
+
+    name: str
+    title: str
+    question: str
+    setting: str
+    """Data, networks, rivals, seeds and what was tuned, in Markdown."""
+    runs: Callable[[bool], Sequence[Settings]]
+    """All runs, in the order of worth; of the quick form if the argument is true, which takes seconds in all."""
+    measure: Callable[[Settings], Mapping[str, Any]]
+    """Does one run on one thread. What it returns is JSON, and depends on the settings alone, times apart."""
+    tables: Callable[[Rows], Sequence[Table]]
+    plot: Callable[[Rows], Figure] | None = None
+    conclusion: str = ""
+    """What the landed rows say, in Markdown."""
+    limits: Sequence[str] = ()
+
+
+_REGISTERED: Registry[Study] = Registry("studies", "study", "surgecollapse.studies")
+
+
+def study(new: Study) -> Study:
+    """Make a study known under its name.
+
+    Raises:
+        ValueError: if another one has that name.
+    """
+    return _REGISTERED(new.name)(new)
+
+
+def registered() -> Registry[Study]:
+    """All studies by name."""
+    return _REGISTERED
