@@ -63,11 +63,10 @@ def quantize_onnx(source: str | Path, path: str | Path, calibration: Sequence[Te
 
     class Batches(quantization.CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
-            self._left: Iterator[Tensor] = iter(calibration)
+            self._left: Iterator[Any] = iter([{names[0]: batch.detach().cpu().numpy()} for batch in calibration])
 
-        def get_next(self) -> dict[str, Any] | None:
-            batch = next(self._left, None)
-            return None if batch is None else {names[0]: batch.detach().cpu().numpy()}
+        def get_next(self) -> Any:
+            return next(self._left, None)
 
     with tempfile.TemporaryDirectory(prefix="surgecollapse-int8-") as folder, _quiet():
         folded, made = Path(folder) / "folded.onnx", Path(folder) / "int8.onnx"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from surgecollapse.compare.paired_statistics import mean_interval
 from surgecollapse.studies.registry import Rows, Study, Table
@@ -73,14 +74,14 @@ def draw(study: Study, rows: Rows, path: Path) -> bool:
     return True
 
 
-def grouped(rows: Rows, *keys: str) -> dict[tuple[object, ...], list[Mapping[str, object]]]:
+def grouped(rows: Rows, *keys: str) -> dict[tuple[Any, ...], list[Mapping[str, Any]]]:
     """Rows by the values of some settings, in the order in which they first occur.
 
     >>> rows = [{"config": {"method": m, "seed": s}} for s in (0, 1) for m in "ab"]
     >>> [(key, len(found)) for key, found in grouped(rows, "method").items()]
     [(('a',), 2), (('b',), 2)]
     """
-    found: dict[tuple[object, ...], list[Mapping[str, object]]] = {}
+    found: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for row in rows:
         found.setdefault(tuple(row["config"].get(key) for key in keys), []).append(row)
     return found
