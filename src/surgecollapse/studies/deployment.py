@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import surgecollapse
-from surgecollapse import Readings, Target
+from surgecollapse.attaching.attach import attach
+from surgecollapse.controller.options import Readings, Target
 from surgecollapse.studies.page import grouped, interval, paired_difference
 from surgecollapse.studies.registry import Figure, Rows, Settings, Study, Table, study
 
@@ -135,7 +135,7 @@ def _train(config: Settings, data: Any) -> nn.Module:
         target = Target(config["sparsity"], pattern=pattern, allocation=config["allocation"])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of what this study measures
-            controller = surgecollapse.attach(
+            controller = attach(
                 model, optimizer, target, steps, policy=config["policy"], readings=Readings(every=max(1, steps // 40))
             )
     draws = torch.Generator().manual_seed(1000 + config["seed"])

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import surgecollapse
-from surgecollapse import Readings
+from surgecollapse.attaching.attach import attach
+from surgecollapse.controller.options import Readings
 from surgecollapse.functional import dormancy, effective_rank, singular_values
 from surgecollapse.lab.continual.remedies import ContinualBackprop, L2Init, Remedy, ShrinkAndPerturb
 from surgecollapse.lab.continual.tasks import permuted_inputs
@@ -131,7 +131,7 @@ def _attach(
             policy = Recycle(tau=tau, interval=options["interval"], over=policy)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # sparsity 0 with ReDo is meant
-        surgecollapse.attach(
+        attach(
             model,
             optimizer,
             sparsity,
