@@ -2,7 +2,7 @@
 
     python benchmarks/bank.py             # first: the runs
     python benchmarks/early_warning.py    # tables and plots
-    python benchmarks/early_warning.py --write   # and the calibrated detectors that the library ships
+    python benchmarks/early_warning.py --write slope   # only the threshold that the library ships
 
 A run counts from the evaluation at which it fitted to the last one before it generalized. Weights and thresholds come
 from the calibration side alone; the threshold of every detector is the one that at most 5% of the calibration runs that
@@ -37,7 +37,8 @@ from grokking_bank.calibration import (
 from grokking_bank.learning import learn
 from grokking_bank.store import BankRun, read_bank
 
-from surgecollapse.forecast.combination import Combination, to_plain
+from surgecollapse.forecast.calibrated import SHIPPED
+from surgecollapse.forecast.combination import Combination, Score, to_plain
 from surgecollapse.forecast.features import TIME, TRACKS, Feature, features_of
 
 HORIZONS = (1, 2, 4, 8, 16)
@@ -45,6 +46,7 @@ HORIZONS = (1, 2, 4, 8, 16)
 MAIN = 4
 RATE = 0.05
 FEATURES = features_of("labeled")
+SLOPE = Feature("loss/validation", "slope")
 SETTINGS = ("learning rate", "weight decay", "train fraction", "initial scale", "label noise")
 _AT = {feature.name: i for i, feature in enumerate(FEATURES)}
 _AT |= {name: len(FEATURES) + i for i, name in enumerate(SETTINGS)}
@@ -321,21 +323,24 @@ def table(results: dict[str, dict[str, Any]]) -> Iterator[str]:
         yield "| " + " | ".join(cells) + " |"
 
 
-def write_calibrated(courses: Sequence[Course], path: Path) -> None:
-    """Detectors of each track, calibrated on all runs, without series that a run does not have by default."""
-    found = {}
-    for track in TRACKS:
-        features = [f for f in features_of(track) if f.series not in _UNSEEN_ONLINE]
-        entry = Entry(track, track, tuple(_AT[f.name] for f in features))
-        inner = held_out_scores(courses, lambda rest, entry=entry: fitted(entry, rest))
-        threshold = alarm_threshold([s.max() for s, c in zip(inner, courses, strict=True) if not c.grokked], RATE)
+def write_calibrated(courses: Sequence[Course], names: Sequence[str], path: Path) -> None:
+    """Write detectors that the library ships, calibrated on all runs; those that are not named stay."""
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if "slope" in names:
+        rule = Score(features=(SLOPE,), center=(0.0,), scale=(1.0,), weight=(-1.0,))
+        columns = [_AT[SLOPE.name]]
+        highest = [scores_of(rule, c.values[:, columns]).max() for c in courses if not c.grokked]
+        found["slope"] = rounded(
+            to_plain(Combination("slope of the validation loss", rule, alarm_threshold(highest, RATE)))
+        )
+    if "give up" in names:
+        # Without three series that a run does not have by default.
+        features = [f for f in FEATURES if f.series not in _UNSEEN_ONLINE]
+        entry = Entry("give up", "labeled", tuple(_AT[f.name] for f in features))
         low, after = give_up_rule(courses, entry, RATE)
         columns = list(entry.columns)
         score = learn([replace(c, steps=c.steps[::3], values=c.values[::3][:, columns]) for c in courses], features)
-        found[track] = {
-            "grokking": rounded(to_plain(Combination(f"early warning, {track}", score, threshold))),
-            "give up": rounded(to_plain(Combination(f"give up, {track}", score, low, below=True, after=after))),
-        }
+        found["give up"] = rounded(to_plain(Combination("give up", score, low, below=True, after=after)))
     path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
@@ -353,7 +358,9 @@ def main() -> None:
     parser = make_parser(__doc__, out=RESULTS / "early-warning.md")
     parser.add_argument("--bank", type=Path, default=Path("runs/bank"), help="folder of the bank's files")
     parser.add_argument("--images", type=Path, default=Path(__file__).parent / "reports" / "images")
-    parser.add_argument("--write", action="store_true", help="write the detectors that the library ships")
+    parser.add_argument(
+        "--write", nargs="+", choices=SHIPPED, help="write these detectors that the library ships, and end"
+    )
     options = parser.parse_args()
     began = time.perf_counter()
     runs = read_bank(options.bank)
@@ -362,7 +369,10 @@ def main() -> None:
     chosen, courses = [run for run, _ in used], [course for _, course in used]
     print(f"{len(runs)} runs, {len(courses)} used, {time.perf_counter() - began:.0f} s", file=sys.stderr)
     if options.write:
-        write_calibrated(courses, Path(__file__).parents[1] / "src/surgecollapse/forecast/calibrated.json")
+        write_calibrated(
+            courses, options.write, Path(__file__).parents[1] / "src/surgecollapse/forecast/calibrated.json"
+        )
+        return
     tasks = [course.group for course in courses]
     splits = {
         "A task held out": folds_by(tasks, courses),

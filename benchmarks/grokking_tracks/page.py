@@ -178,8 +178,6 @@ def _series(key: tuple[str, str], rows: list[Mapping[str, Any]]) -> Series:
 def _earlier(track: str) -> Iterator[Series]:
     from grokking import ARMS
 
-    from surgecollapse.lab.config import as_mapping, flat_values, make_config
-
     by_method: dict[str, list[dict[str, Any]]] = {}
     for row in read_rows(RESULTS / "grokking" / f"{track}.jsonl"):
         by_method.setdefault(row["method"], []).append(row)
@@ -189,13 +187,12 @@ def _earlier(track: str) -> Iterator[Series]:
         method = EARLIER.get((track, name), name)
         skipped = CHOSEN_ON.get((track, method), ())
         own = [row for row in rows if row["seed"] not in skipped]
-        values = flat_values(as_mapping(make_config(**ARMS[track][name])))
         yield Series(
             track,
             method,
             {row["seed"]: FAILED if row["t_gen_sustained"] is None else float(row["t_gen_sustained"]) for row in own},
             None,
-            {key: value for key, value in values.items() if key not in _OWN},
+            ARMS[track][name],
             f'python benchmarks/grokking.py --arm {track} --methods "{name}" --seeds {1 + max(r["seed"] for r in own)}',
             max(row["steps"] for row in rows),
         )
@@ -281,7 +278,8 @@ How many optimizer steps until a network generalizes: one fixed task, network an
 - **Doubts**: fewer than 10 seeds, failures, or p of 0.05 or more.
 - **Again**: `python benchmarks/grokking_records.py --rerun ID` trains the seeds of a row and compares.
 - Published figures have larger validation sets: half of all pairs, here a quarter. Training sets have the same size.
-- Rows without seconds come from `benchmarks/grokking.py`. Their configuration is that of the method today.
+- Rows without seconds come from `benchmarks/grokking.py`. Their configuration is an
+  [experiment](howto/grokking-experiments.md) and what differs from it.
 """
 
 

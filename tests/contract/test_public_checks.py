@@ -30,6 +30,7 @@ TRANSFORMS = {
     "GrokfastMA": partial(surgecollapse.GrokfastMA, 3),
     "GradientFilter": partial(surgecollapse.GradientFilter, [0.5, 0.5]),
     "OrthoGrad": surgecollapse.OrthoGrad,
+    "EqualizeSpectrum": surgecollapse.EqualizeSpectrum,
     "ClipNorm": partial(surgecollapse.ClipNorm, 1.0),
 }
 

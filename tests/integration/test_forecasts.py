@@ -23,7 +23,7 @@ def settings(**changes):
     values = {
         "task": "modular", "model": "mlp", "widths": (32,), "modulus": 7, "policy": "none", "label_noise": 1.0,
         "lr": 0.03, "batch_size": 0, "steps": 400, "every": 5, "evaluate_every": 5, "checkpoint_every": 25,
-        "monitor_budget": 1.0, "monitors": "norms,predictions", "forecast": "labeled",
+        "monitor_budget": 1.0, "monitors": "norms,predictions", "forecast": "slope",
     }  # fmt: skip
     return make_config(**{**values, **changes})
 
@@ -32,8 +32,8 @@ def settings(**changes):
 def at_twice_fitting(monkeypatch):
     """Detectors whose alarms are known by hand: never that it groks; at 2·t_fit that it will not."""
 
-    def made(track, purpose):
-        if purpose == "grokking":
+    def made(name):
+        if name == "slope":
             return Combination("never", CLOCK, math.inf)
         return Combination("late", CLOCK, -math.log(2), below=True)
 
@@ -98,7 +98,8 @@ def test_until_grokked_stops_at_the_third_evaluation_on_end(tmp_path):
     [
         ({"give_up": True, "forecast": "none"}, "give_up = true needs a forecast"),
         ({"until": "grokked", "stop_at_accuracy": 0.9}, "two goals"),
-        ({"forecast": "labled"}, "Did you mean 'labeled'"),
+        ({"forecast": "slop"}, "Did you mean 'slope'"),
+        ({"forecast": "labeled"}, "the slope of the validation loss beats it"),
     ],
 )
 def test_what_makes_no_sense_is_refused(changes, words):
@@ -109,10 +110,33 @@ def test_what_makes_no_sense_is_refused(changes, words):
 
 def test_the_shipped_detectors_hear_what_a_run_measures(tmp_path):
     """Every series of theirs that a run can have is there, under its name."""
-    from surgecollapse.forecast.calibrated import calibrated
+    from surgecollapse.forecast.calibrated import SHIPPED, calibrated
 
     train(settings(steps=60, monitors="default"), tmp_path / "run")
     with RunStore(tmp_path / "run" / "run.db") as store:
         measured = {name for name, _ in store.names()}
-    wanted = {feature.series for feature in calibrated("labeled").score.features} - {"time"}
+    wanted = {feature.series for name in SHIPPED for feature in calibrated(name).score.features} - {"time"}
     assert wanted <= measured
+
+
+@pytest.mark.parametrize("exponent", [0.5, 1.0, 2.0, 3.0, 4.0])
+def test_the_slope_alarms_where_the_loss_falls_as_a_steep_enough_power_of_the_step(exponent):
+    """A loss of step^−a has the slope −a, whatever its level: the alarm is a comparison of a with the threshold."""
+    from surgecollapse.events import Measurement
+    from surgecollapse.forecast.calibrated import calibrated
+
+    detector, alarms = calibrated("slope"), []
+    for step in range(10, 400, 10):
+        loss = 7.0 if step <= 100 else 7.0 * (step / 100) ** -exponent
+        alarms += [detector.update(Measurement(step=step, name="loss/validation", value=loss))]
+        alarms += [detector.update(Measurement(step=step, name="accuracy/train", value=1.0))]
+    found = [alarm for alarm in alarms if alarm]
+    assert [alarm.forecast for alarm in found] == ["generalizes"] * (exponent > detector.threshold)
+    assert all(100 < alarm.step <= 160 for alarm in found), "the slope reaches back to two thirds of the step"
+
+
+def test_runs_of_version_1_open_whichever_detector_they_had():
+    from surgecollapse.lab.config.stored import current
+
+    for name in ("train", "unlabeled", "labeled", "label" + "led"):
+        assert current({"task": "digits", "hold": 3, "forecast": name})["forecast"] == "slope"

@@ -194,7 +194,7 @@ def test_what_is_missing_is_named(tmp_path, monkeypatch, download):
     [
         ({"loss": "cross_entropy"}, "labels of qm9 are numbers, so its loss is mse"),
         ({"label_noise": 0.1}, "label_noise = 0.1 has no effect with task = 'qm9'"),
-        ({"forecast": "train"}, "is for classification"),
+        ({"forecast": "slope"}, "is for classification"),
         ({"dropout": 0.1}, "dropout = 0.1 has no effect with model = 'gnn'"),
     ],
 )

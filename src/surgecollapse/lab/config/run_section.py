@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -15,7 +15,9 @@ from surgecollapse.plugins import offered
 if TYPE_CHECKING:
     from typing import Self
 
-FORECASTS = ("none", "train", "unlabeled", "labeled")
+FORECASTS = ("none", "slope")
+_NO_LONGER = ("train", "unlabeled", "labeled")
+"""Learned detectors of version 0.1, which do not beat the slope."""
 LOSSES = ("cross_entropy", "cross_entropy_float64", "stablemax", "mse", "auto")
 MOST_THREADS = 1_024
 """More threads than any machine has cores; torch crashes on numbers far above that."""
@@ -62,9 +64,8 @@ class Run(Section):
     )
     forecast: str = Field(
         "none",
-        description="Raise an alarm when the net is about to generalize, or will not: none, from the training rows "
-        "alone (train), from validation inputs, too (unlabeled), or from their labels, too (labeled); calibrated on "
-        "small nets. Or a detector that a package offers.",
+        description="Raise an alarm when the net is about to generalize, by the slope of the validation loss (slope), "
+        "or will not; calibrated on small nets. Or a detector that a package offers.",
     )
     give_up: bool = Field(
         False, description="Stop when the forecast says that the net will not generalize; takes a forecast."
@@ -101,15 +102,13 @@ class Run(Section):
             raise ValueError(unknown("loss", loss, LOSSES) + ". Your own: file.py:name")
         return loss
 
-    @field_validator("forecast", mode="before")
-    @classmethod
-    def _spelling(cls, forecast: Any) -> Any:
-        spelled = {"unlabelled": "unlabeled", "labelled": "labeled"}  # in files of version 0.1
-        return spelled.get(forecast, forecast)
-
     @field_validator("forecast")
     @classmethod
     def _is_known(cls, forecast: str) -> str:
+        if forecast in _NO_LONGER:
+            raise ValueError(
+                f"forecast {forecast!r} is no longer there: the slope of the validation loss beats it; use 'slope'"
+            )
         if forecast not in FORECASTS and forecast not in offered("detectors"):
             raise ValueError(unknown("forecast", forecast, [*FORECASTS, *offered("detectors")]))
         return forecast
@@ -119,7 +118,7 @@ class Run(Section):
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give either steps or epochs, and only one of them")
         if self.give_up and self.forecast == "none":
-            raise ValueError("give_up = true needs a forecast: choose train, unlabeled or labeled")
+            raise ValueError("give_up = true needs a forecast: choose slope")
         if self.until == "grokked" and self.stop_at_accuracy is not None:
             raise ValueError("until = 'grokked' and stop_at_accuracy are two goals: drop one")
         return self

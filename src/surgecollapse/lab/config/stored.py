@@ -35,6 +35,8 @@ def current(values: Mapping[str, Any]) -> dict[str, Any]:
     if "policy" in kept or whole:
         kept["policy"], options = policy_of(kept.get("policy", "entropy"), kept.get("policy_options"))
         kept |= {"policy_options": options} if options or "policy_options" in kept else {}
+    if str(kept.get("forecast")).startswith(("train", "unlabel", "label")):  # the learned detectors, in two spellings
+        kept["forecast"] = "slope"
     if kept.get("grokfast_lamb", 0) is None:
         kept.pop("grokfast_lamb")
     if whole:  # it left out what was not set

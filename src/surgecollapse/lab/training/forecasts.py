@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from surgecollapse.forecast.calibrated import PURPOSES, calibrated
+from surgecollapse.forecast.calibrated import SHIPPED, calibrated
 from surgecollapse.forecast.detectors import Detector
-from surgecollapse.forecast.features import TRACKS
 from surgecollapse.functional import predictive_entropy
 from surgecollapse.plugins import find, fitting
 
@@ -26,8 +25,8 @@ class GrokkingForecast:
     """Detectors that say that the net is about to generalize, or that it will not.
 
     Args:
-        name: what the library's own two may look at, see :func:`surgecollapse.forecast.calibrated.calibrated`; or one
-            detector that a package registered under the entry-point group ``surgecollapse.detectors``.
+        name: ``slope``, both of :func:`surgecollapse.forecast.calibrated.calibrated`; or one detector that a package
+            registered under the entry-point group ``surgecollapse.detectors``.
         tell: takes every alarm.
 
     Raises:
@@ -66,9 +65,9 @@ class GrokkingForecast:
 
 
 def _detectors(name: str) -> dict[str, Detector]:
-    if name in TRACKS:
-        return {purpose: calibrated(name, purpose) for purpose in PURPOSES}
-    made = find("detectors", "forecast", name, {}, also=TRACKS)()
+    if name == "slope":
+        return {purpose: calibrated(purpose) for purpose in SHIPPED}
+    made = find("detectors", "forecast", name, {}, also=("slope",))()
     return {name: fitting("detectors", name, made, lambda part: isinstance(part, Detector))}
 
 
