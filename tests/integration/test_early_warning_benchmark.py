@@ -84,3 +84,30 @@ def test_the_slope_of_the_validation_loss_ranks_and_the_time_after_fitting_does_
         if row["grokked"] and row["alarm"] is not None:
             assert 0 < benchmark.lead(row) < 1
     assert abs(benchmark.auroc(clock, 4)[0] - 0.5) < 0.25
+
+
+def test_the_shipped_threshold_of_the_slope_separates_the_runs_of_the_slice(benchmark, courses):
+    from grokking_bank.calibration import scores_of
+
+    from surgecollapse.forecast.calibrated import calibrated
+
+    detector = calibrated("slope")
+    (feature,) = detector.score.features
+    column = [benchmark._AT[feature.name]]
+    steepest = [(scores_of(detector.score, c.values[:, column]).max(), c.grokked) for c in courses]
+    assert max(value for value, grokked in steepest if not grokked) < detector.threshold
+    assert min(value for value, grokked in steepest if grokked) > detector.threshold
+
+
+def test_a_slope_is_written_at_the_rate_that_the_runs_allow_and_the_other_detector_stays(benchmark, courses, tmp_path):
+    import json
+    import math
+
+    path = tmp_path / "calibrated.json"
+    path.write_text(json.dumps({"slope": {}, "give up": {"name": "kept"}}))
+    benchmark.write_calibrated(courses, ["slope"], path)
+    few = json.loads(path.read_text())
+    assert few["give up"] == {"name": "kept"}
+    assert few["slope"]["threshold"] == math.inf, "six runs cannot promise 5%"
+    benchmark.write_calibrated(courses * 10, ["slope"], path)
+    assert 2 < json.loads(path.read_text())["slope"]["threshold"] < 2.5
