@@ -77,4 +77,5 @@ class EqualizeSpectrum(Stateless):
             return grad
         left, singular, right = torch.linalg.svd(wide, full_matrices=False)
         floor = torch.finfo(wide.dtype).eps * max(wide.shape) if self.floor is None else self.floor
-        return (left * (singular > floor * singular[0])) @ right
+        equalized: Tensor = (left * (singular > floor * singular[0])) @ right
+        return equalized

@@ -89,4 +89,5 @@ def trap_limit(n: int, m: int) -> float:
     True
     """
     root = math.sqrt(n - 1) + math.sqrt(m)
-    return root**2 + QUANTILE * root * (1 / math.sqrt(n - 1) + 1 / math.sqrt(m)) ** (1 / 3)
+    spread: float = root * (1 / math.sqrt(n - 1) + 1 / math.sqrt(m)) ** (1 / 3)
+    return root**2 + QUANTILE * spread
