@@ -107,6 +107,31 @@ def test_of_several_that_start_into_one_folder_one_trains_and_its_record_is_whol
     assert (folder / "config.toml").exists()
 
 
+def test_of_several_that_resume_a_killed_run_exactly_one_trains(tmp_path):
+    folder = tmp_path / "run"
+    stopped = subprocess.Popen(
+        [*PROGRAM, *SMALL, "--steps", "400", "--out", str(folder)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    until = time.monotonic() + 120
+    while not list((folder / "checkpoints").glob("step-20.pt")) and stopped.poll() is None:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    stopped.kill()
+    stopped.wait()
+    with RunStore(folder / "run.db") as store:
+        assert store.get("status") == "running"
+    command = [*PROGRAM, "run", "--resume", str(folder)]
+    started = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    said = [process.communicate(timeout=240) for process in started]
+    # One that comes after the winner has ended finds a complete run, and trains nothing either.
+    trained = [out for process, (out, _) in zip(started, said, strict=True) if process.returncode == 0]
+    refused = [err for process, (_, err) in zip(started, said, strict=True) if process.returncode]
+    assert trained
+    assert all(re.search(r"process trains this run|process \d+ trains this run", err) for err in refused)
+    assert not any("Traceback" in err for _, err in said)
+    whole(folder, 400)
+
+
 def test_default_names_never_meet(tmp_path):
     command = [*PROGRAM, *SMALL, "--steps", "10"]
     started = [

@@ -37,17 +37,39 @@ def gone(said: Any, stale: float = STALE_SECONDS) -> str | None:
     >>> gone({"time": time.time(), "pid": os.getpid(), "place": _place()}) is None, gone(None)
     (True, None)
     """
-    if not isinstance(said, dict):
+    if (read := _read(said)) is None:
         return None
-    when, pid, place = said.get("time"), said.get("pid"), said.get("place")
-    if not isinstance(when, int | float) or not isinstance(pid, int) or isinstance(when, bool) or not 0 < pid < 2**31:
-        return None
+    when, pid, place = read
     if place == _place() and not _runs(pid):
         return f"its process {pid} was killed: go on with --resume"
     age = time.time() - when
     if age > stale:
         return f"its process {pid} has not been heard of for {age:.0f} s: it was killed, or its machine is away"
     return None
+
+
+def other_process(said: Any) -> int | None:
+    """Another process that writes the record now, by its heartbeat; ``None`` where none can be told.
+
+    >>> other_process(beat()), other_process({"time": "now", "pid": 1})
+    (None, None)
+    """
+    read = _read(said)
+    if read is None or read[1:] == (os.getpid(), _place()) or gone(said) is not None:
+        return None
+    return read[1] if abs(time.time() - read[0]) <= STALE_SECONDS else None
+
+
+def _read(said: Any) -> tuple[float, int, Any] | None:
+    """Time, process id and place of a heartbeat; ``None`` of anything else."""
+    if not isinstance(said, dict):
+        return None
+    when, pid = said.get("time"), said.get("pid")
+    if not isinstance(when, int | float) or not isinstance(pid, int) or bool in (type(when), type(pid)):
+        return None
+    if not 0 < pid < 2**31:
+        return None
+    return when, pid, said.get("place")
 
 
 def pid_of(said: Any) -> int | None:

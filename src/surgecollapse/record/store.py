@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import numpy as np
 
 from surgecollapse.events import Alarm, Decision, Intervention, Measurement, Reading, Request, to_dict
+from surgecollapse.record import heartbeat
 from surgecollapse.record.schema import GET, RunStoreError, connect, explain, migrate
 from surgecollapse.record.values import LARGEST, array_from, event_from, from_json, is_point, real, text, to_json, whole
 from surgecollapse.record.writer import Writer
@@ -90,7 +91,7 @@ class RunStore:
     Raises:
         FileExistsError: for ``"w"``, if the file is there.
         FileNotFoundError: for ``"r"`` and ``"a"``, if it is not.
-        RunStoreError: if the place cannot be read or written.
+        RunStoreError: if the place cannot be read or written, or another process writes there now.
         ValueError: if the file is no run store, or is written by a newer version.
 
     >>> import tempfile
@@ -120,14 +121,26 @@ class RunStore:
             self._connection = connect(self.path, mode)
             if mode == "a":
                 migrate(self._connection)
+                self._refuse_second(self._connection)
             if mode != "r":
                 self._start_writing(self._connection)
         except sqlite3.Error as error:
             self._abandon()
             raise explain(error, self.path) from error
-        except ValueError:
+        except (ValueError, RunStoreError):
             self._abandon()
             raise
+
+    def _refuse_second(self, connection: sqlite3.Connection) -> None:
+        """Refuse to write where another process writes: the record would be that of two runs in one."""
+        said = connection.execute(GET, ("heartbeat",)).fetchone()
+        process = None
+        with suppress(ValueError):
+            process = heartbeat.other_process(from_json(said[0])) if said else None
+        if process is not None:
+            raise RunStoreError(
+                f"process {process} writes {self.path}: wait until it ends, stop it, or choose another folder"
+            )
 
     def _start_writing(self, connection: sqlite3.Connection) -> None:
         self._writer = Writer(self.path)

@@ -473,3 +473,48 @@ def test_a_file_that_cannot_grow_any_more_ends_the_block_with_what_could_be_save
     with RunStore(path) as found:
         assert [str(step) for step, _ in found.arrays("a")][: len(steps)] == steps
     assert len(steps) > 5
+
+
+def test_a_record_that_another_process_writes_is_not_written_and_is_read(path):
+    script = textwrap.dedent(
+        """
+        import sys
+        from surgecollapse.record import RunStore
+        with RunStore(sys.argv[1], mode="w") as store:
+            store.measure(1, "x", 1.0)
+            store.flush()
+            print("ready", flush=True)
+            sys.stdin.readline()
+        """
+    )
+    command = [sys.executable, "-c", script, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "ready\n"
+        with pytest.raises(RunStoreError, match=f"process {other.pid} writes .*choose another folder"):
+            RunStore(path, mode="a")
+        with RunStore(path) as store:
+            assert store.measurements("x").steps.tolist() == [1]
+        other.communicate("\n", timeout=60)
+    assert other.returncode == 0
+    with RunStore(path, mode="a") as store:
+        store.measure(2, "x", 2.0)
+
+
+def test_the_record_of_a_killed_process_is_written_on_at_once(path):
+    killed(path)
+    with RunStore(path, mode="a") as store:
+        store.measure(2, "x", 2.0)
+
+
+@pytest.mark.parametrize(
+    "said", ["damaged", "[", '{"time": "now", "pid": 1}', '{"time": 1e300, "pid": true}', "{}",
+             '{"time": 1e300, "pid": 1}'],
+)  # fmt: skip
+def test_a_heartbeat_that_nobody_understands_keeps_nobody_from_writing(path, said):
+    RunStore(path, mode="w").close()
+    connection = sqlite3.connect(path)
+    connection.execute(heartbeat.SET_BEAT, (said,))
+    connection.commit()
+    connection.close()
+    with RunStore(path, mode="a") as store:
+        store.measure(2, "x", 2.0)
