@@ -99,3 +99,25 @@ def test_the_state_of_monitors_is_a_snapshot(name):
     loop.train(12, 1)
     assert torch.equal(state["probe"]["batch"][0][0], kept["batch"][0][0]) if "batch" in kept else state["step"] == 12
     assert state["step"] == 12
+
+
+@pytest.mark.parametrize("at", [17, 25, 45])
+@pytest.mark.parametrize("monitors", [(), "default"], ids=["no monitors", "monitors"])
+def test_a_run_that_is_taken_up_while_there_is_input_noise_goes_on_bitwise(at, monitors):
+    # Some passes of the probe batch run in training mode, the first of them at another step in a resumed process.
+    def attach(model, optimizer):
+        options = sc.Monitoring(monitors, budget=None)
+        return sc.attach(
+            model, optimizer, 0.8, 66, policy="entropy_cycles", readings=sc.Readings(every=2), monitors=options
+        )
+
+    whole = Loop(attach)
+    for step in range(at):
+        whole.train(1, step)
+    assert whole.part.noise_std > 0
+    states = copy.deepcopy([whole.model.state_dict(), whole.optimizer.state_dict()])
+    again = Loop(attach)
+    again.model.load_state_dict(states[0])
+    again.optimizer.load_state_dict(states[1])
+    for step in range(at, 66):
+        assert all(map(torch.equal, whole.train(1, step), again.train(1, step))), step

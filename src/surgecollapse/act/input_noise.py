@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from surgecollapse.act.randomness import Generators
 from surgecollapse.torch_utils.module_hooks import Hooks
-from surgecollapse.torch_utils.modules import map_tensors, tensors_in
+from surgecollapse.torch_utils.modules import is_undisturbed, map_tensors, tensors_in
 
 
 class InputNoise:
@@ -19,7 +19,7 @@ class InputNoise:
     standardized inputs). Token input (integers): the noise goes on the output e of the first embedding that runs, as
     e + σ·rms(e)·ε, since embeddings have no common scale.
 
-    Evaluation is never touched. While σ is zero no hook exists. Inside a graph compiled by ``torch.compile`` a token
+    Evaluation is never touched, nor are passes of the probe batch. While σ is zero no hook exists. Inside a graph compiled by ``torch.compile`` a token
     model's embedding cannot be reached: the noise is then left out.
 
     Args:
@@ -58,7 +58,7 @@ class InputNoise:
         self._tokens = False
         dense = (x for x in tensors_in([*args, kwargs]) if x.layout is torch.strided and not x.is_nested)
         first = next(dense, None)
-        if first is None or not module.training:
+        if first is None or not module.training or is_undisturbed():
             return None
         if not first.is_floating_point():
             self._tokens = True

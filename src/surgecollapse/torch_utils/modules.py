@@ -209,6 +209,21 @@ def evaluating(model: nn.Module, *, only: type[nn.Module] = nn.Module) -> Iterat
             module.training = mode
 
 
+_undisturbed = [0]
+
+
+def is_undisturbed() -> bool:
+    """Whether a pass is under way that :func:`undisturbed` runs: what acts on training must leave it alone.
+
+    >>> with undisturbed(nn.Linear(2, 2)):
+    ...     is_undisturbed()
+    True
+    >>> is_undisturbed()
+    False
+    """
+    return _undisturbed[0] > 0
+
+
 @contextmanager
 def undisturbed(model: nn.Module, *, training: bool = False) -> Iterator[None]:
     """Run passes in eval mode, without gradient and eagerly; leave no trace.
@@ -229,6 +244,7 @@ def undisturbed(model: nn.Module, *, training: bool = False) -> Iterator[None]:
     )  # whatever is compiled, the model, a part of it or a function that it calls
     # The fused path of nn.MultiheadAttention skips submodules, and with them the hooks that a reading needs.
     torch.backends.mha.set_fastpath_enabled(False)
+    _undisturbed[0] += 1
     try:
         with (
             evaluating(model, only=nn.modules.batchnorm._BatchNorm if training else nn.Module),
@@ -241,6 +257,7 @@ def undisturbed(model: nn.Module, *, training: bool = False) -> Iterator[None]:
             else:
                 yield
     finally:
+        _undisturbed[0] -= 1
         torch.backends.mha.set_fastpath_enabled(fastpath)
         with torch.no_grad():
             for module, name, buffer, _ in buffers:

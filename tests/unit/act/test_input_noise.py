@@ -12,6 +12,7 @@ import surgecollapse
 from surgecollapse.act.input_noise import InputNoise
 from surgecollapse.act.randomness import Generators
 from surgecollapse.events import Decision, SetNoise
+from surgecollapse.observe.probe import Probe
 
 Batch = namedtuple("Batch", ["x", "label"])
 
@@ -200,3 +201,22 @@ def test_a_run_resumed_while_pumping_is_bitwise_the_whole_one():
     assert all(torch.equal(whole[0][key], second[0][key]) for key in whole[0])
     assert whole[3].noise_std == second[3].noise_std == 0.3
     assert [(e.step, e.kind, e.details) for e in second[3].events] == [(3, "pump", {"noise_std": 0.3})]
+
+
+@pytest.mark.parametrize("look", ["forward", "dataflow", "output_layers"])
+def test_passes_of_the_probe_batch_draw_no_noise(look):
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+    generators = Generators(0)
+    noise, probe = InputNoise(model, generators), Probe(torch.ones(5, 3))
+    noise.set(0.5)
+    model.train()(torch.ones(1, 3))
+    before = generators.on("cpu").get_state()
+    passes = {
+        "forward": lambda: probe.forward(model, training=True),
+        "dataflow": lambda: probe.dataflow(model),
+        "output_layers": lambda: probe.output_layers(model),
+    }
+    passes[look]()
+    assert torch.equal(generators.on("cpu").get_state(), before)
+    model(torch.ones(1, 3))
+    assert not torch.equal(generators.on("cpu").get_state(), before)
