@@ -19,8 +19,8 @@ class InputNoise:
     standardized inputs). Token input (integers): the noise goes on the output e of the first embedding that runs, as
     e + σ·rms(e)·ε, since embeddings have no common scale.
 
-    Evaluation is never touched, nor are passes of the probe batch. While σ is zero no hook exists. Inside a graph compiled by ``torch.compile`` a token
-    model's embedding cannot be reached: the noise is then left out.
+    Evaluation is never touched, nor are passes of the probe batch. While σ is zero no hook exists. Inside a graph
+    compiled by ``torch.compile`` a token model's embedding cannot be reached: the noise is then left out.
 
     Args:
         model: the module that the training loop calls (wrappers included).
