@@ -2,99 +2,41 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import signal
 import sqlite3
-import subprocess
-import sys
 import time
 
 import pytest
 
-from surgecollapse.events import Alarm, Intervention, LayerChange
+from browsers import MARKS, end, served, wait_until
 from surgecollapse.record import CommandQueue, RunStore
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install 'surgecollapse[test]'")
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium, then the browser tests run"),
-    pytest.mark.xdist_group("browser"),
-]
+pytestmark = MARKS
 
 
-def start(*words, **options):
-    return subprocess.Popen([sys.executable, "-m", "surgecollapse", *map(str, words)], **options)
-
-
-@pytest.fixture(autouse=True)
-def kept(tmp_path, monkeypatch):
-    """Tokens of this test lie in its own folder."""
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-
-
-def served(root, port=0, **options):
-    server = start("watch", root, "--port", port, stdout=subprocess.PIPE, text=True, **options)
-    return server, server.stdout.readline().strip()
-
-
-def end(process):
-    process.send_signal(signal.SIGINT)
-    try:
-        process.wait(20)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    if process.stdout is not None:
-        process.stdout.close()
-
-
-@pytest.fixture
-def live(tmp_path):
-    root = tmp_path / "runs"
-    root.mkdir()
-    run = root / "<b>run"
-    trainer = start("run", "digits", "--steps", 100000, "--out", run, stderr=subprocess.DEVNULL,
-                    env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
-    try:
-        until = time.monotonic() + 60
-        while not (run / "run.db").exists():
-            assert trainer.poll() is None
-            assert time.monotonic() < until
-            time.sleep(0.1)
-        yield run
-    finally:
-        end(trainer)
-
-
-def test_a_click_reaches_the_masks_and_the_page_moves_and_asks_for_nothing_outside(live):
+def test_a_click_reaches_the_masks_and_the_page_moves_and_asks_for_nothing_outside(live, page):
     server, address = served(live.parent)
     asked, faults = [], []
     try:
-        with playwright.sync_playwright() as driver:
-            browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-            page = browser.new_page()
-            page.on("request", lambda request: asked.append(request.url))
-            page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
-            page.on("pageerror", lambda error: faults.append(str(error)))
-            page.goto(address)
-            page.get_by_role("button", name="<b>run", exact=True).click(timeout=20_000)
-            page.wait_for_selector(".chart canvas", timeout=20_000)
-            step = "document.querySelector('#strip div:nth-child(3) b').textContent"
-            first = page.evaluate(step)
-            until = time.monotonic() + 15
-            while page.evaluate(step) == first:
-                assert time.monotonic() < until, "the page stands still"
-                time.sleep(0.1)
-            form = page.locator("form[data-kind=collapse]")
-            form.locator("[name=fraction]").fill("0.5")
-            form.locator("button").click()
-            page.wait_for_selector("#asked .applied", timeout=10_000)
-            page.wait_for_selector("#events .applied", timeout=10_000)
-            assert not faults
-            assert {url.split("/")[2] for url in asked} == {address.split("/")[2]}
-            assert address.split("#")[1] not in page.url
-            browser.close()
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.goto(address)
+        page.get_by_role("link", name="<b>run", exact=True).click(timeout=20_000)
+        page.wait_for_selector(".chart canvas", timeout=20_000)
+        step = "document.querySelector('#strip div:nth-child(3) b').textContent"
+        first = page.evaluate(step)
+        until = time.monotonic() + 15
+        while page.evaluate(step) == first:
+            assert time.monotonic() < until, "the page stands still"
+            time.sleep(0.1)
+        form = page.locator("form[data-kind=collapse]")
+        form.locator("[name=fraction]").fill("0.5")
+        form.locator("button").click()
+        page.wait_for_selector("#asked .applied", timeout=10_000)
+        page.wait_for_selector("#events .applied", timeout=10_000)
+        assert not faults
+        assert {url.split("/")[2] for url in asked} == {address.split("/")[2]}
+        assert address.split("#")[1] not in page.url
     finally:
         end(server)
     (command,) = CommandQueue(live / "run.db").all()
@@ -105,54 +47,13 @@ def test_a_click_reaches_the_masks_and_the_page_moves_and_asks_for_nothing_outsi
     assert done[0].pruned == pytest.approx(before / 2, abs=len(done[0].layers) + 1)
 
 
-@pytest.fixture
-def page():
-    """A page in a browser; errors of its scripts fail the test."""
-    faults = []
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1300, "height": 1000})
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        yield page
-        browser.close()
-    assert not faults
-
-
-def wait_until(holds, what, seconds=20):
-    until = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < until, what
-        time.sleep(0.1)
-
-
-@pytest.fixture
-def written(tmp_path):
-    """A run that says it is live, with a long series, sharpness with its threshold, costs and an alarm."""
-    folder = tmp_path / "runs" / "written"
-    folder.mkdir(parents=True)
-    with RunStore(folder / "run.db", mode="w") as store:
-        store.set("status", "running")
-        store.set("costs", {"multiplications": {"w": 100}, "rows": 10, "window": 0})
-        for step in range(20_000):
-            store.measure(step, "loss/train", 1.0 + (step % 7) / 10)
-        for step in range(0, 20_000, 1000):
-            store.measure(step, "curvature/sharpness", step / 20_000)
-            store.measure(step, "curvature/threshold", 0.9)
-        half = LayerChange(name="w", size=10, live=5, energy_before=1.0, energy_after=1.0)
-        store.record(Intervention(step=10_000, kind="collapse", phase="sparse", reason="because", sparsity_before=0.0,
-                                  sparsity_after=0.5, layers=(half,)))  # fmt: skip
-        store.record(Alarm(step=15_000, detector="change", reason="<i>rank</i> fell", forecast="does not generalize"))
-        store.flush()
-        yield store
-
-
 def test_a_page_finds_its_server_again_after_a_restart(written, page, tmp_path):
     with (tmp_path / "errors").open("w") as errors:
         server, address = served(written.path.parent.parent, stderr=errors)
     port = address.split("/#")[0].rpartition(":")[2]
     try:
         page.goto(address)
-        page.get_by_role("button", name="written", exact=True).click()
+        page.get_by_role("link", name="written", exact=True).click()
         page.wait_for_selector(".chart canvas")
         end(server)
         assert (tmp_path / "errors").read_text().splitlines() in ([], ["surgecollapse: interrupted"])
@@ -175,14 +76,14 @@ def test_thresholds_alarms_operations_and_a_zoom(written, page):
     server, address = served(written.path.parent.parent)
     try:
         page.goto(address)
-        page.get_by_role("button", name="written", exact=True).click()
+        page.get_by_role("link", name="written", exact=True).click()
         page.wait_for_selector(".chart canvas")
         strip = page.inner_text("#strip")
         assert "does not generalize, says change at 15000" in strip
         assert page.inner_text("#strip .state") == "alarm"
         assert page.locator("#events i").count() == 0  # a detector's words are text
         titles = page.locator(".chart h3").all_inner_texts()
-        assert titles == ["loss", "curvature/sharpness"]
+        assert titles == ["loss", "sparsity", "curvature/sharpness"]
         legend = page.locator(".chart", has_text="curvature/sharpness").locator(".u-label").all_inner_texts()
         assert sorted(legend) == ["all", "step", "threshold"]
         over = page.locator(".chart", has_text="loss").first.locator(".u-over")
@@ -209,7 +110,7 @@ def test_histograms_and_the_confusion_matrix_come_when_asked_for(live, page):
     server, address = served(live.parent)
     try:
         page.goto(address)
-        page.get_by_role("button", name="<b>run", exact=True).click()
+        page.get_by_role("link", name="<b>run", exact=True).click()
         page.wait_for_selector(".chart canvas")
         page.locator("form[data-kind=inspect] button").click()
         page.wait_for_selector("#asked .applied")
@@ -244,7 +145,7 @@ def test_series_of_any_name_are_drawn_and_damaged_rows_are_said(written, page):
     server, address = served(written.path.parent.parent)
     try:
         page.goto(address)
-        page.get_by_role("button", name="written", exact=True).click()
+        page.get_by_role("link", name="written", exact=True).click()
         page.wait_for_selector(".chart canvas")
         titles = page.locator(".chart h3").all_inner_texts()
         assert set(NAMES) <= set(titles)

@@ -32,9 +32,10 @@ def test_there_is_a_folder_of_every_release_and_each_is_small():
 
 
 def test_it_is_listed_with_its_state(folder):
-    (row,) = Runs(folder.parent).listing()
+    runs = Runs(folder.parent)
+    (row,) = runs.rows()
     assert (row["name"], row["status"]) == ("old", "interrupted")
-    assert len(row["line"]) > 10
+    assert len(runs.sparklines([row["id"]])[row["id"]]) > 10
 
 
 def test_its_record_is_read_whole(folder):

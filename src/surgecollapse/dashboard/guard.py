@@ -57,9 +57,10 @@ class Guard:
 
         async def confined(message: Message) -> None:
             if message["type"] == "http.response.start":
+                own = {name for name, _ in message["headers"]}
                 message["headers"] = [
                     *message["headers"],
-                    *((name.encode(), value.encode()) for name, value in HEADERS.items()),
+                    *((name.encode(), value.encode()) for name, value in HEADERS.items() if name.encode() not in own),
                 ]
             await send(message)
 

@@ -67,6 +67,13 @@ def meta(connection: Connection, key: str, kind: type[Found], default: Found) ->
     return default
 
 
+def metas(connection: Connection, keys: tuple[str, ...]) -> dict[str, Any]:
+    """Several run-level values in one look; without those that are missing or damaged."""
+    marks = ", ".join("?" * len(keys))
+    rows = connection.execute(f"SELECT key, value FROM meta WHERE +key IN ({marks})", keys)
+    return dict(sound(connection, rows, lambda key, value: (key, from_json(value))))
+
+
 def status_of(connection: Connection, changed: float) -> dict[str, Any]:
     """``live | finished | diverged | failed | interrupted | silent``, and whether a user has changed the run."""
     said = meta(connection, "status", str, "")[:40]
@@ -108,14 +115,9 @@ def state(connection: Connection, changed: float) -> dict[str, Any]:
     reader = state_reader(connection, _whole(method.get("every")))
     reading, act = _last(connection, "Reading"), _last(connection, "Intervention")
     decision, alarm = _last(connection, "Decision"), _last(connection, "Alarm")
-    steps = "SELECT max(step) FROM {} WHERE typeof(step) = 'integer'"
-    step = connection.execute(steps.format("events")).fetchone()[0] or 0
-    for (series,) in connection.execute("SELECT id FROM series WHERE name IN ('loss/train', 'sparsity')").fetchall():
-        last = connection.execute(f"{steps.format('measurements')} AND series = ?", (series,)).fetchone()[0]
-        step = max(step, last or 0)
     latest = decision or act
     return found | {
-        "step": step,
+        "step": step_of(connection),
         "total": _whole(run.get("steps")),
         "name": reader.state.name,
         "cause": reader.state.why,
@@ -125,6 +127,7 @@ def state(connection: Connection, changed: float) -> dict[str, Any]:
         "alarm": None if alarm is None else to_dict(alarm)["event"],
         "next": reader.next_step if found["status"] == "live" else None,
         "sparsity": act.sparsity_after if act else reading.sparsity if reading else None,
+        "target": _target(method.get("sparsity")),
         "entropy": reading.entropy if reading else None,
         "loss": reading.loss if reading else None,
         "held": _switched(connection, ("pause-policy", "hold"), ("resume-policy", "resume")),
@@ -133,6 +136,16 @@ def state(connection: Connection, changed: float) -> dict[str, Any]:
         "kept": meta(connection, "kept_checkpoints", list, []),
         "skipped": connection.skipped,
     }
+
+
+def step_of(connection: Connection) -> int:
+    """The last step that the record knows of."""
+    steps = "SELECT max(step) FROM {} WHERE typeof(step) = 'integer'"
+    step = connection.execute(steps.format("events")).fetchone()[0] or 0
+    for (series,) in connection.execute("SELECT id FROM series WHERE name IN ('loss/train', 'sparsity')").fetchall():
+        last = connection.execute(f"{steps.format('measurements')} AND series = ?", (series,)).fetchone()[0]
+        step = max(step, last or 0)
+    return int(step)
 
 
 def state_reader(connection: Connection, every: int | None) -> StatusReader:
@@ -369,6 +382,10 @@ def _part(config: dict[str, Any], section: str) -> dict[str, Any]:
     """A section of the configuration; one that version 0.1 recorded is flat."""
     part = config.get(section, config)
     return part if isinstance(part, dict) else {}
+
+
+def _target(value: Any) -> float | None:
+    return value if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1 else None
 
 
 def _whole(value: Any) -> int | None:

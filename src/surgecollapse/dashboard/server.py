@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import sqlite3
 from contextlib import closing
@@ -14,14 +15,21 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from surgecollapse.commands import COMMANDS, command_from
+from surgecollapse.commands import command_from
 from surgecollapse.dashboard import reading
-from surgecollapse.dashboard.answer import Answer
+from surgecollapse.dashboard.answer import Answer, as_json
+from surgecollapse.dashboard.documents import CONFINED, Documents
 from surgecollapse.dashboard.feed import Feeds
+from surgecollapse.dashboard.forms import command_forms
 from surgecollapse.dashboard.guard import Guard, body_of
 from surgecollapse.dashboard.launch import Launcher
+from surgecollapse.dashboard.notes import read_notes
 from surgecollapse.dashboard.operations import operations
+from surgecollapse.dashboard.readings import reading_lines
+from surgecollapse.dashboard.ridges import ridges
+from surgecollapse.dashboard.rows import varying
 from surgecollapse.dashboard.runs import Runs, changed
+from surgecollapse.dashboard.story import story_of
 from surgecollapse.dashboard.twins import twins_of
 from surgecollapse.record import CommandQueue
 
@@ -36,10 +44,12 @@ if TYPE_CHECKING:
 
 STREAMS = 50
 """Open streams at once; more are refused."""
-_TYPES = {"html": "text/html", "js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
-_PAGE = ("index.html", "app.js", "charts.js", "style.css", "uPlot.iife.min.js", "uPlot.min.css")
+_TYPES = {"html": "text/html", "js": "text/javascript", "css": "text/css", "svg": "image/svg+xml", "png": "image/png"}
 _TOKEN = re.compile(r"[A-Za-z0-9-]{8,64}")
 _MOST_SERIES = 200
+_MOST_LINES = 50
+_FACTS = ("config", "summary", "environment", "data", "costs")
+"""Tables of the record that the page shows."""
 
 
 def application(
@@ -62,14 +72,23 @@ def application(
     Raises:
         FileNotFoundError: if there is no such folder.
     """
-    pages = _Pages(Runs(root), feeds or Feeds(STREAMS), launcher or Launcher())
-    routes = [Route(f"/{name}" if name != "index.html" else "/", _static(name)) for name in _PAGE]
+    runs = Runs(root)
+    pages = _Pages(runs, feeds or Feeds(STREAMS), launcher or Launcher(), Documents(runs.root, token))
+    routes = [Route(f"/{name}" if name != "index.html" else "/", _static(name)) for name in page_files()]
     routes += [
         Route("/api/runs", pages.runs),
+        Route("/api/lines", pages.lines),
+        Route("/api/settings", pages.settings),
+        Route("/api/commands", pages.forms),
+        Route("/documents/{run}/{named}/{ticket}/{file}", pages.document),
         Route("/api/runs/{run}", pages.run),
         Route("/api/runs/{run}/series", pages.series),
         Route("/api/runs/{run}/events", pages.events),
+        Route("/api/runs/{run}/readings", pages.readings),
         Route("/api/runs/{run}/array", pages.array),
+        Route("/api/runs/{run}/ridges", pages.ridges),
+        Route("/api/runs/{run}/notes", pages.notes, methods=["POST"]),
+        Route("/api/runs/{run}/trash", pages.trash, methods=["POST"]),
         Route("/api/runs/{run}/operations", pages.operations),
         Route("/api/runs/{run}/stream", pages.stream),
         Route("/api/runs/{run}/commands", pages.command, methods=["POST"]),
@@ -80,8 +99,25 @@ def application(
     return Guard(Starlette(routes=routes), token, hosts)
 
 
+def page_files() -> list[str]:
+    """The files of the page; no other is served."""
+    there = files("surgecollapse.dashboard").joinpath("page").iterdir()
+    return sorted(file.name for file in there if file.name.rpartition(".")[2] in _TYPES)
+
+
+def lean(name: str, data: bytes) -> bytes:
+    r"""A file of the page as it is sent: modules without indentation and without lines that are comments.
+
+    >>> lean("app.js", b"// why\nif (a) {\n  b();\n}\n")
+    b'if (a) {\nb();\n}\n'
+    """
+    if not name.endswith((".js", ".html")) or "uPlot" in name:
+        return data
+    return re.sub(rb"(?m)^(//.*\n|[ \t]+)", b"", data)
+
+
 def _static(name: str) -> Any:
-    data = files("surgecollapse.dashboard").joinpath("page", name).read_bytes()
+    data = lean(name, files("surgecollapse.dashboard").joinpath("page", name).read_bytes())
     kind = _TYPES[name.rpartition(".")[2]] + "; charset=utf-8"
 
     async def answer(_: Request) -> Response:
@@ -93,14 +129,56 @@ def _static(name: str) -> Any:
 class _Pages:
     """The endpoints under ``/api/``."""
 
-    def __init__(self, runs: Runs, feeds: Feeds, launcher: Launcher) -> None:
+    def __init__(self, runs: Runs, feeds: Feeds, launcher: Launcher, documents: Documents) -> None:
         self._runs = runs
         self._feeds = feeds
         self._launcher = launcher
+        self._documents = documents
 
-    async def runs(self, _: Request) -> Response:
-        """All runs."""
-        return Answer({"runs": await run_in_threadpool(self._runs.listing), "commands": list(COMMANDS)})
+    async def runs(self, request: Request) -> Response:
+        """All runs; or only that nothing is new, for a page that names the mark of what it has."""
+        listing = await run_in_threadpool(self._runs.listing)
+        mark = hashlib.sha256(as_json(listing).encode()).hexdigest()[:16]
+        if request.query_params.get("mark") == mark:
+            return Answer({"mark": mark, "same": True})
+        return Answer({"mark": mark, "folder": str(self._runs.root), **listing})
+
+    async def lines(self, request: Request) -> Response:
+        """Sparklines of some runs."""
+        wanted = request.query_params.get("runs", "").split(",")[:_MOST_LINES]
+        return Answer(await run_in_threadpool(self._runs.sparklines, wanted))
+
+    async def settings(self, _: Request) -> Response:
+        """Settings and results of all runs, of the settings those in which they differ."""
+
+        def read() -> dict[str, Any]:
+            rows = [row for row in self._runs.rows() if row.get("settings")]
+            names = varying(rows)
+            return {
+                "varying": names,
+                "runs": {row["id"]: [row["settings"].get(name) for name in names] for row in rows},
+            }
+
+        return Answer(await run_in_threadpool(read))
+
+    async def forms(self, _: Request) -> Response:
+        """The commands, with what each asks for."""
+        return Answer({"commands": command_forms()})
+
+    async def document(self, request: Request) -> Response:
+        """A report or an analysis, without scripts."""
+        run, named, ticket, file = (request.path_params[name] for name in ("run", "named", "ticket", "file"))
+
+        def read() -> bytes:
+            return self._documents.read(run, self._runs.path(run).parent, named, ticket, file)
+
+        try:
+            data = await run_in_threadpool(read)
+        except (KeyError, ValueError, OSError):
+            return _refusal("no such document", 404)
+        kind = _TYPES[file.rpartition(".")[2]]
+        headers = {"content-type": kind if kind == "image/png" else f"{kind}; charset=utf-8"}
+        return Response(data, headers=headers | {"content-security-policy": CONFINED})
 
     async def run(self, request: Request) -> Response:
         """State, names of series, events and commands."""
@@ -111,11 +189,62 @@ class _Pages:
                 "arrays": reading.arrays(connection),
                 "events": reading.events(connection),
                 "commands": reading.commands(connection),
-                "config": reading.meta(connection, "config", dict, {}),
+                **{name: reading.meta(connection, name, dict, {}) for name in _FACTS},
+                "documents": self._documents.of(run, path.parent),
+                "notes": read_notes(path.parent),
+                "directory": str(path.parent),
             }
-            return found | {"state": reading.state(connection, changed(path))}
+            rows = self._runs.rows()
+            row = next((one for one in rows if one["id"] == run), None)
+            told = {} if row is None or "group" not in row else story_of(connection, row, rows)
+            return found | told | {"state": reading.state(connection, changed(path))}
 
+        run = request.path_params["run"]
         return await self._answer(request, read)
+
+    async def readings(self, request: Request) -> Response:
+        """The readings and the sparsity as lines."""
+        try:
+            after = _whole(request, "after")
+        except ValueError:
+            return _refusal("after must be a whole number")
+        return await self._answer(
+            request, lambda connection, _: reading_lines(connection, after=-1 if after is None else after)
+        )
+
+    async def ridges(self, request: Request) -> Response:
+        """The histograms of one name over time."""
+        name = request.query_params.get("name", "")
+        return await self._answer(request, lambda connection, _: ridges(connection, name))
+
+    async def notes(self, request: Request) -> Response:
+        """Change what people note about a run."""
+        return await self._change(request, self._runs.note)
+
+    async def trash(self, request: Request) -> Response:
+        """Throw a run away that nobody trains; the body repeats its name, so that no slip does it."""
+
+        def throw(run: str, given: dict[str, Any]) -> dict[str, Any]:
+            path = self._runs.path(run)
+            if given != {"name": path.parent.name}:
+                raise ValueError("expected the name of the run's folder, to be sure which one is meant")
+            return {"trash": self._runs.throw_away(run)}
+
+        return await self._change(request, throw)
+
+    async def _change(self, request: Request, work: Callable[[str, dict[str, Any]], Any]) -> Response:
+        """Do something with a body of JSON to a run."""
+        try:
+            given = await body_of(request)
+            return Answer(await run_in_threadpool(work, request.path_params["run"], given))
+        except ClientDisconnect:
+            return _refusal("the client left")
+        except KeyError:
+            return _refusal("no such run", 404)
+        except ValueError as error:
+            return _refusal(str(error))
+        except OSError as error:
+            return _refusal(str(error), 503)
 
     async def series(self, request: Request) -> Response:
         """Some series, thinned."""

@@ -173,11 +173,14 @@ def listed(client):
     assert code == 200
     rows = {row["name"]: row for row in found["runs"]}
     assert rows["good"]["status"] == "live"
-    assert len(rows["good"]["line"]) > 30
+    code, lines = get(client, f"/api/lines?runs={','.join(row['id'] for row in found['runs'])}")
+    assert code == 200
+    assert len(lines[rows["good"]["id"]]) > 30
     return rows
 
 
-PARTS = ("", "/series?ids=1", "/events?kinds=Intervention,Decision,Reading,Alarm,Request", "/operations",
+PARTS = ("", "/readings", "/ridges?name=histogram/a", "/series?ids=1",
+         "/events?kinds=Intervention,Decision,Reading,Alarm,Request", "/operations",
          "/array?name=matrix", "/array?name=histogram/a")  # fmt: skip
 
 
@@ -364,10 +367,10 @@ def test_a_list_of_slow_runs_is_answered_in_time_and_completed_by_the_next(root,
     there = Runs(root)
     for store in root.iterdir():
         change(store / "run.db", said("status", '"complete"'))
-    first = [row["status"] for row in there.listing()]
+    first = [row["status"] for row in there.rows()]
     assert "unread" in first
     for _ in range(4):
-        last = [row["status"] for row in there.listing()]
+        last = [row["status"] for row in there.rows()]
     assert last == ["finished"] * 5
     assert len(looked) == 5
 

@@ -1,135 +1,121 @@
-// Charts of one or several runs on one axis; the names of runs and layers are only ever set as text.
-const PALETTE = ["#3b82c4", "#d1762b", "#3a9a5d", "#c0504d", "#8a6cc0", "#8c6d52", "#d070a8", "#7f8790", "#a3a52f", "#2fa5b5"];
-const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-const MOST = 4000;
+// One chart: an axis, a legend, lines; events stand above the lines, not across them.
+import { $, css, make, short } from "/elements.js";
+import { faded } from "/colors.js";
+import { download } from "/download.js";
+import { pooled, smooth, within } from "/series.js";
 
-export const ORDER = ["loss", "accuracy", "entropy", "mask", "energy", "dimension", "rank", "curvature", "grokfast", "noise", "norm"];
-// Looked up by names of series, which may be "toString": hence maps.
-const UNDER = new Map(Object.entries({ sparsity: "mask", gradient_norm: "norm", learning_rate: "time", "orthograd/removed": "grokfast", "clip/factor": "grokfast" }));
-const HEADINGS = new Map(Object.entries({ grokfast: "Grokfast and ⊥Grad", mask: "sparsity", time: "time and learning rate" }));
 const COLORS = new Map(Object.entries({ collapse: "--blue", surge: "--amber", pump: "--red", freeze: "--green" }));
+const ABOVE = 16;
 
-export function groupOf(name) { return UNDER.get(name) ?? name.split("/")[0]; }
-export function headingOf(group) { return HEADINGS.get(group) ?? group.replace(/_/g, " "); }
-
-// Steps → time or work, from what the run recorded: seconds per step, and sparsity.
-export function clock(axis, helper) {
-  if (axis === "step" || !helper || !helper.x.length) return (step) => step;
-  const xs = [0], ys = [0];
-  for (let i = 0; i < helper.x.length; i++) {
-    const rate = helper.y[i] ?? 0, span = helper.x[i] - xs[xs.length - 1];
-    if (span <= 0) continue;
-    xs.push(helper.x[i]);
-    ys.push(ys[ys.length - 1] + span * (axis === "time" ? rate : 1 - rate));
-  }
-  return path(xs, ys);
-}
-
-// The broken line through points, going on as it ends.
-export function path(xs, ys) {
-  return (step) => {
-    let low = 0, high = xs.length - 1;
-    while (high - low > 1) { const mid = (low + high) >> 1; if (xs[mid] <= step) low = mid; else high = mid; }
-    if (high === 0) return step;
-    const slope = (ys[high] - ys[low]) / (xs[high] - xs[low]);
-    return ys[low] + (step - xs[low]) * slope;
-  };
-}
-
-// The step at which a clock shows x.
-export function stepOf(at, x, last) {
-  let low = 0, high = 2 * last + 1;
-  for (let i = 0; i < 60; i++) { const mid = (low + high) / 2; if (at(mid) < x) low = mid; else high = mid; }
-  return high;
-}
-
-// A line with the part that a zoom asked for in its place.
-function within(line, fine) {
-  if (!fine?.x.length) return line;
-  const first = fine.x[0], last = fine.x[fine.x.length - 1], before = line.x.findIndex((x) => x >= first), found = line.x.findIndex((x) => x > last);
-  const start = before < 0 ? line.x.length : before, end = found < 0 ? line.x.length : found;
-  return { ...line, x: [...line.x.slice(0, start), ...fine.x, ...line.x.slice(end)], y: [...line.y.slice(0, start), ...fine.y, ...line.y.slice(end)] };
-}
-
-export function smooth(ys, weight) {
-  if (!weight) return ys;
-  let mean = null;
-  return ys.map((y) => (y === null ? null : (mean = mean === null ? y : weight * mean + (1 - weight) * y)));
-}
-
-// An axis, a legend and lines; `lines` is a list of {label, x, y} with x ascending.
 export class Chart {
-  constructor(parent, title, markers, refine) {
-    this.box = document.createElement("div");
-    this.box.className = "chart";
-    const head = document.createElement("h3");
-    head.textContent = title;
-    this.box.append(head);
-    parent.append(this.box);
-    this.markers = markers;
-    this.refine = refine;
+  constructor(title, board) {
+    this.title = title;
+    this.board = board;
     this.fine = new Map();
+    this.refined = "";
     this.lines = [];
     this.plot = null;
     this.shape = "";
+    this.pin = make("button", { className: "plain", textContent: "☆", title: "Pin this chart to the top", "aria-label": `pin ${title}`, onclick: () => board.pin(title) });
+    const menu = make("details", { className: "menu" }, make("summary", { textContent: "⤓", title: "Download", "aria-label": `download ${title}` }),
+      make("span", {}, ...["PNG", "SVG", "CSV"].map((kind) => make("button", { textContent: kind, onclick: () => { menu.open = false; download(kind, this); } }))));
+    this.box = make("div", { className: "chart", data: { title } }, make("div", { className: "head" }, make("h3", { textContent: title }), this.pin, menu));
   }
 
-  // New data under the same axes; a part that a person zoomed into stays.
-  renew(data) {
-    const plot = this.plot, seen = plot.data[0], { min, max } = plot.scales.x;
-    const zoomed = seen.length > 1 && (min > seen[0] || max < seen[seen.length - 1]);
-    plot.batch(() => {
-      plot.setData(data);
-      if (zoomed) plot.setScale("x", { min, max });
-    });
+  setPinned(pinned) { this.pin.textContent = pinned ? "★" : "☆"; this.pin.setAttribute("aria-pressed", pinned); }
+
+  // Columns of the plot: for each line its raw values behind the smoothed ones, or a band about a mean.
+  columns(lines, view) {
+    const found = [], tables = [];
+    const add = (x, y, how) => { tables.push([x, y]); found.push(how); };
+    for (const line of lines) {
+      if (line.members) {
+        const [x, mean, low, high] = pooled(line.members.map((m) => [m.x.map(view.at(m)), m.y]));
+        add(x, smooth(mean, view.smooth), { line, label: `${line.label} (mean of ${line.members.length})` });
+        add(x, high, { line, hidden: true, bound: true });
+        add(x, low, { line, hidden: true, bound: true, band: true });
+        continue;
+      }
+      const x = line.x.map(view.at(line));
+      if (view.smooth && line.kind === "line") {
+        add(x, line.y, { line, hidden: true, raw: true });
+        add(x, smooth(line.y, view.smooth), { line, label: line.label });
+      } else add(x, line.y, { line, label: line.label, hidden: line.quiet });
+    }
+    return { found, tables };
   }
 
   draw(lines, view) {
     this.lines = lines;
-    lines = lines.map((line) => within(line, this.fine.get(line.run + line.id)));
-    const shape = JSON.stringify([lines.map((line) => line.label), view.logx, view.logy, view.theme, view.axis, this.box.clientWidth]);
-    const tables = lines.map((line) => [line.x.map(view.at(line)), smooth(line.y, view.smooth)]);
-    const data = tables.length === 1 ? tables[0] : uPlot.join(tables);
+    lines = lines.map((line) => (line.members ? line : within(line, this.fine.get(line.run + line.id))));
+    const { found, tables } = this.columns(lines, view);
+    const shape = JSON.stringify([found.map((f) => [f.label, f.raw, f.bound, f.line.kind, f.line.color]), view.logx, view.logy, view.theme, view.axis, this.box.clientWidth]);
+    const data = tables.length === 1 ? tables[0].slice() : uPlot.join(tables);
     if (tables.length > 1) for (let i = 1; i < data.length; i++) bridge(data[i]);
     if (view.logy) for (let i = 1; i < data.length; i++) data[i] = data[i].map((y) => (y > 0 ? y : null));
     if (view.logx && data[0][0] <= 0) data[0] = data[0].map((x) => Math.max(x, 1e-3));
-    if (this.plot && shape === this.shape) { this.renew(data); return; }
-    if (this.plot) this.plot.destroy();
-    this.fine.clear();
+    this.data = data;
+    this.found = found;
+    if (!this.plot || shape !== this.shape) this.make(found, data, view, shape);
+    else this.plot.setData(data, false);
+    const xs = data[0], all = xs.length > 1 ? { min: xs[0], max: xs[xs.length - 1] } : xs.length ? { min: xs[0] - 1, max: xs[0] + 1 } : null;
+    if (all) this.plot.setScale("x", view.zoom ? { min: view.zoom[0], max: view.zoom[1] } : all);
+    const last = found.filter((f) => !f.hidden).map((f) => `${f.label} ${short(lastOf(f.line.members ? f.line.members[0].y : f.line.y))}`).slice(0, 6).join(", ");
+    this.plot.root.querySelector("canvas").setAttribute("aria-label", `${this.title} over ${view.axis}: ${last}`);
+  }
+
+  make(found, data, view, shape) {
+    this.plot?.destroy();
     this.shape = shape;
-    const ink = css("--soft"), line = css("--line");
-    const axes = { stroke: ink, grid: { stroke: line, width: 1 }, ticks: { stroke: line } };
+    this.view = view;
+    const axes = { stroke: css("--soft"), grid: { stroke: css("--line"), width: 1 }, ticks: { stroke: css("--line") } };
+    const shown = (_, v) => (v === null || v === undefined ? "" : short(v));
+    const bands = found.flatMap((f, i) => (f.band ? [{ series: [i, i + 1], fill: faded(f.line.color, 0.18) }] : []));
     this.plot = new uPlot({
-      width: Math.max(this.box.clientWidth - 14, 200), height: 190,
-      scales: { x: { time: false, distr: view.logx ? 3 : 1 }, y: { distr: view.logy ? 3 : 1 } },
-      axes: [{ ...axes, values: (_, ticks) => ticks.map(tick) }, { ...axes, size: 58, values: (_, ticks) => ticks.map((v) => (v === null ? "" : short(v))) }],
-      cursor: { drag: { x: true, y: false } },
-      series: [{ label: view.axis, value: (_, v) => (v === null ? "" : short(v)) },
-        ...lines.map((l, i) => ({ label: l.label, stroke: l.limit ? css("--red") : PALETTE[i % PALETTE.length], width: 1.5, spanGaps: true, dash: l.limit || i >= PALETTE.length ? [4, 3] : undefined,
-          points: { show: l.x.length < 2 }, value: (_, v) => (v === null ? "" : short(v)) }))],
-      hooks: { draw: [(u) => this.mark(u, view)], setCursor: [(u) => this.hover(u, view)],
-        setSelect: [(u) => { if (u.select.width > 0) this.refine(this, u.posToVal(u.select.left, "x"), u.posToVal(u.select.left + u.select.width, "x")); }] },
+      width: Math.max(this.box.clientWidth - 14, 200), height: 200, padding: [ABOVE, 18, 0, 0], bands,
+      scales: { x: { time: false, auto: false, distr: view.logx ? 3 : 1 }, y: { distr: view.logy ? 3 : 1 } },
+      axes: [{ ...axes, size: 32, values: (_, ticks) => ticks.map(tick) }, { ...axes, size: 58, values: (_, ticks) => ticks.map((v) => (v === null ? "" : short(v))) }],
+      cursor: { drag: { x: true, y: false, setScale: false } },
+      series: [{ label: view.axis, value: shown }, ...found.map((f) => this.series(f, shown))],
+      hooks: {
+        draw: [(u) => this.mark(u)], setCursor: [(u) => this.hover(u)],
+        setSelect: [(u) => { if (u.select.width > 2) this.board.zoomTo(u.posToVal(u.select.left, "x"), u.posToVal(u.select.left + u.select.width, "x")); u.setSelect({ left: 0, width: 0, top: 0, height: 0 }, false); }],
+      },
     }, data, this.box);
-    this.plot.over.addEventListener("dblclick", () => this.fine.clear());
-    this.plot.over.addEventListener("mouseleave", () => { document.getElementById("tip").hidden = true; });
+    const rows = this.plot.root.querySelectorAll(".u-legend .u-series");
+    found.forEach((f, i) => { if (f.hidden) rows[i + 1].hidden = true; });
+    this.plot.root.querySelector("canvas").setAttribute("role", "img");
+    this.plot.over.addEventListener("dblclick", () => this.board.zoomTo());
+    this.plot.over.addEventListener("mouseleave", () => { $("tip").hidden = true; });
   }
 
-  mark(u, view) {
-    const context = u.ctx;
-    context.save();
-    context.globalAlpha = 0.55;
-    for (const event of this.markers()) {
-      const x = u.valToPos(view.step(event.step), "x", true);
-      if (x < u.bbox.left || x > u.bbox.left + u.bbox.width) continue;
-      context.fillStyle = css(color(event));
-      context.fillRect(x - 0.5, u.bbox.top, event.class === "Request" ? 2 : 1, u.bbox.height);
+  series(f, shown) {
+    const { line } = f, few = line.kind === "points";
+    return {
+      label: f.label ?? "", value: shown, spanGaps: true, width: f.bound ? 0 : 1.5, dash: line.limit ? [4, 3] : line.dash,
+      stroke: f.raw ? faded(line.color, 0.28) : line.color,
+      points: { show: few || (line.x ?? [0, 1]).length < 2, size: 5, fill: line.color, stroke: line.color },
+      ...(few ? { paths: () => null } : line.kind === "steps" ? { paths: uPlot.paths.stepped({ align: 1 }) } : {}),
+    };
+  }
+
+  // Ticks over the plot, faint lines through it only where there are few.
+  mark(u) {
+    const { ctx: g } = u, ratio = devicePixelRatio || 1, events = this.board.events();
+    g.save();
+    for (const event of events) {
+      const x = u.valToPos(this.board.look.step(event.step), "x", true);
+      if (!(x >= u.bbox.left && x <= u.bbox.left + u.bbox.width)) continue;
+      g.fillStyle = css(color(event));
+      g.fillRect(x - ratio, u.bbox.top - 11 * ratio, 2 * ratio, 9 * ratio);
+      if (events.length <= 12) { g.globalAlpha = 0.25; g.fillRect(x - ratio / 2, u.bbox.top, ratio, u.bbox.height); g.globalAlpha = 1; }
     }
-    context.restore();
+    g.restore();
   }
 
-  hover(u, view) {
-    const tip = document.getElementById("tip");
-    const near = u.cursor.left < 0 ? [] : this.markers().filter((event) => Math.abs(u.valToPos(view.step(event.step), "x") - u.cursor.left) < 4).slice(-4);
+  hover(u) {
+    const tip = $("tip"), at = this.board.look;
+    const near = u.cursor.left < 0 ? [] : this.board.events().filter((event) => Math.abs(u.valToPos(at.step(event.step), "x") - u.cursor.left) < 4).slice(-4);
     tip.hidden = !near.length;
     if (!near.length) return;
     tip.textContent = near.map(words).join("\n");
@@ -140,32 +126,12 @@ export class Chart {
 }
 
 function bridge(ys) { for (let i = 0; i < ys.length; i++) if (ys[i] === undefined) ys[i] = null; }
-export function color(event) { return event.class === "Alarm" ? "--red" : COLORS.get(event.kind) ?? "--soft"; }
+function lastOf(ys) { for (let i = ys.length - 1; i >= 0; i--) if (ys[i] !== null) return ys[i]; return null; }
+function tick(v) { return v === null ? "" : Math.abs(v) < 1e7 ? v.toLocaleString("en") : (+v.toPrecision(6)).toExponential().replace("e+", "e"); }
+export function color(event) { return event.class === "Alarm" ? "--red" : event.class === "Request" ? "--violet" : COLORS.get(event.kind) ?? "--soft"; }
 export function words(event) {
   const numbers = Object.entries(event.details ?? {}).filter(([, v]) => typeof v === "number").map(([k, v]) => `${k} ${short(v)}`);
   if (event.pruned) numbers.unshift(`closed ${event.pruned}`);
   if (event.grown) numbers.unshift(`opened ${event.grown}`);
   return `${event.step} · ${event.kind ?? event.phase ?? event.detector ?? event.class}${event.status ? " " + event.status : ""}${event.forecast ? " " + event.forecast : ""}: ${event.reason ?? ""}${numbers.length ? " (" + numbers.join(", ") + ")" : ""}`;
-}
-function tick(v) { return v === null ? "" : Math.abs(v) < 1e7 ? v.toLocaleString("en") : (+v.toPrecision(6)).toExponential().replace("e+", "e"); }
-export function short(v) {
-  if (v === null || v === undefined) return "–";
-  const size = Math.abs(v);
-  if (size >= 1e6 || (size && size < 1e-3)) return v.toExponential(1);
-  return String(+v.toPrecision(4));
-}
-
-// Keep the newest points whole and the older ones thinned, so that a page may stay open for days.
-export function append(line, fresh) {
-  const from = line.x.length ? line.x[line.x.length - 1] : -1;
-  for (let i = 0; i < fresh.x.length; i++) if (fresh.x[i] > from) { line.x.push(fresh.x[i]); line.y.push(fresh.y[i]); }
-  if (line.x.length <= MOST) return;
-  const x = [], y = [], half = line.x.length >> 1;
-  for (let i = 0; i < half; i += 4) {
-    let least = i, most = i;
-    for (let j = i; j < Math.min(i + 4, half); j++) { if (line.y[j] < line.y[least]) least = j; if (line.y[j] > line.y[most]) most = j; }
-    for (const j of least === most ? [least] : [Math.min(least, most), Math.max(least, most)]) { x.push(line.x[j]); y.push(line.y[j]); }
-  }
-  line.x = x.concat(line.x.slice(half));
-  line.y = y.concat(line.y.slice(half));
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -323,6 +324,7 @@ def _make(folder: Path, config: RunConfig, training: Training) -> RunStore:
         raise _unwritable(folder, error) from error
     store = RunStore(folder / "run.db", mode="w")
     store.set("config", as_mapping(config))
+    store.set("started", time.time())
     store.set("environment", facts)
     if not training.ranks.alone:
         store.set("processes", training.ranks.size)

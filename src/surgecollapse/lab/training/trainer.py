@@ -30,6 +30,7 @@ from surgecollapse.lab.training.processes import for_rank, own_part
 from surgecollapse.lab.training.progress import Snapshot
 from surgecollapse.lab.training.sketch import CountSketch
 from surgecollapse.lab.training.traces import PREFIX, Traces
+from surgecollapse.lab.training.usage import Usage
 from surgecollapse.torch_utils.distributed import Ranks
 
 if TYPE_CHECKING:
@@ -120,6 +121,7 @@ class Training:
         self._warned = self.diverged = False
         self.seconds = self._seconds_then = 0.0
         self._step_then, self._share = 0, 1.0
+        self._usage = Usage()
         self._evaluated: tuple[int, float] | None = None
 
     @property
