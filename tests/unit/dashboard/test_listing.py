@@ -74,7 +74,7 @@ def test_a_row_has_the_figures_of_the_record(root, client):
     write(root, "one", accuracy=0.925, seed=3)
     row = listed(client)["one"]
     expected = {"accuracy": 0.925, "part": "test", "sparsity": 0.8, "target": 0.8, "policy": "gmp", "seed": 3,
-                "step": 100, "total": 100, "started": 1e9, "duration": 3.0, "task": "digits", "status": "finished"}  # fmt: skip
+                "step": 100, "total": 100, "started": 1e9, "duration": 3.0, "status": "finished"}  # fmt: skip
     assert {name: row[name] for name in expected} == expected
 
 
