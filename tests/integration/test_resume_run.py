@@ -475,6 +475,7 @@ def test_measurements_are_those_that_were_promised(uninterrupted):
         "energy/weights",
         "gradient_norm",
         "time/step",
+        "system/cores",
         "accuracy/test",
     }
     assert losses.steps.tolist() == list(range(1, STEPS + 1))

@@ -301,6 +301,8 @@ class Training:
         if step > self._step_then:
             seconds = (self.seconds - self._seconds_then) / (step - self._step_then)
             self._note("time/step", seconds)
+        for name, value in self._usage.read().items():
+            self._note(name, value)
         self._seconds_then, self._step_then = self.seconds, step
         if self.stopping.improved(step, accuracy, loss, counts=self.mask_is_final):
             self.checkpoints.save_best(self.state_dict())
