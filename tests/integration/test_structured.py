@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from surgecollapse.functional.patterns import tile_counts, tile_sizes
 from surgecollapse.policies import make_policy
 
 TOTAL = 60
-PATTERNS = [("2:4", 0.5), ("1:4", 0.75), ("block:3x4", 0.7), ("unit", 0.6)]
+PATTERNS = [("2:4", 0.5), ("1:4", 0.75), ("block:3x4", 0.7), ("unit", 0.5)]
 POLICIES = ["entropy_cycles", "gmp", "rigl", "entropy_thresholds", "fixed_interval"]
 OPTIONS = {
     "rigl": {"interval": 10},
@@ -99,7 +100,7 @@ def test_at_every_step_every_tile_is_collapsed_or_open(policy, pattern, sparsity
     ("policy", "pattern", "sparsity"),
     [
         ("entropy_cycles", "2:4", 0.5),
-        ("entropy_cycles", "unit", 0.6),
+        ("entropy_cycles", "unit", 0.5),
         ("acdc", "block:3x4", 0.7),
         ("rigl", "1:4", 0.75),
         ("rigl", "block:3x4", 0.7),
@@ -174,6 +175,7 @@ def test_an_exchange_under_a_pattern_moves_tiles_and_keeps_the_density():
     assert sum(event.grown for event in exchanges) > 0
 
 
+@pytest.mark.filterwarnings("ignore:pattern 'unit' at sparsity")
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -186,6 +188,25 @@ def test_an_exchange_under_a_pattern_moves_tiles_and_keeps_the_density():
 def test_what_cannot_be_is_refused_when_it_is_asked_for(options, words):
     with pytest.raises(ValueError, match=words):
         Run("acdc", **options)
+
+
+@pytest.mark.parametrize(
+    ("sparsity", "allocation", "words"),
+    [
+        (0.9, "global", r"10% of the units and 1\.0% .*single unit.*allocation='layer' and"),
+        (0.6, "global", r"40% of the units and 16\.0%.*at most 0\.7"),
+        (0.8, "layer", r"20% of the units.*Take a sparsity of at most 0\.7"),
+        (0.5, "global", None),
+        (0.7, "layer", None),
+    ],
+)
+def test_closing_most_units_is_warned_of(sparsity, allocation, words):
+    target = surgecollapse.Target(sparsity, pattern="unit", allocation=allocation)
+    model = nn.Sequential(nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    expected = pytest.warns(UserWarning, match=words) if words else nullcontext()
+    with expected:
+        surgecollapse.attach(model, optimizer, target, total_steps=1000, policy="gmp")
 
 
 def test_units_of_a_convolution_close_as_channels():

@@ -7,12 +7,16 @@ import warnings
 from collections.abc import Collection
 
 from surgecollapse.act.masked_weights import MaskedWeights
+from surgecollapse.controller.options import Target
 from surgecollapse.events import Plan
 from surgecollapse.policies import FixedInterval, NoOp, OneShot, Recycle, Static
 from surgecollapse.protocols import Policy
 
 _FEWEST = 2
 """Readings of a run (of a cycle, where the policy has cycles) below which a large part is pruned at once."""
+
+_MOST_UNITS, _MOST_EVEN_UNITS = 0.5, 0.7
+"""Sparsities of whole units up to which no layer is a bottleneck, under one threshold and evenly (study deployment)."""
 
 _SPARSE = 0.1
 """Share of zeros from which a net that arrives is taken for a sparse one."""
@@ -59,6 +63,21 @@ class Advice:
                     f"that it prunes a large part at once: pass readings=Readings(every={every}) (--every {every}), or "
                     "train longer",
                 )
+
+    def of_units(self, target: Target) -> None:
+        """Warn where whole units are closed so far, or under such an allocation, that layers become bottlenecks."""
+        left = 1.0 - target.sparsity
+        even = target.allocation != "global"
+        if target.pattern != "unit" or target.sparsity <= (_MOST_EVEN_UNITS if even else _MOST_UNITS):
+            return
+        what = "" if even else ", and one global threshold closes wide layers down to a single unit"
+        fix = "" if even else " allocation='layer' and"
+        self.give(
+            "units",
+            f"pattern 'unit' at sparsity {target.sparsity:g} leaves about {left:.0%} of the units and {left**2:.1%} of "
+            f"the multiplications{what}: expect a large loss of accuracy. Take{fix} a sparsity of at most "
+            f"{_MOST_EVEN_UNITS:g}; 0.5 can halve the time of wide convolutions",
+        )
 
     def of_zeros(self, weights: MaskedWeights) -> None:
         """Warn of a net that is sparse already, whose zeros nothing is told to keep."""

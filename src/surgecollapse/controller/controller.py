@@ -71,6 +71,7 @@ class Controller:
     def __init__(self, model: nn.Module, optimizer: Any, options: Options) -> None:
         self._start(model, optimizer, options)
         self._advice.of_plan(self.plan, self.policy, from_dense=options.masks is None)
+        self._advice.of_units(options.target)
         if self.resolved:
             self._settle()
         self.reattach()

@@ -65,12 +65,18 @@ def runs(quick: bool) -> list[Settings]:
     if quick:
         base = {"net": "plain", "steps": 5, "forms": "compact", "seed": 0}
         return [{**base, "method": "dense"}, {**base, **_unit("layer", 0.5, "held")}]
-    return [
+    speeds: list[Settings] = [
+        {"method": "speed", "net": "residual", "width": width, "side": side, "sparsity": sparsity}
+        for width, side in ((1, 8), (4, 8), (4, 16))
+        for sparsity in (0.3, 0.5, 0.7)
+    ]
+    trained: list[Settings] = [
         {"net": net, "steps": 300, "seed": seed, "forms": "compact", **method}
         for net, seeds in (("residual", 5), ("plain", 5))
         for seed in range(seeds)
         for method in _methods(seed if net == "residual" else None)
     ]
+    return [*trained[:12], *speeds, *trained[12:]]
 
 
 def _unit(allocation: str, sparsity: float, norms: str, policy: str = "gmp") -> dict[str, Any]:
@@ -97,6 +103,8 @@ def _methods(seed: int | None) -> list[dict[str, Any]]:
 
 def measure(config: Settings) -> Mapping[str, Any]:
     """Train, cut, export, and time against the dense net of full width."""
+    if config["method"] == "speed":
+        return _speed_of_width(config)
     from surgecollapse.export import compact_model, save_sparse
     from surgecollapse.lab.data.images import digits
 
@@ -121,6 +129,32 @@ def measure(config: Settings) -> Mapping[str, Any]:
         if config["forms"] == "all":
             found |= _onnx(dense, smaller.model, data, Path(folder))
     return found
+
+
+@torch.inference_mode()
+def _speed_of_width(config: Settings) -> dict[str, float]:
+    """Speed of an untrained net with channels closed evenly, and of a narrower one, over the dense net."""
+    from surgecollapse.export import compact_model
+    from surgecollapse.export.measure import interleaved_ratios
+    from surgecollapse.functional.patterns import parse_pattern
+    from surgecollapse.functional.structured import collapse_tiles
+
+    width, sparsity = config["width"], config["sparsity"]
+    torch.manual_seed(0)
+    dense, model, small = (build(config["net"], w).eval() for w in (width, width, width * (1 - sparsity)))
+    weights = {name: p for name, p in model.named_parameters() if p.dim() == 4}
+    live = round((1 - sparsity) * sum(p.numel() for p in weights.values()))
+    masks = collapse_tiles({n: p.abs() for n, p in weights.items()}, live, parse_pattern("unit"), allocation="layer")
+    for name, parameter in weights.items():
+        parameter.mul_(masks[name])
+    close_norms(model)
+    images = torch.randn(max(1, _BATCH // width**2), 1, config["side"], config["side"])
+    smaller = compact_model(model, images)
+    return {
+        "multiplications": smaller.multiplications[1] / smaller.multiplications[0],
+        "speedup": statistics.median(interleaved_ratios(lambda: dense(images), lambda: smaller.model(images), 15)),
+        "speedup_small_dense": statistics.median(interleaved_ratios(lambda: dense(images), lambda: small(images), 15)),
+    }
 
 
 def _train(config: Settings, data: Any) -> nn.Module:
@@ -259,6 +293,8 @@ def _label(config: Mapping[str, Any]) -> str:
 def tables(rows: Rows) -> list[Table]:
     """One table a net, and the way to 8 bits."""
     found = []
+    timed = [row for row in rows if row["config"]["method"] == "speed"]
+    rows = [row for row in rows if row["config"]["method"] != "speed"]
     for (net,), of_net in grouped(rows, "net").items():
         dense = [row for row in of_net if row["config"]["method"] == "dense"]
         lines = []
@@ -295,7 +331,27 @@ def tables(rows: Rows) -> list[Table]:
             "convolution, in any run."
         )
         found.append(Table(title=f"Digits, {net} net", headings=headings, lines=lines, note=note))
-    return [*found, *_integer_table(rows)]
+    return [*found, *_integer_table(rows), *_width_table(timed)]
+
+
+def _width_table(rows: Rows) -> list[Table]:
+    if not rows:
+        return []
+    lines = [
+        [
+            f"{'–'.join(str(round(config['width'] * n)) for n in (16, 32, 64))}",
+            f"{config['side']} × {config['side']}",
+            f"{config['sparsity']:.0%}",
+            f"{row['multiplications']:.2f}",
+            f"{row['speedup']:.2f}",
+            f"{row['speedup_small_dense']:.2f}",
+        ]
+        for row in rows
+        if (config := row["config"])
+    ]
+    headings = ["channels", "image", "closed", "multiplications", "speed-up", "speed-up of a narrower net"]
+    note = "Untrained residual nets, channels closed evenly, norms held. The narrower net has as many channels open."
+    return [Table(title="Speed over width", headings=headings, lines=lines, note=note)]
 
 
 def _integer_table(rows: Rows) -> list[Table]:
@@ -323,7 +379,7 @@ def plot(rows: Rows) -> Figure:
     """Accuracy over the share of multiplications."""
     import matplotlib.pyplot as plt
 
-    nets = list(grouped(rows, "net").items())
+    nets = list(grouped([row for row in rows if row["config"]["method"] != "speed"], "net").items())
     figure, axes = plt.subplots(1, len(nets), figsize=(4 * len(nets), 3), squeeze=False)
     marks = {
         "dense": "k*",
