@@ -154,7 +154,7 @@ def test_methods_are_compared_on_a_project(project, capsys, tmp_path):
         (["run", "project.py", "--set", "model.w=3"], "unexpected keyword argument 'w'; it takes width, got w"),
         (["run", "project.py", "--model", "nets"], "unknown model 'nets'"),
         (["run", "project.py", "--loss", "huber"], "unknown loss 'huber'"),
-        (["run", "project.py", "--policy", "none", "--forecast", "train"], "is for classes of data in memory"),
+        (["run", "project.py", "--policy", "none", "--forecast", "slope"], "is for classes of data in memory"),
         (["compare", "none.toml"], "cannot read the configuration none.toml"),
     ],
 )
