@@ -27,7 +27,8 @@ def bound_rows(weight: Tensor, max_norm: float) -> None:
     [[0.60..., 0.80...], [0.30..., 0.40...]]
     """
     rows = weight if weight.ndim < 2 else weight.flatten(1)
-    norms = torch.linalg.vector_norm(rows, dim=-1, dtype=torch.promote_types(weight.real.dtype, torch.float32))
+    sizes = rows.abs() if rows.is_complex() else rows
+    norms = torch.linalg.vector_norm(sizes, dim=-1, dtype=torch.promote_types(sizes.dtype, torch.float32))
     long = norms.isfinite() & (norms > max_norm)
     factor = torch.where(long, max_norm / norms, torch.ones_like(norms)).to(weight.dtype)
     weight.mul_(factor.reshape(-1, *[1] * (weight.ndim - 1)) if weight.ndim > 1 else factor)

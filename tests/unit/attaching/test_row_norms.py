@@ -51,6 +51,12 @@ def test_rows_of_zeros_and_of_infinities_stay_as_they_are():
     assert torch.equal(weight[:2], torch.tensor([[0.0, 0.0], [float("inf"), 1.0]]))
 
 
+def test_rows_of_complex_weights_are_bounded_by_their_absolute_values():
+    weight = torch.tensor([[3.0 + 4.0j, 0.0], [0.3j, 0.4]])
+    bound_rows(weight, 1.0)
+    torch.testing.assert_close(weight, torch.tensor([[0.6 + 0.8j, 0.0], [0.3j, 0.4]]))
+
+
 @pytest.mark.parametrize("set_to_none", [True, False])
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
 def test_it_is_a_plain_step_and_then_the_bound(kind, set_to_none):
