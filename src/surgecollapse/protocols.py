@@ -77,6 +77,9 @@ class MonitorContext:
     """Site → ``(rows, units)`` on the probe batch: one row a sample, in eval mode; only where ``needs`` says so."""
     outputs: Tensor | None = None
     """First tensor that the model returns for the probe batch; only where ``needs`` says so."""
+    scores: Tensor | None = None
+    """Class scores ``(rows, classes)`` among what it returns, where it returns any; with ``outputs``. Probabilities are
+    given as their logarithms."""
     inputs: tuple[tuple[Any, ...], Mapping[str, Any]] | None = None
     """Arguments of the model that make the probe batch, on the model's device."""
     targets: Tensor | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import pickle
 import warnings
@@ -13,6 +14,8 @@ from torch.nn import functional as F
 
 import surgecollapse as sc
 from surgecollapse.observe.activations import ActivationReader
+from surgecollapse.observe.monitor_context import MonitorContexts
+from surgecollapse.observe.monitors import MONITORS
 from surgecollapse.observe.observer import Observer
 from surgecollapse.observe.predictions import class_scores
 from surgecollapse.observe.probe import Probe
@@ -114,6 +117,49 @@ SCORES = {
 }
 
 
+def expected_confidence(z, axis):
+    """1 − H(softmax)/ln K, of logits; the mean over everything but the classes."""
+    z = z.get("logits", z.get("out")) if isinstance(z, dict) else z[1] if isinstance(z, tuple) else z
+    assert z.shape[axis] == K
+    log_p = z.double().log_softmax(axis)
+    return 1 + float((log_p.exp() * log_p).sum(axis).mean()) / math.log(K)
+
+
+PROBABILITIES = {"softmax": lambda z, axis: z.softmax(axis), "log softmax": lambda z, axis: z.log_softmax(axis)}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("ending", PROBABILITIES)
+@pytest.mark.parametrize("name", ["rows", "segmentation", "signals", "sequences"])
+def test_the_confidence_of_a_model_that_ends_in_a_softmax_is_that_of_its_logits(name, ending, dtype):
+    torch.manual_seed(0)
+    head, shape, _, axis = copy.deepcopy(SCORES[name])
+    net, x = Returns(head, lambda z, _: PROBABILITIES[ending](z, axis)).to(dtype), 9 * torch.randn(shape).to(dtype)
+    probe = Probe(x)
+    observer = Observer(net, ActivationReader(net, {}), probe, torch.Generator(), dataflow=probe.dataflow(net))
+    with torch.no_grad():
+        expected = expected_confidence(head(x), axis)
+    rounding = max(torch.finfo(dtype).eps, torch.finfo(torch.float32).eps)  # entropies are in float32
+    assert observer.measure("prediction_confidence") == pytest.approx(expected, abs=16 * rounding)
+
+
+@pytest.mark.parametrize("scores", [torch.rand(4, K) + 0.01, torch.full((4, K), 1.0), torch.eye(K)[:4] - 0.1])
+def test_scores_that_are_no_distributions_stay_as_they_are(scores):
+    assert torch.equal(class_scores(scores, nn.Identity()), scores)
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_the_monitor_of_predictions_reads_the_classes_too(name):
+    torch.manual_seed(0)
+    head, shape, form, axis = SCORES[name]
+    net, x = Returns(head, form), torch.randn(shape)
+    scenes = MonitorContexts(net, Probe(x))
+    found = MONITORS["predictions"]().measure(scenes.build(1, (), {}, ("outputs",)))
+    with torch.no_grad():
+        expected = expected_confidence(form(head(x), x), axis)
+    assert 1 - found["entropy/predictive"].item() == pytest.approx(expected, abs=1e-5)
+
+
 @pytest.mark.parametrize("name", SCORES)
 def test_confidence_is_taken_over_the_classes(name):
     torch.manual_seed(0)
@@ -122,11 +168,7 @@ def test_confidence_is_taken_over_the_classes(name):
     probe = Probe(x)
     observer = Observer(net, ActivationReader(net, {}), probe, torch.Generator(), dataflow=probe.dataflow(net))
     with torch.no_grad():
-        z = form(head(x), x)
-    z = z.get("logits", z.get("out")) if isinstance(z, dict) else z[1] if isinstance(z, tuple) else z
-    log_p = z.log_softmax(axis)
-    expected = 1 + float((log_p.exp() * log_p).sum(axis).mean()) / math.log(K)
-    assert z.shape[axis] == K
+        expected = expected_confidence(form(head(x), x), axis)
     assert observer.measure("prediction_confidence") == pytest.approx(expected, abs=1e-5)
 
 

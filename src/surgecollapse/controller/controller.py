@@ -196,6 +196,7 @@ class Controller:
             sites=options.readings.sites,
             rows=options.readings.rows,
             criterion=options.monitoring.criterion,
+            output=options.readings.output,
         )
         limit = options.monitoring.budget
         return Watch(self.model, monitors, scenes, self._loop.record, every=self.plan.every, limit=limit)

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from surgecollapse.observe.activations import ActivationReader, find_sites
+from surgecollapse.observe.predictions import Output, class_scores
 from surgecollapse.observe.probe import PROBE_ROWS, Probe
-from surgecollapse.protocols import MonitorContext
+from surgecollapse.protocols import Dataflow, MonitorContext
 from surgecollapse.torch_utils.modules import canonical_name, first_axis, is_embedding, is_norm, tensors_in
 from surgecollapse.torch_utils.step_hooks import parameters_of
 
@@ -26,6 +27,8 @@ class MonitorContexts:
         sites: patterns on module names to read instead of the activations that follow hidden layers.
         rows: most rows to read at a site.
         criterion: loss of outputs and targets, for monitors that need one.
+        output: which entry of the model's output holds the class scores, see
+            :func:`~surgecollapse.observe.predictions.class_scores`.
     """
 
     def __init__(
@@ -36,8 +39,10 @@ class MonitorContexts:
         sites: Sequence[str] | None = None,
         rows: int = 128,
         criterion: Callable[[Any, Tensor], Tensor] | None = None,
+        output: Output = None,
     ) -> None:
-        self._model, self._probe, self._criterion = model, probe, criterion
+        self._model, self._probe, self._criterion, self._output = model, probe, criterion, output
+        self._dataflow: Dataflow | None = None
         self._patterns, self._rows = sites, rows
         self._reader: ActivationReader | None = None
         self._notes: dict[str, Tensor | float] = {}
@@ -78,7 +83,8 @@ class MonitorContexts:
         """Show the net as it is before optimizer step ``step``, with what is needed of gradients and the probe."""
         named = {canonical_name(n): p for n, p in self._model.named_parameters() if p.requires_grad}
         named = {name: p for name, p in named.items() if p.is_floating_point() and p.numel()}
-        activations, outputs = self._pass() if {"activations", "outputs"} & set(needs) else ({}, None)
+        activations, returned = self._pass() if {"activations", "outputs"} & set(needs) else ({}, None)
+        outputs, scores = self._outputs(returned) if "outputs" in needs else (None, None)
         return MonitorContext(
             step=step,
             model=self._model,
@@ -88,6 +94,7 @@ class MonitorContexts:
             masks=masks or {},
             activations=activations,
             outputs=outputs,
+            scores=scores,
             inputs=self._probe.arguments(self._model) if self._probe.known else None,
             targets=self._targets,
             criterion=self._criterion,
@@ -96,8 +103,8 @@ class MonitorContexts:
             optimizers=optimizers,
         )
 
-    def _pass(self) -> tuple[dict[str, Tensor], Tensor | None]:
-        """Activations and output on the probe batch; the same rows and positions every time."""
+    def _pass(self) -> tuple[dict[str, Tensor], Any]:
+        """Activations on the probe batch, and what the model returns; the same rows and positions every time."""
         if not self._probe.known:
             return {}, None
         if self._reader is None:
@@ -105,16 +112,27 @@ class MonitorContexts:
             self._reader = ActivationReader(self._model, sites, rows=self._rows, follow=self._patterns is None)
         self._reader.arm(torch.Generator().manual_seed(0), training=False)
         try:
-            outputs = next(tensors_in(self._probe.forward(self._model)), None)
-            return self._reader.samples, outputs
+            returned = self._probe.forward(self._model)
+            return self._reader.samples, returned
         finally:
             self._reader.disarm()
+
+    def _outputs(self, returned: Any) -> tuple[Tensor | None, Tensor | None]:
+        """The first tensor of what the model returned, and the class scores in it."""
+        if returned is None:
+            return None, None
+        return next(tensors_in(returned), None), class_scores(returned, self._model, self._flow(), self._output)
+
+    def _flow(self) -> Dataflow:
+        if self._dataflow is None:
+            self._dataflow = self._probe.dataflow(self._model)
+        return self._dataflow
 
     def _find_sites(self) -> dict[str, nn.Module]:
         """The layers with a weight matrix, but no embedding, norm, or layer that produces the output."""
         if self._patterns is not None:
             return find_sites(self._model, (), self._patterns)
-        heads = self._probe.output_layers(self._model)
+        heads = self._probe.output_layers(self._model, self._flow())
         skipped = {
             canonical_name(name)
             for name, module in self._model.named_modules()

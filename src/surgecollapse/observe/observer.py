@@ -166,7 +166,8 @@ class Observer:
         return 1.0 - value if math.isfinite(value) else -math.inf
 
     def _probe_logits(self) -> Tensor | None:
-        return class_scores(self._probe.forward(self._model), self._model, self._dataflow, self._output)
+        scores = class_scores(self._probe.forward(self._model), self._model, self._dataflow, self._output)
+        return None if scores is None else scores.float()
 
     def activation_energy(self) -> dict[str, float]:
         """Mean squared activation of each site on the probe batch; empty while no probe is known."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from surgecollapse.protocols import Dataflow
@@ -13,6 +14,10 @@ from surgecollapse.torch_utils.modules import attributes_of, canonical_name, ten
 _NAMES = ("logits", "prediction_logits", "scores", "predictions", "out")
 """Entries that hold class scores, in the order in which they are looked for."""
 
+_MOST = 1 << 24
+"""Entries of scores that may be copied; more are taken for logits."""
+_ROUNDING = 4
+"""Roundings of one probability; those of their sum add up like the root of their number."""
 Output = str | Callable[[Any], Tensor] | None
 
 
@@ -29,7 +34,8 @@ def class_scores(
             name where there is one, else the first tensor of at least two axes.
 
     Returns:
-        A float32 tensor (rows, classes), or ``None`` where there are no scores.
+        A tensor (rows, classes) in the precision of the output, or ``None`` where there are no scores. Of a model that
+        ends in a softmax, whose rows are probabilities, their logarithms: of these, too, they are the softmax.
 
     Raises:
         ValueError: if ``which`` names an entry that is not there.
@@ -42,7 +48,18 @@ def class_scores(
     scores = next((t for t in tensors_in(output) if t.is_floating_point() and t.dim() >= 2 and not t.is_nested), None)
     if scores is None:
         return None
-    return scores.movedim(_class_axis(scores, model, dataflow or Dataflow()), -1).flatten(0, -2).float()
+    rows = scores.movedim(_class_axis(scores, model, dataflow or Dataflow()), -1).flatten(0, -2)
+    return _as_logits(rows)
+
+
+def _as_logits(rows: Tensor) -> Tensor:
+    """The logarithms where every row is a distribution, up to rounding; without a host sync."""
+    classes = rows.shape[1]
+    if classes < 2 or not 0 < rows.numel() <= _MOST:
+        return rows
+    near = torch.finfo(rows.dtype).eps * (_ROUNDING + classes**0.5)
+    sums = rows.sum(1, dtype=torch.promote_types(rows.dtype, torch.float32))
+    return torch.where(((sums - 1).abs() <= near).all() & (rows.amin() >= 0), rows.log(), rows)
 
 
 def _entry(output: Any, which: str | None) -> Any:

@@ -214,9 +214,10 @@ class Probe:
                 )
         return trace_dataflow(model, lambda: self.forward(model))
 
-    def output_layers(self, model: nn.Module) -> tuple[str, ...]:
+    def output_layers(self, model: nn.Module, dataflow: Dataflow | None = None) -> tuple[str, ...]:
         """Canonical names of the modules that hold the weights of the output layers, see :meth:`dataflow`."""
-        owners = (f".{name}".partition(".parametrizations.")[0] for name in self.dataflow(model).outputs)
+        found = self.dataflow(model) if dataflow is None else dataflow
+        owners = (f".{name}".partition(".parametrizations.")[0] for name in found.outputs)
         modules = {canonical_name(name) for name, _ in model.named_modules()}
         return tuple(dict.fromkeys(o[1:] if o[1:] in modules else o[1:].rpartition(".")[0] for o in owners))
 

@@ -20,9 +20,9 @@ class Predictions:
 
     ``logits/scale``: root mean square of the logits about their mean over the classes; ``entropy/predictive``: mean
     H(softmax)/ln K; ``logits/softmax_collapse``: share of samples whose softmax has absorbed all classes but one, in
-    the logits' own precision (Prieto et al. 2025, arXiv 2501.04697). The last dimension is taken for the classes, or
-    the second where there are four or more (images of classes). Outputs of one number are no logits: nothing is
-    recorded.
+    the logits' own precision (Prieto et al. 2025, arXiv 2501.04697). Which output holds the logits, and on which axis
+    the classes are, is found as for readings (``Readings(output=…)``). Of a model that ends in a softmax, logarithms of
+    its probabilities stand for the logits. Outputs of one number are no logits: nothing is recorded.
 
     When to use:
         For classifiers. A share of collapsed samples near 1 while accuracy stands still calls for StableMax or a
@@ -43,11 +43,8 @@ class Predictions:
 
     def measure(self, scene: MonitorContext) -> Mapping[str, Series]:
         """Three numbers of the whole net."""
-        logits = scene.outputs
-        if logits is None or logits.ndim < 2 or not logits.is_floating_point():
-            return {}
-        rows = (logits.movedim(1, -1) if logits.ndim > 3 else logits).flatten(0, -2)
-        if rows.shape[1] < 2 or not len(rows):
+        rows = scene.scores
+        if rows is None or rows.shape[1] < 2 or not len(rows):
             return {}
         return {
             "logits/scale": _scale(rows),
