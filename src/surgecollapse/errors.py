@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import sys
+import warnings
 from collections.abc import Collection, Iterable
 
 
@@ -67,3 +69,14 @@ def one_of(what: str, given: str, valid: Collection[str]) -> str:
     if given not in valid:
         raise ValueError(unknown(what, given, valid))
     return given
+
+
+def warn_user(message: str) -> None:
+    """Warn at the line of the user's program: the nearest one outside of this library and torch."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and str(frame.f_globals.get("__name__", "")).partition(".")[0] in _INSIDE:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, UserWarning, stacklevel=level)
+
+
+_INSIDE = ("surgecollapse", "torch", "contextlib")

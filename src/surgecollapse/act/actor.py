@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
@@ -19,6 +18,7 @@ from surgecollapse.act.prunable import named_weights
 from surgecollapse.act.recycle import Recycler
 from surgecollapse.act.shadow_weights import ShadowWeights
 from surgecollapse.act.surge import refill_zeros
+from surgecollapse.errors import warn_user
 from surgecollapse.events import (
     Action,
     Aim,
@@ -190,12 +190,10 @@ class Actor:
         reason = f"held at their minimum density ({least:.2%}) by the global threshold: {', '.join(starved)}"
         self._done[-1] = replace(self._done[-1], reason=reason)
         if first:
-            warnings.warn(
+            warn_user(
                 f"pruning to {weights.sparsity:.1%} by one global threshold leaves some parameters no more than their "
                 f"minimum density of {least:.2%}: {', '.join(starved)}. Consider a higher min_density, "
-                "allocation='erk' or 'layer', or exclude=…",
-                UserWarning,
-                stacklevel=2,
+                "allocation='erk' or 'layer', or exclude=…"
             )
 
     def _find_depth(self, action: Prune, least: float, most: float) -> dict[str, Any]:

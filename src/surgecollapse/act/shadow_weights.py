@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor
 from surgecollapse.act.mask_writer import MaskWriter
 from surgecollapse.act.masked_weights import MaskedWeights
 from surgecollapse.act.thresholded_values import ThresholdedValues
+from surgecollapse.errors import warn_user
 from surgecollapse.events import Threshold
 from surgecollapse.functional.selection import count_true
 
@@ -245,11 +245,9 @@ class ShadowWeights:
         self._shadow[name] = torch.where(changed, given, self._shadow[name])
         if warn and not self._warned:
             self._warned = True
-            warnings.warn(
+            warn_user(
                 f"something else than its optimizer wrote to {name} (a load of other weights, or a write after the "
-                "step): the shadow weights take these values up, and the threshold goes on from them",
-                UserWarning,
-                stacklevel=2,
+                "step): the shadow weights take these values up, and the threshold goes on from them"
             )
         self._written.append(name)
         self._stale = True

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
 from surgecollapse.controller.ownership import Ownership
+from surgecollapse.errors import warn_user
 from surgecollapse.events import Measurement
 from surgecollapse.gradients.chain import TransformChain
 from surgecollapse.gradients.effects import Effects
@@ -90,11 +90,9 @@ class TransformedGradients:
         if state is not None:
             self.load_state_dict(state)
         elif self._chain.state_dict([]):
-            warnings.warn(
+            warn_user(
                 f"the optimizer state that was loaded holds no state of gradient transforms ({CARRIED!r}): they go on "
-                "as they are. Save optimizer.state_dict() after transform_gradients, or load the handle's own state",
-                UserWarning,
-                stacklevel=2,
+                "as they are. Save optimizer.state_dict() after transform_gradients, or load the handle's own state"
             )
 
 

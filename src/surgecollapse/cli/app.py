@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from typing import TYPE_CHECKING
 
 import pydantic
@@ -53,6 +54,7 @@ def run_command_line(argv: Sequence[str] | None = None) -> int:
     """
     typed[:] = sys.argv[1:] if argv is None else argv
     words = undotted(typed)
+    before, warnings.formatwarning = warnings.formatwarning, _warning
     try:
         outcome = app(words, exit_on_error=False, print_error=False)
     except KeyboardInterrupt:
@@ -61,7 +63,14 @@ def run_command_line(argv: Sequence[str] | None = None) -> int:
         if os.environ.get("SURGECOLLAPSE_TRACEBACK"):
             raise
         return fail(_one_line(error), MISTAKE)
+    finally:
+        warnings.formatwarning = before
     return int(outcome or 0)
+
+
+def _warning(message: Warning | str, *_: object) -> str:
+    """A warning in one line, without the place in the code."""
+    return f"surgecollapse: warning: {message}\n"
 
 
 def _one_line(error: Exception) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
@@ -15,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from surgecollapse.compare.methods.registry import current_name
 from surgecollapse.compare.plan import key_of, version
-from surgecollapse.errors import ConfigError
+from surgecollapse.errors import ConfigError, warn_user
 from surgecollapse.record.whole_files import drop_cut_off
 
 Row = Mapping[str, Any]
@@ -39,9 +38,7 @@ def only_writer(folder: Path) -> Iterator[None]:
     except Timeout as error:
         raise ConfigError(f"another comparison is writing to {folder}: wait for it, or choose another --out") from error
     except (OSError, NotImplementedError) as error:
-        warnings.warn(
-            f"{folder} cannot be locked ({error}): see to it that no other comparison writes there", stacklevel=3
-        )
+        warn_user(f"{folder} cannot be locked ({error}): see to it that no other comparison writes there")
         yield
         return
     try:

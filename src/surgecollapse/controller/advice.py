@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
 from collections.abc import Collection
 
 from surgecollapse.act.masked_weights import MaskedWeights
 from surgecollapse.controller.options import Target
+from surgecollapse.errors import warn_user
 from surgecollapse.events import Plan
 from surgecollapse.policies import FixedInterval, NoOp, OneShot, Recycle, Static
 from surgecollapse.protocols import Policy
@@ -42,7 +41,7 @@ class Advice:
         """Warn the caller of the library, unless it was warned of the same matter before."""
         if about not in self._given:
             self._given.add(about)
-            warnings.warn(message, UserWarning, stacklevel=_levels())
+            warn_user(message)
 
     def of_plan(self, plan: Plan, policy: Policy, *, from_dense: bool) -> None:
         """Warn of a target of zero under a policy that prunes, and of a run that is too short to prune a dense net."""
@@ -106,14 +105,3 @@ def _never_prunes(policy: Policy) -> bool:
     over = getattr(policy, "over", None)
     recycles = isinstance(policy, Recycle) and (over in ("hold", "no_op", None) or isinstance(over, NoOp))
     return isinstance(policy, NoOp | FixedInterval) or recycles
-
-
-def _levels() -> int:
-    """Frames from :func:`warnings.warn` in :meth:`Advice.give` to the first one outside this library and torch."""
-    frame, level = sys._getframe(1), 1
-    while frame.f_back is not None and str(frame.f_globals.get("__name__", "")).partition(".")[0] in _INSIDE:
-        frame, level = frame.f_back, level + 1
-    return level
-
-
-_INSIDE = ("surgecollapse", "torch", "contextlib")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch.optim import Optimizer
 
 from surgecollapse.act.masked_weights import MaskMismatchError
+from surgecollapse.errors import warn_user
 from surgecollapse.torch_utils.carried_state import CarriedState
 
 CARRIED = "surgecollapse.controller"
@@ -51,12 +51,10 @@ class CarriedController:
             self._load(state)
         if self._unmatched:
             self._unmatched = False
-            warnings.warn(
+            warn_user(
                 f"the optimizer state that was loaded holds no state of a controller ({CARRIED!r}): masks and schedule "
                 "go on from where they are. Save optimizer.state_dict() after attach, or load the controller's own "
-                "state_dict()",
-                UserWarning,
-                stacklevel=5,
+                "state_dict()"
             )
 
     def _take(self, state: dict[str, Any] | None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,6 +21,7 @@ from surgecollapse.act.recycle import Recycler
 from surgecollapse.act.roles import Explanation, with_reason
 from surgecollapse.act.zero_preservation import ZeroPreservation
 from surgecollapse.controller.options import Options, Updates
+from surgecollapse.errors import warn_user
 from surgecollapse.functional.criteria.registry import needs_gradient
 from surgecollapse.observe.activations import ActivationReader, find_sites
 from surgecollapse.observe.dense_gradient import DenseGradient
@@ -139,11 +139,9 @@ class Components:
         trained = set(self._candidates)
         factors = [row.name for row in self.explain() if row.role == "low-rank adapter" and row.name in trained]
         if factors:
-            warnings.warn(
+            warn_user(
                 f"the model trains factors of low-rank adapters ({', '.join(factors)}): the merged weight is dense, "
-                "whatever is pruned. Merge the adapters and train the weights themselves for a sparse model",
-                UserWarning,
-                stacklevel=2,
+                "whatever is pruned. Merge the adapters and train the weights themselves for a sparse model"
             )
 
     def explain(self) -> Explanation:
@@ -245,11 +243,9 @@ class Components:
         for name in new:
             self.weights.hold(name, None)
         self.declined += new
-        warnings.warn(
+        warn_user(
             f"{len(new)} parameters that joined the optimizer ({next(iter(new))} …) stay dense, since the target "
-            f"cannot be reached with them: {error}",
-            UserWarning,
-            stacklevel=2,
+            f"cannot be reached with them: {error}"
         )
 
     def rebind(self) -> tuple[list[str], list[str]]:

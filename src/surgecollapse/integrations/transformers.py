@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from surgecollapse.attaching.attach import attach
 from surgecollapse.controller.carried import CARRIED
 from surgecollapse.controller.controller import Controller
 from surgecollapse.controller.options import Target
+from surgecollapse.errors import warn_user
 
 logger = logging.getLogger(__name__)
 
@@ -116,11 +116,9 @@ class SurgeCollapseCallback(TrainerCallback):
         if self.controller is None:
             return
         if args.load_best_model_at_end and not self._judged:
-            warnings.warn(
+            warn_user(
                 "no evaluation fell after the mask was final, so the best checkpoint is of denser weights: evaluate in "
-                "the last part of training (eval_steps) for load_best_model_at_end",
-                UserWarning,
-                stacklevel=2,
+                "the last part of training (eval_steps) for load_best_model_at_end"
             )
         self.controller.finalize()
         self.controller.detach()

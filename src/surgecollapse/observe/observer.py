@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from surgecollapse.errors import warn_user
 from surgecollapse.events import LayerReading, Reading
 from surgecollapse.functional import predictive_entropy, target_entropy
 from surgecollapse.observe.activations import ActivationReader
@@ -112,17 +112,15 @@ class Observer:
         reading = _assemble(step, sparsity, layers, values, source, finite=finite)
         if hidden and not self._warned:
             self._warned = True
-            warnings.warn(
+            warn_user(
                 f"compiled parts hide layers from readings, so that entropies are those of the others: "
-                f"{', '.join(hidden)} were not read. Pass Readings(probe=<a batch, as the model is called>)",
-                UserWarning,
-                stacklevel=2,
+                f"{', '.join(hidden)} were not read. Pass Readings(probe=<a batch, as the model is called>)"
             )
         if finite and reading.entropy is None and self._reader.sites and not self._warned:
             why = _why_not(reading)
             self._warned = why is not None
             if why is not None:
-                warnings.warn(why, UserWarning, stacklevel=2)
+                warn_user(why)
         return reading
 
     def _here(self, extra: Mapping[str, Tensor]) -> tuple[tuple[LayerReading, ...], dict[str, float], bool]:

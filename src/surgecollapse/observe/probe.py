@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from surgecollapse.errors import warn_user
 from surgecollapse.observe.dataflow import trace_dataflow
 from surgecollapse.observe.stored import NotStorableError, from_plain, to_plain
 from surgecollapse.protocols import Dataflow
@@ -229,11 +229,9 @@ class Probe:
         try:
             batch = to_plain((self._args, self._kwargs))
         except NotStorableError as error:
-            warnings.warn(
+            warn_user(
                 f"the probe batch holds a {error}, which a checkpoint cannot hold: a run that is resumed takes the "
-                "first batch that it sees. Pass Readings(probe=<tensors>) for readings that go on exactly",
-                UserWarning,
-                stacklevel=3,
+                "first batch that it sees. Pass Readings(probe=<tensors>) for readings that go on exactly"
             )
             return {"known": False, "batch": to_plain(([], {})), "settled": True, **kept}
         return {"known": self.known, "batch": batch, "settled": self._whole is None, **kept}

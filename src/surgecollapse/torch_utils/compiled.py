@@ -6,12 +6,13 @@ that memory asks for.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from functools import cache
 
 import torch
 from torch import Tensor, nn
+
+from surgecollapse.errors import warn_user
 
 SMALLEST = 1 << 18
 """Entries below which calling a compiled pass costs more than it saves."""
@@ -50,11 +51,10 @@ def in_one_pass(function: _Pass, *tensors: Tensor) -> bool:
             raise
         _refused.add(function)
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        warnings.warn(
+        warn_user(
             f"compile=True could not be followed, and plain operations are used ({reason}): install a C++ compiler "
             "that torch.compile finds (g++ or clang++, or set CXX), or drop compile=True",
             RuntimeWarning,
-            stacklevel=2,
         )
         return False
     _proven.add(function)
