@@ -71,12 +71,12 @@ def one_of(what: str, given: str, valid: Collection[str]) -> str:
     return given
 
 
-def warn_user(message: str) -> None:
+def warn_user(message: str, category: type[Warning] = UserWarning) -> None:
     """Warn at the line of the user's program: the nearest one outside of this library and torch."""
     frame, level = sys._getframe(1), 2
     while frame.f_back is not None and str(frame.f_globals.get("__name__", "")).partition(".")[0] in _INSIDE:
         frame, level = frame.f_back, level + 1
-    warnings.warn(message, UserWarning, stacklevel=level)
+    warnings.warn(message, category, stacklevel=level)
 
 
 _INSIDE = ("surgecollapse", "torch", "contextlib")

@@ -68,7 +68,9 @@ def run_command_line(argv: Sequence[str] | None = None) -> int:
     return int(outcome or 0)
 
 
-def _warning(message: Warning | str, *_: object) -> str:
+def _warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:  # noqa: ARG001
     """A warning in one line, without the place in the code."""
     return f"surgecollapse: warning: {message}\n"
 
