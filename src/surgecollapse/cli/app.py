@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pydantic
 from cyclopts import App, CycloptsError, UnusedCliTokensError
@@ -68,9 +68,7 @@ def run_command_line(argv: Sequence[str] | None = None) -> int:
     return int(outcome or 0)
 
 
-def _warning(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
-) -> str:  # noqa: ARG001
+def _warning(message: Warning | str, *_: Any, **__: Any) -> str:
     """A warning in one line, without the place in the code."""
     return f"surgecollapse: warning: {message}\n"
 
