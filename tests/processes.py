@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,3 +27,22 @@ def results_of_ranks(worker: str, folder: Path, **options: Any) -> list[Any]:
     (folder / "worker.py").write_text(worker)
     run_ranks(folder / "worker.py", folder, **options)
     return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
+
+
+def fork_ranks(work: Callable[[int], object], size: int) -> None:
+    """Call ``work(rank)`` in one fork of this process for each rank: what is imported here is imported once.
+
+    The process must be a script of its own that has one thread.
+    """
+    ranks = []
+    for rank in range(size):
+        pid = os.fork()
+        if not pid:
+            failed = 1
+            try:
+                work(rank)
+                failed = 0
+            finally:
+                os._exit(failed)  # without the interpreter's teardown, in which a thread of gloo may abort
+        ranks.append(pid)
+    assert [os.waitpid(pid, 0)[1] for pid in ranks] == [0] * size

@@ -150,29 +150,6 @@ def test_the_declared_order_holds_over_several_calls():
     optimizer.step()
 
 
-class Shard(torch.Tensor):
-    """What a distributed tensor shows of itself."""
-
-    def to_local(self):
-        return self
-
-
-@pytest.mark.parametrize(
-    "transform",
-    [
-        surgecollapse.Grokfast(),
-        surgecollapse.GrokfastMA(3),
-        surgecollapse.GradientFilter([0.5, 0.5]),
-        surgecollapse.OrthoGrad(),
-        surgecollapse.ClipNorm(1.0),
-    ],
-    ids=repr,
-)
-def test_sharded_gradients_are_refused(transform):
-    with pytest.raises(TypeError, match="whole gradients"):
-        transform([torch.zeros(3, 2)], [torch.ones(3, 2).as_subclass(Shard)])
-
-
 def test_transforms_after_masking_are_refused():
     model = net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

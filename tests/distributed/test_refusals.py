@@ -1,11 +1,13 @@
-"""What is sharded over processes is refused at attach, in one sentence with the way out."""
+"""What cannot be sharded over processes is refused in one sentence, with the way out."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 from torch import distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
 
 import surgecollapse as sc
 
@@ -34,10 +36,52 @@ def test_a_sharded_optimizer_is_refused_by_attach_and_by_transforms():
         sc.transform_gradients(optimizer, [sc.ClipNorm(1.0)])
 
 
+def sharded():
+    model = fully_shard(net(), mesh=init_device_mesh("cpu", (1,)))
+    return model, torch.optim.AdamW(model.parameters())
+
+
+@pytest.mark.usefixtures("group")
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"sparsity": sc.Target(0.5, pattern="2:4")}, r"pattern '2:4'.*leave out pattern="),
+        ({"monitors": "default"}, r"monitors look at whole weights.*leave out monitors="),
+        ({"policy": "redo"}, r"policy 'redo'.*choose another policy"),
+    ],
+)
+def test_what_needs_whole_weights_is_refused_for_shards(options, word):
+    model, optimizer = sharded()
+    with pytest.raises(ValueError, match=word):
+        sc.attach(model, optimizer, **{"sparsity": 0.5, "total_steps": 100, **options})
+
+
+@pytest.mark.usefixtures("group")
+def test_a_model_that_is_sharded_after_attach_is_refused_at_its_first_step():
+    model = net()
+    optimizer = torch.optim.AdamW(model.parameters())
+    sc.attach(model, optimizer, 0.5, 100, policy="gmp", readings=sc.Readings(every=2))
+    fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
+    model(torch.ones(4, 4)).sum().backward()
+    with pytest.raises(RuntimeError, match=r"sharded after attach.*attach last"):
+        optimizer.step()
+
+
+@pytest.mark.usefixtures("group")
+def test_slices_of_slices_are_refused():
+    mesh = init_device_mesh("cpu", (1, 1), mesh_dim_names=("data", "tensor"))
+    model = parallelize_module(net(), mesh["tensor"], {"0": ColwiseParallel()})
+    fully_shard(model, mesh=mesh["data"])
+    with pytest.raises(ValueError, match=r"0\.weight is split as .*StridedShard.*fully_shard alone"):
+        sc.attach(model, torch.optim.AdamW(model.parameters()), 0.5, 100)
+
+
 @pytest.mark.usefixtures("group")
 @pytest.mark.filterwarnings("ignore")
-def test_sharded_parameters_are_refused():
-    model = fully_shard(net(), mesh=torch.distributed.device_mesh.init_device_mesh("cpu", (1,)))
-    optimizer = torch.optim.AdamW(model.parameters())
-    with pytest.raises(ValueError, match=r"0\.weight.*is sharded over processes.*DistributedDataParallel"):
-        sc.attach(model, optimizer, 0.5, 100)
+def test_flat_parameters_are_refused():
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    model = FullyShardedDataParallel(net(), device_id=torch.device("cpu"))
+    with pytest.raises(ValueError, match=r"flat parameter.*fully_shard instead"):
+        sc.attach(model, torch.optim.AdamW(model.parameters()), 0.5, 100)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from surgecollapse.act.collapse import zero_lowest
 from surgecollapse.act.depth import deepest
 from surgecollapse.act.input_noise import InputNoise
-from surgecollapse.act.ledger import Ledger, energies
+from surgecollapse.act.ledger import Ledger
 from surgecollapse.act.mask_writer import MaskWriter
 from surgecollapse.act.prunable import named_weights
 from surgecollapse.act.recycle import Recycler
@@ -33,7 +33,6 @@ from surgecollapse.events import (
     Threshold,
     Warn,
 )
-from surgecollapse.functional.selection import count_true
 from surgecollapse.protocols import UnitConnection
 
 logger = logging.getLogger(__name__)
@@ -131,7 +130,7 @@ class Actor:
         least, most = action.range
         before, weights = self.writer.weights.sparsity, self.writer.weights
         if not action.keep_mask:
-            ledger = zero_lowest(self._scope(action.scope), least)
+            ledger = zero_lowest(self._scope(action.scope), least, weights.shards)
             self.log("collapse", ledger, before, depth=least)
             return
         least, most = self.planner.reachable(least), self.planner.reachable(most)
@@ -139,7 +138,7 @@ class Actor:
         missing = self.planner.wanted(least, layers) - (weights.only(layers) if layers else weights).live
         if missing > 0:  # sparser than the target already: regrow exactly what is missing
             regrow, known = Regrow(1.0, regrow_init="last"), self._remembered(layers)
-            valued = min(missing, sum(count_true(list(known.values()))))
+            valued = min(missing, self._count(known))
             self._reopen(valued, known, layers, regrow)
             self._reopen(missing - valued, None, layers, regrow)
             return
@@ -161,7 +160,7 @@ class Actor:
             return
         after = self.writer.weights.sparsity
         kind = "exchange" if after == before else "collapse" if after > before else "surge"
-        now = energies(self.writer.weights.params)
+        now = self.writer.weights.energies()
         self.log(kind, Ledger(before=now, after=now), before, p=action.p, theta=action.theta)
         self._done[-1] = replace(self._done[-1], reason=reason, pruned=closed, grown=opened)
         self._note_starved(action)
@@ -254,7 +253,7 @@ class Actor:
         if action.source == "collapsed":
             # Some of them an exchange may have regrown since.
             closed = {name: chosen & ~weights.mask(name) for name, chosen in self._closed.items()}
-            available = sum(count_true(list(closed.values())))
+            available = self._count(closed)
         else:
             chosen = weights.only(action.layers)
             available = chosen.size - chosen.live - chosen.fixed
@@ -270,13 +269,16 @@ class Actor:
         if closed is None:
             chosen = weights.only(layers).params
             closed = {name: weights.closed(name) & (name in chosen) for name in weights.params}
-        count = min(count, sum(count_true(list(closed.values()))))  # zeros that are kept cannot be opened
+        count = min(count, self._count(closed))  # zeros that are kept cannot be opened
         if not count:
             return
         std = None if action is None else action.noise_std
         ledger = self.writer.surge(closed, count, signals=self._signals, noise_std=std, **self._choice(action))
         if ledger.changed:  # fewer weights than half a tile reopen none
             self.log("surge", ledger, before, energy_fraction=ledger.energy_fraction)
+
+    def _count(self, masks: Mapping[str, Tensor]) -> int:
+        return sum(self.writer.weights.ranking.counts(masks).values())
 
     def _remembered(self, layers: Sequence[str]) -> dict[str, Tensor]:
         """The closed weights whose last value is known."""

@@ -10,9 +10,13 @@ from torch import Tensor
 from surgecollapse.act.layouts import Layouts
 from surgecollapse.act.ledger import Ledger, energies
 from surgecollapse.act.masked_weights import MaskedWeights
-from surgecollapse.functional import Pattern, collapse_masks, collapse_tiles, kept, lowest, magnitude
+from surgecollapse.act.scores import score as scored
+from surgecollapse.act.sharded_ranking import ShardedRanking
+from surgecollapse.functional import Pattern, collapse_masks, collapse_tiles, kept, magnitude
+from surgecollapse.functional.selection import Ranking
 from surgecollapse.functional.structured import open_count
 from surgecollapse.protocols import Criterion
+from surgecollapse.torch_utils.shards import Shards, local
 
 
 @torch.no_grad()
@@ -49,13 +53,14 @@ def plan_collapse(
     """
     scores: dict[str, Tensor] = {}
     for name, p in weights.params.items():
+        value = weights.value(name)
         if saliency is magnitude and weights.dense:
-            scores[name] = p.detach()  # the selection takes magnitudes itself: no copy is needed
+            scores[name] = value  # the selection takes magnitudes itself: no copy is needed
             continue
         signal = signals.get(name)
         if signal is None and signals:  # others have a gradient: this one took no part in the loss
-            signal = torch.zeros_like(p)
-        score = saliency(p.detach(), signal)
+            signal = torch.zeros_like(value)
+        score = scored(saliency, p, value, signal)
         if not weights.dense:  # then an open zero must outrank a closed one, in another parameter too
             wide = score.to(torch.promote_types(score.dtype, torch.float32))
             score = wide.clamp(min=torch.finfo(wide.dtype).tiny)
@@ -64,7 +69,8 @@ def plan_collapse(
         scores[name] = score
     live = kept(weights.size, sparsity)
     if pattern is None:
-        return collapse_masks(scores, live, allocation=allocation, min_density=min_density)
+        ranking = weights.ranking
+        return collapse_masks(scores, live, allocation=allocation, min_density=min_density, ranking=ranking)
     layouts = layouts or Layouts()
     live = open_count(layouts.shapes(weights.params), live, pattern, sparsity)
     rows = layouts.into_rows(scores)
@@ -73,13 +79,15 @@ def plan_collapse(
 
 
 @torch.no_grad()
-def zero_lowest(params: Mapping[str, Tensor], share: float) -> Ledger:
+def zero_lowest(params: Mapping[str, Tensor], share: float, shards: Shards | None = None) -> Ledger:
     """Write zeros into the ``share`` of each parameter that is lowest in magnitude; no mask is kept (classic rule)."""
-    ledger = Ledger(before=energies(params))
-    for p in params.values():
-        flat = p.detach()
-        (chosen,) = lowest([flat], p.numel() - kept(p.numel(), share))
-        ledger.pruned += int((chosen & (flat != 0)).sum())
-        p.masked_fill_(chosen, 0)
-    ledger.after = energies(params)
+    shards = shards or Shards()
+    ranking = ShardedRanking(lambda: params, shards) if shards.sharded else Ranking()
+    ledger = Ledger(before=energies(params, shards))
+    for name, p in params.items():
+        value = local(p).detach()
+        (chosen,) = ranking.lowest({name: value}, p.numel() - kept(p.numel(), share))
+        ledger.pruned += ranking.counts({name: chosen & (value != 0)})[name]
+        value.masked_fill_(chosen, 0)
+    ledger.after = energies(params, shards)
     return ledger

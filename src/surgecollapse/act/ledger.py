@@ -10,16 +10,22 @@ from torch import Tensor
 
 from surgecollapse.events import LayerChange
 from surgecollapse.functional import weight_energy
+from surgecollapse.torch_utils.shards import Shards, local
 
 
 @torch.no_grad()
-def energies(params: Mapping[str, Tensor]) -> dict[str, float]:
-    """Squared Euclidean norm of each parameter, with one host sync."""
-    if not params:
-        return {}
-    squares = [weight_energy(p) for p in params.values()]
-    values = torch.stack([s.to(squares[0].device, torch.float64) for s in squares]).tolist()
-    return dict(zip(params, values, strict=True))
+def energies(
+    params: Mapping[str, Tensor], shards: Shards | None = None, values: Mapping[str, Tensor] | None = None
+) -> dict[str, float]:
+    """Squared Euclidean norm of each parameter, with one host sync.
+
+    Args:
+        params: by name.
+        shards: sums over the processes that hold parts of them.
+        values: of some of them, to take in place of their own; of a sharded one the part that is here.
+    """
+    values = {name: local(p).detach() for name, p in params.items()} if values is None else values
+    return (shards or Shards()).sums(params, {name: weight_energy(value) for name, value in values.items()})
 
 
 @dataclass

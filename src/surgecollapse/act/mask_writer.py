@@ -10,17 +10,18 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from surgecollapse.act.ledger import Ledger, energies
+from surgecollapse.act.ledger import Ledger
 from surgecollapse.act.mask_planner import MaskPlanner
 from surgecollapse.act.masked_weights import MaskedWeights
 from surgecollapse.act.optimizer_state import check_optimizer_state, forget
 from surgecollapse.act.randomness import Generators
 from surgecollapse.act.regrowth_ramp import RegrowthRamp
+from surgecollapse.act.scores import score
 from surgecollapse.act.surge import REGROW_INIT, choose_reopened, fill_reopened, growth_scores
 from surgecollapse.errors import one_of
-from surgecollapse.functional import GROWTH, exchange_tiles, lowest
-from surgecollapse.functional.selection import count_true
+from surgecollapse.functional import GROWTH, exchange_tiles
 from surgecollapse.protocols import Criterion
+from surgecollapse.torch_utils.shards import part_of, whole
 
 
 class MaskWriter:
@@ -71,14 +72,14 @@ class MaskWriter:
     def trial(self, masks: Mapping[str, Tensor]) -> Iterator[None]:
         """Wear ``masks`` for as long as the context lasts; afterwards every weight is bitwise what it was."""
         with torch.no_grad():
-            saved = {name: p.detach().clone() for name, p in self.weights.params.items()}
+            saved = {name: value.clone() for name, value in self.weights.values.items()}
             try:
-                for name, p in self.weights.params.items():
-                    p.mul_(masks[name])
+                for name, value in self.weights.values.items():
+                    value.mul_(masks[name])
                 yield
             finally:
-                for name, p in self.weights.params.items():
-                    p.copy_(saved[name])
+                for name, value in self.weights.values.items():
+                    value.copy_(saved[name])
 
     @torch.no_grad()
     def collapse(self, masks: Mapping[str, Tensor], *, remember: bool = False) -> tuple[Ledger, dict[str, Tensor]]:
@@ -88,27 +89,27 @@ class MaskWriter:
             The ledger, and name → boolean of what was closed just now.
         """
         params = self.weights.params
-        ledger = Ledger(before=energies(params))
+        ledger = Ledger(before=self.weights.energies())
         flipped = {name: self.weights.mask(name) ^ masks[name] for name in params}
         closed = {name: chosen & ~masks[name] for name, chosen in flipped.items()}
         if remember:
             self._remember(closed)
         self._flip(masks, flipped)
-        ledger.pruned = sum(count_true(list(closed.values())))
-        ledger.grown = sum(count_true(list(flipped.values()))) - ledger.pruned
-        ledger.after = energies(params)
+        ledger.pruned = self._count(closed)
+        ledger.grown = self._count(flipped) - ledger.pruned
+        ledger.after = self.weights.energies()
         return ledger, closed
 
     def last_value(self, name: str) -> Tensor:
         """Values that closed weights of a parameter had, where they were kept; zeros elsewhere."""
-        value = self.weights.params[name].detach()
+        value = self.weights.value(name)
         kept = self._last.get(name)
         return torch.zeros_like(value) if kept is None else kept.to(value)
 
     def _remember(self, closed: Mapping[str, Tensor]) -> None:
         """Keep the values of weights that are about to be closed."""
         for name, chosen in closed.items():
-            value = self.weights.params[name].detach()
+            value = self.weights.value(name)
             before = self._last.get(name)
             before = torch.zeros_like(value) if before is None else before.to(value)
             self._last[name] = torch.where(chosen, value, before)
@@ -127,13 +128,13 @@ class MaskWriter:
     ) -> Ledger:
         """Reopen ``count`` of the ``closed`` weights (the nearest number that whole tiles reach) and fill them."""
         params = self.weights.params
-        ledger = Ledger(before=energies(params))
+        ledger = Ledger(before=self.weights.energies())
         opened = self._choose(closed, count, growth, signals)
         masks = {name: self.weights.mask(name) | opened[name] for name in params}
         self._flip(masks, opened)
         ledger.injected = self._fill(opened, sum(ledger.before.values()), regrow_init, noise_energy_budget, noise_std)
-        ledger.grown = count if self.planner.pattern is None else sum(count_true(list(opened.values())))
-        ledger.after = energies(params)
+        ledger.grown = count if self.planner.pattern is None else self._count(opened)
+        ledger.after = self.weights.energies()
         return ledger
 
     @torch.no_grad()
@@ -155,18 +156,18 @@ class MaskWriter:
         :func:`~surgecollapse.functional.exchange_tiles`.
         """
         params, criterion = self.weights.params, self.planner.criterion(saliency)
-        ledger = Ledger(before=energies(params))
+        ledger = Ledger(before=self.weights.energies())
         masks: dict[str, Tensor] = {}
         for name, p in params.items():
-            mask, scores = self.weights.mask(name), criterion(p.detach(), signals.get(name))
+            mask, scores = self.weights.mask(name), score(criterion, p, self.weights.value(name), signals.get(name))
             if self.planner.pattern is not None:
-                grow = growth_scores(self._growth(growth), p.detach(), signals.get(name), self.generators)
+                grow = growth_scores(self._growth(growth), self.weights, name, signals.get(name), self.generators)
                 way = self.planner.layouts.of(name, p.shape)
                 rows = (way.into_rows(scores), way.into_rows(grow), way.into_rows(mask))
                 masks[name] = way.back(exchange_tiles(*rows, share, self.planner.pattern))
                 continue
             count = int(share * self.weights.live_in(name) + 0.5)
-            (dropped,) = lowest([scores], count, eligible=[mask])
+            (dropped,) = self.weights.ranking.lowest({name: scores}, count, {name: mask})
             stays = mask & ~dropped
             closed = dropped | self.weights.closed(name)
             masks[name] = stays | self._choose({name: closed}, count, growth, signals)[name]
@@ -175,11 +176,11 @@ class MaskWriter:
         if remember or (regrow_init or self.regrow_init) == "last":
             self._remember({name: flipped[name] & ~masks[name] for name in params})
         self._flip(masks, flipped)
-        ledger.grown = sum(count_true(list(opened.values())))
+        ledger.grown = self._count(opened)
         # Of tiles that change places, one may lie at an edge and be smaller.
-        ledger.pruned = sum(count_true(list(flipped.values()))) - ledger.grown
+        ledger.pruned = self._count(flipped) - ledger.grown
         ledger.injected = self._fill(opened, sum(ledger.before.values()), regrow_init, noise_energy_budget)
-        ledger.after = energies(params)
+        ledger.after = self.weights.energies()
         return ledger
 
     def _growth(self, growth: str | Criterion | None) -> str | Criterion:
@@ -215,6 +216,7 @@ class MaskWriter:
         return fill_reopened(
             self.weights.params,
             opened,
+            self.weights.shards,
             regrow_init=one_of("regrow_init", regrow_init or self.regrow_init, REGROW_INIT),
             live_energy=live_energy,
             noise_energy_budget=self.noise_energy_budget if noise_energy_budget is None else noise_energy_budget,
@@ -224,32 +226,42 @@ class MaskWriter:
         )
 
     def _flip(self, masks: Mapping[str, Tensor], flipped: Mapping[str, Tensor]) -> None:
-        for name, p in self.weights.params.items():
-            forget(self._owner(name), p, flipped[name], masks[name], self.optimizer_state)
+        for name in self.weights.params:
+            self._forget(name, flipped[name], masks[name])
             if self.ramp is not None:
                 self.ramp.flip(name, flipped[name] & masks[name], masks[name])
-        self.weights.set(masks, dict(zip(masks, count_true(list(masks.values())), strict=True)))
+        self.weights.set(masks, self.weights.ranking.counts(masks))
+
+    def _forget(self, name: str, flipped: Tensor, live: Tensor) -> None:
+        shards, p = self.weights.shards, self.weights.params[name]
+        forget(self._owner(name), p, flipped, live, self.optimizer_state, shards=shards)
+
+    def _count(self, masks: Mapping[str, Tensor]) -> int:
+        return sum(self.weights.ranking.counts(masks).values())
 
     @torch.no_grad()
     def restore_zeros(self) -> None:
         """Put closed weights and their moments back to zero where a non-finite gradient reached them (inf · 0)."""
-        for name, p in self.weights.params.items():
+        for name in self.weights.params:
             if self.weights.held(name) is not None:
                 live = self.weights.mask(name)
-                p.masked_fill_(~live, 0)
-                forget(self._owner(name), p, ~live, live, self.optimizer_state)
+                self.weights.value(name).masked_fill_(~live, 0)
+                self._forget(name, ~live, live)
 
     def state_dict(self) -> dict[str, Any]:
         """Remembered values, where there are any, and which parameters were said to be at their minimum."""
-        last = {name: value.clone() for name, value in self._last.items()}
+        params = self.weights.params
+        last = {name: whole(params[name], value).clone() for name, value in self._last.items()}
         ramp = {} if self.ramp is None else {"ramp": self.ramp.state_dict()}
         return {"last": last, "starved": list(self.planner.starved), **ramp}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore them."""
         self.planner.starved = list(state.get("starved", ()))
+        params = self.weights.params
         self._last = {
-            name: value.to(self.weights.params[name].device, copy=True) for name, value in state["last"].items()
+            name: part_of(params[name], value).to(params[name].device, copy=True)
+            for name, value in state["last"].items()
         }
         if self.ramp is not None and "ramp" in state:
             self.ramp.load_state_dict(state["ramp"])

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from surgecollapse.act.ledger import energies
+from surgecollapse.act.sharded_ranking import ShardedRanking
 from surgecollapse.functional import pack, unpack
+from surgecollapse.functional.selection import Ranking
 from surgecollapse.torch_utils.chunking import on_pieces
 from surgecollapse.torch_utils.compiled import SMALLEST, flattened, in_one_pass, is_dense
+from surgecollapse.torch_utils.shards import Shards, local, part_of, whole
 
 
 def mask_pass(values: Tensor, mask: Tensor) -> None:
@@ -32,12 +36,22 @@ class MaskedWeights:
         params: canonical name → parameter, in a fixed order.
         compile: multiply large weights and gradients in one compiled pass each; without a compiler there is one
             warning, and plain operations do the work.
+        shards: sums over the processes that hold parts of the weights; of sharded weights, masks are those of the part
+            that this process holds, and all counts are those of the whole.
+
+    Attributes:
+        ranking: ranks and counts entries of all weights together.
     """
 
-    def __init__(self, params: Mapping[str, nn.Parameter], *, compile: bool = False) -> None:
+    def __init__(
+        self, params: Mapping[str, nn.Parameter], *, compile: bool = False, shards: Shards | None = None
+    ) -> None:
         self.params: dict[str, nn.Parameter] = dict(params)
         self._compile = compile
+        self.shards = Shards() if shards is None else shards
+        self.ranking: Ranking = ShardedRanking(lambda: self.params, self.shards) if self.shards.sharded else Ranking()
         self.changes = 0
+        self._others: Mapping[str, Tensor] | None = None
         self._masks: dict[str, Tensor] = {}
         self._live: dict[str, int] = {name: p.numel() for name, p in self.params.items()}
         self._fixed: dict[str, Tensor] = {}
@@ -65,15 +79,15 @@ class MaskedWeights:
     @torch.no_grad()
     def zeros_in(self) -> dict[str, tuple[int, int]]:
         """Zeros and entries of each prunable parameter, as the weights are now; one host sync."""
-        counts = _counts([p == 0 for p in self.params.values()])
-        return {name: (zeros, p.numel()) for (name, p), zeros in zip(self.params.items(), counts, strict=True)}
+        counts = self.ranking.counts({name: value == 0 for name, value in self.values.items()})
+        return {name: (zeros, self.params[name].numel()) for name, zeros in counts.items()}
 
     @torch.no_grad()
     def disobeying(self) -> dict[str, int]:
         """How many closed weights of each parameter have a value, where any has; one host sync."""
         names = self._masked(None)
-        counts = _counts([self.params[name].masked_fill(self._masks[name] != 0, 0) != 0 for name in names])
-        return {name: count for name, count in zip(names, counts, strict=True) if count}
+        found = {name: self.value(name).masked_fill(self._masks[name] != 0, 0) != 0 for name in names}
+        return {name: count for name, count in self.ranking.counts(found).items() if count}
 
     def hold(self, name: str, param: nn.Parameter | None) -> bool:
         """Hold another parameter of the same name, under the same mask where the shape allows it; ``None``: no more.
@@ -97,9 +111,9 @@ class MaskedWeights:
     @torch.no_grad()
     def take_zeros(self) -> None:
         """Close the weights that are zero, for good: no growth reopens them."""
-        masks = {name: p != 0 for name, p in self.params.items()}
-        live = dict(zip(masks, _counts(list(masks.values())), strict=True))
-        self._fixed = {name: ~mask for name, mask in masks.items() if live[name] < mask.numel()}
+        masks = {name: value != 0 for name, value in self.values.items()}
+        live = self.ranking.counts(masks)
+        self._fixed = {name: ~mask for name, mask in masks.items() if live[name] < self.params[name].numel()}
         self.set(masks, live)
 
     def closed(self, name: str) -> Tensor:
@@ -114,7 +128,7 @@ class MaskedWeights:
     @property
     def fixed(self) -> int:
         """Number of weights that are closed for good."""
-        return sum(_counts(list(self._fixed.values())))
+        return sum(self.ranking.counts(self._fixed).values())
 
     @property
     def dense(self) -> bool:
@@ -139,7 +153,8 @@ class MaskedWeights:
         for pattern in patterns:
             if not any(fnmatchcase(name, pattern) for name in names):
                 raise ValueError(f"no prunable layer is called {pattern!r}: expected one of {', '.join(self.params)}")
-        part = MaskedWeights({name: self.params[name] for name in names})
+        part = MaskedWeights({name: self.params[name] for name in names}, shards=self.shards)
+        part._others = self._others
         part._masks = {name: self._masks[name] for name in names if name in self._masks}
         part._live = {name: self._live[name] for name in names}
         part._fixed = {name: self._fixed[name] for name in names if name in self._fixed}
@@ -147,17 +162,36 @@ class MaskedWeights:
 
     def with_values(self, values: Mapping[str, Tensor]) -> MaskedWeights:
         """Other values of the same weights, under no mask but that of the weights that are closed for good."""
-        other = MaskedWeights(cast("Mapping[str, nn.Parameter]", values))
-        for name, fixed in self._fixed.items():
-            other._masks[name] = (~fixed).to(values[name])
-            other._live[name] = fixed.numel() - int(fixed.count_nonzero())
+        other = MaskedWeights(self.params, shards=self.shards)
+        other._others = values
+        fixed = {name: self._fixed[name] for name in self.params if name in self._fixed}
+        for name, count in other.ranking.counts(fixed).items():
+            other._masks[name] = (~fixed[name]).to(values[name])
+            other._live[name] = self.params[name].numel() - count
         return other
+
+    def value(self, name: str) -> Tensor:
+        """The weights of one parameter, or of a sharded one the part that is here; sharing their memory."""
+        return (local(self.params[name]) if self._others is None else self._others[name]).detach()
+
+    @property
+    def values(self) -> dict[str, Tensor]:
+        """All weights by name, see :meth:`value`."""
+        return {name: self.value(name) for name in self.params}
+
+    def grad(self, name: str) -> Tensor | None:
+        """The gradient of one parameter, or of a sharded one the part that is here."""
+        grad = self.params[name].grad
+        return None if grad is None else local(grad)
+
+    def energies(self, values: Mapping[str, Tensor] | None = None) -> dict[str, float]:
+        """Squared Euclidean norm of each parameter, or of values in its place, over all parts; one host sync."""
+        return energies(self.params, self.shards, self.values if values is None else values)
 
     def mask(self, name: str) -> Tensor:
         """Boolean copy of one mask (all true where the parameter is fully open)."""
-        held = self._masks.get(name)
-        p = self.params[name]
-        return torch.ones_like(p, dtype=torch.bool) if held is None else held.to(p.device).bool()
+        held, value = self._masks.get(name), self.value(name)
+        return torch.ones_like(value, dtype=torch.bool) if held is None else held.to(value.device).bool()
 
     def held(self, name: str) -> Tensor | None:
         """The mask itself, ones and zeros; ``None`` where the parameter is fully open. Not to be changed."""
@@ -181,11 +215,11 @@ class MaskedWeights:
         """
         self.changes += 1
         for name, mask in masks.items():
-            p = self.params[name]
+            p = self.value(name)
             if mask.shape != p.shape:
                 raise ValueError(f"mask of {name} has shape {tuple(mask.shape)}, expected {tuple(p.shape)}")
             self._live[name] = live[name]
-            if live[name] == p.numel():
+            if live[name] == self.params[name].numel():
                 self._masks.pop(name, None)
             else:
                 once = self._compile and p.numel() >= SMALLEST and is_dense(p)
@@ -202,18 +236,18 @@ class MaskedWeights:
     @torch.no_grad()
     def apply(self, names: Iterable[str] | None = None) -> None:
         """Write ``weight *= mask`` on the parameters that have one."""
-        self.multiply({name: self.params[name] for name in self._masked(names)})
+        self.multiply({name: self.value(name) for name in self._masked(names)})
 
     @torch.no_grad()
     def mask_gradients(self, names: Iterable[str] | None = None) -> None:
         """Write ``grad *= mask`` in place, so that no optimizer state of a pruned weight moves."""
-        grads = {name: self.params[name].grad for name in self._masked(names)}
+        grads = {name: self.grad(name) for name in self._masked(names)}
         self.multiply({name: grad for name, grad in grads.items() if grad is not None})
 
     @torch.no_grad()
     def closed_are_zero(self, names: Iterable[str] | None = None) -> bool:
         """Whether every closed weight is zero now, or not finite."""
-        closed = (self.params[name].masked_fill(self._masks[name] != 0, 0) for name in self._masked(names))
+        closed = (self.value(name).masked_fill(self._masks[name] != 0, 0) for name in self._masked(names))
         flags = [(values.isfinite() & (values != 0)).any() for values in closed]
         return not flags or not bool(torch.stack([flag.to(flags[0].device) for flag in flags]).any())
 
@@ -221,7 +255,7 @@ class MaskedWeights:
         """The names with a mask; masks are where their weights are, also after these were moved or cast."""
         masked = [name for name in (self._masks if names is None else names) if name in self._masks]
         for name in masked:
-            mask, p = self._masks[name], self.params[name]
+            mask, p = self._masks[name], self.value(name)
             once = mask.dtype is torch.uint8
             if mask.device != p.device or not (once or mask.dtype is p.dtype):
                 self._masks[name] = mask.to(p.device, torch.uint8 if once else p.dtype)
@@ -245,12 +279,16 @@ class MaskedWeights:
         return True
 
     def state_dict(self) -> dict[str, Any]:
-        """Packed masks (one bit a weight) and shapes."""
+        """Packed masks (one bit a weight) and shapes; of sharded weights, whole masks, gathered on every rank."""
+
+        def packed(masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {name: pack(whole(self.params[name], mask.bool())).cpu() for name, mask in masks.items()}
+
         return {
             "shapes": {name: list(p.shape) for name, p in self.params.items()},
             "live": dict(self._live),
-            "masks": {name: pack(mask.bool()).cpu() for name, mask in self._masks.items()},
-            "fixed": {name: pack(fixed).cpu() for name, fixed in self._fixed.items()},
+            "masks": packed(self._masks),
+            "fixed": packed(self._fixed),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -262,19 +300,16 @@ class MaskedWeights:
         shapes = {name: list(p.shape) for name, p in self.params.items()}
         _check_shapes(state["shapes"], shapes)
         masks = {
-            name: unpack(state["masks"][name], p.shape).to(p.device)
+            name: _unpacked(state["masks"][name], p)
             if name in state["masks"]
-            else torch.ones_like(p, dtype=torch.bool)
+            else torch.ones_like(self.value(name), dtype=torch.bool)
             for name, p in self.params.items()
         }
-        counted = {name: int(mask.sum()) for name, mask in masks.items()}
+        counted = self.ranking.counts(masks)
         if counted != state["live"]:
             raise ValueError("the masks in this checkpoint do not hold the number of weights it states: it is corrupt")
         self._masks.clear()
-        self._fixed = {
-            name: unpack(fixed, self.params[name].shape).to(self.params[name].device)
-            for name, fixed in state.get("fixed", {}).items()
-        }
+        self._fixed = {name: _unpacked(fixed, self.params[name]) for name, fixed in state.get("fixed", {}).items()}
         self.set(masks, counted)
 
 
@@ -283,12 +318,13 @@ class MaskMismatchError(ValueError):
 
 
 @torch.no_grad()
-def check_obeyed(state: Mapping[str, Any], params: Mapping[str, nn.Parameter]) -> None:
+def check_obeyed(state: Mapping[str, Any], params: Mapping[str, nn.Parameter], shards: Shards) -> None:
     """Refuse masks of another net: its weights would be zero where they close, these are not.
 
     Args:
         state: what :meth:`MaskedWeights.state_dict` returned.
         params: the weights of the model, those that are not prunable among them.
+        shards: sums over the processes that hold parts of them.
 
     Raises:
         ValueError: if weights are missing or have another shape.
@@ -296,8 +332,10 @@ def check_obeyed(state: Mapping[str, Any], params: Mapping[str, nn.Parameter]) -
     """
     here = {name: list(params[name].shape) if name in params else None for name in state["shapes"]}
     _check_shapes(state["shapes"], here)
-    masks = {name: unpack(mask, params[name].shape).to(params[name].device) for name, mask in state["masks"].items()}
-    wrong = sum(_counts([(params[n].masked_fill(mask, 0) != 0) & params[n].isfinite() for n, mask in masks.items()]))
+    masks = {name: _unpacked(mask, params[name]) for name, mask in state["masks"].items()}
+    values = {name: local(params[name]) for name in masks}
+    found = {n: ((values[n].masked_fill(mask, 0) != 0) & values[n].isfinite()).sum() for n, mask in masks.items()}
+    wrong = int(sum(shards.sums(params, found).values()))
     if wrong:
         raise MaskMismatchError(
             f"this state closes {wrong} weights that have a value here, so it belongs to other weights: load the "
@@ -315,9 +353,6 @@ def _check_shapes(saved: Mapping[str, Any], here: Mapping[str, Any]) -> None:
     )
 
 
-def _counts(flags: Sequence[Tensor]) -> list[int]:
-    """How many are true in each, with one host sync."""
-    if not flags:
-        return []
-    found: list[int] = torch.stack([flag.sum().to(flags[0].device) for flag in flags]).tolist()
-    return found
+def _unpacked(packed: Tensor, param: Tensor) -> Tensor:
+    """The part of a packed mask that belongs to the part of a parameter that is here."""
+    return part_of(param, unpack(packed, param.shape)).to(local(param).device)

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from surgecollapse.torch_utils.shards import Shards, is_sharded, local
+
 OPTIMIZER_STATE = ("reset", "keep", "warmup", "ramp")
 _SECOND_MOMENTS = frozenset({"exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum", "exp_inf"})
 _STEP_SIZES = frozenset({"step_size"})
@@ -36,7 +38,7 @@ def moment_tensors(optimizer: Optimizer, param: Tensor) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for key, value in optimizer.state.get(param, {}).items():
         if _matches(value, param):
-            found[key] = value
+            found[key] = local(value)
         elif (isinstance(value, Tensor) and value.numel() > 1) or isinstance(value, list | tuple | dict):
             kind = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"type {type(value).__name__}"
             if isinstance(value, Tensor) and value.shape == param.shape:
@@ -55,11 +57,20 @@ def _matches(value: Any, param: Tensor) -> bool:
     if not isinstance(value, Tensor) or value.shape != param.shape or value.numel() == 0:
         return False
     plain = type(value) in (Tensor, torch.nn.Parameter)
-    return plain and (value.is_floating_point() or value.is_complex())
+    split = is_sharded(value) and is_sharded(param) and local(value).shape == local(param).shape
+    return (plain or split) and (value.is_floating_point() or value.is_complex())
 
 
 @torch.no_grad()
-def forget(optimizer: Optimizer, param: Tensor, flipped: Tensor, live: Tensor, mode: str = "reset") -> None:
+def forget(
+    optimizer: Optimizer,
+    param: Tensor,
+    flipped: Tensor,
+    live: Tensor,
+    mode: str = "reset",
+    *,
+    shards: Shards | None = None,
+) -> None:
     """Forget the optimizer's moments where the mask of ``param`` flipped.
 
     * ``reset``: zero. Once bias correction has worn off, Adam's first step from zero moments moves a weight by
@@ -75,6 +86,7 @@ def forget(optimizer: Optimizer, param: Tensor, flipped: Tensor, live: Tensor, m
         flipped: boolean, true where a weight was pruned or reopened.
         live: boolean, true where a weight is open now.
         mode: one of :data:`OPTIMIZER_STATE`.
+        shards: sums over the processes that hold parts of the parameter; ``flipped`` and ``live`` are of the part here.
 
     Raises:
         ValueError: for a state layout that cannot be matched to weights (see :func:`moment_tensors`).
@@ -89,6 +101,10 @@ def forget(optimizer: Optimizer, param: Tensor, flipped: Tensor, live: Tensor, m
         if mode == "warmup" and key in _SECOND_MOMENTS:
             stayed = live & ~flipped
             mean = tensor.mul(stayed).sum() / stayed.sum().clamp(min=1)
+            if is_sharded(param) and shards is not None:
+                found = {"sum": tensor.mul(stayed).sum(), "count": stayed.sum()}
+                total = shards.sums(dict.fromkeys(found, param), found)
+                mean = tensor.new_tensor(total["sum"] / max(1.0, total["count"]))
             tensor.copy_(torch.where(flipped & live, mean.to(tensor.dtype), tensor))
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from surgecollapse.torch_utils.modules import canonical_name, unwrap_model
+from surgecollapse.torch_utils.shards import is_sharded, local, part_of, whole
 
 
 @torch.no_grad()
@@ -31,7 +32,9 @@ def mask_other(masks: Mapping[str, Tensor], other: nn.Module | Mapping[str, Tens
                 f"apply_masks needs a net with the same weights: {name} has shape {shape} there, "
                 f"{tuple(mask.shape)} here"
             )
-        tensor.masked_fill_(mask.to(tensor.device) == 0, 0)
+        part = mask if is_sharded(tensor) or not is_sharded(mask) else whole(mask, local(mask))
+        part = part_of(tensor, part) if is_sharded(tensor) and not is_sharded(part) else local(part)
+        local(tensor).masked_fill_(part.to(tensor.device) == 0, 0)
 
 
 def _by_name(other: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:

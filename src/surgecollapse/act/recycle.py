@@ -51,7 +51,8 @@ class Recycler:
     def measure_scales(self) -> None:
         """Take the scale of every weight that has none yet."""
         new = {name: p for name, p in self._weights.params.items() if name not in self.scales}
-        self.scales |= {name: (energy / new[name].numel()) ** 0.5 for name, energy in energies(new).items()}
+        found = energies(new, self._weights.shards)
+        self.scales |= {name: (energy / new[name].numel()) ** 0.5 for name, energy in found.items()}
 
     @torch.no_grad()
     def recycle(
@@ -67,6 +68,11 @@ class Recycler:
         Returns:
             The ledger, and details: ``units``, the number recycled by weight, and ``left``, why others were passed by.
         """
+        if self._weights.shards.sharded:
+            raise ValueError(
+                "recycling rewrites all weights of a unit, which lie on several processes here: choose another policy "
+                "than redo, or train with DistributedDataParallel"
+            )
         steered, left = [], {}
         for connection in connections:
             still = [

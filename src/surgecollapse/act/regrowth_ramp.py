@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from surgecollapse.act.masked_weights import MaskedWeights
+from surgecollapse.torch_utils.shards import part_of, whole
 
 RAMP = 10
 """Steps of the linear warm-up of a regrown weight, W."""
@@ -55,12 +56,13 @@ class RegrowthRamp:
             live: boolean, true where a weight is open now.
         """
         known = self._age.get(name)
-        if known is None and not bool(opened.any()):
+        any_opened = self._weights.shards.anywhere(bool(opened.any()), opened.device)
+        if known is None and not any_opened:
             return
         age = torch.zeros(live.shape, dtype=torch.int32, device=live.device) if known is None else known
         age.masked_fill_(~live, 0).masked_fill_(opened, 1)
         self._age[name] = age
-        if bool(opened.any()):
+        if any_opened:
             self._left[name] = self._last(name)
 
     @torch.no_grad()
@@ -68,7 +70,7 @@ class RegrowthRamp:
         """Keep the values of parameters with young weights."""
         for name in names:
             if name in self._age:
-                self._before[name] = self._weights.params[name].detach().clone()
+                self._before[name] = self._weights.value(name).clone()
 
     @torch.no_grad()
     def after_step(self, names: Iterable[str]) -> None:
@@ -78,7 +80,7 @@ class RegrowthRamp:
             age = self._age.get(name)
             if before is None or age is None:
                 continue
-            p = self._weights.params[name].detach()
+            p = self._weights.value(name)
             factors = self._factors(name)
             factor = factors.to(p)[age.to(p.device, torch.int64)]
             p.copy_(torch.where(age.to(p.device) > 0, before + (p - before) * factor, p))
@@ -118,10 +120,12 @@ class RegrowthRamp:
 
     def state_dict(self) -> dict[str, Any]:
         """Ages of young weights, and for how many steps there are any."""
-        return {"age": {name: age.clone() for name, age in self._age.items()}, "left": dict(self._left)}
+        params = self._weights.params
+        ages = {name: whole(params[name], age).clone() for name, age in self._age.items()}
+        return {"age": ages, "left": dict(self._left)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned."""
         params = self._weights.params
-        self._age = {name: age.to(params[name].device, copy=True) for name, age in state["age"].items()}
+        self._age = {n: part_of(params[n], age).to(params[n].device, copy=True) for n, age in state["age"].items()}
         self._left = dict(state["left"])

@@ -14,7 +14,7 @@ from surgecollapse.act.masked_weights import MaskedWeights
 from surgecollapse.act.thresholded_values import ThresholdedValues
 from surgecollapse.errors import warn_user
 from surgecollapse.events import Threshold
-from surgecollapse.functional.selection import count_true
+from surgecollapse.torch_utils.shards import is_sharded, local, part_of, whole
 
 
 class ShadowWeights:
@@ -132,10 +132,14 @@ class ShadowWeights:
                 continue
             p = params[name]
             self._move(name)
-            if check or self._versions.get(name) != p._version:
+            if check or self._versions.get(name) != local(p)._version:
                 self._absorb(name, warn=True)
-            self._sparse[name] = p.data
-            p.data = self._shadow[name]
+            if is_sharded(p):  # its memory is the process group's: values are exchanged instead
+                self._sparse[name] = local(p).clone()
+                local(p).copy_(self._shadow[name])
+            else:
+                self._sparse[name] = p.data
+                p.data = self._shadow[name]
 
     @torch.no_grad()
     def scale_gradients(self, names: Iterable[str]) -> None:
@@ -143,7 +147,7 @@ class ShadowWeights:
         assert self._settings is not None
         theta = self._settings.theta
         for name in names:
-            mask, fixed, grad = self._weights.held(name), self._weights.fixed_in(name), self._weights.params[name].grad
+            mask, fixed, grad = self._weights.held(name), self._weights.fixed_in(name), self._weights.grad(name)
             if grad is None:
                 continue
             if theta != 1.0 and mask is not None:
@@ -163,11 +167,16 @@ class ShadowWeights:
         assert self._settings is not None
         params, stepped = self._weights.params, [name for name in names if name in self._sparse]
         for name in stepped:
-            self._shadow[name] = params[name].data
-            params[name].data = self._sparse.pop(name)
+            if is_sharded(params[name]):
+                self._shadow[name].copy_(local(params[name]))
+                local(params[name]).copy_(self._sparse.pop(name))
+            else:
+                self._shadow[name] = params[name].data
+                params[name].data = self._sparse.pop(name)
         self._count += last
         over, every = self._settings.over, self._settings.every
-        if last and (check or self._stale or self._count % every == 0 or self._count == over):
+        stale = self._stale and not self._weights.shards.sharded  # of parts, one rank alone may know
+        if last and (check or stale or self._count % every == 0 or self._count == over):
             self._select()
         else:
             self._write(stepped)
@@ -179,9 +188,9 @@ class ShadowWeights:
             return
         for name in self._shadow:
             self._move(name)
-            if self._versions.get(name) != self._weights.params[name]._version:
+            if self._versions.get(name) != self._weights.value(name)._version:
                 self._absorb(name)
-        if self._stale:
+        if self._shadow and self._weights.shards.anywhere(self._stale, next(iter(self._shadow.values())).device):
             self._select()
 
     def drop(self, names: Iterable[str]) -> None:
@@ -202,19 +211,19 @@ class ShadowWeights:
         assert self._settings is not None
         settings, weights, params = self._settings, self._weights, self._weights.params
         wanted = self._writer.planner.reachable(self.sparsity if sparsity is None else sparsity)
-        values = {name: self._shadow.get(name, p.detach()) for name, p in params.items()}
+        values = {name: self._shadow.get(name, weights.value(name)) for name in params}
         masks = self._writer.planner.plan(wanted, {}, settings.allocation, settings.saliency, values=values)
         for name, mask in masks.items():
             fixed = weights.fixed_in(name)
             if fixed is not None:
                 mask.logical_and_(~fixed)
-        live = dict(zip(masks, count_true(list(masks.values())), strict=True))
+        live = weights.ranking.counts(masks)
         self._count_flips(masks, live)
         for name, p in params.items():
             if name not in self._shadow and live[name] < p.numel():
-                self._shadow[name] = p.detach().clone()
+                self._shadow[name] = weights.value(name).clone()
         weights.set(masks, live, write=False)
-        closed = {name: mask for name, mask in masks.items() if live[name] < mask.numel()}
+        closed = {name: mask for name, mask in masks.items() if live[name] < params[name].numel()}
         self._values.renew(self._shadow, closed, settings)
         self._write(self._shadow)
         self._stale = False
@@ -222,23 +231,24 @@ class ShadowWeights:
     def _count_flips(self, masks: Mapping[str, Tensor], live: Mapping[str, int]) -> None:
         """Count what is closed and opened by these masks."""
         before = {name: self._weights.live_in(name) for name in masks}
-        stay = count_true([self._weights.mask(name).logical_and_(mask) for name, mask in masks.items()])
-        self._closed += sum(before.values()) - sum(stay)
-        self._opened += sum(live.values()) - sum(stay)
+        both = {name: self._weights.mask(name).logical_and_(mask) for name, mask in masks.items()}
+        stay = sum(self._weights.ranking.counts(both).values())
+        self._closed += sum(before.values()) - stay
+        self._opened += sum(live.values()) - stay
 
     def _write(self, names: Iterable[str]) -> None:
         """Write the thresholded weights of the shadows as they are now."""
         assert self._settings is not None
         for name in names:
-            p = self._weights.params[name]
-            self._values.write(name, self._shadow[name], self._settings.p, p.detach())
-            self._versions[name] = p._version
+            value = self._weights.value(name)
+            self._values.write(name, self._shadow[name], self._settings.p, value)
+            self._versions[name] = value._version
 
     def _absorb(self, name: str, *, warn: bool = False) -> None:
         """Take up what something else wrote to a parameter: its shadow becomes what gives these values."""
         assert self._settings is not None
         changes = self._values.inverse(name, self._shadow[name], self._settings.p)
-        self._versions[name] = self._weights.params[name]._version
+        self._versions[name] = self._weights.value(name)._version
         if changes is None:
             return
         changed, given = changes
@@ -254,7 +264,7 @@ class ShadowWeights:
 
     def _move(self, name: str) -> None:
         """Keep the shadow where its parameter is, after the model was moved or cast."""
-        p, shadow = self._weights.params[name], self._shadow[name]
+        p, shadow = self._weights.value(name), self._shadow[name]
         if shadow.device != p.device or shadow.dtype is not p.dtype:
             self._shadow[name] = shadow.to(p.device, p.dtype)
             self._values.move(name)
@@ -270,7 +280,7 @@ class ShadowWeights:
             return None
         return {
             "settings": asdict(self._settings),
-            "values": dict(self._shadow),
+            "values": {name: whole(self._weights.params[name], value) for name, value in self._shadow.items()},
             **self._values.state_dict(),
             "at": [self._start, self._count, self._before, self._closed, self._opened],
             "reason": self._reason,
@@ -281,7 +291,8 @@ class ShadowWeights:
         if state is None:
             return
         self._settings = Threshold(**state["settings"])
-        self._shadow = {n: w.to(self._weights.params[n].device, copy=True) for n, w in state["values"].items()}
+        params = self._weights.params
+        self._shadow = {n: part_of(params[n], w).to(params[n].device, copy=True) for n, w in state["values"].items()}
         self._start, self._count, self._before, self._closed, self._opened = state["at"]
         self._reason = state["reason"]
         self._values.load_state_dict(state, self._shadow, self._settings)

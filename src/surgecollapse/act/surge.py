@@ -11,11 +11,12 @@ from surgecollapse.act.layouts import Layouts
 from surgecollapse.act.ledger import Ledger, energies
 from surgecollapse.act.masked_weights import MaskedWeights
 from surgecollapse.act.randomness import Generators
-from surgecollapse.functional import Pattern, bounded_noise_scale, highest, reopen_tiles, share_by_momentum
+from surgecollapse.act.scores import random_scores, score
+from surgecollapse.functional import Pattern, bounded_noise_scale, reopen_tiles
 from surgecollapse.functional.apportion import apportion
-from surgecollapse.functional.growth import random
-from surgecollapse.functional.selection import count_true
+from surgecollapse.functional.growth import share_by_means, sum_of_open
 from surgecollapse.protocols import Criterion
+from surgecollapse.torch_utils.shards import Shards, local, part_of
 
 REGROW_INIT = ("zero", "noise", "last")
 
@@ -53,12 +54,12 @@ def choose_reopened(
         Name → boolean, true where a weight is to be reopened.
     """
     names = list(closed)
-    scores = {n: growth_scores(growth, weights.params[n].detach(), signals.get(n), generators) for n in names}
+    scores = {n: growth_scores(growth, weights, n, signals.get(n), generators) for n in names}
     turned = layouts or Layouts()
 
     def choose(some: Sequence[str], wanted: int) -> list[Tensor]:
         if pattern is None:
-            return highest([scores[n] for n in some], wanted, eligible=[closed[n] for n in some])
+            return weights.ranking.highest({n: scores[n] for n in some}, wanted, closed)
         ways = {n: turned.of(n, closed[n].shape) for n in some}
         rows = [way.into_rows(scores[n]) for n, way in ways.items()]
         found = reopen_tiles(rows, wanted, pattern, eligible=[way.into_rows(closed[n]) for n, way in ways.items()])
@@ -67,20 +68,37 @@ def choose_reopened(
     if allocation == "global" and growth != "momentum":
         return dict(zip(names, choose(names, count), strict=True))
     if growth == "momentum" and signals.keys() >= closed.keys():
-        counts = share_by_momentum({n: signals[n] for n in names}, {n: ~closed[n] for n in names}, count)
+        counts = share_by_means(*_momenta(weights, {n: signals[n] for n in names}, closed), count)
     else:
-        room = dict(zip(names, count_true([closed[n] for n in names]), strict=True))
+        room = weights.ranking.counts({n: closed[n] for n in names})
         counts = apportion(room, dict.fromkeys(names, 0), room, count)
     return {n: choose([n], counts[n])[0] for n in names}
 
 
-def growth_scores(growth: str | Criterion, weight: Tensor, signal: Tensor | None, generators: Generators) -> Tensor:
+def _momenta(
+    weights: MaskedWeights, signals: Mapping[str, Tensor], closed: Mapping[str, Tensor]
+) -> tuple[dict[str, float], dict[str, int], dict[str, int]]:
+    """Of each parameter the sum of |signal| over open weights, and the numbers of open and of closed ones."""
+    open_ = {name: ~closed[name] for name in signals}
+    sums = {name: sum_of_open(signal, open_[name]) for name, signal in signals.items()}
+    counts = weights.ranking.counts(open_)
+    return (
+        weights.shards.sums(weights.params, sums),
+        counts,
+        {name: weights.params[name].numel() - count for name, count in counts.items()},
+    )
+
+
+def growth_scores(
+    growth: str | Criterion, weights: MaskedWeights, name: str, signal: Tensor | None, generators: Generators
+) -> Tensor:
     """Score one parameter for growth; where the signal is missing at random, behind all that have one."""
+    param = weights.params[name]
     if callable(growth):
-        return growth(weight, signal)
+        return score(growth, param, weights.value(name), signal)
     if growth != "random" and signal is not None:
         return signal
-    scores = random(weight.shape, generators.on(weight.device))
+    scores = random_scores(param, generators)
     return scores if growth == "random" else scores * torch.finfo(torch.float32).tiny
 
 
@@ -88,6 +106,7 @@ def growth_scores(growth: str | Criterion, weight: Tensor, signal: Tensor | None
 def fill_reopened(
     params: Mapping[str, Tensor],
     opened: Mapping[str, Tensor],
+    shards: Shards,
     *,
     regrow_init: str,
     live_energy: float,
@@ -105,30 +124,34 @@ def fill_reopened(
     Returns:
         Energy injected, by name.
     """
-    count = sum(count_true(list(opened.values())))
+    count = sum(shards.sums(params, {name: chosen.count_nonzero() for name, chosen in opened.items()}).values())
     if regrow_init == "zero" or not count:
         return dict.fromkeys(opened, 0.0)
+    here = {n: local(params[n]).detach() for n in opened}
     if regrow_init == "last":
         values = {
-            n: last[n].to(params[n].dtype) * c if n in last else torch.zeros_like(params[n]) for n, c in opened.items()
+            n: last[n].to(here[n].dtype) * c if n in last else torch.zeros_like(here[n]) for n, c in opened.items()
         }
         scale = 1.0
     else:
-        scale = bounded_noise_scale(live_energy, count, noise_energy_budget) if noise_std is None else noise_std
-        values = {
-            n: torch.randn(c.shape, device=c.device, generator=generators.on(c.device)) * c for n, c in opened.items()
-        }
+        scale = bounded_noise_scale(live_energy, int(count), noise_energy_budget) if noise_std is None else noise_std
+        values = {n: _noise(params[n], c.device, generators) * c for n, c in opened.items()}
     if regrow_init == "noise" and noise_std is None:
         # Of the values that will be written, and of the draw itself.
         rounding = max(torch.finfo(torch.float32).eps, *(torch.finfo(params[n].dtype).eps for n in opened))
         budget = noise_energy_budget * live_energy * (1 - 2 * rounding)
-        total = sum(energies(values).values()) * scale**2
+        total = sum(energies(params, shards, values).values()) * scale**2
         if total > budget:
             scale *= (budget / total) ** 0.5
-    written = {n: (value * scale).to(params[n].dtype) for n, value in values.items()}
+    written = {n: (value * scale).to(here[n].dtype) for n, value in values.items()}
     for n, chosen in opened.items():
-        params[n].copy_(torch.where(chosen, written[n], params[n]))
-    return energies(written)
+        here[n].copy_(torch.where(chosen, written[n], here[n]))
+    return energies(params, shards, written)
+
+
+def _noise(param: Tensor, device: torch.device, generators: Generators) -> Tensor:
+    """Standard normal noise for the part of a parameter that is here, of one draw for the whole on every rank."""
+    return part_of(param, torch.randn(param.shape, device=device, generator=generators.on(device)))
 
 
 @torch.no_grad()
@@ -136,14 +159,16 @@ def refill_zeros(
     params: Mapping[str, Tensor], noise_std: float, generators: Generators, weights: MaskedWeights
 ) -> Ledger:
     """Fill every exact zero that no mask holds with N(0, σ²), whatever it costs (the classic rule's recovery)."""
-    ledger = Ledger(before=energies(params))
-    zeros = {name: p.detach() == 0 for name, p in params.items()}
+    shards = weights.shards
+    ledger = Ledger(before=energies(params, shards))
+    zeros = {name: local(p).detach() == 0 for name, p in params.items()}
     for name in zeros.keys() & weights.params.keys():
         zeros[name] &= weights.mask(name)
-    ledger.grown = sum(count_true(list(zeros.values())))
+    ledger.grown = int(sum(shards.sums(params, {name: zero.count_nonzero() for name, zero in zeros.items()}).values()))
     ledger.injected = fill_reopened(
         params,
         zeros,
+        shards,
         regrow_init="noise",
         live_energy=0.0,
         noise_energy_budget=0.0,
@@ -151,5 +176,5 @@ def refill_zeros(
         last={},
         noise_std=noise_std,
     )
-    ledger.after = energies(params)
+    ledger.after = energies(params, shards)
     return ledger

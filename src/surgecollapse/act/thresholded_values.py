@@ -11,8 +11,10 @@ from torch import Tensor
 from surgecollapse.act.mask_writer import MaskWriter
 from surgecollapse.act.masked_weights import MaskedWeights
 from surgecollapse.events import Threshold
-from surgecollapse.functional import channel_scale, magnitude_restoring_scale, soft_threshold, soft_threshold_inverse
+from surgecollapse.functional import channel_scale, soft_threshold, soft_threshold_inverse
+from surgecollapse.functional.soft_threshold import magnitudes
 from surgecollapse.torch_utils.compiled import flattened, in_one_pass
+from surgecollapse.torch_utils.shards import local
 
 SPARSE, SPARSE_POWER = 0.125, 0.25
 """Greatest share of open weights whose positions are kept: for p of 0 or 1, and for other powers."""
@@ -68,14 +70,14 @@ class ThresholdedValues:
         self._take_thresholds(shadow, masks, settings)
         self._take_scales(shadow, masks, settings)
         for name in self.positions:
-            self._weights.params[name].detach().zero_()
+            self._weights.value(name).zero_()
 
     def _is_sparse(self, name: str, settings: Threshold) -> bool:
         """Whether writing the open weights one by one is faster than a pass over all."""
         p = self._weights.params[name]
         limit = SPARSE if settings.p in (0, 1) else SPARSE_POWER
         few = self._weights.live_in(name) <= limit * p.numel()
-        return few and p.is_contiguous() and settings.rescale != "channel"
+        return few and local(p).is_contiguous() and settings.rescale != "channel"
 
     def _open_values(self, name: str, weight: Tensor, mask: Tensor) -> Tensor:
         """The shadows that are open, in one dimension."""
@@ -86,16 +88,18 @@ class ThresholdedValues:
         self.threshold.clear()
         if not settings.p or not masks:
             return
-        greatest, least = [], []
+        greatest, least = {}, {}
         for name, mask in masks.items():
-            scratch = self._weights.params[name].detach()  # written anew afterwards
-            greatest.append(torch.abs(shadow[name], out=scratch).masked_fill_(mask, 0).amax())
+            scratch = self._weights.value(name)  # written anew afterwards
+            closed = torch.abs(shadow[name], out=scratch).masked_fill_(mask, 0)
+            greatest[name] = closed.amax() if closed.numel() else closed.new_zeros(())
             opened = self._open_values(name, shadow[name], mask).abs()
-            least.append(opened.amin() if opened.numel() else opened.new_tensor(torch.inf))
-        found = dict(zip(masks, _read(greatest), strict=True))
+            least[name] = -opened.amin() if opened.numel() else opened.new_tensor(-torch.inf)
+        shards, params = self._weights.shards, self._weights.params
+        found = shards.greatest(params, greatest)
         if self._writer.planner.one_ranking(settings.allocation, settings.saliency):
             found = dict.fromkeys(masks, max(found.values()))
-        for name, bound in zip(masks, _read(least), strict=True):
+        for name, bound in ((n, -value) for n, value in shards.greatest(params, least).items()):
             self.threshold[name] = found[name] if found[name] < bound else _before(bound, shadow[name].dtype)
 
     def _take_scales(self, shadow: Mapping[str, Tensor], masks: Mapping[str, Tensor], settings: Threshold) -> None:
@@ -106,12 +110,16 @@ class ThresholdedValues:
         if settings.rescale == "channel":
             self.scale |= {name: channel_scale(shadow[name], mask) for name, mask in masks.items()}
             return
-        found = []
+        before, after = {}, {}
         for name, mask in masks.items():
             opened = self._open_values(name, shadow[name], mask)
             kept = soft_threshold(opened, self.threshold[name], settings.p)
-            found.append(magnitude_restoring_scale(opened, kept))
-        self.scale |= dict(zip(masks, _read(found), strict=True))
+            before[name], after[name] = magnitudes(opened, kept)
+        shards, params = self._weights.shards, self._weights.params
+        sums = shards.sums(params, before), shards.sums(params, after)
+        for name in masks:  # divided in the precision of the sums, as one process does
+            whole_before, whole_after = (after[name].new_tensor(total[name]) for total in sums)
+            self.scale[name] = float(whole_before / whole_after) if whole_after > 0 else 1.0
 
     def write(self, name: str, weight: Tensor, p: float, out: Tensor) -> None:
         """Write into ``out`` what the model has of one shadow.
@@ -150,10 +158,10 @@ class ThresholdedValues:
         Returns:
             The mask of changes and the shadow; ``None`` if nothing changed.
         """
-        parameter, threshold, scale = self._weights.params[name], self.threshold.get(name, 0.0), self.scale.get(name, 1)
-        here, expected = parameter.detach(), torch.zeros_like(parameter)
+        here, threshold, scale = self._weights.value(name), self.threshold.get(name, 0.0), self.scale.get(name, 1)
+        expected = torch.zeros_like(here)
         self.write(name, weight, p, expected)
-        near = 8 * torch.finfo(parameter.dtype).eps
+        near = 8 * torch.finfo(here.dtype).eps
         room = near * threshold * float(scale.max() if isinstance(scale, Tensor) else scale)
         changed = ~torch.isclose(here, expected, rtol=near, atol=room, equal_nan=True)
         if not bool(changed.any()):
@@ -187,12 +195,6 @@ class ThresholdedValues:
 def _positions(mask: Tensor) -> Tensor:
     """Where a mask is true, in logical order."""
     return mask.reshape(-1).nonzero().squeeze(1)
-
-
-def _read(values: Iterable[Tensor]) -> list[float]:
-    """Scalars on the host, with one sync."""
-    wide = [value.double() for value in values]
-    return torch.stack([value.to(wide[0].device) for value in wide]).tolist() if wide else []
 
 
 def _before(value: float, dtype: torch.dtype) -> float:

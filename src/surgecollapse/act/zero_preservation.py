@@ -99,7 +99,7 @@ class ZeroPreservation:
         return seen.masks == self._weights.changes and seen.state is self._optimizers[index].state
 
     def _versions(self, names: Sequence[str]) -> list[int]:
-        return [self._weights.params[name]._version for name in names]
+        return [self._weights.value(name)._version for name in names]
 
     def _moments_are_zero(self, index: int, names: Sequence[str]) -> bool:
         found: list[Tensor] = []

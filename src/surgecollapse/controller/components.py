@@ -29,6 +29,8 @@ from surgecollapse.observe.observer import Observer
 from surgecollapse.observe.probe import Probe
 from surgecollapse.protocols import Dataflow
 from surgecollapse.torch_utils.distributed import Ranks
+from surgecollapse.torch_utils.sharded_modules import gather_again
+from surgecollapse.torch_utils.shards import Shards
 from surgecollapse.torch_utils.step_hooks import parameters_of
 
 
@@ -48,6 +50,7 @@ class Components:
         noise: the input noise.
         random: generators by role: ``rows`` and ``growth``.
         ranks: the processes that train the model.
+        shards: sums over those of them that hold parts of its weights.
         saved: a state whose weights are taken up again, whatever has been frozen, unfrozen or joined since.
     """
 
@@ -63,15 +66,16 @@ class Components:
         noise: InputNoise,
         random: Mapping[str, Generators],
         ranks: Ranks,
+        shards: Shards,
         saved: Mapping[str, Any] | None = None,
     ) -> None:
         self.dataflow = dataflow
-        self._model, self._optimizers, self._probe, self._ranks = model, optimizers, probe, ranks
+        self._model, self._optimizers, self._probe, self._ranks, self._shards = model, optimizers, probe, ranks, shards
         self._target, self._readings, updates = options.target, options.readings, options.updates
         self._rows = random["rows"].on()
         chosen = self._choose(required=saved is None)
         chosen = chosen if saved is None else self._as_saved(chosen, saved)
-        self.weights = MaskedWeights(chosen, compile=options.compile)
+        self.weights = MaskedWeights(chosen, compile=options.compile, shards=shards)
         self.zero_preservation = ZeroPreservation(self.weights, optimizers, updates.optimizer_state)
         self._regroup()
         self.declined: list[str] = list((saved or {}).get("declined", ()))
@@ -121,7 +125,9 @@ class Components:
             self._model, sites, entropy=readings.entropy, rows=readings.rows, follow=readings.sites is None
         )
         flow, output = self.dataflow, readings.output
-        return Observer(self._model, reader, self._probe, self._rows, self._ranks, dataflow=flow, output=output)
+        return Observer(
+            self._model, reader, self._probe, self._rows, self._ranks, self._shards, dataflow=flow, output=output
+        )
 
     def _choose(self, *, required: bool = True) -> dict[str, nn.Parameter]:
         return prunable_parameters(self._model, **self._selection(), required=required)
@@ -254,6 +260,7 @@ class Components:
         Returns:
             Names whose mask goes on holding, and names that have none any more (gone, or of another shape).
         """
+        gather_again(self._model)
         now = named_weights(self._model)
         changed = [name for name, p in self.weights.params.items() if now.get(name) is not p]
         if not changed:
@@ -268,6 +275,11 @@ class Components:
             self.actor.writer.ramp.drop(lost)
         self.weights.apply(kept)
         return kept, lost
+
+    def found_values(self) -> bool:
+        """Whether the last check found a value where a zero was expected, on any rank that holds a part; asked once."""
+        found = self.zero_preservation.found_values()
+        return self._shards.anywhere(found, next(self._model.parameters()).device) if self._shards.sharded else found
 
     def unstepped(self) -> list[str]:
         """Prunable weights that no attached optimizer steps (any more)."""
@@ -290,7 +302,7 @@ class Components:
             "dataflow": None if self.dataflow is None else self.dataflow.to_dict(),
             "candidates": list(self._candidates),
             "weights": self.weights.state_dict(),
-            "signal": self.signal.state_dict(),
+            "signal": self.signal.state_dict(self.weights.params),
             "rewiring": {**self.actor.writer.state_dict(), **self._recycler.state_dict()},
             "frozen": self.actor.frozen,
             "shadow": self.actor.shadow.state_dict(),
@@ -301,7 +313,8 @@ class Components:
         """The growth signal; where there is none, the gradients that are there, if they decide what is pruned."""
         if self.signal.values or not needs_gradient(self._saliency):
             return dict(self.signal.values)
-        return {name: p.grad for name, p in self.weights.params.items() if p.grad is not None}
+        found = {name: self.weights.grad(name) for name in self.weights.params}
+        return {name: grad for name, grad in found.items() if grad is not None}
 
     def check_masks(self, state: Mapping[str, Any]) -> None:
         """Refuse a state of other weights, before anything of it is taken up.
@@ -309,7 +322,7 @@ class Components:
         Raises:
             ValueError: if the names or shapes are others, or its masks close weights that have a value.
         """
-        check_obeyed(state["weights"], named_weights(self._model))
+        check_obeyed(state["weights"], named_weights(self._model), self._shards)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned, in components built with its ``dataflow`` and as ``saved``.

@@ -27,6 +27,7 @@ from surgecollapse.controller.optimizer_step import OptimizerSteps
 from surgecollapse.controller.options import Options, check_sparsity
 from surgecollapse.controller.ownership import Ownership, check_trainable
 from surgecollapse.controller.rank_agreement import RankAgreement
+from surgecollapse.controller.sharding import check_not_sharded_since, check_sharded
 from surgecollapse.controller.state import ControllerState
 from surgecollapse.controller.version_01 import current_state
 from surgecollapse.events import Decision, Freeze, Intervention, Plan, Reading, SetNoise
@@ -38,8 +39,10 @@ from surgecollapse.policies import make_policy
 from surgecollapse.protocols import Dataflow, Policy
 from surgecollapse.record import CommandQueue
 from surgecollapse.record.plot import plot_run
-from surgecollapse.torch_utils.distributed import Ranks, shadow_when_joined
+from surgecollapse.torch_utils.distributed import shadow_when_joined
 from surgecollapse.torch_utils.modules import snapshot, unwrap_model
+from surgecollapse.torch_utils.sharded_modules import gather_again
+from surgecollapse.torch_utils.shards import like, together
 from surgecollapse.torch_utils.step_hooks import StepHooks
 
 if TYPE_CHECKING:
@@ -84,12 +87,14 @@ class Controller:
         self._options, self._outer, self.model = options, model, unwrap_model(model)
         self._given = list(optimizer) if isinstance(optimizer, list | tuple) else [optimizer]
         self.optimizers: list[Optimizer] = [StepHooks.chain(item)[-1] for item in self._given]
+        gather_again(self.model)
         check_trainable(self.model, self.optimizers)
         self._carried = CarriedController(self.state_dict, self.load_state_dict)
         self._by_hand = False
         self._advice = Advice()
-        self._ranks = Ranks.of(model, options.process_group)
-        self._probe = Probe(options.readings.probe, rows=max(_LEAST_ROWS, PROBE_ROWS // self._ranks.size))
+        self._ranks, self._shards = together(model, options.process_group)
+        rows = max(_LEAST_ROWS, PROBE_ROWS // self._ranks.size)
+        self._probe = Probe(options.readings.probe, rows=rows, shards=self._shards)
         self._agreement = RankAgreement(self._ranks, self._probe)
         self._random = {role: Generators(options.seed + _APART * i) for i, role in enumerate(_ROLES)}
         self._noise = InputNoise(model, self._random["noise"])
@@ -122,6 +127,7 @@ class Controller:
         )
         policy: Policy = make_policy(options.policy)
         policy.start(plan)
+        check_sharded(self.model, options, policy)
         self._handlers = CommandHandlers(self, plan, policy)
         return DecisionLoop(
             plan,
@@ -174,6 +180,7 @@ class Controller:
             noise=self._noise,
             random=self._random,
             ranks=self._ranks,
+            shards=self._shards,
             saved=saved,
         )
         components.actor.target = self.plan.sparsity
@@ -313,14 +320,16 @@ class Controller:
 
     @torch.no_grad()
     def _before(self, index: int) -> None:
+        if self._steps.skips(index, rehearsal=not (self.step or self._ownership.saw_batch)):
+            return
         self._carried.settle()
+        if self.step == 0 and not self._shards.sharded:
+            check_not_sharded_since(self.model)
         self._resolve()
         params = self._components.weights.params.items()
         self._agreement.check(self.plan, type(self.policy).__name__, self.step, params)
         self._loop.begin()
         self._ownership.first_step_done()
-        if self._steps.skips(index):
-            return
         if self.watch is not None and index == 0:
             weights = self._components.weights
             self.watch.before_step(self.step + 1, self.optimizers, weights.shares, weights.all_held)
@@ -535,7 +544,10 @@ class Controller:
 
     @property
     def sparsity(self) -> float:
-        """Share of the prunable weights that are zero now, counted; :meth:`open_weights` says what the masks hold."""
+        """Share of the prunable weights that are zero now, counted; :meth:`open_weights` says what the masks hold.
+
+        Of a sharded model they are counted on every rank: all of them must ask.
+        """
         weights = self._components.weights
         return weights.zeros() / weights.size if weights.size else 0.0
 
@@ -546,9 +558,9 @@ class Controller:
 
     @property
     def masks(self) -> dict[str, Tensor]:
-        """Copies of the masks by parameter name, true where a weight is open."""
+        """Copies of the masks by parameter name, true where a weight is open; of a sharded weight a ``DTensor``."""
         weights = self._components.weights
-        return {name: weights.mask(name) for name in weights.params}
+        return {name: like(p, weights.mask(name)) for name, p in weights.params.items()}
 
     def apply_masks(self, other: nn.Module | Mapping[str, Tensor]) -> None:
         """Put the closed weights of another net of the same architecture to zero, in place.
@@ -571,12 +583,14 @@ class Controller:
         >>> int((average.module.weight == 0).sum())
         2
         """
-        mask_other(self._components.weights.all_held(), other)
+        weights = self._components.weights
+        mask_other({name: like(weights.params[name], mask) for name, mask in weights.all_held().items()}, other)
 
     def __str__(self) -> str:
         total = "" if self.plan.total_steps is None else f"/{self.plan.total_steps}"
-        weights, zero = self._components.weights, f"{self.sparsity:.1%}"
+        weights = self._components.weights
         masked = f"{weights.sparsity:.1%}"
+        zero = masked if self._shards.sharded else f"{self.sparsity:.1%}"  # one rank alone may print
         shown = f"{zero} of {weights.size:,} weights zero"
         if weights.sparsity and masked != zero:  # regrown at zero and not trained since, or written to
             shown += f" ({masked} masked)"

@@ -134,7 +134,7 @@ class DecisionLoop:
         self.record(reading)
         for name, value in self._effects.read().items():
             self.record(Measurement(step=self.step, name=name, value=value))
-        if self.components.zero_preservation.found_values():
+        if self.components.found_values():
             self.log(
                 "zeros",
                 f"pruned weights had other values than zero at step {self.step}, from something that writes to weights "

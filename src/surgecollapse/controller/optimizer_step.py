@@ -12,7 +12,7 @@ from surgecollapse.controller.components import Components
 from surgecollapse.gradients.chain import TransformChain
 from surgecollapse.gradients.effects import Effects
 from surgecollapse.protocols import GradientTransform
-from surgecollapse.torch_utils.step_hooks import overflowed, parameters_of, unscale
+from surgecollapse.torch_utils.step_hooks import moves_nothing, overflowed, parameters_of, unscale
 
 
 class OptimizerSteps:
@@ -38,10 +38,16 @@ class OptimizerSteps:
         self._rates: dict[int, list[Any]] = {}
         self._skipped: set[int] = set()
 
-    def skips(self, index: int) -> bool:
-        """Whether an optimizer is about to skip its step for an overflow; to be asked before each step."""
+    def skips(self, index: int, *, rehearsal: bool = False) -> bool:
+        """Whether an optimizer is about to skip its step for an overflow; to be asked before each step.
+
+        Args:
+            index: of the optimizer.
+            rehearsal: no training batch was seen yet, so that a step which moves nothing is not counted either: with
+                such a one ``torch.distributed.checkpoint`` has an optimizer make its state.
+        """
         self._skipped.discard(index)
-        if overflowed(self._optimizers[index]):
+        if overflowed(self._optimizers[index]) or (rehearsal and moves_nothing(self._optimizers[index])):
             self._skipped.add(index)
         return index in self._skipped
 

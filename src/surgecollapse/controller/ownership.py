@@ -14,6 +14,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from surgecollapse.torch_utils.module_hooks import Hooks
 from surgecollapse.torch_utils.modules import is_transformed
+from surgecollapse.torch_utils.shards import local
 from surgecollapse.torch_utils.step_hooks import StepHooks, parameters_of
 
 _holders: dict[int, tuple[weakref.ref[Tensor], weakref.ref[Ownership]]] = {}
@@ -115,6 +116,11 @@ class Ownership:
 
         self._first_batch.before(self._model, on_batch, eager=eager)
 
+    @property
+    def saw_batch(self) -> bool:
+        """Whether a training batch was seen."""
+        return bool(self._seen)
+
     def first_step_done(self) -> None:
         """Stop watching: the optimizer's hooks fire."""
         self._first_batch.remove()
@@ -163,11 +169,11 @@ def check_trainable(model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
             f"{_some(lazy)} have no shape yet (lazy layers): pass one batch through the model before the optimizer is "
             "built and attach is called"
         )
-    sharded = [name for name, p in named.items() if hasattr(p, "to_local") or hasattr(p, "_is_flat_param")]
-    if sharded:
+    flat = [name for name, p in named.items() if hasattr(p, "_is_flat_param")]
+    if flat:
         raise ValueError(
-            f"{_some(sharded)} is sharded over processes, and masks of shards are not supported: train with "
-            "DistributedDataParallel and an ordinary optimizer"
+            f"{_some(flat)} is a flat parameter of FullyShardedDataParallel, in which weights have no shape of their "
+            "own: shard the model with torch.distributed.fsdp.fully_shard instead"
         )
     if isinstance(model, nn.ModuleDict | nn.ModuleList) and type(model).forward is nn.Module.forward:
         raise ValueError(
@@ -196,6 +202,6 @@ def _some(names: Collection[str]) -> str:
 @torch.no_grad()
 def _fingerprint(params: Iterable[Tensor]) -> tuple[float, ...]:
     """A few sums that a change of the weights moves, also one through ``.data``, which torch does not count."""
-    trained = [p.detach() for p in params if p.requires_grad and p.numel()]
+    trained = [local(p).detach() for p in params if p.requires_grad and p.numel()]
     ends = trained[:1] + trained[-1:]
     return tuple(p.sum(dtype=torch.float64 if p.is_floating_point() else None).item() for p in ends)

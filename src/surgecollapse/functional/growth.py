@@ -80,18 +80,38 @@ def share_by_momentum(momentum: Mapping[str, Tensor], live: Mapping[str, Tensor]
     if momentum.keys() != live.keys():
         raise ValueError(f"momentum has the layers {', '.join(momentum)}, live has {', '.join(live)}: give the same")
     if not momentum:
-        counts, sums = [], []
-    else:
-        dtype = torch.float64 if any(m.dtype == torch.float64 for m in momentum.values()) else torch.float32
-        moved = [torch.where(live[name], value.detach().abs(), 0).sum(dtype=dtype) for name, value in momentum.items()]
-        counts = torch.stack([live[name].count_nonzero() for name in momentum]).tolist()
-        sums = torch.stack(moved).tolist()
-    for name, total in zip(momentum, sums, strict=True):
-        if not isfinite(total):
-            raise ValueError(f"the momentum of {name!r} is not finite: skip this decision")
+        return share_by_means({}, {}, {}, count)
+    counts = torch.stack([live[name].count_nonzero() for name in momentum]).tolist()
+    sums = torch.stack([sum_of_open(value, live[name]).double() for name, value in momentum.items()]).tolist()
     opened = dict(zip(momentum, counts, strict=True))
     closed = {name: live[name].numel() - opened[name] for name in momentum}
+    return share_by_means(dict(zip(momentum, sums, strict=True)), opened, closed, count)
+
+
+def sum_of_open(momentum: Tensor, live: Tensor) -> Tensor:
+    """Sum of |momentum| over the live weights, in float32 at least; 0-dimensional."""
+    dtype = torch.promote_types(momentum.dtype, torch.float32)
+    return torch.where(live, momentum.detach().abs(), 0).sum(dtype=dtype)
+
+
+def share_by_means(
+    sums: Mapping[str, float], opened: Mapping[str, int], closed: Mapping[str, int], count: int
+) -> dict[str, int]:
+    """As :func:`share_by_momentum`, from what it sums and counts.
+
+    Args:
+        sums: of |momentum| over the live weights of each layer.
+        opened: number of live weights of each layer.
+        closed: number of closed weights of each layer.
+        count: number of weights to reopen.
+
+    Raises:
+        ValueError: if ``count`` is out of range, or a sum is not finite.
+    """
+    for name, total in sums.items():
+        if not isfinite(total):
+            raise ValueError(f"the momentum of {name!r} is not finite: skip this decision")
     if not 0 <= count <= sum(closed.values()):
         raise ValueError(f"count must lie in [0, {sum(closed.values())}], the number of closed weights, got {count}")
-    means = {n: Fraction(s) / opened[n] if opened[n] else Fraction(0) for n, s in zip(momentum, sums, strict=True)}
-    return apportion(means, dict.fromkeys(momentum, 0), closed, count)
+    means = {n: Fraction(total) / opened[n] if opened[n] else Fraction(0) for n, total in sums.items()}
+    return apportion(means, dict.fromkeys(sums, 0), closed, count)

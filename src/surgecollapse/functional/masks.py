@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from surgecollapse.functional.apportion import apportion
-from surgecollapse.functional.selection import count_true, kept, lowest
+from surgecollapse.functional.selection import Ranking, kept
 
+WHOLE = Ranking()
 ALLOCATIONS = ("global", "layer", "erk")
 """How zeros spread: one ranking of all weights, the same share in every layer, or Erdős–Rényi-kernel."""
 
@@ -59,6 +60,7 @@ def collapse_masks(
     *,
     allocation: str = "global",
     min_density: float = 0.005,
+    ranking: Ranking = WHOLE,
 ) -> dict[str, Tensor]:
     """Choose which weights stay live: those of highest score, exactly ``live`` of them in all.
 
@@ -73,6 +75,7 @@ def collapse_masks(
         live: number of weights that stay live, in [0, total size].
         allocation: ``global``, ``layer`` or ``erk``.
         min_density: least share of live weights in each layer, in [0, 1].
+        ranking: how entries are ranked; one of its own where processes hold parts of the tensors.
 
     Returns:
         Bool masks by name, True where the weight is live; new tensors.
@@ -88,11 +91,11 @@ def collapse_masks(
     """
     if allocation not in ALLOCATIONS:
         raise ValueError(f"unknown allocation {allocation!r}: expected one of {', '.join(ALLOCATIONS)}")
-    shapes = {name: tuple(score.shape) for name, score in scores.items()}
+    shapes = ranking.shapes(scores)
     if allocation == "global":
-        return _collapse_globally(scores, live, _minima(shapes, live, min_density))
+        return _collapse_globally(scores, live, _minima(shapes, live, min_density), ranking)
     counts = _share(shapes, live, allocation, min_density)
-    return {name: _keep([score], counts[name])[0] for name, score in scores.items()}
+    return {name: _keep({name: score}, counts[name], ranking)[name] for name, score in scores.items()}
 
 
 def minimum_live(sizes: Mapping[str, int | Sequence[int]], min_density: float) -> dict[str, int]:
@@ -215,22 +218,23 @@ def _size(value: int | Sequence[int]) -> int:
     return value if isinstance(value, int) else prod(value)
 
 
-def _keep(scores: Sequence[Tensor], live: int) -> list[Tensor]:
+def _keep(scores: Mapping[str, Tensor], live: int, ranking: Ranking) -> dict[str, Tensor]:
     """Mark all but the lowest; inverted in place, so that only one set of masks is held."""
-    masks = lowest(scores, sum(score.numel() for score in scores) - live)
-    return [mask.logical_not_() for mask in masks]
+    masks = ranking.lowest(scores, sum(map(prod, ranking.shapes(scores).values())) - live)
+    return {name: mask.logical_not_() for name, mask in zip(scores, masks, strict=True)}
 
 
-def _collapse_globally(scores: Mapping[str, Tensor], live: int, minima: Mapping[str, int]) -> dict[str, Tensor]:
+def _collapse_globally(
+    scores: Mapping[str, Tensor], live: int, minima: Mapping[str, int], ranking: Ranking
+) -> dict[str, Tensor]:
     masks: dict[str, Tensor] = {}
     free, remaining = list(scores), live
     while free:
-        found = dict(zip(free, _keep([scores[name] for name in free], remaining), strict=True))
+        found = _keep({name: scores[name] for name in free}, remaining, ranking)
         # A kept count at or above the minimum needs no look; one read-back serves all layers.
-        counts = count_true(list(found.values()))
-        short = [name for name, count in zip(free, counts, strict=True) if count < minima[name]]
+        short = [name for name, count in ranking.counts(found).items() if count < minima[name]]
         for name in short:
-            masks[name] = _keep([scores[name]], minima[name])[0]
+            masks[name] = _keep({name: scores[name]}, minima[name], ranking)[name]
             remaining -= minima[name]
         if not short:
             masks.update(found)

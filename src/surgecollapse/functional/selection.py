@@ -11,7 +11,7 @@ order of the tensors, then flat logical index.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from math import isqrt
 
@@ -109,6 +109,34 @@ def count_true(masks: Sequence[Tensor]) -> list[int]:
         return [int(np.count_nonzero(mask.numpy())) for mask in masks]
     counts: list[int] = torch.stack([mask.count_nonzero() for mask in masks]).tolist()
     return counts
+
+
+class Ranking:
+    """Ranks and counts the entries of tensors by name. Here each tensor is whole; a subclass may know of parts."""
+
+    def shapes(self, tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+        """Shape of each whole tensor."""
+        return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+    def lowest(
+        self, scores: Mapping[str, Tensor], k: int, eligible: Mapping[str, Tensor] | None = None
+    ) -> list[Tensor]:
+        """As :func:`lowest`, of named tensors."""
+        return lowest(list(scores.values()), k, eligible=_in_order(scores, eligible))
+
+    def highest(
+        self, scores: Mapping[str, Tensor], k: int, eligible: Mapping[str, Tensor] | None = None
+    ) -> list[Tensor]:
+        """As :func:`highest`, of named tensors."""
+        return highest(list(scores.values()), k, eligible=_in_order(scores, eligible))
+
+    def counts(self, masks: Mapping[str, Tensor]) -> dict[str, int]:
+        """As :func:`count_true`, of named masks."""
+        return dict(zip(masks, count_true(list(masks.values())), strict=True)) if masks else {}
+
+
+def _in_order(scores: Mapping[str, Tensor], eligible: Mapping[str, Tensor] | None) -> list[Tensor] | None:
+    return None if eligible is None else [eligible[name] for name in scores]
 
 
 def _select(scores: Sequence[Tensor], k: int, eligible: Sequence[Tensor] | None, *, descending: bool) -> list[Tensor]:

@@ -88,10 +88,14 @@ def magnitude_restoring_scale(weight: Tensor, thresholded: Tensor) -> Tensor:
     >>> magnitude_restoring_scale(torch.tensor([-3.0, 0.5, 2.0]), torch.tensor([-2.0, 0.0, 1.0]))
     tensor(1.6667)
     """
-    wide = torch.promote_types(weight.dtype, torch.float32)
-    before = weight.abs().mul_(thresholded != 0).sum(dtype=wide)
-    after = thresholded.abs().sum(dtype=wide)
+    before, after = magnitudes(weight, thresholded)
     return torch.where(after > 0, before / after, torch.ones_like(after))
+
+
+def magnitudes(weight: Tensor, thresholded: Tensor) -> tuple[Tensor, Tensor]:
+    """Σ|w| and Σ|v| over the entries where v is not 0: what :func:`magnitude_restoring_scale` divides."""
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    return weight.abs().mul_(thresholded != 0).sum(dtype=wide), thresholded.abs().sum(dtype=wide)
 
 
 def channel_scale(weight: Tensor, mask: Tensor) -> Tensor:

@@ -9,14 +9,16 @@ import torch
 from torch import Tensor
 
 from surgecollapse.functional.projections import inner_product
-from surgecollapse.gradients.dense_check import check_whole
+from surgecollapse.gradients.dense_check import check_dense
 from surgecollapse.gradients.stateless import Stateless
+from surgecollapse.torch_utils.shards import Shards, local
 
 
 class ClipNorm(Stateless):
     """Clip the norm over all gradients together: g ← g · min(1, max_norm/‖g‖).
 
     Clip raw gradients in the loop, as always; this clip comes after the transforms, which may have made them larger.
+    Of gradients whose parts lie on several processes it is the norm over all parts, after one all-reduce.
     The norm is computed in float64 (float32 on devices without), and the host does not wait for it. Gradients with a
     non-finite entry among them are all left as they are.
 
@@ -62,20 +64,21 @@ class ClipNorm(Stateless):
         """Clip ``grads`` in place, once per optimizer step.
 
         Raises:
-            TypeError: if a gradient is sparse, or a shard of a distributed tensor.
+            TypeError: if a gradient is sparse.
         """
         by_device: dict[torch.device, list[Tensor]] = {}
         for grad in grads:
-            check_whole(self, grad, "the norm would be that of one shard")
+            check_dense(self, grad)
             by_device.setdefault(grad.device, []).append(grad)
         if not by_device:
             return
-        home = next(iter(by_device))
-        energies = [_energy(own).to(home) for own in by_device.values()]
-        norm = torch.stack(energies).sum().sqrt()
+        home, shards = next(iter(by_device)), Shards.of(grads)
+        counted = [[local(grad) for grad in own if shards.counts_here(grad)] for own in by_device.values()]
+        energies = [_energy(own).to(home) for own in counted if own]
+        norm = shards.total(torch.stack(energies).sum() if energies else torch.zeros((), device=home)).sqrt()
         factor = torch.where(norm.isfinite() & (norm > self.max_norm), self.max_norm / norm, torch.ones_like(norm))
         for device, own in by_device.items():
-            torch._foreach_mul_(own, factor.to(device))
+            torch._foreach_mul_([local(grad) for grad in own], factor.to(device))
 
 
 def _energy(grads: list[Tensor]) -> Tensor:

@@ -6,24 +6,18 @@ import torch
 from torch import Tensor
 
 
-def check_whole(transform: object, grad: Tensor, because: str) -> None:
-    """Check that a gradient is dense, and no shard of a distributed tensor.
+def check_dense(transform: object, grad: Tensor) -> None:
+    """Check that a gradient is dense.
 
     Args:
         transform: who asks.
         grad: the gradient.
-        because: what would be wrong with a shard.
 
     Raises:
-        TypeError: if it is sparse, or a shard.
+        TypeError: if it is sparse.
     """
     if grad.layout is not torch.strided:
         raise TypeError(
             f"{type(transform).__name__} needs dense gradients, got {grad.layout} of shape {tuple(grad.shape)}: build "
             "the embedding with sparse=False, or name the other parameters in parameters=, where the transform takes it"
-        )
-    if hasattr(grad, "to_local"):
-        raise TypeError(
-            f"{type(transform).__name__} needs whole gradients, got a distributed tensor of shape {tuple(grad.shape)}: "
-            f"{because}; name those that are not sharded in parameters=, where the transform takes it"
         )

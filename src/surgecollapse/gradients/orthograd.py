@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from surgecollapse.functional.projections import gram, projection_factors, relative_floor
-from surgecollapse.gradients.dense_check import check_whole
+from surgecollapse.gradients.dense_check import check_dense
 from surgecollapse.gradients.flat_buffers import FlatBuffer, groups
 from surgecollapse.gradients.stateless import Stateless
 from surgecollapse.torch_utils.chunking import SERIAL, blocks, share
 from surgecollapse.torch_utils.compiled import flattened
+from surgecollapse.torch_utils.shards import Shards, is_sharded, local
 
 _LAYOUTS = 64
 """Sets of shapes that are remembered: a net gives gradients to few."""
@@ -27,8 +28,8 @@ class OrthoGrad(Stateless):
     What is taken away would only scale the logits up, towards softmax collapse. Any optimizer becomes its ⊥ form and
     keeps its groups, schedulers and state dict: see :func:`surgecollapse.transform_gradients`.
 
-    * Inner products are those of whole parameter tensors, in float64 (float32 on devices without); half precision is
-      computed in float32 and rounded once.
+    * Inner products are those of whole parameter tensors, summed over the processes that hold parts of one, in float64
+      (float32 on devices without); half precision is computed in float32 and rounded once.
     * One-dimensional and single-element parameters are left alone: their gradient is mostly, or wholly, along
       themselves.
     * A zero weight, a zero gradient and non-finite gradients are left as they are.
@@ -88,15 +89,21 @@ class OrthoGrad(Stateless):
         """Project ``grads`` in place, once per optimizer step; the two sequences correspond.
 
         Raises:
-            TypeError: if a gradient is sparse, or a shard of a distributed tensor.
+            TypeError: if a gradient is sparse.
         """
         alike: dict[tuple[torch.device, torch.dtype], list[tuple[Tensor, Tensor]]] = {}
+        split: dict[tuple[torch.device, torch.dtype], list[tuple[Tensor, Tensor]]] = {}
         for weight, grad in zip(params, grads, strict=True):
             if grad.ndim < 2 or grad.numel() < 2 or (self._only is not None and weight not in self._only):
                 continue
-            check_whole(self, grad, "inner products would be those of one shard")
+            check_dense(self, grad)
+            if is_sharded(grad):
+                split.setdefault((grad.device, grad.dtype), []).append((weight, grad))
+                continue
             pair = (torch.view_as_real(weight), torch.view_as_real(grad)) if grad.is_complex() else (weight, grad)
             alike.setdefault((grad.device, pair[1].dtype), []).append(pair)
+        for (_, dtype), pairs in split.items():
+            self._project_parts(pairs, dtype)
         for (device, dtype), pairs in alike.items():
             if self._waits_for(device):
                 self._project(pairs, dtype)
@@ -116,6 +123,20 @@ class OrthoGrad(Stateless):
 
         along, factor = self._factors(sums_of_pieces(pairs, lambda _, w, g: gram(w, g)), dtype, left)
         _change_on_host(pairs, along, factor)
+
+    def _project_parts(self, pairs: list[tuple[Tensor, Tensor]], dtype: torch.dtype) -> None:
+        """Project gradients of which each process holds a part, by inner products summed over the parts."""
+        grads = [grad for _, grad in pairs]
+        shards, parts = Shards.of(grads), [(local(weight).detach(), local(grad)) for weight, grad in pairs]
+
+        def left(along: Tensor) -> Tensor:
+            numbers = along.tolist()
+            own = sums_of_pieces(parts, lambda i, w, g: gram(rest := g.sub(w, alpha=numbers[i]), rest))[:, 0]
+            return shards.totals(grads, own)
+
+        products = shards.totals(grads, sums_of_pieces(parts, lambda _, w, g: gram(w, g)))
+        along, factor = self._factors(products, dtype, left)
+        _change_on_host(parts, along, factor)
 
     def _project_together(self, pairs: list[tuple[Tensor, Tensor]], dtype: torch.dtype) -> None:
         """Nearly every operation is launched once for all pairs, and the numbers stay on the device."""

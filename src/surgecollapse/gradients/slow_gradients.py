@@ -11,9 +11,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from surgecollapse.gradients.dense_check import check_whole
+from surgecollapse.gradients.dense_check import check_dense
 from surgecollapse.gradients.flat_buffers import FlatBuffer, all_finite
 from surgecollapse.torch_utils.chunking import blocks, share
+from surgecollapse.torch_utils.shards import Shards, local, part_of, whole
 
 SMALLEST = 1 << 16
 """Entries from which on a compiled pass costs no more than plain operations."""
@@ -71,17 +72,16 @@ class SlowGradients(ABC):
         """Filter ``grads`` in place, once per optimizer step; the two sequences correspond.
 
         Raises:
-            TypeError: if a gradient is sparse, or a shard of a distributed tensor.
+            TypeError: if a gradient is sparse.
         """
         on_host: list[tuple[Tensor, Tensor]] = []
         elsewhere: dict[tuple[torch.device, torch.dtype], dict[Tensor, Tensor]] = {}
         entries = 0
-        for param, grad in zip(params, grads, strict=True):
-            if self._only is not None and param not in self._only:
-                continue
-            check_whole(self, grad, "one that is not finite would be left out on one rank alone")
+        for param, grad in self._chosen(params, grads):
             if not self._waits_for(grad):
-                if grad.numel():
+                if not grad.numel():
+                    self._state_of(param, grad)
+                else:
                     elsewhere.setdefault((grad.device, grad.dtype), {})[param] = grad
                 continue
             if self.compile and self._passes_once(param, grad):
@@ -96,6 +96,27 @@ class SlowGradients(ABC):
             self._filter_healthy(on_host)
         for kind, given in elsewhere.items():
             self._filter_together(kind, given)
+
+    def _chosen(self, params: Sequence[Tensor], grads: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """Parameters with the gradients to filter, or those parts of them that are here.
+
+        One gradient that is not finite anywhere is left out on every process that holds a part of it.
+        """
+        given = zip(params, grads, strict=True)
+        pairs = [(param, grad) for param, grad in given if self._only is None or param in self._only]
+        for _, grad in pairs:
+            check_dense(self, grad)
+        shards = Shards.of([grad for _, grad in pairs])
+        if not shards.sharded:
+            return pairs
+        parts = [local(grad) for _, grad in pairs]
+        unsound = [
+            ~((part.abs() <= self.largest(part.dtype)).all() & part.isfinite().all()) if part.numel() else False
+            for part in parts
+        ]
+        found = torch.stack([torch.as_tensor(flag, device=parts[0].device, dtype=torch.float64) for flag in unsound])
+        counts = shards.total(found).tolist()
+        return [(param, part) for (param, _), part, bad in zip(pairs, parts, counts, strict=True) if not bad]
 
     def _filter_healthy(self, pairs: list[tuple[Tensor, Tensor]]) -> None:
         """Filter the gradients of which every entry may enter the state."""
@@ -141,7 +162,7 @@ class SlowGradients(ABC):
     def _gathered(self, dtype: torch.dtype, given: dict[Tensor, Tensor], before: FlatState | None) -> FlatState:
         """Put the state of all parameters side by side, that of new ones with that of known ones."""
         params = [*given, *(param for param in (before.place if before else ()) if param not in given)]
-        rows = FlatBuffer([param.shape for param in params], params[0].device)
+        rows = FlatBuffer([local(param).shape for param in params], params[0].device)
         state = self._new_matrices(rows, dtype)
         parts: list[State] = [{} for _ in params]
         for name, value in state.items():
@@ -237,8 +258,11 @@ class SlowGradients(ABC):
 
     def state_dict(self, params: Sequence[Tensor]) -> dict[str, Any]:
         """Copies of the state, in lists that correspond to ``params``; ``None`` where a parameter has none."""
-        states = [self._state.get(param) for param in params]
-        return {name: [None if s is None else copy_of(s[name]) for s in states] for name in self._fields}
+        states = [(param, self._state.get(param)) for param in params]
+        return {
+            name: [None if s is None else copy_of(_whole_state(param, s[name])) for param, s in states]
+            for name in self._fields
+        }
 
     def load_state_dict(self, state: dict[str, Any], params: Sequence[Tensor]) -> None:
         """Restore what :meth:`state_dict` returned, on each parameter's device. Settings are not part of it.
@@ -256,7 +280,8 @@ class SlowGradients(ABC):
         for i, param in enumerate(params):
             saved = {name: state[name][i] for name in self._fields}
             if saved[self._fields[0]] is not None:
-                restored[param] = self._restored(saved, param)
+                parts = {name: _part_of_state(param, value) for name, value in saved.items()}
+                restored[param] = self._restored(parts, local(param))
         given = set(params)
         self._together.clear()
         self._state = {param: kept for param, kept in self._state.items() if param not in given} | restored
@@ -277,6 +302,17 @@ def slots_like(count: int, like: Tensor, dtype: torch.dtype) -> Tensor:
 def copy_of(value: Any, device: torch.device | None = None) -> Any:
     """A copy of a tensor, on another device if one is given; other values as they are."""
     return value.detach().to(device or value.device, copy=True) if isinstance(value, Tensor) else value
+
+
+def _whole_state(param: Tensor, value: Any) -> Any:
+    """What is kept for a parameter, gathered where it has the shape of one that is split."""
+    return whole(param, value) if isinstance(value, Tensor) and value.ndim >= max(1, param.ndim) else value
+
+
+def _part_of_state(param: Tensor, value: Any) -> Any:
+    """The part of it that belongs to the part of the parameter that is here."""
+    fits = isinstance(value, Tensor) and value.shape[value.ndim - param.ndim :] == param.shape
+    return part_of(param, value) if fits and value.ndim >= max(1, param.ndim) else value
 
 
 def _is_at_most(grad: Tensor, largest: float) -> bool:

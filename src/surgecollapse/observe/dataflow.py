@@ -7,7 +7,7 @@ own. Nothing is kept alive: storages are held by weak reference.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,10 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from surgecollapse.protocols import Dataflow
+from surgecollapse.torch_utils.module_hooks import Hooks
 from surgecollapse.torch_utils.modules import canonical_name, tensors_in
+from surgecollapse.torch_utils.sharded_modules import gathers
+from surgecollapse.torch_utils.shards import is_sharded, local
 
 _SIDE_OUTPUTS = frozenset(
     (
@@ -108,8 +111,12 @@ def trace_dataflow(model: nn.Module, forward: Callable[[], Any]) -> Dataflow:
     Dataflow(outputs=('2.weight',), selectors=(), weights=('0.weight', '2.weight'), transposed=())
     """
     tracer = _Tracer(model)
-    with tracer:
-        result = forward()
+    hooks = tracer.see_gathered(model)
+    try:
+        with tracer:
+            result = forward()
+    finally:
+        hooks.remove()
     order = {canonical_name(name): i for i, (name, _) in enumerate(model.named_parameters())}
     never = _recurrent(model)
     outputs = tracer.output_weights(_main_outputs(result))
@@ -160,14 +167,32 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call, misc, unused-
         self.selectors: set[str] = set()
         self.weights: set[str] = set()
         self.transposed: set[str] = set()
-        self._strides = {canonical_name(name): p.stride()[-2:] for name, p in model.named_parameters()}
-        for name, p in model.named_parameters():
-            key = self._key(p)
-            if key is not None and p.numel():
-                low, high = _span(p)
-                self._spans.setdefault(key, []).append((low, high, canonical_name(name)))
+        self._strides = {canonical_name(name): local(p).stride()[-2:] for name, p in model.named_parameters()}
+        self.see(model.named_parameters())
         for buffer in model.buffers():
             self._put(buffer, _State())
+
+    def see(self, params: Iterable[tuple[str, Tensor]]) -> None:
+        """Note where parameters lie."""
+        for name, p in params:
+            key = self._key(p)
+            if key is not None and local(p).numel():
+                self._spans.setdefault(key, []).append((*_span(local(p)), canonical_name(name)))
+                self._states.pop(key, None)  # what gathered it was seen, too
+
+    def see_gathered(self, model: nn.Module) -> Hooks:
+        """Note where the whole weights lie that ``fully_shard`` gathers for each module's pass."""
+        hooks = Hooks()
+        for path, module in model.named_modules():
+            if gathers(module):
+                prefix = f"{path}." if path else ""
+
+                def on_pass(module: nn.Module, _args: Any, _kwargs: Any, prefix: str = prefix) -> None:
+                    own = ((prefix + name, p) for name, p in module.named_parameters())
+                    self.see((name, p) for name, p in own if not is_sharded(p))
+
+                hooks.before(module, on_pass)
+        return hooks
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -274,8 +299,8 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call, misc, unused-
         if key is None:
             return self._by_id.get(id(tensor), _State(activation=True))
         spans = self._spans.get(key)
-        if spans and key not in self._states and tensor.numel():
-            low, high = _span(tensor)
+        if spans and key not in self._states and local(tensor).numel():
+            low, high = _span(local(tensor))
             names = frozenset(name for first, last, name in spans if first < high and low < last)
             return _State(sources=names, direct=names)
         # What the pass did not make came in: a batch, or what somebody keeps between passes.
@@ -293,7 +318,7 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call, misc, unused-
             self._by_id[id(tensor)] = state
         else:
             # The weak reference keeps the address from being used again, not the memory.
-            weak = StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call, unused-ignore]
+            weak = StorageWeakRef(local(tensor).untyped_storage())  # type: ignore[no-untyped-call, unused-ignore]
             self._states[key] = (weak, state)
 
     def _is_view(self, tensor: Tensor, taken: list[Tensor]) -> bool:
@@ -304,7 +329,7 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call, misc, unused-
     def _key(tensor: Tensor) -> int | None:
         if tensor.layout is not torch.strided or torch._C._functorch.is_functorch_wrapped_tensor(tensor):
             return None
-        return int(tensor.untyped_storage()._cdata)
+        return int(local(tensor).untyped_storage()._cdata)
 
 
 def _span(tensor: Tensor) -> tuple[int, int]:

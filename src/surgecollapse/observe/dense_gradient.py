@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from surgecollapse.torch_utils.chunking import on_pieces
+from surgecollapse.torch_utils.shards import local, part_of, whole
 
 
 class DenseGradient:
@@ -39,13 +40,13 @@ class DenseGradient:
         for name, p in params.items():
             if p.grad is None:
                 continue
-            value = self.values.get(name)
-            if value is not None and value.device != p.grad.device:  # the model was moved
-                value = self.values[name] = value.to(p.grad.device)
-            if value is not None and value.shape == p.grad.shape:
-                known.append((value, p.grad))
+            here, value = local(p.grad), self.values.get(name)
+            if value is not None and value.device != here.device:  # the model was moved
+                value = self.values[name] = value.to(here.device)
+            if value is not None and value.shape == here.shape:
+                known.append((value, here))
             else:
-                grad = _finite(p.grad)
+                grad = _finite(here)
                 grad = grad.float() if grad.dtype in (torch.float16, torch.bfloat16) else grad
                 self.values[name] = grad.mul_(1.0 - self.decay)
         on_pieces(self._move, known)
@@ -58,14 +59,16 @@ class DenseGradient:
         """Forget everything (the mask is final, or all weights are open)."""
         self.values.clear()
 
-    def state_dict(self) -> dict[str, Any]:
-        """The averages."""
-        return {"values": {name: value.clone() for name, value in self.values.items()}}
+    def state_dict(self, params: Mapping[str, Tensor]) -> dict[str, Any]:
+        """The averages; of sharded weights whole ones, gathered on every rank."""
+        return {"values": {name: whole(params[name], value).clone() for name, value in self.values.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any], params: Mapping[str, nn.Parameter]) -> None:
         """Restore the averages on the devices of ``params``."""
         self.values = {
-            name: v.to(params[name].device, copy=True) for name, v in state["values"].items() if name in params
+            name: part_of(params[name], v).to(params[name].device, copy=True)
+            for name, v in state["values"].items()
+            if name in params
         }
 
 

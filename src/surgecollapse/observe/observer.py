@@ -21,6 +21,7 @@ from surgecollapse.observe.unit_tracing import follow_units
 from surgecollapse.protocols import Dataflow, UnitConnection
 from surgecollapse.torch_utils.distributed import Ranks
 from surgecollapse.torch_utils.modules import canonical_name
+from surgecollapse.torch_utils.shards import Shards, is_sharded, local
 
 _NUMBERS = ("grad_norm", "loss", "target_entropy")
 """What a reading holds beside its layers; averaged over ranks."""
@@ -35,6 +36,7 @@ class Observer:
         probe: the probe batch.
         generator: CPU generator that draws rows.
         ranks: the processes that train the model together, whose readings are pooled.
+        shards: sums over those of them that hold parts of its weights.
         dataflow: names the layers that produce the output.
         output: which entry of the model's output holds the class scores, see
             :func:`~surgecollapse.observe.predictions.class_scores`.
@@ -47,6 +49,7 @@ class Observer:
         probe: Probe,
         generator: torch.Generator,
         ranks: Ranks | None = None,
+        shards: Shards | None = None,
         *,
         dataflow: Dataflow | None = None,
         output: Output = None,
@@ -54,10 +57,12 @@ class Observer:
         self._dataflow, self._output = dataflow, output
         self._model, self._reader, self._probe, self._generator = model, reader, probe, generator
         self._ranks = Ranks() if ranks is None else ranks
+        self._shards = Shards() if shards is None else shards
         self._pool = Pool(self._ranks, reader.sites, reader.entropy)
         self._loss: Tensor | float | None = None
         self._targets: Tensor | None = None
         self._norms: list[Tensor] = []
+        self._part_norms: list[Tensor] = []
         self._warned = False
 
     def note(self, loss: Tensor | float | None, targets: Tensor | None) -> None:
@@ -83,26 +88,38 @@ class Observer:
     def end_step(self) -> None:
         """Forget what belonged to this step."""
         self._loss = self._targets = None
-        self._norms = []
+        self._norms, self._part_norms = [], []
 
     def see_gradients(self, grads: Sequence[Tensor]) -> None:
-        """Take the norms of these gradients into the reading, at least in float32, without a host sync."""
-        dense = [grad.coalesce().values() if grad.is_sparse else grad for grad in grads]
-        real = [torch.view_as_real(grad) if grad.is_complex() else grad for grad in dense]
-        for dtype in (torch.float32, torch.float64):
-            group = [grad for grad in real if torch.promote_types(grad.dtype, torch.float32) == dtype]
-            if group:
-                self._norms += torch._foreach_norm(group, 2, dtype=dtype)
+        """Take the norms of these gradients into the reading, at least in float32, without a host sync.
+
+        Of gradients that are split over processes, the norms of those parts that count here.
+        """
+        parts = [local(grad) for grad in grads if is_sharded(grad) and self._shards.counts_here(grad)]
+        self._part_norms += _norms_of(parts)
+        self._norms += _norms_of([grad for grad in grads if not is_sharded(grad)])
+
+    def _grad_norm(self) -> Tensor | None:
+        """Norm of all gradients that were seen, whole ones and parts."""
+        found = self._norms
+        if self._shards.sharded:
+            device = next(self._model.parameters()).device
+            parts = [norm.to(device, torch.float64).square() for norm in self._part_norms]
+            square = torch.stack(parts).sum() if parts else torch.zeros((), dtype=torch.float64, device=device)
+            found = [*found, self._ranks.totals([square])[0].sqrt()]
+        return torch.stack([n.to(found[0].device, torch.float32) for n in found]).norm() if found else None
 
     def read(self, step: int, sparsity: float) -> Reading:
         """Reduce on the device, read back once, and disarm."""
         source, hidden = "batch", self._reader.hidden
         # A compiled forward runs no hooks that were added later; where parts are compiled, all layers are read alike.
-        if not self._reader.captured or (hidden and self._probe.known):
+        missing = not self._reader.captured or bool(hidden and self._probe.known)
+        if self._together_if_sharded(missing):
             source, hidden = "probe" if self._pass_probe() else "none", ()
         extra: dict[str, Tensor] = {}
-        if self._norms:
-            extra["grad_norm"] = torch.stack([n.to(self._norms[0].device, torch.float32) for n in self._norms]).norm()
+        norm = self._grad_norm()
+        if norm is not None:
+            extra["grad_norm"] = norm
         if isinstance(self._loss, Tensor):
             extra["loss"] = self._loss.float().mean()
         if self._targets is not None:
@@ -122,6 +139,10 @@ class Observer:
             if why is not None:
                 warn_user(why)
         return reading
+
+    def _together_if_sharded(self, flag: bool) -> bool:
+        """Whether any rank needs a pass, where each pass needs all ranks."""
+        return self._shards.anywhere(flag, next(self._model.parameters()).device) if self._shards.sharded else flag
 
     def _here(self, extra: Mapping[str, Tensor]) -> tuple[tuple[LayerReading, ...], dict[str, float], bool]:
         """Layers, further numbers and whether all activations were finite, in this process."""
@@ -202,6 +223,18 @@ class Observer:
         self._reader.arm(torch.Generator().manual_seed(0), training=False)
         self._probe.forward(self._model)
         return self._reader.captured
+
+
+def _norms_of(grads: Sequence[Tensor]) -> list[Tensor]:
+    """Euclidean norms of gradients, at least in float32; complex and sparse ones too."""
+    dense = [grad.coalesce().values() if grad.is_sparse else grad for grad in grads]
+    real = [torch.view_as_real(grad) if grad.is_complex() else grad for grad in dense]
+    found: list[Tensor] = []
+    for dtype in (torch.float32, torch.float64):
+        group = [grad for grad in real if torch.promote_types(grad.dtype, torch.float32) == dtype]
+        if group:
+            found += torch._foreach_norm(group, 2, dtype=dtype)
+    return found
 
 
 def _why_not(reading: Reading) -> str | None:

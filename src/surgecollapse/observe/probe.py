@@ -25,6 +25,7 @@ from surgecollapse.torch_utils.modules import (
     tensors_in,
     undisturbed,
 )
+from surgecollapse.torch_utils.shards import Shards
 
 logger = logging.getLogger(__name__)
 PROBE_ROWS = 64
@@ -61,10 +62,11 @@ class Probe:
             seen are kept, or all of it where the first axis does not hold the samples: where the model fails on the
             first rows, or where they come out differently without the others.
         rows: how many rows are enough.
+        shards: tells whether another process needs a pass, where each pass needs all of them.
     """
 
-    def __init__(self, batch: Any = None, *, rows: int = PROBE_ROWS) -> None:
-        self._rows = rows
+    def __init__(self, batch: Any = None, *, rows: int = PROBE_ROWS, shards: Shards | None = None) -> None:
+        self._rows, self._shards, self._agreed = rows, Shards() if shards is None else shards, False
         self._args: list[Any] = []
         self._kwargs: dict[str, Any] = {}
         self._whole: Batch | None = None
@@ -102,9 +104,9 @@ class Probe:
         """Choose between the first rows and the whole batch: rows that mean the same without the others are enough."""
         if self._stored is not None:
             self._restore(self._stored)
-        if self._whole is None:
+        if not self._must_choose(model):
             return
-        (args, kwargs), self._whole = self._whole, None
+        (args, kwargs), self._whole = self._whole or (self._args, self._kwargs), None
         batch = first_axis(next(tensors_in([*args, kwargs]))) or 0
         try:
             expected = self._run(model, args, kwargs)
@@ -113,6 +115,15 @@ class Probe:
                 self._args, self._kwargs = rows
         except _FAILURES:
             return
+
+    def _must_choose(self, model: nn.Module) -> bool:
+        """Whether two passes are to say what is kept: here, or where passes are made together, on any rank."""
+        if not self._shards.sharded:
+            return self._whole is not None
+        if self._agreed:
+            return False
+        self._agreed = True
+        return self._shards.anywhere(self._whole is not None, next(model.parameters()).device)
 
     def forward(self, model: nn.Module, *, training: bool = False) -> Any:
         """Pass the probe through ``model``, without gradient, leaving no trace.
@@ -241,6 +252,7 @@ class Probe:
         if "batch" not in state:  # of version 0.1, which kept tensors alone, and their first rows
             batch = to_plain((list(state["args"]), dict(state["kwargs"])))
             state = {**state, "batch": batch, "settled": True, "training": False}
+        self._agreed = False
         self.known, self._autocast, self._training = state["known"], state["autocast"], state["training"]
         if state["known"]:  # otherwise the first batch is still to come: nothing may come back over it
             self._stored = {key: state[key] for key in ("known", "batch", "settled")}

@@ -41,7 +41,7 @@ class Ranks:
 
     @classmethod
     def of(cls, model: nn.Module, group: ProcessGroup | None = None) -> Ranks:
-        """The ranks of a model: those of ``group`` if given, else of the ``DistributedDataParallel`` around it."""
+        """The ranks of a model: those of ``group`` if given, else those that its wrapper or its weights name."""
         parallel = data_parallel(model)
         if group is None and parallel is not None:
             group = parallel.process_group

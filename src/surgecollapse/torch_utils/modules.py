@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from surgecollapse.torch_utils.sharded_modules import gather_again
+
 _WRAPPER_SEGMENTS = frozenset({"_orig_mod", "_forward_module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 _INNER_NAMES = ("_orig_mod", "_forward_module")
 """Where ``torch.compile`` and Lightning Fabric keep the module that they call."""
@@ -259,6 +261,7 @@ def undisturbed(model: nn.Module, *, training: bool = False) -> Iterator[None]:
     finally:
         _undisturbed[0] -= 1
         torch.backends.mha.set_fastpath_enabled(fastpath)
+        gather_again(model)
         with torch.no_grad():
             for module, name, buffer, _ in buffers:
                 module._buffers[name] = buffer  # a forward pass may have put another tensor there

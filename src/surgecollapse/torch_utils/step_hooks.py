@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from surgecollapse.torch_utils.shards import local
+
 _OPTIMIZER_FILE = inspect.getfile(Optimizer)
 _LOST = 2
 """Steps that may begin without one that ends: an exception inside a step, and a second try."""
@@ -192,6 +194,15 @@ def overflowed(optimizer: Optimizer) -> bool:
     return found is not None and bool(found.item())
 
 
+def moves_nothing(optimizer: Optimizer) -> bool:
+    """Whether every learning rate and every gradient of the step that comes is zero."""
+    rates = [group.get("lr", 1.0) for group in optimizer.param_groups]
+    if not rates or any(bool(rate) for rate in rates):
+        return False
+    grads = [local(p.grad) for p in parameters_of(optimizer) if p.grad is not None]
+    return bool(grads) and not any(bool(grad.any()) for grad in grads)
+
+
 def unscale(optimizer: Optimizer) -> None:
     """Divide gradients that ``GradScaler`` left scaled for a fused kernel, and tell the kernel so.
 
@@ -203,6 +214,6 @@ def unscale(optimizer: Optimizer) -> None:
         return
     grads = [p.grad for p in parameters_of(optimizer) if p.grad is not None]
     inverse = torch.as_tensor(scale).double().reciprocal().float()
-    for grad in grads:
+    for grad in map(local, grads):
         grad.mul_(inverse.to(grad.device))
     optimizer.grad_scale = None  # type: ignore[attr-defined]

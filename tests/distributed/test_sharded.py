@@ -1,0 +1,155 @@
+"""Sharded training is the run of one process on the joined batch: the same decisions and masks, equal weights.
+
+The net has layers that do not divide evenly among ranks, and one with fewer rows than ranks, so that shards differ in
+size and some are empty.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from processes import run_ranks
+from rounding import unit
+
+WORKER = """
+import sys
+import warnings
+from datetime import timedelta
+
+import torch
+from torch import distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+from processes import fork_ranks
+from surgecollapse import Readings, Target, Updates, attach
+from surgecollapse.policies import ACDC, FixedInterval, RigL
+
+folder = sys.argv[2]
+torch.set_num_threads(1)
+
+CASES = {
+    "gmp": ("gmp", Updates(), "global"),
+    "cyclic_pruning": ("cyclic_pruning", Updates(), "global"),
+    "rigl": (lambda: RigL(interval=10), Updates(), "erk"),
+    "soft_threshold": ("soft_threshold", Updates(), "global"),
+    "noise": (
+        "cyclic_pruning",
+        Updates(regrow_init="noise", growth="momentum", optimizer_state="warmup", saliency="lamp"),
+        "layer",
+    ),
+    "ramp": (lambda: RigL(interval=10), Updates(optimizer_state="ramp", saliency="taylor", growth="random"), "erk"),
+    "last": (lambda: ACDC(), Updates(regrow_init="last"), "global"),
+    "fixed_interval": (lambda: FixedInterval(collapse_every=10, surge_every=20), Updates(), "global"),
+}
+RUNS = (
+    (1, "plain", list(CASES)),
+    (2, "shards", list(CASES)),
+    (4, "shards", ["gmp", "cyclic_pruning", "rigl", "soft_threshold"]),
+    (2, "tensors", ["gmp", "rigl", "soft_threshold"]),
+)
+
+
+def net():
+    torch.manual_seed(0)
+    parts = [nn.Linear(8, 24), nn.ReLU(), nn.Linear(24, 3), nn.ReLU(), nn.Linear(3, 10), nn.ReLU(), nn.Linear(10, 3)]
+    return nn.Sequential(*parts).double()
+
+
+def spread(model, kind):
+    if kind == "shards":
+        mesh = init_device_mesh("cpu", (distributed.get_world_size(),))
+        fully_shard(model[0], mesh=mesh)
+        fully_shard(model, mesh=mesh)
+    if kind == "tensors":
+        mesh = init_device_mesh("cpu", (distributed.get_world_size(),))
+        parallelize_module(model, mesh, {"0": ColwiseParallel(), "2": RowwiseParallel()})
+    return model
+
+
+def full(tensor):
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+def train(kind, case):
+    policy, updates, allocation = CASES[case]
+    rank, size = distributed.get_rank(), distributed.get_world_size()
+    if kind == "tensors":  # every rank has the whole batch
+        rank, size = 0, 1
+    model = spread(net(), kind)
+    optimizer = torch.optim.AdamW(model.parameters(), 0.01)
+    target = Target(0.7, min_density=0.05, allocation=allocation)
+    policy = policy if isinstance(policy, str) else policy()
+    controller = attach(model, optimizer, target, 40, policy=policy, updates=updates, readings=Readings(every=5))
+    rows = torch.Generator().manual_seed(1)
+    for _ in range(40):
+        x, y = torch.randn(32, 8, generator=rows).double(), torch.randint(3, (32,), generator=rows)
+        own = slice(rank * 32 // size, (rank + 1) * 32 // size)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x[own]), y[own]).backward()
+        optimizer.step()
+    controller.finalize()
+    return {
+        "weights": [full(p).detach().clone() for p in model.parameters()],
+        "masks": {name: full(mask.to(torch.uint8)).bool() for name, mask in controller.masks.items()},
+        "done": [(e.step, e.kind, [(l.name, l.live) for l in e.layers]) for e in controller.events],
+        "grad_norms": [reading.grad_norm for reading in controller.readings],
+        "entropies": [reading.entropy for reading in controller.readings],
+        "sparsity": controller.sparsity,
+    }
+
+
+for size, kind, cases in RUNS:
+
+    def work(rank):
+        warnings.simplefilter("ignore")
+        meet = f"file://{folder}/meet-{kind}{size}"
+        distributed.init_process_group("gloo", meet, timedelta(minutes=10), size, rank)
+        torch.save({name: train(kind, name) for name in cases}, f"{folder}/{kind}{size}-{rank}.pt")
+        distributed.barrier()
+        distributed.destroy_process_group()
+
+    fork_ranks(work, size)
+"""
+FOUR = ("gmp", "cyclic_pruning", "rigl", "soft_threshold")
+CASES = (*FOUR, "noise", "ramp", "last", "fixed_interval")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sharded")
+    (folder / "worker.py").write_text(WORKER)
+    run_ranks(folder / "worker.py", folder, size=1, timeout=900)
+    kinds = ((1, "plain"), (2, "shards"), (4, "shards"), (2, "tensors"))
+    return {kind: [torch.load(folder / f"{kind[1]}{kind[0]}-{rank}.pt") for rank in range(kind[0])] for kind in kinds}
+
+
+def runs_of(size, kind, place, cases):
+    marks = pytest.mark.conformance("ranks equal", place=place)
+    return [pytest.param(size, kind, case, id=f"{kind}-{size}-{case}", marks=marks) for case in cases]
+
+
+@pytest.mark.parametrize(
+    ("size", "kind", "case"),
+    [
+        *runs_of(2, "shards", "fully_shard (FSDP2), 2 processes", CASES),
+        *runs_of(4, "shards", "fully_shard (FSDP2), 4 processes", FOUR),
+        *runs_of(2, "tensors", "tensor parallel, 2 processes", ("gmp", "rigl", "soft_threshold")),
+    ],
+)
+def test_parts_together_are_one_process_on_the_joined_batch(runs, size, kind, case):
+    whole = runs[1, "plain"][0][case]
+    assert whole["done"]
+    for part in (found[case] for found in runs[size, kind]):
+        assert part["done"] == whole["done"]
+        assert part["masks"].keys() == whole["masks"].keys()
+        assert all(torch.equal(mask, whole["masks"][name]) for name, mask in part["masks"].items())
+        assert part["sparsity"] == whole["sparsity"]
+        # Readings are kept in float32.
+        assert part["grad_norms"] == pytest.approx(whole["grad_norms"], rel=8 * unit(torch.float32))
+        assert all(entropy is not None for entropy in part["entropies"])
+        for one, other in zip(part["weights"], whole["weights"], strict=True):
+            # Half of the digits: rounding differs from the first sum on, and training carries it along.
+            assert torch.allclose(one, other, rtol=0.0, atol=unit(torch.float64) ** 0.5)
