@@ -13,8 +13,14 @@ import torch
 
 
 def run_ranks(script: Path, *words: object, size: int = 2, timeout: float = 280) -> None:
-    """Run a script once for each rank, which is its first argument, until all have ended well; none outlives this."""
-    jobs = [subprocess.Popen([sys.executable, str(script), str(rank), *map(str, words)]) for rank in range(size)]
+    """Run a script once for each rank, which is its first argument, until all have ended well; none outlives this.
+
+    The script may import the modules of this folder.
+    """
+    paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    own = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    calls = [[sys.executable, str(script), str(rank), *map(str, words)] for rank in range(size)]
+    jobs = [subprocess.Popen(call, env=own) for call in calls]
     try:
         assert [job.wait(timeout=timeout) for job in jobs] == [0] * size
     finally:

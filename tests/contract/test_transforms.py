@@ -150,6 +150,18 @@ def test_the_declared_order_holds_over_several_calls():
     optimizer.step()
 
 
+class Shard(torch.Tensor):
+    """What a distributed tensor shows of itself."""
+
+    def to_local(self):
+        return self
+
+
+def test_sharded_gradients_are_refused_where_a_transform_needs_the_whole_matrix():
+    with pytest.raises(TypeError, match="whole gradients"):
+        surgecollapse.EqualizeSpectrum()([torch.zeros(3, 2)], [torch.ones(3, 2).as_subclass(Shard)])
+
+
 def test_transforms_after_masking_are_refused():
     model = net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
