@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from math import prod
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -15,9 +15,6 @@ from surgecollapse.torch_utils.shards import Shards, box
 _CHUNK, _DEVICE_CHUNK = 1 << 18, 1 << 26
 _DIGIT = 16
 """Bits of one pass: a histogram of them is one message of 512 KB."""
-
-Piece = tuple[str, int, Tensor]
-"""Name, flat index of the first entry, keys."""
 
 
 class ShardedRanking(Ranking):
@@ -62,8 +59,12 @@ class ShardedRanking(Ranking):
     def _select(
         self, scores: Mapping[str, Tensor], k: int, eligible: Mapping[str, Tensor] | None, *, descending: bool
     ) -> list[Tensor]:
-        sizes = {name: prod(shape) for name, shape in self.shapes(scores).items()}
-        count = sum(sizes.values()) if eligible is None else sum(self.counts({n: eligible[n] for n in scores}).values())
+        params = self._params()
+        count = (
+            sum(params[name].numel() for name in scores)
+            if eligible is None
+            else sum(self.counts({n: eligible[n] for n in scores}).values())
+        )
         if not 0 <= k <= count:
             raise ValueError(f"k must lie in [0, {count}], the number of eligible entries, got {k}")
         masks = {
@@ -74,42 +75,44 @@ class ShardedRanking(Ranking):
         if k == count:
             whole = {name: mask.fill_(True) for name, mask in masks.items()} if eligible is None else eligible
             return [whole[name].clone(memory_format=torch.contiguous_format) for name in scores]
-        names = list(scores)
-        allowed = None if eligible is None else [eligible[name].detach() for name in names]
-        keys = Keys([scores[name].detach() for name in names], allowed, descending, count)
-        counted = {name for name in names if self._shards.counts_here(self._params()[name])}
+        allowed = None if eligible is None else [eligible[name].detach() for name in scores]
+        keys = Keys([score.detach() for score in scores.values()], allowed, descending, count)
+        self._mark(masks, keys, k)
+        return list(masks.values())
 
-        def pieces() -> Iterator[Piece]:
-            chunk = _CHUNK if keys.scores[0].device.type == "cpu" else _DEVICE_CHUNK
+    def _mark(self, masks: Mapping[str, Tensor], keys: Keys, k: int) -> None:
+        """Mark the k lowest keys of all ranks in the parts that are here; of equal keys, the lowest positions."""
+        params, names, device = self._params(), list(masks), keys.scores[0].device
+        counted = {name for name in names if self._shards.counts_here(params[name])}
+        sizes = [params[name].numel() for name in names]
+        starts = dict(zip(names, accumulate([0, *sizes]), strict=False))
+
+        def pieces() -> Iterator[tuple[str, int, Tensor]]:
+            chunk = _CHUNK if device.type == "cpu" else _DEVICE_CHUNK
             return ((names[number], offset, piece) for number, offset, piece in keys.pieces(chunk))
+
+        def ties(name: str, offset: int, piece: Tensor) -> tuple[Tensor, Tensor]:
+            """Indices in the piece, and positions in all tensors together."""
+            index = (piece == threshold).nonzero().squeeze(1)
+            return index, starts[name] + self._positions(params[name], index + offset)
 
         def ours() -> Iterator[Tensor]:
             return (piece for name, _, piece in pieces() if name in counted)
 
-        device = keys.scores[0].device
+        def tied() -> Iterator[Tensor]:
+            return (ties(name, offset, piece)[1] for name, offset, piece in pieces() if name in counted)
+
         threshold, below, equal = self._order_statistic(ours, 64 if keys.wide else 32, k - 1, device)
         last: int | None = None
         if k - below < equal:
-            starts, start = {}, 0
-            for name in names:
-                starts[name], start = start, start + sizes[name]
-            bits = _DIGIT * -(-start.bit_length() // _DIGIT)
-
-            def tied() -> Iterator[Tensor]:
-                return (
-                    starts[name] + self._positions(name, (piece == threshold).nonzero().squeeze(1) + offset)
-                    for name, offset, piece in pieces()
-                    if name in counted
-                )
-
+            bits = _DIGIT * -(-sum(sizes).bit_length() // _DIGIT)
             last, _, _ = self._order_statistic(tied, bits, k - below - 1, device)
         for name, offset, piece in pieces():
             out = masks[name].view(-1)[offset : offset + len(piece)]
-            torch.lt(piece, threshold, out=out) if last is not None else torch.le(piece, threshold, out=out)
+            torch.le(piece, threshold, out=out) if last is None else torch.lt(piece, threshold, out=out)
             if last is not None:
-                places = (piece == threshold).nonzero().squeeze(1)
-                out[places[starts[name] + self._positions(name, places + offset) <= last]] = True
-        return [masks[name] for name in names]
+                index, positions = ties(name, offset, piece)
+                out[index[positions <= last]] = True
 
     def _order_statistic(
         self, pieces: Callable[[], Iterator[Tensor]], bits: int, rank: int, device: torch.device
@@ -129,9 +132,9 @@ class ShardedRanking(Ranking):
             prefix = prefix << _DIGIT | digit
         return prefix, below, equal
 
-    def _positions(self, name: str, index: Tensor) -> Tensor:
-        """Flat indices in the whole tensor, of flat indices in the part that is here."""
-        param = self._params()[name]
+    @staticmethod
+    def _positions(param: Tensor, index: Tensor) -> Tensor:
+        """Flat indices in a whole parameter, of flat indices in the part of it that is here."""
         start, shape = box(param)
         found, stride = torch.zeros_like(index), 1
         for dim in reversed(range(param.ndim)):
