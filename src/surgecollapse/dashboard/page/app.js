@@ -4,6 +4,7 @@ import { keep, link, parse } from "/address.js";
 import { Board } from "/board.js";
 import { words } from "/charts.js";
 import { runColor } from "/colors.js";
+import { branchForms, showTwins } from "/branches.js";
 import { makeForms, showAsked } from "/commands.js";
 import { showDifferences, showDocuments, showFacts } from "/facts.js";
 import { notice, noticeButton, wantsNotices } from "/notices.js";
@@ -60,7 +61,7 @@ async function route() {
   const generation = ++now.generation, { ids, given } = parse();
   for (const run of now.runs.values()) run.abort?.abort();
   now.runs.clear(); now.shown = ids; now.events = [];
-  for (const id of ["asked", "story", "documents", "tables", "picture", "events", "differences"]) $(id).replaceChildren();
+  for (const id of ["asked", "story", "documents", "tables", "picture", "events", "differences", "twins", "launched"]) $(id).replaceChildren();
   board.restore();
   const view = given.get("view") ?? "";
   $("list").hidden = ids.length > 0; $("plots").hidden = !ids.length; $("settings").hidden = ids.length > 0 || view !== "parameters";
@@ -89,7 +90,7 @@ async function load(id) {
   await learn(run, series);
   if (now.shown.length === 1) {
     now.events = events;
-    strip(run); tell(run); showAsked(commands, run.state.status === "live"); showEvents(); offerArrays(run.arrays); showFacts(run); showDocuments(run);
+    strip(run); tell(run); showAsked(commands, run.state.status === "live"); showEvents(); offerArrays(run.arrays); showFacts(run); showDocuments(run); showTwins(run).catch((error) => problem(error.message));
     if (run.state.status !== "live") $("acts").open = false;
   } else if ([...now.runs.values()].every((one) => one.config)) showDifferences([...now.runs.values()], now.names);
   board.paint();
@@ -251,5 +252,6 @@ function start() {
 }
 $("ask").onsubmit = (submit) => { submit.preventDefault(); if (giveToken($("token").value)) { $("token").value = ""; start(); } };
 noticeButton();
+branchForms(only);
 if (innerWidth < 700) $("acts").open = false;  // on a phone, charts first
 start();

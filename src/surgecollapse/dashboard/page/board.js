@@ -11,6 +11,8 @@ const ORDER = ["loss", "accuracy", "sparsity", "entropy", "confidence", "energy"
 const UNDER = new Map(Object.entries({ "sparsity": "mask", "gradient_norm": "norm", "learning_rate": "time", "orthograd/removed": "grokfast", "clip/factor": "grokfast" }));
 const HEADINGS = new Map(Object.entries({ grokfast: "Grokfast and ⊥Grad", mask: "sparsity", time: "time and learning rate", system: "machine", units: "dead units" }));
 const STEPS = /^(sparsity$|mask\/|noise\/scale$|budget\/cadence$)/;
+// Measured at every evaluation or reading; monitors come when their budget allows.
+const REGULAR = /^(loss|accuracy|gap|system|bits_per_character)\/|^(learning_rate|energy\/weights|gradient_norm|time\/step)$/;
 const FEW = 25;
 const DASHES = [undefined, [6, 3], [2, 3], [9, 3, 2, 3]];
 
@@ -109,7 +111,7 @@ export class Board {
   points(line, run, monitor) {
     let { x, y } = line, kind = STEPS.test(line.name) ? "steps" : "line";
     if (line.kind === "steps" && x.length && run.state?.step > x[x.length - 1]) { x = [...x, run.state.step]; y = [...y, y[y.length - 1]]; }
-    if (line.kind !== "steps" && (x.length < FEW || monitor)) kind = "points";
+    if (!line.kind && (monitor || (x.length < FEW && !REGULAR.test(line.name)))) kind = "points";
     return { x, y, kind };
   }
 

@@ -18,7 +18,7 @@ export class Chart {
     this.shape = "";
     this.pin = make("button", { className: "plain", textContent: "☆", title: "Pin this chart to the top", "aria-label": `pin ${title}`, onclick: () => board.pin(title) });
     const menu = make("details", { className: "menu" }, make("summary", { textContent: "⤓", title: "Download", "aria-label": `download ${title}` }),
-      make("span", {}, ...["PNG", "SVG", "CSV"].map((kind) => make("button", { textContent: kind, onclick: () => { menu.open = false; download(kind, this); } }))));
+      make("span", {}, ...["PNG", "SVG", "CSV"].map((kind) => make("button", { textContent: kind, onclick: () => { menu.open = false; if (this.plot || kind === "CSV") download(kind, this); } }))));
     this.box = make("div", { className: "chart", data: { title } }, make("div", { className: "head" }, make("h3", { textContent: title }), this.pin, menu));
   }
 
@@ -45,8 +45,21 @@ export class Chart {
     return { found, tables };
   }
 
+  // Where each line is one point, its value says more than a dot.
+  list(lines, view) {
+    this.plot?.destroy();
+    this.plot = null;
+    this.view = view; this.found = lines.map((line) => ({ line, label: line.label }));
+    this.data = [lines.map((line) => line.x[0]), ...lines.map((line, i) => lines.map((_, j) => (i === j ? line.y[0] : null)))];
+    const swatch = (line) => { const dot = make("span", { className: "swatch" }); dot.style.background = line.color; return dot; };
+    this.box.querySelector("dl")?.remove();
+    this.box.append(make("dl", {}, ...lines.flatMap((line) => [make("dt", {}, swatch(line), line.label), make("dd", { textContent: `${short(line.y[0])} at ${line.x[0]}` })])));
+  }
+
   draw(lines, view) {
     this.lines = lines;
+    if (lines.every((line) => !line.members && line.x.length === 1)) { this.list(lines, view); return; }
+    this.box.querySelector("dl")?.remove();
     lines = lines.map((line) => (line.members ? line : within(line, this.fine.get(line.run + line.id))));
     const { found, tables } = this.columns(lines, view);
     const shape = JSON.stringify([found.map((f) => [f.label, f.raw, f.bound, f.line.kind, f.line.color]), view.logx, view.logy, view.theme, view.axis, this.box.clientWidth]);

@@ -1,6 +1,6 @@
 // Interventions: a form for each command that the server knows, and what became of those that were sent.
 import { $, make } from "/elements.js";
-import { problem, read, send } from "/server.js";
+import { problem, read, send, ticket } from "/server.js";
 
 const USUAL = new Map(Object.entries({ "collapse fraction": "0.3", "surge fraction": "0.2", "pump noise_std": "0.1", "set-sparsity sparsity": "0.9", "set-thresholds values": "floor=0.4", "learning-rate factor": "0.5", "cadence every": "100" }));
 const ASK_FIRST = ["stop", "roll-back"];
@@ -30,12 +30,11 @@ async function ask(kind, form, run) {
   const body = {};
   for (const { name, value, dataset } of form.querySelectorAll("input")) if (value.trim() !== "") body[name] = READ_AS[dataset.input](value.trim());
   if (ASK_FIRST.includes(kind) && !confirm(`Really ${kind}?`)) return;
-  const token = [...crypto.getRandomValues(new Uint8Array(16))].map((b) => b.toString(16).padStart(2, "0")).join("");
-  try { await send(`runs/${run}/commands`, { kind, body, token }); problem(); } catch (error) { problem(error.message); }
+  try { await send(`runs/${run}/commands`, { kind, body, token: ticket() }); problem(); } catch (error) { problem(error.message); }
 }
 
 export function showAsked(commands, live) {
-  $("asked").replaceChildren(...commands.slice(0, 12).map((c) => make("li", {}, make("b", { textContent: c.status, className: c.status }),
+  $("asked").replaceChildren(...commands.slice(0, 12).map((c) => make("li", {}, make("span", { textContent: c.id + " ", className: "soft" }), make("b", { textContent: c.status, className: c.status }),
     ` ${c.kind} ${JSON.stringify(c.body)}${c.step === null ? "" : ` after step ${c.step}`}${c.reason ? ": " + c.reason : ""}`, make("span", { textContent: ` (${c.source})`, className: "soft" }))));
   for (const button of document.querySelectorAll("#forms button")) button.disabled = !live;
   $("ended").hidden = live;

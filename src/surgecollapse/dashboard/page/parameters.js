@@ -36,8 +36,9 @@ export class Parameters {
     if (values.length && values.every((v) => typeof v === "number")) {
       const low = Math.min(...values), high = Math.max(...values), log = low > 0 && high / low >= 50 && !(name in RESULTS && name !== "loss"), f = log ? Math.log : (v) => v;
       const at = (v) => (typeof v !== "number" ? null : high === low ? 0.5 : (f(v) - f(low)) / (f(high) - f(low)));
+      const distinct = [...new Set(values)].sort((a, b) => a - b);
       const shown = ["accuracy", "sparsity"].includes(name) ? (v) => percent(v) : short;
-      return { at, ticks: high === low ? [[0.5, shown(low)]] : [0, 0.5, 1].map((t) => [t, shown(log ? Math.exp(f(low) + t * (f(high) - f(low))) : low + t * (high - low))]) };
+      return { at, ticks: distinct.length < 7 ? distinct.map((v) => [at(v), shown(v)]) : [0, 0.5, 1].map((t) => [t, shown(log ? Math.exp(f(low) + t * (f(high) - f(low))) : low + t * (high - low))]) };
     }
     const words = [...new Set(values.map(String))].sort((a, b) => a.localeCompare(b, "en", { numeric: true }));
     const place = (i) => (words.length < 2 ? 0.5 : i / (words.length - 1));
@@ -59,7 +60,7 @@ export class Parameters {
 
   parallel(rows) {
     const names = [...this.settings.varying.slice(0, MOST), $("pcolor").value].filter((name, i, all) => all.indexOf(name) === i), width = Math.max(640, 150 * names.length), height = 320, top = 40, bottom = 20;
-    const scales = names.map((name) => this.scale(rows, name)), x = (i) => 70 + (i * (width - 180)) / Math.max(names.length - 1, 1), y = (t) => top + (1 - t) * (height - top - bottom), shade = this.shade(rows);
+    const scales = names.map((name) => this.scale(rows, name)), x = (i) => 110 + (i * (width - 200)) / Math.max(names.length - 1, 1), y = (t) => top + (1 - t) * (height - top - bottom), shade = this.shade(rows);
     const picture = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `parallel coordinates of ${rows.length} runs over ${names.join(", ")}` });
     for (const row of rows) {
       const points = names.map((name, i) => [x(i), scales[i].at(this.value(row, name))]).filter(([, t]) => t !== null).map(([px, t]) => `${px.toFixed(1)},${y(t).toFixed(1)}`);
@@ -70,14 +71,14 @@ export class Parameters {
     }
     names.forEach((name, i) => {
       picture.append(svg("line", { x1: x(i), x2: x(i), y1: top, y2: height - bottom, class: "axis" }), svg("text", { x: x(i), y: 16, "text-anchor": "middle", class: "title" }, (RESULTS[name] ?? name).split(".").pop()));
-      for (const [t, word] of scales[i].ticks) picture.append(svg("text", { x: x(i) + 5, y: y(t) + 4 }, String(word).slice(0, 16)));
+      for (const [t, word] of scales[i].ticks) picture.append(svg("text", { x: x(i) + (i ? 5 : -5), y: y(t) + 4, "text-anchor": i ? "start" : "end" }, String(word).slice(0, 16)));
     });
     return picture;
   }
 
   scatter(rows) {
     const [nx, ny] = [$("px").value, $("py").value], sx = this.scale(rows, nx), sy = this.scale(rows, ny), width = 640, height = 340, left = 80, bottom = 46;
-    const x = (t) => left + t * (width - left - 30), y = (t) => 16 + (1 - t) * (height - 16 - bottom);
+    const x = (t) => left + 10 + t * (width - left - 50), y = (t) => 30 + (1 - t) * (height - 30 - bottom);
     const picture = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${RESULTS[ny] ?? ny} against ${RESULTS[nx] ?? nx} of ${rows.length} runs` });
     picture.append(svg("line", { x1: left, x2: left, y1: 10, y2: height - bottom, class: "axis" }), svg("line", { x1: left, x2: width - 20, y1: height - bottom, y2: height - bottom, class: "axis" }),
       svg("text", { x: (width + left) / 2, y: height - 6, "text-anchor": "middle", class: "title" }, RESULTS[nx] ?? nx), svg("text", { x: 12, y: 12, class: "title" }, RESULTS[ny] ?? ny));

@@ -32,6 +32,8 @@ export async function api(path, options = {}) {
 export const read = async (path) => (await api(path)).json();
 export const send = async (path, body) => (await api(path, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) })).json();
 
+export const ticket = () => [...crypto.getRandomValues(new Uint8Array(16))].map((b) => b.toString(16).padStart(2, "0")).join("");
+
 export function problem(text) { $("problem").hidden = !text; $("problem").textContent = text ?? ""; }
 
 export function askForToken() { $("ask").hidden = false; document.querySelector("main").hidden = true; problem(); }
