@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 
 import pytest
+from study_pages import PAGES, page_of
 
 from surgecollapse.cli import MISTAKE, main
 from surgecollapse.studies import registered
@@ -85,3 +86,8 @@ def test_the_command_lists_studies_and_refuses_what_is_none(capsys):
     assert main(["study", "plasticty"]) == MISTAKE
     assert "Did you mean 'plasticity'?" in capsys.readouterr().err
     assert main(["study", "plasticity", "--jobs", "-1"]) == MISTAKE
+
+
+@pytest.mark.parametrize("name", list(registered()))
+def test_landed_pages_are_written_from_the_landed_rows(name):
+    assert (PAGES / f"{name}.md").read_text(encoding="utf-8") == page_of(name), "run python scripts/study_pages.py"

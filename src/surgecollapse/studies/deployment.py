@@ -429,6 +429,25 @@ LIMITS: Sequence[str] = (
     "Energy was not measured: the machine has no counter for it.",
 )
 
+_CONCLUSION = """
+**Not shown so far.** One seed of the residual network is run, so that nothing is claimed.
+
+- **Why `pattern="unit"` fell to chance at 90%.** One threshold ranks the channels of all layers by their mean |w|. Wide
+  layers have small weights, so they are closed first: here down to one channel, already at 50%. `attach` now warns.
+- **Closing 90% of the channels is not removing 90% of the cost.** It leaves 3% of the multiplications and lost 17.8
+  points. A dense network of a fifth of the width, with 4% of the multiplications, lost 5.3.
+- **A closed channel leaves a constant** where a batch norm follows and the next convolution pads with zeros. Holding
+  scale and shift at zero leaves 0.39 of the multiplications at 50%, instead of 0.64, and lost 0.3 points, not 0.6.
+- **Twice as fast needs width.** At 16 to 64 channels, time hardly follows multiplications. At 64 to 256 channels,
+  closing 50% gives 1.5 to 1.7 times the speed, and 70% gives 2.0 to 2.3 times. On the narrow network 70% lost 1.7 points.
+- **A narrower dense network is the better bargain so far**: half the width lost 0.8 points, and is 1.9 to 2.4 times as
+  fast at the larger widths.
+- **8 bits** halve the file once more at no loss of accuracy, and are not faster in onnxruntime at this size.
+
+Safe settings are `allocation="layer"`, up to 50% for less than a point, norms held as above. Single weights at 90% lose
+nothing here, and make convolutions no faster.
+"""
+
 study(
     Study(
         name="deployment",
@@ -439,6 +458,7 @@ study(
         measure=measure,
         tables=tables,
         plot=plot,
+        conclusion=_CONCLUSION,
         limits=LIMITS,
     )
 )

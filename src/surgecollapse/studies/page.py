@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,7 @@ def markdown(study: Study, rows: Rows, total: int, *, image: str = "", command: 
     if image:
         parts += [f"![{study.title}]({image})"]
     if study.limits:
-        parts += ["## Limits", "\n".join(f"- {limit}" for limit in study.limits)]
+        parts += ["## Limits", "\n".join(_filled(limit, "- ") for limit in study.limits)]
     parts += [
         "## Repeat it",
         _provenance(rows, total),
@@ -43,15 +45,20 @@ def markdown(study: Study, rows: Rows, total: int, *, image: str = "", command: 
 def _table(table: Table) -> list[str]:
     lines = ["| " + " | ".join(table.headings) + " |", "|" + "---|" * len(table.headings)]
     lines += ["| " + " | ".join(line) + " |" for line in table.lines]
-    return [f"**{table.title}**", "\n".join(lines), *([table.note] if table.note else [])]
+    return [f"**{table.title}**", "\n".join(lines), *([_filled(table.note)] if table.note else [])]
 
 
 def _provenance(rows: Rows, total: int) -> str:
     machines = sorted({_machine(row["machine"]) for row in rows if "machine" in row})
     seconds = sum(float(row.get("seconds", 0.0)) for row in rows)
     where = f" {'; '.join(machines)}." if machines else ""
-    done = f"{len(rows)} of {total} runs, {seconds / 3600:.1f} core-hours."
-    return f"{done}{where} What is finished is kept; the command goes on:"
+    done = f"{len(rows)} of {total} runs, {seconds / 3600:.1f} hours of one process."
+    return _filled(f"{done}{where} What is finished is kept; the command goes on:")
+
+
+def _filled(text: str, bullet: str = "") -> str:
+    indent = " " * len(bullet)
+    return textwrap.fill(text, 120, initial_indent=bullet, subsequent_indent=indent, break_on_hyphens=False)
 
 
 def _machine(facts: Mapping[str, object]) -> str:
@@ -98,16 +105,26 @@ def interval(values: Sequence[float], digits: int = 2, scale: float = 1.0) -> st
 
 
 def paired_difference(
-    rows: Rows, reference: Rows, value: str, *, digits: int = 2, scale: float = 1.0, pair: str = "seed"
+    rows: Rows, reference: Rows, value: str, *, digits: int = 2, scale: float = 1.0, pair: Sequence[str] = ("seed",)
 ) -> str:
-    """Mean difference of what was measured, over the runs of equal seeds, with its interval; – without any.
+    """Mean difference of what was measured, over the runs of equal seeds (and ``pair``), with its interval.
+
+    The interval is over seeds: differences of one seed are averaged first. – without any pair.
 
     >>> a, b = ([{"config": {"seed": s}, "x": x + s} for s in range(2)] for x in (3.0, 1.0))
     >>> paired_difference(a, b, "x")
     '+2.00 ± 0.00'
     """
-    theirs = {row["config"].get(pair): float(row[value]) for row in reference}
-    gaps = [float(row[value]) - theirs[row["config"].get(pair)] for row in rows if row["config"].get(pair) in theirs]
-    if not gaps:
+    theirs = {_pair(row, pair): float(row[value]) for row in reference}
+    by_seed: dict[object, list[float]] = {}
+    for row in rows:
+        if (key := _pair(row, pair)) in theirs:
+            by_seed.setdefault(row["config"].get("seed"), []).append(float(row[value]) - theirs[key])
+    if not by_seed:
         return "–"
+    gaps = [statistics.fmean(values) for values in by_seed.values()]
     return ("+" if sum(gaps) >= 0 else "") + interval(gaps, digits, scale)
+
+
+def _pair(row: Mapping[str, Any], pair: Sequence[str]) -> tuple[Any, ...]:
+    return tuple(row["config"].get(key) for key in pair)

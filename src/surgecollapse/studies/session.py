@@ -25,12 +25,12 @@ from surgecollapse.studies.registry import Settings, Study, registered
 
 
 def key_of(study: str, config: Settings) -> str:
-    """A hash of a study's name, of the settings and of the library's major and minor version.
+    """A hash of a study's name and of the settings; rows of another version are kept apart by :class:`Rows`.
 
     >>> key_of("a", {"x": 1, "y": 2}) == key_of("a", {"y": 2, "x": 1}) != key_of("b", {"x": 1, "y": 2})
     True
     """
-    return sha256(dumps([study, config, version()], sort_keys=True).encode()).hexdigest()[:16]
+    return sha256(dumps([study, config], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _key_of_row(row: Row) -> str | None:

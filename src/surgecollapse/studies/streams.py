@@ -124,27 +124,13 @@ def tables(rows: Rows) -> list[Table]:
                 for drift in drifts
             ]
             kappa = statistics.fmean(row["kappa_temporal"] for row in group)
-            against = _against(group, dense)
+            against = paired_difference(group, dense, "accuracy", digits=1, scale=100, pair=("seed", "drift"))
             lines.append([method.replace("_", " "), *cells, against, f"{kappa:+.2f}", str(len(group))])
         kind = "independent" if stay is None else f"repeated with probability {stay:g}"
         headings = ["method", *drifts, "minus dense", "kappa temporal", "runs"]
         note = "Prequential accuracy, %. Kappa temporal is 0 for repeating the last label, 1 for the truth."
         found.append(Table(title=f"Labels {kind}", headings=headings, lines=lines, note=note))
     return found
-
-
-def _against(group: Rows, dense: Rows) -> str:
-    """Paired over seeds, the mean over the streams of each."""
-    means = []
-    for rows in (group, dense):
-        by_seed = grouped(rows, "seed")
-        means.append(
-            [
-                {"config": {"seed": seed}, "accuracy": statistics.fmean(row["accuracy"] for row in found)}
-                for (seed,), found in by_seed.items()
-            ]
-        )
-    return paired_difference(means[0], means[1], "accuracy", digits=1, scale=100)
 
 
 def plot(rows: Rows) -> Figure:
@@ -176,6 +162,15 @@ label, and the majority of the last hundred. Sparse networks are at 80% (`fixed_
 The small dense network has as many weights. Seeds are paired.
 """
 
+_CONCLUSION = """
+**No sparse form was ahead of the dense network.** One seed is run in part, so that nothing is claimed.
+
+- Without drift all networks are within 2.2 points of each other, and beat repeating the last label.
+- After a drift, constant sparsity recovers more slowly than the dense network. `endless_exchange` is last.
+- `entropy_thresholds` (adaptive) and `fixed_interval` are level with each other and with the dense network.
+- Repeating the last label is right on 82% of these labels. A table without it would flatter every method.
+"""
+
 study(
     Study(
         name="streams",
@@ -186,6 +181,7 @@ study(
         measure=measure,
         tables=tables,
         plot=plot,
+        conclusion=_CONCLUSION,
         limits=(
             "Generated streams with linear concepts. Recommenders, Elec2 and other real streams were not run.",
             "Nothing was tuned for any method.",
