@@ -11,6 +11,8 @@ Formulas, for sites of u₁ … uₛ units, N prunable weights of b bytes each, 
 * a reading: one all-reduce of 8·(Σ(6 + 2uᵢ) + 6) bytes; a decision that acts: one more of that size for the
   activation energy before, one after each change, and 16 bytes for each depth whose confidence is measured;
 * masks: b bytes a weight (1 with ``attach(compile=True)``); growth signal: max(4, b) bytes a weight;
+* sharded: one W-th of both; a threshold takes one histogram of 2¹⁶ counts of 8 bytes for each 16 bits of a key, two for
+  float32, and as many again where only some of several equal weights are taken (counted by a test);
 * a ring all-reduce of B bytes: 2(W − 1)·α + 2·B·(W − 1)/(W·β) seconds, with latency α and bandwidth β.
 """
 
@@ -163,10 +165,7 @@ def page(found: dict[str, Any], report: dict[str, Any]) -> str:
     )
     net, ranks = llama(), 64
     lines += ["", f"On paper: {net.name}, {net.prunable / 1e9:.2f} billion prunable weights, {ranks} GPUs,"]
-    lines += [
-        f"latency {1e6 * LATENCY:.0f} µs, bandwidth {BANDWIDTH / 1e9:.0f} GB/s. It was not run, and sharded masks are"
-    ]
-    lines += ["not implemented.", ""]
+    lines += [f"latency {1e6 * LATENCY:.0f} µs, bandwidth {BANDWIDTH / 1e9:.0f} GB/s. It was not run.", ""]
     return "\n".join(lines + table(("what", "data-parallel", "sharded (FSDP)"), on_paper(net, ranks)))
 
 
