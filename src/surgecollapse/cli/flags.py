@@ -27,7 +27,7 @@ _TITLES = {
 _DOTTED = re.compile(rf"^--({'|'.join(FAMILIES)})\.([\w-]+)")
 _TABLES = ("policy_options", "data_options", "model_options")
 """Keys whose values are tables, written as JSON."""
-_AS_WORDS = ("widths", *_TABLES)
+_AS_WORDS = ("widths", "rules", *_TABLES)
 """Keys whose values are written in a form of their own."""
 
 
@@ -49,7 +49,7 @@ def _flags() -> type[pydantic.BaseModel]:
                 text += "; or your own, as file.py:name or package.module:name." if section == "model" else "."
             if name in varied and name != "grokfast":
                 text += " Default: the task's." if name != "policy" else f" Default: {DEFAULT_POLICY}."
-            elif field.default not in (None, PydanticUndefined) and name not in _TABLES:
+            elif field.default not in (None, (), PydanticUndefined) and name not in _TABLES:
                 text += f" Default: {field.default}."
             fields[name] = (Annotated[kind | None, Parameter(group=group)], pydantic.Field(None, description=text))
     return pydantic.create_model("Flags", **fields)
@@ -72,10 +72,27 @@ def values_of(flags: Any) -> dict[str, Any]:
             values["widths"] = tuple(int(width) for width in values["widths"].split(",") if width.strip())
         except ValueError as error:
             raise ConfigError(f"widths = {values['widths']!r}: expected whole numbers like 256,256") from error
+    if "rules" in values:
+        values["rules"] = _rules(values["rules"])
     for name in _TABLES:
         if name in values:
             values[name] = _table(name, values[name])
     return values
+
+
+def _rules(text: str) -> list[dict[str, str]]:
+    """Rules of one flag.
+
+    >>> _rules("loss is nan => stop; entropy < 0.3 for 5 => alert")
+    [{'when': 'loss is nan', 'do': 'stop'}, {'when': 'entropy < 0.3 for 5', 'do': 'alert'}]
+    """
+    found = []
+    for part in filter(str.strip, text.split(";")):
+        when, arrow, do = part.partition("=>")
+        if not arrow:
+            raise ConfigError(f"rules = {part.strip()!r}: expected WHEN => DO, as in 'loss is nan => stop'")
+        found.append({"when": when.strip(), "do": do.strip()})
+    return found
 
 
 def _table(name: str, text: str) -> Any:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from surgecollapse.cli.flags import words
+from cyclopts import Parameter
+
+from surgecollapse.cli.agent import as_line, outcome_of, state_of
+from surgecollapse.cli.flags import words as split
 from surgecollapse.cli.output import say, say_now
 from surgecollapse.errors import ConfigError
 
@@ -21,9 +24,9 @@ _LOOK = 0.05
 
 def send(
     run: Path,
-    kind: str,
+    kind: str | None = None,
     /,
-    *,
+    *words: str,
     fraction: float | None = None,
     layers: str | None = None,
     noise_std: float | None = None,
@@ -32,26 +35,40 @@ def send(
     factor: float | None = None,
     every: int | None = None,
     step: int | None = None,
+    json: Annotated[bool, Parameter(negative="")] = False,
     wait: float = 10.0,
 ) -> int:
     """Send a command to a run that trains; it is carried out, or rejected with a reason, between two steps.
 
     Args:
         run: Run directory.
-        kind: collapse or surge (--fraction, --layers), pump (--noise-std, 0 stops), set-sparsity (--sparsity),
-            set-thresholds (--values), learning-rate (--factor), cadence of the monitors (--every), pause-policy,
-            resume-policy (the policy decides again), pause or continue training, checkpoint, inspect, stop, roll-back
-            (--step).
+        kind: set NAME VALUE (optimizer.OPTION, optimizer.GROUP.OPTION, policy.OPTION, dropout, batch_size, sparsity,
+            noise_std, loss.label_smoothing, loss.class_weights), or: collapse or surge (--fraction, --layers), pump
+            (--noise-std, 0 stops), set-sparsity (--sparsity), set-thresholds (--values), learning-rate (--factor),
+            hold-schedule, release-schedule, freeze-layers, unfreeze-layers or reset-layers (--layers), weigh-samples
+            (rows=, weight=), drop-samples (rows=), rank-samples, evaluate, cadence of the monitors (--every),
+            pause-policy, resume-policy (the policy decides again), pause or continue training, checkpoint,
+            delete-checkpoint (--step), inspect, stop, roll-back (--step). Without a kind, with --json: the state of the
+            run.
+        words: Values of the command, as in rows=3,17; for set, a name and a value.
         fraction: Share of the open weights to close, or of the closed ones to reopen.
-        layers: Comma-separated names of parameters, with wildcards; default: all prunable ones.
+        layers: Comma-separated names of parameters or modules, with wildcards; default: all that the command is for.
         noise_std: Standard deviation of the input noise.
         sparsity: New target.
         values: Numbers of the policy, as in floor=.3,high=.9.
         factor: Of the scheduled learning rate.
         every: Steps.
         step: Of a checkpoint.
+        json: Write the outcome, or the state, as JSON of the agent protocol.
         wait: Seconds to wait for the outcome.
     """
+    from surgecollapse.commands import body_of
+
+    if kind is None:
+        if not json:
+            raise ConfigError(f"no command given: expected a kind, as in `surgecollapse send {run} checkpoint`")
+        say(as_line(state_of(run)))
+        return 0
     given = {
         "fraction": fraction,
         "noise_std": noise_std,
@@ -60,14 +77,18 @@ def send(
         "every": every,
         "step": step,
     }
-    body: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    kind, body = body_of(kind, words)
+    body |= {name: value for name, value in given.items() if value is not None}
     if layers is not None:
-        body["layers"] = words(layers)
+        body["layers"] = split(layers)
     if values is not None:
         body["values"] = _numbers(values)
     outcome = send_command(run, kind, body, seconds=wait)
-    at = "" if outcome.step is None else f" after step {outcome.step}"
-    say(f"{outcome.status}{at}{': ' if outcome.reason else ''}{outcome.reason or ''}")
+    if json:
+        say(as_line(outcome_of(outcome)))
+    else:
+        at = "" if outcome.step is None else f" after step {outcome.step}"
+        say(f"{outcome.status}{at}{': ' if outcome.reason else ''}{outcome.reason or ''}")
     return 1 if outcome.status == "rejected" else 0
 
 

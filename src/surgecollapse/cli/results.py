@@ -65,6 +65,7 @@ def export(
     batch: int = 128,
     model: str | None = None,
     data: str | None = None,
+    even_diverged: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
     """Write the net of a finished run as a file for use elsewhere, load it back and compare.
 
@@ -78,10 +79,11 @@ def export(
         model: Of a run of a loop of your own, which has no config.toml: its net, as file.py:name. Its weights are the
             newest checkpoints/step-N.pt of the run.
         data: Its data, as file.py:name. Default: what the file of the model calls data.
+        even_diverged: Export a run that has diverged, as long as its weights are finite.
     """
     from surgecollapse.report.export_run import export_run
 
-    outcome = export_run(run, form, out=out, batch=batch, parts=parts_beside(model, data))
+    outcome = export_run(run, form, out=out, batch=batch, parts=parts_beside(model, data), even_diverged=even_diverged)
     _export_table(form, outcome)
     for note in outcome.notes:
         say(note)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+from surgecollapse.controller.live_settings import LiveSettings, handlers_of
 from surgecollapse.events import Decision, Intervention, Plan, Prune, Regrow, SetNoise
 
 if TYPE_CHECKING:
@@ -79,14 +80,15 @@ class CommandHandlers:
         controller: the :class:`~surgecollapse.controller.controller.Controller`.
         plan: under which it was attached.
         policy: as it was attached.
+        settings: of its model and optimizers.
 
     Attributes:
         held: whether the policy is asked nothing.
         factor: of the learning rate.
     """
 
-    def __init__(self, controller: Commanded, plan: Plan, policy: Policy) -> None:
-        self._controller, self._plan, self._policy = controller, plan, policy
+    def __init__(self, controller: Commanded, plan: Plan, policy: Policy, settings: LiveSettings) -> None:
+        self._controller, self._plan, self._policy, self.settings = controller, plan, policy, settings
         self.held, self.factor = False, 1.0
         self._thresholds: dict[str, float] = {}
 
@@ -105,7 +107,18 @@ class CommandHandlers:
             "pause": self.pause,
             "continue": self.go_on,
             "stop": self.stop,
+            **handlers_of(self.settings, self._seed),
         }
+
+    def _seed(self) -> int:
+        """Of what is drawn anew at this step."""
+        return (self._plan.seed + 1) * 1_000_003 + self._controller.command_loop.step
+
+    def rates(self, scheduled: Sequence[float]) -> list[float] | None:
+        """The rate of every group for this step; ``None`` where it is the scheduled one."""
+        if self.factor == 1.0 and not self.settings.changes_rates:
+            return None
+        return [rate * self.factor for rate in self.settings.rates(scheduled)]
 
     def collapse(self, command: ask.Collapse) -> str:
         """Close a share of the open weights."""
@@ -217,13 +230,15 @@ class CommandHandlers:
     def state_dict(self) -> dict[str, Any]:
         """What was changed for good; empty if nothing was."""
         plan = self._controller.plan
-        if (plan, self._thresholds, self.held, self.factor) == (self._plan, {}, False, 1.0):
+        settings = self.settings.state_dict()
+        if (plan, self._thresholds, self.held, self.factor, settings) == (self._plan, {}, False, 1.0, {}):
             return {}
         return {
             "sparsity": plan.sparsity,
             "thresholds": dict(self._thresholds),
             "held": self.held,
             "factor": self.factor,
+            **({"settings": settings} if settings else {}),
         }
 
     @property
@@ -241,6 +256,7 @@ class CommandHandlers:
             self._controller.replace_policy(policy, plan)
             self._thresholds = thresholds
         self.held, self.factor = state.get("held", False), state.get("factor", 1.0)
+        self.settings.load_state_dict(state.get("settings", {}))
 
 
 def cadence(watch: Any, every: int) -> str:

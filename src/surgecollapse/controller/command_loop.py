@@ -102,6 +102,13 @@ class CommandLoop:
             self._queue.put(command, source=source)
             self._next = 0.0
 
+    def order(self, command: Command, *, source: str) -> None:
+        """Have something done at the next boundary that the run itself decided, as by a rule: it is not queued.
+
+        A replay and a resume do not repeat it, as the run decides it again.
+        """
+        self._asked.append((command, source))
+
     def replay(self, applied: Iterable[QueuedCommand]) -> None:
         """Carry these out again, each after the step after which it was carried out then."""
         self._again = deque(asked for asked in applied if asked.kind not in READ_ONLY)

@@ -23,6 +23,7 @@ from surgecollapse.controller.command_handlers import CommandHandlers
 from surgecollapse.controller.command_loop import CommandLoop
 from surgecollapse.controller.components import Components
 from surgecollapse.controller.decision_loop import DecisionLoop
+from surgecollapse.controller.live_settings import LiveSettings
 from surgecollapse.controller.optimizer_step import OptimizerSteps
 from surgecollapse.controller.options import Options, check_sparsity
 from surgecollapse.controller.ownership import Ownership, check_trainable
@@ -128,7 +129,8 @@ class Controller:
         policy: Policy = make_policy(options.policy)
         policy.start(plan)
         check_sharded(self.model, options, policy)
-        self._handlers = CommandHandlers(self, plan, policy)
+        settings = LiveSettings(self.model, self.optimizers, self._mask_again, self._check_writable)
+        self._handlers = CommandHandlers(self, plan, policy, settings)
         return DecisionLoop(
             plan,
             policy,
@@ -334,7 +336,9 @@ class Controller:
             weights = self._components.weights
             self.watch.before_step(self.step + 1, self.optimizers, weights.shares, weights.all_held)
         until_due = self._loop.schedule.next - (self.step + 1)
-        self._steps.prepare(index, self._components, factor=self._handlers.factor, until_due=until_due)
+        if index == 0:
+            self._handlers.settings.before_step()
+        self._steps.prepare(index, self._components, rates=self._handlers.rates, until_due=until_due)
 
     @torch.no_grad()
     def _after(self, index: int) -> None:
@@ -470,10 +474,28 @@ class Controller:
         self._loop.schedule.restart(self.step)
         self._arm_again()
 
+    def _mask_again(self) -> None:
+        """Mask weights that were written between two steps."""
+        self._components.weights.apply()
+
+    def _check_writable(self) -> None:
+        """Refuse to write weights under a policy that trains shadow weights, which would go on from their old values.
+
+        Raises:
+            ValueError: if it does.
+        """
+        if self._components.actor.shadow.active:
+            raise ValueError(f"the policy {type(self.policy).__name__} trains shadow weights, which cannot be reset")
+
     def _arm_again(self) -> None:
         """Arm the reader after what a user asked for: a pass of the probe batch disarms it."""
         if self.attached and self._resolved:
             self._loop.arm()
+
+    @property
+    def live_settings(self) -> LiveSettings:
+        """Settings of the model and its optimizers that people change."""
+        return self._handlers.settings
 
     @property
     def resolved(self) -> bool:

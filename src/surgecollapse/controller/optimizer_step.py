@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -55,18 +55,25 @@ class OptimizerSteps:
         """Whether the step that an optimizer is at, or has just ended, changes nothing."""
         return index in self._skipped
 
-    def prepare(self, index: int, components: Components, *, factor: float, until_due: int) -> None:
+    def prepare(
+        self,
+        index: int,
+        components: Components,
+        *,
+        rates: Callable[[Sequence[float]], list[float] | None],
+        until_due: int,
+    ) -> None:
         """Do what belongs before a step that will be made.
 
         Args:
             index: of the optimizer.
             components: what is masked, and what observes it.
-            factor: of the learning rates, for this one step; schedulers see nothing of it.
+            rates: gives the learning rates of all groups, of all optimizers, for this one step from the scheduled ones,
+                or ``None`` for these; schedulers see nothing of them.
             until_due: steps until the next reading, 0: this one is read; negative, if it is too far ahead to be known.
         """
         optimizer = self._optimizers[index]
-        if factor != 1.0:
-            self._scale_rates(index, factor)
+        self._set_rates(index, rates)
         tracked = components.tracked(index, until_due)
         due = until_due == 0 and index <= components.primary  # an optimizer behind it still ends the step that was read
         shadow = components.actor.shadow
@@ -108,11 +115,21 @@ class OptimizerSteps:
             ramp.after_step(components.groups[index])
         components.zero_preservation.after_step(index, components.groups[index], check=check)
 
-    def _scale_rates(self, index: int, factor: float) -> None:
+    def _set_rates(self, index: int, rates: Callable[[Sequence[float]], list[float] | None]) -> None:
+        """Put other rates into an optimizer's groups, and keep the scheduled ones."""
+        scheduled = [
+            rate
+            for number, optimizer in enumerate(self._optimizers)
+            for rate in self._rates.get(number, [group["lr"] for group in optimizer.param_groups])
+        ]
+        wanted = rates(scheduled)
+        if wanted is None:
+            return
         groups = self._optimizers[index].param_groups
-        rates = self._rates.setdefault(index, [group["lr"] for group in groups])
-        for group, rate in zip(groups, rates, strict=False):
-            group["lr"] = rate * factor
+        first = sum(len(optimizer.param_groups) for optimizer in self._optimizers[:index])
+        self._rates.setdefault(index, [group["lr"] for group in groups])
+        for group, rate in zip(groups, wanted[first:], strict=False):
+            group["lr"] = rate
 
     def state_dict(self) -> list[dict[str, Any]]:
         """State of the transforms."""

@@ -62,6 +62,7 @@ def export_run(
     out: str | Path | None = None,
     batch: int = 128,
     parts: Mapping[str, str] | None = None,
+    even_diverged: bool = False,
 ) -> Exported:
     """Write the trained net of a run in one format, and check the file by loading it back.
 
@@ -71,6 +72,7 @@ def export_run(
         out: the file; by default in the folder ``export`` of the run.
         batch: samples in the batch that speed is measured with.
         parts: of a run of one's own loop, see :func:`~surgecollapse.lab.training.evaluation.load_checkpointed_run`.
+        even_diverged: export the net of a run that was stopped as diverged, as long as its weights are finite.
 
     Returns:
         Sizes, differences, accuracies and the speed-up.
@@ -97,6 +99,11 @@ def export_run(
         raise ConfigError(
             f"{run.directory} has diverged, there is nothing to export: not finite are {', '.join(run.broken)}; train "
             "again with a smaller --lr, or with --clip"
+        )
+    if run.status == "diverged" and not even_diverged:
+        raise ConfigError(
+            f"{run.directory} has diverged and is not exported: train again with a smaller --lr, or with --clip, or "
+            "export it as it is with --even-diverged"
         )
     before = _computing(run.model)(run.data.x_validation)
     if not bool(before.isfinite().all()):

@@ -58,8 +58,10 @@ def _laid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _excluded(above: Mapping[str, Any]) -> set[str]:
-    """Steps take the place of epochs, and the other way round."""
-    pairs = (("epochs", "steps"), ("steps", "epochs"))
+    """Steps take the place of epochs, and one goal that of another, each the other way round, too."""
+    pairs = [("epochs", "steps"), ("steps", "epochs"), ("stop_at_accuracy", "until")]
+    if above.get("until") == "grokked":
+        pairs.append(("until", "stop_at_accuracy"))
     return {other for one, other in pairs if above.get(one) not in (None, NONE) and other not in above}
 
 

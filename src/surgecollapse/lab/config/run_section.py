@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from surgecollapse.controller.rules import Rule
 from surgecollapse.errors import unknown
 from surgecollapse.lab.references import absolute, is_reference
 from surgecollapse.lab.section import Section
@@ -21,6 +22,22 @@ _NO_LONGER = ("train", "unlabeled", "labeled")
 LOSSES = ("cross_entropy", "cross_entropy_float64", "stablemax", "mse", "auto")
 MOST_THREADS = 1_024
 """More threads than any machine has cores; torch crashes on numbers far above that."""
+
+
+class RuleSection(Section):
+    """One rule of ``[[rules]]``."""
+
+    when: str = Field(description="A series and a condition, as in: loss is nan for 3 readings.")
+    do: str = Field(description="A command, as in: pump noise_std=0.1; stop; or alert.")
+
+    @model_validator(mode="after")
+    def _reads(self) -> Self:
+        self.rule()
+        return self
+
+    def rule(self) -> Rule:
+        """The rule, read."""
+        return Rule(self.when, self.do)
 
 
 class Run(Section):
@@ -69,6 +86,15 @@ class Run(Section):
     )
     give_up: bool = Field(
         False, description="Stop when the forecast says that the net will not generalize; takes a forecast."
+    )
+
+    stop_when_diverged: bool = Field(
+        True, description="Stop when three recorded training losses on end are not finite; the run is then diverged."
+    )
+    rules: tuple[RuleSection, ...] = Field(
+        (),
+        description="What is done once a condition holds: tables of when and do, in a file as [[rules]]; as a flag, "
+        "WHEN => DO, with semicolons between rules.",
     )
 
     evaluate_every: int = Field(100, ge=1, description="Steps between two evaluations.")

@@ -25,8 +25,8 @@ CHANGEABLE = (
     "lr", "weight_decay", "momentum", "beta2", "eps", "schedule", "warmup", "lr_hold_steps", "muon_lr", "muon_beta1",
     "clip", "dropout", "sparsity", "policy_options", "monitors", "monitor_budget",
     "steps", "epochs", "batch_size", "scale_partial_batches", "loss", "class_weights",
-    "early_stopping", "stop_at_accuracy", "until", "evaluate_every", "checkpoint_every", "keep_checkpoints",
-    "device", "threads",
+    "early_stopping", "stop_at_accuracy", "until", "stop_when_diverged", "rules", "evaluate_every", "checkpoint_every",
+    "keep_checkpoints", "device", "threads",
 )  # fmt: skip
 """Keys of the configuration that a branch may change: all others decide what the weights are, or what they read."""
 _BITS = 2**63
@@ -66,7 +66,10 @@ def changed_state(state: Mapping[str, Any], old: RunConfig, new: RunConfig) -> d
         plan = {"sparsity": 0.0 if new.method.ends_dense else getattr(new.method, "sparsity", 0.0)}
         plan["total_steps"] = new.run.total_steps(data.train_size)
         optimizer[CARRIED] = [_planned(one, plan, changed) for one in optimizer[CARRIED]]
-    return {**state, "optimizer": optimizer, "config": dict(as_mapping(new))}
+    found = {**state, "optimizer": optimizer, "config": dict(as_mapping(new))}
+    if old.run.batch_size != new.run.batch_size:  # what is given now wins over what a person had set
+        found["batches"] = {key: value for key, value in state["batches"].items() if key != "batch_size"}
+    return found
 
 
 def reseeded(state: Mapping[str, Any], seed: int) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from surgecollapse.controller.command_handlers import cadence, go_on, pause
+from surgecollapse.controller.live_settings import handlers_of
+from surgecollapse.lab.training.hardest import rank_samples
 from surgecollapse.lab.training.inspection import inspect
 
 if TYPE_CHECKING:
@@ -43,7 +45,39 @@ def handlers(training: Training) -> dict[str, Handler]:
         kept = f"; what came after it is kept in {left}" if left else ""
         return f"went back from step {before} to step {command.step}{kept}"
 
+    def evaluate(_: ask.Evaluate) -> str:
+        accuracy, loss = training.evaluate_now()
+        return f"validation accuracy {accuracy:.2%}, loss {loss:.4g}"
+
+    def set_loss(command: ask.SetLoss) -> str:
+        training.change_loss(**command.body)
+        return "loss with " + ", ".join(f"{name} {value}" for name, value in command.body.items() if value is not None)
+
+    def set_batch_size(command: ask.SetBatchSize) -> str:
+        return f"samples a step {training.set_batch_size(command.size)} → {command.size}"
+
+    def weigh(command: ask.WeighSamples) -> str:
+        training.weigh_samples(command.rows, command.weight)
+        return f"{len(command.rows)} samples come {command.weight:g} times an epoch"
+
+    def drop(command: ask.DropSamples) -> str:
+        training.weigh_samples(command.rows, 0.0)
+        return f"{len(command.rows)} samples are left out"
+
+    def rank(command: ask.RankSamples) -> str:
+        return rank_samples(training, command.count)
+
+    def seed() -> int:
+        return (training.config.run.seed + 1) * 1_000_003 + training.step
+
     return {
+        **handlers_of(training.settings, seed),
+        "evaluate": evaluate,
+        "set-loss": set_loss,
+        "set-batch-size": set_batch_size,
+        "weigh-samples": weigh,
+        "drop-samples": drop,
+        "rank-samples": rank,
         "learning-rate": learning_rate,
         "cadence": change_cadence,
         "checkpoint": checkpoint,

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from surgecollapse.controller.rules import Rule, RuleWatch
 from surgecollapse.events import Measurement
 from surgecollapse.lab.training.forecasts import GrokkingForecast
 from surgecollapse.training_status import REMEMBERED, StatusReader
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from surgecollapse.events import Alarm, Event
     from surgecollapse.lab.config import RunConfig
     from surgecollapse.lab.training.progress import Progress
     from surgecollapse.record import RunStore
+
+
+DIVERGED = Rule("loss is not finite for 3 readings", "stop")
+"""By which a run has diverged."""
 
 
 class EventSink:
@@ -23,16 +30,21 @@ class EventSink:
     Args:
         config: the run.
         progress: who is shown alarms.
+        follow: does what a rule says.
 
     Attributes:
         forecast: the detectors, if the run has any.
+        rules: the rules of the run, and that by which it has diverged.
     """
 
-    def __init__(self, config: RunConfig, progress: Progress) -> None:
+    def __init__(self, config: RunConfig, progress: Progress, follow: Callable[[Rule], None]) -> None:
         self._every, self._progress = config.method.every, progress
         self._store: RunStore | None = None
         self.state = StatusReader(config.method.every)
         self.forecast = None if config.run.forecast == "none" else GrokkingForecast(config.run.forecast, self._alarm)
+        diverged = [DIVERGED] if config.run.stop_when_diverged else []
+        self.rules = RuleWatch([*diverged, *(part.rule() for part in config.run.rules)], self._follow)
+        self._do = follow
 
     @property
     def store(self) -> RunStore:
@@ -56,6 +68,7 @@ class EventSink:
         self.state.take(event)
         if self.forecast is not None and isinstance(event, Measurement):
             self.forecast.take(event)
+        self.rules.take(event)
 
     def recall(self) -> None:
         """Judge the state by what the record has, after a resume or a roll-back."""
@@ -63,6 +76,12 @@ class EventSink:
         known: list[Any] = [*store.readings()[-REMEMBERED:], *store.interventions(), *store.alarms()]
         for event in sorted(known, key=lambda event: event.step):
             self.state.take(event)
+
+    def _follow(self, rule: Rule, alarm: Alarm) -> None:
+        self.store.record(alarm)
+        self.state.take(alarm)
+        self._progress.note(f"step {alarm.step}: {alarm.detector}: {rule.do} ({alarm.reason})")
+        self._do(rule)
 
     def _alarm(self, alarm: Alarm) -> None:
         self.store.record(alarm)

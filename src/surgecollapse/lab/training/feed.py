@@ -29,10 +29,21 @@ _AHEAD = 2
 class Feed(Protocol):
     """Endless training batches."""
 
-    batch_size: int
+    @property
+    def batch_size(self) -> int:
+        """Samples in a batch."""
+        ...
 
     def __next__(self) -> tuple[Tensor, Tensor]:
         """Inputs and labels of the next batch, on the device of the run."""
+        ...
+
+    def set_batch_size(self, size: int) -> None:
+        """Take so many samples from the next batch on."""
+        ...
+
+    def weigh(self, rows: Sequence[int], weight: float) -> None:
+        """Take some samples ``weight`` times an epoch on average."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -58,7 +69,23 @@ class MemoryFeed:
 
     def __init__(self, data: Data, batches: Batches) -> None:
         self._data, self._batches = data, batches
-        self.batch_size = batches.batch_size
+
+    @property
+    def batch_size(self) -> int:
+        """Samples in a batch."""
+        return self._batches.batch_size
+
+    def set_batch_size(self, size: int) -> None:
+        """Take so many samples from the next batch on."""
+        self._batches.set_batch_size(size)
+
+    def weigh(self, rows: Sequence[int], weight: float) -> None:
+        """Take some samples ``weight`` times an epoch on average.
+
+        Raises:
+            ValueError: if there is no such sample, or nothing would be left.
+        """
+        self._batches.weigh(rows, weight)
 
     def __next__(self) -> tuple[Tensor, Tensor]:
         """Inputs and labels of the next batch."""
@@ -133,8 +160,29 @@ class StreamFeed:
     ) -> None:
         self._data, self._device, self._dtype, self._seed = data, device, dtype, seed
         self._addresses = Addresses(len(data.train), batch_size, seed, getattr(data.train, "blocks", None))
-        self.batch_size = self._addresses.batch_size
+        self._given = self._addresses.batch_size
         self._read: Iterator[Any] | None = None
+
+    @property
+    def batch_size(self) -> int:
+        """Samples in a batch."""
+        return self._addresses.batch_size
+
+    def set_batch_size(self, size: int) -> None:
+        """Take so many samples from the next batch on; what was read ahead is read again."""
+        self.close()
+        self._addresses.batch_size = min(size, self._addresses.size)
+
+    def weigh(self, rows: Sequence[int], weight: float) -> None:
+        """Refuse: the order of what is read ahead is a function of the seed.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            f"{len(rows)} samples cannot come {weight:g} times an epoch: these are read while the run trains, and only "
+            "samples in memory can be dropped or weighed"
+        )
 
     def __next__(self) -> tuple[Tensor, Tensor]:
         """Inputs and labels of the next batch; one without a readable sample is passed over."""
@@ -155,6 +203,7 @@ class StreamFeed:
             "size": where.size,
             "epoch": where.epoch,
             "position": where.position,
+            **({} if where.batch_size == self._given else {"batch_size": where.batch_size}),
             "bad": dict(self._data.bad.named),
         }
 
@@ -168,6 +217,7 @@ class StreamFeed:
             raise ValueError(f"the saved order is of {state['size']} samples, the data has {self._addresses.size}")
         self.close()
         self._addresses.go_to(state["epoch"], state["position"])
+        self._addresses.batch_size = state.get("batch_size", self._given)
         self._data.bad.named.update(state["bad"])
 
     def close(self) -> None:

@@ -22,6 +22,7 @@ from surgecollapse.lab.config.optimizer import (
     SGDOptimizer,
 )
 from surgecollapse.lab.config.transforms import ExponentialFilter, WindowFilter
+from surgecollapse.lab.data.streamed import StreamedData
 from surgecollapse.lab.references import called, found_part, is_reference
 from surgecollapse.lab.training.lion import Lion
 from surgecollapse.lab.training.muon import Muon
@@ -29,7 +30,7 @@ from surgecollapse.lab.training.outputs import as_rows
 from surgecollapse.losses import StableMaxCrossEntropy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from surgecollapse.lab.config import RunConfig
     from surgecollapse.lab.config.optimizer import AnyOptimizer
@@ -55,11 +56,56 @@ def balanced_weights(labels: Tensor, num_classes: int) -> Tensor:
     return torch.where(counts > 0, len(labels) / (present * counts.clamp(min=1)), torch.zeros_like(counts))
 
 
-def make_loss(config: RunConfig, data: Data) -> Callable[[Tensor, Tensor], Tensor]:
+class LiveLoss:
+    """The loss of a run, whose options a person may change while it trains.
+
+    Args:
+        config: the run.
+        data: its data.
+
+    Attributes:
+        options: what was changed: ``label_smoothing``, ``class_weights``.
+    """
+
+    def __init__(self, config: RunConfig, data: Data) -> None:
+        self._config = config
+        self.options: dict[str, Any] = {}
+        self._loss = make_loss(config, data)
+
+    def __call__(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """The loss of a batch."""
+        return self._loss(outputs, labels)
+
+    def change(self, options: Mapping[str, Any], data: Data) -> None:
+        """Have these options from now on; none of them: what the configuration says.
+
+        Raises:
+            ValueError: if the loss has no such options.
+        """
+        name = loss_name(self._config, data)
+        if options.get("label_smoothing") and name not in ("cross_entropy", "stablemax"):
+            raise ValueError(f"loss {name!r} has no label smoothing: cross_entropy and stablemax have")
+        if options.get("class_weights") == "balanced" and (
+            is_reference(name) or data.y_train.is_floating_point() or isinstance(data, StreamedData)
+        ):
+            raise ValueError("class weights are for classes of data in memory, and a loss of the library")
+        self._loss = make_loss(self._config, data, **options)
+        self.options = dict(options)
+
+
+def make_loss(
+    config: RunConfig, data: Data, *, label_smoothing: float = 0.0, class_weights: str | None = None
+) -> Callable[[Tensor, Tensor], Tensor]:
     """The loss of logits (n, K) and labels (n,), a mean over samples; ``mse`` compares with one-hots.
 
     Of labels with more axes, such as text, the mean over all positions: logits (n, …, K), or (n, K, …) as torch's own
     losses have them. Of labels that are numbers, the mean of the squared errors. A user's own loss is called as it is.
+
+    Args:
+        config: the run.
+        data: its data.
+        label_smoothing: share of the target that is spread over all classes.
+        class_weights: ``balanced`` or ``none``; by default what the configuration says.
 
     Raises:
         ConfigError: if a loss of the user's own is not there or cannot be called.
@@ -68,7 +114,7 @@ def make_loss(config: RunConfig, data: Data) -> Callable[[Tensor, Tensor], Tenso
         return _own_loss(config.run.loss)
     if data.y_train.is_floating_point():
         return lambda outputs, labels: (outputs.reshape(labels.shape) - labels).square().mean()
-    loss = _loss_of_rows(config, data)
+    loss = _loss_of_rows(config, data, label_smoothing, class_weights or config.run.class_weights)
     if data.y_train.ndim == 1:
         return loss
     return lambda logits, labels: loss(*as_rows(logits, labels))
@@ -91,16 +137,16 @@ def _own_loss(reference: str) -> Callable[[Tensor, Tensor], Tensor]:
     return loss
 
 
-def _loss_of_rows(config: RunConfig, data: Data) -> Callable[[Tensor, Tensor], Tensor]:
+def _loss_of_rows(config: RunConfig, data: Data, smoothing: float, balance: str) -> Callable[[Tensor, Tensor], Tensor]:
     weights = None
-    if config.run.class_weights == "balanced":
+    if balance == "balanced":
         outputs = data.vocabulary if config.model.name == "decoder" else data.num_classes
         weights = balanced_weights(data.y_train, outputs).to(getattr(torch, config.run.precision))
     name = loss_name(config, data)
     if name == "cross_entropy":
-        return nn.CrossEntropyLoss(weight=weights)
+        return nn.CrossEntropyLoss(weight=weights, label_smoothing=smoothing)
     if name == "stablemax":
-        return StableMaxCrossEntropy(weights)
+        return StableMaxCrossEntropy(weights, label_smoothing=smoothing)
     if name == "cross_entropy_float64":
         return partial(softmax_cross_entropy_float64, weight=weights)
 

@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from surgecollapse.analysis.open_weights import not_finite
 from surgecollapse.controller.command_loop import CommandLoop
+from surgecollapse.controller.live_settings import LiveSettings
 from surgecollapse.events import Measurement
 from surgecollapse.lab.config import as_mapping
 from surgecollapse.lab.data.streamed import StreamedData
@@ -21,10 +22,10 @@ from surgecollapse.lab.training.checkpoint_folder import CheckpointFolder
 from surgecollapse.lab.training.early_stopping import Stopping
 from surgecollapse.lab.training.environment import finish_work, training_device
 from surgecollapse.lab.training.evaluator import Evaluator
-from surgecollapse.lab.training.event_sink import EventSink
+from surgecollapse.lab.training.event_sink import DIVERGED, EventSink
 from surgecollapse.lab.training.feed import feed_of
 from surgecollapse.lab.training.loading import load_data, without_test
-from surgecollapse.lab.training.optim import make_loss, make_optimizer, rate_factor
+from surgecollapse.lab.training.optim import LiveLoss, make_optimizer, rate_factor
 from surgecollapse.lab.training.outputs import fitted
 from surgecollapse.lab.training.processes import for_rank, own_part
 from surgecollapse.lab.training.progress import Snapshot
@@ -34,11 +35,12 @@ from surgecollapse.lab.training.usage import Usage
 from surgecollapse.torch_utils.distributed import Ranks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from torch import Tensor
 
+    from surgecollapse.controller.rules import Rule
     from surgecollapse.lab.config import RunConfig
     from surgecollapse.lab.training.progress import Progress
     from surgecollapse.record import RunStore
@@ -67,7 +69,8 @@ class Training:
         checkpoints: the folder of checkpoints.
         attached: the controller, if the run has one, and what else is attached to the net.
         seconds: spent on training steps.
-        diverged: at the end, whether the weights or the test loss are not finite.
+        diverged: whether three recorded training losses on end were not finite; at the end, also whether the weights
+            or the test loss are not.
     """
 
     def __init__(
@@ -84,7 +87,7 @@ class Training:
         data = load_data(config)
         self.data = (data if test else without_test(data)).to(self.device)
         self.model = build_model(config, self.data).to(self.device)
-        self._loss = make_loss(config, self.data)
+        self._loss = LiveLoss(config, self.data)
         self.data = fitted(config, self.model, self.data, self._loss)
         if isinstance(self.data, StreamedData):
             self.data.bad.tell = progress.note
@@ -92,7 +95,7 @@ class Training:
         self.total = config.run.total_steps(self.data.train_size)
         self.step = 0
         self.stopping = Stopping(config)
-        self.event_sink = EventSink(config, progress)
+        self.event_sink = EventSink(config, progress, self._follow)
         self.attached = attached_to(
             self.model,
             self.optimizer,
@@ -110,6 +113,9 @@ class Training:
             CommandLoop(self.event_sink.record, self.ranks) if self.controller is None else self.controller.command_loop
         )
         self.command_loop.by_hand = True
+        self.settings = (
+            LiveSettings(self.model, [self.optimizer]) if self.controller is None else self.controller.live_settings
+        )
         self.rate_factor = 1.0
         self.to_repeat: frozenset[int] = frozenset()
         self.checkpoints = CheckpointFolder(checkpoints, self.ranks, keep=config.run.keep_checkpoints)
@@ -138,6 +144,7 @@ class Training:
     def ended(self) -> bool:
         """Whether there is nothing left to train: all steps done, stopped, given up, or the goal kept."""
         stopped = self.stopping.early or self.stopping.reached_goal or self.given_up or self.command_loop.stopping
+        stopped = stopped or self.diverged
         return self.step >= self.total or stopped
 
     @property
@@ -157,6 +164,13 @@ class Training:
             self._feed.close()
             self.attached.remove()
             self.event_sink.close()
+
+    def _follow(self, rule: Rule) -> None:
+        """Do what a rule says: at the next boundary, or end the run that has diverged."""
+        if rule is DIVERGED:
+            self.diverged = True
+        elif rule.command is not None:
+            self.command_loop.order(rule.command, source="rule")
 
     def _note(self, name: str, value: float) -> None:
         self.event_sink.record(Measurement(step=self.step, name=name, value=value))
@@ -268,15 +282,71 @@ class Training:
         x, labels, self._share = own_part(self.ranks, x, labels)
         loss = self._loss(self._called(x), labels)
         (loss * (weight * self._share)).backward()  # type: ignore[no-untyped-call]
+        self.settings.before_step()
         if self._traces is not None and self.step % config.run.gradient_trace_every == 0:
             for name, values in self._traces().items():
                 self.store.put_array(self.step, f"{PREFIX}{name}", values)
         if config.transforms.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.transforms.clip)
         self.attached.note(loss, None if labels.is_floating_point() else labels)
-        self.optimizer.step()
+        with self._own_rates():
+            self.optimizer.step()
         self.step += 1
         return loss.detach()
+
+    @contextmanager
+    def _own_rates(self) -> Iterator[None]:
+        """Have the rates that a person set, for one step; a controller sees to that itself."""
+        if self.controller is not None or not self.settings.changes_rates:
+            yield
+            return
+        groups = self.optimizer.param_groups
+        scheduled = [group["lr"] for group in groups]
+        for group, rate in zip(groups, self.settings.rates(scheduled), strict=True):
+            group["lr"] = rate
+        yield
+        for group, rate in zip(groups, scheduled, strict=True):
+            group["lr"] = rate
+
+    # what people change
+
+    def evaluate_now(self) -> tuple[float, float]:
+        """Accuracy in [0, 1] and loss on the validation data, recorded as ``evaluation/…``: no rule counts them."""
+        accuracy, loss = self._evaluator.now()
+        for name, value in (("evaluation/accuracy", accuracy), ("evaluation/loss", loss)):
+            self.store.record(Measurement(step=self.step, name=name, value=value))
+        return accuracy, loss
+
+    def change_loss(self, **options: Any) -> None:
+        """Have other options of the loss from now on.
+
+        Raises:
+            ValueError: if the loss has no such options.
+        """
+        given = {name: value for name, value in options.items() if value is not None}
+        if not given:
+            raise ValueError("nothing to change: give label_smoothing or class_weights")
+        self._loss.change({**self._loss.options, **given}, self.data)
+
+    def set_batch_size(self, size: int) -> int:
+        """Take so many samples a step from now on, as far as there are so many; returns how many it were before."""
+        before = self._feed.batch_size
+        if size > self.data.train_size:
+            raise ValueError(f"there are {self.data.train_size} training samples: expected at most as many, got {size}")
+        if size < self.ranks.size:
+            raise ValueError(f"{self.ranks.size} processes share a batch: expected at least as many samples")
+        if size == before:
+            raise ValueError(f"batches have {size} samples already")
+        self._feed.set_batch_size(size)
+        return before
+
+    def weigh_samples(self, rows: Sequence[int], weight: float) -> None:
+        """Take some training samples ``weight`` times an epoch on average.
+
+        Raises:
+            ValueError: if there is no such sample, nothing would be left, or they are read while the run trains.
+        """
+        self._feed.weigh(rows, weight)
 
     # looking at it
 
@@ -292,7 +362,8 @@ class Training:
         self._note("accuracy/train", train)
         self._note("gap/accuracy", train - accuracy)
         self._note("gap/loss", loss - train_loss)
-        self._note("learning_rate", self.optimizer.param_groups[0]["lr"])
+        scheduled = [group["lr"] for group in self.optimizer.param_groups]
+        self._note("learning_rate", self.settings.rates(scheduled)[0])
         self._note("sparsity", 0.0 if self.controller is None else self.controller.sparsity)
         weights = [parameter.detach() for parameter in self.model.parameters()]
         self._note("energy/weights", _squared_norm(weights))
@@ -347,9 +418,10 @@ class Training:
         if isinstance(self.data, StreamedData):
             self.store.set("bad_samples", dict(self.data.bad.named))
         self.store.put_array(self.step, "sketch/weights", self._sketch())
-        self.diverged = not math.isfinite(loss) or bool(not_finite(dict(self.model.named_parameters())))
+        broken = not_finite(dict(self.model.named_parameters()))
+        self.diverged = self.diverged or not math.isfinite(loss) or bool(broken)
         if self.diverged:
-            self._progress.note("the run has diverged: its weights or its test loss are not finite")
+            self._progress.note("the run has diverged: its weights or its losses are not finite")
         return {
             "accuracy": accuracy,
             "loss": loss,
@@ -378,10 +450,13 @@ class Training:
             "torch_rng": torch.get_rng_state(),
             "device_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
             **self.stopping.state_dict(),
+            "rules": self.event_sink.rules.state_dict(),
             "asked": {
                 "last": self.command_loop.last,
                 "to_repeat": self.command_loop.to_repeat,
                 "rate_factor": self.rate_factor,
+                **({"loss": self._loss.options} if self._loss.options else {}),
+                **({"settings": self.settings.state_dict()} if self.controller is None else {}),
             },
             "seconds": self.seconds,
         }
@@ -401,10 +476,15 @@ class Training:
         if self.device.type == "cuda" and state.get("device_rng") is not None:
             torch.cuda.set_rng_state(state["device_rng"], self.device)
         self.stopping.load_state_dict(state)
+        self.event_sink.rules.load_state_dict(state.get("rules", {}))
         # not in checkpoints of version 0.1.0
         asked = state.get("asked", {"last": 0, "to_repeat": [], "rate_factor": 1.0})
         self.command_loop.last, self.rate_factor = asked["last"], asked["rate_factor"]
         self.to_repeat = frozenset(asked["to_repeat"])
+        if asked.get("loss", {}) != self._loss.options:
+            self._loss.change(asked.get("loss", {}), self.data)
+        if self.controller is None:
+            self.settings.load_state_dict(asked.get("settings", {}))
         self.seconds = self._seconds_then = state["seconds"]
 
 

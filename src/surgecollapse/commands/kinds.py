@@ -1,85 +1,12 @@
-"""What a person may ask of a run while it trains: typed, checked, and the same from a page, a terminal and Python.
-
-Standard library only. A command says *what*; whether it can be done now, the run decides at its next step boundary.
-"""
+"""The commands: what each asks for, and from a kind and values to a command."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, ClassVar
 
-_Check = Callable[[Any], Any]
-_LONGEST = 200
-
-
-def _number(least: float, most: float, *, below: bool = False) -> _Check:
-    """A finite number in [least, most], or under ``most``."""
-
-    def check(value: Any) -> float:
-        good = isinstance(value, int | float) and not isinstance(value, bool)
-        good = good and (abs(value) < 2**63 if isinstance(value, int) else math.isfinite(value))
-        if not good or value < least or value > most or (below and value == most):
-            end = f"{most:g})" if below or math.isinf(most) else f"{most:g}]"
-            raise ValueError(f"a number in [{least:g}, {end}")
-        return float(value)
-
-    return check
-
-
-def _share(value: Any) -> float:
-    """A share in (0, 1]."""
-    try:
-        number = float(_number(0.0, 1.0)(value))
-    except ValueError:
-        number = 0.0
-    if not number:
-        raise ValueError("a number in (0, 1]")
-    return number
-
-
-def _whole(least: int) -> _Check:
-    def check(value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**63:
-            raise ValueError(f"a whole number of at least {least}")
-        return value
-
-    return check
-
-
-def _names(value: Any) -> tuple[str, ...]:
-    """Names of parameters, possibly with the wildcards of :mod:`fnmatch`; none for all."""
-    wanted = f"a list of names of at most {_LONGEST} characters"
-    if isinstance(value, str) or not isinstance(value, list | tuple):
-        raise ValueError(wanted)
-    if not all(map(_is_name, value)) or len(value) > _LONGEST:
-        raise ValueError(wanted)
-    return tuple(value)
-
-
-def _numbers(value: Any) -> dict[str, float]:
-    """Option → number."""
-    wanted = "a table of names and numbers"
-    if not isinstance(value, Mapping) or not value or len(value) > _LONGEST:
-        raise ValueError(wanted)
-    if not all(map(_is_name, value)):
-        raise ValueError(wanted)
-    try:
-        return {name: _number(-math.inf, math.inf)(number) for name, number in value.items()}
-    except ValueError:
-        raise ValueError(wanted) from None
-
-
-def _is_name(value: Any) -> bool:
-    """Whether it is a name of a few characters, none of them a lone surrogate."""
-    return isinstance(value, str) and 0 < len(value) <= _LONGEST and not any(0xD800 <= ord(c) < 0xE000 for c in value)
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, int) and abs(value) >= 2**200:
-        return f"a number of {value.bit_length()} bits"
-    return repr(value)[:_LONGEST]
+from surgecollapse.commands import values as must
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +27,7 @@ class Command:
                 object.__setattr__(self, part.name, part.metadata["check"](getattr(self, part.name)))
             except ValueError as error:
                 got = getattr(self, part.name)
-                raise ValueError(f"{self.kind}: {part.name} must be {error}, got {_shown(got)}") from None
+                raise ValueError(f"{self.kind}: {part.name} must be {error}, got {must.shown(got)}") from None
 
     @property
     def body(self) -> dict[str, Any]:
@@ -117,8 +44,8 @@ class Collapse(Command):
     """Close this share of the open weights, the smallest first."""
 
     kind: ClassVar[str] = "collapse"
-    fraction: float = field(metadata={"check": _number(0.0, 1.0, below=True)})
-    layers: tuple[str, ...] = field(default=(), metadata={"check": _names})
+    fraction: float = field(metadata={"check": must.number(0.0, 1.0, below=True)})
+    layers: tuple[str, ...] = field(default=(), metadata={"check": must.names})
     """Names of parameters, with wildcards; all prunable ones if empty."""
 
 
@@ -127,8 +54,8 @@ class Surge(Command):
     """Reopen this share of the closed weights."""
 
     kind: ClassVar[str] = "surge"
-    fraction: float = field(metadata={"check": _share})
-    layers: tuple[str, ...] = field(default=(), metadata={"check": _names})
+    fraction: float = field(metadata={"check": must.share})
+    layers: tuple[str, ...] = field(default=(), metadata={"check": must.names})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +63,7 @@ class Pump(Command):
     """Add input noise of this standard deviation from now on; 0 stops it."""
 
     kind: ClassVar[str] = "pump"
-    noise_std: float = field(metadata={"check": _number(0.0, 1e3)})
+    noise_std: float = field(metadata={"check": must.number(0.0, 1e3)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +71,7 @@ class SetSparsity(Command):
     """Aim at another final sparsity."""
 
     kind: ClassVar[str] = "set-sparsity"
-    sparsity: float = field(metadata={"check": _number(0.0, 1.0, below=True)})
+    sparsity: float = field(metadata={"check": must.number(0.0, 1.0, below=True)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +79,7 @@ class SetThresholds(Command):
     """Change numeric options of the policy, by name."""
 
     kind: ClassVar[str] = "set-thresholds"
-    values: dict[str, float] = field(metadata={"check": _numbers})
+    values: dict[str, float] = field(metadata={"check": must.numbers})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,7 +87,7 @@ class LearningRate(Command):
     """Multiply the scheduled learning rate by this factor from now on; 1 is the schedule itself."""
 
     kind: ClassVar[str] = "learning-rate"
-    factor: float = field(metadata={"check": _number(0.0, 1e6)})
+    factor: float = field(metadata={"check": must.number(0.0, 1e6)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,7 +95,7 @@ class Cadence(Command):
     """Steps between two events of the monitors."""
 
     kind: ClassVar[str] = "cadence"
-    every: int = field(metadata={"check": _whole(1)})
+    every: int = field(metadata={"check": must.whole(1)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,7 +138,7 @@ class DeleteCheckpoint(Command):
     """Delete the checkpoint of this step."""
 
     kind: ClassVar[str] = "delete-checkpoint"
-    step: int = field(metadata={"check": _whole(0)})
+    step: int = field(metadata={"check": must.whole(0)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,7 +160,118 @@ class RollBack(Command):
     """Go back to the checkpoint of this step; what came after it is kept as a branch."""
 
     kind: ClassVar[str] = "roll-back"
-    step: int = field(metadata={"check": _whole(0)})
+    step: int = field(metadata={"check": must.whole(0)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetOptimizer(Command):
+    """Set an option of the optimizer, in one group of parameters or in all; ``lr`` rescales the schedule."""
+
+    kind: ClassVar[str] = "set-optimizer"
+    option: str = field(metadata={"check": must.option})
+    value: float | tuple[float, ...] = field(metadata={"check": must.number_or_numbers})
+    group: int | None = field(default=None, metadata={"check": must.or_none(must.whole(0))})
+    """Number of the group, counted over all optimizers; all groups if there is none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HoldSchedule(Command):
+    """Keep the learning rate that the schedule has now."""
+
+    kind: ClassVar[str] = "hold-schedule"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseSchedule(Command):
+    """Follow the schedule again, from where it would be by now."""
+
+    kind: ClassVar[str] = "release-schedule"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetDropout(Command):
+    """Set the rate of dropout layers."""
+
+    kind: ClassVar[str] = "set-dropout"
+    rate: float = field(metadata={"check": must.number(0.0, 1.0, below=True)})
+    layers: tuple[str, ...] = field(default=(), metadata={"check": must.names})
+    """Names of modules, with wildcards; all dropout layers if empty."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetLoss(Command):
+    """Change options of the loss."""
+
+    kind: ClassVar[str] = "set-loss"
+    label_smoothing: float | None = field(
+        default=None, metadata={"check": must.or_none(must.number(0.0, 1.0, below=True))}
+    )
+    class_weights: str | None = field(default=None, metadata={"check": must.or_none(must.one_of("none", "balanced"))})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FreezeLayers(Command):
+    """Train these parameters no more; the policy may still close and reopen their weights."""
+
+    kind: ClassVar[str] = "freeze-layers"
+    layers: tuple[str, ...] = field(metadata={"check": must.some_names})
+    """Names of parameters or modules, with wildcards."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnfreezeLayers(Command):
+    """Train these parameters again."""
+
+    kind: ClassVar[str] = "unfreeze-layers"
+    layers: tuple[str, ...] = field(metadata={"check": must.some_names})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResetLayers(Command):
+    """Give these modules new initial weights, and forget what the optimizer knows of them; masks stay."""
+
+    kind: ClassVar[str] = "reset-layers"
+    layers: tuple[str, ...] = field(metadata={"check": must.some_names})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluate(Command):
+    """Measure accuracy and loss on the validation data now; early stopping does not count it."""
+
+    kind: ClassVar[str] = "evaluate"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetBatchSize(Command):
+    """Take this many samples a step."""
+
+    kind: ClassVar[str] = "set-batch-size"
+    size: int = field(metadata={"check": must.whole(1)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeighSamples(Command):
+    """Show these training samples ``weight`` times an epoch, on average; 0 drops them, 1 is as before."""
+
+    kind: ClassVar[str] = "weigh-samples"
+    rows: tuple[int, ...] = field(metadata={"check": must.rows})
+    weight: float = field(metadata={"check": must.number(0.0, 100.0)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DropSamples(Command):
+    """Show these training samples no more."""
+
+    kind: ClassVar[str] = "drop-samples"
+    rows: tuple[int, ...] = field(metadata={"check": must.rows})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankSamples(Command):
+    """Record the training samples with the greatest loss, as the array ``samples/hardest``."""
+
+    kind: ClassVar[str] = "rank-samples"
+    count: int = field(default=50, metadata={"check": must.whole(1)})
 
 
 COMMANDS: dict[str, type[Command]] = {
@@ -241,6 +279,8 @@ COMMANDS: dict[str, type[Command]] = {
     for cls in (
         Collapse, Surge, Pump, SetSparsity, SetThresholds, LearningRate, Cadence,
         PausePolicy, ResumePolicy, Pause, Continue, Checkpoint, DeleteCheckpoint, Inspect, Stop, RollBack,
+        SetOptimizer, HoldSchedule, ReleaseSchedule, SetDropout, SetLoss, FreezeLayers, UnfreezeLayers, ResetLayers,
+        Evaluate, SetBatchSize, WeighSamples, DropSamples, RankSamples,
     )
 }  # fmt: skip
 """The commands by kind."""
@@ -248,7 +288,7 @@ _RENAMED = {"hold": "pause-policy", "resume": "resume-policy"}
 """Kinds of version 0.1, as old records have them → their names since."""
 _RENAMED_VALUES = {("pump", "sigma"): "noise_std"}
 """Kind and value of version 0.1 → the name of the value since."""
-READ_ONLY = ("pause", "continue", "checkpoint", "delete-checkpoint", "inspect")
+READ_ONLY = ("pause", "continue", "checkpoint", "delete-checkpoint", "inspect", "evaluate", "rank-samples")
 """Kinds that change nothing that a run computes."""
 
 
@@ -268,7 +308,7 @@ def command_from(kind: str, body: Mapping[str, Any]) -> Command:
     """
     cls = COMMANDS.get(_RENAMED.get(kind, kind).replace("_", "-")) if isinstance(kind, str) else None
     if cls is None:
-        shown = _shown(kind)[:60]
+        shown = must.shown(kind)[:60]
         raise ValueError(f"unknown command {shown}: expected one of {', '.join(COMMANDS)}")
     if not isinstance(body, Mapping):
         raise ValueError(f"{kind}: expected its values as a table, got {type(body).__name__}")
@@ -276,7 +316,7 @@ def command_from(kind: str, body: Mapping[str, Any]) -> Command:
     known = [part.name for part in fields(cls)]
     for name in body:
         if name not in known:
-            shown = _shown(name)[:60]
+            shown = must.shown(name)[:60]
             raise ValueError(f"{kind} has no value {shown}: expected {', '.join(known) or 'none'}")
     for part in fields(cls):
         if part.default is MISSING and part.name not in body:

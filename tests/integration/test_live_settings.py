@@ -1,0 +1,337 @@
+"""Settings that people change while a run trains: what each does, what is refused, and that a replay repeats it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import surgecollapse
+from surgecollapse.commands import (
+    Collapse,
+    DropSamples,
+    Evaluate,
+    FreezeLayers,
+    HoldSchedule,
+    RankSamples,
+    ReleaseSchedule,
+    ResetLayers,
+    RollBack,
+    SetBatchSize,
+    SetDropout,
+    SetLoss,
+    SetOptimizer,
+    UnfreezeLayers,
+    WeighSamples,
+)
+from surgecollapse.lab.config import make_config
+from surgecollapse.lab.training.hardest import HARDEST
+from surgecollapse.lab.training.run import train
+from surgecollapse.lab.training.sampler import Batches
+from surgecollapse.lab.training.trainer import Training
+from surgecollapse.record import CommandQueue, MemoryRecorder, RunStore
+
+
+class Loop:
+    """A plain loop with a controller, a schedule and dropout."""
+
+    def __init__(self, **options):
+        torch.manual_seed(0)
+        self.model = torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.ReLU(), torch.nn.Dropout(0.1),
+                                         torch.nn.Linear(32, 16), torch.nn.ReLU(), torch.nn.Linear(16, 2))  # fmt: skip
+        groups = [{"params": list(self.model[:3].parameters())},
+                  {"params": list(self.model[3:].parameters()), "lr": 0.02}]  # fmt: skip
+        self.optimizer = torch.optim.AdamW(groups, lr=0.01, weight_decay=0.1)
+        self.schedule = torch.optim.lr_scheduler.LinearLR(self.optimizer, 1.0, 0.0, total_iters=100)
+        self.memory = MemoryRecorder()
+        self.controller = surgecollapse.attach(
+            self.model,
+            self.optimizer,
+            sparsity=0.5,
+            total_steps=100,
+            policy="no_op",
+            readings=surgecollapse.Readings(every=5),
+            recorders=[self.memory],
+            **options,
+        )
+        self.used = []
+        self.optimizer.register_step_pre_hook(
+            lambda optimizer, *_: self.used.append([group["lr"] for group in optimizer.param_groups])
+        )
+        self.x = torch.randn(32, 8, generator=torch.Generator().manual_seed(0))
+
+    def steps(self, count, *commands):
+        for command in commands:
+            self.controller.request(command)
+        for _ in range(count):
+            self.optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(self.model(self.x), (self.x[:, 0] > 0).long()).backward()
+            self.optimizer.step()
+            self.schedule.step()
+
+    def said(self):
+        return [(one.status, one.reason) for one in self.memory.events if type(one).__name__ == "Request"]
+
+
+def rates(step, scale=(1.0, 1.0)):
+    """Of the linear schedule, for the step after ``step`` others."""
+    return [0.01 * (1 - step / 100) * scale[0], 0.02 * (1 - step / 100) * scale[1]]
+
+
+def test_an_option_of_the_optimizer_is_set_in_one_group_or_in_all():
+    loop = Loop()
+    loop.steps(1, SetOptimizer(option="weight_decay", value=0.3, group=1))
+    loop.steps(1, SetOptimizer(option="betas", value=(0.8, 0.9)))
+    groups = loop.optimizer.param_groups
+    assert [group["weight_decay"] for group in groups] == [0.1, 0.3]
+    assert [group["betas"] for group in groups] == [(0.8, 0.9)] * 2
+    assert loop.said() == [("applied", "weight_decay 0.1 → 0.3"), ("applied", "betas 0.9, 0.999 → 0.8, 0.9")]
+
+
+def test_a_learning_rate_is_set_where_the_schedule_stands_and_falls_on_from_there():
+    loop = Loop()
+    loop.steps(11, SetOptimizer(option="lr", value=0.004, group=0))
+    loop.steps(10)
+    scale = (0.004 / rates(0)[0], 1.0)  # at the boundary after the first step
+    for step in (1, 10, 20):
+        assert loop.used[step] == pytest.approx(rates(step, scale))
+    assert [group["lr"] for group in loop.optimizer.param_groups] == pytest.approx(rates(21))
+
+
+def test_a_held_schedule_keeps_its_rate_and_a_released_one_is_where_it_would_be():
+    loop = Loop()
+    loop.steps(9)
+    loop.steps(5, HoldSchedule())  # taken after the tenth step, before the schedule's own
+    loop.steps(5, ReleaseSchedule())
+    assert loop.used[10:15] == [pytest.approx(rates(9))] * 5
+    assert loop.used[18] == pytest.approx(rates(18))
+
+
+def test_frozen_parameters_keep_every_bit_and_train_again_when_they_are_released():
+    loop = Loop()
+    loop.steps(2, FreezeLayers(layers=("3", "0.bias")))
+    before = {name: value.clone() for name, value in loop.model.named_parameters()}
+    loop.steps(3)
+    same = {name for name, value in loop.model.named_parameters() if torch.equal(value, before[name])}
+    assert same == {"3.weight", "3.bias", "0.bias"}
+    loop.steps(2, UnfreezeLayers(layers=("*",)))
+    assert not any(torch.equal(value, before[name]) for name, value in loop.model.named_parameters())
+
+
+def test_dropout_is_set_in_all_layers_and_goes_back_with_the_state():
+    loop = Loop()
+    loop.steps(1)
+    state = loop.controller.state_dict()
+    loop.steps(1, SetDropout(rate=0.4))
+    assert loop.model[2].p == 0.4
+    changed = loop.controller.state_dict()
+    loop.controller.load_state_dict(state)
+    assert loop.model[2].p == 0.1
+    loop.controller.load_state_dict(changed)
+    assert loop.model[2].p == 0.4
+
+
+def test_a_reset_draws_the_same_weights_whatever_else_draws_and_keeps_the_mask():
+    weights = []
+    for extra in (0, 3):
+        loop = Loop()
+        loop.steps(4, Collapse(fraction=0.5))
+        torch.rand(extra)
+        state = torch.get_rng_state()
+        loop.controller.request(ResetLayers(layers=("3",)))
+        loop.controller.command_loop.boundary(4)
+        assert torch.equal(torch.get_rng_state(), state)
+        mask = loop.controller.masks["3.weight"]
+        assert not mask.all()
+        assert (loop.model[3].weight[~mask] == 0).all()
+        assert loop.model[3].weight not in loop.optimizer.state
+        assert loop.model[0].weight in loop.optimizer.state
+        weights.append(loop.model[3].weight.clone())
+        loop.steps(2)
+    assert torch.equal(*weights)
+    assert weights[0].abs().max() <= 32**-0.5  # torch's own bound for a linear layer
+
+
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [
+        (SetOptimizer(option="weight_decay", value=0.3, group=2), "no group 2: the optimizer has 2, from 0 to 1"),
+        (SetOptimizer(option="weight_decay", value=-1.0), "Invalid weight_decay value: -1.0"),
+        (SetOptimizer(option="betas", value=0.9), "expected as many numbers"),
+        (SetOptimizer(option="betas", value=(0.9, 1.5)), "Invalid beta parameter"),
+        (
+            SetOptimizer(option="amsgrad", value=1.0),
+            "has no number 'amsgrad': expected lr or one of betas, eps, weight",
+        ),
+        (SetOptimizer(option="momentum", value=0.9), "has no number 'momentum'"),
+        (SetOptimizer(option="lr", value=-0.1), "lr must be a number of at least 0"),
+        (ReleaseSchedule(), "the schedule is not held"),
+        (SetDropout(rate=0.2, layers=("9",)), "nothing is called '9': expected one of 2"),
+        (FreezeLayers(layers=("head",)), "nothing is called 'head': expected one of 0.weight, 0.bias"),
+        (UnfreezeLayers(layers=("0",)), "none of these parameters is frozen"),
+        (ResetLayers(layers=("1",)), "nothing is called '1': expected one of 0, 3, 5"),
+        (Evaluate(), "this loop cannot evaluate"),
+        (SetBatchSize(size=3), "this loop cannot set batch size"),
+        (DropSamples(rows=(1,)), "this loop cannot drop samples"),
+    ],
+)
+def test_what_cannot_be_set_is_rejected_with_its_reason_and_changes_nothing(command, reason):
+    loop = Loop()
+    loop.steps(1)
+    before = str(loop.optimizer.state_dict()), str(loop.controller.state_dict())
+    loop.controller.request(command)
+    loop.controller.command_loop.boundary(1)
+    status, why = loop.said()[0]
+    assert status == "rejected"
+    assert reason in why
+    assert (str(loop.optimizer.state_dict()), str(loop.controller.state_dict())) == before
+
+
+SHORT = {"task": "digits", "steps": 40, "widths": (16,), "train_samples": 200, "evaluate_every": 10, "every": 5,
+         "checkpoint_every": 10, "monitors": "none", "dropout": 0.1, "batch_size": 32}  # fmt: skip
+PLAN = {
+    4: [SetOptimizer(option="weight_decay", value=0.3), SetDropout(rate=0.3), SetLoss(label_smoothing=0.1)],
+    8: [SetBatchSize(size=20), DropSamples(rows=(0, 1, 2)), WeighSamples(rows=(5, 6), weight=2.0), Evaluate()],
+    13: [HoldSchedule(), FreezeLayers(layers=("body.1",)), RankSamples(count=7)],
+    17: [ResetLayers(layers=("head",)), SetLoss(class_weights="balanced"), SetOptimizer(option="lr", value=1e-3)],
+    25: [UnfreezeLayers(layers=("body.1",)), ReleaseSchedule()],
+}
+
+
+def trained(folder, plan, *, cut=None, policy="entropy_cycles"):
+    """Train while a person sends commands after given steps; ``cut``: the process dies after that step and resumes."""
+    advance, left = Training.advance, dict(plan)
+
+    class Cut(Exception):
+        pass
+
+    def asked(training):
+        if training.step == cut and folder.name not in done:
+            done.add(folder.name)
+            raise Cut
+        for command in left.pop(training.step + 1, ()):
+            training.command_loop.request(command)
+        advance(training)
+
+    done: set[str] = set()
+    options = {} if policy == "none" else {"sparsity": 0.8}
+    Training.advance = asked
+    try:
+        if cut is None:
+            train(make_config(policy=policy, **options, **SHORT), folder)
+        else:
+            with pytest.raises(Cut):
+                train(make_config(policy=policy, **options, **SHORT), folder)
+            with RunStore(folder / "run.db", mode="a") as store:
+                store.set("status", "running")
+            train(None, folder, resume=True)
+    finally:
+        Training.advance = advance
+    return folder
+
+
+def final(folder):
+    return torch.load(folder / "checkpoints" / "step-40.pt", weights_only=True)
+
+
+def same(one, two):
+    one, two = final(one), final(two)
+    states = [str(state["batches"]) + str(state["torch_rng"]) for state in (one, two)]
+    return states[0] == states[1] and all(
+        torch.equal(value, two["model"][name]) for name, value in one["model"].items()
+    )
+
+
+@pytest.fixture(scope="module", params=["entropy_cycles", "none"])
+def run(request, tmp_path_factory):
+    return trained(tmp_path_factory.mktemp("live") / request.param, PLAN, policy=request.param)
+
+
+def test_every_setting_of_a_run_of_the_lab_is_applied(run):
+    asked = CommandQueue(run / "run.db").all()
+    assert [(one.kind, one.reason) for one in asked if one.status != "applied"] == []
+    with RunStore(run / "run.db") as store:
+        hardest = store.arrays(HARDEST)
+        assert [(step, array.shape) for step, array in hardest] == [(13, (7, 4))]
+        losses = hardest[0][1][:, 1]
+        assert (losses[:-1] >= losses[1:]).all()
+        assert store.measurements("evaluation/accuracy").steps.tolist() == [8]
+        assert store.measurements("learning_rate").values[1] == pytest.approx(1e-3)  # at step 20
+    state = final(run)
+    assert state["batches"]["batch_size"] == 20
+    assert not state["batches"]["weights"][:3].any()
+    assert state["asked"]["loss"] == {"label_smoothing": 0.1, "class_weights": "balanced"}
+
+
+def test_a_replay_repeats_every_setting_bitwise(run, tmp_path):
+    train(None, tmp_path / "again", replay=run)
+    assert same(run, tmp_path / "again")
+
+
+@pytest.mark.parametrize("cut", [9, 19])
+def test_a_run_that_was_cut_off_goes_on_with_its_settings_bitwise(run, tmp_path, cut):
+    folder = trained(tmp_path / "cut", PLAN, cut=cut, policy=run.name)
+    assert same(run, folder)
+
+
+def test_a_roll_back_undoes_settings(tmp_path):
+    settings = [SetDropout(rate=0.5), SetBatchSize(size=10), SetLoss(label_smoothing=0.2), FreezeLayers(layers=("*",))]
+    settings += [SetOptimizer(option="weight_decay", value=0.9), DropSamples(rows=(1,))]
+    plan = {12: settings, 18: [RollBack(step=10)]}
+    trained(tmp_path / "run", plan)
+    trained(tmp_path / "plain", {})
+    assert same(tmp_path / "run", tmp_path / "plain")
+
+
+def test_evaluations_and_ranks_that_people_ask_for_change_nothing(tmp_path):
+    trained(tmp_path / "asked", {3: [Evaluate(), RankSamples()], 15: [Evaluate()]})
+    trained(tmp_path / "plain", {})
+    assert same(tmp_path / "asked", tmp_path / "plain")
+    with RunStore(tmp_path / "asked" / "run.db") as store:
+        assert store.get("touched") is None
+
+
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [
+        (SetBatchSize(size=10_000), "there are 200 training samples"),
+        (SetBatchSize(size=32), "batches have 32 samples already"),
+        (DropSamples(rows=(200,)), "no sample 200: there are 200, from 0 to 199"),
+        (DropSamples(rows=tuple(range(200))), "no training sample would be left"),
+        (SetLoss(), "nothing to change"),
+    ],
+)
+def test_what_a_run_of_the_lab_cannot_set_is_rejected(command, reason, tmp_path):
+    trained(tmp_path / "run", {5: [command]})
+    asked = CommandQueue(tmp_path / "run" / "run.db").all()[0]
+    assert asked.status == "rejected"
+    assert reason in asked.reason
+
+
+def test_dropped_rows_never_come_and_weighed_ones_as_often_as_they_should():
+    batches = Batches(50, 8, seed=0)
+    next(batches)
+    batches.weigh([3, 4], 0.0)
+    batches.weigh([10], 3.0)
+    batches.weigh([20], 0.5)
+    while batches.epoch == 1:  # the rest of this epoch
+        assert not {3, 4} & set(next(batches).tolist())
+    counts, epochs = torch.zeros(50), 400
+    state = batches.state_dict()
+    for _ in range(epochs):
+        for _ in range(8):  # about 50.5 rows an epoch
+            counts += torch.bincount(next(batches), minlength=50)
+    epochs = batches.epoch - 1
+    assert counts[[3, 4]].sum() == 0
+    assert counts[10] == pytest.approx(3 * epochs, abs=4)
+    assert counts[20] == pytest.approx(0.5 * epochs, abs=5 * (0.25 * epochs) ** 0.5 + 1)  # five deviations
+    again = Batches(50, 8, seed=1)
+    again.load_state_dict(state)
+    batches.load_state_dict(state)
+    assert all(torch.equal(next(again), next(batches)) for _ in range(30))
+
+
+def test_all_rows_at_once_are_all_that_are_left():
+    batches = Batches(5, 0, seed=0)
+    assert next(batches).tolist() == [0, 1, 2, 3, 4]
+    batches.weigh([1], 0.0)
+    assert [next(batches).tolist() for _ in range(2)] == [[0, 2, 3, 4]] * 2

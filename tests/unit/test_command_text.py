@@ -1,0 +1,82 @@
+"""Commands as words, and the schema of the agent protocol."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+
+import agent_schema
+import pytest
+
+from surgecollapse.commands import (
+    COMMANDS,
+    Collapse,
+    DropSamples,
+    Pump,
+    SetBatchSize,
+    SetDropout,
+    SetLoss,
+    SetOptimizer,
+    SetSparsity,
+    SetThresholds,
+    command_from_text,
+)
+from surgecollapse.commands.schema import command_schema
+
+
+@pytest.mark.parametrize(
+    ("text", "command"),
+    [
+        ("set optimizer.0.weight_decay 0.1", SetOptimizer(option="weight_decay", value=0.1, group=0)),
+        ("set optimizer.lr 1e-4", SetOptimizer(option="lr", value=1e-4)),
+        ("set optimizer.*.betas 0.9,0.95", SetOptimizer(option="betas", value=(0.9, 0.95))),
+        ("set policy.floor 0.2", SetThresholds(values={"floor": 0.2})),
+        ("set dropout 0.2", SetDropout(rate=0.2)),
+        ("set batch_size 32", SetBatchSize(size=32)),
+        ("set sparsity 0.8", SetSparsity(sparsity=0.8)),
+        ("set loss.label_smoothing 0.1", SetLoss(label_smoothing=0.1)),
+        ("set loss.class_weights balanced", SetLoss(class_weights="balanced")),
+        ("pump noise-std=0.1", Pump(noise_std=0.1)),
+        ("collapse fraction=0.5 layers='body.*,head'", Collapse(fraction=0.5, layers=("body.*", "head"))),
+        ("drop-samples rows=1,2,30", DropSamples(rows=(1, 2, 30))),
+        ("drop-samples rows=7", DropSamples(rows=(7,))),
+    ],
+)
+def test_words_become_the_command(text, command):
+    assert command_from_text(text) == command
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("set lr 0.1", "unknown setting 'lr': expected one of optimizer.OPTION"),
+        ("set optimizer.first.lr 0.1", "expected the number of a group"),
+        ("set dropout", "set takes a name and a value, got 1 words"),
+        ("pump 0.1", "expected KEY=VALUE"),
+        ("pump noise_std=0.1 noise_std=0.2", "once for each key"),
+        ("pump noise_std=much", "noise_std must be a number"),
+        ("jump", "unknown command 'jump'"),
+        ("pump 'noise", "is no command"),
+        ("", "is no command"),
+        ("set-batch-size size=0", "a whole number of at least 1"),
+        ("drop-samples rows=a", "whole numbers"),
+        ("set-loss class_weights=some", "one of none, balanced"),
+    ],
+)
+def test_words_that_are_no_command_say_what_was_expected(text, reason):
+    with pytest.raises(ValueError, match=reason.replace("(", r"\(")):
+        command_from_text(text)
+
+
+def test_the_committed_schema_is_that_of_the_commands():
+    assert agent_schema.PLACE.read_text(encoding="utf-8") == agent_schema.text(), "python scripts/agent_schema.py"
+
+
+@pytest.mark.parametrize("kind", COMMANDS)
+def test_the_schema_of_a_command_takes_what_the_command_takes(kind):
+    cls, schema = COMMANDS[kind], command_schema(COMMANDS[kind])
+    json.dumps(schema)
+    assert schema["properties"]["kind"] == {"const": kind}
+    body = schema["properties"]["body"]
+    assert set(body["required"]) <= set(body["properties"]) == {part.name for part in fields(cls)}
+    assert schema["description"].endswith((".", ","))
