@@ -71,7 +71,7 @@ def record(folder):
         series = {
             (name, layer): [part.tolist() for part in store.measurements(name, layer)]
             for name, layer in store.names()
-            if not name.startswith("time/")
+            if not name.startswith(("time/", "system/"))
         }
         return repr(series), store.readings(), store.decisions(), store.interventions()
 

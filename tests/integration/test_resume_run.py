@@ -80,7 +80,11 @@ def weights(folder):
 def recorded(folder):
     """Everything in the store that is no wall-clock time."""
     with RunStore(folder / "run.db") as store:
-        series = {key: store.measurements(*key) for key in store.names() if not key[0].startswith(("time/", "budget/"))}
+        series = {
+            key: store.measurements(*key)
+            for key in store.names()
+            if not key[0].startswith(("time/", "budget/", "system/"))
+        }
         summary = {key: value for key, value in store.get("summary").items() if key != "seconds"}
         return {
             "series": {key: (s.steps.tolist(), s.values.tolist()) for key, s in series.items()},

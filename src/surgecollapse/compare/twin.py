@@ -32,6 +32,8 @@ VERSION = 1
 _POINTS = 1_000
 _SCORES = ("accuracy", "loss", "bits_per_character", "accuracy_validation", "loss_validation", "sparsity")
 """Of the summaries of runs."""
+_OF_THE_MACHINE = ("time/", "budget/", "system/")
+"""Series that say nothing of the run."""
 _READ = ("entropy", "prediction_confidence", "grad_norm", "sparsity")
 """Of readings, as curves ``reading/…``."""
 
@@ -271,7 +273,7 @@ def _series(run: Path) -> dict[tuple[str, str | None], dict[int, float]]:
     found: dict[tuple[str, str | None], dict[int, float]] = {}
     with RunStore(run / "run.db") as store:
         for name, layer in store.names():
-            if not name.startswith("time/"):
+            if not name.startswith(_OF_THE_MACHINE):
                 steps, values = store.measurements(name, layer)
                 found[name, layer] = dict(zip(steps.tolist(), values.tolist(), strict=True))
         for reading in store.readings():

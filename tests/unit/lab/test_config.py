@@ -100,7 +100,7 @@ def test_a_configuration_cannot_be_changed():
         ({"task": "qm9", "loss": "cross_entropy"}, "loss = 'cross_entropy': the labels of qm9 are numbers"),
         ({"task": "digits", "give_up": True}, "give_up = true needs a forecast"),
         ({"task": "digits", "forecast": "trian"}, "unknown forecast 'trian'"),
-        ({"task": "grokfast-modular", "until": "grokked"}, "are two goals: drop one"),
+        ({"task": "grokfast-modular", "until": "grokked", "stop_at_accuracy": 0.9}, "are two goals: drop one"),
         ({"task": "digits", "model": "resnext"}, "expected one of autoregressive, cnn, decoder, gnn"),
         ({"task": "digits", "sparsity": 1.0}, "sparsity must be in [0, 1), got 1"),
         ({"task": "digits", "sparsity": -0.1}, "sparsity must be in [0, 1), got -0.1"),
@@ -304,3 +304,17 @@ def test_a_record_is_read_by_own_name_whoever_wrote_it():
     assert (values["task"], values["model"], values["optimizer"], values["lr"]) == ("digits", "mlp", "muon", 1e-3)
     assert layered(values) == config
     assert flat_values({"mine": {"a": 1}, "lr": 0.1}) == {"mine": {"a": 1}, "lr": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("given", "goal"),
+    [
+        ({}, (0.95, "end")),
+        ({"until": "grokked"}, (None, "grokked")),
+        ({"until": "end"}, (0.95, "end")),
+        ({"stop_at_accuracy": 0.9}, (0.9, "end")),
+    ],
+)
+def test_a_goal_that_is_given_takes_the_place_of_that_of_a_published_experiment(given, goal):
+    run = make_config(task="grokfast-modular", **given).run
+    assert (run.stop_at_accuracy, run.until) == goal
