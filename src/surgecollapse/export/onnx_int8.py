@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +54,8 @@ def quantize_onnx(source: str | Path, path: str | Path, calibration: Sequence[Te
     if not calibration:
         raise ValueError("expected at least one batch of calibration inputs, got none: pass some of the training data")
     runtime = onnxruntime()
-    from onnxruntime import quantization
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
+    quantization = import_module("onnxruntime.quantization")
+    shapes = import_module("onnxruntime.quantization.shape_inference")
     source, path = Path(source), Path(path)
     names = [value.name for value in runtime.InferenceSession(source, providers=["CPUExecutionProvider"]).get_inputs()]
     if len(names) != 1:
@@ -70,7 +70,7 @@ def quantize_onnx(source: str | Path, path: str | Path, calibration: Sequence[Te
 
     with tempfile.TemporaryDirectory(prefix="surgecollapse-int8-") as folder, _quiet():
         folded, made = Path(folder) / "folded.onnx", Path(folder) / "int8.onnx"
-        quant_pre_process(str(source), str(folded))
+        shapes.quant_pre_process(str(source), str(folded))
         quantization.quantize_static(
             str(folded),
             str(made),

@@ -7,6 +7,7 @@ import statistics
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -178,7 +179,8 @@ def _train(config: Settings, data: Any) -> nn.Module:
         for _ in range(steps):
             rows = torch.randint(len(data.x_train), (_TRAINED,), generator=draws)
             optimizer.zero_grad()
-            F.cross_entropy(model(data.x_train[rows]), data.y_train[rows]).backward()
+            loss: Any = F.cross_entropy(model(data.x_train[rows]), data.y_train[rows])
+            loss.backward()
             optimizer.step()
             schedule.step()
             if config.get("norms") == "held":
@@ -251,13 +253,14 @@ def _onnx(dense: nn.Module, smaller: nn.Module, data: Any, folder: Path) -> dict
     images = data.x_train[: 4 * _BATCH]
     options = onnxruntime().SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    sessions, sizes = {}, {}
+    sessions: dict[str, Any] = {}
+    sizes: dict[str, int] = {}
     for name, model in {"dense": dense, "smaller": smaller}.items():
         file = export_onnx(model, images[:2], folder / f"{name}.onnx")
         small = quantize_onnx(file.path, folder / f"{name}-int8.onnx", list(images.split(_BATCH)))
-        for form, result in {name: file, f"{name}_int8": small}.items():
-            sizes[form] = result.bytes
-            sessions[form] = onnxruntime().InferenceSession(result.path, options, providers=["CPUExecutionProvider"])
+        for form, path, size in ((name, file.path, file.bytes), (f"{name}_int8", small.path, small.bytes)):
+            sizes[form] = size
+            sessions[form] = onnxruntime().InferenceSession(path, options, providers=["CPUExecutionProvider"])
     batch = images[:_BATCH].numpy()
 
     def run(form: str, x: Any) -> Any:
@@ -268,7 +271,7 @@ def _onnx(dense: nn.Module, smaller: nn.Module, data: Any, folder: Path) -> dict
         for form in ("smaller", "smaller_int8")
     }
     speed = {
-        form: statistics.median(interleaved_ratios(lambda: run("dense", batch), lambda f=form: run(f, batch), 15))
+        form: statistics.median(interleaved_ratios(lambda: run("dense", batch), partial(run, form, batch), 15))
         for form in ("smaller", "dense_int8", "smaller_int8")
     }
     return {

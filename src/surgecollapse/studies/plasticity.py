@@ -75,7 +75,7 @@ def measure(config: Settings) -> Mapping[str, Any]:
     for task, x, y in stream:
         optimizer.zero_grad()
         logits = model(x)
-        F.cross_entropy(logits, y).backward()
+        F.cross_entropy(logits, y).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         remedy()
         if task == len(right):
@@ -155,7 +155,7 @@ def _state(model: nn.Sequential, x: Tensor) -> dict[str, float]:
 
 def _label(config: Mapping[str, Any]) -> str:
     named = ", ".join(f"{name} {value:g}" for name, value in config["options"].items())
-    return config["method"].replace("_", " ") + (f" ({named})" if named else "")
+    return str(config["method"]).replace("_", " ") + (f" ({named})" if named else "")
 
 
 def _groups(rows: Rows) -> list[tuple[str, list[Any]]]:

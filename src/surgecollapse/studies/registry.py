@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from surgecollapse.plugins import Registry
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure as Figure
 else:
     Figure = Any
 

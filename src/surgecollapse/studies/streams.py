@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -80,7 +80,7 @@ def _learned(method: str, x: Tensor, y: Tensor, seed: int) -> Tensor:
     model = perceptron(x.shape[1], options.get("width", _WIDTH), 2)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     if "sparsity" in options:
-        policies = {
+        policies: dict[str, Callable[[], Any]] = {
             "static": Static,
             "endless_exchange": lambda: EndlessExchange(interval=_EVERY),
             "entropy_thresholds": EntropyThresholds,
@@ -101,11 +101,11 @@ def _learned(method: str, x: Tensor, y: Tensor, seed: int) -> Tensor:
     found = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        for inputs, labels in zip(x.split(_BATCH), y.split(_BATCH), strict=True):
+        for inputs, labels in zip(torch.split(x, _BATCH), torch.split(y, _BATCH), strict=True):
             optimizer.zero_grad()
             logits = model(inputs)
             found.append(logits.detach().argmax(1))
-            F.cross_entropy(logits, labels).backward()
+            F.cross_entropy(logits, labels).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     return torch.cat(found)
 

@@ -31,5 +31,5 @@ def permuted_inputs(
         places = torch.randperm(x.shape[1], generator=generator)
         needed = batches * batch_size
         order = torch.cat([torch.randperm(len(x), generator=generator) for _ in range(-(-needed // len(x)))])
-        for rows in order[:needed].split(batch_size):
+        for rows in torch.split(order[:needed], batch_size):
             yield task, x[rows][:, places], y[rows]
