@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from surgecollapse.analysis.open_weights import refuse_unusable
+from surgecollapse.analysis.open_weights import open_weights, refuse_unusable
 from surgecollapse.functional import batch_loss
 
 if TYPE_CHECKING:
@@ -125,6 +125,7 @@ def curved_path(
     batch: int = 128,
     points: int = 25,
     seed: int = 0,
+    masks: tuple[Weights, Weights] | None = None,
 ) -> LossPath:
     """Train the middle of a curve so that the mean loss along it is low (Garipov et al., arXiv 1802.10026, eq. 2).
 
@@ -143,14 +144,16 @@ def curved_path(
         batch: samples of a step.
         points: where the loss is measured, evenly spaced.
         seed: of times and batches.
+        masks: of two sparse nets, as ``controller.masks``: the middle has no weight that both nets hold at zero.
 
     Raises:
-        ValueError: for an unknown kind, or nets that do not have the same parameters.
+        ValueError: for an unknown kind, nets that do not have the same parameters, or masks that do not fit them.
     """
     if kind not in CURVES:
         raise ValueError(f"unknown curve {kind!r}: expected one of {', '.join(CURVES)}")
     curve, (start, end) = CURVES[kind], _ends(first, second)
     middle = {name: ((start[name] + end[name]) / 2).requires_grad_() for name in start}
+    kept = _open_in_either(first, second, masks)
     optimizer = torch.optim.Adam(middle.values(), lr=lr)
     generator, model = torch.Generator().manual_seed(seed), deepcopy(first).train()
     _no_dropout(model)
@@ -161,6 +164,10 @@ def curved_path(
             loss = batch_loss(model, criterion, inputs[rows], targets[rows])(curve([start, middle, end], t))
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
+        for name, mask in kept.items():
+            gradient = middle[name].grad
+            if gradient is not None:
+                gradient.mul_(mask)
         optimizer.step()
     chain = [start, {name: w.detach() for name, w in middle.items()}, end]
     times = torch.linspace(0, 1, points, dtype=torch.float64).tolist()
@@ -175,6 +182,12 @@ def _ends(first: nn.Module, second: nn.Module) -> tuple[dict[str, Tensor], dict[
     refuse_unusable(a)
     refuse_unusable(b)
     return a, b
+
+
+def _open_in_either(first: nn.Module, second: nn.Module, masks: tuple[Weights, Weights] | None) -> dict[str, Tensor]:
+    """Masks of the weights that are open in one of two nets at least; none where one of them is dense."""
+    one, other = (open_weights(net, mask)[1] for net, mask in zip((first, second), masks or ({}, {}), strict=True))
+    return {name: torch.maximum(one[name], other[name]) for name in one.keys() & other.keys()}
 
 
 def _no_dropout(model: nn.Module) -> None:

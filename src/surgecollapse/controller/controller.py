@@ -569,6 +569,8 @@ class Controller:
         """Share of the prunable weights that are zero now, counted; :meth:`open_weights` says what the masks hold.
 
         Of a sharded model they are counted on every rank: all of them must ask.
+        Which layers produce the output is known from the first batch on, or with ``Readings(probe=…)``. Before that,
+        their weights count as prunable here.
         """
         weights = self._components.weights
         return weights.zeros() / weights.size if weights.size else 0.0

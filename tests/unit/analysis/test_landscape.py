@@ -499,3 +499,26 @@ def test_an_estimate_whose_tests_fail_is_no_result(change, doubt):
     assert bool(doubt) == bool(found.doubt)
     drawn = {line.get_label() for line in found.plot().axes[0].lines}
     assert any("estimate" in str(label) for label in drawn) == (not found.doubt)
+
+
+@pytest.mark.parametrize("kind", sorted(CURVES))
+def test_the_curve_between_masked_nets_keeps_what_both_hold_at_zero(kind, monkeypatch):
+    masks = [
+        {"weight": torch.tensor([[True, False, True, False]])},
+        {"weight": torch.tensor([[False, False, True, True]])},
+    ]
+    nets = [nn.Linear(4, 1, bias=False).double() for _ in masks]
+    with torch.no_grad():
+        for net, mask in zip(nets, masks, strict=True):
+            net.weight.copy_(torch.arange(1.0, 5.0).double() * mask["weight"])
+    seen, x = [], normal(64, 4)
+    whole = CURVES[kind]
+    monkeypatch.setitem(
+        CURVES, kind, lambda points, t: seen.append(points[1]["weight"].detach().clone()) or whole(points, t)
+    )
+    target = (x @ torch.ones(4, 1).double()).detach()
+    for masked in (True, False):
+        seen.clear()
+        curved_path(*nets, F.mse_loss, x, target, kind=kind, steps=20, masks=tuple(masks) if masked else None)
+        assert (seen[-1] != 0).tolist() == [[True, not masked, True, True]]
+        assert not torch.equal(seen[0], seen[-1])

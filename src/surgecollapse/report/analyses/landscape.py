@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -57,7 +58,7 @@ def connectivity(runs: Sequence[LoadedRun]) -> list[AnalysisResult]:
         names = f"{first.name} and {other.name}"
         where = f"Training loss on {len(x)} samples of {first.name}"
         line = linear_path(first.model, other.model, criterion, x, y)
-        curve = curved_path(first.model, other.model, criterion, x, y)
+        curve = curved_path(first.model, other.model, criterion, x, y, masks=(first.masks, other.masks))
         found.append(
             _path(
                 f"connectivity-{index}", line, f"Between {names}", f"{where} on the straight line between them.", names
@@ -96,12 +97,16 @@ def surface(run: LoadedRun, file: str) -> AnalysisResult:
     """
     x, y, criterion = run.batch
     grid = loss_surface(run.model, criterion, x, y, masks=run.masks)
-    highest, middle = max(map(max, grid.losses)), len(grid.steps) // 2
+    losses, middle = [loss for row in grid.losses for loss in row], len(grid.steps) // 2
+    highest = max((loss for loss in losses if math.isfinite(loss)), default=math.nan)
+    broken = sum(not math.isfinite(loss) for loss in losses)
     caption = (
         f"Training loss on {len(x)} samples in two random directions with the norms of the filters (Li et al., "
         "arXiv 1712.09913). The point is the net; pruned weights stay at zero."
     )
     said = f"loss {grid.losses[middle][middle]:.2g} in the middle, up to {highest:.2g}"
+    if broken:
+        said += f", not finite at {broken} of {len(grid.steps) ** 2} points"
     title = f"Loss around {run.name}"
     return AnalysisResult(file, title, caption, grid, said, run.name)
 

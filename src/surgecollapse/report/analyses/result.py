@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import wraps
@@ -11,6 +12,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from surgecollapse.report.analyses.loaded_run import LoadedRun
+
+
+_NO_NUMBER = re.compile(r"(?<![\w.])[-−]?(nan|inf)(?![\w.])")
+_UNDETERMINED = "not determined"
 
 
 class NotApplicable(ValueError):
@@ -57,6 +62,15 @@ class AnalysisResult:
     """Name of the run, or of the runs that are compared."""
     wide: bool = False
     """Whether the picture takes the full width of the page."""
+
+    def __post_init__(self) -> None:
+        """Say of an outcome with a number that is not finite that it is none.
+
+        >>> AnalysisResult("a", "A", "", None, f"distance {float('nan'):.3f}", "run").said
+        'not determined (distance nan)'
+        """
+        if _NO_NUMBER.search(self.said) and not self.said.startswith(_UNDETERMINED):
+            object.__setattr__(self, "said", f"{_UNDETERMINED} ({self.said})")
 
 
 def stem(base: str, index: int, count: int) -> str:
