@@ -41,7 +41,7 @@ class StatusReader:
 
     A plateau is what :class:`~surgecollapse.policies.trend.Trend` calls one: the moving average of entropy over the
     readings since weights were last closed or reopened changes by less than 1e-3 per 10 readings. A net whose mask is
-    final is stable where its entropy stands still: nothing is waited for.
+    final is stable from then on, also just after the collapse that made it final: nothing is waited for.
 
     >>> reader = StatusReader(every=50)
     >>> reader.take(Reading(step=50, entropy=0.5))
@@ -120,7 +120,8 @@ class StatusReader:
         noise_std = 0.0 if self._pump is None else self._pump.details.get("noise_std", 0.0)
         if (pump := self._pump) is not None and isinstance(noise_std, int | float) and noise_std > 0.0:
             return TrainingStatus(name="pump", why=f"step {pump.step}: {pump.reason}")
-        if (act := self._act) is not None and self._since(act.step) < SETTLING:
+        final = self._freeze is not None and (self._act is None or self._freeze.step >= self._act.step)
+        if (act := self._act) is not None and not final and self._since(act.step) < SETTLING:
             return TrainingStatus(name=act.kind, why=f"step {act.step}: {act.reason}")
         return None
 

@@ -9,6 +9,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 import types
 from functools import partial
 
@@ -362,3 +363,25 @@ def test_a_run_is_read_as_tables_and_arrays(run):
         assert found.meta["status"] == "complete"
         assert found.meta["checkpoints"] == [20, 40]
         assert "torch" in found.meta["environment"]
+
+
+def test_a_loop_that_fails_does_not_wait_for_its_exporters(tmp_path, monkeypatch):
+    words = [sys.executable, "-c", "import time; time.sleep(600)"]
+
+    def start(run, name):
+        with live.log_of(run, name).open("wb") as log:
+            return subprocess.Popen(words, stdout=log)
+
+    monkeypatch.setattr(live, "_start", start)
+    notes: list[str] = []
+    began = time.monotonic()
+    with pytest.raises(RuntimeError, match="of the loop"), exporting(tmp_path, ["tensorboard"], notes.append):
+        raise RuntimeError("of the loop")
+    late = live._late[-1:]
+    assert [process.poll() for process in late] == [None]
+    assert time.monotonic() - began < live.PATIENCE / 2
+    assert "still writing" in notes[0]
+    for process in late:
+        process.kill()
+        process.wait()
+        live._late.remove(process)

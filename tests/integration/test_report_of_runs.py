@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from surgecollapse.lab.config import make_config
+from surgecollapse.lab.config import ConfigError, make_config
 from surgecollapse.lab.training.evaluation import load_checkpointed_run, predict
 from surgecollapse.lab.training.optim import make_loss
 from surgecollapse.lab.training.run import train
@@ -121,4 +121,11 @@ def test_every_task_and_model_can_be_reported(options, kind, tmp_path):
 def test_a_directory_without_a_run_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no run"):
         write_report([tmp_path], tmp_path / "report")
+    assert not (tmp_path / "report").exists()
+
+
+def test_runs_of_two_tasks_are_not_mixed_on_one_page(directories, tmp_path):
+    train(make_config(task="dummy", policy="none", steps=20, train_samples=200), tmp_path / "other")
+    with pytest.raises(ConfigError, match=r"of 2: digits \(plain\), dummy \(other\)"):
+        write_report([*directories, tmp_path / "other"], tmp_path / "report")
     assert not (tmp_path / "report").exists()

@@ -62,14 +62,14 @@ class Notes(Silent):
 
 
 class InterruptAt(Silent):
-    """Sends SIGINT to this process when the run has passed a step."""
+    """Sends SIGINT, or another signal, to this process when the run has passed a step."""
 
-    def __init__(self, step: int) -> None:
-        self.step = step
+    def __init__(self, step: int, number: int = signal.SIGINT) -> None:
+        self.step, self.number = step, number
 
     def update(self, snapshot) -> None:
         if snapshot.step == self.step:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), self.number)
 
 
 def weights(folder):
@@ -590,3 +590,16 @@ def test_weighing_batches_of_one_size_changes_nothing(tmp_path):
     train(configuration("none", **whole), tmp_path / "plain")
     train(configuration("none", **whole, scale_partial_batches=True), tmp_path / "weighed")
     assert_same_run(tmp_path / "plain", tmp_path / "weighed")
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
+def test_a_closed_terminal_saves_the_run_and_nohup_is_respected(tmp_path):
+    result = train(configuration("none"), tmp_path / "run", progress=InterruptAt(44, signal.SIGHUP))
+    assert (result.status, result.step) == ("interrupted", 44)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        result = train(configuration("none"), tmp_path / "nohup", progress=InterruptAt(44, signal.SIGHUP))
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert (result.status, result.step) == ("complete", STEPS)

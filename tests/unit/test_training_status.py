@@ -51,6 +51,8 @@ CASES = {
     "a detector spoke": ([*rising(10, 50), Alarm(step=50, detector="rank", reason="it fell")], "alarm"),
     "a detector spoke long ago": ([Alarm(step=5, detector="rank", reason="it fell"), *rising(10, 10 * ALARMED)],
                                   "stable"),
+    "just final": ([*rising(10, 50), act(50, "collapse"), act(50, "freeze")], "stable"),
+    "final, then changed by a loop": ([*rising(10, 50), act(40, "freeze"), act(50, "collapse")], "collapse"),
     "final": ([*[reading(step) for step in range(10, 130, 10)], act(120, "freeze")], "stable"),
 }  # fmt: skip
 

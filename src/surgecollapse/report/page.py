@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from surgecollapse.errors import ConfigError
 from surgecollapse.record.whole_files import write_whole
 from surgecollapse.report.rundata import RunData
 from surgecollapse.report.summary import readable_bytes, summarize
@@ -44,6 +45,7 @@ def write_report(runs: Sequence[Path | RunData], out: Path) -> Path:
     from surgecollapse.report.style import save_png
 
     data = collect_all(runs)
+    _refuse_mixed(data)
     parts = sections(data)
     tasks = ", ".join(dict.fromkeys(run.task for run in data if run.task)) or "a run"
     title = f"surgecollapse: {tasks}"
@@ -58,6 +60,18 @@ def write_report(runs: Sequence[Path | RunData], out: Path) -> Path:
         reason = error.strerror or error
         raise OSError(f"cannot write the report in {out} ({reason}): free space or choose another --out") from error
     return page
+
+
+def _refuse_mixed(runs: Sequence[RunData]) -> None:
+    """Refuse runs of several tasks, whose curves have no common meaning; loops of one's own do not say their task.
+
+    Raises:
+        ConfigError: naming a run of each task.
+    """
+    found = {run.task: run.directory.name for run in reversed(runs) if run.config}
+    if len(found) > 1:
+        named = ", ".join(f"{task} ({name})" for task, name in sorted(found.items()))
+        raise ConfigError(f"a report is of one task, these runs are of {len(found)}: {named}. Report each by itself")
 
 
 def _require_plots() -> None:

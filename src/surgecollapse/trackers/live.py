@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,8 @@ from surgecollapse.trackers.registry import check_tracker
 
 PATIENCE = 120.0
 """Seconds for which a run that has ended waits for its exporters."""
+AFTER_FAILURE = 2.0
+"""Seconds for which a run that failed does: its record may never say that it ended."""
 _NICE = 5
 _late: list[subprocess.Popen[bytes]] = []
 """Exporters that go on by themselves."""
@@ -24,7 +27,8 @@ def exporting(run: Path, trackers: Sequence[str], tell: Callable[[str], None]) -
 
     Each exporter is another process with a lower priority, which reads the run's file through a connection that cannot
     write. If it fails or is slow, training knows nothing of it; what it says lies in ``export-NAME.log`` in the run.
-    At the end of the block exporters may finish for :data:`PATIENCE` seconds; they go on by themselves after that.
+    At the end of the block exporters may finish for :data:`PATIENCE` seconds, all together, and after an error in it
+    for :data:`AFTER_FAILURE`; they go on by themselves after that.
 
     Args:
         run: run directory, whose record is there already.
@@ -37,11 +41,14 @@ def exporting(run: Path, trackers: Sequence[str], tell: Callable[[str], None]) -
     for name in trackers:
         check_tracker(name)
     started = {name: _start(run, name) for name in dict.fromkeys(trackers)}
+    patience = AFTER_FAILURE
     try:
         yield
+        patience = PATIENCE
     finally:
+        end = time.monotonic() + patience
         for name, process in started.items():
-            tell(_outcome(run, name, process))
+            tell(_outcome(run, name, process, end))
 
 
 def log_of(run: Path, name: str) -> Path:
@@ -60,9 +67,9 @@ def _start(run: Path, name: str) -> subprocess.Popen[bytes]:
         )  # fmt: skip
 
 
-def _outcome(run: Path, name: str, process: subprocess.Popen[bytes]) -> str:
+def _outcome(run: Path, name: str, process: subprocess.Popen[bytes], end: float) -> str:
     try:
-        code = process.wait(PATIENCE)
+        code = process.wait(max(0.0, end - time.monotonic()))
     except subprocess.TimeoutExpired:
         _late.append(process)
         return f"{name}: still writing, see {log_of(run, name)}"

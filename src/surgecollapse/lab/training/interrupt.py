@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a polite request: finish the step, save, stop."""
+"""Ctrl-C, SIGTERM and a closed terminal as a polite request: finish the step, save, stop."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ _SAME = 1.0
 
 
 class Interrupt:
-    """While the block runs, the first SIGINT or SIGTERM only sets :attr:`requested`; a second one acts as
+    """While the block runs, the first SIGINT, SIGTERM or SIGHUP only sets :attr:`requested`; a second one acts as
     usual.
+
+    SIGHUP comes where a terminal or a connection is closed. A process that ignores it (``nohup``) goes on ignoring it.
 
     What comes within a second of the first is the same request: ``timeout`` signals a process and then its group.
 
@@ -31,8 +33,9 @@ class Interrupt:
     def __enter__(self) -> Interrupt:
         """Take the signals over."""
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._old[number] = signal.signal(number, self._request)
+            for number in _signals():
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._old[number] = signal.signal(number, self._request)
         return self
 
     def __exit__(
@@ -53,3 +56,8 @@ class Interrupt:
         for number, handler in self._old.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
         self._old.clear()
+
+
+def _signals() -> list[int]:
+    """What asks a run to stop, as far as the system has it; Windows has no SIGHUP."""
+    return [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
