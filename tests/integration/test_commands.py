@@ -362,5 +362,5 @@ def test_a_plain_run_takes_what_needs_no_controller(tmp_path):
         train(make_config(policy="none", **SHORT), tmp_path / "run")
     asked = CommandQueue(tmp_path / "run" / "run.db").all()
     assert [one.status for one in asked] == ["rejected", "applied", "rejected"]
-    assert "it takes learning-rate" in asked[0].reason
+    assert "this loop cannot collapse: it takes set-optimizer" in asked[0].reason
     assert asked[2].reason == "no checkpoint of step 9: there are none yet"
