@@ -34,9 +34,9 @@ class Alignment:
 
     def plot(self) -> Figure:
         """Draw the cosines before and after, layer by layer."""
-        from matplotlib.figure import Figure
+        from surgecollapse.record.plot import new_figure
 
-        figure = Figure(figsize=(max(4.6, 1.0 + 0.9 * len(self.layers)), 3.6), layout="constrained")
+        figure: Figure = new_figure(figsize=(max(4.6, 1.0 + 0.9 * len(self.layers)), 3.6), layout="constrained")
         axes = figure.subplots()
         places = range(len(self.layers))
         axes.bar([p - 0.2 for p in places], self.before, 0.4, label="as trained")

@@ -32,9 +32,9 @@ class FourierHistory:
 
     def plot(self) -> Figure:
         """Draw the spectrum over time as a map, and the two measures of concentration under it."""
-        from matplotlib.figure import Figure
+        from surgecollapse.record.plot import new_figure
 
-        figure = Figure(figsize=(7.6, 5.6), layout="constrained")
+        figure: Figure = new_figure(figsize=(7.6, 5.6), layout="constrained")
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
         edges = [
             self.steps[0],

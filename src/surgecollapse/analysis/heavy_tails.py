@@ -56,12 +56,12 @@ class HeavyTails:
 
     def plot(self) -> Figure:
         """Draw P(λ > x) of each layer on logarithmic axes, with the fitted tail and the edge of a random matrix."""
-        from matplotlib.figure import Figure
+        from surgecollapse.record.plot import new_figure
 
         shown = self.layers[:MOST_PANELS]
         columns = min(3, len(shown))
         rows = math.ceil(len(shown) / columns)
-        figure = Figure(figsize=(3.2 * columns + 0.4, 2.9 * rows + 0.5), layout="constrained")
+        figure: Figure = new_figure(figsize=(3.2 * columns + 0.4, 2.9 * rows + 0.5), layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False)
         for axes in grid.flat[len(shown) :]:
             axes.set_visible(False)

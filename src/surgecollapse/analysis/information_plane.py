@@ -42,11 +42,11 @@ class InformationPlane:
 
     def plot(self) -> Figure:
         """Draw the path of each layer in the plane, early times pale; lines mark H(Y) and ln n."""
-        from matplotlib.figure import Figure
+        from surgecollapse.record.plot import new_figure
 
         columns = min(4, len(self.layers))
         rows = math.ceil(len(self.layers) / columns)
-        figure = Figure(figsize=(2.7 * columns + 1.2, 2.7 * rows + 0.5), layout="constrained")
+        figure: Figure = new_figure(figsize=(2.7 * columns + 1.2, 2.7 * rows + 0.5), layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
         for axes in grid.flat[len(self.layers) :]:
             axes.set_visible(False)

@@ -29,9 +29,9 @@ class IntrinsicDimensions:
 
     def plot(self) -> Figure:
         """Draw all three through the layers."""
-        from matplotlib.figure import Figure
+        from surgecollapse.record.plot import new_figure
 
-        figure = Figure(figsize=(max(6.6, 1.2 + 0.8 * len(self.layers)), 3.8), layout="constrained")
+        figure: Figure = new_figure(figsize=(max(6.6, 1.2 + 0.8 * len(self.layers)), 3.8), layout="constrained")
         axes = figure.add_subplot()
         places = range(len(self.layers))
         axes.plot(places, self.two_nn, "o-", label="TwoNN")

@@ -62,9 +62,9 @@ class LocalLearningCoefficient:
 
     def plot(self) -> Figure:
         """Draw the traces: level after the burn-in if the chains have arrived."""
-        from matplotlib.figure import Figure
+        from surgecollapse.record.plot import new_figure
 
-        figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+        figure: Figure = new_figure(figsize=(6.4, 3.6), layout="constrained")
         axes = figure.subplots()
         for trace in self.traces:
             axes.plot(trace, linewidth=0.6, alpha=0.7)

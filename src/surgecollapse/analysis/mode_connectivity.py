@@ -35,9 +35,9 @@ class LossPath:
 
     def plot(self) -> Figure:
         """Draw the loss along the path, and the line between its ends."""
-        from matplotlib.figure import Figure
+        from surgecollapse.record.plot import new_figure
 
-        figure = Figure(figsize=(5.6, 3.6), layout="constrained")
+        figure: Figure = new_figure(figsize=(5.6, 3.6), layout="constrained")
         axes = figure.subplots()
         axes.plot(self.times, self.losses, "o-", markersize=3, label=self.kind)
         axes.plot([0, 1], [self.losses[0], self.losses[-1]], ":", color="gray", label="between the ends")

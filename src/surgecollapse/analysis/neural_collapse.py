@@ -35,9 +35,9 @@ class CollapseHistory:
 
     def plot(self) -> Figure:
         """Draw each measure over the steps; NC1 on a logarithmic axis where it falls far."""
-        from matplotlib.figure import Figure
+        from surgecollapse.record.plot import new_figure
 
-        figure = Figure(figsize=(9.6, 5.4), layout="constrained")
+        figure: Figure = new_figure(figsize=(9.6, 5.4), layout="constrained")
         grid = figure.subplots(2, 3, sharex=True)
         for axes, (name, title) in zip(grid.flat, PANELS, strict=False):
             axes.plot(self.steps, getattr(self, name), marker="." if len(self.steps) < 30 else None)

@@ -55,9 +55,9 @@ class ProgressHistory:
 
     def plot(self) -> Figure:
         """Draw the losses by step, on logarithmic axes; the phases, where they are known, as bands."""
-        from matplotlib.figure import Figure
+        from surgecollapse.record.plot import new_figure
 
-        figure = Figure(figsize=(7.6, 4.4), layout="constrained")
+        figure: Figure = new_figure(figsize=(7.6, 4.4), layout="constrained")
         axes = figure.add_subplot()
         steps = [max(step, 1) for step in self.steps]
         for number, (name, first, last) in enumerate(self.phases):

@@ -32,10 +32,10 @@ class SimilarityMap:
 
     def plot(self) -> Figure:
         """Draw the map; layers of the rows from bottom to top."""
-        from matplotlib.figure import Figure
+        from surgecollapse.record.plot import new_figure
 
         side = 2.2 + 0.55 * max(len(self.rows), len(self.columns), 4)
-        figure = Figure(figsize=(side + 0.8, side), layout="constrained")
+        figure: Figure = new_figure(figsize=(side + 0.8, side), layout="constrained")
         axes = figure.add_subplot()
         image = axes.imshow(self.values, origin="lower", vmin=0.0, vmax=1.0, cmap="cividis", aspect="auto")
         axes.grid(visible=False)
@@ -77,9 +77,9 @@ class RepresentationChange:
 
     def plot(self) -> Figure:
         """Draw similarity to the first and to the last net over the steps."""
-        from matplotlib.figure import Figure
+        from surgecollapse.record.plot import new_figure
 
-        figure = Figure(figsize=(8.4, 3.6), layout="constrained")
+        figure: Figure = new_figure(figsize=(8.4, 3.6), layout="constrained")
         left, right = figure.subplots(1, 2, sharey=True)
         panels = ((left, self.to_first, "with the net at the start"), (right, self.to_last, "with the net at the end"))
         for axes, values, title in panels:

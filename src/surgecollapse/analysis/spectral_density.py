@@ -53,9 +53,9 @@ class SpectralDensity:
 
     def plot(self) -> Figure:
         """Draw the density, the share of the spectrum logarithmic: most eigenvalues of nets are near zero."""
-        from matplotlib.figure import Figure
+        from surgecollapse.record.plot import new_figure
 
-        figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+        figure: Figure = new_figure(figsize=(6.4, 3.8), layout="constrained")
         axes = figure.subplots()
         reach = (self.largest - self.smallest) or 1.0
         points = np.linspace(self.smallest - 0.05 * reach, self.largest + 0.05 * reach, 1000)

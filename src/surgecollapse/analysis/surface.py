@@ -29,9 +29,10 @@ class LossSurface:
     def plot(self) -> Figure:
         """Draw the curve, or contours of the loss, logarithmic where it spans more than a factor of 10."""
         from matplotlib.colors import LogNorm
-        from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(5.2, 4.0), layout="constrained")
+        from surgecollapse.record.plot import new_figure
+
+        figure: Figure = new_figure(figsize=(5.2, 4.0), layout="constrained")
         axes = figure.subplots()
         axes.set_xlabel("first direction (filter norms)")
         if len(self.losses) == 1:

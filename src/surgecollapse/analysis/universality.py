@@ -72,9 +72,9 @@ class Universality:
 
     def plot(self) -> Figure:
         """Draw the curves as they are and on top of each other."""
-        from matplotlib.figure import Figure
+        from surgecollapse.record.plot import new_figure
 
-        figure = Figure(figsize=(8.6, 3.9), layout="constrained")
+        figure: Figure = new_figure(figsize=(8.6, 3.9), layout="constrained")
         left, right = figure.subplots(1, 2)
         for curve in self.curves:
             left.plot(curve.steps, curve.values, label=plain(curve.name))

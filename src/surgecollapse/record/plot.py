@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable
+from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -19,13 +21,14 @@ def plot_run(readings: Iterable[Reading], events: Iterable[Intervention]) -> Any
         events: what was done.
 
     Returns:
-        A ``matplotlib.figure.Figure``, not registered with pyplot: a notebook shows it, and nothing keeps it alive.
+        A ``matplotlib.figure.Figure``, not registered with pyplot: a notebook shows it, with and without ``%matplotlib
+        inline``, and nothing keeps it alive.
 
     Raises:
         ImportError: without matplotlib, with what to install.
     """
     try:
-        figure: Any = import_module("matplotlib.figure").Figure(figsize=(8, 4), layout="constrained")
+        figure = new_figure(figsize=(8, 4), layout="constrained")
     except ImportError as error:
         raise ImportError("plot() needs matplotlib: pip install 'surgecollapse[plots]'") from error
     taken, done = list(readings), list(events)
@@ -49,3 +52,33 @@ def plot_run(readings: Iterable[Reading], events: Iterable[Intervention]) -> Any
         if axes.get_legend_handles_labels()[0]:
             axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     return figure
+
+
+def new_figure(**options: Any) -> Any:
+    """A ``matplotlib.figure.Figure`` that a notebook shows by itself, also without ``%matplotlib inline``.
+
+    Args:
+        options: of the figure.
+
+    Raises:
+        ImportError: without matplotlib.
+    """
+    return _shown_kind()(**options)
+
+
+@cache
+def _shown_kind() -> Any:
+    """The figure of matplotlib that notebooks show by themselves.
+
+    Raises:
+        ImportError: without matplotlib.
+    """
+    figure: Any = import_module("matplotlib.figure").Figure
+    return type("RunFigure", (figure,), {"_repr_png_": _png})
+
+
+def _png(figure: Any) -> bytes:
+    """A figure as notebooks ask for it, without pyplot."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100)
+    return buffer.getvalue()

@@ -44,6 +44,8 @@ def test_a_run_says_in_one_line_how_far_it_is_and_draws_itself(tmp_path):
             "1 interventions"
         )
         assert repr(run) == f"<Run {run}>"
-        above, below = run.plot().axes
+        figure = run.plot()
+        above, below = figure.axes
+        assert figure._repr_png_().startswith(b"\x89PNG")  # as notebooks ask, without pyplot
         assert above.get_ylabel() == "sparsity"
         assert below.lines[0].get_ydata().tolist() == [0.5]
