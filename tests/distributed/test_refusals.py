@@ -11,6 +11,7 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.placement_types import _StridedShard
 
 import surgecollapse as sc
+import surgecollapse.export
 
 
 @pytest.fixture
@@ -47,7 +48,6 @@ def sharded():
 @pytest.mark.parametrize(
     ("options", "word"),
     [
-        ({"sparsity": sc.Target(0.5, pattern="2:4")}, r"pattern '2:4'.*leave out pattern="),
         ({"monitors": "default"}, r"monitors look at whole weights.*leave out monitors="),
         ({"policy": "redo"}, r"policy 'redo'.*choose another policy"),
     ],
@@ -56,6 +56,25 @@ def test_what_needs_whole_weights_is_refused_for_shards(options, word):
     model, optimizer = sharded()
     with pytest.raises(ValueError, match=word):
         sc.attach(model, optimizer, **{"sparsity": 0.5, "total_steps": 100, **options})
+
+
+@pytest.mark.usefixtures("group")
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda model, folder: sc.export.save_sparse(model, folder / "net.safetensors"),
+        lambda model, _: sc.export.compact_model(model, torch.ones(2, 4)),
+        lambda model, _: sc.export.to_csr(model, torch.ones(2, 4)),
+        lambda model, folder: sc.export.export_onnx(model, torch.ones(2, 4), folder / "net.onnx"),
+        lambda model, folder: sc.export.save_program(model, torch.ones(2, 4), folder / "net.pt2"),
+        lambda model, _: sc.export.to_semi_structured(model, torch.ones(2, 4)),
+    ],
+    ids=["sparse", "compact", "csr", "onnx", "program", "2:4"],
+)
+def test_the_export_of_shards_is_refused(tmp_path, write):
+    model, _ = sharded()
+    with pytest.raises(ValueError, match=r"0\.weight is split over processes.*load it into a plain model"):
+        write(model, tmp_path)
 
 
 @pytest.mark.usefixtures("group")

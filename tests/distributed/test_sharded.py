@@ -43,6 +43,8 @@ CASES = {
     "ramp": (lambda: RigL(interval=10), Updates(optimizer_state="ramp", saliency="taylor", growth="random"), "erk"),
     "last": (lambda: ACDC(), Updates(regrow_init="last"), "global"),
     "fixed_interval": (lambda: FixedInterval(collapse_every=10, surge_every=20), Updates(), "global"),
+    "2:4": ("cyclic_pruning", Updates(), "global"),
+    "block:2x2": (lambda: RigL(interval=10), Updates(), "layer"),
 }
 RUNS = (
     (1, "plain", list(CASES)),
@@ -80,7 +82,8 @@ def train(kind, case):
         rank, size = 0, 1
     model = spread(net(), kind)
     optimizer = torch.optim.AdamW(model.parameters(), 0.01)
-    target = Target(0.7, min_density=0.05, allocation=allocation)
+    tiles = case if ":" in case else None
+    target = Target(0.5 if case == "2:4" else 0.7, min_density=0.05, allocation=allocation, pattern=tiles)
     policy = policy if isinstance(policy, str) else policy()
     controller = attach(model, optimizer, target, 40, policy=policy, updates=updates, readings=Readings(every=5))
     rows = torch.Generator().manual_seed(1)
@@ -114,7 +117,7 @@ for size, kind, cases in RUNS:
     fork_ranks(work, size)
 """
 FOUR = ("gmp", "cyclic_pruning", "rigl", "soft_threshold")
-CASES = (*FOUR, "noise", "ramp", "last", "fixed_interval")
+CASES = (*FOUR, "noise", "ramp", "last", "fixed_interval", "2:4", "block:2x2")
 
 
 @pytest.fixture(scope="module")

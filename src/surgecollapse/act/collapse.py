@@ -16,7 +16,7 @@ from surgecollapse.functional import Pattern, collapse_masks, collapse_tiles, ke
 from surgecollapse.functional.selection import Ranking
 from surgecollapse.functional.structured import open_count
 from surgecollapse.protocols import Criterion
-from surgecollapse.torch_utils.shards import Shards, local
+from surgecollapse.torch_utils.shards import Shards, local, part_of, whole
 
 
 @torch.no_grad()
@@ -73,9 +73,10 @@ def plan_collapse(
         return collapse_masks(scores, live, allocation=allocation, min_density=min_density, ranking=ranking)
     layouts = layouts or Layouts()
     live = open_count(layouts.shapes(weights.params), live, pattern, sparsity)
-    rows = layouts.into_rows(scores)
+    # A tile may lie on several processes: each ranks all tiles of whole weights, and keeps its part of the masks.
+    rows = layouts.into_rows({name: whole(weights.params[name], score) for name, score in scores.items()})
     masks = collapse_tiles(rows, live, pattern, allocation=allocation, min_density=min_density)
-    return layouts.back(masks)
+    return {name: part_of(weights.params[name], mask) for name, mask in layouts.back(masks).items()}
 
 
 @torch.no_grad()

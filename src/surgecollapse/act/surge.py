@@ -16,7 +16,7 @@ from surgecollapse.functional import Pattern, bounded_noise_scale, reopen_tiles
 from surgecollapse.functional.apportion import apportion
 from surgecollapse.functional.growth import share_by_means, sum_of_open
 from surgecollapse.protocols import Criterion
-from surgecollapse.torch_utils.shards import Shards, local, part_of
+from surgecollapse.torch_utils.shards import Shards, local, part_of, whole
 
 REGROW_INIT = ("zero", "noise", "last")
 
@@ -60,10 +60,12 @@ def choose_reopened(
     def choose(some: Sequence[str], wanted: int) -> list[Tensor]:
         if pattern is None:
             return weights.ranking.highest({n: scores[n] for n in some}, wanted, closed)
-        ways = {n: turned.of(n, closed[n].shape) for n in some}
-        rows = [way.into_rows(scores[n]) for n, way in ways.items()]
-        found = reopen_tiles(rows, wanted, pattern, eligible=[way.into_rows(closed[n]) for n, way in ways.items()])
-        return [way.back(mask) for way, mask in zip(ways.values(), found, strict=True)]
+        params = {n: weights.params[n] for n in some}
+        ways = {n: turned.of(n, p.shape) for n, p in params.items()}
+        rows = [way.into_rows(whole(params[n], scores[n])) for n, way in ways.items()]
+        free = [way.into_rows(whole(params[n], closed[n])) for n, way in ways.items()]
+        found = reopen_tiles(rows, wanted, pattern, eligible=free)
+        return [part_of(params[n], way.back(mask)) for (n, way), mask in zip(ways.items(), found, strict=True)]
 
     if allocation == "global" and growth != "momentum":
         return dict(zip(names, choose(names, count), strict=True))

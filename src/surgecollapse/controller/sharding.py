@@ -19,7 +19,7 @@ def check_sharded(model: nn.Module, options: Options, policy: Policy) -> None:
     """Refuse, in one sentence with the fix, what needs whole weights where each process holds a part of them.
 
     Raises:
-        ValueError: for patterns, monitors, policies that recycle units, and parts that are no boxes of the whole.
+        ValueError: for monitors, policies that recycle units, and parts that are no boxes of the whole.
     """
     split = {canonical_name(name): p for name, p in model.named_parameters() if is_sharded(p)}
     if not split:
@@ -31,11 +31,6 @@ def check_sharded(model: nn.Module, options: Options, policy: Policy) -> None:
                 f"{name} is split as {placements}, whose parts are no plain slices: use Shard or Replicate along each "
                 "dimension of the device mesh (fully_shard alone, or tensor parallelism alone)"
             )
-    if options.target.pattern is not None:
-        raise ValueError(
-            f"pattern {options.target.pattern!r} opens and closes groups of weights, which may lie on several "
-            f"processes here: leave out pattern=, or {_INSTEAD}"
-        )
     if options.monitoring.monitors:
         raise ValueError(
             f"monitors look at whole weights and gradients, of which each process holds a part here: leave out "

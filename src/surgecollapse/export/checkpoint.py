@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from surgecollapse.export.packing import PARTS, decode, encode, is_nonzero
+from surgecollapse.export.plain_check import check_plain
 from surgecollapse.functional.masks import unpack
 from surgecollapse.record.whole_files import write_whole
 from surgecollapse.torch_utils.modules import canonical_name, unwrap_model
@@ -177,6 +178,7 @@ def _tensors(model: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
         state = {canonical_name(name): value for name, value in unwrap_model(model).state_dict().items()}
     else:
         state = dict(model)
+    check_plain((name, value) for name, value in state.items() if isinstance(value, Tensor))
     for name, value in state.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise ValueError(f"entry {name!r} is of {type(value).__name__}: only tensors with text names can be stored")

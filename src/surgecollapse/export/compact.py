@@ -16,6 +16,7 @@ from surgecollapse.export.compaction.propagate import Followed, follow
 from surgecollapse.export.compaction.trace import differ, trace
 from surgecollapse.export.csr import replace_module
 from surgecollapse.export.measure import caller, largest_difference
+from surgecollapse.export.plain_check import check_plain
 from surgecollapse.torch_utils.modules import tensors_in, unwrap_model
 
 
@@ -93,6 +94,7 @@ def compact_model(
     >>> result.model[0], result.parameters, result.max_difference < 1e-6
     (Linear(in_features=4, out_features=1, bias=True), (23, 9), True)
     """
+    check_plain(model.named_parameters())
     if multiple_of < 1:
         raise ValueError(f"multiple_of must be at least 1, got {multiple_of}")
     call = caller(example_inputs)

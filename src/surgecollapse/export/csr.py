@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from surgecollapse.export.csr_linear import CsrLinear
 from surgecollapse.export.measure import caller, interleaved_ratios, largest_difference
+from surgecollapse.export.plain_check import check_plain
 from surgecollapse.torch_utils.modules import tensors_in, unwrap_model
 
 
@@ -91,6 +92,7 @@ def to_csr(
     >>> result.layers[0].form, result.max_difference
     ('dense', 0.0)
     """
+    check_plain(model.named_parameters())
     if repeats < 3 or not min_speedup > 0 or any(number < 1 for number in rows):
         raise ValueError(f"expected repeats ≥ 3, min_speedup > 0 and rows ≥ 1, got {repeats}, {min_speedup}, {rows}")
     call = caller(example_inputs)

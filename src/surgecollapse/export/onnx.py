@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from surgecollapse.export.measure import max_difference, refuse_nan
+from surgecollapse.export.plain_check import check_plain
 from surgecollapse.record.whole_files import write_whole
 from surgecollapse.torch_utils.modules import evaluating, map_tensors, tensors_in, unwrap_model
 
@@ -82,6 +83,7 @@ def export_onnx(
     >>> result.max_difference < 1e-6, result.batches, len(result.inputs)
     (True, (2, 1), 1)
     """
+    check_plain(model.named_parameters())
     _require()
     args, kwargs = _arguments(example_inputs)
     plain = unwrap_model(model)

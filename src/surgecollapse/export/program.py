@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from surgecollapse.export.measure import caller, largest_difference, refuse_nan
+from surgecollapse.export.plain_check import check_plain
 from surgecollapse.record.whole_files import write_whole
 from surgecollapse.torch_utils.modules import map_tensors, tensors_in, unwrap_model
 
@@ -53,6 +54,7 @@ def save_program(model: nn.Module, example_inputs: Any, path: str | Path) -> Pro
         TypeError: if ``example_inputs`` are no inputs.
         OSError: if the file cannot be written; one of that name from before stays whole.
     """
+    check_plain(model.named_parameters())
     call, plain = caller(example_inputs), unwrap_model(model)
     rows = {len(tensor) for tensor in tensors_in(_nested(example_inputs)) if tensor.ndim}
     if len(rows) != 1 or min(rows) < 2:

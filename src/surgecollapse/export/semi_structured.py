@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.sparse import to_sparse_semi_structured
 
 from surgecollapse.export.measure import caller, largest_difference
+from surgecollapse.export.plain_check import check_plain
 from surgecollapse.torch_utils.modules import map_tensors, tensors_in, unwrap_model
 
 MULTIPLES = (32, 64)
@@ -138,6 +139,7 @@ def to_semi_structured(
         ValueError: for another dtype, or if the outputs differ by more than the tolerance.
         TypeError: if ``example_inputs`` are no inputs.
     """
+    check_plain(model.named_parameters())
     layers = two_four_layers(model, dtype=dtype)
     place = torch.device(device)
     if reason := missing_hardware(place):
