@@ -29,7 +29,7 @@ from surgecollapse.policies import RigL
 
 folder, policies = sys.argv[2], sys.argv[3:]
 torch.set_num_threads(1)
-STEPS, HALF = 40, 18
+STEPS, HALF = 30, 13
 
 
 def full(tensor):
