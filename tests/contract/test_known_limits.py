@@ -241,7 +241,15 @@ CASES = {
 }
 ELSEWHERE = {
     "checkpointing around the whole model": "no message, and nothing to see",
-    "parameters sharded by": "test_refusals.py, which has several processes",
+    "sharded weights and `monitors=`": "test_refusals.py, which has a process group",
+    "`fully_shard` on a tensor-parallel": "test_refusals.py",
+    "`FullyShardedDataParallel`": "test_refusals.py",
+    "a model that is sharded after": "test_refusals.py",
+    "export of a sharded model": "test_refusals.py",
+    "sharded weights and `EqualizeSpectrum`": "test_transforms.py",
+    "sharded training and criteria": "no message; test_sharded.py trains with lamp",
+    "sharded training and `pattern=`": "no message; test_sharded.py trains with two",
+    "sharded training and numbers": "no message, and nothing to see",
 }
 
 

@@ -163,8 +163,8 @@ class MaskWriter:
             if self.planner.pattern is not None:
                 grow = growth_scores(self._growth(growth), self.weights, name, signals.get(name), self.generators)
                 way = self.planner.layouts.of(name, p.shape)
-                rows = (way.into_rows(whole(p, part)) for part in (scores, grow, mask))
-                masks[name] = part_of(p, way.back(exchange_tiles(*rows, share, self.planner.pattern)))
+                drop, come, held = (way.into_rows(whole(p, part)) for part in (scores, grow, mask))
+                masks[name] = part_of(p, way.back(exchange_tiles(drop, come, held, share, self.planner.pattern)))
                 continue
             count = int(share * self.weights.live_in(name) + 0.5)
             (dropped,) = self.weights.ranking.lowest({name: scores}, count, {name: mask})
