@@ -3,6 +3,7 @@
     python benchmarks/soft_forms.py search --entry mnist1d-mlp --sparsity 0.9
     python benchmarks/soft_forms.py log --entry mnist1d-mlp --sparsity 0.9       # the search, one line a trial
     python benchmarks/soft_forms.py test --entry mnist1d-mlp --sparsity 0.9
+    python benchmarks/soft_forms.py table --entry mnist1d-mlp --sparsity 0.9     # with paired differences
 
 The *search* looks at validation accuracy alone, on seeds that no table uses. Every method has eight forms (exponent,
 end of the ramp, number of cycles, allocation, dropout) on one seed; the best two get two seeds more, and the best mean
@@ -27,9 +28,12 @@ from _harness import RESULTS, command, make_parser, single_thread, table
 
 single_thread()
 
+from sparsity_records import Runs, read  # noqa: E402
+
 from surgecollapse.compare.comparison import Comparison  # noqa: E402
 from surgecollapse.compare.methods import METHODS, Method  # noqa: E402
 from surgecollapse.compare.methods.trials import EVEN, GLOBAL, LAMP  # noqa: E402
+from surgecollapse.compare.paired_statistics import mean_interval  # noqa: E402
 from surgecollapse.compare.plan import Cell, Plan, identity, make_cell, merged  # noqa: E402
 from surgecollapse.compare.rows import Rows, only_writer  # noqa: E402
 from surgecollapse.compare.suites import SUITES, Entry  # noqa: E402
@@ -211,11 +215,40 @@ def test(search: Search, names: Sequence[str], seeds: int) -> None:
     print((folder / "table.md").read_text(encoding="utf-8"))
 
 
+def paired(entry: str, sparsity: float) -> list[str]:
+    """Mean test accuracies with 95% intervals, and differences to the untuned default over common seeds."""
+    found: dict[str, Runs] = {}
+    for folder in sorted((RESULTS / "compare").iterdir()):  # a method of several folders: the newest
+        every = read(folder, dense_at=sparsity) if (folder / "table.csv").is_file() else []
+        for one in every:
+            newer = one.method not in found or one.began > found[one.method].began
+            if (one.entry, one.sparsity) == (entry, sparsity) and one.method in {*METHODS, *TESTED} and newer:
+                found[one.method] = one
+    ours = found["soft_threshold"].accuracies
+    lines = []
+    for name, runs in sorted(found.items(), key=lambda item: -item[1].accuracy):
+        theirs = runs.accuracies
+        common = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
+        difference = "" if name == "soft_threshold" else _interval(common)
+        mean = _interval(list(theirs.values()))
+        cost = [f"{runs.mean('mean_density'):.3f}", f"{runs.flops:.3f}"]
+        lines.append([runs.title, mean, difference, *cost, str(len(theirs)), runs.version])
+    heads = ["method", "test accuracy, %", "untuned default minus it", "mean density", "training FLOPs", "n", "version"]
+    return table(heads, lines)
+
+
+def _interval(values: Sequence[float]) -> str:
+    if not values:
+        return "–"
+    found = mean_interval(values)
+    return f"{found.mean:.2f}" + ("" if found.half is None else f" ± {found.half:.2f}")
+
+
 def main() -> None:
-    """Search, log or test, as far as it has not been done."""
+    """Search, log, test or compare, as far as it has not been done."""
     entries = {entry.label: entry for suite in SUITES.values() for entry in suite.entries}
     parser = make_parser(__doc__, out=None, seeds=10)
-    parser.add_argument("stage", choices=["search", "log", "test"])
+    parser.add_argument("stage", choices=["search", "log", "test", "table"])
     parser.add_argument("--entry", choices=entries, default="mnist1d-mlp")
     parser.add_argument("--sparsity", type=float, default=0.9)
     parser.add_argument("--methods", nargs="*", choices=dict.fromkeys([*FORMS, *TESTED]), help="default: all")
@@ -226,6 +259,8 @@ def main() -> None:
         search.run(given.methods or list(FORMS))
     elif given.stage == "test":
         test(search, given.methods or TESTED, given.seeds)
+    elif given.stage == "table":
+        print("\n".join(paired(given.entry, given.sparsity)))
     else:
         print("\n".join(search.lines()))
 

@@ -143,10 +143,11 @@ def _hash(value: Any) -> str:
     return sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def read(folder: Path) -> list[Runs]:
+def read(folder: Path, *, dense_at: float | None = None) -> list[Runs]:
     """What a folder of ``surgecollapse compare`` reports, in the order of its rows.
 
-    Where a method has rows of several configurations, as after another tuning, those that its table reports are taken.
+    Methods that end dense are left out, or stand at the sparsity ``dense_at``. Where a method has rows of several
+    configurations, as after another tuning, those that its table reports are taken.
     """
     about = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     shared: dict[str, Mapping[str, Any]] = {}
@@ -157,14 +158,15 @@ def read(folder: Path) -> list[Runs]:
         if "base" in row:
             shared[row["base"]] = row["config"]
             continue
-        if "error" in row or row["trial"] is not None or row["sparsity"] is None:
+        sparsity = dense_at if row.get("sparsity") is None else row["sparsity"]
+        if "error" in row or row["trial"] is not None or sparsity is None:
             continue
         written = shared.get(row["config"].get("base"), row["config"])
         plain = {key: value for key, value in written.items() if key not in (*_OWN, "base")}
         text = json.dumps(plain, sort_keys=True)
         if text not in known:
             known[text] = _hash(identity(plain))
-        place = (row["entry"], row["sparsity"], current_name(row["method"]))
+        place = (row["entry"], sparsity, current_name(row["method"]))
         found.setdefault(place, {}).setdefault(known[text], []).append({**row, "config": plain})
     reported = _reported(folder)
     return [
