@@ -53,7 +53,7 @@ class SoftThreshold(StraightThroughPolicy):
         allocation: ``global | layer | erk``; ``None`` takes the target's.
         when_not_recovering: ``exact``: the target is reached in any case. ``at_most``: the threshold begins to rise
             once training has learned (its loss is a tenth of the first, or its predictions are 90% confident), or at
-            half of ``freeze_at``; where training does not recover (see
+            two thirds of ``freeze_at``; where training does not recover (see
             :class:`~surgecollapse.policies.recovery.Recovery`), the density is doubled, the reason is recorded, and
             that sparsity is the new target. Both warn, and record an event ``warning``, where training does not
             recover; ``exact`` sees it by the noted loss alone.
@@ -183,7 +183,7 @@ class SoftThreshold(StraightThroughPolicy):
             return None
         if not recovery.begun:
             return f"dense at step {step}: training has not begun to learn"
-        latest = max(start, self._step(self.freeze_at / 2))
+        latest = max(start, self._step(self.freeze_at * 2 / 3))
         return f"dense at step {step}: training has not learned yet, until step {latest}" if step < latest else None
 
     def _depth(self, reading: Reading, coming: int, target: float) -> tuple[float, str]:
