@@ -180,22 +180,28 @@ CONTROLS: dict[str, Settings] = {
     "dropout": {"dropout": 0.35},
 }
 """What the tuning of version 0.1 chose on the MLP of MNIST-1D, over eight trials of each."""
+TITLES = {
+    "soft_threshold": "soft threshold, untuned",
+    "soft_threshold_tuned": "soft threshold, tuned",
+    "soft_threshold_entropy": "soft threshold, entropy loop",
+}
 TESTED = ("soft_threshold", "soft_threshold_tuned", "soft_threshold_entropy", *list(FORMS)[1:], *CONTROLS)
 
 
 def tested(name: str, search: Search) -> Method:
     """A method with the one setting that it is tested with."""
     base = METHODS.get(name, METHODS["soft_threshold"])
-    title = base.title
     if name == "soft_threshold":
-        settings, title = DEFAULT, f"{title}, untuned"
+        settings = DEFAULT
     elif name == "soft_threshold_tuned":
-        settings, title = search.chosen("soft_threshold"), f"{title}, tuned"
+        settings = search.chosen("soft_threshold")
     elif name == "soft_threshold_entropy":
-        settings, title = {**DEFAULT, "policy": name}, f"{title}, entropy loop"
+        settings = {**DEFAULT, "policy": name}
     else:
         settings = CONTROLS[name] if name in CONTROLS else search.chosen(name)
-    return replace(base, name=name, title=title, settings=merged(base.settings, settings), trials=())
+    return replace(
+        base, name=name, title=TITLES.get(name, base.title), settings=merged(base.settings, settings), trials=()
+    )
 
 
 def test(search: Search, names: Sequence[str], seeds: int) -> None:
@@ -216,7 +222,7 @@ def test(search: Search, names: Sequence[str], seeds: int) -> None:
 
 
 def paired(entry: str, sparsity: float) -> list[str]:
-    """Mean test accuracies with 95% intervals, and differences to the untuned default over common seeds."""
+    """Mean test accuracies with 95% intervals, and those of both soft thresholds minus it over common seeds."""
     found: dict[str, Runs] = {}
     for folder in sorted((RESULTS / "compare").iterdir()):  # a method of several folders: the newest
         every = read(folder, dense_at=sparsity) if (folder / "table.csv").is_file() else []
@@ -224,24 +230,35 @@ def paired(entry: str, sparsity: float) -> list[str]:
             newer = one.method not in found or one.began > found[one.method].began
             if (one.entry, one.sparsity) == (entry, sparsity) and one.method in {*METHODS, *TESTED} and newer:
                 found[one.method] = one
-    ours = found["soft_threshold"].accuracies
+    ours = ("soft_threshold", "soft_threshold_tuned")
     lines = []
     for name, runs in sorted(found.items(), key=lambda item: -item[1].accuracy):
-        theirs = runs.accuracies
-        common = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
-        difference = "" if name == "soft_threshold" else _interval(common)
+        theirs, minus = runs.accuracies, []
+        for own in ours:
+            mine = found[own].accuracies
+            common = [mine[seed] - theirs[seed] for seed in mine if seed in theirs]
+            minus.append("" if name == own else _interval(common, signed=True))
         mean = _interval(list(theirs.values()))
         cost = [f"{runs.mean('mean_density'):.3f}", f"{runs.flops:.3f}"]
-        lines.append([runs.title, mean, difference, *cost, str(len(theirs)), runs.version])
-    heads = ["method", "test accuracy, %", "untuned default minus it", "mean density", "training FLOPs", "n", "version"]
+        lines.append([TITLES.get(name, runs.title), mean, *minus, *cost, str(len(theirs)), runs.version])
+    heads = [
+        "method",
+        "test accuracy, %",
+        "untuned minus it",
+        "tuned minus it",
+        "mean density",
+        "FLOPs",
+        "n",
+        "version",
+    ]
     return table(heads, lines)
 
 
-def _interval(values: Sequence[float]) -> str:
+def _interval(values: Sequence[float], *, signed: bool = False) -> str:
     if not values:
         return "–"
     found = mean_interval(values)
-    return f"{found.mean:.2f}" + ("" if found.half is None else f" ± {found.half:.2f}")
+    return f"{found.mean:{'+' if signed else ''}.2f}" + ("" if found.half is None else f" ± {found.half:.2f}")
 
 
 def main() -> None:

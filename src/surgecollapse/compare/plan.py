@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +17,7 @@ from surgecollapse.lab.config.keys import FAMILIES, unfit
 from surgecollapse.lab.references import is_reference
 from surgecollapse.lab.section import Section
 from surgecollapse.policies import make_policy
+from surgecollapse.record.machine import library_version
 
 TUNING_SEED = 10_000
 """The one seed of all tuning; no report uses it."""
@@ -199,7 +199,7 @@ def key_of(config: Mapping[str, Any]) -> str:
 
 def version() -> str:
     """Major and minor version of the library: between two of them, the same configuration may train differently."""
-    return ".".join(metadata.version("surgecollapse").split(".")[:2])
+    return ".".join(library_version().split(".")[:2])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,20 @@ def machine() -> dict[str, Any]:
     ['cores', 'cores_usable', 'numpy']
     """
     return {
-        **{name: metadata.version(name) for name in ("surgecollapse", "torch", "numpy")},
+        "surgecollapse": library_version(),
+        **{name: metadata.version(name) for name in ("torch", "numpy")},
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": processor(),
         "cores": os.cpu_count(),
         "cores_usable": cores(),
     }
+
+
+def library_version() -> str:
+    """Version of the code that runs, whatever an installer wrote down of an earlier one."""
+    # Looked up, not imported: the package offers all parts, which a record must not depend on.
+    return str(sys.modules[__name__.partition(".")[0]].__version__)
 
 
 def processor(listing: Path = Path("/proc/cpuinfo")) -> str:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from importlib import metadata
 
 import pytest
 
+import surgecollapse
+from surgecollapse.compare.plan import version
 from surgecollapse.record.machine import cores, machine, processor
 from surgecollapse.record.operations import stretch_operations
 from surgecollapse.record.whole_files import write_whole
@@ -49,6 +52,14 @@ def test_the_processor_is_named_as_far_as_the_system_tells(tmp_path, listing, na
         path.write_text(listing)
     found = processor(path)
     assert found == name if name else found not in ("", "Some CPU @ 2 GHz")
+
+
+def test_the_version_is_that_of_the_code_and_not_of_what_was_installed(monkeypatch):
+    monkeypatch.setattr(metadata, "version", lambda name: f"{name} of the installer")
+    facts = machine()
+    assert facts["surgecollapse"] == surgecollapse.__version__
+    assert facts["torch"] == "torch of the installer"
+    assert version() == ".".join(surgecollapse.__version__.split(".")[:2])
 
 
 def test_the_machine_has_at_least_the_cores_that_may_be_used():
