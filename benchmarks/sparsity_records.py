@@ -38,8 +38,8 @@ SIGNIFICANT = 0.05
 _OWN = ("seed", "sparsity")
 Task = tuple[str, int, float]
 """Label of the net, steps of its dense training, sparsity."""
-_OLD_NAMES = {"recipe": "default"}
-"""Methods of version 0.1 by the names of this one."""
+_OLD_NAMES = {"recipe": "default", "soft_threshold_tuned": "soft_threshold"}
+"""Methods by the names under which they are registered."""
 
 
 @dataclass(frozen=True, kw_only=True)

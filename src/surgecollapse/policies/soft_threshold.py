@@ -73,7 +73,9 @@ class SoftThreshold(StraightThroughPolicy):
     (Prune(sparsity=0.8, ...), Freeze())
 
     When to use:
-        Thousands of steps, any network. Pass ``Updates(saliency="lamp")`` for convolutions.
+        Thousands of steps. Tune allocation and dropout: on the MLP of MNIST-1D at 90% they make 1.3 points. Pass
+        ``Updates(saliency="lamp")`` for convolutions, and ``when_not_recovering="at_most"`` where pruning stops
+        learning.
 
     Cost:
         One copy of the prunable weights until the mask is frozen, and 3.9% of a step of a transformer of 25 million
