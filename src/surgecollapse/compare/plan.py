@@ -183,12 +183,13 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def defaults_of(kind: type[Section], own: Callable[[str], str]) -> dict[str, Any]:
-    """What the keys of a section have that are not given, by own name."""
-    return {
+    """What the keys of a section have that are not given, by own name; lists for tuples, as rows have them."""
+    found = {
         own(name): field.get_default(call_default_factory=True)
         for name, field in kind.model_fields.items()
         if not field.is_required()
     }
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
 
 
 def key_of(config: Mapping[str, Any]) -> str:
