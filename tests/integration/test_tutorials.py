@@ -8,8 +8,6 @@ import pytest
 import torch
 import tutorials
 
-from surgecollapse import Readings
-
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
@@ -36,8 +34,7 @@ def test_an_encoder_is_fine_tuned_to_the_target_and_saved_with_its_zeros(tmp_pat
             rows.writerow([f"the {'good' if i % 2 else 'bad'} film", i % 2])
     script = tutorials.script("fine_tune")
     accuracy, model, controller = script.fine_tune(
-        tmp_path / "encoder", tmp_path / "reviews.csv", 0.8, steps=48, batch=8, length=8, held_out=10,
-        readings=Readings(every=4),
+        tmp_path / "encoder", tmp_path / "reviews.csv", 0.8, steps=50, batch=8, length=8, held_out=10,
     )  # fmt: skip
     assert 0.0 <= accuracy <= 1.0
     closed, size = zeros(model, controller)
