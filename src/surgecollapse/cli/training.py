@@ -15,6 +15,7 @@ from surgecollapse.cli.output import INTERRUPTED, note, say, write_table
 from surgecollapse.lab.config import ConfigError, RunConfig, make_config, read_config
 from surgecollapse.lab.config.experiments import experiments
 from surgecollapse.lab.references import FORM, is_reference, missing_parts, parts_of
+from surgecollapse.record.outcome import grokking_words, why_it_stopped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -189,6 +190,10 @@ def tell_result(result: RunResult) -> int:
     _show({result.directory.name: result.summary})
     if result.status == "diverged":
         say("diverged: the weights or the test loss are not finite; lower --lr or set --clip")
+    elif why := why_it_stopped(result.summary):
+        say(why)
+    for line in grokking_words(result.summary):
+        say(line)
     say(f"run: {result.directory}")
     say(f"for the report: surgecollapse report {result.directory}")
     return 0

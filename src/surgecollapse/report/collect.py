@@ -52,15 +52,6 @@ def with_own_names(runs: Sequence[RunData]) -> list[RunData]:
     return found
 
 
-def run_name(policy: str) -> str:
-    """What a run is called in the report; holding (readings, no act) trains bitwise as plain training does.
-
-    >>> run_name("no_op"), run_name("cyclic_pruning"), run_name("rigl")
-    ('plain', 'surge-collapse', 'rigl')
-    """
-    return {"none": "plain", "no_op": "plain", "cyclic_pruning": "surge-collapse"}.get(policy, policy)
-
-
 def collect(directory: Path) -> RunData:
     """Read one run directory: its record, and its final model on held-out data.
 
@@ -133,7 +124,7 @@ def _gather(loaded: CheckpointedRun, directory: Path) -> RunData:
     if loaded.broken:
         notes.append(f"the run has diverged: not finite are {', '.join(loaded.broken)}")
     return RunData(
-        name=run_name(config.method.policy),
+        name=directory.resolve().name,
         directory=directory,
         policy=config.method.policy,
         task=config.data.label,
@@ -157,7 +148,17 @@ def _gather(loaded: CheckpointedRun, directory: Path) -> RunData:
         vocabulary=data.vocabulary,
         image=(data.input_shape[-2], data.input_shape[-1]) if data.kind == "image" else None,
         notes=tuple(notes),
+        summary=loaded.summary,
+        environment=store.get("environment", {}),
+        test_samples=_test_samples(store),
     )  # fmt: skip
+
+
+def _test_samples(store: RunStore) -> int | None:
+    """How many samples the test accuracy is the share of."""
+    found = store.get("data", {})
+    count = found.get("samples", {}).get("test") if isinstance(found, dict) else None
+    return count if isinstance(count, int) else None
 
 
 def _floors(decisions: Sequence[tuple[int, Decision]]) -> tuple[tuple[int, float], ...]:

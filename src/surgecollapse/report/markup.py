@@ -38,6 +38,8 @@ class Section:
     anchor: str
     title: str
     words: str = ""
+    paragraphs: list[str] = field(default_factory=list)
+    """More of them, one after another."""
     pictures: list[Picture] = field(default_factory=list)
     before: Table | None = None
     """Over the pictures."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from surgecollapse.errors import ConfigError
 from surgecollapse.record.whole_files import write_whole
+from surgecollapse.report.result import result, settings
 from surgecollapse.report.rundata import RunData
 from surgecollapse.report.summary import readable_bytes, summarize
 
@@ -304,6 +305,7 @@ def _fourier(runs: Sequence[RunData]) -> Section:
 
 
 PARTS: dict[str, Callable[[Sequence[RunData]], Section]] = {
+    "result": result,
     "summary": _summary,
     "learning": _learning,
     "entropy": _entropy,
@@ -312,5 +314,6 @@ PARTS: dict[str, Callable[[Sequence[RunData]], Section]] = {
     "weights": _weights,
     "trajectory": _trajectory,
     "fourier": _fourier,
+    "settings": settings,
 }
 """The parts of the page by their anchors, in order."""

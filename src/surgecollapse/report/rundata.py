@@ -104,6 +104,10 @@ class RunData:
     image: tuple[int, int] | None = None
     """Height and width of the inputs, where they are images."""
     notes: tuple[str, ...] = ()
+    summary: Mapping[str, Any] = field(default_factory=dict)
+    """What the run recorded at its end."""
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    test_samples: int | None = None
 
     @property
     def label(self) -> str:

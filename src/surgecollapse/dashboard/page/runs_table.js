@@ -140,7 +140,7 @@ export class RunsTable {
       const states = [...new Set(members.map((row) => row.status))].join(", ");
       const cell = (text, number, title) => make("td", { textContent: text, className: number ? "number" : "", title: title ?? "" });
       const head = make("tr", { className: "group" }, make("td", {}, fold), make("td", { className: "name" }, label), cell(band((r) => r.accuracy, (v) => percent(v, 2)), true, "mean and 95% interval over seeds"), cell(band((r) => r.loss, short), true), cell(band((r) => r.sparsity, percent), true),
-        cell(whole(Math.max(...values((r) => r.step))), true), cell(first.policy ?? "–"), cell(`${members.length} seeds`, true), cell(states), cell(when(Math.min(...values((r) => r.started)))), cell(band((r) => r.duration, duration), true), cell(""), cell(""), cell(""));
+        cell(whole(values((r) => r.step).sort((x, y) => y - x)[0]), true), cell(first.policy ?? "–"), cell(`${members.length} seeds`, true), cell(states), cell(when(values((r) => r.started).sort((x, y) => x - y)[0])), cell(band((r) => r.duration, duration), true), cell(""), cell(""), cell(""));
       return open ? [head, ...members.map((row) => this.row(row, 1))] : [head];
     });
   }
