@@ -61,7 +61,7 @@ def quantize_onnx(source: str | Path, path: str | Path, calibration: Sequence[Te
     if len(names) != 1:
         raise ValueError(f"expected a file of one input, got {len(names)}: {', '.join(names)}")
 
-    class Batches(quantization.CalibrationDataReader):  # type: ignore[misc]
+    class Batches:
         def __init__(self) -> None:
             self._left: Iterator[Any] = iter([{names[0]: batch.detach().cpu().numpy()} for batch in calibration])
 
