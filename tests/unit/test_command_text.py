@@ -7,6 +7,7 @@ from dataclasses import fields
 
 import agent_schema
 import pytest
+import reference_agent
 
 from surgecollapse.commands import (
     COMMANDS,
@@ -80,3 +81,31 @@ def test_the_schema_of_a_command_takes_what_the_command_takes(kind):
     body = schema["properties"]["body"]
     assert set(body["required"]) <= set(body["properties"]) == {part.name for part in fields(cls)}
     assert schema["description"].endswith((".", ","))
+
+
+def seen(train=(), validation=(), step=10, total=100):
+    curves = {"loss/train": train, "loss/validation": validation}
+    return {
+        "state": {"step": step, "total": total},
+        "curves": {name: {"x": list(range(len(y))), "y": list(y)} for name, y in curves.items()},
+    }
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        (seen([1.0] * 10), None),
+        (seen([1.0] * 5 + [1.6] * 5), ["learning-rate", "factor=0.5"]),
+        (seen([1.0] * 5 + [None, 1.6, 1.6, 1.6, 1.6, 1.6]), ["learning-rate", "factor=0.5"]),
+        (seen(validation=[1.0, 1.1, 1.2]), ["set", "dropout", "0.2"]),
+        (seen([0.1], [1.0], step=51), ["set", "loss.label_smoothing", "0.1"]),
+        (seen([0.1], [1.0], step=50), None),
+        (seen(), None),
+    ],
+)
+def test_the_reference_agent_sends_commands_that_exist_and_each_once(state, words):
+    done: set[str] = set()
+    assert reference_agent.decide(state, done) == words
+    if words is not None:
+        command_from_text(" ".join(words))
+        assert reference_agent.decide(state, done) is None
