@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from surgecollapse.events import Aim, Decision, Freeze, Prune, Reading, Threshold, Warn
+from surgecollapse.events import Action, Aim, Decision, Freeze, Prune, Reading, Threshold, Warn
 from surgecollapse.policies import validation
 from surgecollapse.policies.base import ScheduledState
 from surgecollapse.policies.recovery import Recovery
@@ -156,7 +156,7 @@ class SoftThreshold(StraightThroughPolicy):
         coming = self._next(reading.step)
         depth, why = self._depth(reading, coming, target)
         reason = f"{why}: to sparsity {depth:.4g} at step {coming}"
-        actions = (*before, self._threshold(depth, coming - reading.step))
+        actions: tuple[Action, ...] = (*before, self._threshold(depth, coming - reading.step))
         return Decision(phase="sparse", reason=reason, actions=actions)
 
     def _unrecovered(self, failed: str) -> Warn:
@@ -173,8 +173,10 @@ class SoftThreshold(StraightThroughPolicy):
             return Decision(phase="frozen", reason=reason, actions=(Warn(reason), Aim(0.0), Freeze()))
         reason = f"exact target {target:.4g} and final mask at step {step} (due from {due})"
         nothing = Warn(f"training has learned nothing until the final mask at step {step}, at sparsity {target:.4g}")
-        before = (nothing,) if recovery.known and not recovery.begun else ()
-        return Decision(phase="frozen", reason=reason, actions=(*before, Prune(target), Freeze()))
+        final: tuple[Action, ...] = (Prune(target), Freeze())
+        if recovery.known and not recovery.begun:
+            final = (nothing, *final)
+        return Decision(phase="frozen", reason=reason, actions=final)
 
     def _waits(self, step: int) -> str | None:
         """Why the threshold does not rise yet."""
