@@ -19,6 +19,7 @@ from surgecollapse.cli.machine_checks import examine
 from surgecollapse.lab.config import make_config, read_config
 from surgecollapse.lab.config.experiments import experiments
 from surgecollapse.lab.config.keys import KEYS
+from surgecollapse.lab.tasks.registry import TASKS
 from surgecollapse.lab.training.checkpoint import load_checkpoint
 from surgecollapse.record import RunStore
 
@@ -184,7 +185,7 @@ def test_every_mistake_is_one_line(argv, words, capsys, tmp_path):
         ("optimizers", "muon", "Muon for hidden matrices"),
         ("monitors", "norms", "Euclidean norms"),
         ("criteria", "lamp", ""),
-        ("analyses", "spectrum", ""),
+        ("analyses", "fourier", "Fourier"),
         ("trackers", "wandb", ""),
         ("keys", "optimizer.lr", ""),
     ],
@@ -200,7 +201,7 @@ def test_names_of_every_kind_are_listed_with_what_they_are(kind, known, about, c
 def test_names_are_listed_by_kind_in_lines_that_fit(capsys):
     assert main(["list"]) == 0
     said = capsys.readouterr().out
-    assert "tasks (18)" in said
+    assert f"tasks ({len(TASKS.names())})\n  coco-captions, coco-detection, digits" in said
     assert max(map(len, said.splitlines())) <= 100
     assert "unknown kind of name 'task': expected one of tasks, experiments" in fails(capsys, "list", "task")
 
