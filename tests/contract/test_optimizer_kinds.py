@@ -234,17 +234,6 @@ def test_a_container_that_is_trained_through_its_parts_is_named(kind):
         sc.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), 0.8, 60)
 
 
-def test_sharded_parameters_are_refused_in_one_sentence():
-    class Shard(nn.Parameter):
-        def to_local(self):
-            return self
-
-    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
-    model[0].weight = Shard(torch.ones(4, 4))
-    with pytest.raises(ValueError, match=r"0\.weight is sharded over processes.*DistributedDataParallel"):
-        sc.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), 0.8, 60)
-
-
 # ---- arguments -----------------------------------------------------------------------------------------------------
 
 

@@ -24,7 +24,8 @@ def train(model, optimizer, steps):
         optimizer.step()
 
 
-@pytest.mark.filterwarnings("ignore:.* (give|gives|leave|leaves|are|is) ")  # what is short or sparse is warned of
+# What is short or sparse is warned of.
+@pytest.mark.filterwarnings("ignore:.* (give|gives|leave|leaves|are|is|has learned) ")
 @pytest.mark.parametrize("name", sorted(POLICIES))
 def test_the_target_is_exact_or_refused_at_attach(name):
     exact = 0

@@ -262,7 +262,7 @@ def _rate_of(module: nn.Module) -> str | None:
 def _drawing(module: nn.Module) -> Callable[[], Any] | None:
     """What draws the initial weights of a module."""
     for name in ("reset_parameters", "_reset_parameters"):
-        draw = getattr(module, name, None)
+        draw: Callable[[], Any] | None = getattr(module, name, None)
         if callable(draw) and next(module.parameters(recurse=False), None) is not None:
             return draw
     return None
