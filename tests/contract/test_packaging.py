@@ -22,7 +22,8 @@ WITHOUT = f"""
 import sys
 from importlib.machinery import PathFinder
 found = PathFinder.find_spec
-def find_spec(name, path=None, target=None):
+@classmethod
+def find_spec(cls, name, path=None, target=None):
     return None if name.partition(".")[0] in {EXTRAS!r} else found(name, path, target)
 PathFinder.find_spec = find_spec
 """
