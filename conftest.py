@@ -7,6 +7,7 @@ times as long.
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Collect the table if it is asked for."""
+    """Take Ctrl-C as at a terminal, and collect the table if it is asked for.
+
+    A shell starts background jobs with SIGINT ignored, which the tests of interrupted runs would inherit.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     file = config.getoption("--conformance-table")
     if file is not None:
         from conformance_table import Table

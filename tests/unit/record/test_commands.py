@@ -23,6 +23,16 @@ GOOD = {
     "learning-rate": {"factor": 0.5},
     "cadence": {"every": 10},
     "roll-back": {"step": 0},
+    "delete-checkpoint": {"step": 0},
+    "set-optimizer": {"option": "betas", "value": [0.8, 0.95], "group": 1},
+    "set-dropout": {"rate": 0.2, "layers": ["body.*"]},
+    "set-loss": {"label_smoothing": 0.1},
+    "freeze-layers": {"layers": ["body.*"]},
+    "unfreeze-layers": {"layers": ["body.*"]},
+    "reset-layers": {"layers": ["body.*"]},
+    "set-batch-size": {"size": 32},
+    "weigh-samples": {"rows": [0, 5], "weight": 2.0},
+    "drop-samples": {"rows": [3]},
 }
 BAD = [
     ("collapse", {}, "needs fraction"),
