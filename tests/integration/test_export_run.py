@@ -175,7 +175,7 @@ def test_a_run_that_diverges_is_called_so_everywhere(tmp_path, capsys):
     connection = connect(folder / "run.db", "r")
     assert state(connection, 0.0)["status"] == "diverged"
     connection.close()
-    assert "Diverged: plain" in write_report([folder], tmp_path / "report").read_text(encoding="utf-8")
+    assert "Diverged: run" in write_report([folder], tmp_path / "report").read_text(encoding="utf-8")
     assert main(["export", str(folder), "--format", "sparse"]) == MISTAKE
     assert "diverged" in capsys.readouterr().err
     again = train(layered(as_mapping(plan), {"lr": 0.01}), tmp_path / "sound")
