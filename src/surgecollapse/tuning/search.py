@@ -201,7 +201,7 @@ class Search:
                 enqueue(self.study, shuffled_grid(self.space.distributions, self._seed))
             else:
                 enqueue(self.study, self.space.defaults())
-            self._began = time.monotonic()
+            self._began, self._best = time.monotonic(), best_trial(self.study, self.objectives)
             try:
                 interrupted, finalists = self._both_phases(display)
             except StorageInternalError as error:
@@ -288,11 +288,11 @@ class Search:
         return spent or late or (total is not None and len(self._trials) >= total)
 
     def _keep(self, done: Done[Run], display: Display) -> None:
-        before = best_trial(self.study, self.objectives)
-        self._trials.take(done)
+        self._trials.take(done)  # writes the row before the storage, which may be gone, is asked for anything
         if done.row is None:
             display.note(f"failed: {done.cell.name}: {done.error}")
-        best = best_trial(self.study, self.objectives)
+        before, self._best = self._best, best_trial(self.study, self.objectives)
+        best = self._best
         if best is not None and (before is None or best.number != before.number):
             display.note(f"best so far: trial {best.number}, {self.objectives[0].title} {reached(best):.6g}")
 

@@ -130,7 +130,7 @@ def test_strangers_start_nothing(client, root, headers, code):
 
 
 def test_no_more_processes_are_started_than_there_is_room_for(root, monkeypatch):
-    monkeypatch.setattr("surgecollapse.dashboard.launch.MOST", 0)
+    monkeypatch.setattr(sys.modules[Launcher.__module__], "MOST", 0)
     app = application(root, TOKEN, {HOST}, launcher=Launcher((sys.executable, "-c", PROGRAM)))
     with TestClient(app, base_url=f"http://{HOST}") as client:
         client.ids = {row["name"]: row["id"] for row in client.get("/api/runs", headers=WITH).json()["runs"]}
