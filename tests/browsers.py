@@ -38,6 +38,7 @@ def end(process):
 
 
 def wait_until(holds, what, seconds=20):
+    """Asks until it holds. `holds` must call the page: attributes like `page.url` stay as they were meanwhile."""
     until = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < until, what

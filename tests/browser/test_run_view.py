@@ -27,6 +27,15 @@ def opened(page, open_page, root, name="gmp-s0", query=""):
     return address
 
 
+def location_of(page):
+    """The address as the page has it: `page.url` is renewed only while playwright is called."""
+    return page.evaluate("location.href")
+
+
+def label_of(page):
+    return page.locator("#charts canvas").first.get_attribute("aria-label")
+
+
 def table_of(page, title):
     """The downloaded table of a chart: rows of text by heading."""
     chart = page.locator(f'.chart[data-title="{title}"]')
@@ -100,17 +109,19 @@ def test_the_address_keeps_axis_zoom_and_search_and_asks_kindly_for_the_token(tr
     address = opened(page, open_page, trained)
     page.locator("#logy").check()
     page.locator("#find").fill("loss")
-    page.wait_for_timeout(1000)  # the charts are made anew
+    titles = page.locator(".chart h3")
+    wait_until(lambda: titles.all_inner_texts() == ["loss", "gap/loss"], "the search leaves other charts")
     over = page.locator(".chart .u-over").first
+    width = over.evaluate("e => e.clientWidth")
+    over.hover(position={"x": width * 0.4, "y": 40})  # waits until the chart stands still and takes the mouse
     box = over.bounding_box()
-    page.mouse.move(box["x"] + box["width"] * 0.4, box["y"] + 40)
     page.mouse.down()
     page.mouse.move(box["x"] + box["width"] * 0.8, box["y"] + 40, steps=4)
     page.mouse.up()
-    wait_until(lambda: "x=" in page.url, "the zoom is not in the address")
-    assert page.is_visible("#unzoom")
-    zoomed = page.evaluate("document.querySelector('#charts canvas').getAttribute('aria-label')")
-    deep = page.url
+    wait_until(lambda: "x=" in location_of(page), "the zoom is not in the address")
+    page.wait_for_selector("#unzoom")
+    zoomed = label_of(page)
+    deep = location_of(page)
     context = browser.new_context(viewport={"width": 1300, "height": 1000})  # another browser, without the token
     try:
         other = context.new_page()
@@ -120,17 +131,17 @@ def test_the_address_keeps_axis_zoom_and_search_and_asks_kindly_for_the_token(tr
         other.locator("#token").fill(address)
         other.get_by_role("button", name="Open").click()
         other.wait_for_selector(".chart canvas")
-        assert other.url == deep
+        assert location_of(other) == deep
         assert other.is_checked("#logy")
         assert other.input_value("#find") == "loss"
-        assert other.is_visible("#unzoom")
+        other.wait_for_selector("#unzoom")
         assert other.locator(".chart").count() == page.locator(".chart").count()
-        assert other.evaluate("document.querySelector('#charts canvas').getAttribute('aria-label')") == zoomed
+        wait_until(lambda: label_of(other) == zoomed, "the other browser shows other values")
     finally:
         context.close()
     page.keyboard.press("Escape")
     over.dblclick()
-    wait_until(lambda: "x=" not in page.url, "the whole run does not come back")
+    wait_until(lambda: "x=" not in location_of(page), "the whole run does not come back")
 
 
 def test_a_pinned_chart_stands_first_also_after_a_reload(trained, page, open_page):
