@@ -55,7 +55,7 @@ def send(
         layers: Comma-separated names of parameters or modules, with wildcards; default: all that the command is for.
         noise_std: Standard deviation of the input noise.
         sparsity: New target.
-        values: Numbers of the policy, as in floor=.3,high=.9.
+        values: Numbers of the policy, as in floor=0.3,high=0.9.
         factor: Of the scheduled learning rate.
         every: Steps.
         step: Of a checkpoint.
@@ -157,5 +157,5 @@ def _numbers(text: str) -> dict[str, float]:
         try:
             found[name.strip()] = float(number)
         except ValueError:
-            raise ConfigError(f"values = {text!r}: expected names and numbers as in floor=.3,high=.9") from None
+            raise ConfigError(f"values = {text!r}: expected names and numbers as in floor=0.3,high=0.9") from None
     return found

@@ -26,7 +26,7 @@ def command_from_text(text: str) -> Command:
     """Read a command from one line.
 
     Raises:
-        ValueError: if it is no command, with what was expected.
+        ValueError: if it is not a command, with what was expected.
 
     >>> command_from_text("collapse fraction=0.3 layers=body.*,head")
     Collapse(fraction=0.3, layers=('body.*', 'head'))
@@ -36,7 +36,7 @@ def command_from_text(text: str) -> Command:
     try:
         kind, *words = shlex.split(text)
     except ValueError as error:
-        raise ValueError(f"{text!r} is no command ({error}): expected a kind and KEY=VALUE words") from None
+        raise ValueError(f"{text!r} is not a command ({error}): expected a kind and KEY=VALUE words") from None
     return command_from(*body_of(kind, words))
 
 

@@ -31,13 +31,13 @@ class Choices:
             gmp_equal_flops and rigl_equal_flops train as long as costs the training FLOPs of the reference.
         entries: Comma-separated labels of the nets to train now, as in mnist-mlp,kjv-gpt; default: all of the suite.
             The tables show all that have rows.
-        sparsities: Comma-separated, as in .9,.95; default: those of the suite.
+        sparsities: Comma-separated, as in 0.9,0.95; default: those of the suite.
         seeds: Seeds 0, 1, … of every method; no claim is made under 10.
         budget: equal: every method is tuned over its eight trials, on validation data only; a number: over that many of
             them, spread evenly; none: untuned.
         parts: Comma-separated optional parts: average (an average of the weights under the final mask), ramp (small
             first steps of regrown weights). Every method's trials are repeated with each.
-        tune_at: Sparsity at which methods are tuned; default: .9, or the nearest that a net has.
+        tune_at: Sparsity at which methods are tuned; default: 0.9, or the nearest that a net has.
         jobs: Processes of one thread each; default: the cores that may be used.
         cluster: Address of a Dask scheduler, as in tcp://host:8786: its workers train instead of processes here.
         reference: The method that the others are compared with; default: cyclic_pruning, or else the first.

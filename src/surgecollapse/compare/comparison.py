@@ -262,7 +262,7 @@ class Comparison:
 
     def _facts(self) -> list[str]:
         if self.plan.budget == "none":
-            budget = "Nothing is tuned for any method."
+            budget = "This comparison tuned nothing: each method has the settings that it was given."
         else:
             trials = sorted({len(method.trials) for method in self.plan.methods if method.trials})
             at = " or ".join(f"{share:.4g}" for share in sorted({self.plan.tuned_at(e) for e in self.plan.chosen}))
