@@ -9,14 +9,14 @@ from surgecollapse.compare.command import Choices, prepare
 from surgecollapse.compare.comparison import Comparison, Outcome
 from surgecollapse.compare.plan import Plan
 from surgecollapse.compare.suites import SUITES, Entry, Suite
-from surgecollapse.compare.twin import Curve, Difference, Twin, twin
+from surgecollapse.compare.twin import Curve, CurveDifference, Twin, twin
 
 __all__ = [
     "SUITES",
     "Choices",
     "Comparison",
     "Curve",
-    "Difference",
+    "CurveDifference",
     "Entry",
     "Outcome",
     "Plan",

@@ -39,7 +39,7 @@ _READ = ("entropy", "prediction_confidence", "grad_norm", "sparsity")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Difference:
+class CurveDifference:
     """One quantity at the end of both arms: means over the seeds, and that of the paired differences."""
 
     name: str
@@ -80,7 +80,7 @@ class Twin:
     """``id``, ``step``, ``kind``, ``body`` and ``reason`` of the command."""
     pairs: tuple[tuple[Path, Path], ...]
     """Run directories with and without it, one pair for each seed; the first run is the one that was asked about."""
-    final: tuple[Difference, ...]
+    final: tuple[CurveDifference, ...]
     curves: tuple[Curve, ...]
     skipped: tuple[str, ...]
     """Other commands that could not be repeated without it, each with its step and why."""
@@ -226,7 +226,7 @@ def _chosen(
     return chosen, [one for one in found if one.id != chosen.id]
 
 
-def _final(pairs: Sequence[tuple[Path, Path]]) -> tuple[Difference, ...]:
+def _final(pairs: Sequence[tuple[Path, Path]]) -> tuple[CurveDifference, ...]:
     """Scores of the summaries; none where an arm has not ended."""
     summaries = [(_summary(one), _summary(two)) for one, two in pairs]
     found = []
@@ -237,7 +237,7 @@ def _final(pairs: Sequence[tuple[Path, Path]]) -> tuple[Difference, ...]:
         interval = _interval([one - two for one, two in values])
         sides = [sum(pair[i] for pair in values) / len(values) for i in (0, 1)]
         found.append(
-            Difference(name=name, with_it=sides[0], without=sides[1], difference=interval.mean, half=interval.half)
+            CurveDifference(name=name, with_it=sides[0], without=sides[1], difference=interval.mean, half=interval.half)
         )
     return tuple(found)
 
@@ -301,7 +301,7 @@ def _interval(differences: Sequence[float]) -> Interval:
     return Interval(math.nan, None if len(differences) < 2 else math.nan)
 
 
-def _sentence(intervention: Mapping[str, Any], final: Sequence[Difference], seeds: int) -> str:
+def _sentence(intervention: Mapping[str, Any], final: Sequence[CurveDifference], seeds: int) -> str:
     what = f"{intervention['kind']} at step {intervention['step']}"
     score = next((part for part in final if part.name == "accuracy"), None)
     if score is None:

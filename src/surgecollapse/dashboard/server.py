@@ -242,13 +242,15 @@ class _Pages:
 
         return await self._change(request, throw)
 
-    async def _change(self, request: Request, work: Callable[[str, dict[str, Any]], Any]) -> Response:
-        """Do something with a body of JSON to a run."""
+    async def _change(
+        self, request: Request, work: Callable[[str, dict[str, Any]], Any], *, status: int = 200
+    ) -> Response:
+        """Do something with a body of JSON to a run; what it gives is the answer."""
         try:
             given = await body_of(request)
-            return Answer(await run_in_threadpool(work, request.path_params["run"], given))
+            return Answer(await run_in_threadpool(work, request.path_params["run"], given), status)
         except ClientDisconnect:
-            return _refusal("the client left")
+            return _refusal("the client left")  # nobody hears it
         except KeyError:
             return _refusal("no such run", 404)
         except ValueError as error:
@@ -305,28 +307,14 @@ class _Pages:
 
     async def command(self, request: Request) -> Response:
         """Put a command into the run's queue."""
-        try:
-            given = await body_of(request)
+
+        def put(run: str, given: dict[str, Any]) -> dict[str, Any]:
             if set(given) != {"kind", "body", "token"}:
                 raise ValueError("expected kind, body and token")
-            token = given["token"]
-            if not isinstance(token, str) or not _TOKEN.fullmatch(token):
-                raise ValueError("token must be 8 to 64 letters, digits and dashes")
-            command = command_from(given["kind"], given["body"])
-        except ClientDisconnect:
-            return _refusal("the client left")  # nobody hears it
-        except ValueError as error:
-            return _refusal(str(error))
-        try:
-            path = await run_in_threadpool(self._runs.path, request.path_params["run"])
-            id = await run_in_threadpool(lambda: CommandQueue(path).put(command, source="page", token=token))
-        except KeyError:
-            return _refusal("no such run", 404)
-        except ValueError as error:
-            return _refusal(str(error))
-        except OSError as error:
-            return _refusal(str(error), 503)
-        return Answer({"id": id}, 202)
+            token, command = _token(given), command_from(given["kind"], given["body"])
+            return {"id": CommandQueue(self._runs.path(run)).put(command, source="page", token=token)}
+
+        return await self._change(request, put, status=202)
 
     async def fork(self, request: Request) -> Response:
         """Start a branch of the run in a process of its own."""
@@ -338,41 +326,20 @@ class _Pages:
 
     async def twins(self, request: Request) -> Response:
         """Results of twins of the run, as ``twin.json`` has them, with the name of their directory."""
-        try:
-            path = await run_in_threadpool(self._runs.path, request.path_params["run"])
-        except KeyError:
-            return _refusal("no such run", 404)
-        except ValueError as error:
-            return _refusal(f"the run cannot be read: {error}", 422)
-        return Answer({"twins": await run_in_threadpool(twins_of, path.parent)})
+        return await self._answer(request, lambda _, path: {"twins": twins_of(path.parent)})
 
     async def _launch(self, request: Request, known: tuple[str, ...], start: Callable[..., str]) -> Response:
         """Start what a body asks for, once for each token."""
 
-        def launch(path: Path, token: str, wanted: dict[str, Any]) -> str:
-            return self._launcher.once(token, lambda: start(path.parent, wanted))
-
-        try:
-            given = await body_of(request)
-            token = given.pop("token", None)
-            if not isinstance(token, str) or not _TOKEN.fullmatch(token):
-                raise ValueError("token must be 8 to 64 letters, digits and dashes")
-            if not set(given) <= set(known):
+        def launch(run: str, given: dict[str, Any]) -> dict[str, Any]:
+            token = _token(given)
+            wanted = {name: value for name, value in given.items() if name != "token"}
+            if not set(wanted) <= set(known):
                 raise ValueError(f"expected token and any of {', '.join(known)}")
-        except ClientDisconnect:
-            return _refusal("the client left")
-        except ValueError as error:
-            return _refusal(str(error))
-        try:
-            path = await run_in_threadpool(self._runs.path, request.path_params["run"])
-            name = await run_in_threadpool(launch, path, token, given)
-        except KeyError:
-            return _refusal("no such run", 404)
-        except ValueError as error:
-            return _refusal(str(error))
-        except OSError as error:
-            return _refusal(str(error), 503)
-        return Answer({"name": name}, 202)
+            path = self._runs.path(run)
+            return {"name": self._launcher.once(token, lambda: start(path.parent, wanted))}
+
+        return await self._change(request, launch, status=202)
 
     async def _answer(self, request: Request, read: Callable[[Connection, Path], Any]) -> Response:
         def work(path: Path) -> Response:
@@ -419,6 +386,13 @@ def _bounded(given: str) -> int:
     if abs(value) >= 2**62:
         raise ValueError(given)
     return value
+
+
+def _token(given: dict[str, Any]) -> str:
+    token = given.get("token")
+    if not isinstance(token, str) or not _TOKEN.fullmatch(token):
+        raise ValueError("token must be 8 to 64 letters, digits and dashes")
+    return token
 
 
 def _refusal(reason: str, code: int = 400) -> Response:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
+from surgecollapse.lab.tasks.modular import Modular
 from surgecollapse.lab.tasks.registry import EnumeratedTask, task
 
 if TYPE_CHECKING:
@@ -17,17 +18,7 @@ if TYPE_CHECKING:
 class Permutations(EnumeratedTask):
     """All pairs of permutations; see :func:`~surgecollapse.lab.data.synthetic.permutations`."""
 
-    preset: ClassVar[Preset] = {
-        "model": "decoder",
-        "widths": (128, 512),
-        "steps": 2_000,
-        "batch_size": 512,
-        "lr": 3e-3,
-        "weight_decay": 1.0,
-        "beta2": 0.98,
-        "warmup": 10,
-        "evaluate_every": 50,
-    }
+    preset: ClassVar[Preset] = {**Modular.preset, "model": "decoder"}
 
     degree: int = Field(5, ge=2, le=6, description="Permutations: of how many things.")
 
