@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -12,10 +14,14 @@ from surgecollapse.commands import (
     Evaluate,
     FreezeLayers,
     HoldSchedule,
+    MixSources,
     RankSamples,
+    RelabelSamples,
     ReleaseSchedule,
+    ReplaceSchedule,
     ResetLayers,
     RollBack,
+    SetAugmentation,
     SetBatchSize,
     SetDropout,
     SetLoss,
@@ -106,6 +112,63 @@ def test_a_held_schedule_keeps_its_rate_and_a_released_one_is_where_it_would_be(
     assert loop.used[18] == pytest.approx(rates(18))
 
 
+@pytest.mark.parametrize("shape", ["constant", "linear", "cosine"])
+def test_a_replaced_schedule_goes_on_from_the_present_rate_and_falls_to_zero(shape):
+    loop = Loop()
+    loop.steps(9)
+    loop.steps(1, ReplaceSchedule(shape=shape, steps=20))
+    loop.steps(30)  # commands of the tenth step; the eleventh is the first under the new schedule
+
+    def left(passed):
+        share = min(passed / 20, 1)
+        return {"constant": 1, "linear": 1 - share, "cosine": (1 + math.cos(math.pi * share)) / 2}[shape]
+
+    for step in (10, 15, 20, 29, 30, 35):
+        assert loop.used[step] == pytest.approx([rate * left(step - 10) for rate in rates(9)], abs=1e-12)
+    loop.steps(1, ReleaseSchedule())
+    loop.steps(1)
+    assert loop.used[-1] == pytest.approx(rates(41))
+
+
+def test_a_replaced_schedule_ends_by_default_with_the_run_and_is_held_or_replaced_from_where_it_is():
+    loop = Loop()
+    loop.steps(20, ReplaceSchedule(shape="linear"))  # at the boundary after the first of 100 steps
+    first = rates(0)[0]
+    assert loop.used[10][0] == pytest.approx(first * (1 - 9 / 99))
+    loop.steps(2, HoldSchedule())
+    assert loop.used[-1][0] == pytest.approx(first * (1 - 20 / 99))  # taken when 21 steps were done
+    state = loop.controller.state_dict()
+    loop.steps(6, ReplaceSchedule(shape="cosine", steps=4))
+    assert loop.used[-1] == [0.0, 0.0]
+    loop.controller.load_state_dict(state)
+    loop.steps(1)
+    assert loop.used[-1][0] == pytest.approx(first * (1 - 20 / 99))
+
+
+def test_a_reset_of_units_draws_their_rows_and_leaves_every_other_bit():
+    loop = Loop()
+    loop.steps(4, Collapse(fraction=0.5))
+    layer, other = loop.model[3], loop.model[0]
+    before, moments = layer.weight.clone(), loop.optimizer.state[layer.weight]["exp_avg"].clone()
+    bias, untouched = layer.bias.clone(), other.weight.clone()
+    loop.controller.request(ResetLayers(layers=("3",), units=(2, 7)))
+    loop.controller.command_loop.boundary(4)
+    assert loop.said()[-1] == ("applied", "reset 2 units of 3")
+    kept = [row for row in range(16) if row not in (2, 7)]
+    mask = loop.controller.masks["3.weight"]
+    assert torch.equal(layer.weight[kept], before[kept])
+    assert torch.equal(layer.bias[kept], bias[kept])
+    assert torch.equal(other.weight, untouched)
+    for row in (2, 7):
+        open_ = mask[row]
+        assert (layer.weight[row][open_] != before[row][open_]).all()
+        assert not layer.weight[row][~open_].any()
+        assert layer.bias[row] != bias[row]
+    now = loop.optimizer.state[layer.weight]["exp_avg"]
+    assert not now[[2, 7]].any()
+    assert torch.equal(now[kept], moments[kept])
+
+
 def test_frozen_parameters_keep_every_bit_and_train_again_when_they_are_released():
     loop = Loop()
     loop.steps(2, FreezeLayers(layers=("3", "0.bias")))
@@ -169,6 +232,8 @@ def test_a_reset_draws_the_same_weights_whatever_else_draws_and_keeps_the_mask()
         (FreezeLayers(layers=("head",)), "nothing is called 'head': expected one of 0.weight, 0.bias"),
         (UnfreezeLayers(layers=("0",)), "none of these parameters is frozen"),
         (ResetLayers(layers=("1",)), "nothing is called '1': expected one of 0, 3, 5"),
+        (ResetLayers(layers=("3",), units=(16,)), "no unit 16 in 3: it has 16, from 0 to 15"),
+        (RelabelSamples(rows=(1,), label=0), "this loop cannot relabel samples"),
         (Evaluate(), "this loop cannot evaluate"),
         (SetBatchSize(size=3), "this loop cannot set batch size"),
         (DropSamples(rows=(1,)), "this loop cannot drop samples"),
@@ -193,7 +258,13 @@ PLAN = {
     8: [SetBatchSize(size=20), DropSamples(rows=(0, 1, 2)), WeighSamples(rows=(5, 6), weight=2.0), Evaluate()],
     13: [HoldSchedule(), FreezeLayers(layers=("body.1",)), RankSamples(count=7)],
     17: [ResetLayers(layers=("head",)), SetLoss(class_weights="balanced"), SetOptimizer(option="lr", value=1e-3)],
+    22: [RelabelSamples(rows=(7, 8), label=3), ReplaceSchedule(shape="cosine", steps=30)],
     25: [UnfreezeLayers(layers=("body.1",)), ReleaseSchedule()],
+    27: [
+        ReplaceSchedule(shape="linear"),
+        ResetLayers(layers=("head",), units=(0, 4)),
+        RelabelSamples(rows=(7,), label=1),
+    ],
 }
 
 
@@ -259,6 +330,7 @@ def test_every_setting_of_a_run_of_the_lab_is_applied(run):
     state = final(run)
     assert state["batches"]["batch_size"] == 20
     assert not state["batches"]["weights"][:3].any()
+    assert state["asked"]["labels"] == {7: 1, 8: 3}
     assert state["asked"]["loss"] == {"label_smoothing": 0.1, "class_weights": "balanced"}
 
 
@@ -267,7 +339,7 @@ def test_a_replay_repeats_every_setting_bitwise(run, tmp_path):
     assert same(run, tmp_path / "again")
 
 
-@pytest.mark.parametrize("cut", [9, 19])
+@pytest.mark.parametrize("cut", [9, 19, 31])
 def test_a_run_that_was_cut_off_goes_on_with_its_settings_bitwise(run, tmp_path, cut):
     folder = trained(tmp_path / "cut", PLAN, cut=cut, policy=run.name)
     assert same(run, folder)
@@ -276,6 +348,7 @@ def test_a_run_that_was_cut_off_goes_on_with_its_settings_bitwise(run, tmp_path,
 def test_a_roll_back_undoes_settings(tmp_path):
     settings = [SetDropout(rate=0.5), SetBatchSize(size=10), SetLoss(label_smoothing=0.2), FreezeLayers(layers=("*",))]
     settings += [SetOptimizer(option="weight_decay", value=0.9), DropSamples(rows=(1,))]
+    settings += [RelabelSamples(rows=tuple(range(50)), label=9), ReplaceSchedule(shape="linear", steps=3)]
     plan = {12: settings, 18: [RollBack(step=10)]}
     trained(tmp_path / "run", plan)
     trained(tmp_path / "plain", {})
@@ -298,6 +371,10 @@ def test_evaluations_and_ranks_that_people_ask_for_change_nothing(tmp_path):
         (DropSamples(rows=(200,)), "no sample 200: there are 200, from 0 to 199"),
         (DropSamples(rows=tuple(range(200))), "no training sample would be left"),
         (SetLoss(), "nothing to change"),
+        (RelabelSamples(rows=(200,), label=0), "no sample 200: there are 200, from 0 to 199"),
+        (RelabelSamples(rows=(0,), label=10), "no class 10: there are 10, from 0"),
+        (MixSources(weights={"web": 0.5}), "digits has one source"),
+        (SetAugmentation(share=0.5), "samples in memory are not augmented"),
     ],
 )
 def test_what_a_run_of_the_lab_cannot_set_is_rejected(command, reason, tmp_path):

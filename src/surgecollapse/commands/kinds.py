@@ -189,6 +189,16 @@ class ReleaseSchedule(Command):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReplaceSchedule(Command):
+    """Follow another schedule from the present learning rate on: constant, or down to 0."""
+
+    kind: ClassVar[str] = "replace-schedule"
+    shape: str = field(metadata={"check": must.one_of("constant", "linear", "cosine")})
+    steps: int | None = field(default=None, metadata={"check": must.or_none(must.whole(1))})
+    """Steps until the rate is 0; by default those that are left."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SetDropout(Command):
     """Set the rate of dropout layers."""
 
@@ -232,6 +242,8 @@ class ResetLayers(Command):
 
     kind: ClassVar[str] = "reset-layers"
     layers: tuple[str, ...] = field(metadata={"check": must.some_names})
+    units: tuple[int, ...] = field(default=(), metadata={"check": must.units})
+    """Numbers of units: their rows of weights and biases alone; all if empty."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -267,6 +279,31 @@ class DropSamples(Command):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RelabelSamples(Command):
+    """Give these training samples another label."""
+
+    kind: ClassVar[str] = "relabel-samples"
+    rows: tuple[int, ...] = field(metadata={"check": must.rows})
+    label: int = field(metadata={"check": must.whole(0)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MixSources(Command):
+    """Show the samples of these sources ``weight`` times an epoch, on average; 0 drops a source, 1 is as before."""
+
+    kind: ClassVar[str] = "mix-sources"
+    weights: dict[str, float] = field(metadata={"check": must.weights})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetAugmentation(Command):
+    """Augment this share of the training samples; the others come as they are."""
+
+    kind: ClassVar[str] = "set-augmentation"
+    share: float = field(metadata={"check": must.number(0.0, 1.0)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RankSamples(Command):
     """Record the training samples with the greatest loss, as the array ``samples/hardest``."""
 
@@ -279,8 +316,9 @@ COMMANDS: dict[str, type[Command]] = {
     for cls in (
         Collapse, Surge, Pump, SetSparsity, SetThresholds, LearningRate, Cadence,
         PausePolicy, ResumePolicy, Pause, Continue, Checkpoint, DeleteCheckpoint, Inspect, Stop, RollBack,
-        SetOptimizer, HoldSchedule, ReleaseSchedule, SetDropout, SetLoss, FreezeLayers, UnfreezeLayers, ResetLayers,
-        Evaluate, SetBatchSize, WeighSamples, DropSamples, RankSamples,
+        SetOptimizer, HoldSchedule, ReleaseSchedule, ReplaceSchedule, SetDropout, SetLoss, FreezeLayers, UnfreezeLayers,
+        ResetLayers, Evaluate, SetBatchSize, WeighSamples, DropSamples, RelabelSamples, MixSources, SetAugmentation,
+        RankSamples,
     )
 }  # fmt: skip
 """The commands by kind."""

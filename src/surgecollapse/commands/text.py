@@ -12,6 +12,8 @@ from surgecollapse.commands.kinds import COMMANDS, Command, command_from
 
 _SETTINGS = {
     "dropout": ("set-dropout", "rate"),
+    "schedule": ("replace-schedule", "shape"),
+    "augmentation": ("set-augmentation", "share"),
     "batch_size": ("set-batch-size", "size"),
     "sparsity": ("set-sparsity", "sparsity"),
     "noise_std": ("pump", "noise_std"),
@@ -19,7 +21,7 @@ _SETTINGS = {
     "loss.class_weights": ("set-loss", "class_weights"),
 }
 """What ``set`` can set beside options of the optimizer and of the policy → kind and value."""
-_FORM = f"optimizer.OPTION, optimizer.GROUP.OPTION, policy.OPTION, {', '.join(_SETTINGS)}"
+_FORM = f"optimizer.OPTION, optimizer.GROUP.OPTION, policy.OPTION, mixture.SOURCE, {', '.join(_SETTINGS)}"
 
 
 def command_from_text(text: str) -> Command:
@@ -73,6 +75,8 @@ def _setting(name: str, text: str) -> tuple[str, dict[str, Any]]:
         return "set-optimizer", body
     if first == "policy" and rest:
         return "set-thresholds", {"values": {rest: _plain(text)}}
+    if first == "mixture" and rest:
+        return "mix-sources", {"weights": {rest: _plain(text)}}
     if name not in _SETTINGS:
         raise ValueError(f"unknown setting {name!r}: expected one of {_FORM}")
     kind, key = _SETTINGS[name]
@@ -86,7 +90,7 @@ def _value(kind: str, key: str, text: str) -> Any:
     takes = part.metadata["check"].schema.get("type") if part is not None else None
     if takes == "array" and not text.startswith("["):
         items = [item.strip() for item in text.split(",") if item.strip()]
-        return [_plain(item) for item in items] if key == "rows" else items
+        return [_plain(item) for item in items] if key in ("rows", "units") else items
     return _plain(text)
 
 

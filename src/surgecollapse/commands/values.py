@@ -106,6 +106,12 @@ def rows(value: Any) -> tuple[int, ...]:
     return tuple(value)
 
 
+@_check({**rows.schema, "minItems": 0})
+def units(value: Any) -> tuple[int, ...]:
+    """Numbers of units of a layer, from 0; none for all."""
+    return () if isinstance(value, list | tuple) and not value else rows(value)
+
+
 @_check({"type": "object", "additionalProperties": {"type": "number"}, "minProperties": 1, "maxProperties": LONGEST})
 def numbers(value: Any) -> dict[str, float]:
     """Option → number."""
@@ -118,6 +124,15 @@ def numbers(value: Any) -> dict[str, float]:
         return {name: number(-math.inf, math.inf)(part) for name, part in value.items()}
     except ValueError:
         raise ValueError(wanted) from None
+
+
+@_check({**numbers.schema, "additionalProperties": {"type": "number", "minimum": 0, "maximum": 100}})
+def weights(value: Any) -> dict[str, float]:
+    """Name → weight."""
+    found: dict[str, float] = numbers(value)
+    if any(not 0 <= part <= 100 for part in found.values()):
+        raise ValueError("a table of names and numbers in [0, 100]")
+    return found
 
 
 @_check({"type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_]*$", "maxLength": LONGEST})

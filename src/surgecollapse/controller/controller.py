@@ -129,7 +129,13 @@ class Controller:
         policy: Policy = make_policy(options.policy)
         policy.start(plan)
         check_sharded(self.model, options, policy)
-        settings = LiveSettings(self.model, self.optimizers, self._mask_again, self._check_writable)
+        settings = LiveSettings(
+            self.model,
+            self.optimizers,
+            self._mask_again,
+            self._check_writable,
+            where=lambda: (self.step, self.plan.total_steps or 0),
+        )
         self._handlers = CommandHandlers(self, plan, policy, settings)
         return DecisionLoop(
             plan,

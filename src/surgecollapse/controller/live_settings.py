@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,7 @@ class LiveSettings:
         optimizers: what trains it, in the order in which they step.
         rewritten: called after weights were written: whoever masks them masks them again.
         check: called before, to raise ``ValueError`` where weights cannot be written.
+        where: says how many steps are completed, and of how many.
 
     Raises:
         ValueError: from every method, with the reason why it cannot be done.
@@ -44,13 +46,16 @@ class LiveSettings:
         optimizers: Sequence[Optimizer],
         rewritten: Callable[[], None] = lambda: None,
         check: Callable[[], None] = lambda: None,
+        where: Callable[[], tuple[int, int]] = lambda: (0, 0),
     ) -> None:
         self._model, self._optimizers, self._rewritten, self._check = model, optimizers, rewritten, check
+        self._where = where
         self._dropout: dict[str, float] = {}
         self._dropout_before: dict[str, float] = {}
         self._frozen: set[str] = set()
         self._factors: dict[int, float] = {}
         self._held: list[float] | None = None
+        self._shape: tuple[str, int, int] | None = None
 
     # ---- learning rates ---------------------------------------------------------------------------------------
 
@@ -61,13 +66,37 @@ class LiveSettings:
 
     def rates(self, scheduled: Sequence[float]) -> list[float]:
         """The rate of every group for one step, from those that the schedule gives."""
-        base = scheduled if self._held is None else self._held
+        base = scheduled if self._held is None else self._own_rates(self._held)
         return [rate * self._factors.get(number, 1.0) for number, rate in enumerate(base)]
+
+    def _own_rates(self, peaks: Sequence[float]) -> list[float]:
+        """The rates of the schedule that a person chose, which falls from these."""
+        if self._shape is None:
+            return list(peaks)
+        shape, start, steps = self._shape
+        progress = min(1.0, max(0.0, (self._where()[0] - start) / steps))
+        left = 1.0 - progress if shape == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress))
+        return [peak * left for peak in peaks]
+
+    def replace_schedule(self, command: ask.ReplaceSchedule) -> str:
+        """Follow another schedule, which begins at the present rates."""
+        step, total = self._where()
+        steps = total - step if command.steps is None else command.steps
+        if steps < 1 and command.shape != "constant":
+            raise ValueError("no steps are left: give steps, until the rate is 0")
+        scheduled = [float(group["lr"]) for group in self._groups()]
+        self._held = scheduled if self._held is None else self._own_rates(self._held)
+        self._shape = None if command.shape == "constant" else (command.shape, step, steps)
+        end = "" if self._shape is None else f" to 0 in {steps} steps"
+        return f"{command.shape} schedule from {_numbers(self._held)}{end}"
 
     def hold(self) -> str:
         """Keep the rates that the schedule gives now."""
-        if self._held is not None:
+        if self._held is not None and self._shape is None:
             raise ValueError("the schedule is held already")
+        if self._held is not None:
+            self._held, self._shape = self._own_rates(self._held), None
+            return f"learning rate held at {_numbers(self._held)}"
         self._held = [float(group["lr"]) for group in self._groups()]
         return f"learning rate held at {_numbers(self._held)}"
 
@@ -75,7 +104,7 @@ class LiveSettings:
         """Follow the schedule again."""
         if self._held is None:
             raise ValueError("the schedule is not held")
-        self._held = None
+        self._held = self._shape = None
         return "the learning rate follows the schedule again"
 
     def set_option(self, command: ask.SetOptimizer) -> str:
@@ -91,7 +120,7 @@ class LiveSettings:
     def _set_rates(self, value: Any, groups: Sequence[dict[str, Any]], chosen: Iterable[int]) -> str:
         if isinstance(value, tuple) or value < 0:
             raise ValueError(f"lr must be a number of at least 0, got {value}")
-        now = [float(group["lr"]) for group in groups] if self._held is None else self._held
+        now = [float(group["lr"]) for group in groups] if self._held is None else self._own_rates(self._held)
         if flat := [number for number in chosen if not now[number]]:
             raise ValueError(f"the scheduled rate of group {flat[0]} is 0: hold or release the schedule first")
         for number in chosen:
@@ -165,13 +194,16 @@ class LiveSettings:
 
     @torch.no_grad()
     def reset(self, command: ask.ResetLayers, seed: int) -> str:
-        """Draw new initial weights for modules, with a generator of their own, and forget their moments."""
+        """Draw new initial weights for modules or units, with a generator of their own, and forget their moments."""
         there = {
             canonical_name(name): module for name, module in self._model.named_modules() if _drawing(module) is not None
         }
         chosen = _matching(there, command.layers)
+        for name in chosen:
+            _check_units(name, there[name], command.units)
         self._check()
         parameters = {id(p): p for name in chosen for p in there[name].parameters()}
+        before = {key: p.clone() for key, p in parameters.items() if command.units}
         devices = sorted({p.device.index or 0 for p in parameters.values() if p.device.type == "cuda"})
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(seed % 2**63)
@@ -179,11 +211,18 @@ class LiveSettings:
                 draw = _drawing(there[name])
                 assert draw is not None
                 draw()
+        for key, kept in before.items():
+            kept[list(command.units)] = parameters[key][list(command.units)]
+            parameters[key].copy_(kept)
         for optimizer in self._optimizers:
             for parameter in parameters.values():
-                optimizer.state.pop(parameter, None)
+                if command.units:
+                    _forget(optimizer, parameter, list(command.units))
+                else:
+                    optimizer.state.pop(parameter, None)
         self._rewritten()
-        return f"reset {_listing(chosen)}"
+        units = f"{len(command.units)} units of " if command.units else ""
+        return f"reset {units}{_listing(chosen)}"
 
     # ---- state ------------------------------------------------------------------------------------------------
 
@@ -194,6 +233,7 @@ class LiveSettings:
             "frozen": sorted(self._frozen),
             "factors": {str(number): factor for number, factor in self._factors.items()},
             "held": None if self._held is None else list(self._held),
+            "schedule": None if self._shape is None else list(self._shape),
         }
         return {name: value for name, value in found.items() if value}
 
@@ -210,6 +250,8 @@ class LiveSettings:
         self._factors = {int(number): factor for number, factor in state.get("factors", {}).items()}
         held = state.get("held")
         self._held = None if held is None else list(held)
+        shape = state.get("schedule")
+        self._shape = None if shape is None else (str(shape[0]), int(shape[1]), int(shape[2]))
 
 
 def handlers_of(settings: LiveSettings, seed: Callable[[], int]) -> dict[str, Callable[[Any], str]]:
@@ -223,6 +265,7 @@ def handlers_of(settings: LiveSettings, seed: Callable[[], int]) -> dict[str, Ca
         "set-optimizer": settings.set_option,
         "hold-schedule": lambda _: settings.hold(),
         "release-schedule": lambda _: settings.release(),
+        "replace-schedule": settings.replace_schedule,
         "set-dropout": settings.set_dropout,
         "freeze-layers": settings.freeze,
         "unfreeze-layers": settings.unfreeze,
@@ -266,6 +309,28 @@ def _drawing(module: nn.Module) -> Callable[[], Any] | None:
         if callable(draw) and next(module.parameters(recurse=False), None) is not None:
             return draw
     return None
+
+
+def _check_units(name: str, module: nn.Module, units: Sequence[int]) -> None:
+    """Check that the first axis of all parameters of a module is its units, and that it has these.
+
+    Raises:
+        ValueError: if not.
+    """
+    sizes = {len(p) if p.ndim else 0 for p in module.parameters()}
+    if not units:
+        return
+    if len(sizes) != 1 or getattr(module, "transposed", False) or isinstance(module, nn.modules.batchnorm._NormBase):
+        raise ValueError(f"{name} has no rows of weights of single units: reset it whole")
+    if max(units) >= min(sizes):
+        raise ValueError(f"no unit {max(units)} in {name}: it has {min(sizes)}, from 0 to {min(sizes) - 1}")
+
+
+def _forget(optimizer: Optimizer, parameter: nn.Parameter, units: list[int]) -> None:
+    """Set what an optimizer knows of some rows of a parameter to zero."""
+    for value in optimizer.state.get(parameter, {}).values():
+        if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+            value[units] = 0
 
 
 def _check_option(optimizer: Optimizer, option: str, value: Any) -> None:

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
 from surgecollapse.lab.config import ConfigError, make_config
 from surgecollapse.lab.data.dataset import Data
 from surgecollapse.lab.data.own import as_data
-from surgecollapse.lab.data.streamed import WINDOW, BadDataError, BadSamples, StreamedData, epoch_order
+from surgecollapse.lab.data.streamed import WINDOW, BadDataError, BadSamples, Part, StreamedData, epoch_order
 from surgecollapse.lab.references import found_part, parts_of
 from surgecollapse.lab.training.feed import Addresses, StreamFeed, feed_of, in_range, part_batches
 from surgecollapse.lab.training.outputs import as_rows, right_share
@@ -421,3 +421,101 @@ def test_the_loss_follows_from_the_labels(tmp_path):
     outputs, labels = torch.tensor([[1.0], [3.0]]), torch.tensor([1.0, 1.0])
     assert run._loss(outputs, labels).item() == 2.0
     run.attached.remove()
+
+
+class Offset(Dataset):
+    """Samples of one source, each with its number; `plain` is without the offset that is drawn."""
+
+    num_classes = 2
+
+    def __init__(self, first, count, moved=True):
+        self.first, self.count, self.moved = first, count, moved
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        return torch.tensor([float(self.first + index), float(self.moved)]), index % 2
+
+    @property
+    def plain(self):
+        return Offset(self.first, self.count, moved=False)
+
+
+def mixed_feed(workers=0):
+    train = ConcatDataset([Offset(0, 12), Offset(12, 8)])
+    data = as_data((train, Offset(0, 6)), "m.py:data", 0, BadSamples(0), workers=workers)
+    return data, StreamFeed(data, 5, 3, device=torch.device("cpu"), dtype=torch.float32)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_sources_come_as_often_as_their_weights_say_and_a_resume_is_bitwise(workers):
+    data, one = mixed_feed(workers)
+    assert {name: list(rows) for name, rows in data.train.sources.items()} == {
+        "0": list(range(12)),
+        "1": list(range(12, 20)),
+    }
+    batches(one, 2)
+    one.weigh_all([(data.train.sources["0"], 0.0), (data.train.sources["1"], 2.0)])
+    epoch = torch.cat([x[:, 0] for x, _ in batches(one, 4)])  # 16 samples in batches of 5, 5, 5, 1
+    assert torch.bincount(epoch.long(), minlength=20).tolist() == [0] * 12 + [2] * 8
+    state = one.state_dict()
+    expected = batches(one, 5)
+    _, again = mixed_feed(workers)
+    again.load_state_dict(state)
+    assert same(batches(again, 5), expected)
+    one.weigh(range(20), 1.0)
+    assert sorted(torch.cat([x[:, 0] for x, _ in batches(one, 4)]).tolist()) == list(range(20))
+    assert "weights" not in one.state_dict()
+
+
+def test_a_weight_between_whole_numbers_holds_on_average():
+    addresses, epochs = Addresses(20, 20, seed=2), 400
+    addresses.weigh([((3,), 1.5), ((4,), 0.25)])
+    counts = torch.zeros(20)
+    while addresses.epoch <= epochs:
+        counts += torch.bincount(torch.tensor([row for _, row in next(addresses)]), minlength=20)
+    for row, weight, spread in ((3, 1.5, 0.5), (4, 0.25, 0.1875**0.5), (5, 1.0, 0.0)):
+        assert counts[row] / epochs == pytest.approx(weight, abs=5 * spread / epochs**0.5 + 2 / epochs)
+
+
+@pytest.mark.parametrize("weights", [[((20,), 0.5)], [(range(20), 0.0)]])
+def test_impossible_weights_are_refused_and_change_nothing(weights):
+    _, one = mixed_feed()
+    batches(one, 2)
+    before = str(one.state_dict())
+    with pytest.raises(ValueError, match=r"no sample 20: there are 20|no training sample would be left"):
+        one.weigh_all(weights)
+    assert str(one.state_dict()) == before
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_share_of_the_samples_is_augmented_and_a_resume_is_bitwise(workers):
+    data = as_data((Offset(0, 400), Offset(0, 6)), "m.py:data", 0, BadSamples(0), workers=workers)
+
+    def made():
+        return StreamFeed(data, 100, 3, device=torch.device("cpu"), dtype=torch.float32)
+
+    one = made()
+    assert next(one)[0][:, 1].all()
+    assert one.augment(0.25) == 1.0
+    state = one.state_dict()
+    expected = batches(one, 3)
+    share = float(torch.cat([x[:, 1] for x, _ in expected]).mean())
+    assert share == pytest.approx(0.25, abs=5 * (0.1875 / 300) ** 0.5)  # five deviations
+    again = made()
+    again.load_state_dict(state)
+    assert same(batches(again, 3), expected)
+    assert one.augment(0.0) == 0.25
+    assert not next(one)[0][:, 1].any()
+
+
+def test_data_without_a_plain_form_are_not_augmented():
+    _, one = feed(0)
+    with pytest.raises(ValueError, match="is not augmented"):
+        one.augment(0.5)
+
+
+def test_sources_are_known_in_a_part_of_the_samples():
+    part = Part(mixed_feed()[0].train, torch.tensor([1, 5, 13, 14]))
+    assert part.sources == {"0": [0, 1], "1": [2, 3]}

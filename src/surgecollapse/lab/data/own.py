@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset, default_collate
+from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, TensorDataset, default_collate
 
 from surgecollapse.errors import ConfigError
 from surgecollapse.lab.data.dataset import Data, Kind
@@ -182,9 +183,19 @@ class _DataSet:
             self._facts = self._facts.dataset
         features = getattr(dataset, "features", None)
         column = _label_column(list(features)) if isinstance(features, Mapping) else None
+        if isinstance(dataset, ConcatDataset):
+            ends = [0, *dataset.cumulative_sizes]
+            self.sources = {str(n): range(*pair) for n, pair in enumerate(pairwise(ends))}
+        elif hasattr(dataset, "sources"):
+            self.sources = dataset.sources
         classes = _classes(self._facts) or (_classes(features[column]) if features and column else 0)
         if classes:
             self.num_classes = classes
+
+    @property
+    def plain(self) -> _DataSet:
+        """The same without augmentation, if the user's has it."""
+        return _DataSet(self.dataset.plain, self._where, getattr(self, "collate", None))
 
     def __len__(self) -> int:
         return len(self.dataset)

@@ -32,8 +32,9 @@ class Source(Protocol):
     """Samples by number, each read when it is asked for.
 
     A source may also have ``num_classes`` or ``classes``, ``vocabulary``, ``blocks`` (numbers of samples that lie
-    together in a file, in order: they are read together), ``plain`` (the same without augmentation), and ``collate``
-    (makes a batch ``(inputs, labels)`` of a list of its samples).
+    together in a file, in order: they are read together), ``plain`` (the same without augmentation), ``sources``
+    (name of each source in it → numbers of its samples), and ``collate`` (makes a batch ``(inputs, labels)`` of a list
+    of its samples).
     """
 
     def __len__(self) -> int: ...
@@ -124,9 +125,37 @@ class Part:
             raise AttributeError(name)
         if name == "plain":
             return Part(self.source.plain, self.rows)
+        if name == "sources":
+            return {key: _positions(self.rows, rows) for key, rows in self.source.sources.items()}
         if name == "name_of":
             own = self.source.name_of
             return lambda index: own(int(self.rows[index]))
+        return getattr(self.source, name)
+
+
+def _positions(rows: Tensor, wanted: Sequence[int]) -> list[int]:
+    """Where in ``rows`` the wanted ones are."""
+    found: list[int] = torch.isin(rows, torch.as_tensor(wanted)).nonzero()[:, 0].tolist()
+    return found
+
+
+@dataclass(frozen=True)
+class Augmented:
+    """A source of which a share of the samples is augmented, drawn anew each time."""
+
+    source: Any
+    share: float
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Any:
+        augmented = float(torch.rand(())) < self.share
+        return self.source[index] if augmented else self.source.plain[index]
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("source", "share") or name.startswith("__"):
+            raise AttributeError(name)
         return getattr(self.source, name)
 
 

@@ -64,6 +64,17 @@ def handlers(training: Training) -> dict[str, Handler]:
         training.weigh_samples(command.rows, 0.0)
         return f"{len(command.rows)} samples are left out"
 
+    def relabel(command: ask.RelabelSamples) -> str:
+        count = training.relabel_samples(command.rows, command.label)
+        return f"{count} samples have the label {command.label} now"
+
+    def mix(command: ask.MixSources) -> str:
+        training.mix_sources(command.weights)
+        return "a new epoch with " + ", ".join(f"{name} × {weight:g}" for name, weight in command.weights.items())
+
+    def augment(command: ask.SetAugmentation) -> str:
+        return f"augmented samples {training.set_augmentation(command.share):.0%} → {command.share:.0%}"
+
     def rank(command: ask.RankSamples) -> str:
         return rank_samples(training, command.count)
 
@@ -77,6 +88,9 @@ def handlers(training: Training) -> dict[str, Handler]:
         "set-batch-size": set_batch_size,
         "weigh-samples": weigh,
         "drop-samples": drop,
+        "relabel-samples": relabel,
+        "mix-sources": mix,
+        "set-augmentation": augment,
         "rank-samples": rank,
         "learning-rate": learning_rate,
         "cadence": change_cadence,

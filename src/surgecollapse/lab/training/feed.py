@@ -7,16 +7,25 @@ import signal
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from surgecollapse.errors import ConfigError
-from surgecollapse.lab.data.streamed import Addressed, BadDataError, Part, StreamedData, collated, epoch_order
+from surgecollapse.lab.data.streamed import (
+    Addressed,
+    Augmented,
+    BadDataError,
+    Part,
+    StreamedData,
+    collated,
+    epoch_order,
+)
 from surgecollapse.lab.training.sampler import Batches, batches_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from surgecollapse.lab.config import RunConfig
     from surgecollapse.lab.data.dataset import Data
@@ -44,6 +53,14 @@ class Feed(Protocol):
 
     def weigh(self, rows: Sequence[int], weight: float) -> None:
         """Take some samples ``weight`` times an epoch on average."""
+        ...
+
+    def weigh_all(self, weights: Sequence[tuple[Sequence[int], float]]) -> None:
+        """The same of several groups at once."""
+        ...
+
+    def augment(self, share: float) -> float:
+        """Augment this share of the samples; returns which share it was."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -87,6 +104,19 @@ class MemoryFeed:
         """
         self._batches.weigh(rows, weight)
 
+    def weigh_all(self, weights: Sequence[tuple[Sequence[int], float]]) -> None:
+        """The same of several groups."""
+        for rows, weight in weights:
+            self.weigh(rows, weight)
+
+    def augment(self, share: float) -> float:
+        """Refuse: samples in memory are not augmented.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(f"samples in memory are not augmented: no share of {share:g} can be")
+
     def __next__(self) -> tuple[Tensor, Tensor]:
         """Inputs and labels of the next batch."""
         rows = next(self._batches).to(self._data.x_train.device, non_blocking=True)
@@ -116,6 +146,7 @@ class Addresses:
         self.size, self.batch_size, self._seed, self._blocks = size, min(batch_size, size), seed, blocks
         self.epoch = self.position = 0
         self._order: Tensor | None = None
+        self._weights: Tensor | None = None
 
     def __iter__(self) -> Addresses:
         """Itself."""
@@ -123,13 +154,60 @@ class Addresses:
 
     def __next__(self) -> list[tuple[int, int]]:
         """Addresses of the next batch."""
-        if self.position >= self.size:
-            self.epoch, self.position, self._order = self.epoch + 1, 0, None
-        if self._order is None:
-            self._order = epoch_order(self.size, self.epoch, self._seed, self._blocks)
-        rows = self._order[self.position : self.position + self.batch_size]
+        rows = self._ordered()[self.position : self.position + self.batch_size]
         self.position += self.batch_size
         return [(self.epoch, row) for row in rows.tolist()]
+
+    def _ordered(self) -> Tensor:
+        """The order of the epoch in which the next batch is."""
+        if self._order is None:
+            self._order = self._order_of(self.epoch)
+        while self.position >= len(self._order):
+            self.epoch, self.position = self.epoch + 1, 0
+            self._order = self._order_of(self.epoch)
+        return self._order
+
+    def _order_of(self, epoch: int) -> Tensor:
+        order = epoch_order(self.size, epoch, self._seed, self._blocks)
+        if self._weights is None:
+            return order
+        words = np.random.SeedSequence([self._seed, epoch, 0x3E16]).generate_state(2, np.uint32)
+        draws = torch.Generator().manual_seed(int(words[0]) << 32 | int(words[1]))
+        weights = self._weights[order]
+        often = weights.floor()
+        often += torch.rand(self.size, generator=draws) < weights - often
+        drawn = order.repeat_interleave(often.long())
+        return drawn if len(drawn) else order[weights > 0]
+
+    @property
+    def weights(self) -> dict[int, float]:
+        """How often samples come on average, of those that do not come once an epoch."""
+        rows = [] if self._weights is None else (self._weights != 1).nonzero()[:, 0].tolist()
+        return {row: float(self._weights[row]) for row in rows} if self._weights is not None else {}
+
+    def weigh(self, weights: Iterable[tuple[Sequence[int], float]]) -> None:
+        """Take rows ``weight`` times an epoch on average; a new epoch begins at once.
+
+        Raises:
+            ValueError: if there is no such row, or nothing would be left.
+        """
+        found = torch.ones(self.size) if self._weights is None else self._weights.clone()
+        for rows, weight in weights:
+            if len(rows) and max(rows) >= self.size:
+                raise ValueError(f"no sample {max(rows)}: there are {self.size}, from 0 to {self.size - 1}")
+            found[list(rows)] = weight
+        if not bool((found > 0).any()):
+            raise ValueError("no training sample would be left")
+        self._weights = None if bool((found == 1).all()) else found
+        self.go_to(self.epoch + 1, 0)
+
+    def put_weights(self, weights: Mapping[int, float]) -> None:
+        """Have exactly these weights, as :attr:`weights` gave them."""
+        self._weights = None
+        if weights:
+            self._weights = torch.ones(self.size)
+            self._weights[list(weights)] = torch.tensor(list(weights.values()))
+        self._order = None
 
     def go_to(self, epoch: int, position: int) -> None:
         """Go on there."""
@@ -137,7 +215,8 @@ class Addresses:
 
     def skip(self) -> None:
         """Go past a batch."""
-        if self.position >= self.size:
+        size = self.size if self._weights is None else len(self._ordered())
+        if self.position >= size:
             self.epoch, self.position, self._order = self.epoch + 1, 0, None
         self.position += self.batch_size
 
@@ -161,6 +240,7 @@ class StreamFeed:
         self._data, self._device, self._dtype, self._seed = data, device, dtype, seed
         self._addresses = Addresses(len(data.train), batch_size, seed, getattr(data.train, "blocks", None))
         self._given = self._addresses.batch_size
+        self._augmented = 1.0
         self._read: Iterator[Any] | None = None
 
     @property
@@ -174,21 +254,36 @@ class StreamFeed:
         self._addresses.batch_size = min(size, self._addresses.size)
 
     def weigh(self, rows: Sequence[int], weight: float) -> None:
-        """Refuse: the order of what is read ahead is a function of the seed.
+        """Take some samples ``weight`` times an epoch on average; a new epoch begins at once.
 
         Raises:
-            ValueError: always.
+            ValueError: if there is no such sample, or nothing would be left.
         """
-        raise ValueError(
-            f"{len(rows)} samples cannot come {weight:g} times an epoch: these are read while the run trains, and only "
-            "samples in memory can be dropped or weighed"
-        )
+        self.weigh_all([(rows, weight)])
+
+    def weigh_all(self, weights: Sequence[tuple[Sequence[int], float]]) -> None:
+        """The same of several groups."""
+        self._addresses.weigh(weights)
+        self.close()
+
+    def augment(self, share: float) -> float:
+        """Augment this share of the samples; returns which share it was.
+
+        Raises:
+            ValueError: if the data is not augmented.
+        """
+        if not hasattr(self._data.train, "plain"):
+            raise ValueError(f"{self._data.name} is not augmented: its training data has no `plain`")
+        before, self._augmented = self._augmented, share
+        self.close()
+        return before
 
     def __next__(self) -> tuple[Tensor, Tensor]:
         """Inputs and labels of the next batch; one without a readable sample is passed over."""
         if self._read is None:
             ahead = copy.copy(self._addresses)
-            self._read = _read(self._data.train, self._data, ahead, self._seed, "the train data")
+            source = self._data.train if self._augmented == 1.0 else Augmented(self._data.train, self._augmented)
+            self._read = _read(source, self._data, ahead, self._seed, "the train data")
         while True:
             x, y, bad = next(self._read)
             self._addresses.skip()
@@ -204,6 +299,8 @@ class StreamFeed:
             "epoch": where.epoch,
             "position": where.position,
             **({} if where.batch_size == self._given else {"batch_size": where.batch_size}),
+            **({"weights": where.weights} if where.weights else {}),
+            **({} if self._augmented == 1.0 else {"augmented": self._augmented}),
             "bad": dict(self._data.bad.named),
         }
 
@@ -216,6 +313,8 @@ class StreamFeed:
         if state["size"] != self._addresses.size:
             raise ValueError(f"the saved order is of {state['size']} samples, the data has {self._addresses.size}")
         self.close()
+        self._addresses.put_weights(state.get("weights", {}))
+        self._augmented = state.get("augmented", 1.0)
         self._addresses.go_to(state["epoch"], state["position"])
         self._addresses.batch_size = state.get("batch_size", self._given)
         self._data.bad.named.update(state["bad"])

@@ -24,6 +24,7 @@ from surgecollapse.lab.training.environment import finish_work, training_device
 from surgecollapse.lab.training.evaluator import Evaluator
 from surgecollapse.lab.training.event_sink import DIVERGED, EventSink
 from surgecollapse.lab.training.feed import feed_of
+from surgecollapse.lab.training.labels import LiveLabels, with_own_labels
 from surgecollapse.lab.training.loading import load_data, without_test
 from surgecollapse.lab.training.optim import LiveLoss, make_optimizer, rate_factor
 from surgecollapse.lab.training.outputs import fitted
@@ -35,7 +36,7 @@ from surgecollapse.lab.training.usage import Usage
 from surgecollapse.torch_utils.distributed import Ranks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from torch import Tensor
@@ -88,7 +89,8 @@ class Training:
         self.data = (data if test else without_test(data)).to(self.device)
         self.model = build_model(config, self.data).to(self.device)
         self._loss = LiveLoss(config, self.data)
-        self.data = fitted(config, self.model, self.data, self._loss)
+        self.data = with_own_labels(fitted(config, self.model, self.data, self._loss))
+        self._labels = LiveLabels(self.data)
         if isinstance(self.data, StreamedData):
             self.data.bad.tell = progress.note
         self.optimizer = make_optimizer(config, self.model)
@@ -114,7 +116,9 @@ class Training:
         )
         self.command_loop.by_hand = True
         self.settings = (
-            LiveSettings(self.model, [self.optimizer]) if self.controller is None else self.controller.live_settings
+            LiveSettings(self.model, [self.optimizer], where=lambda: (self.step, self.total))
+            if self.controller is None
+            else self.controller.live_settings
         )
         self.rate_factor = 1.0
         self.to_repeat: frozenset[int] = frozenset()
@@ -348,6 +352,35 @@ class Training:
         """
         self._feed.weigh(rows, weight)
 
+    def relabel_samples(self, rows: Sequence[int], label: int) -> int:
+        """Give some training samples another label; returns how many had a different one.
+
+        Raises:
+            ValueError: if there is no such sample or class, or samples have no class each in memory.
+        """
+        return self._labels.change(rows, label)
+
+    def mix_sources(self, weights: Mapping[str, float]) -> None:
+        """Take the samples of some sources ``weight`` times an epoch on average.
+
+        Raises:
+            ValueError: if the data is of one source, or none is called so.
+        """
+        sources = getattr(self.data.train, "sources", {}) if isinstance(self.data, StreamedData) else {}
+        if not sources:
+            raise ValueError(f"{self.data.name} has one source: expected a ConcatDataset, or a data set with `sources`")
+        if unknown := [name for name in weights if name not in sources]:
+            raise ValueError(f"no source {unknown[0]!r}: expected one of {', '.join(sources)}")
+        self._feed.weigh_all([(sources[name], weight) for name, weight in weights.items()])
+
+    def set_augmentation(self, share: float) -> float:
+        """Augment this share of the training samples from now on; returns which share it was.
+
+        Raises:
+            ValueError: if the data is not augmented.
+        """
+        return self._feed.augment(share)
+
     # looking at it
 
     def _over_ranks(self, loss: Tensor) -> Tensor:
@@ -456,6 +489,7 @@ class Training:
                 "to_repeat": self.command_loop.to_repeat,
                 "rate_factor": self.rate_factor,
                 **({"loss": self._loss.options} if self._loss.options else {}),
+                **({"labels": self._labels.changed} if self._labels.changed else {}),
                 **({"settings": self.settings.state_dict()} if self.controller is None else {}),
             },
             "seconds": self.seconds,
@@ -483,6 +517,7 @@ class Training:
         self.to_repeat = frozenset(asked["to_repeat"])
         if asked.get("loss", {}) != self._loss.options:
             self._loss.change(asked.get("loss", {}), self.data)
+        self._labels.load(asked.get("labels", {}))
         if self.controller is None:
             self.settings.load_state_dict(asked.get("settings", {}))
         self.seconds = self._seconds_then = state["seconds"]
