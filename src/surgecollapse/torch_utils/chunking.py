@@ -130,4 +130,6 @@ def _split(item: Sequence[Tensor], size: int) -> Iterable[tuple[Tensor, ...]]:
     flat = flattened(item)
     if flat is None:
         return [tuple(item)]
-    return zip(*(view.split(size) for view in flat), strict=True)  # type: ignore[no-untyped-call]
+    whole, rest = divmod(flat[0].numel(), size)
+    sizes = [size] * whole + [rest] * (rest > 0)
+    return zip(*(view.split_with_sizes(sizes) for view in flat), strict=True)
