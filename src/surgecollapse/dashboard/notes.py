@@ -11,7 +11,7 @@ import shutil
 import time
 from typing import TYPE_CHECKING, Any
 
-from surgecollapse.record.whole_files import write_whole
+from surgecollapse.record.whole_files import read_plain, write_whole
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,11 +28,8 @@ def read_notes(folder: Path) -> dict[str, Any]:
     Args:
         folder: of the run.
     """
-    place = folder / NOTES
     try:
-        if place.is_symlink() or place.stat().st_size > _LARGEST:
-            return {}
-        found = json.loads(place.read_text(encoding="utf-8"))
+        found = json.loads(read_plain(folder / NOTES, _LARGEST).decode("utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
     if not isinstance(found, dict):

@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from surgecollapse.record.whole_files import read_plain
+
 RESULT = "twin.json"
 LARGEST = 2**24
 """Bytes of a result that are read."""
@@ -22,14 +24,14 @@ def twins_of(run: Path) -> list[dict[str, Any]]:
     found: list[tuple[float, dict[str, Any]]] = []
     for path in sorted(run.parent.glob(f"*/{RESULT}"))[:_MOST]:
         try:
-            facts = path.lstat()
-            if path.is_symlink() or path.parent.is_symlink() or facts.st_size > LARGEST:
+            if path.parent.is_symlink():
                 continue
-            said = json.loads(path.read_bytes())
+            changed = path.lstat().st_mtime
+            said = json.loads(read_plain(path, LARGEST))
         except (OSError, ValueError, RecursionError):
             continue
         if isinstance(said, dict) and isinstance(said.get("run"), str) and said.get("version") == 1:
             place = Path(os.path.normpath(path.parent / said["run"]))
             if place == Path(os.path.normpath(run)):
-                found.append((facts.st_mtime, said | {"name": path.parent.name}))
+                found.append((changed, said | {"name": path.parent.name}))
     return [said for _, said in sorted(found, key=lambda pair: -pair[0])]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,24 @@ _MARK = b"surgecollapse sha256 "
 _SEAL = len(_MARK) + 64
 _END_RECORD = 22
 _CHUNK = 2**20
+
+
+def read_plain(path: Path, most: int) -> bytes:
+    """The content of a small file that somebody else may have put there.
+
+    Args:
+        path: the file.
+        most: bytes that it may have.
+
+    Raises:
+        OSError: if it is a pipe, a link, a device or a folder, is larger, or cannot be read.
+    """
+    facts = path.lstat()
+    if not stat.S_ISREG(facts.st_mode):
+        raise OSError(f"{path} is not a plain file")
+    if facts.st_size > most:
+        raise OSError(f"{path} has {facts.st_size} bytes, expected at most {most}")
+    return path.read_bytes()
 
 
 def write_whole(path: Path, *content: bytes | memoryview | str) -> None:

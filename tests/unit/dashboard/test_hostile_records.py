@@ -255,6 +255,33 @@ def outside(path):
     return good(path.parents[2] / "elsewhere")
 
 
+BESIDE = '{"version": 1, "run": %s, "title": %s, "tags": [%s], "text": [NaN, Infinity, {}]}'.replace("{}", f"{10**400}")
+SIDE_FILES = {
+    "a pipe": os.mkfifo,
+    "a folder": lambda path: path.mkdir(),
+    "a link to itself": lambda path: path.symlink_to(path),
+    "a link to a device": lambda path: path.symlink_to("/dev/zero"),
+    "too large": lambda path: path.write_bytes(bytes(2**24 + 1)),
+    "nested deep": lambda path: path.write_text(DEEP),
+    "no text": lambda path: path.write_bytes(b"\xff\xfe\x00"),
+    "numbers without end": lambda path: path.write_text(BESIDE % ('"../bad"', "NaN", "-Infinity")),
+    "surrogates": lambda path: path.write_text(BESIDE % (r'"\ud800"', r'"\ud800"', r'"\udfff"')),
+    "a zero byte": lambda path: path.write_text(BESIDE % (r'"a\u0000b"', r'"a\u0000"', r'"\u0000"')),
+    "a path without end": lambda path: path.write_text(BESIDE % (f'"{"x/" * 20_000}"', "null", "null")),
+}
+
+
+@pytest.mark.parametrize("name", ["notes.json", "twin.json"])
+@pytest.mark.parametrize("make", SIDE_FILES.values(), ids=SIDE_FILES)
+def test_what_lies_beside_a_record_hurts_no_run(root, client, name, make):
+    make(good(root / "bad").with_name(name))
+    rows = listed(client)
+    assert rows["bad"]["status"] == "live"
+    for part in (*PARTS, "/twins"):
+        assert get(client, f"/api/runs/{rows['bad']['id']}{part}")[0] == 200, part
+    assert get(client, "/api/settings")[0] == 200
+
+
 def truncated(path):
     path.write_bytes(path.read_bytes()[:3000])
 
