@@ -10,19 +10,23 @@ from rounding import unit
 
 POLICIES = ("cyclic_pruning", "acdc", "gmp", "granet", "rigl", "set", "soft_threshold")
 
-WORKER = """
-import os
+SIZES = (1, 2, 4)
+
+WORKER = (
+    f"SIZES = {SIZES}"
+    + """
 import sys
 
 import torch
+import torch._dynamo  # an optimizer's first step imports it: here once for all ranks
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from processes import fork_ranks
 from surgecollapse import Readings, attach
 
-rank, size, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+folder = sys.argv[2]
 torch.set_num_threads(1)
-distributed.init_process_group("gloo", init_method=f"file://{folder}/meet{size}", rank=rank, world_size=size)
 
 
 def net():
@@ -30,7 +34,7 @@ def net():
     return nn.Sequential(nn.Linear(8, 24), nn.ReLU(), nn.Linear(24, 24), nn.ReLU(), nn.Linear(24, 3)).double()
 
 
-def train(policy):
+def train(policy, rank, size):
     model = net()
     called = DistributedDataParallel(model) if size > 1 else model
     optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9)
@@ -51,20 +55,25 @@ def train(policy):
     }
 
 
-torch.save({name: train(name) for name in sys.argv[4:]}, f"{folder}/{size}-{rank}.pt")
-distributed.barrier()
-distributed.destroy_process_group()
-os._exit(0)  # without the interpreter's teardown, in which a thread of gloo may abort
+for size in SIZES:
+
+    def work(rank):
+        distributed.init_process_group("gloo", init_method=f"file://{folder}/meet{size}", rank=rank, world_size=size)
+        torch.save({name: train(name, rank, size) for name in sys.argv[3:]}, f"{folder}/{size}-{rank}.pt")
+        distributed.barrier()
+        distributed.destroy_process_group()
+
+    fork_ranks(work, size)
 """
+)
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("joined")
     (folder / "worker.py").write_text(WORKER)
-    for size in (1, 2, 4):
-        run_ranks(folder / "worker.py", size, folder, *POLICIES, size=size)
-    return {(size, rank): torch.load(folder / f"{size}-{rank}.pt") for size in (1, 2, 4) for rank in range(size)}
+    run_ranks(folder / "worker.py", folder, *POLICIES, size=1)
+    return {(size, rank): torch.load(folder / f"{size}-{rank}.pt") for size in SIZES for rank in range(size)}
 
 
 @pytest.mark.parametrize("policy", POLICIES)

@@ -197,9 +197,9 @@ def direct_error(transform, history, window):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("buffer_dtype", [None, torch.bfloat16])
-def test_the_running_sum_does_not_drift_in_a_hundred_thousand_steps(buffer_dtype):
+def test_the_running_sum_does_not_drift_over_five_hundred_windows(buffer_dtype):
     # One bad step every now and then is the worst for a running sum: its rounding error would stay for ever.
-    history = noise(100_000, 3) + 0.5
+    history = noise(25_000, 3) + 0.5
     history[::9973] *= 1e4
     transform = GrokfastMA(window=50, lamb=0.0, buffer_dtype=buffer_dtype)
     bounded = direct_error(transform, history, 50)

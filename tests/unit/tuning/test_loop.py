@@ -271,7 +271,7 @@ except ModuleNotFoundError as error:
 
 
 @pytest.mark.parametrize("sampler", ["random", "tpe"])
-def test_a_thousand_trials_stay_responsive(tmp_path, sampler):
+def test_the_cost_of_a_trial_grows_no_faster_than_the_trials_there_are(tmp_path, sampler):
     at = []
 
     def objective(trial):
@@ -279,8 +279,8 @@ def test_a_thousand_trials_stay_responsive(tmp_path, sampler):
         return trial.params["x"]
 
     space = {"x": "0.0..1.0", "y": "1e-4..1e-2:log"}
-    tune(objective, space, trials=1_000, storage=tmp_path / "study.journal", sampler=sampler)
-    first, last = at[199] - at[99], at[999] - at[899]
-    # The work of a trial may grow with the trials there are: 950 at the end over 150 here, 6.3 times. If it grew with
-    # their square, as where every trial read all of the journal for each other, it would be 40 times. The root between.
-    assert last / first < math.sqrt(6.3 * 40)
+    tune(objective, space, trials=400, storage=tmp_path / "study.journal", sampler=sampler)
+    first, last = at[99] - at[49], at[399] - at[349]
+    # The work of a trial may grow with the trials there are: 375 at the end over 75 here, 5 times. If it grew with
+    # their square, as where every trial read all of the journal for each other, it would be 25 times. The root between.
+    assert last / first < math.sqrt(5 * 25)
