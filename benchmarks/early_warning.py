@@ -3,6 +3,7 @@
     python benchmarks/bank.py             # first: the runs
     python benchmarks/early_warning.py    # tables and plots
     python benchmarks/early_warning.py --write slope   # only the threshold that the library ships
+    python benchmarks/early_warning.py --shipped       # only recall and false alarms of that threshold
 
 A run counts from the evaluation at which it fitted to the last one before it generalized. Weights and thresholds come
 from the calibration side alone; the threshold of every detector is the one that at most 5% of the calibration runs that
@@ -37,7 +38,7 @@ from grokking_bank.calibration import (
 from grokking_bank.learning import learn
 from grokking_bank.store import BankRun, read_bank
 
-from surgecollapse.forecast.calibrated import SHIPPED
+from surgecollapse.forecast.calibrated import SHIPPED, calibrated
 from surgecollapse.forecast.combination import Combination, Score, to_plain
 from surgecollapse.forecast.features import TIME, TRACKS, Feature, features_of
 
@@ -344,6 +345,34 @@ def write_calibrated(courses: Sequence[Course], names: Sequence[str], path: Path
     path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
+def shipped_alarm(courses: Sequence[Course]) -> dict[str, Any]:
+    """Recall, false alarms and lead of the slope at the threshold that the library ships; intervals of Wilson."""
+    shipped = calibrated("slope")
+    assert shipped.score.features == (SLOPE,)
+    columns, found = [_AT[SLOPE.name]], []
+    for course in courses:
+        scores = scores_of(shipped.score, course.values[:, columns])
+        found.append((course, first_alarm(course, scores, shipped.threshold, after=shipped.after)))
+    ahead = [1 - step / course.t_gen for course, step in found if course.grokked and step is not None]
+    grokked = sum(course.grokked for course in courses)
+    false = sum(step is not None for course, step in found if not course.grokked)
+    return {
+        "recall": (len(ahead), grokked, *wilson(len(ahead), grokked)),
+        "false": (false, len(courses) - grokked, *wilson(false, len(courses) - grokked)),
+        "lead": np.quantile(ahead, (0.25, 0.5, 0.75)).tolist() if ahead else None,
+    }
+
+
+def wilson(good: int, count: int, z: float = 1.959964) -> tuple[float, float]:
+    """The 95% interval of a share.
+
+    >>> [round(end, 3) for end in wilson(0, 10)]
+    [0.0, 0.278]
+    """
+    middle, half = good + z * z / 2, z * np.sqrt(good * (count - good) / count + z * z / 4)
+    return max(0.0, float((middle - half) / (count + z * z))), min(1.0, float((middle + half) / (count + z * z)))
+
+
 def rounded(values: Any) -> Any:
     """Numbers to six digits, as far down as they go."""
     if isinstance(values, float):
@@ -361,6 +390,7 @@ def main() -> None:
     parser.add_argument(
         "--write", nargs="+", choices=SHIPPED, help="write these detectors that the library ships, and end"
     )
+    parser.add_argument("--shipped", action="store_true", help="measure the threshold that the library ships, and end")
     options = parser.parse_args()
     began = time.perf_counter()
     runs = read_bank(options.bank)
@@ -372,6 +402,9 @@ def main() -> None:
         write_calibrated(
             courses, options.write, Path(__file__).parents[1] / "src/surgecollapse/forecast/calibrated.json"
         )
+        return
+    if options.shipped:
+        print(json.dumps(shipped_alarm(courses)))
         return
     tasks = [course.group for course in courses]
     splits = {

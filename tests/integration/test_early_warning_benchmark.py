@@ -111,3 +111,21 @@ def test_a_slope_is_written_at_the_rate_that_the_runs_allow_and_the_other_detect
     assert few["slope"]["threshold"] == math.inf, "six runs cannot promise 5%"
     benchmark.write_calibrated(courses * 10, ["slope"], path)
     assert 2 < json.loads(path.read_text())["slope"]["threshold"] < 2.5
+
+
+def test_the_shipped_threshold_separates_the_slice_it_was_set_on(benchmark, courses):
+    found = benchmark.shipped_alarm(courses)
+    assert found["recall"][:2] == (6, 6)
+    assert found["false"][:2] == (0, 6)
+    assert 0 < found["lead"][0] <= found["lead"][1] <= found["lead"][2] < 1
+
+
+@pytest.mark.parametrize(("good", "count"), [(0, 6), (3, 10), (6, 6), (80, 100)])
+def test_the_ends_of_wilson_are_the_shares_at_which_the_count_is_just_significant(benchmark, good, count):
+    """Each inner end p solves |good/count - p| = z sqrt(p (1 - p)/count)."""
+    share, z = good / count, 1.959964
+    for end in benchmark.wilson(good, count):
+        if 0 < end < 1:
+            assert abs(share - end) == pytest.approx(z * (end * (1 - end) / count) ** 0.5, rel=1e-9)
+        else:
+            assert end == share
