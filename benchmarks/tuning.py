@@ -1,11 +1,13 @@
 """Does tuning pay? The untuned settings, random search and TPE, at the same number of trials.
 
-    python benchmarks/tuning.py --tasks digits,parity,mnist1d --trials 8 --seeds 3 --steps 300
+    python benchmarks/tuning.py
 
-For each task and seed, both searches have as many trials on the same data, and see training and validation data alone.
-What each found, and the settings as they are, are then trained on three seeds that no trial had, and tested. A seed of
-the study is the seed of the split, of the nets and of the sampler. Rows go to ``results/tuning.jsonl``; what is there
-already is not run again. Ranges are the library's own (``surgecollapse/tuning/priors.toml``).
+TPE draws its first ten trials at random, so that fewer than that would compare nothing. A search trains in this
+process, on one thread. For each task and seed, both searches have as many trials on the same data, and see training and
+validation data alone. What each found, and the settings as they are, are then trained on two seeds that no trial had,
+and tested. A seed of the study is the seed of the split, of the nets and of the sampler. Rows go to
+``results/tuning.jsonl``; what is there already is not run again. Ranges are the library's own
+(``surgecollapse/tuning/priors.toml``).
 """
 
 from __future__ import annotations
@@ -14,12 +16,12 @@ import json
 import statistics
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from _harness import append_row, facts, make_parser, publish, read_rows, single_thread, table
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 SPACES = {
     "rates": ("lr", "weight_decay", "dropout"),
@@ -27,7 +29,46 @@ SPACES = {
     "thresholds": ("policy.collapse", "policy.reopen", "policy.noise_energy_budget", "policy.plateau"),
 }
 """What is searched. ``thresholds`` is of the policy ``entropy_thresholds``, the others of the default policy."""
-FRESH = 3
+FRESH = 2
+
+
+class _Here:
+    """A pool without processes: the runs are short, and starting one costs as much as several of them.
+
+    The two searches of a seed share their first draws, and the untuned settings. Equal runs are trained once.
+    """
+
+    trained: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        self.running: dict[int, Any] = {}
+        self._scratch = tempfile.TemporaryDirectory()
+
+    def __enter__(self) -> _Here:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._scratch.cleanup()
+
+    def run(self, cells: Sequence[Any], stop: Callable[[], bool], look: Callable[[], None]) -> Iterator[Any]:
+        """Do these jobs in their order."""
+        waiting = list(cells)
+        return self.feed(lambda: waiting.pop(0) if waiting else None, stop, look)
+
+    def feed(self, take: Any, stop: Any, look: Any, hear: Any = None) -> Iterator[Any]:
+        """Do jobs as they are made; an error of one that Optuna is to know of is its result."""
+        from surgecollapse.compare.pool import Done
+        from surgecollapse.tuning.worker import train_run
+
+        del hear  # there is no pruner
+        while not stop() and (job := take()) is not None:
+            look()
+            try:
+                if job.key not in self.trained:
+                    self.trained[job.key] = train_run(job.message, Path(self._scratch.name))
+                yield Done(job, self.trained[job.key], None)
+            except (ValueError, RuntimeError, MemoryError) as error:
+                yield Done(job, None, str(error))
 
 
 def search(task: str, space: str, sampler: str, seed: int, options: Any) -> list[dict[str, Any]]:
@@ -46,23 +87,24 @@ def search(task: str, space: str, sampler: str, seed: int, options: Any) -> list
     if space == "thresholds":
         base["policy"] = "entropy_thresholds"
     domains = {name: prior(name) for name in SPACES[space]}
+    found = []
     with tempfile.TemporaryDirectory() as folder:
         space_of_runs, budget = RunSpace([base], domains), Budget(trials=options.trials)
-        how: dict[str, Any] = {"budget": budget, "fresh": FRESH, "sampler": sampler, "seed": seed, "workers": 1}
+        how: dict[str, Any] = {"budget": budget, "fresh": FRESH, "sampler": sampler, "seed": seed}
+        how["make_pool"] = _Here
         made = Search(space_of_runs, choose_objectives("accuracy"), Path(folder), **how)
         outcome = made.run()
-    found = []
-    for finalist in outcome.finalists:
-        tests = [row["test_accuracy"] for row in finalist.rows]
-        found.append(
-            {
-                "task": task, "space": space, "sampler": sampler if finalist.number is not None else "default",
-                "seed": seed, "trials": options.trials, "steps": options.steps, "sparsity": options.sparsity,
-                "test_accuracy": statistics.fmean(tests), "params": dict(finalist.params),
-                "validation_best": outcome.study.best_value if finalist.number is not None else None,
-                "importances": importances(outcome.study, made.space.distributions, 0),
-            }
-        )  # fmt: skip
+        for finalist in outcome.finalists:
+            tests = [row["test_accuracy"] for row in finalist.rows]
+            found.append(
+                {
+                    "task": task, "space": space, "sampler": sampler if finalist.number is not None else "default",
+                    "seed": seed, "trials": options.trials, "steps": options.steps, "sparsity": options.sparsity,
+                    "test_accuracy": statistics.fmean(tests), "params": dict(finalist.params),
+                    "validation_best": outcome.study.best_value if finalist.number is not None else None,
+                    "importances": importances(outcome.study, made.space.distributions, 0),
+                }
+            )  # fmt: skip
     return found
 
 
@@ -102,11 +144,11 @@ def mattered(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 def main() -> None:
     """Run what is missing and write the table."""
-    parser = make_parser(__doc__, seeds=3)
-    parser.add_argument("--tasks", default="digits,parity,dummy", help="comma-separated")
-    parser.add_argument("--spaces", default="rates,method", help=f"comma-separated: {', '.join(SPACES)}")
-    parser.add_argument("--trials", type=int, default=8, help="of each search")
-    parser.add_argument("--steps", type=int, default=300, help="of each run")
+    parser = make_parser(__doc__, seeds=5)
+    parser.add_argument("--tasks", default="digits,mnist1d,dummy", help="comma-separated")
+    parser.add_argument("--spaces", default="rates", help=f"comma-separated: {', '.join(SPACES)}")
+    parser.add_argument("--trials", type=int, default=15, help="of each search")
+    parser.add_argument("--steps", type=int, default=60, help="of each run")
     parser.add_argument("--sparsity", type=float, default=0.9, help="of each run")
     options = parser.parse_args()
     single_thread()

@@ -357,3 +357,28 @@ def test_row_of_a_stopped_run_says_after_which_step(tmp_path):
     # Four steps of dense training are the bound that is taken of a stopped run.
     assert row["flops"] == pytest.approx(dense_operations() * 4, rel=1e-12)
     assert 0 < whole["flops"] < dense_operations() * 6
+
+
+def test_latency_of_the_export_is_an_objective(tmp_path):
+    """A net of 65 times the multiplications takes longer; the study ends with a front of both objectives."""
+    pytest.importorskip("onnxruntime")
+    objectives = choose_objectives("accuracy,latency")
+    space = RunSpace([{**DIGITS, "policy": "none"}], {"widths": "[8],[2048]"})
+    made = Search(space, objectives, tmp_path / "out", budget=Budget(trials=2), sampler="grid", fresh=0,
+                  make_pool=pool_of(real(tmp_path)))  # fmt: skip
+    outcome = made.run()
+    found = {trial.params["widths"]: trial.values[1] for trial in trials_of(outcome)}
+    assert len(found) == 2
+    assert 0 < found["[8]"] < found["[2048]"]
+
+
+def test_latency_without_onnx_fails_the_trial_with_the_extra(tmp_path, monkeypatch):
+    import surgecollapse.export
+
+    def missing(*_args, **_options):
+        raise ImportError("export to ONNX needs onnx: pip install 'surgecollapse[onnx]'")
+
+    monkeypatch.setattr(surgecollapse.export, "export_onnx", missing)
+    message = {"config": {**DIGITS, "seed": 0}, "report": None, "extra": ("latency",), "test": False}
+    with pytest.raises(ImportError, match=r"surgecollapse\[onnx\]"):
+        train_run(message, tmp_path)

@@ -50,6 +50,7 @@ OBJECTIVES = {
         Objective("bits_per_character", "minimize", "bits per character", _of("bits_per_character"), None,
                   "test_bits_per_character"),
         Objective("robust_accuracy", "maximize", "accuracy under noise", _of("robust_accuracy")),
+        Objective("latency", "minimize", "milliseconds of the exported net", _of("latency")),
         Objective("density", "minimize", "final density", _density),
         Objective("mean_density", "minimize", "mean density in training", _of("mean_density")),
         Objective("flops_training", "minimize", "training FLOPs over dense", _of("flops_training")),
@@ -61,7 +62,9 @@ OBJECTIVES = {
 }  # fmt: skip
 """By name. All are measured on the validation set or on the net itself."""
 
-ROBUST = "robust_accuracy"
+ROBUST, LATENCY = "robust_accuracy", "latency"
+NEED_NET = (ROBUST, LATENCY)
+"""Those that are measured on the trained net, and only where they are asked for."""
 NOISE = 0.5
 """Standard deviation of the noise of ``robust_accuracy``, over that of the validation inputs."""
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from surgecollapse.compare.plan import identity, key_of, version
 from surgecollapse.lab.config import as_mapping
-from surgecollapse.tuning.objectives import ROBUST, Objective
+from surgecollapse.tuning.objectives import NEED_NET, Objective
 
 if TYPE_CHECKING:
     from surgecollapse.lab.config import RunConfig
@@ -63,7 +63,7 @@ class RunMaker:
     def __init__(self, space: RunSpace, objectives: Sequence[Objective], *, pruner: str, seeds: int) -> None:
         self._space, self._seeds = space, seeds
         self._report = objectives[0].reports if pruner in ("median", "hyperband") else None
-        self._extra = (ROBUST,) if any(objective.name == ROBUST for objective in objectives) else ()
+        self._extra = tuple(objective.name for objective in objectives if objective.name in NEED_NET)
 
     def of_trial(self, values: Mapping[str, Any], number: int, index: int) -> Run:
         """The run of a trial on its seed of an index, from 0.

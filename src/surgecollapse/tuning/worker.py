@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import statistics
 import tempfile
+import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from surgecollapse.compare.pool import Reported
 from surgecollapse.compare.worker import serve_with
-from surgecollapse.tuning.objectives import NOISE, ROBUST
+from surgecollapse.tuning.objectives import LATENCY, NOISE, ROBUST
 
 if TYPE_CHECKING:
     from surgecollapse.lab.training.progress import Snapshot
@@ -104,6 +106,8 @@ def train_run(
         row["flops"] = _operations(place, result.summary["steps"], result.summary["flops_training"])
         if ROBUST in message["extra"]:
             row[ROBUST] = robust_accuracy(place)
+        if LATENCY in message["extra"]:
+            row[LATENCY] = latency(place)
         return row
 
 
@@ -153,3 +157,34 @@ def robust_accuracy(place: Path) -> float:
     draws = torch.Generator().manual_seed(0)
     noise = torch.randn(x.shape, generator=draws, dtype=x.dtype) * (NOISE * x.std())
     return right_share(predict(run.model, x + noise), y, run.data.tolerance)
+
+
+def latency(place: Path) -> float:
+    """Median milliseconds of a trained run's net in onnxruntime, compacted, on one thread, for 16 validation samples.
+
+    Times are those of this machine, and noisy: compare them within one study.
+
+    Raises:
+        ImportError: without the packages of the extra ``onnx``.
+        ValueError: if the net cannot be exported.
+    """
+    from surgecollapse.export import compact_model, export_onnx
+    from surgecollapse.export.onnx import onnxruntime
+    from surgecollapse.lab.training.evaluation import load_checkpointed_run
+
+    run = load_checkpointed_run(place)
+    run.store.close()
+    x = run.data.x_validation[:16]
+    with tempfile.TemporaryDirectory() as folder:
+        file = export_onnx(compact_model(run.model.eval(), x).model, x, Path(folder) / "net.onnx")
+        options = onnxruntime().SessionOptions()
+        options.intra_op_num_threads = 1
+        session = onnxruntime().InferenceSession(str(file.path), options, providers=["CPUExecutionProvider"])
+    batch = {file.inputs[0]: x.numpy()}
+    times = []
+    for _ in range(50):
+        began = time.process_time()  # what others take of the machine is not counted
+        for _ in range(10):
+            session.run(None, batch)
+        times.append(time.process_time() - began)
+    return 1e3 * statistics.median(times) / 10
