@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -50,3 +54,35 @@ def test_gpt_2_on_tokens_in_the_form_of_nanogpt(tmp_path):
     found = summary(tmp_path / "run")
     assert found["sparsity"] == pytest.approx(0.9, abs=0.01)
     assert found["accuracy"] > 2 / 7  # chance is 1/7
+
+
+def test_a_detector_on_pictures_in_the_layout_of_coco(tmp_path, monkeypatch):
+    """One bright square on a dark ground, the same box for all: the loss falls, and the target is met."""
+    Image = pytest.importorskip("PIL.Image")
+    page = (Path(__file__).parents[2] / "docs/start/detector.md").read_text(encoding="utf-8")
+    [script] = re.findall(r'^```python title="detector.py"\n(.*?)^```', page, re.MULTILINE | re.DOTALL)
+    (tmp_path / "detector.py").write_text(script.replace("CLASSES = 80", "CLASSES = 2"))
+    monkeypatch.chdir(tmp_path)
+    data = tmp_path / "coco"
+    (data / "annotations").mkdir(parents=True)
+    for part, count in (("train2017", 16), ("val2017", 8)):
+        (data / part).mkdir()
+        images, objects = [], []
+        for number in range(count):
+            pixels = np.full((32, 32, 3), 30, dtype=np.uint8)
+            pixels[8:24, 8:24, number % 2] = 220
+            Image.fromarray(pixels).save(data / part / f"{number:012d}.jpg")
+            images.append({"id": number, "file_name": f"{number:012d}.jpg", "width": 32, "height": 32})
+            objects.append({"id": number, "image_id": number, "category_id": 1 + number % 2, "bbox": [8, 8, 16, 16],
+                            "iscrowd": 0, "area": 256})  # fmt: skip
+        categories = [{"id": 1, "name": "red"}, {"id": 2, "name": "green"}]
+        content = {"images": images, "annotations": objects, "categories": categories}
+        (data / f"annotations/instances_{part}.json").write_text(json.dumps(content))
+    parts = ["--data-dir", str(data), "--model", "detector.py:net", "--loss", "detector.py:loss"]
+    small = ["--set", "model.width=4", "--image-size", "32", "--batch-size", "8", "--steps", "60", "--lr", "0.01"]
+    argv = ["run", "coco-detection", *parts, *small, *SHORT, "--sparsity", "0.9", "--out", str(tmp_path / "run")]
+    assert main([*argv, "--min-density", "0"]) == 0
+    assert summary(tmp_path / "run")["sparsity"] == pytest.approx(0.9, abs=0.01)
+    with RunStore(tmp_path / "run/run.db") as store:
+        losses = store.measurements("loss/validation").values
+    assert losses[-1] < losses[0]
