@@ -79,7 +79,7 @@ export class Parameters {
   scatter(rows) {
     const [nx, ny] = [$("px").value, $("py").value], sx = this.scale(rows, nx), sy = this.scale(rows, ny), width = 640, height = 340, left = 80, bottom = 46;
     const x = (t) => left + 10 + t * (width - left - 50), y = (t) => 30 + (1 - t) * (height - 30 - bottom);
-    const picture = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${RESULTS[ny] ?? ny} against ${RESULTS[nx] ?? nx} of ${rows.length} runs` });
+    const picture = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": `${RESULTS[ny] ?? ny} against ${RESULTS[nx] ?? nx} of ${rows.length} runs` });
     picture.append(svg("line", { x1: left, x2: left, y1: 10, y2: height - bottom, class: "axis" }), svg("line", { x1: left, x2: width - 20, y1: height - bottom, y2: height - bottom, class: "axis" }),
       svg("text", { x: (width + left) / 2, y: height - 6, "text-anchor": "middle", class: "title" }, RESULTS[nx] ?? nx), svg("text", { x: 12, y: 12, class: "title" }, RESULTS[ny] ?? ny));
     for (const [t, word] of sx.ticks) picture.append(svg("text", { x: x(t), y: height - bottom + 16, "text-anchor": "middle" }, String(word).slice(0, 14)));
