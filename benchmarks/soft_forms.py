@@ -4,14 +4,15 @@
     python benchmarks/soft_forms.py log --entry mnist1d-mlp --sparsity 0.9       # the search, one line a trial
     python benchmarks/soft_forms.py test --entry mnist1d-mlp --sparsity 0.9
     python benchmarks/soft_forms.py table --entry mnist1d-mlp --sparsity 0.9     # with paired differences
+    python benchmarks/soft_forms.py summary                                      # all networks and sparsities
 
 The *search* looks at validation accuracy alone, on seeds that no table uses. Every method has eight forms (exponent,
 end of the ramp, number of cycles, allocation, dropout) on one seed; the best two get two seeds more, and the best mean
 of three is the method's tuned form. Rows go to ``results/soft_forms/rows.jsonl``.
 
 The *test* trains the tuned forms, the untuned default and the controls on the seeds 0 to 9. Its rows are those of
-``surgecollapse compare``, in ``results/compare/soft-ENTRY``. A run that is there is not repeated: the same command goes
-on where it stopped. Images need ``--data-dir``.
+``surgecollapse compare``, in ``results/compare/soft-ENTRY-SPARSITY``. A run that is there is not repeated: the same
+command goes on where it stopped. Images need ``--data-dir``.
 """
 
 from __future__ import annotations
@@ -111,22 +112,22 @@ class Search:
         self.entry, self.sparsity, self.data_dir = entry, sparsity, data_dir
         self.rows = Rows(FOLDER)
 
-    def found(self, method: str, trial: int) -> list[float]:
+    def accuracies(self, method: str, trial: int) -> list[float]:
         """Validation accuracies in percent, seed by seed."""
         cells = [cell(self.entry, method, trial, FIRST_SEED + i, self.sparsity, self.data_dir) for i in range(SEEDS)]
         return [100 * row["accuracy_validation"] for at in cells if (row := self.rows.get(at.key)) is not None]
 
     def ranked(self, method: str) -> list[int]:
         """The trials that have a row, best first seed first."""
-        there = [trial for trial in range(len(FORMS[method])) if self.found(method, trial)]
-        return sorted(there, key=lambda trial: -self.found(method, trial)[0])
+        there = [trial for trial in range(len(FORMS[method])) if self.accuracies(method, trial)]
+        return sorted(there, key=lambda trial: -self.accuracies(method, trial)[0])
 
     def chosen(self, method: str) -> Settings:
         """The form with the best mean among those that all seeds have tried."""
-        full = [trial for trial in self.ranked(method) if len(self.found(method, trial)) == SEEDS]
+        full = [trial for trial in self.ranked(method) if len(self.accuracies(method, trial)) == SEEDS]
         if not full:
             raise SystemExit(f"{method} on {self.entry.label} has not been searched: run `search` first")
-        return FORMS[method][max(full, key=lambda trial: statistics.fmean(self.found(method, trial)))]
+        return FORMS[method][max(full, key=lambda trial: statistics.fmean(self.accuracies(method, trial)))]
 
     def run(self, methods: Sequence[str]) -> None:
         """Train what is missing."""
@@ -153,7 +154,7 @@ class Search:
         lines = []
         for method in FORMS:
             for trial in self.ranked(method):
-                values = self.found(method, trial)
+                values = self.accuracies(method, trial)
                 mean = f"{statistics.fmean(values):.2f}" if len(values) == SEEDS else "–"
                 each = ", ".join(f"{value:.2f}" for value in values)
                 place = f"{self.entry.label}, {self.sparsity:g}"
@@ -216,42 +217,69 @@ def test(search: Search, names: Sequence[str], seeds: int) -> None:
         budget="none",
         data_dir=search.data_dir,
     )
-    folder = RESULTS / "compare" / f"soft-{entry.label}"
+    folder = RESULTS / "compare" / f"soft-{entry.label}-{search.sparsity:g}"
     Comparison(plan, folder, jobs=1, reference=names[0], command=command()).run()
     print((folder / "table.md").read_text(encoding="utf-8"))
 
 
-def paired(entry: str, sparsity: float) -> list[str]:
-    """Mean test accuracies with 95% intervals, and those of both soft thresholds minus it over common seeds."""
-    found: dict[str, Runs] = {}
-    for folder in sorted((RESULTS / "compare").iterdir()):  # a method of several folders: the newest
+def found(entry: str, sparsity: float) -> dict[str, Runs]:
+    """The test runs of one network at one sparsity, by method: of several folders, the newest."""
+    newest: dict[str, Runs] = {}
+    for folder in sorted((RESULTS / "compare").iterdir()):
         every = read(folder, dense_at=sparsity) if (folder / "table.csv").is_file() else []
         for one in every:
-            newer = one.method not in found or one.began > found[one.method].began
+            newer = one.method not in newest or one.began > newest[one.method].began
             if (one.entry, one.sparsity) == (entry, sparsity) and one.method in {*METHODS, *TESTED} and newer:
-                found[one.method] = one
-    ours = ("soft_threshold", "soft_threshold_tuned")
+                newest[one.method] = one
+    return newest
+
+
+def _minus(mine: Runs, theirs: Runs) -> str:
+    """Mean paired difference over common seeds."""
+    common = [mine.accuracies[seed] - value for seed, value in theirs.accuracies.items() if seed in mine.accuracies]
+    return _interval(common, signed=True)
+
+
+def paired(entry: str, sparsity: float) -> list[str]:
+    """Mean test accuracies with 95% intervals, and those of the soft thresholds minus it over common seeds."""
+    runs_of = found(entry, sparsity)
+    ours = [name for name in ("soft_threshold", "soft_threshold_tuned") if name in runs_of]
     lines = []
-    for name, runs in sorted(found.items(), key=lambda item: -item[1].accuracy):
-        theirs, minus = runs.accuracies, []
-        for own in ours:
-            mine = found[own].accuracies
-            common = [mine[seed] - theirs[seed] for seed in mine if seed in theirs]
-            minus.append("" if name == own else _interval(common, signed=True))
-        mean = _interval(list(theirs.values()))
+    for name, runs in sorted(runs_of.items(), key=lambda item: -item[1].accuracy):
+        minus = ["" if name == own else _minus(runs_of[own], runs) for own in ours]
+        mean = _interval(list(runs.accuracies.values()))
         cost = [f"{runs.mean('mean_density'):.3f}", f"{runs.flops:.3f}"]
-        lines.append([TITLES.get(name, runs.title), mean, *minus, *cost, str(len(theirs)), runs.version])
-    heads = [
-        "method",
-        "test accuracy, %",
-        "untuned minus it",
-        "tuned minus it",
-        "mean density",
-        "FLOPs",
-        "n",
-        "version",
-    ]
-    return table(heads, lines)
+        lines.append([TITLES.get(name, runs.title), mean, *minus, *cost, str(len(runs.accuracies)), runs.version])
+    minus = [f"{TITLES[name].removeprefix('soft threshold, ')} minus it" for name in ours]
+    return table(["method", "test accuracy, %", *minus, "mean density", "FLOPs", "n", "version"], lines)
+
+
+def summary() -> list[str]:
+    """One line for each network and sparsity that a soft threshold was tested on."""
+    lines = []
+    for entry in {entry.label: entry for suite in SUITES.values() for entry in suite.entries}.values():
+        for sparsity in entry.sparsities:
+            runs_of = found(entry.label, sparsity)
+            mine = runs_of.get("soft_threshold")
+            if mine is None:
+                continue
+            rivals = [name for name in runs_of if name not in TITLES and runs_of[name].mean("mean_density") < 1]
+            rival = runs_of[max(rivals, key=lambda name: runs_of[name].accuracy)]
+            dense, tuned = runs_of.get("dropout"), runs_of.get("soft_threshold_tuned")
+            lines.append(
+                [
+                    entry.title,
+                    f"{sparsity:.0%}",
+                    _interval(list(mine.accuracies.values())),
+                    rival.title,
+                    _minus(mine, rival),
+                    _minus(mine, dense) if dense else "–",
+                    _minus(tuned, rival) if tuned else "–",
+                    str(len(mine.accuracies)),
+                ]
+            )
+    heads = ["task", "sparsity", "untuned, %", "best sparse rival", "untuned minus it"]
+    return table([*heads, "untuned minus dense + dropout", "tuned minus the rival", "n"], lines)
 
 
 def _interval(values: Sequence[float], *, signed: bool = False) -> str:
@@ -265,7 +293,7 @@ def main() -> None:
     """Search, log, test or compare, as far as it has not been done."""
     entries = {entry.label: entry for suite in SUITES.values() for entry in suite.entries}
     parser = make_parser(__doc__, out=None, seeds=10)
-    parser.add_argument("stage", choices=["search", "log", "test", "table"])
+    parser.add_argument("stage", choices=["search", "log", "test", "table", "summary"])
     parser.add_argument("--entry", choices=entries, default="mnist1d-mlp")
     parser.add_argument("--sparsity", type=float, default=0.9)
     parser.add_argument("--methods", nargs="*", choices=dict.fromkeys([*FORMS, *TESTED]), help="default: all")
@@ -276,6 +304,8 @@ def main() -> None:
         search.run(given.methods or list(FORMS))
     elif given.stage == "test":
         test(search, given.methods or TESTED, given.seeds)
+    elif given.stage == "summary":
+        print("\n".join(summary()))
     elif given.stage == "table":
         print("\n".join(paired(given.entry, given.sparsity)))
     else:

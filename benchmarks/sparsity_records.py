@@ -208,8 +208,14 @@ def ladders(every: Sequence[Runs]) -> dict[Task, list[Record]]:
 
     def when(runs: Runs) -> tuple[Any, ...]:
         name = _OLD_NAMES.get(runs.method, runs.method)
-        return (runs.method != FIRST, runs.began, order.index(name) if name in order else len(order), runs.method)
+        first = runs.method == FIRST and runs.began == begun[runs.entry, runs.steps, runs.sparsity]
+        return (not first, runs.began, order.index(name) if name in order else len(order), runs.method)
 
+    begun: dict[Task, str] = {}
+    for runs in every:
+        if runs.method == FIRST:
+            task = (runs.entry, runs.steps, runs.sparsity)
+            begun[task] = min(runs.began, begun.get(task, runs.began))
     found: dict[Task, list[Record]] = {}
     for runs in sorted(every, key=when):
         ladder = found.setdefault((runs.entry, runs.steps, runs.sparsity), [])
