@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import pytest
 import torch
 
@@ -90,6 +93,38 @@ def test_a_resumed_run_is_bitwise_the_uninterrupted_one(whole):
     for name, p in trainer.model.named_parameters():
         assert torch.equal(p, dict(again.model.named_parameters())[name]), name
     assert all(torch.equal(mask, resumed.controller.masks[name]) for name, mask in callback.controller.masks.items())
+
+
+def same_end(one, other):
+    weights = dict(other[0].model.named_parameters())
+    masks = other[1].controller.masks
+    return all(torch.equal(p, weights[name]) for name, p in one[0].model.named_parameters()) and all(
+        torch.equal(mask, masks[name]) for name, mask in one[1].controller.masks.items()
+    )
+
+
+def test_a_run_goes_on_bitwise_in_another_folder(whole, tmp_path):
+    folder, *parts = whole
+    assert same_end(parts, trained(tmp_path, resume=str(folder / "checkpoint-20")))
+
+
+def test_a_checkpoint_of_the_same_step_of_another_run_is_not_mistaken_for_the_loaded_one(whole, tmp_path):
+    folder, *parts = whole
+    callback = SurgeCollapseCallback(sparsity=0.8, readings=Readings(every=5), policy="gmp")
+    trained(tmp_path, callback, learning_rate=3e-3)
+    assert same_end(parts, trained(tmp_path, resume=str(folder / "checkpoint-20")))
+
+
+def test_a_moved_checkpoint_is_found_by_the_arguments_alone(whole, tmp_path):
+    folder, *parts = whole
+    moved = shutil.copytree(folder / "checkpoint-20", tmp_path / "moved")
+    file = moved / "trainer_state.json"
+    state = json.loads(file.read_text())
+    state["stateful_callbacks"]["surgecollapse"]["output_dir"] = str(tmp_path / "gone")
+    file.write_text(json.dumps(state))
+    with pytest.raises(ValueError, match="set resume_from_checkpoint of TrainingArguments"):
+        trained(tmp_path / "new", resume=str(moved))
+    assert same_end(parts, trained(tmp_path / "new", resume=str(moved), resume_from_checkpoint=str(moved)))
 
 
 @pytest.mark.parametrize(

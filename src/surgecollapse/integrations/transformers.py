@@ -17,6 +17,9 @@ from surgecollapse.errors import warn_user
 
 logger = logging.getLogger(__name__)
 
+FOLDER = "surgecollapse"
+"""Key in ``TrainerState.stateful_callbacks``: where the run's checkpoints lie, for a resume from another folder."""
+
 
 class SurgeCollapseCallback(TrainerCallback):
     """Prune the model that a ``Trainer`` trains: ``Trainer(..., callbacks=[SurgeCollapseCallback(sparsity=0.8)])``.
@@ -79,7 +82,8 @@ class SurgeCollapseCallback(TrainerCallback):
         self._judged = False
         self.controller = attach(parts["model"], parts["optimizer"], self._target, state.max_steps, **self._options)
         if state.global_step:
-            self.controller.load_state_dict(_saved_state(args, state.global_step))
+            self.controller.load_state_dict(_saved_state(args, state, parts["optimizer"]))
+        state.stateful_callbacks[FOLDER] = {"output_dir": str(Path(args.output_dir or ".").absolute())}
 
     def on_log(
         self,
@@ -125,24 +129,40 @@ class SurgeCollapseCallback(TrainerCallback):
         logger.info("%s", self.controller)
 
 
-def _saved_state(args: TrainingArguments, step: int) -> dict[str, Any]:
+def _saved_state(args: TrainingArguments, state: TrainerState, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """The controller's state in the checkpoint from which the trainer resumed.
+
+    Callbacks are not told its folder. It is ``resume_from_checkpoint`` of the arguments, or lies in the output folder
+    of this run or of the run that saved it. Only a file whose optimizer state is the one that was loaded counts.
 
     Raises:
         ValueError: if there is none.
     """
     named = args.resume_from_checkpoint
     folders = [Path(named)] if isinstance(named, str) and Path(named).is_dir() else []
-    folders.append(Path(args.output_dir or ".") / f"checkpoint-{step}")
+    earlier = state.stateful_callbacks.get(FOLDER, {}).get("output_dir")
+    outputs = [args.output_dir or "."] + ([earlier] if earlier else [])
+    folders += [Path(output) / f"checkpoint-{state.global_step}" for output in outputs]
     for folder in folders:
         file = folder / "optimizer.pt"
         if file.is_file():
-            carried = torch.load(file, map_location="cpu", weights_only=True).get(CARRIED)
-            if carried:
-                found: dict[str, Any] = carried[0]
+            saved = torch.load(file, map_location="cpu", weights_only=True)
+            if saved.get(CARRIED) and _is_loaded(saved, optimizer):
+                found: dict[str, Any] = saved[CARRIED][0]
                 return found
     raise ValueError(
-        f"the trainer resumed at step {step}, but no controller's state was found in optimizer.pt of "
-        f"{' or '.join(map(str, folders))}: set resume_from_checkpoint of TrainingArguments to the folder, or "
-        "train from the start"
+        f"the trainer resumed at step {state.global_step}, but no controller's state was found beside the loaded "
+        f"optimizer state in optimizer.pt of {' or '.join(map(str, folders))}: set resume_from_checkpoint of "
+        "TrainingArguments to the folder, or train from the start"
+    )
+
+
+def _is_loaded(saved: dict[str, Any], optimizer: torch.optim.Optimizer) -> bool:
+    """Whether the optimizer's tensors are those of ``saved``: another run may have a checkpoint of the same step."""
+    loaded = optimizer.state_dict()["state"]
+    return all(
+        torch.equal(value.to(now.dtype), now.cpu())
+        for index, entries in saved["state"].items()
+        for key, value in entries.items()
+        if isinstance(value, torch.Tensor) and isinstance(now := loaded.get(index, {}).get(key), torch.Tensor)
     )
