@@ -83,7 +83,8 @@ class SurgeCollapseCallback(TrainerCallback):
         self.controller = attach(parts["model"], parts["optimizer"], self._target, state.max_steps, **self._options)
         if state.global_step:
             self.controller.load_state_dict(_saved_state(args, state, parts["optimizer"]))
-        state.stateful_callbacks[FOLDER] = {"output_dir": str(Path(args.output_dir or ".").absolute())}
+        stored: Any = state.stateful_callbacks  # a dict of what is written as JSON, typed as callbacks
+        stored[FOLDER] = {"output_dir": str(Path(args.output_dir or ".").absolute())}
 
     def on_log(
         self,
@@ -140,7 +141,8 @@ def _saved_state(args: TrainingArguments, state: TrainerState, optimizer: torch.
     """
     named = args.resume_from_checkpoint
     folders = [Path(named)] if isinstance(named, str) and Path(named).is_dir() else []
-    earlier = state.stateful_callbacks.get(FOLDER, {}).get("output_dir")
+    stored: Any = state.stateful_callbacks
+    earlier = stored.get(FOLDER, {}).get("output_dir")
     outputs = [args.output_dir or "."] + ([earlier] if earlier else [])
     folders += [Path(output) / f"checkpoint-{state.global_step}" for output in outputs]
     for folder in folders:
