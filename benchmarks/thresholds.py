@@ -88,7 +88,8 @@ def picture(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
         image = axis.imshow(grid, cmap="RdBu", vmin=-5, vmax=5, origin="lower")
         for row, line in enumerate(grid):
             for column, value in enumerate(line):
-                axis.text(column, row, f"{value:+.1f}", ha="center", va="center", fontsize=8)
+                ink = "white" if abs(value) > 3 else "black"
+                axis.text(column, row, f"{value:+.1f}", ha="center", va="center", fontsize=8, color=ink)
         axis.set_xticks(range(len(NOISES)), [f"{noise:g}" for noise in NOISES])
         axis.set_yticks(range(len(WIDTHS)), [f"{width:g}" for width in WIDTHS])
         axis.set(title=task, xlabel="noise scale", ylabel="width" if axis is axes[0][0] else "")
