@@ -105,7 +105,19 @@ def test_filters_on_two_threads_compute_bitwise_what_one_does(make, dtype, poiso
 class Sizes(TorchDispatchMode):
     """Notes the most entries that an operation which computes was given."""
 
-    views = ("view", "split", "slice", "as_strided", "detach", "unbind", "reshape", "select", "alias", "_unsafe_view")
+    views = (
+        "view",
+        "split",
+        "split_with_sizes",
+        "slice",
+        "as_strided",
+        "detach",
+        "unbind",
+        "reshape",
+        "select",
+        "alias",
+        "_unsafe_view",
+    )
 
     def __init__(self):
         super().__init__()
