@@ -268,6 +268,9 @@ def test_the_terminal_forks(parent, tmp_path, capsys):
     assert main(["fork", str(tmp_path / "run"), "--at", "40"]) == 0
     assert (tmp_path / "run-fork-at-40" / "run.db").is_file()
     capsys.readouterr()
+    same = read_config(tmp_path / "run" / "config.toml").optimizer.lr
+    assert main(["fork", str(tmp_path / "run"), "--at", "40", "--set", f"lr={same}", "--name", "same"]) == 0
+    assert "the changes are what the run has already" in "".join(capsys.readouterr())
     for words, reason in (
         (["--at", "33", "--set", "lr"], "expected KEY=VALUE"),
         (["--at", "33", "--name", "a/b"], "without slashes"),

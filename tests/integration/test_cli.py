@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import surgecollapse
-from surgecollapse.cli import INTERRUPTED, MISTAKE, main, training
+from surgecollapse.cli import INTERRUPTED, MISTAKE, UNREAD, main, training
 from surgecollapse.cli.flags import Flags
 from surgecollapse.cli.machine_checks import examine
 from surgecollapse.lab.config import make_config, read_config
@@ -336,3 +336,12 @@ def test_the_doctor_explains_what_would_be_pruned_of_a_model(tmp_path, capsys):
 def test_a_model_that_the_doctor_cannot_find_is_one_line(where, words, tmp_path, capsys):
     (tmp_path / "mine.py").write_text(NET + "NET = 'a net'\n")
     assert words in fails(capsys, "doctor", where)
+
+
+@pytest.mark.parametrize("argv", [["list"], ["--version"]], ids=" ".join)
+def test_a_reader_that_leaves_is_no_mistake(argv):
+    command = [sys.executable, "-m", "surgecollapse", *argv]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(60) == UNREAD

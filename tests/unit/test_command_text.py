@@ -66,6 +66,7 @@ def test_words_become_the_command(text, command):
         ("set optimizer.first.lr 0.1", "expected the number of a group"),
         ("set dropout", "set takes a name and a value, got 1 words"),
         ("pump 0.1", "expected KEY=VALUE"),
+        ("sparsity 0.8", "for a value alone: set sparsity 0.8"),
         ("pump noise_std=0.1 noise_std=0.2", "once for each key"),
         ("pump noise_std=much", "noise_std must be a number"),
         ("jump", "unknown command 'jump'"),

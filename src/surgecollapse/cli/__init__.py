@@ -5,17 +5,18 @@ It belongs to the extra ``lab``; without it, :func:`main` knows ``--version``, a
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING
 
 from surgecollapse import __version__
 from surgecollapse.cli.extras import extra_of
-from surgecollapse.cli.output import INTERRUPTED, MISTAKE, fail, say
+from surgecollapse.cli.output import INTERRUPTED, MISTAKE, UNREAD, fail, say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["INTERRUPTED", "MISTAKE", "extra_of", "main"]
+__all__ = ["INTERRUPTED", "MISTAKE", "UNREAD", "extra_of", "main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,6 +25,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: the words after the program's name; by default those of the process.
     """
+    try:
+        code = _run(argv)
+        sys.stdout.flush()
+    except BrokenPipeError:  # who reads has left, as `head` does; the exit must not write the rest either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return UNREAD
+    return code
+
+
+def _run(argv: Sequence[str] | None) -> int:
     if (sys.argv[1:] if argv is None else list(argv)) == ["--version"]:
         say(__version__)
         return 0

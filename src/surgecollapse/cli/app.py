@@ -59,6 +59,8 @@ def run_command_line(argv: Sequence[str] | None = None) -> int:
         outcome = app(words, exit_on_error=False, print_error=False)
     except KeyboardInterrupt:
         return fail("interrupted", INTERRUPTED)
+    except BrokenPipeError:
+        raise
     except (CycloptsError, ValueError, OSError, ImportError) as error:
         if os.environ.get("SURGECOLLAPSE_TRACEBACK"):
             raise

@@ -57,7 +57,8 @@ def body_of(kind: str, words: Sequence[str]) -> tuple[str, dict[str, Any]]:
         key, equals, value = word.partition("=")
         key = key.replace("-", "_")
         if not equals or key in found:
-            raise ValueError(f"{kind}: expected KEY=VALUE once for each key, got {word!r}")
+            hint = f"; for a value alone: set {kind} {word}" if f"set-{kind}" in COMMANDS and not equals else ""
+            raise ValueError(f"{kind}: expected KEY=VALUE once for each key, got {word!r}{hint}")
         found[key] = _value(kind, key, value)
     return kind, found
 

@@ -17,12 +17,8 @@ if TYPE_CHECKING:
 
 DEFAULT_POLICY = "cyclic_pruning"
 _POLICY = (
-    "none: plain training; no_op: plain training with readings; cyclic_pruning: gradual pruning with regrowth between "
-    "the cycles, as deep as entropy allows; entropy_cycles: phases that end by entropy; entropy_thresholds: high, low "
-    "and plateau entropy; fixed_interval: the published fixed intervals; acdc: alternating phases; one_shot: prune "
-    "once and fine-tune; gmp: gradual magnitude pruning; granet, static, set, rigl, cyclical_pruning, "
-    "straight_through, st3, feather: as published; soft_threshold: closed weights go on learning in a shadow copy; "
-    "redo: dormant units are recycled, by itself or over another policy."
+    f"A policy, or none for plain training: {', '.join(sorted(POLICIES))}. `surgecollapse list policies` says what "
+    "each does."
 )
 _READS_ONLY = "no_op"
 

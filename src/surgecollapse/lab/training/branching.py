@@ -108,6 +108,8 @@ def begin_branch(
     """
     parent, config = Path(run), config_of(run)
     new = changed_config(config, changes or {})
+    if changes and new == config and progress is not None:
+        progress.note("the changes are what the run has already: the branch will be its own continuation")
     _check_step(parent, at)
     folder = free_folder(parent, f"fork-at-{at}") if out is None else Path(out)
     if folder.exists() and any(folder.iterdir()):
@@ -118,9 +120,13 @@ def begin_branch(
         since = _newest(folder)
         if since != at:
             if progress is not None and at > max(since, 0):
-                progress.note(
-                    f"training steps {max(since, 0) + 1} to {at} again, as no checkpoint of step {at} is there"
+                earlier = any(since < step_of(path) < at for path in step_checkpoints(parent / "checkpoints"))
+                why = (
+                    "the best weights at the checkpoints between have been overwritten since"
+                    if earlier
+                    else f"no checkpoint of step {at} is there"
                 )
+                progress.note(f"training steps {max(since, 0) + 1} to {at} again, as {why}")
             result = train(None, folder, resume=True, until=at)
             if result.step < at:
                 raise KeyboardInterrupt
