@@ -150,7 +150,7 @@ class Writer:
             raise error
 
     def _work(self) -> None:
-        ended = False
+        failure: RunStoreError | None = RunStoreError(f"cannot write {self._path}: the thread that writes it ended")
         try:
             connection = connect(self._path, "a")
             try:
@@ -164,13 +164,14 @@ class Writer:
                     connection.execute(DROP_BEAT)
             finally:
                 connection.close()
-            ended = True
+            failure = None
         except (sqlite3.Error, OSError, ValueError) as error:
-            self._fail(error)
-        finally:
+            failure = explain(error, self._path)
+            failure.__cause__ = error
+        finally:  # what nobody catches ends it, too
             with self._state:
-                if not ended and self._error is None:  # by what nobody catches
-                    self._error = RunStoreError(f"cannot write {self._path}: the thread that writes it ended")
+                if failure is not None:  # at once with the end, or a flush between the two would forget the reason
+                    self._error = failure
                 self._running = False
                 self._state.notify_all()
 
