@@ -166,8 +166,9 @@ class Writer:
                 connection.close()
             failure = None
         except (sqlite3.Error, OSError, ValueError) as error:
-            failure = explain(error, self._path)
-            failure.__cause__ = error
+            explained = explain(error, self._path)
+            explained.__cause__ = error
+            failure = explained
         finally:  # what nobody catches ends it, too
             with self._state:
                 if failure is not None:  # at once with the end, or a flush between the two would forget the reason
