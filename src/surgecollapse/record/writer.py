@@ -150,7 +150,7 @@ class Writer:
             raise error
 
     def _work(self) -> None:
-        failure: RunStoreError | None = RunStoreError(f"cannot write {self._path}: the thread that writes it ended")
+        failure: Exception | None = RunStoreError(f"cannot write {self._path}: the thread that writes it ended")
         try:
             connection = connect(self._path, "a")
             try:
