@@ -173,6 +173,16 @@ weight decay 0.3, label smoothing 0.1, shifts and noise on the inputs, SAM with 
 validation samples, and a small dense network with about as many weights as the sparse one. Seeds are paired.
 """
 
+_CONCLUSION = """
+**Surge-collapse regularizes a little, and adds to dropout.** Augmentation does far more than anything else here.
+
+- Alone, it is worth 2.8 ± 0.5 points with 2,000 samples, and 0.6 ± 0.5 with 500. Untuned dropout is worth more than 3 points.
+- It adds to dropout: 1.6 ± 0.6 points with 500 samples, 0.4 ± 0.3 with 2,000. With 500 it adds 2.3 ± 0.4 to augmentation.
+- With 2,000 samples it takes 1.6 ± 0.5 points from augmentation, and nothing is gained with label smoothing.
+- Its predictions are better calibrated than those of plain training. Label smoothing does this best.
+- A small dense network of as many weights is worse than plain training.
+"""
+
 study(
     Study(
         name="regularization",
@@ -183,7 +193,7 @@ study(
         measure=measure,
         tables=tables,
         plot=plot,
-        conclusion="",
+        conclusion=_CONCLUSION,
         limits=(
             "One generated task and one network. Nothing was tuned for any method.",
             "Early stopping uses 2,000 validation samples, up to four times as many as it trains on.",
