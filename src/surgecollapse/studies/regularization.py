@@ -176,8 +176,9 @@ validation samples, and a small dense network with about as many weights as the 
 _CONCLUSION = """
 **Surge-collapse regularizes a little, and adds to dropout.** Augmentation does far more than anything else here.
 
-- Alone, it is worth 2.8 ± 0.5 points with 2,000 samples, and 0.6 ± 0.5 with 500. Untuned dropout is worth more than 3 points.
-- It adds to dropout: 1.6 ± 0.6 points with 500 samples, 0.4 ± 0.3 with 2,000. With 500 it adds 2.3 ± 0.4 to augmentation.
+- Alone, it is worth 2.8 ± 0.5 points with 2,000 samples, and 0.6 ± 0.5 with 500. Dropout is worth over 3.
+- It adds to dropout: 1.6 ± 0.6 points with 500 samples, 0.4 ± 0.3 with 2,000.
+  With 500 it adds 2.3 ± 0.4 to augmentation.
 - With 2,000 samples it takes 1.6 ± 0.5 points from augmentation, and nothing is gained with label smoothing.
 - Its predictions are better calibrated than those of plain training. Label smoothing does this best.
 - A small dense network of as many weights is worse than plain training.
