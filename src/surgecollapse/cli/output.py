@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 """Exit code of a run that was stopped by Ctrl-C or SIGTERM, as shells have it."""
 UNREAD = 141
-"""Exit code where nobody reads the output any more, as shells have it."""
+"""Exit code where the reader of the output has left, as shells have it."""
 MISTAKE = 2
 """Exit code of anything that the user can put right."""
 

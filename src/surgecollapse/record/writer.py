@@ -169,7 +169,7 @@ class Writer:
             explained = explain(error, self._path)
             explained.__cause__ = error
             failure = explained
-        finally:  # what nobody catches ends it, too
+        finally:  # after an exception that is not caught here, too
             with self._state:
                 if failure is not None:  # at once with the end, or a flush between the two would forget the reason
                     self._error = failure

@@ -182,8 +182,9 @@ class Addresses:
     @property
     def weights(self) -> dict[int, float]:
         """How often samples come on average, of those that do not come once an epoch."""
-        rows = [] if self._weights is None else (self._weights != 1).nonzero()[:, 0].tolist()
-        return {row: float(self._weights[row]) for row in rows} if self._weights is not None else {}
+        if self._weights is None:
+            return {}
+        return {row: float(self._weights[row]) for row in (self._weights != 1).nonzero()[:, 0].tolist()}
 
     def weigh(self, weights: Iterable[tuple[Sequence[int], float]]) -> None:
         """Take rows ``weight`` times an epoch on average; a new epoch begins at once.
