@@ -20,6 +20,8 @@ from grokking_tracks.page import Series, collected, page, shown
 
 PAGE = Path(__file__).parents[1] / "docs" / "records-grokking.md"
 ROWS = RESULTS / "grokking" / "records.jsonl"
+SPARSE_ROWS = RESULTS / "grokking" / "sparse.jsonl"
+"""Of ``grokking_sparse.py``."""
 _DECODER = {"model": "decoder", "widths": (128, 512), "activation": "gelu", "batch_size": 512, "train_fraction": 0.5}
 TRACKS: dict[str, dict[str, Any]] = {
     **{

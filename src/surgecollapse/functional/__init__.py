@@ -1,5 +1,6 @@
 """Pure maths: tensors in, new tensors out; no state, no hooks, no randomness of its own."""
 
+from surgecollapse.functional.commutator import commutator_defect
 from surgecollapse.functional.concentration import gini, inverse_participation_ratio
 from surgecollapse.functional.criteria.lamp import lamp
 from surgecollapse.functional.criteria.magnitude import magnitude
@@ -25,6 +26,7 @@ from surgecollapse.functional.curvature import (
 )
 from surgecollapse.functional.dimension import hessian_effective_dimension, levina_bickel, two_nn
 from surgecollapse.functional.dormancy import dormancy
+from surgecollapse.functional.dynamic_modes import dynamic_mode_residual
 from surgecollapse.functional.energy import (
     activation_energy,
     bounded_noise_scale,
@@ -128,10 +130,12 @@ __all__ = [
     "chi",
     "collapse_masks",
     "collapse_tiles",
+    "commutator_defect",
     "cutoff_frequency",
     "dead_units",
     "discretize",
     "dormancy",
+    "dynamic_mode_residual",
     "effective_rank",
     "ema_coefficients",
     "energy_lost_gaussian",

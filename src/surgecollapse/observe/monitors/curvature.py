@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn import functional as F
 
 from surgecollapse.functional import Hessian, batch_loss, hutchinson_trace, largest_eigenvalue, stability_threshold
+from surgecollapse.observe.monitors.probe_losses import NoLossError, class_loss, open_entries
 from surgecollapse.observe.monitors.registry import monitor
 from surgecollapse.torch_utils.modules import canonical_name, undisturbed
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from surgecollapse.observe.monitors.probe_losses import Criterion
     from surgecollapse.protocols import MonitorContext, Series
-
-Criterion = Callable[[Any, "Tensor"], "Tensor"]
 
 
 @monitor("curvature")
@@ -73,7 +72,7 @@ class Curvature:
 
     def measure(self, scene: MonitorContext) -> Mapping[str, Series]:
         """Three numbers of the whole net."""
-        criterion = self._criterion or scene.criterion or _cross_entropy
+        criterion = self._criterion or scene.criterion or class_loss
         if scene.inputs is None or scene.targets is None:
             return {}
         found = _step_sizes(scene)
@@ -87,14 +86,14 @@ class Curvature:
         with undisturbed(scene.model):
             try:
                 hessian = Hessian(loss, weights)
-            except _NoLoss:
+            except NoLossError:
                 return {}
             return self._sharpness(hessian, scene, sizes, threshold)
 
     def _sharpness(
         self, hessian: Hessian, scene: MonitorContext, sizes: Mapping[str, Tensor], threshold: float
     ) -> dict[str, Series]:
-        live = torch.cat([_open(scene, name).flatten() for name in sizes])
+        live = torch.cat([open_entries(scene, name).flatten() for name in sizes])
         roots = torch.cat([sizes[name].expand_as(scene.weights[name]).flatten() for name in sizes]).sqrt() * live
         start, shift, cold = self._vector, self._shift, False
         if start is None or start.shape != roots.shape:
@@ -123,10 +122,6 @@ class Curvature:
         self._vector, self._shift = state["vector"], state["shift"]
 
 
-class _NoLoss(ValueError):
-    """The output and the labels make no loss that is known."""
-
-
 class _Scaled:
     """S H S with a diagonal S."""
 
@@ -135,20 +130,6 @@ class _Scaled:
 
     def __matmul__(self, vector: Tensor) -> Tensor:
         return self._diagonal * (self._hessian @ (self._diagonal * vector))
-
-
-def _cross_entropy(output: Any, targets: Tensor) -> Tensor:
-    fits = isinstance(output, torch.Tensor) and output.ndim == 2 and targets.shape == output.shape[:1]
-    if not fits or targets.dtype != torch.int64:
-        raise _NoLoss("expected outputs (n, classes) and labels (n,)")
-    return F.cross_entropy(output, targets)
-
-
-def _open(scene: MonitorContext, name: str) -> Tensor:
-    """1 where a weight may move, 0 where its mask holds it at zero."""
-    weight = scene.weights[name]
-    mask = scene.masks.get(name)
-    return torch.ones_like(weight) if mask is None else mask.to(weight)
 
 
 def _step_sizes(scene: MonitorContext) -> tuple[dict[str, Tensor], float] | None:
