@@ -56,6 +56,7 @@ class Part:
 def parts() -> Iterator[Part]:
     """Everything that has a card, kind by kind."""
     from surgecollapse.attaching.row_norms import clip_rows
+    from surgecollapse.attaching.sharpness import single_step_sam
     from surgecollapse.gradients.clip import ClipNorm
     from surgecollapse.gradients.equalize import EqualizeSpectrum
     from surgecollapse.gradients.gradient_filter import GradientFilter
@@ -67,7 +68,8 @@ def parts() -> Iterator[Part]:
 
     for name, value in POLICIES.items():
         yield Part("policies", name, value, value.__name__)
-    for value in (Grokfast, GrokfastMA, GradientFilter, OrthoGrad, EqualizeSpectrum, ClipNorm, clip_rows):
+    weights = (clip_rows, single_step_sam)
+    for value in (Grokfast, GrokfastMA, GradientFilter, OrthoGrad, EqualizeSpectrum, ClipNorm, *weights):
         name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", value.__name__).lower()
         yield Part("transforms", {"ortho_grad": "orthograd"}.get(name, name), value, value.__name__)
     for name, value in MONITORS.items():
