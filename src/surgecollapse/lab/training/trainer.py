@@ -293,15 +293,26 @@ class Training:
         if config.transforms.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.transforms.clip)
         self.attached.note(loss, None if labels.is_floating_point() else labels)
-        with self._own_rates():
+        with self._own_settings():
             self.optimizer.step()
         self.step += 1
         return loss.detach()
 
     @contextmanager
+    def _own_settings(self) -> Iterator[None]:
+        """Have what a person set around one step of the optimizer; a controller sees to that itself."""
+        if self.controller is not None:
+            yield
+            return
+        self.settings.keep_units(0)
+        with self._own_rates():
+            yield
+        self.settings.put_back_units(0)
+
+    @contextmanager
     def _own_rates(self) -> Iterator[None]:
-        """Have the rates that a person set, for one step; a controller sees to that itself."""
-        if self.controller is not None or not self.settings.changes_rates:
+        """Have the rates that a person set, for one step."""
+        if not self.settings.changes_rates:
             yield
             return
         groups = self.optimizer.param_groups
