@@ -6,6 +6,9 @@ import difflib
 import sys
 import warnings
 from collections.abc import Collection, Iterable
+from typing import TypeVar
+
+Word = TypeVar("Word", bound=str)
 
 
 class ConfigError(ValueError):
@@ -55,7 +58,7 @@ def unknown(
     return f"unknown {what} {given!r}: expected {expected}" + (f". Did you mean {close[0]!r}?" if close else "")
 
 
-def one_of(what: str, given: str, valid: Collection[str]) -> str:
+def one_of(what: str, given: str, valid: Collection[Word]) -> Word:
     """Return a word that is among the valid ones.
 
     Raises:
@@ -66,9 +69,10 @@ def one_of(what: str, given: str, valid: Collection[str]) -> str:
     ...
     ValueError: unknown growth 'randm': expected one of random, gradient. Did you mean 'random'?
     """
-    if given not in valid:
+    found = next((word for word in valid if word == given), None)
+    if found is None:
         raise ValueError(unknown(what, given, valid))
-    return given
+    return found
 
 
 def warn_user(message: str, category: type[Warning] = UserWarning) -> None:

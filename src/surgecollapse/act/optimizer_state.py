@@ -10,20 +10,8 @@ from torch.optim import Optimizer
 
 from surgecollapse.torch_utils.shards import Shards, is_sharded, local
 
-OPTIMIZER_STATE = ("reset", "keep", "warmup", "ramp")
 _SECOND_MOMENTS = frozenset({"exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum", "exp_inf"})
 _STEP_SIZES = frozenset({"step_size"})
-
-
-def check_optimizer_state(mode: str) -> str:
-    """Return ``mode``.
-
-    Raises:
-        ValueError: if it is none of :data:`OPTIMIZER_STATE`.
-    """
-    if mode not in OPTIMIZER_STATE:
-        raise ValueError(f"unknown optimizer_state {mode!r}: expected one of {', '.join(OPTIMIZER_STATE)}")
-    return mode
 
 
 def moment_tensors(optimizer: Optimizer, param: Tensor) -> dict[str, Tensor]:
@@ -85,7 +73,7 @@ def forget(
         param: the parameter.
         flipped: boolean, true where a weight was pruned or reopened.
         live: boolean, true where a weight is open now.
-        mode: one of :data:`OPTIMIZER_STATE`.
+        mode: one of :data:`surgecollapse.events.switches.OPTIMIZER_STATE`.
         shards: sums over the processes that hold parts of the parameter; ``flipped`` and ``live`` are of the part here.
 
     Raises:

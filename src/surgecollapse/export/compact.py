@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from surgecollapse.export.compaction.cut import cut, judge
 from surgecollapse.export.compaction.heads import FewerHeads, dead_heads, obstacle
+from surgecollapse.export.compaction.model_graph import differ, trace
 from surgecollapse.export.compaction.propagate import Followed, follow
-from surgecollapse.export.compaction.trace import differ, trace
 from surgecollapse.export.csr import replace_module
 from surgecollapse.export.measure import caller, largest_difference
 from surgecollapse.export.plain_check import check_plain

@@ -1,10 +1,11 @@
 """Pure maths: tensors in, new tensors out; no state, no hooks, no randomness of its own."""
 
+from surgecollapse.events.switches import ALLOCATIONS, GROWTH
 from surgecollapse.functional.commutator import commutator_defect
 from surgecollapse.functional.concentration import gini, inverse_participation_ratio
 from surgecollapse.functional.criteria.lamp import lamp
 from surgecollapse.functional.criteria.magnitude import magnitude
-from surgecollapse.functional.criteria.registry import GROWTH, SALIENCY
+from surgecollapse.functional.criteria.registry import SALIENCY
 from surgecollapse.functional.criteria.taylor import taylor
 from surgecollapse.functional.criticality import branching_ratio, chi, lyapunov_exponent, mean_field_chi
 from surgecollapse.functional.cross_entropies import (
@@ -74,7 +75,7 @@ from surgecollapse.functional.information import (
     symbol_entropy,
     symbol_mutual_information,
 )
-from surgecollapse.functional.masks import ALLOCATIONS, allocate, collapse_masks, minimum_live, pack, unpack
+from surgecollapse.functional.masks import allocate, collapse_masks, minimum_live, pack, unpack
 from surgecollapse.functional.neural_collapse import NeuralCollapse, neural_collapse
 from surgecollapse.functional.patterns import Pattern, nm_mask, parse_pattern
 from surgecollapse.functional.projections import gram, inner_product, orthogonal_gradient

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from surgecollapse.functional.criteria.registry import GROWTH, SALIENCY
+from surgecollapse.functional import GROWTH, SALIENCY
 from surgecollapse.functional.entropy import ENTROPY
 from surgecollapse.lab.config import (
     ConfigError,

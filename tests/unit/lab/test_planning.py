@@ -19,7 +19,7 @@ from surgecollapse.lab.nets.resnet import ResNet
 from surgecollapse.lab.planning.estimate import estimated
 from surgecollapse.lab.planning.hardware import HARDWARE, hardware, this_cpu
 from surgecollapse.lab.planning.plan import plan_run, shapes_only
-from surgecollapse.lab.planning.trace import traced
+from surgecollapse.lab.planning.step_trace import traced
 
 CROSS_ENTROPY = nn.functional.cross_entropy
 

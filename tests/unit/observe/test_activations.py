@@ -14,6 +14,12 @@ from surgecollapse.observe.observer import Observer
 from surgecollapse.observe.probe import Probe
 
 
+@pytest.fixture(autouse=True)
+def _seeded():
+    """Weights and inputs in which no two rows are alike: two samples that no unit answers would be equal rows."""
+    torch.manual_seed(0)
+
+
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 

@@ -9,10 +9,10 @@ import torch
 from torch import fx, nn
 
 from surgecollapse.export.compaction.channel_groups import Flow, Units
+from surgecollapse.export.compaction.model_graph import has_hooks
 from surgecollapse.export.compaction.node_context import NodeContext, module_name, shape_of
 from surgecollapse.export.compaction.rules import apply, gives_new_memory, module_rule
 from surgecollapse.export.compaction.shape_queries import asks_facts, harmless
-from surgecollapse.export.compaction.trace import has_hooks
 from surgecollapse.torch_utils.modules import is_embedding
 
 
@@ -33,7 +33,7 @@ def follow(model: nn.Module, graph: fx.Graph) -> Followed:
 
     Args:
         model: the model that was traced.
-        graph: of :func:`surgecollapse.export.compaction.trace.trace`, with shapes.
+        graph: of :func:`surgecollapse.export.compaction.model_graph.trace`, with shapes.
 
     Returns:
         The units, who reads and makes them, and what was left out.

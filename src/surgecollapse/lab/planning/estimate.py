@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from surgecollapse.lab.planning.hardware import COMPUTE, TRAFFIC
-from surgecollapse.lab.planning.trace import Operation, StepTrace
+from surgecollapse.lab.planning.step_trace import Operation, StepTrace
 
 if TYPE_CHECKING:
     from surgecollapse.lab.planning.hardware import Hardware

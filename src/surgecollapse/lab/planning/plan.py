@@ -9,7 +9,7 @@ import torch
 from surgecollapse.errors import ConfigError
 from surgecollapse.lab.data.dataset import Data
 from surgecollapse.lab.planning.estimate import Plan, estimated
-from surgecollapse.lab.planning.trace import traced
+from surgecollapse.lab.planning.step_trace import traced
 from surgecollapse.lab.training.flops import multiplications
 from surgecollapse.lab.training.loading import load_data
 from surgecollapse.lab.training.optim import make_loss
