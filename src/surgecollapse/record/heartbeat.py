@@ -48,6 +48,16 @@ def gone(said: Any, stale: float = STALE_SECONDS) -> str | None:
     return None
 
 
+def is_here(said: Any) -> bool:
+    """Whether a heartbeat is of this machine, since it was started last.
+
+    >>> is_here(beat()), is_here({"time": 0.0, "pid": 1, "place": "another machine"}), is_here(None)
+    (True, False, False)
+    """
+    read = _read(said)
+    return read is not None and read[2] == _place()
+
+
 def other_process(said: Any) -> int | None:
     """Another process that writes the record now, by its heartbeat; ``None`` where none can be told.
 

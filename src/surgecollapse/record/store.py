@@ -248,8 +248,8 @@ class RunStore:
                 self._writer.close()
             if self.mode != "r":
                 # Without a log, a finished run is one file, and can be read from a read-only place. With a
-                # reader still there the log stays, which is harmless.
-                with suppress(sqlite3.OperationalError):
+                # reader still there the log stays, which is harmless. All is committed: no fault here loses anything.
+                with suppress(sqlite3.Error):
                     self._connection.execute("PRAGMA journal_mode = DELETE")
         finally:
             self._abandon()
