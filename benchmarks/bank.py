@@ -2,6 +2,7 @@
 
     python benchmarks/bank.py                        # everything; what is finished is never repeated
     python benchmarks/bank.py --blocks s4 s5
+    python benchmarks/bank.py --blocks deep-add-23 attention-add-23   # deeper nets and transformers: the second bank
     python benchmarks/bank.py --ratio                # a stack over as many separate runs, interleaved
     python benchmarks/bank.py --slice tests/data/bank    # a few runs of three tasks, thinned, for the tests
 
@@ -142,7 +143,7 @@ def ratio(task: str = "add-23", count: int = 16, steps: int = 200, repeats: int 
 def main() -> None:
     """Generate what is missing, write and print the table."""
     parser = make_parser(__doc__, out=Path("runs/bank"))
-    parser.add_argument("--blocks", nargs="*", default=list(BLOCKS), choices=BLOCKS, metavar="NAME")
+    parser.add_argument("--blocks", nargs="*", default=list(BLOCKS), choices=BLOCKS, metavar="NAME", help="train these")
     parser.add_argument("--table", type=Path, default=RESULTS / "bank.md")
     parser.add_argument("--slice", type=Path, help="only write a slice for the tests into this folder")
     parser.add_argument("--ratio", action="store_true", help="only measure what stacking gains")

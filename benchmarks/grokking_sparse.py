@@ -4,10 +4,10 @@
     python benchmarks/grokking_sparse.py --track multiplication addition --method one-setting --seeds 10
     python benchmarks/grokking_records.py      # write the table into docs/records-grokking.md
 
-A run with the policy goes to its last step, since only then it is as sparse as was asked for; its first step at 95% for
-three evaluations on end counts. Settings are those of ``grokking_records.py``, with the policy's schedule laid over
-``STEPS`` steps and a reading at every 40th part of them, which is what a warning of ``attach`` asks for. A finished run
-is one row and is never repeated.
+A run with the policy goes on until its mask is final, since only then it is as sparse as was asked for; its first step
+at 95% for three evaluations on end counts. Settings are those of ``grokking_records.py``, with the policy's schedule
+laid over ``STEPS`` steps and a reading at every 40th part of them, as a warning of ``attach`` asks. A finished run is
+one row and is never repeated.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ class Run:
 def train(config: RunConfig, *, give_up: dict[int, float] | None = None) -> Run:
     """Train one configuration until it holds 95% of the validation set, or to its last step.
 
-    With a policy, always to its last step: only there it has the sparsity that was asked for.
+    With a policy, also until the mask is final: only then the net is as sparse as was asked for.
 
     Args:
         config: the run; every ``evaluate_every`` steps it is evaluated.
@@ -106,7 +106,8 @@ def train(config: RunConfig, *, give_up: dict[int, float] | None = None) -> Run:
                 seen.append(_accuracy(model, data))
         if controller is not None and sparsity is not None:
             sparsity.append(controller.sparsity)
-            continue
+            if not controller.frozen:
+                continue
         if len(seen) >= IN_A_ROW and min(seen[-IN_A_ROW:]) >= GENERALIZE:
             break
         if give_up and max(seen) < give_up.get(step + 1, 0.0):
