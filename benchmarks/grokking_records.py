@@ -103,7 +103,7 @@ def run(tracks: list[str], methods: list[str], seeds: range, out: Path) -> None:
                 )
 
 
-def rerun(series: Series, seeds: int | None) -> None:
+def rerun(series: Series, seeds: int | None, data_dir: Path | None = None) -> None:
     """Train a row of the page again, seed by seed."""
     single_thread()
     from grokking_tracks.runs import train
@@ -112,6 +112,8 @@ def rerun(series: Series, seeds: int | None) -> None:
 
     for seed, then in sorted(series.reached.items())[:seeds]:
         values = {key: value for key, value in series.config.items() if value is not None}
+        if data_dir is not None:
+            values["data_dir"] = data_dir
         now = train(make_config(**values, seed=seed)).reached
         print(f"seed {seed}: {now or '–'} steps now, {shown(then, series.limit)} in the row", flush=True)
 
@@ -124,13 +126,14 @@ def main() -> int:
     parser.add_argument("--first-seed", type=int, default=0, help="searches take seeds from 1000 on")
     parser.add_argument("--rerun", metavar="ID", help="id of the row to train again")
     parser.add_argument("--rerun-seeds", type=int, metavar="N", help="how many of its seeds; default: all")
+    parser.add_argument("--data-dir", type=Path, help="folder of the files of MNIST, for rows that need them")
     parser.add_argument("--page", type=Path, default=PAGE, help="where the page is written")
     given = parser.parse_args()
     if given.rerun is not None:
         chosen = [series for series in collected(read_rows(given.out)) if series.id == given.rerun]
         if not chosen:
             parser.error(f"no row {given.rerun!r}: expected an id of {PAGE.name}")
-        rerun(chosen[0], given.rerun_seeds)
+        rerun(chosen[0], given.rerun_seeds, given.data_dir)
         return 0
     if not given.track:
         given.page.write_text(page(collected(read_rows(given.out))), encoding="utf-8")

@@ -34,11 +34,13 @@ class Run:
     """Of the processor, on one thread: on a shared machine that of the wall clock says little."""
     sparsity: list[float] | None = None
     """At the evaluations, of the prunable weights; ``None`` without a policy."""
+    goal: float = GENERALIZE
+    """Validation accuracy that counts."""
 
     @property
     def reached(self) -> int | None:
-        """Step of the first of three evaluations on end with 95% validation accuracy."""
-        return first_at(self.steps, self.validation, GENERALIZE, in_a_row=IN_A_ROW)
+        """Step of the first of three evaluations on end at the goal."""
+        return first_at(self.steps, self.validation, self.goal, in_a_row=IN_A_ROW)
 
     @property
     def row(self) -> dict[str, Any]:
@@ -65,13 +67,15 @@ class Run:
 def train(config: RunConfig, *, give_up: dict[int, float] | None = None) -> Run:
     """Train one configuration until it holds 95% of the validation set, or to its last step.
 
-    With a policy, also until the mask is final: only then the net is as sparse as was asked for.
+    ``stop_at_accuracy`` takes the place of 95%. With a policy, a run also goes on until the mask is final: only then
+    the net is as sparse as was asked for.
 
     Args:
         config: the run; every ``evaluate_every`` steps it is evaluated.
         give_up: a run whose accuracy is below that at that step ends; for searches only.
     """
     began, run, limit = time.process_time(), config.run, config.run.steps
+    goal = run.stop_at_accuracy or GENERALIZE
     assert limit is not None
     data = load_data(config)
     model = build_model(config, data)
@@ -108,14 +112,14 @@ def train(config: RunConfig, *, give_up: dict[int, float] | None = None) -> Run:
             sparsity.append(controller.sparsity)
             if not controller.frozen:
                 continue
-        if len(seen) >= IN_A_ROW and min(seen[-IN_A_ROW:]) >= GENERALIZE:
+        if len(seen) >= IN_A_ROW and min(seen[-IN_A_ROW:]) >= goal:
             break
         if give_up and max(seen) < give_up.get(step + 1, 0.0):
             break
     if controller is not None:
         controller.finalize()
     attached.remove()
-    return Run(steps, seen, time.process_time() - began, sparsity)
+    return Run(steps, seen, time.process_time() - began, sparsity, goal)
 
 
 def _attached(config: RunConfig, model: Any, optimizer: Any, loss: Any) -> Attached:

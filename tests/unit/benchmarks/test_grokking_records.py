@@ -145,6 +145,49 @@ def test_a_small_run_is_the_run_of_the_lab(records, tmp_path):
     assert ours.validation == [pytest.approx(lab[step]) for step in ours.steps]
 
 
+def test_failures_that_had_fewer_steps_are_not_compared(page):
+    def series(method, reached, limit):
+        return page.Series("s5", method, dict(enumerate(reached)), None, {}, "", limit)
+
+    slow = series("adamw", [500.0 + i for i in range(10)], 600)
+    short, long = series("plain", [FAILED] * 10, 100), series("float64", [FAILED] * 10, 600)
+    assert page.doubts(slow, short) == ["failures above had fewer steps"]
+    assert page.doubts(slow, long) == []
+    cells = list(page.table("s5", [slow, short]))[-1].split("|")
+    assert cells[7].strip() == "–"
+
+
+def test_the_goal_of_a_configuration_takes_the_place_of_95_percent(records):
+    from grokking_tracks.runs import Run
+
+    steps, seen = [10, 20, 30, 40, 50], [0.8, 0.86, 0.9, 0.87, 0.96]
+    assert Run(steps, seen, 0.0, goal=0.85).reached == 20
+    assert Run(steps, seen, 0.0).reached is None
+
+
+def test_a_run_with_a_policy_goes_on_until_its_mask_is_final_and_is_the_run_of_the_lab(records, tmp_path):
+    from grokking_tracks.runs import train
+
+    from surgecollapse.lab.config import make_config
+    from surgecollapse.lab.training.run import train as train_in_the_lab
+    from surgecollapse.record import RunStore
+
+    small = {"modulus": 7, "widths": (8, 16), "batch_size": 8, "steps": 80, "stop_at_accuracy": 0.01}
+    policy = {"policy": "cyclic_pruning", "sparsity": 0.5, "every": 2}
+    settings = {**records.settings("multiplication", "one-setting"), **small, **policy}
+    ours = train(make_config(**settings, seed=3))
+    assert ours.steps[0] == 40
+    assert ours.steps[-1] < 80
+    assert ours.sparsity is not None
+    assert ours.sparsity[-1] == pytest.approx(0.5, abs=0.01)  # of a few hundred weights
+    train_in_the_lab(make_config(**{**settings, "stop_at_accuracy": None}, seed=3), tmp_path / "run")
+    with RunStore(tmp_path / "run" / "run.db") as store:
+        theirs = store.measurements("accuracy/validation")
+    lab = dict(zip(theirs.steps.tolist(), theirs.values.tolist(), strict=True))
+    assert ours.validation == [pytest.approx(lab[step]) for step in ours.steps]
+    assert ours.row["sparsity"] == round(ours.sparsity[-1], 4)
+
+
 def test_the_page_is_what_the_rows_say(records, page):
     written = page.page(page.collected(records.read_rows(records.ROWS)))
     assert records.PAGE.read_text(encoding="utf-8") == written
