@@ -7,7 +7,7 @@ from surgecollapse.functional.criteria.lamp import lamp
 from surgecollapse.functional.criteria.magnitude import magnitude
 from surgecollapse.functional.criteria.registry import SALIENCY
 from surgecollapse.functional.criteria.taylor import taylor
-from surgecollapse.functional.criticality import branching_ratio, chi, lyapunov_exponent, mean_field_chi
+from surgecollapse.functional.criticality import branching_ratio, chi, lyapunov_exponent
 from surgecollapse.functional.cross_entropies import (
     log_stablemax,
     softmax_cross_entropy_float64,
@@ -59,19 +59,14 @@ from surgecollapse.functional.filters import (
     linear_filter,
     ma_coefficients,
 )
-from surgecollapse.functional.growth import share_by_momentum
 from surgecollapse.functional.heavy_tails import (
     Bulk,
     PowerLaw,
-    hill,
     marchenko_pastur_bulk,
-    marchenko_pastur_edges,
     power_law,
 )
 from surgecollapse.functional.information import (
     discretize,
-    ksg_mutual_information,
-    label_mutual_information,
     symbol_entropy,
     symbol_mutual_information,
 )
@@ -91,7 +86,7 @@ from surgecollapse.functional.rank import (
     stable_rank,
 )
 from surgecollapse.functional.selection import highest, kept, lowest
-from surgecollapse.functional.similarity import linear_cka, procrustes_similarity, svcca, unbiased_hsic
+from surgecollapse.functional.similarity import linear_cka, unbiased_hsic
 from surgecollapse.functional.soft_threshold import (
     channel_scale,
     magnitude_restoring_scale,
@@ -152,15 +147,12 @@ __all__ = [
     "grokfast_ma",
     "hessian_effective_dimension",
     "highest",
-    "hill",
     "histogram_entropy",
     "hutchinson_trace",
     "inner_product",
     "inverse_participation_ratio",
     "is_stable",
     "kept",
-    "ksg_mutual_information",
-    "label_mutual_information",
     "lamp",
     "largest_eigenvalue",
     "largest_pole",
@@ -174,8 +166,6 @@ __all__ = [
     "magnitude",
     "magnitude_restoring_scale",
     "marchenko_pastur_bulk",
-    "marchenko_pastur_edges",
-    "mean_field_chi",
     "minimum_live",
     "naive_loss_minimization",
     "neural_collapse",
@@ -188,11 +178,9 @@ __all__ = [
     "participation_ratio",
     "power_law",
     "predictive_entropy",
-    "procrustes_similarity",
     "reopen_tiles",
     "rounding_level",
     "sample_participation_ratio",
-    "share_by_momentum",
     "sign_covariance_entropy",
     "singular_values",
     "soft_threshold",
@@ -205,7 +193,6 @@ __all__ = [
     "stable_rank",
     "stablemax",
     "stablemax_cross_entropy",
-    "svcca",
     "symbol_entropy",
     "symbol_mutual_information",
     "target_entropy",
