@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
-from _harness import RESULTS, read_rows
+from _harness import RESULTS, command_lines, json_lines, read_rows
 
 LEAST, SIGNIFICANT, FAILED = 10, 0.05, math.inf
 _OWN = ("seed", "data_dir", "device", "threads")
@@ -279,10 +279,11 @@ def details(series: Series) -> Iterator[str]:
         f'<details markdown="1"><summary>{series.title.replace("**", "")}: command and configuration</summary>',
         "",
     )
-    yield from ("```console", f"python benchmarks/grokking_records.py --rerun {series.id}", series.command, "```", "")
+    again = f"python benchmarks/grokking_records.py --rerun {series.id}"
+    yield from ("```console", again, *command_lines(series.command), "```", "")
     steps = ", ".join(f"{seed}: {shown(value, series.limit)}" for seed, value in sorted(series.reached.items()))
     yield from (*textwrap.wrap(f"Steps by seed: {steps}.", 120), "")
-    yield from ("```json", json.dumps(dict(series.config), sort_keys=True, default=str), "```", "", "</details>", "")
+    yield from ("```json", *json_lines(series.config), "```", "", "</details>", "")
 
 
 _HEAD = """# Grokking records
@@ -319,8 +320,10 @@ Tracks and baselines without rows, and the commands that run them:
 
 ```console
 python benchmarks/grokking_records.py --track quadratic mixed --seeds 10
-python benchmarks/grokking_records.py --track addition subtraction s5 --method adamw muon clip-to-grok --seeds 10
-python benchmarks/grokking_records.py --track multiplication --first-seed 20 --seeds 100
+python benchmarks/grokking_records.py --track addition subtraction s5 \\
+    --method adamw muon clip-to-grok --seeds 10
+python benchmarks/grokking_records.py --track multiplication --first-seed 20 \\
+    --seeds 100
 ```
 """
 

@@ -148,7 +148,7 @@ class CyclicPruning(ScheduledPolicy):
         step, state, target = reading.step, self._state, self._plan.sparsity
         freeze = self._step(self.freeze_at)
         if step >= freeze:
-            reason = f"exact target {target:.4g} and final mask at step {step} (due from {freeze})"
+            reason = f"exact target {target:.4g} and final mask at step {step} (planned for {freeze})"
             return Decision(phase="frozen", reason=reason, actions=(Prune(target), Freeze()))
         index = sum(step >= self._step(begin) for begin in self._begins()) - 1
         if index < 0:
@@ -175,6 +175,6 @@ class CyclicPruning(ScheduledPolicy):
         if least == most:
             reason = f"{name}: sparsity {least:.4g} at step {step}"
             return Decision(phase="sparse", reason=reason, actions=(Prune(most),))
-        reason = f"{name}: sparsity {least:.4g} to {most:.4g} at step {step}"
+        reason = f"{name}: sparsity between {least:.4g} and {most:.4g} at step {step}"
         prune = Prune((least, most), floor=self.floor, measure=self.measure)
         return Decision(phase="sparse", reason=reason, actions=(prune,))

@@ -266,7 +266,7 @@ class EntropyCycles(BasePolicy):
         start = self._schedule.dense_end
         if step < start:
             return False, f"dense until step {start}, at step {step}"
-        return True, f"the dense start is over: first collapse at step {step} (due from {start})"
+        return True, f"the dense start is over: first collapse at step {step} (planned for {start})"
 
     def _enter(self, phase: str, step: int) -> None:
         """Note that a phase begins."""
@@ -304,7 +304,7 @@ class EntropyCycles(BasePolicy):
         self._state.pumping = False
         self._enter("frozen", step)
         target = self._plan.sparsity
-        reason = f"exact target {target:.4g} and final mask at step {step} (due from {self._schedule.freeze})"
+        reason = f"exact target {target:.4g} and final mask at step {step} (planned for {self._schedule.freeze})"
         return Decision(phase="frozen", reason=reason, actions=(Prune(target), SetNoise(0.0), Freeze()))
 
     def _ramp(self, reading: Reading, signals: Signals) -> Decision:

@@ -183,7 +183,7 @@ class EntropyThresholds(BasePolicy):
         freeze = self._freeze_step(plan)
         if freeze is not None and reading.step >= freeze:
             state.pump = 0.0
-            reason = f"exact target {plan.sparsity:.4g} and final mask at step {reading.step} (due from {freeze})"
+            reason = f"exact target {plan.sparsity:.4g} and final mask at step {reading.step} (planned for {freeze})"
             return Decision(phase="frozen", reason=reason, actions=(Prune(plan.sparsity), SetNoise(0.0), Freeze()))
         entropy = validation.known(reading.entropy)
         if entropy is None:

@@ -173,7 +173,7 @@ class SoftThreshold(StraightThroughPolicy):
         if self._state.begun is None and self.when_not_recovering == "at_most":
             reason = f"training has not begun to learn until step {step}: nothing is pruned"
             return Decision(phase="frozen", reason=reason, actions=(Warn(reason), Aim(0.0), Freeze()))
-        reason = f"exact target {target:.4g} and final mask at step {step} (due from {due})"
+        reason = f"exact target {target:.4g} and final mask at step {step} (planned for {due})"
         nothing = Warn(f"training has learned nothing until the final mask at step {step}, at sparsity {target:.4g}")
         final: tuple[Action, ...] = (Prune(target), Freeze())
         if recovery.known and not recovery.begun:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import doctest
 import os
 import runpy
 import sys
 from pathlib import Path
 
+import _harness
 import pytest
 import torch
 
@@ -35,3 +37,8 @@ def test_a_script_tells_how_it_is_called(name, monkeypatch, capsys):
     first = script.read_text(encoding="utf-8").split('"""')[1].splitlines()[0]
     assert first in said
     assert f"python benchmarks/{name}.py" in said
+
+
+def test_examples_of_the_harness():
+    assert doctest.testmod(_harness).attempted >= 5
+    assert not doctest.testmod(_harness).failed
