@@ -82,7 +82,7 @@ def settings(track: str, method: str) -> dict[str, Any]:
     return {**common, **TRACKS[track], **chosen}
 
 
-def run(tracks: list[str], methods: list[str], seeds: range, out: Path) -> None:
+def run(tracks: list[str], methods: list[str], seeds: range, out: Path, device: str = "cpu") -> None:
     """Train what has no row yet, seed by seed."""
     single_thread()
     from grokking_tracks.runs import train
@@ -95,7 +95,7 @@ def run(tracks: list[str], methods: list[str], seeds: range, out: Path) -> None:
             for method in methods:
                 if (track, method, seed) in done:
                     continue
-                config = make_config(**settings(track, method), seed=seed)
+                config = make_config(**settings(track, method), seed=seed, device=device)
                 row = {"track": track, "method": method, "seed": seed, **train(config).row, **provenance(config)}
                 append_row(out, row)
                 print(
@@ -127,6 +127,7 @@ def main() -> int:
     parser.add_argument("--rerun", metavar="ID", help="id of the row to train again")
     parser.add_argument("--rerun-seeds", type=int, metavar="N", help="how many of its seeds; default: all")
     parser.add_argument("--data-dir", type=Path, help="folder of the files of MNIST, for rows that need them")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where nets train")
     parser.add_argument("--page", type=Path, default=PAGE, help="where the page is written")
     given = parser.parse_args()
     if given.rerun is not None:
@@ -138,7 +139,7 @@ def main() -> int:
     if not given.track:
         given.page.write_text(page(collected(read_rows(given.out))), encoding="utf-8")
         return 0
-    run(given.track, given.method, range(given.first_seed, given.first_seed + given.seeds), given.out)
+    run(given.track, given.method, range(given.first_seed, given.first_seed + given.seeds), given.out, given.device)
     return 0
 
 

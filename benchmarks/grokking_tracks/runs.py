@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from surgecollapse.attaching.averaging import average_weights
 from surgecollapse.attaching.row_norms import clip_rows
@@ -14,11 +15,17 @@ from surgecollapse.lab.config import RunConfig
 from surgecollapse.lab.config.method import PlainTraining
 from surgecollapse.lab.training.attachments import Attached, attached_to
 from surgecollapse.lab.training.building import build_model
+from surgecollapse.lab.training.environment import training_device
 from surgecollapse.lab.training.evaluation import predict
 from surgecollapse.lab.training.loading import load_data
 from surgecollapse.lab.training.optim import bounded_rows, make_loss, make_optimizer, make_transforms, rate_factor
 from surgecollapse.lab.training.sampler import Batches
 from surgecollapse.record import MemoryRecorder
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from surgecollapse.lab.data.dataset import Data
 
 FIRST = 40
 """Step of the first evaluation: nothing generalizes sooner."""
@@ -64,7 +71,12 @@ class Run:
         return {"sparsity_reached": at, "sparsity": round(last, 4), "best_sparse": round(best, 4)}
 
 
-def train(config: RunConfig, *, give_up: dict[int, float] | None = None) -> Run:
+def train(
+    config: RunConfig,
+    *,
+    give_up: dict[int, float] | None = None,
+    at_end: Callable[[nn.Module, Data], None] | None = None,
+) -> Run:
     """Train one configuration until it holds 95% of the validation set, or to its last step.
 
     ``stop_at_accuracy`` takes the place of 95%. With a policy, a run also goes on until the mask is final: only then
@@ -73,12 +85,14 @@ def train(config: RunConfig, *, give_up: dict[int, float] | None = None) -> Run:
     Args:
         config: the run; every ``evaluate_every`` steps it is evaluated.
         give_up: a run whose accuracy is below that at that step ends; for searches only.
+        at_end: is given the net, with the average of its weights where there is one, and the data.
     """
     began, run, limit = time.process_time(), config.run, config.run.steps
     goal = run.stop_at_accuracy or GENERALIZE
     assert limit is not None
-    data = load_data(config)
-    model = build_model(config, data)
+    device = training_device(config)
+    data = load_data(config).to(device)
+    model = build_model(config, data).to(device)
     optimizer, loss = make_optimizer(config, model), make_loss(config, data)
     attached = _attached(config, model, optimizer, loss)
     controller, averaged = attached.controller, attached.averaged
@@ -93,7 +107,7 @@ def train(config: RunConfig, *, give_up: dict[int, float] | None = None) -> Run:
         )
         for group in optimizer.param_groups:
             group["lr"] = rate * group.get("factor", 1.0)
-        rows = next(batches)
+        rows = next(batches).to(device)
         optimizer.zero_grad()
         weight = len(rows) / run.batch_size if run.scale_partial_batches else 1.0
         value = loss(model(data.x_train[rows]), data.y_train[rows])
@@ -119,6 +133,10 @@ def train(config: RunConfig, *, give_up: dict[int, float] | None = None) -> Run:
     if controller is not None:
         controller.finalize()
     attached.remove()
+    if averaged is not None:
+        averaged.apply()
+    if at_end is not None:
+        at_end(model, data)
     return Run(steps, seen, time.process_time() - began, sparsity, goal)
 
 

@@ -145,6 +145,86 @@ def test_a_small_run_is_the_run_of_the_lab(records, tmp_path):
     assert ours.validation == [pytest.approx(lab[step]) for step in ours.steps]
 
 
+def test_pairs_of_one_value_are_told_by_the_symmetry_that_training_shows(records, monkeypatch):
+    import torch
+
+    monkeypatch.delitem(sys.modules, "quadratic", raising=False)
+    import quadratic
+
+    x, y = torch.cartesian_prod(torch.arange(7), torch.arange(7)).unbind(1)
+    value = (x * x + x * y + y * y) % 7
+    for a, b in quadratic.orbit(x, y, 7):
+        assert torch.equal((a * a + a * b + b * b) % 7, value)
+    assert len(set(quadratic.orbit(3, 10, 97))) == 12
+    # Of (1, 2): swapped, negated, turned to (−2, 3), and a pair of another value.
+    train = torch.tensor([[2, 1]]), torch.tensor([[96, 95]]), torch.tensor([[95, 3]]), torch.tensor([[1, 1]])
+    asked = torch.tensor([[1, 2]])
+    assert [quadratic.groups(rows, asked, 97).item() for rows in train] == [0, 1, 2, 3]
+
+
+def test_the_parts_that_need_a_gpu_are_commands_that_are_understood(records, monkeypatch):
+    """Each gets as far as the GPU, which is not there, or is told to stop before."""
+    for name in ("grokking_gpu", "grokking", "digits"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    import digits
+    import grokking
+    import grokking_gpu
+
+    assert set(grokking_gpu.SHARES) == set(grokking_gpu.PARTS)
+    commands = grokking_gpu.commands(list(grokking_gpu.PARTS))
+    taken = []
+    monkeypatch.setattr(grokking, "gpu_name", lambda: "a GPU")
+    monkeypatch.setattr(grokking, "run_all", lambda methods, options: (taken.append(methods), ({}, 0.0))[1])
+    for name in ("lstm", "stablemax"):
+        monkeypatch.setattr(sys, "argv", commands[name])
+        with pytest.raises(SystemExit, match="no run has finished"):
+            grokking.main()
+    assert [len(methods) for methods in taken] == [2, 1]
+    assert all(settings["device"] == "cuda" for methods in taken for settings in methods.values())
+    devices = []
+    monkeypatch.setattr(records, "run", lambda *given: devices.append(given[-1]))
+    monkeypatch.setattr(sys, "argv", commands["mixed"])
+    records.main()
+    monkeypatch.setattr(digits, "read_rows", lambda file: [])
+    monkeypatch.setattr(digits, "append_row", lambda *given: None)
+    monkeypatch.setattr(digits, "train", lambda *given: (devices.append(given[-1]), {"reached": 1, "seconds": 1.0})[1])
+    monkeypatch.setattr(sys, "argv", commands["digits"])
+    digits.main()
+    assert devices == ["cuda"] * 7
+
+
+def test_sums_are_right_in_all_digits_the_last_one_first_and_no_pair_is_in_both_sets(records, monkeypatch):
+    import torch
+
+    monkeypatch.delitem(sys.modules, "digits", raising=False)
+    import digits
+
+    train, validation = digits.pairs(0)
+    assert (len(train), len(validation)) == (10_000, 2_000)
+    for rows in (train, validation):
+        powers = torch.tensor([100, 10, 1])
+        a, b = (rows[:, :3] * powers).sum(1), (rows[:, 4:7] * powers).sum(1)
+        assert torch.equal((rows[:, 8:] * torch.tensor([1, 10, 100, 1000])).sum(1), a + b)
+        assert (rows[:, 3] == digits.PLUS).all()
+        assert (rows[:, 7] == digits.EQUALS).all()
+    seen = {tuple(row) for row in train[:, :7].tolist()}
+    assert len(seen) == 10_000
+    assert not seen & {tuple(row) for row in validation[:, :7].tolist()}
+
+
+@pytest.mark.parametrize("method", ["one-setting", "adamw"])
+def test_a_small_net_learns_digits_and_the_answer_alone_is_in_the_loss(records, monkeypatch, method):
+    monkeypatch.delitem(sys.modules, "digits", raising=False)
+    import digits
+
+    monkeypatch.setitem(digits.SIZES, "tiny", {"layers": 1, "width": 16, "hidden": 32, "heads": 2, "batch": 64})
+    row = digits.train("tiny", method, 0, 50, "cpu")
+    assert row["steps"] == 50
+    assert row["reached"] is None
+    assert 0 <= row["best"] < 0.5
+    assert digits.train("tiny", method, 0, 50, "cpu") | {"seconds": 0} == row | {"seconds": 0}
+
+
 def test_failures_that_had_fewer_steps_are_not_compared(page):
     def series(method, reached, limit):
         return page.Series("s5", method, dict(enumerate(reached)), None, {}, "", limit)
