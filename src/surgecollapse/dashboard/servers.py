@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from surgecollapse.dashboard.access_token import read_private, state_folder, write_private
 from surgecollapse.record import heartbeat
@@ -65,7 +66,7 @@ def running() -> list[PageServer]:
 _TYPES = {"time": (int, float), "pid": (int,), "address": (str,), "folder": (str,), "host": (str,), "port": (int,)}
 
 
-def _read(place: Path) -> dict[str, object] | None:
+def _read(place: Path) -> dict[str, Any] | None:
     """What a server noted; nothing where the file is damaged or could be somebody else's."""
     try:
         said = json.loads(read_private(place))
