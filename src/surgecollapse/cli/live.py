@@ -88,7 +88,12 @@ def send(
         say(as_line(outcome_of(outcome)))
     else:
         at = "" if outcome.step is None else f" after step {outcome.step}"
-        say(f"{outcome.status}{at}{': ' if outcome.reason else ''}{outcome.reason or ''}")
+        reason = outcome.reason or (
+            f"not taken within {wait:g} s; a loop of your own takes commands with attach(..., commands=…)"
+            if outcome.status == "queued"
+            else ""
+        )
+        say(f"{outcome.status}{at}{': ' if reason else ''}{reason}")
     return 1 if outcome.status == "rejected" else 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,9 @@ class SurgeCollapseCallback(TrainerCallback):
     ``state.log_history``; trackers of ``report_to`` get them after :meth:`before_trackers`. At the end the mask is
     exact, and the controller lets go of the model.
 
+    With ``recorders=[store]`` and ``commands=store.path`` a run is on the live page and takes commands; the trainer
+    itself carries out ``stop``, ``checkpoint`` and, where it evaluates, ``evaluate``.
+
     With ``load_best_model_at_end`` only evaluations under the final mask count: what came before is denser, and pruning
     it at the end would cost accuracy. If there was none, the last weights stay, with a warning.
 
@@ -51,6 +55,7 @@ class SurgeCollapseCallback(TrainerCallback):
         self._options = options
         self.controller: Controller | None = None
         self._judged = False
+        self._asked: list[str] = []
 
     def before_trackers(self, trainer: Trainer) -> Trainer:
         """Have this callback run before all others, so that trackers of ``report_to`` get our numbers.
@@ -83,8 +88,23 @@ class SurgeCollapseCallback(TrainerCallback):
         self.controller = attach(parts["model"], parts["optimizer"], self._target, state.max_steps, **self._options)
         if state.global_step:
             self.controller.load_state_dict(_saved_state(args, state, parts["optimizer"]))
+        self._asked = []
+        self.controller.command_loop.handlers |= {"checkpoint": self._save, "evaluate": self._evaluator(args)}
         stored: Any = state.stateful_callbacks  # a dict of what is written as JSON, typed as callbacks
         stored[FOLDER] = {"output_dir": str(Path(args.output_dir or ".").absolute())}
+
+    def _save(self, _: Any) -> str:
+        self._asked.append("should_save")
+        return "the trainer saves a checkpoint after this step"
+
+    def _evaluator(self, args: TrainingArguments) -> Callable[[Any], str]:
+        def evaluate(_: Any) -> str:
+            if args.eval_strategy == "no":
+                raise ValueError("this trainer does not evaluate: set eval_strategy of TrainingArguments")
+            self._asked.append("should_evaluate")
+            return "the trainer evaluates after this step"
+
+        return evaluate
 
     def on_log(
         self,
@@ -112,7 +132,12 @@ class SurgeCollapseCallback(TrainerCallback):
             self._judged = self.controller.frozen
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Before the end, keep the trainer from loading weights that were never under the final mask."""
+        """Have the trainer do what people asked for; at the end, have it evaluate under the final mask."""
+        for asked in self._asked:
+            setattr(control, asked, True)
+        self._asked.clear()
+        if self.controller is not None and self.controller.stopping:
+            control.should_training_stop = True
         if args.load_best_model_at_end and not self._judged and state.global_step >= state.max_steps:
             control.should_evaluate = True
 
