@@ -14,7 +14,7 @@ Word = TypeVar("Word", bound=str)
 class ConfigError(ValueError):
     """A configuration that cannot be used, in one line: which key, what was expected, what came."""
 
-    __module__ = "surgecollapse.lab.config"  # as tracebacks name it: where everyone imports it from
+    __module__ = "surgecollapse.lab.config"  # as tracebacks name it: where it is imported from
 
 
 def nearest(given: object, valid: Iterable[str], *, most: int = 1, cutoff: float = 0.5) -> list[str]:

@@ -153,8 +153,8 @@ def test_the_monitor_of_predictions_reads_the_classes_too(name):
     torch.manual_seed(0)
     head, shape, form, axis = SCORES[name]
     net, x = Returns(head, form), torch.randn(shape)
-    scenes = MonitorContexts(net, Probe(x))
-    found = MONITORS["predictions"]().measure(scenes.build(1, (), {}, ("outputs",)))
+    contexts = MonitorContexts(net, Probe(x))
+    found = MONITORS["predictions"]().measure(contexts.build(1, (), {}, ("outputs",)))
     with torch.no_grad():
         expected = expected_confidence(form(head(x), x), axis)
     assert 1 - found["entropy/predictive"].item() == pytest.approx(expected, abs=1e-5)

@@ -71,7 +71,7 @@ class MaskWriter:
 
     @contextmanager
     def trial(self, masks: Mapping[str, Tensor]) -> Iterator[None]:
-        """Wear ``masks`` for as long as the context lasts; afterwards every weight is bitwise what it was."""
+        """Apply ``masks`` within the context; afterwards every weight is bitwise what it was."""
         with torch.no_grad():
             saved = {name: value.clone() for name, value in self.weights.values.items()}
             try:

@@ -44,11 +44,11 @@ class WatchedTraining:
         self.step = 0
         self._skipped = False
         self._probe = Probe(readings.probe)
-        scenes = MonitorContexts(
+        contexts = MonitorContexts(
             self._model, self._probe, sites=readings.sites, rows=readings.rows, criterion=monitoring.criterion
         )
         monitors = make_monitors(monitoring.monitors)
-        self.watch = Watch(self._model, monitors, scenes, self._record, every=readings.every, limit=monitoring.budget)
+        self.watch = Watch(self._model, monitors, contexts, self._record, every=readings.every, limit=monitoring.budget)
         self._first_batch = Hooks()
         self._first_batch.before(model, self._see_batch)
         self._steps = [
@@ -66,7 +66,7 @@ class WatchedTraining:
 
         All are optional: without both losses the generalization gap is not recorded.
         """
-        self.watch.scenes.note(targets, loss=loss, validation_loss=validation_loss)
+        self.watch.contexts.note(targets, loss=loss, validation_loss=validation_loss)
 
     def report(self) -> BudgetReport:
         """What the monitors cost, and what was done about it."""
@@ -75,7 +75,7 @@ class WatchedTraining:
     def _see_batch(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if module.training and torch.is_grad_enabled() and not is_transformed():
             self._probe.capture(args, kwargs)
-            self.watch.scenes.see_batch(args, kwargs)
+            self.watch.contexts.see_batch(args, kwargs)
 
     def _before(self, index: int) -> None:
         if index:

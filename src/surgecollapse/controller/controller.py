@@ -205,7 +205,7 @@ class Controller:
         monitors = make_monitors(options.monitoring.monitors)
         if not monitors:
             return None
-        scenes = MonitorContexts(
+        contexts = MonitorContexts(
             self.model,
             self._probe,
             sites=options.readings.sites,
@@ -214,7 +214,7 @@ class Controller:
             output=options.readings.output,
         )
         limit = options.monitoring.budget
-        return Watch(self.model, monitors, scenes, self._loop.record, every=self.plan.every, limit=limit)
+        return Watch(self.model, monitors, contexts, self._loop.record, every=self.plan.every, limit=limit)
 
     # ---- attaching --------------------------------------------------------------------------------------------
 
@@ -245,7 +245,7 @@ class Controller:
     def _see_first_batch(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._probe.capture(args, kwargs)
         if self.watch is not None:
-            self.watch.scenes.see_batch(args, kwargs)
+            self.watch.contexts.see_batch(args, kwargs)
 
     @property
     def attached(self) -> bool:
@@ -300,7 +300,7 @@ class Controller:
         """
         self._components.observer.note(loss, targets)
         if self.watch is not None:
-            self.watch.scenes.note(targets, loss=loss, validation_loss=validation_loss)
+            self.watch.contexts.note(targets, loss=loss, validation_loss=validation_loss)
 
     def before_step(self) -> None:
         """Do what the step's pre-hook does, for loops that call it themselves (``hooks=False``).

@@ -18,7 +18,7 @@ class SurgeCollapse(pl.Callback):
     It attaches before the checkpoint's optimizers are loaded, so that ``fit(ckpt_path=...)`` goes on bitwise: the state
     lies in the optimizer's own state. Automatic and manual optimization, several optimizers, accumulation, clipping and
     mixed precision work as they are. ``sparsity`` and ``activation_entropy`` are logged at every reading. At the end
-    the mask is exact, and the controller lets go of the model.
+    the mask is exact, and the controller is detached.
 
     With ``recorders=[store]`` and ``commands=store.path`` a run is on the live page and takes commands; the trainer
     itself carries out ``stop`` and ``checkpoint``.
@@ -93,7 +93,7 @@ class SurgeCollapse(pl.Callback):
             self.controller.finalize()
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Let go of the model."""
+        """Detach the controller."""
         if self.controller is not None and stage == "fit":
             self.controller.detach()
 

@@ -29,7 +29,7 @@ class SurgeCollapseCallback(TrainerCallback):
     gradient checkpointing work as they are. The state lies in the trainer's own ``optimizer.pt``, so that
     ``resume_from_checkpoint`` goes on bitwise. ``sparsity`` and ``activation_entropy`` join what the trainer logs and
     ``state.log_history``; trackers of ``report_to`` get them after :meth:`before_trackers`. At the end the mask is
-    exact, and the controller lets go of the model.
+    exact, and the controller is detached.
 
     With ``recorders=[store]`` and ``commands=store.path`` a run is on the live page and takes commands; the trainer
     itself carries out ``stop``, ``checkpoint`` and, where it evaluates, ``evaluate``.
@@ -81,7 +81,7 @@ class SurgeCollapseCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **parts: Any
     ) -> None:
-        """Attach; go on from the checkpoint that the trainer resumed from."""
+        """Attach; load the state of the checkpoint that the trainer resumed from."""
         if self.controller is not None:  # a further trial of a hyper-parameter search, with another model
             self.controller.detach()
         self._judged = False
@@ -142,7 +142,7 @@ class SurgeCollapseCallback(TrainerCallback):
             control.should_evaluate = True
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Make the mask exact, and let go of the model."""
+        """Make the mask exact, and detach the controller."""
         if self.controller is None:
             return
         if args.load_best_model_at_end and not self._judged:
@@ -158,7 +158,7 @@ class SurgeCollapseCallback(TrainerCallback):
 def _saved_state(args: TrainingArguments, state: TrainerState, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """The controller's state in the checkpoint from which the trainer resumed.
 
-    Callbacks are not told its folder. It is ``resume_from_checkpoint`` of the arguments, or lies in the output folder
+    Callbacks do not get its folder. It is ``resume_from_checkpoint`` of the arguments, or lies in the output folder
     of this run or of the run that saved it. Only a file whose optimizer state is the one that was loaded counts.
 
     Raises:

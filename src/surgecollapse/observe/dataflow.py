@@ -303,7 +303,7 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call, misc, unused-
             low, high = _span(local(tensor))
             names = frozenset(name for first, last, name in spans if first < high and low < last)
             return _State(sources=names, direct=names)
-        # What the pass did not make came in: a batch, or what somebody keeps between passes.
+        # What the pass did not compute is an input: a batch, or a value kept between passes.
         entry = self._states.get(key)
         if entry is None:
             state = _State(activation=True)

@@ -16,7 +16,7 @@ from typing import Any
 BEAT_SECONDS = 5.0
 """Between two heartbeats."""
 STALE_SECONDS = 30.0
-"""Age from which on nobody is taken to be there."""
+"""Age from which on the writer counts as dead."""
 SET_BEAT = "INSERT OR REPLACE INTO meta VALUES ('heartbeat', ?)"
 """Takes the JSON of :func:`beat`."""
 DROP_BEAT = "DELETE FROM meta WHERE key = 'heartbeat'"
@@ -28,7 +28,7 @@ def beat() -> dict[str, Any]:
 
 
 def gone(said: Any, stale: float = STALE_SECONDS) -> str | None:
-    """Why nobody takes commands any more, or ``None`` where somebody may.
+    """Why no process takes commands any more; ``None`` if one may.
 
     Args:
         said: what stands under ``heartbeat``; anything but the table of :func:`beat` tells nothing.

@@ -225,8 +225,8 @@ def _refuse_odd(path: Path) -> None:
 def _is_sealed(error: sqlite3.Error, path: Path) -> bool:
     """Whether a file that SQLite cannot open for want of a place for its index can be read as it is.
 
-    A read-only folder has no room for the index of the log. Where there is no log and no journal, nobody writes, and
-    the file is all there is.
+    A read-only folder has no room for the index of the log. Where there is no log and no journal, no process writes,
+    and the file holds everything.
 
     Raises:
         RunStoreError: if there is a log or a journal, without which the file is not what was recorded.

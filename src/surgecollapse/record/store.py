@@ -144,7 +144,7 @@ class RunStore:
 
     def _start_writing(self, connection: sqlite3.Connection) -> None:
         self._writer = Writer(self.path)
-        # Of a store that nobody closes, the thread writes the last rows when the process ends.
+        # If the store is never closed, the thread writes the last rows when the process ends.
         weakref.finalize(self, self._writer.close)
         last = connection.execute("SELECT max(step) FROM events WHERE typeof(step) = 'integer'").fetchone()[0]
         self._last_step = last or 0

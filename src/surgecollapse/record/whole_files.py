@@ -19,7 +19,7 @@ _CHUNK = 2**20
 
 
 def read_plain(path: Path, most: int) -> bytes:
-    """The content of a small file that somebody else may have put there.
+    """The content of a small file that another user may have written.
 
     Args:
         path: the file.
@@ -43,7 +43,7 @@ def write_whole(path: Path, *content: bytes | memoryview | str, through_links: b
         path: the file; its folder is made, and a file of that name is replaced by one with the same rights.
         content: parts of the file, in order; text is written as UTF-8.
         through_links: write the file that a symbolic link leads to, and keep the link. That is for places that the
-            user names. A link in a record may be somebody else's: by default the file takes its place.
+            user names. A link in a record may be another user's: by default the file takes its place.
 
     Raises:
         OSError: if it cannot be written; a file of that name from before stays whole.

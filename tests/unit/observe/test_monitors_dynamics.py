@@ -24,7 +24,7 @@ def data():
     return x, (x[:, 0] > 0).long()
 
 
-def scene(step, model, **parts):
+def context(step, model, **parts):
     return MonitorContext(step=step, model=model, weights={n: p.detach() for n, p in model.named_parameters()}, **parts)
 
 
@@ -32,7 +32,7 @@ def play(monitor, logits, steps=None):
     found = {}
     for i, rows in enumerate(logits):
         step = 10 * (i + 1) if steps is None else steps[i]
-        series = monitor.measure(scene(step, nn.Identity(), scores=rows))
+        series = monitor.measure(context(step, nn.Identity(), scores=rows))
         if series:
             found[step] = series["modes/residual"].item()
     return found
@@ -73,7 +73,7 @@ def test_labels_choose_the_class_and_without_them_the_likeliest_counts():
 
 def test_the_defect_is_that_of_every_second_row_and_its_neighbors():
     model, (x, y) = net(), data()
-    found = Commutator().measure(scene(1, model, inputs=((x,), {}), targets=y))["commutator/defect"]
+    found = Commutator().measure(context(1, model, inputs=((x,), {}), targets=y))["commutator/defect"]
     weights = {n: p.detach() for n, p in model.named_parameters()}
     halves = [Hessian(batch_loss(model, F.cross_entropy, x[k::2], y[k::2]), weights) for k in (0, 1)]
     assert found.item() == pytest.approx(commutator_defect(*halves).item(), rel=1e-9)
@@ -84,7 +84,7 @@ def test_weights_that_a_mask_holds_at_zero_take_no_part():
     model, (x, y) = net(), data()
     mask = torch.ones(8, 4, dtype=torch.float64)
     mask[:, 1:] = 0.0
-    masked = scene(1, model, inputs=((x,), {}), targets=y, masks={"0.weight": mask})
+    masked = context(1, model, inputs=((x,), {}), targets=y, masks={"0.weight": mask})
     small = nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 3)).double()
     with torch.no_grad():
         model[0].weight.mul_(mask)
@@ -95,17 +95,17 @@ def test_weights_that_a_mask_holds_at_zero_take_no_part():
             (small[2].bias, model[2].bias),
         ):
             there.copy_(here)
-    wanted = Commutator().measure(scene(1, small, inputs=((x[:, :1],), {}), targets=y))
+    wanted = Commutator().measure(context(1, small, inputs=((x[:, :1],), {}), targets=y))
     found = Commutator().measure(masked)
     assert found["commutator/defect"].item() == pytest.approx(wanted["commutator/defect"].item(), rel=1e-9)
 
 
 def test_nothing_is_said_without_a_loss_labels_or_two_rows():
     model, (x, y) = net(), data()
-    assert Commutator().measure(scene(1, model, inputs=((x,), {}), targets=y.double())) == {}
-    assert Commutator().measure(scene(1, model, inputs=((x,), {}))) == {}
-    assert Commutator().measure(scene(1, model, inputs=((x[:1],), {}), targets=y[:1])) == {}
-    assert DynamicModes().measure(scene(1, model)) == {}
+    assert Commutator().measure(context(1, model, inputs=((x,), {}), targets=y.double())) == {}
+    assert Commutator().measure(context(1, model, inputs=((x,), {}))) == {}
+    assert Commutator().measure(context(1, model, inputs=((x[:1],), {}), targets=y[:1])) == {}
+    assert DynamicModes().measure(context(1, model)) == {}
     with pytest.raises(ValueError, match="a window of at least"):
         DynamicModes(window=8)
 

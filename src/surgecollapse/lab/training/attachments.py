@@ -103,7 +103,7 @@ def attached_to(
 
     Raises:
         ConfigError: if options of the policy have values of the wrong type.
-        ValueError: for options out of range, or names that nobody offers.
+        ValueError: for options out of range, or unknown names.
     """
     transforms = make_transforms(config)
     monitors = _monitors(config)

@@ -33,7 +33,7 @@ _TEXT_FLAGS = 0x0808
 _DAMAGE = (ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError, MemoryError, OSError,
            RuntimeError, TypeError, ValueError, pickle.UnpicklingError, struct.error, zipfile.BadZipFile,
            zlib.error)  # fmt: skip
-"""What readers of archives, pickles and tensors raise over bytes that nobody wrote."""
+"""What readers of archives, pickles and tensors raise over damaged bytes."""
 
 _START = b"PK"
 """Of an archive; what older versions of torch wrote begins with a pickle."""

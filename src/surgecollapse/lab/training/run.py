@@ -82,7 +82,7 @@ def train(
         resume: go on from the newest good checkpoint in ``out``.
         replay: a run directory whose configuration is taken, and whose interventions by people are repeated after the
             same steps: the weights become bitwise the same. Progress is told whether they did.
-        progress: who is shown how it goes; nobody by default.
+        progress: shows how it goes; by default nothing does.
         around: given the run directory, whose record is there, a context in which the run trains: whoever follows it.
         ranks: the processes that train the run together, see :func:`~surgecollapse.lab.training.processes.launched`;
             each calls this with the same arguments, and the first one records.

@@ -55,30 +55,32 @@ class Commutator:
     def __init__(self, criterion: Criterion | None = None) -> None:
         self._criterion = criterion
 
-    def measure(self, scene: MonitorContext) -> Mapping[str, Series]:
+    def measure(self, context: MonitorContext) -> Mapping[str, Series]:
         """One number of the whole net."""
-        if scene.inputs is None or scene.targets is None or len(scene.targets) < 2 or not scene.weights:
+        if context.inputs is None or context.targets is None or len(context.targets) < 2 or not context.weights:
             return {}
-        paths = {canonical_name(path): path for path, _ in scene.model.named_parameters()}
-        weights = {paths[name]: weight for name, weight in scene.weights.items()}
-        live = torch.cat([open_entries(scene, name).flatten() for name in scene.weights])
-        with undisturbed(scene.model):
+        paths = {canonical_name(path): path for path, _ in context.model.named_parameters()}
+        weights = {paths[name]: weight for name, weight in context.weights.items()}
+        live = torch.cat([open_entries(context, name).flatten() for name in context.weights])
+        with undisturbed(context.model):
             try:
-                first, second = (self._half(scene, weights, live, which) for which in (0, 1))
+                first, second = (self._half(context, weights, live, which) for which in (0, 1))
             except NoLossError:
                 return {}
             return {"commutator/defect": commutator_defect(first, second)}
 
-    def _half(self, scene: MonitorContext, weights: Mapping[str, Tensor], live: Tensor, which: int) -> _Open:
-        assert scene.inputs is not None
-        assert scene.targets is not None
-        count, home = len(scene.targets), live.device
+    def _half(self, context: MonitorContext, weights: Mapping[str, Tensor], live: Tensor, which: int) -> _Open:
+        assert context.inputs is not None
+        assert context.targets is not None
+        count, home = len(context.targets), live.device
 
         def cut(tensor: Tensor) -> Tensor:
             return tensor[which::2] if first_axis(tensor) == count else tensor
 
-        criterion = self._criterion or scene.criterion or class_loss
-        loss = batch_loss(scene.model, criterion, map_tensors(scene.inputs, cut), scene.targets.to(home)[which::2])
+        criterion = self._criterion or context.criterion or class_loss
+        loss = batch_loss(
+            context.model, criterion, map_tensors(context.inputs, cut), context.targets.to(home)[which::2]
+        )
         return _Open(Hessian(loss, weights), live)
 
 

@@ -62,17 +62,17 @@ class DynamicModes:
         self._history: list[Tensor] = []
         self._step, self._spacing = 0, 0
 
-    def measure(self, scene: MonitorContext) -> Mapping[str, Series]:
+    def measure(self, context: MonitorContext) -> Mapping[str, Series]:
         """One number, once the window is full."""
-        rows = scene.scores
+        rows = context.scores
         if rows is None or rows.shape[1] < 2 or not len(rows):
             return {}
-        spacing = scene.step - self._step
+        spacing = context.step - self._step
         if self._history and self._spacing and spacing != self._spacing:
             self._history = self._history[-1:]
         self._spacing = spacing if self._history else 0
-        self._step = scene.step
-        self._history = [*self._history, _quantiles(rows, scene.targets)][-self._window :]
+        self._step = context.step
+        self._history = [*self._history, _quantiles(rows, context.targets)][-self._window :]
         if len(self._history) < self._window:
             return {}
         together = torch.stack([snapshot.to(rows.device) for snapshot in self._history])

@@ -32,8 +32,8 @@ def class_loss(output: Any, targets: Tensor) -> Tensor:
     return F.cross_entropy(output, targets)
 
 
-def open_entries(scene: MonitorContext, name: str) -> Tensor:
+def open_entries(context: MonitorContext, name: str) -> Tensor:
     """1 where a weight may move, 0 where its mask holds it at zero."""
-    weight = scene.weights[name]
-    mask = scene.masks.get(name)
+    weight = context.weights[name]
+    mask = context.masks.get(name)
     return torch.ones_like(weight) if mask is None else mask.to(weight)
