@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 from torch.optim import Optimizer
 
+from surgecollapse.act.optimizer_state import state_of, with_inner
 from surgecollapse.torch_utils.modules import canonical_name
 
 if TYPE_CHECKING:
@@ -283,7 +284,8 @@ class LiveSettings:
                 if command.units:
                     _forget(optimizer, parameter, list(command.units))
                 else:
-                    optimizer.state.pop(parameter, None)
+                    for one in with_inner(optimizer):
+                        one.state.pop(parameter, None)
         self._rewritten()
         units = f"{len(command.units)} units of " if command.units else ""
         return f"reset {units}{_listing(chosen)}"
@@ -402,7 +404,7 @@ def _forget(optimizer: Optimizer, parameter: nn.Parameter, units: list[int]) -> 
 
 def _rows_of_state(optimizer: Optimizer, parameter: nn.Parameter) -> dict[str, torch.Tensor]:
     """What an optimizer knows of each entry of a parameter."""
-    state = optimizer.state.get(parameter, {})
+    state = state_of(optimizer, parameter)
     return {k: v for k, v in state.items() if isinstance(v, torch.Tensor) and v.ndim and v.shape == parameter.shape}
 
 
