@@ -20,6 +20,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 from card_figures import gain_of_filter, schedule_of_policy
+from check_prose import CODE
 from docstring_roles import to_markdown
 
 SECTIONS = ("When to use", "Cost", "Deviations", "Source")
@@ -147,14 +148,17 @@ def _import_of(name: str, value: Any) -> str:
 
 def _use(part: Part) -> str:
     """The line that puts a part to use."""
-    attach = "attach(model, optimizer, 0.9, 10_000, "
+    if part.kind == "analyses":
+        return f"surgecollapse analyze RUN --what {part.name}"
     needed = [p.name for p in inspect.signature(part.value).parameters.values() if p.default is p.empty]
-    return {
-        "policies": f'surgecollapse.{attach}policy="{part.name}")',
-        "transforms": f"surgecollapse.{attach}transforms=[{part.value.__name__}({', '.join(needed)})])",
-        "monitors": f'surgecollapse.{attach}monitors=["{part.name}"])',
-        "analyses": f"surgecollapse analyze RUN --what {part.name}",
+    given = {
+        "policies": f'policy="{part.name}"',
+        "transforms": f"transforms=[{part.value.__name__}({', '.join(needed)})]",
+        "monitors": f'monitors=["{part.name}"]',
     }[part.kind]
+    arguments = f"model, optimizer, 0.9, 10_000, {given}"
+    line = f"surgecollapse.attach({arguments})"
+    return line if len(line) <= CODE else f"surgecollapse.attach(\n    {arguments}\n)"
 
 
 def card(part: Part, figure: str) -> str:

@@ -173,8 +173,8 @@ class CyclicPruning(ScheduledPolicy):
             return Decision(phase=phase, reason=f"{name}: settles at sparsity {reading.sparsity:.4g}")
         least = max(least, reading.sparsity)
         if least == most:
-            reason = f"{name}: sparsity {least:.4g} at step {step}"
+            reason = f"{name}: sparsity {least:.4g}"
             return Decision(phase="sparse", reason=reason, actions=(Prune(most),))
-        reason = f"{name}: sparsity between {least:.4g} and {most:.4g} at step {step}"
+        reason = f"{name}: sparsity between {least:.4g} and {most:.4g}"
         prune = Prune((least, most), floor=self.floor, measure=self.measure)
         return Decision(phase="sparse", reason=reason, actions=(prune,))
