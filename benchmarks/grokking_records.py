@@ -137,7 +137,7 @@ def main() -> int:
         rerun(chosen[0], given.rerun_seeds, given.data_dir)
         return 0
     if not given.track:
-        given.page.write_text(page(collected(read_rows(given.out))), encoding="utf-8")
+        given.page.write_text(page(collected(read_rows(given.out)), read_rows(SPARSE_ROWS)), encoding="utf-8")
         return 0
     run(given.track, given.method, range(given.first_seed, given.first_seed + given.seeds), given.out, given.device)
     return 0

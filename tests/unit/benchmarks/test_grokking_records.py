@@ -268,6 +268,27 @@ def test_a_run_with_a_policy_goes_on_until_its_mask_is_final_and_is_the_run_of_t
     assert ours.row["sparsity"] == round(ours.sparsity[-1], 4)
 
 
+def test_sparse_rows_stand_below_their_dense_ones_with_a_two_sided_p(page):
+    def row(track, method, asked, seed, reached):
+        then = None if reached is None else 0.7
+        return {
+            "track": track, "method": method, "asked": asked, "seed": seed, "reached": reached, "last": 0.99,
+            "config": {"steps": 300}, **({"sparsity_reached": then} if asked else {}),
+        }  # fmt: skip
+
+    dense = page.Series("s5", "adamw", {i: 100.0 + i for i in range(5)}, 1.0, {}, "", 1_000)
+    sparse = [row("s5", "adamw", 0.5, i, 200 + i) for i in range(4)] + [row("s5", "adamw", 0.5, 4, None)]
+    parity = [row("parity", "preset", asked, i, None if not asked else 90) for asked in (0.0, 0.9) for i in range(3)]
+    lines = [line for line in page.sparse_section(sparse + parity, [dense]) if line.startswith("| ")][1:]
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    assert [c[2] for c in cells] == ["dense", "90%", "dense, as above", "50%"]
+    assert cells[0][4:6] == ["3", "> 300"]
+    assert cells[1][4:9] == ["0", "90", "90–90", f"{page.two_sided([90] * 3, [FAILED] * 3):.4f}", "70%"]
+    assert cells[3][3:6] == ["5", "1", "202"]
+    # All five of one kind after all five of the other: 2 of 252 orders are as extreme.
+    assert cells[3][7] == f"{2 / 252:.4f}"
+
+
 def test_the_page_is_what_the_rows_say(records, page):
-    written = page.page(page.collected(records.read_rows(records.ROWS)))
+    written = page.page(page.collected(records.read_rows(records.ROWS)), records.read_rows(records.SPARSE_ROWS))
     assert records.PAGE.read_text(encoding="utf-8") == written
