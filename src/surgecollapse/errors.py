@@ -1,4 +1,4 @@
-"""Errors that users see: one way to say that a word is unknown."""
+"""What users read in errors and warnings: one way to say that a word is unknown, and how many there are."""
 
 from __future__ import annotations
 
@@ -73,6 +73,15 @@ def one_of(what: str, given: str, valid: Collection[Word]) -> Word:
     if found is None:
         raise ValueError(unknown(what, given, valid))
     return found
+
+
+def counted(number: int, what: str) -> str:
+    """A number with its noun, in the plural unless it is one.
+
+    >>> counted(1, "reading"), counted(0, "reading"), counted(1200, "step")
+    ('1 reading', '0 readings', '1,200 steps')
+    """
+    return f"{number:,} {what}" + "s" * (number != 1)
 
 
 def warn_user(message: str, category: type[Warning] = UserWarning) -> None:

@@ -31,6 +31,7 @@ from surgecollapse.controller.rank_agreement import RankAgreement
 from surgecollapse.controller.sharding import check_not_sharded_since, check_sharded
 from surgecollapse.controller.state import ControllerState
 from surgecollapse.controller.version_01 import current_state
+from surgecollapse.errors import counted
 from surgecollapse.events import Decision, Freeze, Intervention, Plan, Reading, SetNoise
 from surgecollapse.observe.monitor_context import MonitorContexts
 from surgecollapse.observe.monitors import make_monitors
@@ -626,7 +627,7 @@ class Controller:
         if weights.sparsity and masked != zero:  # regrown at zero and not trained since, or written to
             shown += f" ({masked} masked)"
         phase = "frozen" if self.frozen else self.phase
-        return f"step {self.step}{total}, {phase}, {shown}, {len(self.events)} interventions"
+        return f"step {self.step}{total}, {phase}, {shown}, {counted(len(self.events), 'intervention')}"
 
     def __repr__(self) -> str:
         return f"<Controller: {self}>"
