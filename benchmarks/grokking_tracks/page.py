@@ -410,6 +410,10 @@ Tracks and baselines without rows, and the commands that run them:
 
 - **x² + xy + y²**: the one setting does not get there. On one seed of the search it had 52% after 300 steps and 84%
   after 1,000. It ended at 85% after 1,500, at most 86%.
+- **Why it stops there** (`python benchmarks/quadratic.py`, seed 0, 1,000 steps): the network learns two symmetries of
+  the form and memorizes the rest. Where the pair (y, x) was trained on, 1,159 of 1,166 answers are right. Where only a
+  negated pair was, (−x, −y) or (−y, −x), 822 of 882. Where neither was, 7 of 304, though the form has eight more
+  symmetric pairs. With half of all pairs in training, one pair in eight has neither: the limit is 87.5%.
 - **Row bounds on the one setting** hurt: on x·y, x − y and x² + xy + y² accuracy was at most 6% when the search gave up
   (`benchmarks/results/grokking/records-search.jsonl`, one seed each).
 - **The mixed track**: not run; a seed takes minutes with batches of 2,048.
