@@ -380,7 +380,7 @@ CASES = {
     "compiled parts": compiled_parts,
     "low-rank adapters": adapters,
     '`pattern="unit"`': recurrent_units,
-    "batches of one vector": one_vector,
+    "batches of one to three vectors": one_vector,
     "a model that fails": probe_that_fails,
     "a probe batch of objects": odd_probe,
     "`model.double()`": cast_after_adam,
