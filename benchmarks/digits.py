@@ -18,10 +18,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from _harness import RESULTS, append_row, make_parser, read_rows, single_thread
-from grokking_records import METHODS, settings
+from _harness import append_row, make_parser, read_rows, single_thread
+from grokking_records import DIGITS_ROWS, METHODS, settings
 
-ROWS = RESULTS / "grokking" / "digits.jsonl"
 SIZES = {
     "small": {"layers": 2, "width": 128, "hidden": 512, "heads": 4, "batch": 128},
     "full": {"layers": 6, "width": 384, "hidden": 1536, "heads": 6, "batch": 256},
@@ -134,7 +133,7 @@ def train(size: str, method: str, seed: int, steps: int, device: str) -> dict[st
 
 def main() -> int:
     """Train what has no row yet."""
-    parser = make_parser(__doc__, out=ROWS, seeds=3)
+    parser = make_parser(__doc__, out=DIGITS_ROWS, seeds=3)
     parser.add_argument("--size", choices=list(SIZES), default="small")
     parser.add_argument("--method", nargs="*", choices=CHOICES, default=["one-setting"], help="by these methods")
     parser.add_argument("--first-seed", type=int, default=0)

@@ -20,6 +20,8 @@ from grokking_tracks.page import Series, collected, page, shown
 
 PAGE = Path(__file__).parents[1] / "docs" / "records-grokking.md"
 ROWS = RESULTS / "grokking" / "records.jsonl"
+DIGITS_ROWS = RESULTS / "grokking" / "digits.jsonl"
+"""Of ``digits.py``."""
 SPARSE_ROWS = RESULTS / "grokking" / "sparse.jsonl"
 """Of ``grokking_sparse.py``."""
 _DECODER = {"model": "decoder", "widths": (128, 512), "activation": "gelu", "batch_size": 512, "train_fraction": 0.5}
@@ -118,6 +120,11 @@ def rerun(series: Series, seeds: int | None, data_dir: Path | None = None) -> No
         print(f"seed {seed}: {now or '–'} steps now, {shown(then, series.limit)} in the row", flush=True)
 
 
+def rows_of_page(out: Path) -> list[dict[str, Any]]:
+    """Rows of this script and of ``digits.py``."""
+    return [*read_rows(out), *read_rows(DIGITS_ROWS)]
+
+
 def main() -> int:
     """Train, or write the page."""
     parser = make_parser(__doc__, out=ROWS, seeds=10)
@@ -131,13 +138,15 @@ def main() -> int:
     parser.add_argument("--page", type=Path, default=PAGE, help="where the page is written")
     given = parser.parse_args()
     if given.rerun is not None:
-        chosen = [series for series in collected(read_rows(given.out)) if series.id == given.rerun]
+        chosen = [series for series in collected(rows_of_page(given.out)) if series.id == given.rerun]
         if not chosen:
             parser.error(f"no row {given.rerun!r}: expected an id of {PAGE.name}")
+        if chosen[0].track.startswith("digits-"):
+            parser.error(f"row {given.rerun} is trained again by another script: {chosen[0].command} --out FILE")
         rerun(chosen[0], given.rerun_seeds, given.data_dir)
         return 0
     if not given.track:
-        given.page.write_text(page(collected(read_rows(given.out)), read_rows(SPARSE_ROWS)), encoding="utf-8")
+        given.page.write_text(page(collected(rows_of_page(given.out)), read_rows(SPARSE_ROWS)), encoding="utf-8")
         return 0
     run(given.track, given.method, range(given.first_seed, given.first_seed + given.seeds), given.out, given.device)
     return 0

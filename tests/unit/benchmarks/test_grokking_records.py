@@ -268,6 +268,21 @@ def test_a_run_with_a_policy_goes_on_until_its_mask_is_final_and_is_the_run_of_t
     assert ours.row["sparsity"] == round(ours.sparsity[-1], 4)
 
 
+def test_rows_of_digits_are_on_the_page_with_the_command_of_their_script(records, page, monkeypatch, tmp_path, capsys):
+    import json
+
+    own = rows("digits-small", "muon", [400, 425])
+    (tmp_path / "digits.jsonl").write_text("".join(json.dumps(row) + "\n" for row in own))
+    monkeypatch.setattr(records, "DIGITS_ROWS", tmp_path / "digits.jsonl")
+    (series,) = [s for s in page.collected(records.rows_of_page(tmp_path / "none")) if s.track == "digits-small"]
+    assert series.command == "python benchmarks/digits.py --size small --method muon --first-seed 0 --seeds 2"
+    assert "## addition of three digits, 0.4 million parameters" in page.page([series])
+    monkeypatch.setattr(sys, "argv", ["grokking_records.py", "--rerun", series.id, "--out", str(tmp_path / "none")])
+    with pytest.raises(SystemExit):
+        records.main()
+    assert "digits.py --size small" in capsys.readouterr().err
+
+
 def test_sparse_rows_stand_below_their_dense_ones_with_a_two_sided_p(page):
     def row(track, method, asked, seed, reached):
         then = None if reached is None else 0.7
@@ -290,5 +305,5 @@ def test_sparse_rows_stand_below_their_dense_ones_with_a_two_sided_p(page):
 
 
 def test_the_page_is_what_the_rows_say(records, page):
-    written = page.page(page.collected(records.read_rows(records.ROWS)), records.read_rows(records.SPARSE_ROWS))
+    written = page.page(page.collected(records.rows_of_page(records.ROWS)), records.read_rows(records.SPARSE_ROWS))
     assert records.PAGE.read_text(encoding="utf-8") == written
