@@ -39,18 +39,15 @@ def name_of(check):
     return check.__name__
 
 
-LATE = ["masks", "curvature", "criticality", "dynamic_modes", "commutator"]
-
-
 @pytest.mark.parametrize("check", MONITOR_CHECKS, ids=name_of)
-@pytest.mark.parametrize("name", sorted(set(MONITORS) - set(LATE)))
+@pytest.mark.parametrize("name", sorted(set(MONITORS) - {"masks", "curvature", "criticality"}))
 def test_our_monitors(name, check):
-    """Masks need a controller, the others more steps: their own tests show what they measure."""
+    """Masks need a controller, curvature and criticality more steps: their own tests show what they measure."""
     check(MONITORS[name])
 
 
 @pytest.mark.parametrize("check", [c for c in MONITOR_CHECKS if c is not series_are_named_and_finite], ids=name_of)
-@pytest.mark.parametrize("name", LATE)
+@pytest.mark.parametrize("name", ["masks", "curvature", "criticality"])
 def test_monitors_that_need_more(name, check):
     check(MONITORS[name])
 

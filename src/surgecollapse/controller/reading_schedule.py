@@ -1,4 +1,4 @@
-"""The steps of the readings, found only as far ahead as they are needed."""
+"""When readings fall: found only as far ahead as somebody must know of them."""
 
 from __future__ import annotations
 

@@ -38,7 +38,6 @@ class Runs:
         self.root = Path(root)
         if not self.root.is_dir():
             raise FileNotFoundError(f"no folder {self.root}: expected one that holds run directories")
-        self._inside = ""
         self._found: dict[str, Path] = {}
         self._looked = 0.0
         self._rows: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {}
@@ -127,7 +126,6 @@ class Runs:
     def _look(self) -> None:
         if time.monotonic() - self._looked < _REMEMBER and self._found:
             return
-        self._inside = os.path.realpath(self.root)
         found: dict[str, Path] = {}
         for folder, below, files in os.walk(self.root):
             place = Path(folder)
@@ -175,10 +173,10 @@ class Runs:
             ValueError: if it does, or leads nowhere.
         """
         try:
-            place = os.path.realpath(path, strict=True)
+            inside = path.resolve(strict=True).is_relative_to(self.root.resolve())
         except (OSError, RuntimeError) as error:
             raise ValueError(f"{path.name} is a link that leads nowhere: {error}") from error
-        if os.path.commonpath((place, self._inside)) != self._inside:
+        if not inside:
             raise ValueError(f"{path.name} is a link to a file outside of this folder: put the run itself here")
 
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar
 
-from surgecollapse.errors import one_of
 from surgecollapse.events import Decision, Exchange, Prune, Reading
-from surgecollapse.events.switches import EvenAllocation
 from surgecollapse.policies import validation
 from surgecollapse.policies.base import BasePolicy, PolicyState
 from surgecollapse.policies.registry import policy
@@ -62,9 +60,9 @@ class EndlessExchange(BasePolicy):
 
     interval: int = 100
     drop_fraction: float = 0.1
-    regrow: Literal["random", "gradient"] = "random"
-    regrow_init: Literal["zero", "noise"] = "zero"
-    allocation: EvenAllocation = "layer"
+    regrow: str = "random"
+    regrow_init: str = "zero"
+    allocation: str = "layer"
     from_start: ClassVar[bool] = True
     _state: _State = field(default_factory=_State, init=False, repr=False)
 
@@ -72,9 +70,9 @@ class EndlessExchange(BasePolicy):
         """Check the options."""
         validation.whole("interval", self.interval)
         validation.fraction("drop_fraction", self.drop_fraction)
-        one_of("regrow", self.regrow, ("random", "gradient"))
-        one_of("regrow_init", self.regrow_init, ("zero", "noise"))
-        one_of("allocation", self.allocation, get_args(EvenAllocation))
+        validation.one_of("regrow", self.regrow, ("random", "gradient"))
+        validation.one_of("regrow_init", self.regrow_init, ("zero", "noise"))
+        validation.one_of("allocation", self.allocation, ("erk", "layer"))
 
     @property
     def growth(self) -> str:

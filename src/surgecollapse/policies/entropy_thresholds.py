@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args
 
-from surgecollapse.errors import one_of
 from surgecollapse.events import Decision, Freeze, Plan, Prune, Reading, Regrow, SetNoise
 from surgecollapse.policies import validation
 from surgecollapse.policies.bands import Band, FixedBand, Hysteresis, QuantileBand, TargetBand
@@ -14,7 +12,7 @@ from surgecollapse.policies.registry import policy
 from surgecollapse.policies.schedule import to_step
 from surgecollapse.policies.trend import Trend
 
-Limits = Literal["quantile", "fixed", "target"]
+_LIMITS = ("quantile", "fixed", "target")
 
 
 @dataclass(slots=True)
@@ -94,7 +92,7 @@ class EntropyThresholds(BasePolicy):
         Surge-Collapse Training, R. Aragon; StabilAI, M. Young.
     """
 
-    thresholds: Limits = "quantile"
+    thresholds: str = "quantile"
     low: float | None = None
     high: float | None = None
     target: float | None = None
@@ -114,7 +112,7 @@ class EntropyThresholds(BasePolicy):
 
     def __post_init__(self) -> None:
         """Check the options; the thresholds check theirs."""
-        one_of("thresholds", self.thresholds, get_args(Limits))
+        validation.one_of("thresholds", self.thresholds, _LIMITS)
         validation.whole("dwell", self.dwell, least=0)
         validation.whole("cooldown", self.cooldown, least=0)
         validation.fraction("collapse", self.collapse, zero=False)
@@ -183,7 +181,7 @@ class EntropyThresholds(BasePolicy):
         freeze = self._freeze_step(plan)
         if freeze is not None and reading.step >= freeze:
             state.pump = 0.0
-            reason = f"exact target {plan.sparsity:.4g} and final mask at step {reading.step} (planned for {freeze})"
+            reason = f"exact target {plan.sparsity:.4g} and final mask at step {reading.step} (due from {freeze})"
             return Decision(phase="frozen", reason=reason, actions=(Prune(plan.sparsity), SetNoise(0.0), Freeze()))
         entropy = validation.known(reading.entropy)
         if entropy is None:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from random import Random
-from typing import Literal, get_args
 
-from surgecollapse.errors import one_of
 from surgecollapse.policies import validation
 from surgecollapse.policies.schedule import to_step
 from surgecollapse.policies.signals import Signals
 
-Timing = Literal["entropy", "random", "fixed"]
+TIMINGS = ("entropy", "random", "fixed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,12 +38,12 @@ class PhaseTiming:
     shortest: float
     nominal: float
     longest: float
-    timing: Timing
+    timing: str
 
     def __post_init__(self) -> None:
         validation.fraction("shortest", self.shortest, zero=False)
         validation.fraction("longest", self.longest, zero=False)
-        one_of("timing", self.timing, get_args(Timing))
+        validation.one_of("timing", self.timing, TIMINGS)
         if not self.shortest <= self.nominal <= self.longest:
             raise ValueError(
                 f"expected shortest <= phase <= longest, got {self.shortest!r}, {self.nominal!r}, {self.longest!r}"

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
-from surgecollapse.errors import one_of
 from surgecollapse.events import Reading
 from surgecollapse.policies import validation
 from surgecollapse.policies.bands import QuantileBand
 from surgecollapse.policies.trend import Trend
 
-Measure = Literal["on_off", "entropy"]
+MEASURES = ("on_off", "entropy")
 """Attributes of :class:`~surgecollapse.events.Reading` that a floor may bound."""
 
-DepthMeasure = Literal["prediction_confidence", "on_off", "entropy"]
+DEPTH_MEASURES = ("prediction_confidence", *MEASURES)
 """What a depth may be bounded by: it is measured on the probe batch."""
 
 
@@ -59,13 +58,13 @@ class EntropySignals:
     def __init__(
         self,
         *,
-        measure: Measure = "on_off",
+        measure: str = "on_off",
         floor: float = 0.4,
         plateau: float = 1e-3,
         high: float = 0.8,
         window: int = 50,
     ) -> None:
-        one_of("measure", measure, get_args(Measure))
+        validation.one_of("measure", measure, MEASURES)
         validation.fraction("floor", floor)
         validation.fraction("high", high)
         validation.whole("window", window)
