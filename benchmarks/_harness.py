@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import shlex
 import statistics
 import sys
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from surgecollapse.lab.config import RunConfig
 
 RESULTS = Path(__file__).parent / "results"
+PAGE_WIDTH = 84  # characters of a line of code on a page of the documentation, as docs/ruff.toml has it
 Turn = dict[str, float]  # seconds by action, all taken right after each other
 
 
@@ -98,6 +100,39 @@ def provenance(config: RunConfig) -> dict[str, Any]:
     from surgecollapse.lab.config import as_mapping, flat_values
 
     return {"version": surgecollapse.__version__, "config": flat_values(as_mapping(config))}
+
+
+def _packed(parts: Sequence[str], width: int, *, ending: str = "", indent: int) -> list[str]:
+    """Parts one after another, as many to a line as it holds; ``ending`` closes all lines but the last."""
+    lines = [parts[0]]
+    for part in parts[1:]:
+        if len(lines[-1]) + 1 + len(part) + len(ending) <= width:
+            lines[-1] += f" {part}"
+        else:
+            lines[-1] += ending
+            lines.append(" " * indent + part)
+    return lines
+
+
+def json_lines(value: Mapping[str, Any], width: int = PAGE_WIDTH) -> list[str]:
+    """A mapping as JSON, its keys sorted, in lines that fit a page of the documentation.
+
+    >>> json_lines({"steps": 300, "lr": 0.1, "task": "modular, small"}, width=24)
+    ['{"lr": 0.1,', ' "steps": 300,', ' "task": "modular, small"}']
+    """
+    text = json.dumps(dict(value), sort_keys=True, default=str)
+    parts = re.findall(r'(?:"(?:\\.|[^"\\])*"|[^",])+,?', text)  # after every comma that is not inside of a string
+    return _packed([part.strip() for part in parts], width, indent=1)
+
+
+def command_lines(command: str, width: int = PAGE_WIDTH) -> list[str]:
+    r"""A command line in lines that fit a page of the documentation, broken before its options.
+
+    >>> print(*command_lines("python run.py --track s5 --seeds 10", width=26), sep="\n")
+    python run.py --track s5 \
+        --seeds 10
+    """
+    return _packed(re.split(r" (?=--)", command), width, ending=" \\", indent=4)
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:

@@ -303,6 +303,8 @@ def main() -> None:
                 if (network, allocation, seed) not in done and not options.only_publish:
                     append_row(options.rows, run(network, allocation, seed))
     rows = complete([row for row in read_rows(options.rows) if row["seed"] < options.seeds])
+    if missing := [name for name in NETWORKS if name not in {row["network"] for row in rows}]:
+        parser.error(f"{options.rows} lacks a seed with all allocations of {', '.join(missing)}: nothing to publish")
     import transformers
 
     report = {**origin(1, transformers=transformers.__version__), "seeds": options.seeds, "sparsity": SPARSITY}

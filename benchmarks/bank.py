@@ -2,6 +2,7 @@
 
     python benchmarks/bank.py                        # everything; what is finished is never repeated
     python benchmarks/bank.py --blocks s4 s5
+    python benchmarks/bank.py --second --out runs/bank-2   # deeper nets and transformers
     python benchmarks/bank.py --ratio                # a stack over as many separate runs, interleaved
     python benchmarks/bank.py --slice tests/data/bank    # a few runs of three tasks, thinned, for the tests
 
@@ -18,7 +19,7 @@ from pathlib import Path
 import torch
 from _harness import RESULTS, listed, make_parser, single_thread, versions
 from grokking_bank.members import problem
-from grokking_bank.plan import BLOCKS, block
+from grokking_bank.plan import BLOCKS, FIRST_BANK, SECOND_BANK, block
 from grokking_bank.stack import BETAS, EPS, Stack
 from grokking_bank.store import cut, facts_of, read_bank, write_stack
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -142,7 +143,8 @@ def ratio(task: str = "add-23", count: int = 16, steps: int = 200, repeats: int 
 def main() -> None:
     """Generate what is missing, write and print the table."""
     parser = make_parser(__doc__, out=Path("runs/bank"))
-    parser.add_argument("--blocks", nargs="*", default=list(BLOCKS), choices=BLOCKS, metavar="NAME")
+    parser.add_argument("--blocks", nargs="*", choices=BLOCKS, metavar="NAME", help="train these")
+    parser.add_argument("--second", action="store_true", help="the blocks of deeper nets and transformers")
     parser.add_argument("--table", type=Path, default=RESULTS / "bank.md")
     parser.add_argument("--slice", type=Path, help="only write a slice for the tests into this folder")
     parser.add_argument("--ratio", action="store_true", help="only measure what stacking gains")
@@ -155,7 +157,7 @@ def main() -> None:
     if options.slice:
         write_slice(options.out, options.slice)
         return
-    generate(options.blocks, options.out)
+    generate(options.blocks or list(SECOND_BANK if options.second else FIRST_BANK), options.out)
     text = table(options.out)
     options.table.write_text(text, encoding="utf-8")
     print(text)

@@ -4,6 +4,7 @@
     python benchmarks/early_warning.py    # tables and plots
     python benchmarks/early_warning.py --write slope   # only the threshold that the library ships
     python benchmarks/early_warning.py --shipped       # only recall and false alarms of that threshold
+    python benchmarks/early_warning.py --bank runs/bank-2 --out benchmarks/results/early-warning-2.md --images /tmp
 
 A run counts from the evaluation at which it fitted to the last one before it generalized. Weights and thresholds come
 from the calibration side alone; the threshold of every detector is the one that at most 5% of the calibration runs that
@@ -46,8 +47,18 @@ HORIZONS = (1, 2, 4, 8, 16)
 """Multiples of t_fit at which runs are ranked."""
 MAIN = 4
 RATE = 0.05
-FEATURES = features_of("labeled")
+NEW = {
+    "row norms, spread": ("train", Feature("norm/row_spread")),
+    "update over weight, by row": ("train", Feature("update/row_ratio")),
+    "radial share of updates": ("train", Feature("update/radial_share", "value")),
+    "commutator defect": ("train", Feature("commutator/defect")),
+    "dynamic modes, training rows": ("train", Feature("modes/residual", "value")),
+    "dynamic modes, validation inputs": ("unlabeled", Feature("modes/residual_validation", "value")),
+}
+"""Observables that the first bank has not; by themselves only, so that combinations stay what they were."""
+FEATURES = (*features_of("labeled"), *(feature for _, feature in NEW.values()))
 SLOPE = Feature("loss/validation", "slope")
+CONTROL, WHAT = "control: slope of the validation loss", ("auroc", "recall")
 SETTINGS = ("learning rate", "weight decay", "train fraction", "initial scale", "label noise")
 _AT = {feature.name: i for i, feature in enumerate(FEATURES)}
 _AT |= {name: len(FEATURES) + i for i, name in enumerate(SETTINGS)}
@@ -82,6 +93,7 @@ def entries() -> list[Entry]:
         "validation accuracy": ("labeled", "value of accuracy/validation"),
     }
     found = [Entry(name, track, (_AT[column],)) for name, (track, column) in singles.items()]
+    found += [Entry(name, track, (_AT[feature.name],)) for name, (track, feature) in NEW.items()]
     for track in TRACKS:
         columns = tuple(range(len(features_of(track))))
         found.append(Entry(f"logistic, {track}", track, columns))
@@ -94,14 +106,17 @@ def controls() -> list[Entry]:
     return [
         Entry("control: settings alone", "settings", settings[:-1]),
         Entry("control: settings and label noise", "settings", settings),
-        Entry("control: slope of the validation loss", "labeled", (_AT["slope of loss/validation"],)),
+        Entry(CONTROL, "labeled", (_AT["slope of loss/validation"],)),
         Entry("control: weight norm", "train", (_AT["change of norm/weight"],)),
         Entry("control: time after fitting", "train", (_AT[TIME.name],), learned=False),
     ]
 
 
 def courses_of(runs: Sequence[BankRun]) -> list[Course | None]:
-    """Features and settings of every run, as columns; ``None`` where it never fitted."""
+    """Features and settings of every run, as columns; ``None`` where it never fitted.
+
+    Tasks of nets other than the first bank's perceptrons are tasks of their own.
+    """
     found = []
     for run in runs:
         grokked = run.outcome == "grokked"
@@ -111,7 +126,7 @@ def courses_of(runs: Sequence[BankRun]) -> list[Course | None]:
             FEATURES,
             t_gen=None if run.outcome == "not" else run.times.t_gen_sustained,
             grokked=grokked,
-            group=run.task,
+            group=run.task if run.net == "perceptron" else f"{run.net}, {run.task}",
         )
         if course is not None and not len(course.steps):
             course = None
@@ -194,6 +209,37 @@ def auroc(rows: Sequence[dict[str, Any]], horizon: int, draws: int = 2000) -> tu
     spread = good[drawn].sum(1) / count[drawn].sum(1)
     low, high = np.quantile(spread, (0.025, 0.975))
     return good.sum() / count.sum(), low, high
+
+
+def minus_slope(
+    rows: Sequence[dict[str, Any]], slope: Sequence[dict[str, Any]], draws: int = 2000
+) -> dict[str, tuple[float, float, float]]:
+    """AUROC and recall minus those of the slope on the same runs, with 95% intervals over resampled tasks."""
+    names = sorted({row["task"] for row in rows})
+    drawn = np.random.default_rng(0).integers(len(names), size=(draws, len(names)))
+    found = {}
+    for what in ("auroc", "recall"):
+        shares, spreads = [], []
+        for some in (rows, slope):
+            if what == "auroc":
+                parts = pairs(some, MAIN)
+                by_task = [parts.get(name, (0.0, 0)) for name in names]
+            else:
+                grokked = [row for row in some if row["grokked"]]
+                by_task = [
+                    (
+                        float(sum(row["alarm"] is not None for row in grokked if row["task"] == name)),
+                        sum(row["task"] == name for row in grokked),
+                    )
+                    for name in names
+                ]
+            good, count = np.array(by_task, dtype=float).T
+            shares.append(good.sum() / count.sum() if count.sum() else np.nan)
+            with np.errstate(invalid="ignore"):
+                spreads.append(good[drawn].sum(1) / count[drawn].sum(1))
+        low, high = np.nanquantile(spreads[0] - spreads[1], (0.025, 0.975))
+        found[what] = (float(shares[0] - shares[1]), float(low), float(high))
+    return found
 
 
 def lead(row: dict[str, Any]) -> float:
@@ -301,6 +347,12 @@ def until_saved(runs: Sequence[BankRun]) -> float:
     return saved / sum(int(run.steps[-1]) for run in runs)
 
 
+def signed(found: tuple[float, float, float]) -> str:
+    """``−0.03 (−0.05 to +0.01)``."""
+    value, low, high = (f"{v:+.2f}".replace("-", "−") for v in found)
+    return f"{value} ({low} to {high})"
+
+
 def interval(found: tuple[float, float, float], digits: int = 2) -> str:
     """``.93 (.88–.97)``."""
     value, low, high = (f"{v:.{digits}f}".replace("0.", ".", 1) if v < 1 else f"{v:.{digits}f}" for v in found)
@@ -336,7 +388,7 @@ def write_calibrated(courses: Sequence[Course], names: Sequence[str], path: Path
         )
     if "give up" in names:
         # Without three series that a run does not have by default.
-        features = [f for f in FEATURES if f.series not in _UNSEEN_ONLINE]
+        features = [f for f in features_of("labeled") if f.series not in _UNSEEN_ONLINE]
         entry = Entry("give up", "labeled", tuple(_AT[f.name] for f in features))
         low, after = give_up_rule(courses, entry, RATE)
         columns = list(entry.columns)
@@ -406,18 +458,25 @@ def main() -> None:
     if options.shipped:
         print(json.dumps(shipped_alarm(courses)))
         return
-    tasks = [course.group for course in courses]
+    tasks = [run.task for run in chosen]
     splits = {
         "A task held out": folds_by(tasks, courses),
         "A family of tasks held out": folds_by([FAMILY.get(task, "modular") for task in tasks], courses),
         "A value of a hyperparameter held out": by_setting(chosen, courses),
     }
+    nets = [run.net for run in chosen]
+    if len(set(nets)) > 1:
+        splits["An architecture held out"] = folds_by(nets, courses)
+    splits = {title: folds for title, folds in splits.items() if folds}
     wanted = entries()
     results: dict[str, dict[str, dict[str, Any]]] = {}
+    behind: dict[str, dict[str, dict[str, tuple[float, float, float]]]] = {}
     kept: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for title, folds in splits.items():
         kept[title] = {entry.name: evaluate(entry, folds) for entry in wanted}
         results[title] = {name: summary(rows) for name, rows in kept[title].items()}
+        slope = kept[title][CONTROL]
+        behind[title] = {name: minus_slope(rows, slope) for name, rows in kept[title].items() if name != CONTROL}
         print(f"{title}: {time.perf_counter() - began:.0f} s", file=sys.stderr)
     partial = {
         i for i, run in enumerate(chosen) if run.outcome == "not" and run.series["accuracy/validation"][-1] >= 0.5
@@ -430,7 +489,9 @@ def main() -> None:
         name: give_up(courses, entry, tasks)
         for name, entry in ((e.name, e) for e in wanted if e.name.startswith(("logistic", "control: settings")))
     }
-    text = page(runs, courses, results, clear, len(partial), saving, until_saved(runs), time.perf_counter() - began)
+    text = page(
+        runs, courses, results, behind, clear, len(partial), saving, until_saved(runs), time.perf_counter() - began
+    )
     options.out.write_text(text, encoding="utf-8")
     print(text)
     draw(results["A task held out"], kept["A task held out"], options.images)
@@ -440,6 +501,7 @@ def page(
     runs: Sequence[BankRun],
     courses: Sequence[Course],
     results: dict[str, dict[str, dict[str, Any]]],
+    behind: dict[str, dict[str, dict[str, tuple[float, float, float]]]],
     clear: dict[str, tuple[float, float, float]],
     partial: int,
     saving: dict[str, dict[str, float]],
@@ -467,6 +529,18 @@ def page(
         "tasks drawn with replacement. False alarms: held-out runs that did not grok and had an alarm, at a threshold "
         "set for 5% on the calibration side. Recall: runs that grokked and had one before. Lead: share of t_gen left "
         "at the alarm, median (quartiles) of those; all: median with 0 for a run without one.",
+        "",
+        "## Minus the slope of the validation loss",
+        "",
+        f"On the same runs: AUROC at {MAIN} t_fit and recall, with 95% intervals over tasks drawn with replacement. A "
+        "detector is ahead where the interval lies above zero.",
+        "",
+        "| detector | " + " | ".join(f"{title}: AUROC | recall" for title in behind) + " |",
+        "|---" * (1 + 2 * len(behind)) + "|",
+        *[
+            "| " + " | ".join([name, *(signed(found[name][what]) for found in behind.values() for what in WHAT)]) + " |"
+            for name in next(iter(behind.values()))
+        ],
         "",
         f"## Without the {partial} runs that ended half-way",
         "",

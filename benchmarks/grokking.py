@@ -156,6 +156,10 @@ _IMDB = {
     "ema": {"task": "grokfast-imdb-small"},
     "its weight decay, no filter": {"task": "grokfast-imdb-small-baseline", "weight_decay": 10.0},
 }
+_IMDB_FULL = {
+    "baseline": {"task": "grokfast-imdb-baseline"},
+    "ema": {"task": "grokfast-imdb"},
+}
 _QM9 = {
     "baseline": {"task": "grokfast-qm9-baseline"},
     "ema": {"task": "grokfast-qm9"},
@@ -176,14 +180,15 @@ ARMS: dict[str, dict[str, dict[str, Any]]] = {
     "nanda": _NANDA,
     "mnist": _MNIST,
     "imdb": _IMDB,
+    "imdb-full": _IMDB_FULL,
     "qm9": _QM9,
     "ablations": _ABLATIONS,
     "ablations-125": _ABLATIONS_125,
 }
 """Methods by task: Grokfast's transformer on x·y and on x/y mod 97; Prieto et al.'s perceptron and transformer on x+y
 and x·y mod 113, and sparse parity; Nanda et al.; 1,000 digits of MNIST with initial weights × 8; film reviews, the
-smaller version; 50 molecules of QM9; and the record on x·y with one thing changed. Some end sooner than in the
-papers."""
+smaller version and the paper's; 50 molecules of QM9; and the record on x·y with one thing changed. Some end sooner than
+in the papers."""
 
 
 def train_one(values: dict[str, Any], folder: Path, data_dir: Path | None) -> dict[str, Any] | None:

@@ -20,6 +20,10 @@ from grokking_tracks.page import Series, collected, page, shown
 
 PAGE = Path(__file__).parents[1] / "docs" / "records-grokking.md"
 ROWS = RESULTS / "grokking" / "records.jsonl"
+DIGITS_ROWS = RESULTS / "grokking" / "digits.jsonl"
+"""Of ``digits.py``."""
+SPARSE_ROWS = RESULTS / "grokking" / "sparse.jsonl"
+"""Of ``grokking_sparse.py``."""
 _DECODER = {"model": "decoder", "widths": (128, 512), "activation": "gelu", "batch_size": 512, "train_fraction": 0.5}
 TRACKS: dict[str, dict[str, Any]] = {
     **{
@@ -80,7 +84,7 @@ def settings(track: str, method: str) -> dict[str, Any]:
     return {**common, **TRACKS[track], **chosen}
 
 
-def run(tracks: list[str], methods: list[str], seeds: range, out: Path) -> None:
+def run(tracks: list[str], methods: list[str], seeds: range, out: Path, device: str = "cpu") -> None:
     """Train what has no row yet, seed by seed."""
     single_thread()
     from grokking_tracks.runs import train
@@ -93,7 +97,7 @@ def run(tracks: list[str], methods: list[str], seeds: range, out: Path) -> None:
             for method in methods:
                 if (track, method, seed) in done:
                     continue
-                config = make_config(**settings(track, method), seed=seed)
+                config = make_config(**settings(track, method), seed=seed, device=device)
                 row = {"track": track, "method": method, "seed": seed, **train(config).row, **provenance(config)}
                 append_row(out, row)
                 print(
@@ -101,7 +105,7 @@ def run(tracks: list[str], methods: list[str], seeds: range, out: Path) -> None:
                 )
 
 
-def rerun(series: Series, seeds: int | None) -> None:
+def rerun(series: Series, seeds: int | None, data_dir: Path | None = None) -> None:
     """Train a row of the page again, seed by seed."""
     single_thread()
     from grokking_tracks.runs import train
@@ -110,8 +114,15 @@ def rerun(series: Series, seeds: int | None) -> None:
 
     for seed, then in sorted(series.reached.items())[:seeds]:
         values = {key: value for key, value in series.config.items() if value is not None}
+        if data_dir is not None:
+            values["data_dir"] = data_dir
         now = train(make_config(**values, seed=seed)).reached
         print(f"seed {seed}: {now or '–'} steps now, {shown(then, series.limit)} in the row", flush=True)
+
+
+def rows_of_page(out: Path) -> list[dict[str, Any]]:
+    """Rows of this script and of ``digits.py``."""
+    return [*read_rows(out), *read_rows(DIGITS_ROWS)]
 
 
 def main() -> int:
@@ -122,18 +133,22 @@ def main() -> int:
     parser.add_argument("--first-seed", type=int, default=0, help="searches take seeds from 1000 on")
     parser.add_argument("--rerun", metavar="ID", help="id of the row to train again")
     parser.add_argument("--rerun-seeds", type=int, metavar="N", help="how many of its seeds; default: all")
+    parser.add_argument("--data-dir", type=Path, help="folder of the files of MNIST, for rows that need them")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where nets train")
     parser.add_argument("--page", type=Path, default=PAGE, help="where the page is written")
     given = parser.parse_args()
     if given.rerun is not None:
-        chosen = [series for series in collected(read_rows(given.out)) if series.id == given.rerun]
+        chosen = [series for series in collected(rows_of_page(given.out)) if series.id == given.rerun]
         if not chosen:
             parser.error(f"no row {given.rerun!r}: expected an id of {PAGE.name}")
-        rerun(chosen[0], given.rerun_seeds)
+        if chosen[0].track.startswith("digits-"):
+            parser.error(f"row {given.rerun} is trained again by another script: {chosen[0].command} --out FILE")
+        rerun(chosen[0], given.rerun_seeds, given.data_dir)
         return 0
     if not given.track:
-        given.page.write_text(page(collected(read_rows(given.out))), encoding="utf-8")
+        given.page.write_text(page(collected(rows_of_page(given.out)), read_rows(SPARSE_ROWS)), encoding="utf-8")
         return 0
-    run(given.track, given.method, range(given.first_seed, given.first_seed + given.seeds), given.out)
+    run(given.track, given.method, range(given.first_seed, given.first_seed + given.seeds), given.out, given.device)
     return 0
 
 

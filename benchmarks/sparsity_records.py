@@ -22,7 +22,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from _harness import RESULTS, make_parser
+from _harness import RESULTS, json_lines, make_parser
 from rich.console import Console
 
 from surgecollapse.compare.methods import ABLATIONS, METHODS
@@ -293,7 +293,7 @@ def _details(ladder: Sequence[Record]) -> Iterator[str]:
         yield f"Rows: `benchmarks/results/compare/{runs.folder}/rows.jsonl`, method `{runs.method}`."
         yield ""
         yield "```json"
-        yield json.dumps({**runs.config, "sparsity": runs.sparsity}, sort_keys=True)
+        yield from json_lines({**runs.config, "sparsity": runs.sparsity})
         yield "```"
         yield ""
         yield "</details>"

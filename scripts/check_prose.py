@@ -3,9 +3,9 @@
     python scripts/check_prose.py                 # README, CHANGELOG, docs and reports
     python scripts/check_prose.py --since main    # the commits that main does not have, too
 
-Sources: US spelling. Pages: at most 140 characters a line outside of tables and code, numbers with a leading zero, US
-spelling, and no page that no other page links to. Commits: a subject of at most 72 characters that names its area
-first (``masks: keep ties exact``).
+Sources: US spelling. Pages: at most 140 characters a line outside of tables and code, 84 in code (what the page shows
+without scrolling), numbers with a leading zero, US spelling, and no page that no other page links to. Commits: a
+subject of at most 72 characters that names its area first (``masks: keep ties exact``).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-LINE, SUBJECT = 140, 72
+LINE, CODE, SUBJECT = 140, 84, 72
 _BRITISH = re.compile(
     r"\b\w*(?:(?:general|memor|standard|normal|optim|regular|initial|minim|recogn|local|summar|discret|orthogonal|"
     r"character|parametr|organ|vector|quant|serial|synchron)is(?:e|ed|es|er|ing|ation|ations)(?![a-z])|"
@@ -30,18 +30,26 @@ _LINK = re.compile(r"\]\(([^)#\s]+\.md)")
 _AREA = re.compile(r"^[A-Za-z0-9_./-]+(?: [A-Za-z0-9_./-]+)?: \S")
 
 
+def _lines(text: str) -> Iterator[tuple[int, str, bool]]:
+    """Number and text of every line but fences, and whether it is code; code without the indent of its fence."""
+    fence: int | None = None
+    for number, line in enumerate(text.splitlines(), 1):
+        start = len(line) - len(line.lstrip())
+        if line.lstrip().startswith(("```", "~~~")):
+            fence = start if fence is None else None
+        else:
+            yield number, line if fence is None else line[min(fence, start) :], fence is not None
+
+
 def prose(text: str) -> Iterator[tuple[int, str, str]]:
     """Number, whole line, and the line without inline code and link targets, of every line outside of code blocks."""
-    fenced = False
-    for number, line in enumerate(text.splitlines(), 1):
-        if line.lstrip().startswith(("```", "~~~")):
-            fenced = not fenced
-        elif not fenced:
+    for number, line, fenced in _lines(text):
+        if not fenced:
             yield number, line, re.sub(r"`[^`]*`|\]\([^)]*\)", " ", line)
 
 
 def faults_of_page(text: str, *, width: int | None = LINE) -> Iterator[str]:
-    """What is wrong with a page, each with its line.
+    """What is wrong with a page, each with its line; ``width`` is that of prose.
 
     >>> list(faults_of_page("A value of .5, generalised."))
     ["1: '.5' lacks its leading zero", "1: 'generalised' is not US spelling"]
@@ -53,6 +61,9 @@ def faults_of_page(text: str, *, width: int | None = LINE) -> Iterator[str]:
             yield f"{number}: {found[0]!r} lacks its leading zero"
         for found in _BRITISH.finditer(words):
             yield f"{number}: {found[0]!r} is not US spelling"
+    for number, line, fenced in _lines(text):
+        if fenced and len(line) > CODE:
+            yield f"{number}: {len(line)} characters of code, at most {CODE}"
 
 
 def faults_of_code(text: str) -> Iterator[str]:

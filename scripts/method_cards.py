@@ -20,6 +20,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 from card_figures import gain_of_filter, schedule_of_policy
+from check_prose import CODE
 from docstring_roles import to_markdown
 
 SECTIONS = ("When to use", "Cost", "Deviations", "Source")
@@ -56,6 +57,7 @@ class Part:
 def parts() -> Iterator[Part]:
     """Everything that has a card, kind by kind."""
     from surgecollapse.attaching.row_norms import clip_rows
+    from surgecollapse.attaching.sharpness import single_step_sam
     from surgecollapse.gradients.clip import ClipNorm
     from surgecollapse.gradients.equalize import EqualizeSpectrum
     from surgecollapse.gradients.gradient_filter import GradientFilter
@@ -67,7 +69,8 @@ def parts() -> Iterator[Part]:
 
     for name, value in POLICIES.items():
         yield Part("policies", name, value, value.__name__)
-    for value in (Grokfast, GrokfastMA, GradientFilter, OrthoGrad, EqualizeSpectrum, ClipNorm, clip_rows):
+    weights = (clip_rows, single_step_sam)
+    for value in (Grokfast, GrokfastMA, GradientFilter, OrthoGrad, EqualizeSpectrum, ClipNorm, *weights):
         name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", value.__name__).lower()
         yield Part("transforms", {"ortho_grad": "orthograd"}.get(name, name), value, value.__name__)
     for name, value in MONITORS.items():
@@ -145,14 +148,17 @@ def _import_of(name: str, value: Any) -> str:
 
 def _use(part: Part) -> str:
     """The line that puts a part to use."""
-    attach = "attach(model, optimizer, 0.9, 10_000, "
+    if part.kind == "analyses":
+        return f"surgecollapse analyze RUN --what {part.name}"
     needed = [p.name for p in inspect.signature(part.value).parameters.values() if p.default is p.empty]
-    return {
-        "policies": f'surgecollapse.{attach}policy="{part.name}")',
-        "transforms": f"surgecollapse.{attach}transforms=[{part.value.__name__}({', '.join(needed)})])",
-        "monitors": f'surgecollapse.{attach}monitors=["{part.name}"])',
-        "analyses": f"surgecollapse analyze RUN --what {part.name}",
+    given = {
+        "policies": f'policy="{part.name}"',
+        "transforms": f"transforms=[{part.value.__name__}({', '.join(needed)})]",
+        "monitors": f'monitors=["{part.name}"]',
     }[part.kind]
+    arguments = f"model, optimizer, 0.9, 10_000, {given}"
+    line = f"surgecollapse.attach({arguments})"
+    return line if len(line) <= CODE else f"surgecollapse.attach(\n    {arguments}\n)"
 
 
 def card(part: Part, figure: str) -> str:

@@ -24,6 +24,7 @@ class TwoCalls(torch.optim.Optimizer):
     def second_step(self):
         for p, change in self.moved.items():
             p.sub_(change)
+        self.moved.clear()
         self.base_optimizer.step()
 
     def step(self, closure=None):

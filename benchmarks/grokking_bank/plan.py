@@ -17,6 +17,8 @@ class Block:
     members: tuple[Member, ...]
     hidden: int
     steps: int
+    net: str = "perceptron"
+    """Of :data:`~grokking_bank.stack.NETS`."""
     batch: int | None = None
     together: int = 16
     """Members of one stack."""
@@ -63,6 +65,8 @@ def block(name: str) -> Block:
     own = {"mnist": _mnist, "mnist-large": _mnist_large, "s5": _permutations_of_five}
     if name in own:
         return own[name]()
+    if name.startswith(tuple(OTHER_NETS)):
+        return _other_net(name)
     return _parity(name) if name.startswith("parity") else _algebra(name)
 
 
@@ -118,5 +122,33 @@ def _permutations_of_five() -> Block:
     return Block(task="s5", members=members, hidden=128, steps=6000, batch=512, together=8)
 
 
-BLOCKS = ("add-23", "mul-23", "s4", "parity-15", "mnist", "sub-23", "div-23", "add-29", "s5", "mnist-large")
+OTHER_NETS = {"deep": 64, "attention": 32}
+"""Kinds of nets beside perceptrons with one hidden layer, and their widths."""
+
+
+def _other_net(name: str) -> Block:
+    """Deeper perceptrons and transformers: more weight decay, fewer steps."""
+    first, (net, _, task) = _first(name), name.partition("-")
+    if task.startswith("parity"):
+        usual = grid((0.001, 0.003), (0.0, 0.1, 0.3, 1.0), (0.2, 0.4, 0.7), scale=4.0, seed=first)
+        random = grid((0.001, 0.003), (0.3, 1.0), (0.6,), scale=4.0, noise=1.0, seed=first + 200)
+        return Block(task=task, members=(*usual, *random), hidden=OTHER_NETS[net], steps=3000, net=net)
+    usual = grid((0.005, 0.01), (0.1, 0.3, 1.0, 2.0), (0.75, 0.85), seed=first)
+    few = grid((0.005, 0.01), (0.3, 1.0), (0.35, 0.5), seed=first + 100)
+    plain = grid((0.003, 0.01), (0.0,), (0.8,), seed=first + 200)
+    random = grid((0.005, 0.01), (0.3, 1.0), (0.8,), noise=1.0, seed=first + 300)
+    partly = grid((0.01,), (1.0, 2.0), (0.85,), noise=0.3, seed=first + 400)
+    members = (*usual, *few, *plain, *random, *partly)
+    if task == "s5":
+        return Block(task=task, members=members, hidden=OTHER_NETS[net], steps=4000, net=net, batch=512, together=8)
+    return Block(task=task, members=members, hidden=OTHER_NETS[net], steps=4000, net=net)
+
+
+FIRST_BANK = ("add-23", "mul-23", "s4", "parity-15", "mnist", "sub-23", "div-23", "add-29", "s5", "mnist-large")
+SECOND_BANK = (
+    *(f"deep-{task}" for task in ("add-23", "sub-23", "mul-23", "parity-15", "s4")),
+    *(f"attention-{task}" for task in ("add-23", "sub-23", "mul-23", "parity-15", "s4", "s5")),
+)
+"""The other nets."""
+BLOCKS = (*FIRST_BANK, *SECOND_BANK)
 """In the order in which they are trained; new ones come at the end, since seeds follow from the place."""

@@ -103,7 +103,7 @@ def _check(configs: Sequence[RunConfig]) -> None:
         "early_stopping": 0,
     }
     plain |= {"early_stopping": 0, "forecast": "none", "ema_decay": 0.0, "scale_partial_batches": False}
-    plain |= {"equalize_spectrum": False, "max_row_norm": None}
+    plain |= {"sam_rho": 0.0, "equalize_spectrum": False, "max_row_norm": None}
     values = flat_values(as_mapping(first))
     for key, value in plain.items():
         if values.get(key, value) != value:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from grokking_bank.members import Member, Problem, problem
 from grokking_bank.plan import Block
 from grokking_bank.readings import SERIES, Readings
-from grokking_bank.stack import Stack
+from grokking_bank.stack import NETS
 from surgecollapse.forecast.times import GrokkingTimes, grokking_times
 from surgecollapse.record.whole_files import is_sealed, seal_of, write_whole
 
@@ -40,6 +40,7 @@ class BankRun:
     steps: NDArray[np.int64]
     series: dict[str, NDArray[np.float32]]
     times: GrokkingTimes
+    net: str = "perceptron"
 
     @property
     def outcome(self) -> str:
@@ -76,13 +77,13 @@ def train_stack(
     Args:
         task: its samples.
         members: of the stack.
-        block: steps, hidden units and batch.
+        block: kind of net, steps, hidden units and batch.
         tell: called with every step at which there was an evaluation.
 
     Returns:
         Steps of the evaluations, and numbers (members, evaluations, series).
     """
-    stack = Stack(task, members, block.hidden, block.batch)
+    stack = NETS[block.net](task, members, block.hidden, block.batch)
     readings, steps = Readings(stack), evaluation_steps(block.steps)
     rows, due = [], set(steps)
     for step in range(1, block.steps + 1):
@@ -107,6 +108,7 @@ def write_stack(path: Path, members: Sequence[Member], block: Block, tell: Calla
         "series": list(SERIES),
         "members": [asdict(member) for member in members],
         "hidden": block.hidden,
+        "net": block.net,
         "batch": block.batch,
         "seconds": round(time.perf_counter() - began, 2),
         "torch": torch.__version__,
@@ -142,7 +144,9 @@ def read_bank(folder: Path, pattern: str = "*.npz") -> list[BankRun]:
             series = {name: numbers[:, i] for i, name in enumerate(facts["series"])}
             train, validation = series["accuracy/train"], series["accuracy/validation"]
             times = grokking_times(steps.tolist(), train.tolist(), validation.tolist(), generalize=facts["generalise"])
-            runs.append(BankRun(task=facts["task"], member=Member(**settings), steps=steps, series=series, times=times))
+            net = facts.get("net", "perceptron")
+            member = Member(**settings)
+            runs.append(BankRun(task=facts["task"], member=member, steps=steps, series=series, times=times, net=net))
     return runs
 
 

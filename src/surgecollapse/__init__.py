@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from surgecollapse.attaching.averaging import average_weights
     from surgecollapse.attaching.monitoring import watch_training
     from surgecollapse.attaching.row_norms import clip_rows
+    from surgecollapse.attaching.sharpness import single_step_sam
     from surgecollapse.attaching.transforms import transform_gradients
     from surgecollapse.controller.controller import Controller
     from surgecollapse.controller.options import Monitoring, Readings, Target, Updates
@@ -43,6 +44,7 @@ _HOME = {
     "attach": "attaching.attach",
     "average_weights": "attaching.averaging",
     "clip_rows": "attaching.row_norms",
+    "single_step_sam": "attaching.sharpness",
     "transform_gradients": "attaching.transforms",
     "Controller": "controller.controller",
     "Monitoring": "controller.options",
@@ -109,6 +111,7 @@ __all__ = [
     "clip_rows",
     "load_run",
     "make_policy",
+    "single_step_sam",
     "stablemax_cross_entropy",
     "transform_gradients",
     "tune",

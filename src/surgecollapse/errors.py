@@ -1,4 +1,4 @@
-"""Errors that users see: one way to say that a word is unknown."""
+"""What users read in errors and warnings: one way to say that a word is unknown, and how many there are."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import difflib
 import sys
 import warnings
 from collections.abc import Collection, Iterable
+from typing import TypeVar
+
+Word = TypeVar("Word", bound=str)
 
 
 class ConfigError(ValueError):
     """A configuration that cannot be used, in one line: which key, what was expected, what came."""
 
-    __module__ = "surgecollapse.lab.config"  # as tracebacks name it: where everyone imports it from
+    __module__ = "surgecollapse.lab.config"  # as tracebacks name it: where it is imported from
 
 
 def nearest(given: object, valid: Iterable[str], *, most: int = 1, cutoff: float = 0.5) -> list[str]:
@@ -55,7 +58,7 @@ def unknown(
     return f"unknown {what} {given!r}: expected {expected}" + (f". Did you mean {close[0]!r}?" if close else "")
 
 
-def one_of(what: str, given: str, valid: Collection[str]) -> str:
+def one_of(what: str, given: str, valid: Collection[Word]) -> Word:
     """Return a word that is among the valid ones.
 
     Raises:
@@ -66,9 +69,19 @@ def one_of(what: str, given: str, valid: Collection[str]) -> str:
     ...
     ValueError: unknown growth 'randm': expected one of random, gradient. Did you mean 'random'?
     """
-    if given not in valid:
+    found = next((word for word in valid if word == given), None)
+    if found is None:
         raise ValueError(unknown(what, given, valid))
-    return given
+    return found
+
+
+def counted(number: int, what: str) -> str:
+    """A number with its noun, in the plural unless it is one.
+
+    >>> counted(1, "reading"), counted(0, "reading"), counted(1200, "step")
+    ('1 reading', '0 readings', '1,200 steps')
+    """
+    return f"{number:,} {what}" + "s" * (number != 1)
 
 
 def warn_user(message: str, category: type[Warning] = UserWarning) -> None:

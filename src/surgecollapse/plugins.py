@@ -29,7 +29,7 @@ FORMS = {
     "policies": "called with the policy's options, returns an object with start, due, decide, state_dict, "
     "load_state_dict",
     "criteria": "a function of (weight, signal) that returns scores of the weight's shape",
-    "monitors": "called without arguments, returns an object with name, needs and measure(scene)",
+    "monitors": "called without arguments, returns an object with name, needs and measure(context)",
     "detectors": "called without arguments, returns an object with update(measurement), state_dict, load_state_dict",
     "trackers": "called with a run's name, its configuration and a folder, returns an object of "
     "surgecollapse.trackers.protocol.Tracker",

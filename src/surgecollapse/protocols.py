@@ -101,7 +101,7 @@ class Monitor(Protocol):
     Optional attributes: ``period = n``: only at every n-th event; ``rotates = True``: each event may show it only some
     of the weights and sites, in turn, so that its cost can be bounded; ``first_cost = c``: its first event takes about
     as long as c training steps, and waits until that has been earned (default .15). Optional methods:
-    ``prepare(scene)``, called one optimizer step before :meth:`measure` (with weights and gradients alone);
+    ``prepare(context)``, called one optimizer step before :meth:`measure` (with weights and gradients alone);
     ``state_dict`` and ``load_state_dict``, for what a checkpoint must hold.
     """
 
@@ -112,10 +112,10 @@ class Monitor(Protocol):
 
     @property
     def needs(self) -> Sequence[str]:
-        """Which costly parts of the scene it reads: of ``gradients``, ``activations``, ``outputs``."""
+        """Which costly parts of the context it reads: of ``gradients``, ``activations``, ``outputs``."""
         ...
 
-    def measure(self, scene: MonitorContext) -> Mapping[str, Series]:
+    def measure(self, context: MonitorContext) -> Mapping[str, Series]:
         """Measure without a host sync and without drawing from global generators.
 
         Returns:

@@ -47,6 +47,44 @@ def test_a_click_reaches_the_masks_and_the_page_moves_and_asks_for_nothing_outsi
     assert done[0].pruned == pytest.approx(before / 2, abs=len(done[0].layers) + 1)
 
 
+def test_forms_send_lists_choices_and_units(live, page):
+    server, address = served(live.parent)
+    sent = {
+        "set-optimizer": {"option": "betas", "value": "0.8, 0.95"},
+        "replace-schedule": {"shape": "linear", "steps": "5000"},
+        "freeze-layers": {"layers": "head", "units": "1,3"},
+        "set-loss": {"label_smoothing": "0.1"},
+        "set-thresholds": {"values": "maximum_depth=abc"},
+    }
+    try:
+        page.goto(address)
+        page.get_by_role("link", name="<b>run", exact=True).click(timeout=20_000)
+        page.wait_for_selector(".chart canvas", timeout=20_000)
+        for number, (kind, values) in enumerate(sent.items()):
+            form = page.locator(f"form[data-kind={kind}]")
+            for name, value in values.items():
+                field = form.locator(f"[name={name}]")
+                field.select_option(value) if name == "shape" else field.fill(value)
+            form.locator("button").click()
+            if kind != "set-thresholds":
+                applied = page.locator("#asked .applied")
+                wait_until(lambda there=applied, n=number: there.count() == n + 1, f"{kind} is not applied")
+        page.wait_for_selector("#problem:not([hidden])")
+        assert "values must be a table of names and numbers" in page.inner_text("#problem")
+        assert page.locator("form[data-kind=set-loss] [name=class_weights] option").all_inner_texts() == [
+            "", "none", "balanced",
+        ]  # fmt: skip
+    finally:
+        end(server)
+    told = [(asked.kind, asked.body, asked.reason) for asked in CommandQueue(live / "run.db").all()]
+    assert told == [
+        ("set-optimizer", {"option": "betas", "value": [0.8, 0.95], "group": None}, "betas 0.9, 0.999 → 0.8, 0.95"),
+        ("replace-schedule", {"shape": "linear", "steps": 5000}, told[1][2]),
+        ("freeze-layers", {"layers": ["head"], "units": [1, 3]}, "froze 2 units of head"),
+        ("set-loss", {"label_smoothing": 0.1, "class_weights": None}, "loss with label_smoothing 0.1"),
+    ]
+
+
 def test_a_page_finds_its_server_again_after_a_restart(written, page, tmp_path):
     with (tmp_path / "errors").open("w") as errors:
         server, address = served(written.path.parent.parent, stderr=errors)

@@ -47,7 +47,7 @@ COMMANDS = [
     pytest.param(line, id=f"{name(page)}: {line}")
     for page in PAGES
     for block in fenced(page, "console")
-    for line in (text.split("#")[0].strip() for text in block.splitlines())
+    for line in (text.split("#")[0].strip() for text in block.replace("\\\n", " ").splitlines())
     if line.startswith("surgecollapse ")
 ]
 
@@ -157,8 +157,11 @@ def test_prose_is_in_form():
 def test_checks_of_prose_find_what_they_look_for(tmp_path):
     assert not doctest.testmod(check_prose).failed
     long, table = "word " * 30, "| cell " * 30
-    (fault,) = check_prose.faults_of_page(f"{long}\n{table}\n```\n{long}.5\n```")
-    assert fault.startswith("1: ")
+    code = "x" * check_prose.CODE
+    page = f"{long}\n{table}\n```\n{code}\n```\n    ```\n    {code}\n    {code}.5\n    ```"
+    prose, in_code = check_prose.faults_of_page(page)
+    assert prose.startswith("1: ")
+    assert in_code.startswith("8: ")
     (tmp_path / "index.md").write_text("[a](a.md)", encoding="utf-8")
     (tmp_path / "a.md").write_text("[a](a.md)", encoding="utf-8")
     (tmp_path / "lost.md").write_text("[home](index.md)", encoding="utf-8")

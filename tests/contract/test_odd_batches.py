@@ -57,13 +57,68 @@ def test_few_samples_with_positions_are_read(build, shape):
     assert all(layer.rows >= 32 for reading in controller.readings for layer in reading.layers)
 
 
-@pytest.mark.parametrize("shape", [(1, 6), (6,)])
-def test_a_single_row_warns_once_and_trains(shape):
-    with pytest.warns(UserWarning, match=r"no activation entropy at step 1.*a single sample without positions") as said:
-        controller = train(mlp(), [torch.randn(shape) for _ in range(4)])
+@pytest.mark.parametrize("policy", ["no_op", "cyclic_pruning", "entropy_thresholds", "soft_threshold_entropy"])
+@pytest.mark.parametrize(
+    ("shape", "rows"),
+    [((1, 6), "is a single sample"), ((6,), "is a single sample"), ((2, 6), "has 2"), ((3, 6), "has 3")],
+)
+def test_few_rows_warn_once_and_train(shape, rows, policy):
+    with pytest.warns(
+        UserWarning, match=rf"no activation entropy at step 1.*the batch {rows}.*without positions"
+    ) as said:
+        controller = train(mlp(), [torch.randn(shape) for _ in range(4)], policy=policy, total_steps=400)
     assert len([w for w in said if "no activation entropy" in str(w.message)]) == 1
     assert controller.step == 4
     assert {layer.units for layer in controller.readings[0].layers} == {16}
+
+
+class Frozen(nn.BatchNorm2d):
+    """Statistics that training leaves alone, as in detectors that are fine-tuned on one image a batch."""
+
+    def train(self, mode=True):
+        return super().train(False)
+
+
+ONE_SAMPLE = {
+    "batch norm with fixed statistics": (lambda: Frozen(8), (1, 2, 9, 9)),
+    "batch norm of the one image": (lambda: nn.BatchNorm2d(8), (1, 2, 9, 9)),
+    "instance norm": (lambda: nn.InstanceNorm2d(8), (1, 2, 9, 9)),
+    "group norm": (lambda: nn.GroupNorm(2, 8), (1, 2, 9, 9)),
+    "no batch axis": (nn.Identity, (2, 9, 9)),
+}
+
+
+@pytest.mark.parametrize("name", ONE_SAMPLE)
+def test_one_image_a_batch_is_read_whatever_normalizes_it(name):
+    norm, shape = ONE_SAMPLE[name]
+    net = nn.Sequential(
+        nn.Conv2d(2, 8, 3), norm().train(), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 3, 1)
+    )
+    statistics = [value.clone() for value in net[1].buffers()] if isinstance(net[1], Frozen) else []
+    controller = train(net, [torch.randn(shape) for _ in range(4)])
+    assert all(reading.entropy is not None for reading in controller.readings)
+    assert all(map(torch.equal, statistics, net[1].buffers()))
+
+
+class Steps(nn.Module):
+    """A cell that is called once a time step."""
+
+    def __init__(self, cell):
+        super().__init__()
+        self.cell, self.head = cell, nn.Linear(16, 3)
+
+    def forward(self, x):
+        state = None
+        for row in x:
+            state = self.cell(row, state)
+        return self.head(state[0] if isinstance(state, tuple) else state)
+
+
+@pytest.mark.parametrize("kind", [nn.GRUCell, nn.RNNCell, nn.LSTMCell])
+def test_cells_that_a_loop_calls_are_read(kind):
+    controller = train(Steps(kind(6, 16)), [torch.randn(5, 7, 6) for _ in range(4)])
+    assert set(controller.masks) == {"cell.weight_ih", "cell.weight_hh"}
+    assert all(reading.entropy is not None for reading in controller.readings)
 
 
 def test_a_reading_without_a_source_warns_once():
@@ -153,8 +208,8 @@ def test_the_monitor_of_predictions_reads_the_classes_too(name):
     torch.manual_seed(0)
     head, shape, form, axis = SCORES[name]
     net, x = Returns(head, form), torch.randn(shape)
-    scenes = MonitorContexts(net, Probe(x))
-    found = MONITORS["predictions"]().measure(scenes.build(1, (), {}, ("outputs",)))
+    contexts = MonitorContexts(net, Probe(x))
+    found = MONITORS["predictions"]().measure(contexts.build(1, (), {}, ("outputs",)))
     with torch.no_grad():
         expected = expected_confidence(form(head(x), x), axis)
     assert 1 - found["entropy/predictive"].item() == pytest.approx(expected, abs=1e-5)

@@ -210,6 +210,98 @@ def test_adafactor_of_torch_is_found_too():
         optimizer.step()
 
 
+# ---- memories elsewhere than in the state --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["reset", "keep"])
+@pytest.mark.parametrize("deep", [1, 2], ids=["one inside", "one inside of that"])
+def test_moments_of_an_optimizer_inside_of_the_attached_one_are_reset(deep, mode):
+    def base(groups, **options):
+        return torch.optim.AdamW(groups, **options) if deep == 1 else TwoCalls(groups, torch.optim.AdamW, **options)
+
+    model = net()
+    optimizer = TwoCalls(model.parameters(), base, lr=1e-2)
+    moments = optimizer.base_optimizer.state if deep == 1 else optimizer.base_optimizer.base_optimizer.state
+    if deep == 2:
+        optimizer.base_optimizer.step = optimizer.base_optimizer.base_optimizer.step
+    controller = sc.attach(
+        model, optimizer, 0.8, 60, policy="one_shot", readings=sc.Readings(every=5),
+        updates=sc.Updates(optimizer_state=mode),
+    )  # fmt: skip
+    params = dict(model.named_parameters())
+    while controller.sparsity < 0.5:
+        backward(model)
+        optimizer.step(lambda: backward(model))
+    closed = [moments[params[name]]["exp_avg"][~mask] for name, mask in controller.masks.items()]
+    assert sum(map(len, closed)) > 1000
+    assert any(values.any() for values in closed) == (mode == "keep")
+
+
+class Own(torch.optim.Optimizer):
+    """Keeps its moments as its author liked, and steps with momentum."""
+
+    def __init__(self, params, keep):
+        super().__init__(params, {"lr": 0.05})
+        self.keep = keep
+        keep(self, self.param_groups[0]["params"])
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for p in self.param_groups[0]["params"]:
+            p.sub_(p.grad, alpha=0.05)
+
+
+OUTSIDE = {
+    "a list": lambda self, params: setattr(self, "m", [torch.zeros_like(p) for p in params]),
+    "by parameter": lambda self, params: setattr(self, "m", {p: torch.zeros_like(p) for p in params}),
+    "nested": lambda self, params: setattr(
+        self, "m", {"m": {i: (torch.zeros_like(p), 0) for i, p in enumerate(params)}}
+    ),
+    "one weight alone": lambda self, params: setattr(self, "m", torch.zeros_like(params[2])),
+    "of an optimizer inside": lambda self, params: setattr(self, "inner", Own(params, OUTSIDE["a list"])),
+}
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_moments_outside_of_the_state_are_said_once(name):
+    model = net()
+    optimizer = Own(model.parameters(), OUTSIDE[name])
+    sc.attach(model, optimizer, 0.8, 60, readings=sc.Readings(every=5))
+    backward(model)
+    with pytest.warns(UserWarning, match=r"Own keeps tensors of the weights' shapes outside of its state \(m\)"):
+        optimizer.step()
+    backward(model)
+    optimizer.step()  # warnings are errors
+
+
+@pytest.mark.parametrize(
+    "keep",
+    [
+        lambda self, params: setattr(self, "ours", list(params)),
+        lambda self, params: setattr(self, "norms", {p: torch.zeros(()) for p in params}),
+        lambda self, params: setattr(self, "names", ["a", "b"]),
+        lambda self, params: setattr(self, "lengths", torch.zeros(7)),
+        lambda self, params: setattr(self, "shared", torch.optim.Adam(params)),
+    ],
+    ids=["the weights", "one number each", "words", "another shape", "an optimizer without moments yet"],
+)
+def test_what_an_optimizer_keeps_otherwise_is_no_concern(keep):
+    model = net()
+    optimizer = Own(model.parameters(), keep)
+    sc.attach(model, optimizer, 0.8, 60, readings=sc.Readings(every=5))
+    backward(model)
+    optimizer.step()
+
+
+def test_with_keep_moments_outside_of_the_state_are_left_as_they_are_in_silence():
+    model = net()
+    optimizer = Own(model.parameters(), OUTSIDE["a list"])
+    options = {"readings": sc.Readings(every=5), "updates": sc.Updates(optimizer_state="keep")}
+    sc.attach(model, optimizer, 0.8, 60, **options)
+    backward(model)
+    optimizer.step()
+
+
 # ---- what cannot be attached to ------------------------------------------------------------------------------------
 
 

@@ -149,6 +149,272 @@ MODELS = {
 }
 
 
+def bare(*shape):
+    return nn.Parameter(torch.randn(*shape) * 0.1)
+
+
+def linears(count, size=16):
+    return nn.ModuleList(nn.Linear(16, size) for _ in range(count))
+
+
+class Around(nn.Module):
+    """A body, a part with some parameters ``s``, and a head."""
+
+    def __init__(self, parts, part):
+        super().__init__()
+        self.body, self.s, self.head = nn.Linear(16, 16), nn.Module(), nn.Linear(16, 3)
+        for name, value in parts.items():
+            setattr(self.s, name, value)
+        self.part = part
+
+    def forward(self, x):
+        return self.head(self.part(self.s, F.relu(self.body(x))).mean(1))
+
+
+def weighed(shares, experts, x):
+    return sum(shares[..., i : i + 1] * expert(x) for i, expert in enumerate(experts))
+
+
+def hard(shares):
+    return F.one_hot(shares.argmax(-1), shares.shape[-1]) * shares.amax(-1, keepdim=True)
+
+
+def chosen_by_experts(s, x):
+    shares, out = s.w(x).softmax(-1), x
+    for i, expert in enumerate(s.parts):
+        share, rows = shares[..., i].topk(3, 1)
+        rows = rows[..., None].expand(-1, -1, 16)
+        out = out + torch.zeros_like(x).scatter(1, rows, expert(x.gather(1, rows)) * share[..., None])
+    return out
+
+
+def soft_slots(s, x):
+    scores = x @ s.w
+    return scores.softmax(-1) @ s.part(scores.softmax(1).transpose(1, 2) @ x)
+
+
+def recurrence(s, x):
+    state, out = torch.zeros(len(x), 16), []
+    for t in range(x.shape[1]):
+        state = state * torch.exp(-s.nu_log.exp()) + x[:, t] @ s.B_re.T
+        out.append(state @ s.C_re.T + x[:, t] * s.D)
+    return torch.stack(out, 1)
+
+
+def linear_states(s, x):
+    state, out = torch.zeros(len(x), 16), []
+    for t in range(x.shape[1]):
+        state = state @ s.A.T + x[:, t] @ s.B.T
+        out.append(state @ s.C.T)
+    return torch.stack(out, 1)
+
+
+class LoRALinear(nn.Linear):
+    """A layer with factors of its own."""
+
+    def __init__(self):
+        super().__init__(16, 16)
+        self.A, self.B = bare(2, 16), bare(16, 2)
+
+    def forward(self, x):
+        return super().forward(x) + x @ self.A.T @ self.B.T
+
+
+class DoRABlock(nn.Module):
+    """Factors as layers beside the one that is adapted."""
+
+    def __init__(self):
+        super().__init__()
+        self.base, self.down, self.up = nn.Linear(16, 16), nn.Linear(16, 2, bias=False), nn.Linear(2, 16, bias=False)
+
+    def forward(self, x):
+        return self.base(x) + self.up(self.down(x))
+
+
+class Symmetric(nn.Module):
+    def forward(self, weight):
+        return weight.triu() + weight.triu(1).mT
+
+
+class Merged(nn.Module):
+    """Low-rank factors in a parametrization."""
+
+    def __init__(self):
+        super().__init__()
+        self.u, self.v = bare(16, 2), bare(2, 16)
+
+    def forward(self, weight):
+        return weight + self.u @ self.v
+
+
+def parametrized(how):
+    layer = nn.Linear(16, 16)
+    nn.utils.parametrize.register_parametrization(layer, "weight", how)
+    return layer
+
+
+def scores(query, keys):
+    return (query @ keys.transpose(-1, -2)).softmax(-1)
+
+
+# Parts of a net that nobody named after what they are, and what of them is pruned.
+UNUSUAL = {
+    "soft routing": (
+        {"w": nn.Linear(16, 2), "e": linears(2)},
+        lambda s, x: weighed(s.w(x).softmax(-1), s.e, x),
+        {"e.0.weight", "e.1.weight"},
+    ),
+    "hard routing": (
+        {"w": nn.Linear(16, 2), "e": linears(2)},
+        lambda s, x: weighed(hard(s.w(x).softmax(-1)), s.e, x),
+        {"e.0.weight", "e.1.weight"},
+    ),
+    "gumbel": (
+        {"w": nn.Linear(16, 2), "e": linears(2)},
+        lambda s, x: weighed(F.gumbel_softmax(s.w(x), hard=True), s.e, x),
+        {"e.0.weight", "e.1.weight"},
+    ),
+    "sigmoid and top two": (
+        {"w": nn.Linear(16, 4), "e": linears(4)},
+        lambda s, x: weighed(torch.where((g := s.w(x).sigmoid()) >= g.topk(2, -1)[0][..., -1:], g, 0), s.e, x),
+        {f"e.{i}.weight" for i in range(4)},
+    ),
+    "chosen by experts": (
+        {"w": nn.Linear(16, 2), "parts": linears(2)},
+        chosen_by_experts,
+        {"parts.0.weight", "parts.1.weight"},
+    ),
+    "cosine routing": (
+        {"w": bare(2, 16), "e": linears(2)},
+        lambda s, x: weighed((F.normalize(x, dim=-1) @ F.normalize(s.w, dim=-1).T).softmax(-1), s.e, x),
+        {"e.0.weight", "e.1.weight"},
+    ),
+    "routing within einsum": (
+        {"w": bare(16, 2), "up": bare(2, 16, 16)},
+        lambda s, x: torch.einsum("bte,edf,btd->btf", (x @ s.w).softmax(-1), s.up, x),
+        {"up"},
+    ),
+    "soft slots": ({"w": bare(16, 4), "part": nn.Linear(16, 16)}, soft_slots, {"part.weight"}),
+    "linear recurrence": (
+        {"nu_log": bare(16), "B_re": bare(16, 16), "C_re": bare(16, 16), "D": bare(16)},
+        recurrence,
+        set(),
+    ),
+    "linear states": ({"A": bare(16, 16), "B": bare(16, 16), "C": bare(16, 16)}, linear_states, set()),
+    "time decay": (
+        {"time_decay": bare(16), "key": nn.Linear(16, 16)},
+        lambda s, x: s.key(x) * torch.exp(-s.time_decay.exp()),
+        {"key.weight"},
+    ),
+    "LoRA as parameters": ({"layer": LoRALinear()}, lambda s, x: s.layer(x), {"layer.weight"}),
+    "DoRA as layers": ({"layer": DoRABlock()}, lambda s, x: s.layer(x), {"layer.base.weight"}),
+    "LoHa": (
+        {"base": nn.Linear(16, 16), "hada_w1_a": bare(16, 2), "hada_w1_b": bare(2, 16)},
+        lambda s, x: s.base(x) + F.linear(x, s.hada_w1_a @ s.hada_w1_b),
+        {"base.weight"},
+    ),
+    "factors of a parametrization": ({"layer": parametrized(Merged())}, lambda s, x: s.layer(x), set()),
+    "a symmetric weight": ({"layer": parametrized(Symmetric())}, lambda s, x: s.layer(x), set()),
+    "a centered weight": ({"w": bare(16, 16)}, lambda s, x: F.linear(x, s.w - s.w.mean()), set()),
+    "a weight of shares": ({"w": bare(16, 16)}, lambda s, x: F.linear(x, s.w.softmax(-1)), set()),
+    "positions in a list": (
+        {"z": nn.ParameterList([bare(1, 6, 16), bare(6, 16)])},
+        lambda s, x: x + s.z[0] + s.z[1],
+        set(),
+    ),
+    "queries in a list": (
+        {"queries": nn.ParameterList([bare(4, 16)])},
+        lambda s, x: scores(s.queries[0], x) @ x,
+        set(),
+    ),
+    "temperatures in a dictionary": (
+        {"z": nn.ParameterDict({"zork": bare(1, 1), "blah": bare(1, 16)})},
+        lambda s, x: x * s.z["zork"] / (1 + s.z["blah"].abs()),
+        set(),
+    ),
+    "latents with a name of their own": (
+        {"zz": bare(4, 16), "q": nn.Linear(16, 16)},
+        lambda s, x: scores(s.q(s.zz), x) @ x,
+        {"q.weight"},
+    ),
+    "relative positions as a table": (
+        {"zz": bare(11, 2)},
+        lambda s, x: (x @ x.mT + s.zz[torch.arange(6)[:, None] - torch.arange(6) + 5].mean(-1)).softmax(-1) @ x,
+        set(),
+    ),
+    "relative positions as a product": (
+        {"rel_emb": bare(6, 16)},
+        lambda s, x: (x @ x.mT + x @ s.rel_emb.T).softmax(-1) @ x,
+        set(),
+    ),
+    "learned frequencies": (
+        {"freq": bare(1, 16)},
+        lambda s, x: x + torch.sin(torch.arange(6.0)[:, None] @ s.freq),
+        set(),
+    ),
+    "centers": ({"zz": bare(16, 16)}, lambda s, x: torch.exp(-torch.cdist(x, s.zz[None])), set()),
+    "matrices in a list": (
+        {"z": nn.ParameterList([bare(16, 16), bare(16, 16)])},
+        lambda s, x: (x @ s.z[0]).relu() @ s.z[1],
+        {"z.0", "z.1"},
+    ),
+    "bilinear": ({"layer": nn.Bilinear(16, 16, 16)}, lambda s, x: s.layer(x, x), {"layer.weight"}),
+    "a recurrent cell": (
+        {"cell": nn.GRUCell(16, 16)},
+        lambda s, x: s.cell(x[:, 0])[:, None] + x,
+        {"cell.weight_ih", "cell.weight_hh"},
+    ),
+    "attention of other widths": (
+        {"a": nn.MultiheadAttention(16, 2, kdim=12, vdim=10, batch_first=True)},
+        lambda s, x: s.a(x, x[..., :12], x[..., :10])[0],
+        {"a.q_proj_weight", "a.k_proj_weight", "a.v_proj_weight", "a.out_proj.weight"},
+    ),
+    "packed attention": (
+        {"a": nn.MultiheadAttention(16, 2, batch_first=True)},
+        lambda s, x: s.a(x, x, x)[0],
+        {"a.in_proj_weight", "a.out_proj.weight"},
+    ),
+    "bags of embeddings": (
+        {"bag": nn.EmbeddingBag(5, 16)},
+        lambda s, x: x + s.bag(torch.zeros(len(x), 2, dtype=torch.long))[:, None],
+        set(),
+    ),
+    "attention of many positions": (
+        {"q": nn.Linear(16, 16), "k": nn.Linear(16, 16)},
+        lambda s, x: scores(s.q(x), s.k(x)) @ x,
+        {"q.weight", "k.weight"},
+    ),
+    "shares of features": ({"q": nn.Linear(16, 16)}, lambda s, x: s.q(x).softmax(-1), {"q.weight"}),
+}
+
+
+@pytest.mark.filterwarnings("ignore:the model trains factors of low-rank adapters")
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_parts_with_unusual_names_are_known_by_what_they_do(name):
+    parts, part, expected = UNUSUAL[name]
+    controller = pruned(Around(parts, part), X)
+    assert set(controller.masks) == {"body.weight"} | {f"s.{key}" for key in expected}
+
+
+@pytest.mark.parametrize(
+    ("name", "factors"), [("LoRA as parameters", "s.layer.A, s.layer.B"), ("DoRA as layers", "s.layer.down.weight")]
+)
+def test_factors_are_said_whatever_their_names(name, factors):
+    parts, part, _ = UNUSUAL[name]
+    with pytest.warns(UserWarning, match=rf"low-rank adapter.*{factors}.*merged weight.*dense"):
+        pruned(Around(parts, part), X)
+
+
+@pytest.mark.parametrize("place", ["body", "head"])
+def test_a_tied_matrix_is_pruned_once_or_not_at_all(place):
+    """One that a head shares is a head's; one that two layers of the body share is one of its weights."""
+    net = Around(
+        {"again": nn.Linear(16, 16 if place == "body" else 3)}, lambda s, x: x + s.again(x).sum(-1, keepdim=True)
+    )
+    net.s.again.weight = getattr(net, place).weight
+    assert set(pruned(net, X).masks) == {"body.weight"}
+
+
 def pruned(net, probe, **options):
     optimizer = torch.optim.SGD(net.parameters())
     return sc.attach(

@@ -39,15 +39,18 @@ def name_of(check):
     return check.__name__
 
 
+LATE = ["masks", "curvature", "criticality", "dynamic_modes", "commutator"]
+
+
 @pytest.mark.parametrize("check", MONITOR_CHECKS, ids=name_of)
-@pytest.mark.parametrize("name", sorted(set(MONITORS) - {"masks", "curvature", "criticality"}))
+@pytest.mark.parametrize("name", sorted(set(MONITORS) - set(LATE)))
 def test_our_monitors(name, check):
-    """Masks need a controller, curvature and criticality more steps: their own tests show what they measure."""
+    """Masks need a controller, the others more steps: their own tests show what they measure."""
     check(MONITORS[name])
 
 
 @pytest.mark.parametrize("check", [c for c in MONITOR_CHECKS if c is not series_are_named_and_finite], ids=name_of)
-@pytest.mark.parametrize("name", ["masks", "curvature", "criticality"])
+@pytest.mark.parametrize("name", LATE)
 def test_monitors_that_need_more(name, check):
     check(MONITORS[name])
 

@@ -38,8 +38,8 @@ def oldest(weight, signal):
 class Count:
     name, needs = "count", ()
 
-    def measure(self, scene):
-        return {"count/weights": float(len(scene.weights))}
+    def measure(self, context):
+        return {"count/weights": float(len(context.weights))}
 
 
 class Notebook:

@@ -209,3 +209,98 @@ def test_a_lock_file_of_nobody_is_taken_and_one_that_cannot_be_made_is_said(tmp_
     (tmp_path / "file").touch()
     with pytest.raises(RunStoreError, match="choose another --out"), claimed(tmp_path / "file", print):
         pass
+
+
+# ---- ten processes at once -------------------------------------------------------------------------------------------
+
+TEN = """
+import os, sys, time
+from pathlib import Path
+from surgecollapse.commands import Pump
+from surgecollapse.lab.training.claim import claimed
+from surgecollapse.record import CommandQueue, RunStore
+
+job, folder, number = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+(folder / f"ready-{number}").touch()
+while not (folder / "go").exists():
+    time.sleep(0.001)
+
+
+def hold():
+    for _ in range(5):
+        while True:
+            try:
+                with claimed(folder, print):
+                    count = folder / "count"
+                    before = int(count.read_text())
+                    time.sleep(0.005)  # in which another holder would read the same
+                    count.write_text(str(before + 1))
+                    if number == 0:
+                        os.kill(os.getpid(), 9)  # the lock must not outlive it
+                break
+            except FileExistsError:
+                pass
+
+
+def make():
+    try:
+        with RunStore(folder / "run.db", mode="w") as store:
+            for step in range(50):
+                store.measure(step, "x", float(number))
+    except FileExistsError as error:
+        assert "already holds a run" in str(error)
+        sys.exit(3)
+
+
+def ask():
+    queue = CommandQueue(folder / "run.db")
+    for step in range(10):
+        given = [queue.put(Pump(noise_std=step / 10), source="page", token=f"{number}-{step:08d}") for _ in range(2)]
+        assert given[0] == given[1]
+
+
+{"hold": hold, "make": make, "ask": ask}[job]()
+"""
+
+
+def ten(job, folder):
+    (folder / "ten.py").write_text(TEN)
+    started = [
+        subprocess.Popen(
+            [sys.executable, folder / "ten.py", job, folder, str(number)], stderr=subprocess.PIPE, text=True
+        )
+        for number in range(10)
+    ]
+    until = time.monotonic() + 120
+    while len(list(folder.glob("ready-*"))) < 10:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    (folder / "go").touch()
+    said = [process.communicate(timeout=240)[1] for process in started]
+    return [process.returncode for process in started], said
+
+
+def test_of_ten_processes_one_at_a_time_holds_a_folder_and_a_killed_one_frees_it(tmp_path):
+    (tmp_path / "count").write_text("0")
+    codes, said = ten("hold", tmp_path)
+    assert codes == [-signal.SIGKILL] + [0] * 9, said
+    assert int((tmp_path / "count").read_text()) == 9 * 5 + 1
+
+
+def test_of_ten_processes_one_makes_a_record_and_it_is_whole(tmp_path):
+    codes, said = ten("make", tmp_path)
+    assert sorted(codes) == [0] + [3] * 9, said
+    with RunStore(tmp_path / "run.db") as store:
+        found = store.measurements("x")
+        assert found.steps.tolist() == list(range(50))
+        assert set(found.values.tolist()) == {float(codes.index(0))}
+
+
+def test_commands_of_ten_processes_are_all_there_once_while_the_run_writes(tmp_path):
+    with RunStore(tmp_path / "run.db", mode="w") as store:
+        store.set("status", "running")
+        codes, said = ten("ask", tmp_path)
+        assert codes == [0] * 10, said
+        store.measure(1, "x", 1.0)
+    asked = CommandQueue(tmp_path / "run.db").all()
+    assert len(asked) == len({one.id for one in asked}) == 100

@@ -7,6 +7,7 @@ import time
 
 import pytest
 import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import surgecollapse
 from surgecollapse.commands import (
@@ -27,6 +28,7 @@ from surgecollapse.commands import (
 )
 from surgecollapse.events import Decision, Intervention
 from surgecollapse.lab.config import ConfigError, make_config
+from surgecollapse.lab.training.progress import Silent
 from surgecollapse.lab.training.run import train
 from surgecollapse.lab.training.trainer import Training
 from surgecollapse.record import CommandQueue, MemoryRecorder, RunStore
@@ -273,6 +275,50 @@ def test_a_replay_repeats_the_interventions_bitwise(changed_run, tmp_path):
     with RunStore(tmp_path / "again" / "run.db") as store:
         assert store.modified_by_user
         assert {event.source for event in store.requests()} == {"replay"}
+
+
+class Told(Silent):
+    def __init__(self):
+        self.lines = []
+
+    def note(self, line):
+        self.lines.append(line)
+
+
+@pytest.mark.parametrize("bit", [0, 22], ids=["the last digit", "half of its size"])
+def test_a_replay_notices_one_flipped_bit_of_one_weight(changed_run, tmp_path, bit):
+    calls = []
+
+    def flip(optimizer, args, kwargs):
+        calls.append(1)
+        if len(calls) == 33:
+            entry = optimizer.param_groups[0]["params"][-1].data.view(torch.int32)[:1]  # of the output layer's bias
+            entry.bitwise_xor_(torch.tensor(1 << bit, dtype=torch.int32))
+
+    progress = Told()
+    hook = register_optimizer_step_post_hook(flip)
+    try:
+        train(None, tmp_path / "again", replay=changed_run, progress=progress)
+    finally:
+        hook.remove()
+    with RunStore(tmp_path / "again" / "run.db") as store:
+        step = store.get("replay_differs_at")
+    # A large change shows in the loss of the next step; the last digit may show only in the weights of a checkpoint.
+    assert 33 <= step <= (60 if bit == 0 else 34)
+    (line,) = [line for line in progress.lines if line.startswith("replay: ")]
+    assert f"from {changed_run}, first seen at step {step}: other versions" in line
+
+
+def test_a_replay_says_that_its_losses_are_those_of_the_record(changed_run, tmp_path):
+    progress = Told()
+    train(None, tmp_path / "again", replay=changed_run, progress=progress)
+    (line,) = [line for line in progress.lines if line.startswith("replay: ")]
+    assert (
+        line
+        == f"replay: the training loss is bitwise that of {changed_run} at 60 steps, and so are the weights at 40, 60"
+    )
+    with RunStore(tmp_path / "again" / "run.db") as store:
+        assert store.get("replay_differs_at", "nothing") is None
 
 
 def test_without_its_interventions_the_run_ends_elsewhere(changed_run, tmp_path):

@@ -129,3 +129,50 @@ def test_the_ends_of_wilson_are_the_shares_at_which_the_count_is_just_significan
             assert abs(share - end) == pytest.approx(z * (end * (1 - end) / count) ** 0.5, rel=1e-9)
         else:
             assert end == share
+
+
+def score_rows(scores, alarms=None):
+    """Rows of two tasks, each with a run that grokked and one that did not, in this order."""
+    tasks = ["a", "a", "b", "b"]
+    return [
+        {
+            "run": i,
+            "fold": task,
+            "task": task,
+            "grokked": i % 2 == 0,
+            "alarm": None if alarms is None or not alarms[i] else 5,
+            "t_gen": 10,
+            "scores": {4: score},
+        }
+        for i, (task, score) in enumerate(zip(tasks, scores, strict=True))
+    ]
+
+
+def test_differences_to_the_slope_are_paired_over_tasks(benchmark):
+    right, half = score_rows([1, 0, 1, 0], [1, 0, 1, 0]), score_rows([1, 0, 0, 1], [1, 0, 0, 0])
+    assert benchmark.minus_slope(right, right) == {"auroc": (0.0, 0.0, 0.0), "recall": (0.0, 0.0, 0.0)}
+    found = benchmark.minus_slope(half, right)
+    assert found["auroc"][0] == found["recall"][0] == -0.5
+    # Drawn twice, task a says 0 and task b −1, each in a quarter of the draws.
+    assert found["auroc"][1:] == found["recall"][1:] == (-1.0, 0.0)
+
+
+def test_what_the_first_bank_did_not_record_says_nothing_there(benchmark, courses):
+    _, found = rows(benchmark, courses, "commutator defect")
+    assert benchmark.auroc(found, 4)[0] == 0.5
+
+
+def test_the_whole_page_is_written_from_a_bank_of_two_kinds_of_nets(benchmark, monkeypatch, tmp_path):
+    """Half of the slice, told to be of deeper nets."""
+    from dataclasses import replace
+
+    runs = read_bank(ROOT / "tests" / "data" / "bank")
+    mixed = [replace(run, net="deep") if i % 2 else run for i, run in enumerate(runs)]
+    monkeypatch.setattr(benchmark, "read_bank", lambda folder: mixed)
+    monkeypatch.setattr(benchmark, "draw", lambda *given: None)
+    monkeypatch.setattr(sys, "argv", ["early_warning.py", "--out", str(tmp_path / "page.md")])
+    benchmark.main()
+    text = (tmp_path / "page.md").read_text()
+    assert "## An architecture held out" in text
+    assert "## Minus the slope of the validation loss" in text
+    assert "| commutator defect | 0.50" in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 
 import pytest
 import torch
@@ -118,6 +119,24 @@ def test_mistakes_are_one_line(finished, capsys, argv, message):
     captured = capsys.readouterr()
     assert message in captured.err
     assert captured.err.count("\n") == 1
+
+
+def test_a_link_out_of_the_run_is_written_only_where_the_user_names_it(finished, tmp_path):
+    """The run may be a stranger's."""
+    theirs = tmp_path / "theirs"
+    theirs.write_text("kept")
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    place = folder / "export" / FORMATS["sparse"][0]
+    place.parent.mkdir(exist_ok=True)
+    place.unlink(missing_ok=True)
+    place.symlink_to(theirs)
+    with pytest.raises(ValueError, match=r"is a link out of the run's folder: name the file with --out"):
+        export_run(folder, "sparse")
+    assert theirs.read_text() == "kept"
+    export_run(folder, "sparse", out=place)
+    assert place.is_symlink()
+    assert load_metadata(theirs)["task"] == "digits"
 
 
 def test_a_folder_without_a_run_is_named(tmp_path, capsys):

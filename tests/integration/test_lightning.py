@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 from torch import nn
 
 pl = pytest.importorskip("lightning.pytorch")
 
-from surgecollapse import Readings  # noqa: E402
+from surgecollapse import Readings, RunStore  # noqa: E402
+from surgecollapse.commands import command_from  # noqa: E402
+from surgecollapse.dashboard.runs import Runs  # noqa: E402
 from surgecollapse.integrations.lightning import SurgeCollapse  # noqa: E402
+from surgecollapse.record import CommandQueue  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -174,3 +179,44 @@ def test_our_numbers_are_logged(tmp_path):
 def test_a_run_without_an_end_is_refused(tmp_path):
     with pytest.raises(ValueError, match="the trainer has no end"):
         fit(tmp_path, Automatic(), epochs=-1, enable_checkpointing=False)
+
+
+class Person(pl.Callback):
+    """Sends commands to the run's file after given batches, as the page and the terminal do."""
+
+    def __init__(self, store, said):
+        self.queue, self.said, self.listed = CommandQueue(store.path), said, []
+        self.folder = store.path.parent.parent
+
+    def on_train_batch_end(self, trainer, *_):
+        for kind, body in self.said.get(trainer.global_step, ()):
+            self.queue.put(command_from(kind, body), source="page")
+        if trainer.global_step == 8:
+            self.listed = Runs(self.folder).listing()["runs"]
+        time.sleep(0.12)  # the queue is looked at ten times a second
+
+
+def test_a_run_of_the_trainer_is_on_the_page_and_takes_commands(tmp_path):
+    (tmp_path / "runs" / "net").mkdir(parents=True)
+    said = {
+        2: [("set-optimizer", {"option": "betas", "value": [0.8, 0.95]}), ("collapse", {"fraction": 0.2})],
+        4: [("freeze-layers", {"layers": ["0"]}), ("checkpoint", {}), ("evaluate", {})],
+        10: [("stop", {})],
+    }
+    with RunStore(tmp_path / "runs" / "net" / "run.db", mode="w") as store:
+        pruning = SurgeCollapse(0.8, readings=Readings(every=5), recorders=[store], commands=store.path)
+        person, module = Person(store, said), Automatic()
+        trainer, _ = fit(tmp_path / "out", module, pruning, more=[person], enable_checkpointing=False)
+        asked = {one.kind: one for one in person.queue.all()}
+    assert [(row["name"], row["status"]) for row in person.listed] == [("net", "live")]
+    assert {kind: one.status for kind, one in asked.items()} == {
+        "set-optimizer": "applied", "collapse": "applied", "freeze-layers": "applied", "checkpoint": "applied",
+        "evaluate": "rejected", "stop": "applied",
+    }  # fmt: skip
+    assert trainer.optimizers[0].param_groups[0]["betas"] == (0.8, 0.95)
+    assert trainer.global_step == asked["stop"].step < 80
+    (saved,) = (tmp_path / "out").glob("*.ckpt")
+    assert saved.name == f"surgecollapse-step={asked['checkpoint'].step}.ckpt"
+    assert zeros(module) == pytest.approx(0.8, abs=1e-3)  # stopped early, and exact
+    again, _ = fit(tmp_path / "again", Automatic(), ckpt=saved, enable_checkpointing=False)
+    assert again.global_step == 80

@@ -54,10 +54,9 @@ class Loop:
             self.optimizer,
             sparsity=0.5,
             total_steps=100,
-            policy="no_op",
             readings=surgecollapse.Readings(every=5),
             recorders=[self.memory],
-            **options,
+            **{"policy": "no_op", **options},
         )
         self.used = []
         self.optimizer.register_step_pre_hook(
@@ -180,6 +179,61 @@ def test_frozen_parameters_keep_every_bit_and_train_again_when_they_are_released
     assert not any(torch.equal(value, before[name]) for name, value in loop.model.named_parameters())
 
 
+@pytest.mark.parametrize("policy", ["no_op", "cyclic_pruning", "soft_threshold"])
+def test_frozen_units_keep_every_bit_of_their_rows_and_all_others_train(policy):
+    loop = Loop(policy=policy)
+    loop.steps(12)
+    loop.controller.request(FreezeLayers(layers=("3",), units=(2, 7)))
+    loop.controller.command_loop.boundary(12)
+    assert loop.said()[-1] == ("applied", "froze 2 units of 3")
+    layer = loop.model[3]
+    shadow = loop.controller.state_dict()
+    before = {name: value.clone() for name, value in loop.model.named_parameters()}
+    moments = loop.optimizer.state[layer.weight]["exp_avg"].clone()
+    loop.steps(2)  # no reading is due meanwhile, so that no policy acts
+    other = [row for row in range(16) if row not in (2, 7)]
+    for now, then in ((layer.weight, before["3.weight"]), (layer.bias, before["3.bias"])):
+        assert torch.equal(now[[2, 7]], then[[2, 7]])
+        assert not torch.equal(now[other], then[other])
+    now = loop.optimizer.state[layer.weight]["exp_avg"]
+    assert torch.equal(now[[2, 7]], moments[[2, 7]])
+    assert not torch.equal(now[other], moments[other])
+    assert not torch.equal(loop.model[0].weight, before["0.weight"])
+    assert not torch.equal(loop.model[5].weight, before["5.weight"])
+    state = loop.controller.state_dict()
+    loop.controller.load_state_dict(shadow)
+    loop.controller.load_state_dict(state)
+    loop.controller.request(UnfreezeLayers(layers=("3",), units=(2,)))
+    loop.steps(1)  # taken at its boundary
+    then = layer.weight.clone()
+    loop.steps(2)
+    assert not torch.equal(layer.weight[2], then[2])
+    assert torch.equal(layer.weight[7], then[7])
+    loop.steps(1, UnfreezeLayers(layers=("*",)))
+    assert loop.said()[-1] == ("applied", "unfroze 3.weight, 3.bias")
+    loop.steps(1)
+    assert not torch.equal(layer.weight[7], then[7])
+
+
+def test_a_layer_is_frozen_also_where_its_optimizer_steps_after_another_backward_pass():
+    torch.manual_seed(0)
+    first, second = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)
+    both = torch.nn.Sequential(first, torch.nn.ReLU(), second)
+    optimizers = [torch.optim.SGD(part.parameters(), lr=0.1) for part in (first, second)]
+    controller = surgecollapse.attach(both, optimizers, sparsity=0.5, total_steps=100, policy="no_op")
+    x = torch.randn(16, 4)
+    for step in range(3):
+        if step == 1:
+            controller.request(FreezeLayers(layers=("2",)))
+            controller.command_loop.boundary(step)
+            frozen = second.weight.clone()
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+            both(x).square().mean().backward()
+            optimizer.step()
+    assert torch.equal(second.weight, frozen)
+
+
 def test_dropout_is_set_in_all_layers_and_goes_back_with_the_state():
     loop = Loop()
     loop.steps(1)
@@ -231,6 +285,9 @@ def test_a_reset_draws_the_same_weights_whatever_else_draws_and_keeps_the_mask()
         (SetDropout(rate=0.2, layers=("9",)), "nothing is called '9': expected one of 2"),
         (FreezeLayers(layers=("head",)), "nothing is called 'head': expected one of 0.weight, 0.bias"),
         (UnfreezeLayers(layers=("0",)), "none of these parameters is frozen"),
+        (FreezeLayers(layers=("3",), units=(16,)), "no unit 16 in 3: it has 16, from 0 to 15"),
+        (FreezeLayers(layers=("3.weight",), units=(1,)), "nothing is called '3.weight': expected one of 0, 3, 5"),
+        (UnfreezeLayers(layers=("3",), units=(1,)), "none of these units is frozen"),
         (ResetLayers(layers=("1",)), "nothing is called '1': expected one of 0, 3, 5"),
         (ResetLayers(layers=("3",), units=(16,)), "no unit 16 in 3: it has 16, from 0 to 15"),
         (RelabelSamples(rows=(1,), label=0), "this loop cannot relabel samples"),
@@ -256,7 +313,12 @@ SHORT = {"task": "digits", "steps": 40, "widths": (16,), "train_samples": 200, "
 PLAN = {
     4: [SetOptimizer(option="weight_decay", value=0.3), SetDropout(rate=0.3), SetLoss(label_smoothing=0.1)],
     8: [SetBatchSize(size=20), DropSamples(rows=(0, 1, 2)), WeighSamples(rows=(5, 6), weight=2.0), Evaluate()],
-    13: [HoldSchedule(), FreezeLayers(layers=("body.1",)), RankSamples(count=7)],
+    13: [
+        HoldSchedule(),
+        FreezeLayers(layers=("body.1",)),
+        FreezeLayers(layers=("head",), units=(3, 5)),
+        RankSamples(count=7),
+    ],
     17: [ResetLayers(layers=("head",)), SetLoss(class_weights="balanced"), SetOptimizer(option="lr", value=1e-3)],
     22: [RelabelSamples(rows=(7, 8), label=3), ReplaceSchedule(shape="cosine", steps=30)],
     25: [UnfreezeLayers(layers=("body.1",)), ReleaseSchedule()],

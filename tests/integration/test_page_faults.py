@@ -22,6 +22,7 @@ from surgecollapse.commands import Pump
 from surgecollapse.dashboard.access_token import kept_token
 from surgecollapse.dashboard.background import page_beside
 from surgecollapse.dashboard.server import STREAMS
+from surgecollapse.dashboard.servers import noted, running
 from surgecollapse.lab.config import make_config
 from surgecollapse.lab.training import run as run_module
 from surgecollapse.lab.training.checkpoint import load_checkpoint
@@ -350,6 +351,75 @@ def test_a_page_beside_a_run_that_is_killed_ends_too(tmp_path):
             break
         assert time.monotonic() < until, "the page outlives the run"
         time.sleep(0.2)
+
+
+def list_of_pages(state):
+    done = subprocess.run(
+        [*PROGRAM, "watch", "--list"], capture_output=True, text=True, env=settings(state), check=True, timeout=120
+    )
+    return done.stdout.splitlines()
+
+
+def test_pages_that_are_served_are_listed_and_those_of_ended_and_killed_servers_are_not(tmp_path, serve):
+    folders = [tmp_path / name for name in ("first", "second", "third")]
+    for folder in folders:
+        folder.mkdir()
+    started = [serve(folder) for folder in folders]
+    expected = [
+        f"http://{host}:{port}/#{token} {folder} (process {process.pid})"
+        for folder, (process, host, port, token) in zip(folders, started, strict=True)
+    ]
+    notes = tmp_path / "state" / "surgecollapse" / "servers"
+    until = time.monotonic() + 60  # a server tells its address before it notes it
+    while len(list(notes.glob("*.json"))) < 3:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    assert list_of_pages(tmp_path / "state") == expected
+    assert {stat.S_IMODE(file.stat().st_mode) for file in notes.iterdir()} == {0o600}
+    started[0][0].send_signal(signal.SIGTERM)
+    started[1][0].send_signal(signal.SIGKILL)
+    for process, *_ in started[:2]:
+        process.wait(60)
+    assert len(list(notes.iterdir())) == 2  # a killed one leaves its note
+    assert list_of_pages(tmp_path / "state") == expected[2:]
+    assert len(list(notes.iterdir())) == 1
+    started[2][0].send_signal(signal.SIGINT)
+    started[2][0].wait(60)
+    (said,) = list_of_pages(tmp_path / "state")
+    assert said.startswith("no page is served")
+
+
+STRANGE_NOTES = {
+    "no JSON": "{",
+    "a list": "[]",
+    "nested deep": "[" * 30_000,
+    "other types": '{"time": "now", "pid": true, "address": 3, "folder": [], "host": null, "port": "x"}',
+    "of another machine": '{"time": 1.0, "pid": 1, "place": "elsewhere", "address": "a", "folder": "f", '
+    '"host": "127.0.0.1", "port": 1}',
+}
+
+
+@pytest.mark.parametrize("content", STRANGE_NOTES.values(), ids=STRANGE_NOTES)
+def test_notes_of_servers_that_cannot_be_believed_are_let_be(tmp_path, monkeypatch, content):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    note = tmp_path / "surgecollapse" / "servers" / "1-1.json"
+    note.parent.mkdir(parents=True)
+    note.touch(0o600)
+    note.write_text(content)
+    assert running() == []
+    assert note.exists()
+
+
+def test_a_note_that_others_could_have_written_is_not_believed(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        with noted("address", tmp_path, "127.0.0.1", port):
+            assert [server.address for server in running()] == ["address"]
+            (note,) = (tmp_path / "surgecollapse" / "servers").iterdir()
+            note.chmod(0o666)
+            assert running() == []
+        assert not note.exists()
 
 
 @pytest.mark.parametrize(

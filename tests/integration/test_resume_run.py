@@ -515,7 +515,7 @@ train(configuration("none"), {str(out)!r})
     assert_same_run(out, uninterrupted("none"))
 
 
-AVERAGED = {"ema_decay": 0.8, "scale_partial_batches": True}
+AVERAGED = {"ema_decay": 0.8, "sam_rho": 0.05, "scale_partial_batches": True}
 
 
 @pytest.mark.parametrize("policy", ["none", "entropy_cycles"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 
 import pytest
 import torch
@@ -11,8 +12,11 @@ import torch
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
 
-from surgecollapse import Readings, Target  # noqa: E402
+from surgecollapse import Readings, RunStore, Target  # noqa: E402
+from surgecollapse.commands import command_from  # noqa: E402
+from surgecollapse.dashboard.runs import Runs  # noqa: E402
 from surgecollapse.integrations.transformers import SurgeCollapseCallback  # noqa: E402
+from surgecollapse.record import CommandQueue  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -252,6 +256,51 @@ def test_the_best_model_is_chosen_under_the_final_mask_alone(tmp_path):
 def test_the_trainer_knows_the_number_of_steps():
     with pytest.raises(TypeError, match="set max_steps"):
         SurgeCollapseCallback(0.5, total_steps=10)
+
+
+class Person(transformers.TrainerCallback):
+    """Sends commands to the run's file after given steps, as the page and the terminal do."""
+
+    def __init__(self, store, said):
+        self.queue, self.said, self.listed = CommandQueue(store.path), said, []
+        self.folder = store.path.parent.parent
+
+    def on_step_end(self, args, state, control, **_):
+        for kind, body in self.said.get(state.global_step, ()):
+            self.queue.put(command_from(kind, body), source="page")
+        if state.global_step == 8:
+            self.listed = Runs(self.folder).listing()["runs"]
+        time.sleep(0.12)  # the queue is looked at ten times a second
+
+
+def test_a_run_of_the_trainer_is_on_the_page_and_takes_commands(tmp_path):
+    (tmp_path / "runs" / "bert").mkdir(parents=True)
+    said = {
+        2: [("set-optimizer", {"option": "weight_decay", "value": 0.3}), ("collapse", {"fraction": 0.2})],
+        4: [("freeze-layers", {"layers": ["bert.embeddings"]}), ("checkpoint", {}), ("roll-back", {"step": 1})],
+        6: [("evaluate", {})],
+        10: [("stop", {})],
+    }
+    with RunStore(tmp_path / "runs" / "bert" / "run.db", mode="w") as store:
+        pruning = SurgeCollapseCallback(
+            sparsity=0.8, readings=Readings(every=5), recorders=[store], commands=store.path
+        )
+        person = Person(store, said)
+        trainer, _ = trained(tmp_path / "out", [pruning, person], save_strategy="no")
+        asked = {one.kind: one for one in person.queue.all()}
+    assert [(row["name"], row["status"]) for row in person.listed] == [("bert", "live")]
+    assert {kind: one.status for kind, one in asked.items()} == {
+        "set-optimizer": "applied", "collapse": "applied", "freeze-layers": "applied", "checkpoint": "applied",
+        "roll-back": "rejected", "evaluate": "rejected", "stop": "applied",
+    }  # fmt: skip
+    assert asked["roll-back"].reason.startswith("this loop cannot roll back")
+    assert "set eval_strategy" in asked["evaluate"].reason
+    assert {group["weight_decay"] for group in trainer.optimizer.param_groups} == {0.3}
+    stopped = trainer.state.global_step
+    assert stopped == asked["stop"].step < 40
+    saved = asked["checkpoint"].step
+    assert [folder.name for folder in (tmp_path / "out").iterdir()] == [f"checkpoint-{saved}"]
+    assert zeros(trainer.model, pruning.controller) == pytest.approx(0.8, abs=1e-3)  # stopped early, and exact
 
 
 def test_a_checkpoint_without_our_state_is_refused(tmp_path):

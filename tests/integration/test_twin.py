@@ -116,7 +116,7 @@ def test_over_seeds_both_arms_draw_alike_and_differences_have_the_paired_interva
 def test_what_has_no_twin_says_so(run, person, tmp_path):
     person(tmp_path / "alone", {})
     for place, options, reason in (
-        (tmp_path / "alone", {}, "nobody changed"),
+        (tmp_path / "alone", {}, "no user changed"),
         (run, {"intervention": 9}, r"expected one of 1 \(pause-policy at step 7\), 3 \(collapse at step 15\)"),
         (run, {"seeds": 0}, "seeds must be at least 1"),
     ):

@@ -11,8 +11,9 @@ from surgecollapse.act.layouts import Layouts
 from surgecollapse.act.masked_weights import MaskedWeights
 from surgecollapse.act.randomness import Generators
 from surgecollapse.errors import one_of
-from surgecollapse.functional import ALLOCATIONS, Pattern, kept, minimum_live
-from surgecollapse.functional.criteria.registry import GROWTH, RANDOM, SALIENCY, check_saliency
+from surgecollapse.events.switches import ALLOCATIONS, GROWTH
+from surgecollapse.functional import Pattern, kept, minimum_live
+from surgecollapse.functional.criteria.registry import RANDOM, SALIENCY, check_saliency
 from surgecollapse.functional.growth import random
 from surgecollapse.functional.structured import open_count
 from surgecollapse.plugins import find

@@ -13,13 +13,14 @@ from torch.optim import Optimizer
 from surgecollapse.act.ledger import Ledger
 from surgecollapse.act.mask_planner import MaskPlanner
 from surgecollapse.act.masked_weights import MaskedWeights
-from surgecollapse.act.optimizer_state import check_optimizer_state, forget
+from surgecollapse.act.optimizer_state import forget
 from surgecollapse.act.randomness import Generators
 from surgecollapse.act.regrowth_ramp import RegrowthRamp
 from surgecollapse.act.scores import score
-from surgecollapse.act.surge import REGROW_INIT, choose_reopened, fill_reopened, growth_scores
+from surgecollapse.act.surge import choose_reopened, fill_reopened, growth_scores
 from surgecollapse.errors import one_of
-from surgecollapse.functional import GROWTH, exchange_tiles
+from surgecollapse.events.switches import GROWTH, OPTIMIZER_STATE, REGROW_INIT
+from surgecollapse.functional import exchange_tiles
 from surgecollapse.protocols import Criterion
 from surgecollapse.torch_utils.shards import part_of, whole
 
@@ -55,7 +56,7 @@ class MaskWriter:
         self.planner, self._owner, self.generators, self.growth = planner, owner, generators, growth
         self.regrow_init = one_of("regrow_init", regrow_init, REGROW_INIT)
         self.noise_energy_budget = noise_energy_budget
-        self.optimizer_state = check_optimizer_state(optimizer_state)
+        self.optimizer_state = one_of("optimizer_state", optimizer_state, OPTIMIZER_STATE)
         self.ramp = RegrowthRamp(planner.weights, owner) if optimizer_state == "ramp" else None
         self._last: dict[str, Tensor] = {}
 
@@ -70,7 +71,7 @@ class MaskWriter:
 
     @contextmanager
     def trial(self, masks: Mapping[str, Tensor]) -> Iterator[None]:
-        """Wear ``masks`` for as long as the context lasts; afterwards every weight is bitwise what it was."""
+        """Apply ``masks`` within the context; afterwards every weight is bitwise what it was."""
         with torch.no_grad():
             saved = {name: value.clone() for name, value in self.weights.values.items()}
             try:

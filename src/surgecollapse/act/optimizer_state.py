@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -10,33 +12,78 @@ from torch.optim import Optimizer
 
 from surgecollapse.torch_utils.shards import Shards, is_sharded, local
 
-OPTIMIZER_STATE = ("reset", "keep", "warmup", "ramp")
 _SECOND_MOMENTS = frozenset({"exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum", "exp_inf"})
 _STEP_SIZES = frozenset({"step_size"})
+_TORCHS_OWN = frozenset({"state", "param_groups", "defaults"})
 
 
-def check_optimizer_state(mode: str) -> str:
-    """Return ``mode``.
+def with_inner(optimizer: Optimizer) -> list[Optimizer]:
+    """The optimizer and those that it keeps as attributes, at any depth, as Lookahead and SAM keep one.
 
-    Raises:
-        ValueError: if it is none of :data:`OPTIMIZER_STATE`.
+    >>> p = torch.nn.Parameter(torch.ones(2))
+    >>> outer = torch.optim.SGD([p], lr=0.1)
+    >>> outer.inner = torch.optim.Adam([p])
+    >>> [type(one).__name__ for one in with_inner(outer)]
+    ['SGD', 'Adam']
     """
-    if mode not in OPTIMIZER_STATE:
-        raise ValueError(f"unknown optimizer_state {mode!r}: expected one of {', '.join(OPTIMIZER_STATE)}")
-    return mode
+    found = [optimizer]
+    for one in found:  # which grows meanwhile
+        inner = [value for value in vars(one).values() if isinstance(value, Optimizer)]
+        found += [value for value in inner if not any(value is other for other in found)]
+    return found
+
+
+def state_of(optimizer: Optimizer, param: Tensor) -> dict[str, Any]:
+    """What an optimizer and those inside of it remember of ``param``; names that several use are numbered."""
+    found: dict[str, Any] = {}
+    seen: list[Any] = []
+    for number, one in enumerate(with_inner(optimizer)):
+        state = one.state.get(param, {})
+        if not any(state is other for other in seen):
+            seen.append(state)
+            found |= {f"{number}.{key}" if key in found else key: value for key, value in state.items()}
+    return found
+
+
+def outside_of_state(optimizer: Optimizer, params: Iterable[Tensor]) -> list[str]:
+    """Attributes in which an optimizer keeps tensors of the weights' shapes, other than the weights and gradients.
+
+    >>> p = torch.nn.Parameter(torch.ones(2, 3))
+    >>> optimizer = torch.optim.SGD([p], lr=0.1)
+    >>> optimizer.m = {p: torch.zeros(2, 3)}
+    >>> outside_of_state(optimizer, [p])
+    ['m']
+    """
+    params = list(params)
+    shapes = {shape for p in params for shape in (p.shape, local(p).shape) if p.numel() > 1}
+    known = {id(tensor) for group in optimizer.param_groups for p in group["params"] for tensor in (p, p.grad)}
+
+    def holds(value: object, depth: int) -> bool:
+        if isinstance(value, Tensor):
+            return value.shape in shapes and id(value) not in known
+        if depth == 0 or not isinstance(value, Mapping | list | tuple | set | deque):
+            return False
+        return any(holds(part, depth - 1) for part in (value.values() if isinstance(value, Mapping) else value))
+
+    return [
+        name
+        for one in with_inner(optimizer)
+        for name, value in vars(one).items()
+        if name not in _TORCHS_OWN and not name.startswith("_optimizer_") and holds(value, 4)
+    ]
 
 
 def moment_tensors(optimizer: Optimizer, param: Tensor) -> dict[str, Tensor]:
     """Find the per-weight tensors in the optimizer's state of ``param``, by shape.
 
-    Scalars and numbers (step counts) are passed over.
+    Scalars and numbers (step counts) are passed over. The states of optimizers inside of this one count, too.
 
     Raises:
         ValueError: if the state holds a tensor of any other shape (factored or packed moments): which entries belong
             to which weight is then unknown, and guessing would misalign them.
     """
     found: dict[str, Tensor] = {}
-    for key, value in optimizer.state.get(param, {}).items():
+    for key, value in state_of(optimizer, param).items():
         if _matches(value, param):
             found[key] = local(value)
         elif (isinstance(value, Tensor) and value.numel() > 1) or isinstance(value, list | tuple | dict):
@@ -85,7 +132,7 @@ def forget(
         param: the parameter.
         flipped: boolean, true where a weight was pruned or reopened.
         live: boolean, true where a weight is open now.
-        mode: one of :data:`OPTIMIZER_STATE`.
+        mode: one of :data:`surgecollapse.events.switches.OPTIMIZER_STATE`.
         shards: sums over the processes that hold parts of the parameter; ``flipped`` and ``live`` are of the part here.
 
     Raises:
@@ -94,11 +141,12 @@ def forget(
     if mode == "keep":
         return
     for key, tensor in moment_tensors(optimizer, param).items():
-        if key in _STEP_SIZES:  # Rprop: a zero step size would hold the weight for ever
+        kind = key.rpartition(".")[2]
+        if kind in _STEP_SIZES:  # Rprop: a zero step size would hold the weight for ever
             tensor.masked_fill_(flipped, _learning_rate(optimizer, param))
             continue
         tensor.masked_fill_(flipped, 0)
-        if mode == "warmup" and key in _SECOND_MOMENTS:
+        if mode == "warmup" and kind in _SECOND_MOMENTS:
             stayed = live & ~flipped
             mean = tensor.mul(stayed).sum() / stayed.sum().clamp(min=1)
             if is_sharded(param) and shards is not None:

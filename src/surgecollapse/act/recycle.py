@@ -1,4 +1,4 @@
-"""Recycling: dormant units start afresh, without a change of what the net computes."""
+"""Recycling: dormant units get new weights, while the output of the network stays the same."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from torch.optim import Optimizer
 
 from surgecollapse.act.ledger import Ledger, energies
 from surgecollapse.act.masked_weights import MaskedWeights
-from surgecollapse.act.optimizer_state import check_optimizer_state, forget
+from surgecollapse.act.optimizer_state import forget
 from surgecollapse.act.randomness import Generators
 from surgecollapse.protocols import UnitConnection
 
 
 class Recycler:
-    """Gives dormant units new incoming weights and closes their way out (ReDo).
+    """Gives dormant units new incoming weights and zeros as outgoing ones (ReDo).
 
     Sokar, Agarwal, Castro, Evci 2023 (arXiv 2302.12902, algorithm 1). For every unit of a dormancy of at most τ:
     incoming weights are drawn anew, outgoing ones set to zero, the bias too (as in the published code), and the
-    optimizer forgets its moments of all three. A unit that was silent changes nothing by it, since what it said was
-    zero, and what it says now is not heard.
+    optimizer's moments of all three are reset. A unit whose activation was always zero changes no output by it: its
+    outgoing weights are zero afterwards.
 
     Deviations: new weights are N(0, σ²) with σ the root mean square that the weight had when the library was attached,
     whatever its initializer; the published code draws Xavier-uniform. Under a mask closed weights stay closed, and a
@@ -43,7 +43,7 @@ class Recycler:
         optimizer_state: str,
     ) -> None:
         self._weights, self._owner, self._generators = weights, owner, generators
-        self._optimizer_state = check_optimizer_state(optimizer_state)
+        self._optimizer_state = optimizer_state
         self.scales: dict[str, float] = {}
         """Root mean square of each weight at first."""
         self.measure_scales()

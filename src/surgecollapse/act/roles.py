@@ -58,16 +58,25 @@ REASONS: dict[Role, str] = {
 PRUNABLE: frozenset[Role] = frozenset(("linear", "convolution", "attention", "recurrent", "expert", "matrix"))
 """Roles that are pruned by default."""
 
-_TABLE_WORDS = ("embed", "pos_", "position", "cls_token", "mask_token", "class_token")
+_TABLE_WORDS = ("embed", "pos_", "_pos", "position", "cls_token", "mask_token", "class_token")
 _OTHER_WORDS = frozenset((
     "pos", "token", "tokens", "query", "queries", "latent", "latents", "prompt", "prompts", "prototype", "prototypes",
     "codebook", "codebooks", "center", "centers", "centroid", "centroids", "anchor", "anchors", "memory", "slots",
-    "temperature", "scale", "gamma", "beta", "gain",
+    "temperature", "temperatures", "temp", "tau", "scale", "scales", "gamma", "beta", "gain", "alpha",
+    "emb", "er", "rel", "relative", "table", "tables", "seed", "seeds", "inducing", "landmark", "landmarks",
 ))  # fmt: skip
 _WEIGHT_WORDS = frozenset(("w", "weight", "weights", "proj", "kernel", "matrix", "linear"))
 _ADAPTERS = re.compile(r"(^|\.)(lora|hada|lokr|vera|ia3|oft|boft|hra)_", re.IGNORECASE)
 _ROUTERS = frozenset(("router", "gate", "gating", "wg", "gate_network"))
-_STATE_SPACE = re.compile(r"^(a_log|log_a(_real)?|a_real|a_imag|log_dt|dt_bias|dt)$", re.IGNORECASE)
+_ADAPTED = ("lora", "dora", "loha", "lokr")
+_FACTORS = frozenset(("a", "b", "down", "up", "u", "v", "left", "right"))
+_STATE_SPACE = re.compile(
+    r"^(a_log|log_a(_real)?|a_real|a_imag|log_dt|inv_dt|dt_bias|dt|log_step|nu_log|theta_log|gamma_log|log_lambda|"
+    r"lambda_(re|im|real|imag|log)|(re|im)_lambda|time_(decay|first|faaaa|maa\w*|mix\w*))$",
+    re.IGNORECASE,
+)
+_STATES = frozenset(("A", "B", "C"))
+"""Bare parameters of a linear state space, where all three are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,8 +180,14 @@ class _Use:
 
     @property
     def leaf(self) -> str:
-        """The parameter's own name; of a parametrized one that of the weight that is computed from it."""
-        return self.key.split(".")[1] if self.key.startswith("parametrizations.") else self.key
+        """The parameter's own name; of a parametrized one that of the weight that is computed from it.
+
+        One in a list or a dictionary of parameters is known by the name of that.
+        """
+        if self.key.startswith("parametrizations."):
+            return self.key.split(".")[1]
+        gathered = isinstance(self.module, nn.ParameterList | nn.ParameterDict)
+        return f"{self.path.rpartition('.')[2]}_{self.key}" if gathered else self.key
 
 
 def _role(use: _Use, name: str, dataflow: Dataflow) -> Role:
@@ -182,7 +197,7 @@ def _role(use: _Use, name: str, dataflow: Dataflow) -> Role:
         ("not real", lambda use: not use.param.is_floating_point()),
         ("norm", lambda use: is_norm(use.module)),
         ("embedding", _is_table),
-        ("low-rank adapter", lambda use: bool(_ADAPTERS.search(f"{use.path}.{use.key}"))),
+        ("low-rank adapter", _is_adapter),
         ("computed weight", _is_computed_from),
         ("state space", _is_state_space),
         ("bias", lambda use: use.leaf.startswith("bias") or use.leaf.endswith("bias")),
@@ -215,6 +230,16 @@ def _is_table(use: _Use) -> bool:
     return is_embedding(use.module) or "embed" in use.kind or _has_word(use.leaf.lower(), *_TABLE_WORDS)
 
 
+def _is_adapter(use: _Use) -> bool:
+    """Whether it is a low-rank factor: by its name, or as a factor of a layer whose class says so."""
+    if _ADAPTERS.search(f"{use.path}.{use.key}"):
+        return True
+    if _has_word(use.kind, *_ADAPTED):
+        return use.key.lower() in _FACTORS
+    around = "" if use.parent is None else type(use.parent).__name__.lower()
+    return _has_word(around, *_ADAPTED) and use.path.rpartition(".")[2].lower() in _FACTORS
+
+
 def _is_computed_from(use: _Use) -> bool:
     """Whether a weight is computed from it in a way that zeros do not survive.
 
@@ -232,7 +257,8 @@ def _is_computed_from(use: _Use) -> bool:
 
 def _is_state_space(use: _Use) -> bool:
     """Whether it is one of a state-space layer's own, its step size, or its depthwise convolution over time."""
-    if any(_STATE_SPACE.match(key) for key, _ in use.module.named_parameters(recurse=False)):
+    own = {key for key, _ in use.module.named_parameters(recurse=False)}
+    if any(map(_STATE_SPACE.match, own)) or (own >= _STATES and use.key in _STATES):
         return True
     if use.parent is None or not any(_STATE_SPACE.match(key) for key, _ in use.parent.named_parameters(recurse=False)):
         return False

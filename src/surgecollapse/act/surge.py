@@ -18,8 +18,6 @@ from surgecollapse.functional.growth import share_by_means, sum_of_open
 from surgecollapse.protocols import Criterion
 from surgecollapse.torch_utils.shards import Shards, local, part_of, whole
 
-REGROW_INIT = ("zero", "noise", "last")
-
 
 @torch.no_grad()
 def choose_reopened(

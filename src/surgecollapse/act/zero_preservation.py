@@ -33,7 +33,7 @@ class ZeroPreservation:
     they are from the collapse on that forgot them. So nothing is written after a step if, since the last one,
 
     * no mask changed and the optimizer's state was not replaced (else its moments are looked at once),
-    * nobody wrote to a weight: torch counts writes to a tensor, all but those through ``.data``.
+    * no weight was written to: torch counts writes to a tensor, all but those through ``.data``.
 
     At readings the zeros are checked; if there is another value (a write through ``.data``, moments set by hand), it
     is taken out and masks are multiplied after every step from then on.

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from surgecollapse.controller.options import Monitoring, Readings
 from surgecollapse.events import Measurement
 from surgecollapse.observe.budget import BudgetReport
 from surgecollapse.observe.monitor_context import MonitorContexts
@@ -29,18 +30,25 @@ class WatchedTraining:
         watch: runs the monitors; ``watch.every`` may be set.
     """
 
-    def __init__(self, model: nn.Module, optimizer: Any, options: Mapping[str, Any]) -> None:
-        self._model, self._recorders = unwrap_model(model), options["recorders"]
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Any,
+        recorders: Sequence[Recorder],
+        readings: Readings,
+        monitoring: Monitoring,
+    ) -> None:
+        self._model, self._recorders = unwrap_model(model), recorders
         given = list(optimizer) if isinstance(optimizer, list | tuple) else [optimizer]
         self.optimizers = [StepHooks.chain(item)[-1] for item in given]
         self.step = 0
         self._skipped = False
-        self._probe = Probe(options["probe"])
-        scenes = MonitorContexts(
-            self._model, self._probe, sites=options["sites"], rows=options["rows"], criterion=options["criterion"]
+        self._probe = Probe(readings.probe)
+        contexts = MonitorContexts(
+            self._model, self._probe, sites=readings.sites, rows=readings.rows, criterion=monitoring.criterion
         )
-        monitors = make_monitors(options["monitors"])
-        self.watch = Watch(self._model, monitors, scenes, self._record, every=options["every"], limit=options["budget"])
+        monitors = make_monitors(monitoring.monitors)
+        self.watch = Watch(self._model, monitors, contexts, self._record, every=readings.every, limit=monitoring.budget)
         self._first_batch = Hooks()
         self._first_batch.before(model, self._see_batch)
         self._steps = [
@@ -58,7 +66,7 @@ class WatchedTraining:
 
         All are optional: without both losses the generalization gap is not recorded.
         """
-        self.watch.scenes.note(targets, loss=loss, validation_loss=validation_loss)
+        self.watch.contexts.note(targets, loss=loss, validation_loss=validation_loss)
 
     def report(self) -> BudgetReport:
         """What the monitors cost, and what was done about it."""
@@ -67,7 +75,7 @@ class WatchedTraining:
     def _see_batch(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if module.training and torch.is_grad_enabled() and not is_transformed():
             self._probe.capture(args, kwargs)
-            self.watch.scenes.see_batch(args, kwargs)
+            self.watch.contexts.see_batch(args, kwargs)
 
     def _before(self, index: int) -> None:
         if index:
@@ -165,5 +173,7 @@ def watch_training(
     >>> sorted({event.name for event in recorder.events if "budget" not in event.name})
     ['norm/gradient', 'norm/update', 'norm/update_ratio', 'norm/weight', 'units/dead', 'units/dormant']
     """
-    options = dict(locals())
-    return WatchedTraining(options.pop("model"), options.pop("optimizer"), options)
+    readings = Readings(every=every, rows=rows, probe=probe, sites=sites)
+    return WatchedTraining(
+        model, optimizer, recorders, readings, Monitoring(monitors, budget=budget, criterion=criterion)
+    )

@@ -88,7 +88,12 @@ def send(
         say(as_line(outcome_of(outcome)))
     else:
         at = "" if outcome.step is None else f" after step {outcome.step}"
-        say(f"{outcome.status}{at}{': ' if outcome.reason else ''}{outcome.reason or ''}")
+        reason = outcome.reason or (
+            f"not taken within {wait:g} s; a loop of your own takes commands with attach(..., commands=…)"
+            if outcome.status == "queued"
+            else ""
+        )
+        say(f"{outcome.status}{at}{': ' if reason else ''}{reason}")
     return 1 if outcome.status == "rejected" else 0
 
 
@@ -134,6 +139,7 @@ def watch(
     port: int = 8321,
     host: str = "127.0.0.1",
     expose: bool = False,
+    list_: Annotated[bool, Parameter(name="--list", negative="")] = False,
 ) -> int:
     """Show runs in the browser while they train, and let a person intervene.
 
@@ -142,9 +148,18 @@ def watch(
         port: 0 takes a free one.
         host: Address to listen at; any but this machine's own needs --expose.
         expose: Let other machines that have the token see and change the runs, unencrypted.
+        list_: List the pages that you serve on this machine, and end.
     """
     from surgecollapse.dashboard.serve import serve
+    from surgecollapse.dashboard.servers import running
 
+    if list_:
+        served = running()
+        for one in served:
+            say(f"{one.address} {one.folder} (process {one.pid})")
+        if not served:
+            say(f"no page is served: start one with `surgecollapse watch {folder}`")
+        return 0
     serve(folder, port=port, host=host, exposed=expose, tell=say_now)
     return 0
 

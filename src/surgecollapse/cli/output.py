@@ -24,7 +24,7 @@ def say(line: str) -> None:
 
 
 def say_now(line: str) -> None:
-    """Write a line of the result that somebody waits for, although the command goes on."""
+    """Write a line of the result at once, although the command goes on."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 

@@ -143,7 +143,7 @@ def _to_tracker(name: str, runs: Sequence[Path], out: Path | None, *, follow: bo
 
 
 def _unmodified(runs: Sequence[Path]) -> tuple[Path, ...]:
-    """The runs that nobody changed while they trained; says which are left out."""
+    """The runs that no user changed while they trained; says which are left out."""
     from surgecollapse.record import RunStore
 
     kept = []

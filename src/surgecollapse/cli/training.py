@@ -142,7 +142,8 @@ def _demo(folder: Path, seed: int, sparsity: float) -> int:
         "surge-collapse": make_config(task="digits", seed=seed, sparsity=sparsity),
     }
     results: dict[str, RunResult] = {}
-    for name, plan in plans.items():
+    for number, (name, plan) in enumerate(plans.items(), 1):
+        sys.stderr.write(f"{number} of {len(plans)}: {name}\n")
         results[name] = train(plan, folder / name, progress=for_terminal())
         if results[name].status == "interrupted":
             return tell_result(results[name])

@@ -226,6 +226,8 @@ class FreezeLayers(Command):
     kind: ClassVar[str] = "freeze-layers"
     layers: tuple[str, ...] = field(metadata={"check": must.some_names})
     """Names of parameters or modules, with wildcards."""
+    units: tuple[int, ...] = field(default=(), metadata={"check": must.units})
+    """Numbers of units of modules: their rows of weights and biases alone; all if empty."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,6 +236,8 @@ class UnfreezeLayers(Command):
 
     kind: ClassVar[str] = "unfreeze-layers"
     layers: tuple[str, ...] = field(metadata={"check": must.some_names})
+    units: tuple[int, ...] = field(default=(), metadata={"check": must.units})
+    """Numbers of units; whatever is frozen of these layers if empty."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -41,7 +41,7 @@ def command_schema(cls: type[Command]) -> dict[str, Any]:
 
 
 def protocol_schema() -> dict[str, Any]:
-    """The whole protocol: what an agent sends (``command``), what it hears of it (``outcome``) and what it sees."""
+    """The whole protocol: what an agent sends (``command``), what became of it (``outcome``) and what it sees."""
     outcome = {
         "id": {"type": "integer"},
         "kind": {"type": "string"},

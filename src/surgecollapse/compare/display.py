@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Display(Protocol):
-    """Shows a comparison to somebody."""
+    """Shows how a comparison goes on."""
 
     def update(self, done: int, total: int, remaining: float | None, running: Sequence[str]) -> None:
         """Runs that are done, of how many; seconds left, if that can be told; names of the runs under way."""

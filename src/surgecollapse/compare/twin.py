@@ -116,7 +116,7 @@ def twin(
         FileNotFoundError: if the directory holds no run.
         FileExistsError: if ``out`` is in use.
         KeyboardInterrupt: if it was interrupted.
-        ValueError: if nobody changed the run, or there is no such intervention.
+        ValueError: if no user changed the run, or there is no such intervention.
     """
     from surgecollapse.lab.training.branch_folders import applied, free_folder
     from surgecollapse.lab.training.branching import config_of
@@ -217,7 +217,7 @@ def _chosen(
 
     found = effective(applied)
     if not found:
-        raise ConfigError(f"nobody changed {run} while it trained, so that its twin would be the run itself")
+        raise ConfigError(f"no user changed {run} while it trained, so that its twin would be the run itself")
     ids = [one.id for one in found]
     if wanted is not None and wanted not in ids:
         there = ", ".join(f"{one.id} ({one.kind} at step {one.step})" for one in found)

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from surgecollapse.act.masked_weights import MaskedWeights
 from surgecollapse.controller.options import Target
-from surgecollapse.errors import warn_user
+from surgecollapse.errors import counted, warn_user
 from surgecollapse.events import Plan
 from surgecollapse.policies import FixedInterval, NoOp, OneShot, Recycle, Static
 from surgecollapse.protocols import Policy
@@ -58,9 +58,9 @@ class Advice:
                 every = max(1, plan.total_steps // 40)
                 self.give(
                     "short",
-                    f"{plan.total_steps} steps with a reading every {plan.every} give {name} {readings} readings, so "
-                    f"that it prunes a large part at once: pass readings=Readings(every={every}) (--every {every}), or "
-                    "train longer",
+                    f"{plan.total_steps} steps with a reading every {plan.every} give {name} "
+                    f"{counted(readings, 'reading')}, so that it prunes a large part at once: pass "
+                    f"readings=Readings(every={every}) (--every {every}), or train longer",
                 )
 
     def of_units(self, target: Target) -> None:

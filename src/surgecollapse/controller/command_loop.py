@@ -147,7 +147,7 @@ class CommandLoop:
             self._settle(asked.id, self.step, "rejected", reason)
 
     def close(self) -> None:
-        """Let go of the queue."""
+        """Close the queue."""
         if self._queue is not None:
             self._queue.close()
             self._queue = None

@@ -14,7 +14,7 @@ from surgecollapse.act.layouts import Layouts, layouts_of
 from surgecollapse.act.mask_planner import MaskPlanner
 from surgecollapse.act.mask_writer import MaskWriter
 from surgecollapse.act.masked_weights import MaskedWeights, check_obeyed
-from surgecollapse.act.optimizer_state import moment_tensors, momentum_of
+from surgecollapse.act.optimizer_state import moment_tensors, momentum_of, outside_of_state
 from surgecollapse.act.prunable import explain_choice, named_weights, prunable_parameters
 from surgecollapse.act.randomness import Generators
 from surgecollapse.act.recycle import Recycler
@@ -289,12 +289,22 @@ class Components:
     def check_optimizer_states(self) -> None:
         """Check that moments can be reset weight by weight, once the optimizers have them.
 
+        Those that an optimizer keeps elsewhere than in its state are said.
+
         Raises:
             ValueError: if they cannot, with the fall-back.
         """
         for optimizer, names in zip(self._optimizers, self.groups, strict=True):
             for name in names:
                 moment_tensors(optimizer, self.weights.params[name])
+            outside = outside_of_state(optimizer, [self.weights.params[name] for name in names])
+            if outside:
+                kind = type(optimizer).__name__
+                warn_user(
+                    f"{kind} keeps tensors of the weights' shapes outside of its state ({', '.join(outside[:3])}): if "
+                    "these are moments, they are not reset where weights are pruned or regrown. Keep them in "
+                    f"{kind}.state[p], or pass Updates(optimizer_state='keep') if that is meant"
+                )
 
     def state_dict(self) -> dict[str, Any]:
         """Masks, signal, remembered values and whether the mask is final."""

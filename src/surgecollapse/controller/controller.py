@@ -31,6 +31,7 @@ from surgecollapse.controller.rank_agreement import RankAgreement
 from surgecollapse.controller.sharding import check_not_sharded_since, check_sharded
 from surgecollapse.controller.state import ControllerState
 from surgecollapse.controller.version_01 import current_state
+from surgecollapse.errors import counted
 from surgecollapse.events import Decision, Freeze, Intervention, Plan, Reading, SetNoise
 from surgecollapse.observe.monitor_context import MonitorContexts
 from surgecollapse.observe.monitors import make_monitors
@@ -205,7 +206,7 @@ class Controller:
         monitors = make_monitors(options.monitoring.monitors)
         if not monitors:
             return None
-        scenes = MonitorContexts(
+        contexts = MonitorContexts(
             self.model,
             self._probe,
             sites=options.readings.sites,
@@ -214,7 +215,7 @@ class Controller:
             output=options.readings.output,
         )
         limit = options.monitoring.budget
-        return Watch(self.model, monitors, scenes, self._loop.record, every=self.plan.every, limit=limit)
+        return Watch(self.model, monitors, contexts, self._loop.record, every=self.plan.every, limit=limit)
 
     # ---- attaching --------------------------------------------------------------------------------------------
 
@@ -245,7 +246,7 @@ class Controller:
     def _see_first_batch(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._probe.capture(args, kwargs)
         if self.watch is not None:
-            self.watch.scenes.see_batch(args, kwargs)
+            self.watch.contexts.see_batch(args, kwargs)
 
     @property
     def attached(self) -> bool:
@@ -300,7 +301,7 @@ class Controller:
         """
         self._components.observer.note(loss, targets)
         if self.watch is not None:
-            self.watch.scenes.note(targets, loss=loss, validation_loss=validation_loss)
+            self.watch.contexts.note(targets, loss=loss, validation_loss=validation_loss)
 
     def before_step(self) -> None:
         """Do what the step's pre-hook does, for loops that call it themselves (``hooks=False``).
@@ -342,13 +343,14 @@ class Controller:
             weights = self._components.weights
             self.watch.before_step(self.step + 1, self.optimizers, weights.shares, weights.all_held)
         until_due = self._loop.schedule.next - (self.step + 1)
-        if index == 0:
-            self._handlers.settings.before_step()
+        self._handlers.settings.before_step()  # of each optimizer: a loop may run backward between two of them
         self._steps.prepare(index, self._components, rates=self._handlers.rates, until_due=until_due)
+        self._handlers.settings.keep_units(index)  # last, and put back first: the weights that the optimizer steps
 
     @torch.no_grad()
     def _after(self, index: int) -> None:
         components = self._components
+        self._handlers.settings.put_back_units(index)
         self._steps.put_right(index, components, check=self._loop.due)
         if index != components.primary or self._steps.skipped(index):
             return
@@ -625,7 +627,7 @@ class Controller:
         if weights.sparsity and masked != zero:  # regrown at zero and not trained since, or written to
             shown += f" ({masked} masked)"
         phase = "frozen" if self.frozen else self.phase
-        return f"step {self.step}{total}, {phase}, {shown}, {len(self.events)} interventions"
+        return f"step {self.step}{total}, {phase}, {shown}, {counted(len(self.events), 'intervention')}"
 
     def __repr__(self) -> str:
         return f"<Controller: {self}>"

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 from torch.optim import Optimizer
 
+from surgecollapse.act.optimizer_state import state_of, with_inner
 from surgecollapse.torch_utils.modules import canonical_name
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 _NOT_NUMBERS = ("params", "lr", "initial_lr", "foreach", "fused", "capturable", "differentiable", "maximize")
 _SHOWN = 12
+_Rows = tuple[nn.Parameter, list[int], torch.Tensor, dict[str, torch.Tensor]]
+"""A parameter, its frozen rows, and what these rows and the optimizer's tensors of them hold."""
 
 
 class LiveSettings:
@@ -53,6 +56,8 @@ class LiveSettings:
         self._dropout: dict[str, float] = {}
         self._dropout_before: dict[str, float] = {}
         self._frozen: set[str] = set()
+        self._frozen_units: dict[str, set[int]] = {}
+        self._kept: dict[int, list[_Rows]] = {}
         self._factors: dict[int, float] = {}
         self._held: list[float] | None = None
         self._shape: tuple[str, int, int] | None = None
@@ -167,7 +172,9 @@ class LiveSettings:
         self._dropout[name] = rate
 
     def freeze(self, command: ask.FreezeLayers) -> str:
-        """Train parameters no more."""
+        """Train parameters, or rows of them, no more."""
+        if command.units:
+            return self._freeze_units(command.layers, command.units)
         chosen = [name for name in self._parameters(command.layers) if name not in self._frozen]
         if not chosen:
             raise ValueError("these parameters are frozen already")
@@ -175,22 +182,80 @@ class LiveSettings:
         return f"froze {_listing(chosen)}"
 
     def unfreeze(self, command: ask.UnfreezeLayers) -> str:
-        """Train parameters again."""
-        chosen = [name for name in self._parameters(command.layers) if name in self._frozen]
+        """Train parameters, or rows of them, again."""
+        chosen = {}
+        for name in self._parameters(command.layers):
+            rows = self._frozen_units.get(name, set())
+            gone = rows.intersection(command.units) if command.units else rows
+            if gone or (name in self._frozen and not command.units):
+                chosen[name] = gone
         if not chosen:
-            raise ValueError(f"none of these parameters is frozen; frozen are: {_listing(sorted(self._frozen))}")
-        self._frozen.difference_update(chosen)
-        return f"unfroze {_listing(chosen)}"
+            what = "units" if command.units else "parameters"
+            there = sorted({*self._frozen, *self._frozen_units})
+            raise ValueError(f"none of these {what} is frozen; frozen are: {_listing(there)}")
+        for name, gone in chosen.items():
+            if left := self._frozen_units.pop(name, set()) - gone:
+                self._frozen_units[name] = left
+        if not command.units:
+            self._frozen.difference_update(chosen)
+        units = f"{len(command.units)} units of " if command.units else ""
+        return f"unfroze {units}{_listing(list(chosen))}"
+
+    def _freeze_units(self, layers: Sequence[str], units: Sequence[int]) -> str:
+        """Train the rows of these units no more."""
+        there = {
+            canonical_name(name): module
+            for name, module in self._model.named_modules()
+            if next(module.parameters(recurse=False), None) is not None
+        }
+        chosen = _matching(there, layers)
+        for name in chosen:
+            _check_units(name, there[name], units)
+        parameters = [f"{name}.{own}" for name in chosen for own, _ in there[name].named_parameters(recurse=False)]
+        if all(self._frozen_units.get(name, set()).issuperset(units) for name in parameters):
+            raise ValueError("these units are frozen already")
+        for name in parameters:
+            self._frozen_units.setdefault(name, set()).update(units)
+        return f"froze {len(units)} units of {_listing(chosen)}"
 
     def _parameters(self, layers: Sequence[str]) -> list[str]:
         return _matching({canonical_name(name): p for name, p in self._model.named_parameters()}, layers)
 
     def before_step(self) -> None:
         """Take the gradients of frozen parameters away, so that no optimizer moves them."""
-        if self._frozen:
-            for name, parameter in self._model.named_parameters():
-                if canonical_name(name) in self._frozen:
-                    parameter.grad = None
+        if not self._frozen and not self._frozen_units:
+            return
+        for name, parameter in self._model.named_parameters():
+            if canonical_name(name) in self._frozen:
+                parameter.grad = None
+            elif parameter.grad is not None and (rows := self._frozen_units.get(canonical_name(name))):
+                parameter.grad[sorted(rows)] = 0.0
+
+    @torch.no_grad()
+    def keep_units(self, index: int) -> None:
+        """Note the rows of frozen units, and what an optimizer knows of them, right before its step.
+
+        An optimizer moves a weight without a gradient, too, by its moments and by weight decay.
+        """
+        if not self._frozen_units:
+            return
+        optimizer = self._optimizers[index]
+        names = {id(p): canonical_name(name) for name, p in self._model.named_parameters()}
+        kept = []
+        for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+            rows = sorted(self._frozen_units.get(names.get(id(parameter), ""), ()))
+            if rows:
+                state = _rows_of_state(optimizer, parameter)
+                kept.append((parameter, rows, parameter[rows].clone(), {k: v[rows].clone() for k, v in state.items()}))
+        self._kept[index] = kept
+
+    @torch.no_grad()
+    def put_back_units(self, index: int) -> None:
+        """Give the rows of frozen units what they had before an optimizer's step."""
+        for parameter, rows, values, state in self._kept.pop(index, ()):
+            parameter[rows] = values
+            for key, now in _rows_of_state(self._optimizers[index], parameter).items():
+                now[rows] = state.get(key, 0.0)
 
     @torch.no_grad()
     def reset(self, command: ask.ResetLayers, seed: int) -> str:
@@ -219,7 +284,8 @@ class LiveSettings:
                 if command.units:
                     _forget(optimizer, parameter, list(command.units))
                 else:
-                    optimizer.state.pop(parameter, None)
+                    for one in with_inner(optimizer):
+                        one.state.pop(parameter, None)
         self._rewritten()
         units = f"{len(command.units)} units of " if command.units else ""
         return f"reset {units}{_listing(chosen)}"
@@ -231,6 +297,7 @@ class LiveSettings:
         found = {
             "dropout": dict(self._dropout),
             "frozen": sorted(self._frozen),
+            "frozen_units": {name: sorted(rows) for name, rows in self._frozen_units.items()},
             "factors": {str(number): factor for number, factor in self._factors.items()},
             "held": None if self._held is None else list(self._held),
             "schedule": None if self._shape is None else list(self._shape),
@@ -247,6 +314,7 @@ class LiveSettings:
         for name, rate in wanted.items():
             self._put_dropout(name, modules[name], rate)
         self._frozen = set(state.get("frozen", ()))
+        self._frozen_units = {name: set(rows) for name, rows in state.get("frozen_units", {}).items()}
         self._factors = {int(number): factor for number, factor in state.get("factors", {}).items()}
         held = state.get("held")
         self._held = None if held is None else list(held)
@@ -320,17 +388,24 @@ def _check_units(name: str, module: nn.Module, units: Sequence[int]) -> None:
     sizes = {len(p) if p.ndim else 0 for p in module.parameters()}
     if not units:
         return
-    if len(sizes) != 1 or getattr(module, "transposed", False) or isinstance(module, nn.modules.batchnorm._NormBase):
-        raise ValueError(f"{name} has no rows of weights of single units: reset it whole")
+    whole = (nn.modules.batchnorm._NormBase, nn.RNNBase, nn.RNNCellBase)  # rows of recurrent ones belong to gates
+    sharded = any(hasattr(p, "placements") for p in module.parameters())
+    if len(sizes) != 1 or sharded or getattr(module, "transposed", False) or isinstance(module, whole):
+        raise ValueError(f"{name} has no rows of weights of single units: name it without units")
     if max(units) >= min(sizes):
         raise ValueError(f"no unit {max(units)} in {name}: it has {min(sizes)}, from 0 to {min(sizes) - 1}")
 
 
 def _forget(optimizer: Optimizer, parameter: nn.Parameter, units: list[int]) -> None:
     """Set what an optimizer knows of some rows of a parameter to zero."""
-    for value in optimizer.state.get(parameter, {}).values():
-        if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
-            value[units] = 0
+    for value in _rows_of_state(optimizer, parameter).values():
+        value[units] = 0
+
+
+def _rows_of_state(optimizer: Optimizer, parameter: nn.Parameter) -> dict[str, torch.Tensor]:
+    """What an optimizer knows of each entry of a parameter."""
+    state = state_of(optimizer, parameter)
+    return {k: v for k, v in state.items() if isinstance(v, torch.Tensor) and v.ndim and v.shape == parameter.shape}
 
 
 def _check_option(optimizer: Optimizer, option: str, value: Any) -> None:

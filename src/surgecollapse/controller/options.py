@@ -11,11 +11,17 @@ from typing import Any, Literal
 from torch import Tensor
 
 from surgecollapse.act.mask_planner import criterion_of
-from surgecollapse.act.optimizer_state import check_optimizer_state
 from surgecollapse.act.prunable import Patterns
-from surgecollapse.act.surge import REGROW_INIT
 from surgecollapse.errors import one_of
-from surgecollapse.functional import ALLOCATIONS, ENTROPY, Pattern
+from surgecollapse.events.switches import (
+    ALLOCATIONS,
+    OPTIMIZER_STATE,
+    REGROW_INIT,
+    Allocation,
+    OptimizerState,
+    RegrowInit,
+)
+from surgecollapse.functional import ENTROPY, Pattern
 from surgecollapse.functional.structured import fitting_pattern
 from surgecollapse.observe.monitors import Monitors, make_monitors
 from surgecollapse.protocols import Criterion, GradientTransform, Policy, Recorder
@@ -51,7 +57,7 @@ class Target:
     sparsity: float
     _: KW_ONLY
     pattern: str | None = None
-    allocation: str = "global"
+    allocation: Allocation = "global"
     min_density: float = 0.005
     include: Patterns = None
     exclude: Patterns = None
@@ -105,14 +111,14 @@ class Updates:
 
     >>> Updates(optimizer_state="forget")
     Traceback (most recent call last):
-    ValueError: unknown optimizer_state 'forget': expected one of reset, keep, warmup, ramp
+    ValueError: unknown optimizer_state 'forget': expected one of reset, keep, warmup, ramp. Did you mean 'reset'?
     """
 
     saliency: str | Criterion = "magnitude"
     growth: str | Criterion | None = None
-    regrow_init: str | None = None
+    regrow_init: RegrowInit | None = None
     noise_energy_budget: float | None = None
-    optimizer_state: str = "reset"
+    optimizer_state: OptimizerState = "reset"
 
     def __post_init__(self) -> None:
         """Check the options."""
@@ -123,7 +129,7 @@ class Updates:
         budget = self.noise_energy_budget
         if budget is not None and not 0.0 <= budget < float("inf"):
             raise ValueError(f"noise_energy_budget must be finite and at least 0, got {budget}")
-        check_optimizer_state(self.optimizer_state)
+        one_of("optimizer_state", self.optimizer_state, OPTIMIZER_STATE)
 
     def resolved(self) -> Updates:
         """The same with the function in place of a criterion's name that a package offers."""

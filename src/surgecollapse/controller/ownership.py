@@ -126,7 +126,7 @@ class Ownership:
         self._first_batch.remove()
 
     def close(self) -> None:
-        """Remove every hook and let go of the parameters."""
+        """Remove every hook and give up the claim on the parameters."""
         for hook in self._steps:
             hook.remove()
         self._steps.clear()

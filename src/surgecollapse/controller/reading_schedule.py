@@ -1,4 +1,4 @@
-"""When readings fall: found only as far ahead as somebody must know of them."""
+"""The steps of the readings, found only as far ahead as they are needed."""
 
 from __future__ import annotations
 

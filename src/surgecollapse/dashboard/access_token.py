@@ -1,4 +1,4 @@
-"""The token of a folder's page, kept so that the page's address outlives its server."""
+"""The token of a folder's page, kept so that the page's address outlives its server; files for one user alone."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import secrets
 import stat
 from pathlib import Path
 
+_MOST = 2**16
 _FORM = re.compile(r"[A-Za-z0-9_-]{32}")
 
 
@@ -23,18 +24,26 @@ def kept_token(root: Path) -> str:
         root: the folder of runs.
     """
     name = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]
-    folder = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "surgecollapse" / "watch"
-    drawn = secrets.token_urlsafe(24)
+    folder, drawn = state_folder("watch"), secrets.token_urlsafe(24)
     if not hasattr(os, "getuid"):
         return drawn  # no rights that would tell whose the file is
     try:
-        return _read(folder / name) or _write(folder, name, drawn)
+        found = read_private(folder / name).strip()
+        if not _FORM.fullmatch(found):
+            found = drawn
+            write_private(folder / name, found + "\n")
+        return found
     except OSError:
         return drawn
 
 
-def _read(path: Path) -> str:
-    """What the file says, or nothing if it is not to be believed."""
+def state_folder(name: str) -> Path:
+    """Where this user's programs keep what is not for others, by kind."""
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "surgecollapse" / name
+
+
+def read_private(path: Path) -> str:
+    """What a small file says, or nothing if somebody else could have written or read it."""
     try:
         file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
@@ -43,15 +52,18 @@ def _read(path: Path) -> str:
         facts = os.fstat(file)
         if not stat.S_ISREG(facts.st_mode) or facts.st_uid != os.getuid() or facts.st_mode & 0o077:
             return ""
-        found = text.read(100).strip()
-    return found if _FORM.fullmatch(found) else ""
+        return text.read(_MOST)
 
 
-def _write(folder: Path, name: str, token: str) -> str:
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    beside = folder / f"{name}.{os.getpid()}"
+def write_private(path: Path, content: str) -> None:
+    """Write a file that only this user can read, whole or not at all.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    beside = path.with_name(f"{path.name}.{os.getpid()}")
     beside.unlink(missing_ok=True)
     with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as text:
-        text.write(token + "\n")
-    beside.replace(folder / name)
-    return token
+        text.write(content)
+    beside.replace(path)

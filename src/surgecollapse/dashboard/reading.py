@@ -76,13 +76,20 @@ def metas(connection: Connection, keys: tuple[str, ...]) -> dict[str, Any]:
 
 def status_of(connection: Connection, changed: float) -> dict[str, Any]:
     """``live | finished | diverged | failed | interrupted | silent``, and whether a user has changed the run."""
-    said = meta(connection, "status", str, "")[:40]
-    status, why = _STATUS.get(said, said or "silent"), None
-    if status == "live":
-        why = heartbeat.gone(meta(connection, "heartbeat", dict, {}))
+    found = metas(connection, ("status", "heartbeat", "modified_by_user", "touched"))
+
+    def of(key: str, kind: type[Found], default: Found) -> Found:
+        value = found.get(key, default)
+        connection.skipped += not isinstance(value, kind)
+        return value if isinstance(value, kind) else default
+
+    said = of("status", str, "")[:40]
+    status, why, alive = _STATUS.get(said, said or "silent"), None, of("heartbeat", dict, {})
+    if status == "live" or (alive and not said):  # a loop of its own need not say that it runs
+        status, why = "live", heartbeat.gone(alive)
         quiet = time.time() - changed > SILENT and not _switched(connection, ("pause",), ("continue",))
         status = "silent" if why or quiet else "live"
-    modified = meta(connection, "modified_by_user", bool, meta(connection, "touched", bool, False))  # as 0.1 wrote it
+    modified = of("modified_by_user", bool, of("touched", bool, False))  # as 0.1 wrote it
     return {"status": status, "modified_by_user": modified} | ({"why": why} if why else {})
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _SEEDS = frozenset({"run.seed", "seed", "run.split_seed", "split_seed"})
 _PLACES = frozenset({"data.data_dir", "run.device", "run.threads", "run.checkpoint_every", "run.keep_checkpoints"})
 """Settings that do not make another experiment."""
+_BESIDE = _SEEDS | _PLACES
 _MOST_SETTINGS = 400
 _LONGEST = 80
 
@@ -65,11 +66,10 @@ def settings_of(config: dict[str, Any]) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for section, values in config.items():
-        parts = values if isinstance(values, dict) else {"": values}
-        for name, value in parts.items():
-            plain = value is None or isinstance(value, bool | int | float)
-            shown = value if plain else value if isinstance(value, str) else json.dumps(value)
-            found[f"{section}.{name}" if name else str(section)] = shown[:_LONGEST] if isinstance(shown, str) else shown
+        for name, value in (values if isinstance(values, dict) else {"": values}).items():
+            if value is not None and type(value) not in (bool, int, float):
+                value = (value if isinstance(value, str) else json.dumps(value))[:_LONGEST]
+            found[f"{section}.{name}" if name else section] = value
             if len(found) >= _MOST_SETTINGS:
                 return found
     return found
@@ -83,8 +83,8 @@ def group_of(settings: dict[str, Any]) -> str | None:
     """
     if not settings:
         return None
-    kept = sorted(f"{name}={value!r}" for name, value in settings.items() if name not in _SEEDS | _PLACES)
-    return hashlib.sha256(repr(kept).encode(errors="surrogateescape")).hexdigest()[:12]
+    kept = {name: value for name, value in settings.items() if name not in _BESIDE}
+    return hashlib.sha256(repr(sorted(kept.items())).encode(errors="surrogateescape")).hexdigest()[:12]
 
 
 def varying(rows: list[dict[str, Any]]) -> list[str]:
@@ -94,7 +94,7 @@ def varying(rows: list[dict[str, Any]]) -> list[str]:
     tables = [row["settings"] for row in rows if row.get("settings")]
     for table in tables:
         for name, value in table.items():
-            if name in different or name in _SEEDS | _PLACES:
+            if name in different or name in _BESIDE:
                 continue
             if name not in seen:
                 seen[name] = value

@@ -38,6 +38,7 @@ class Runs:
         self.root = Path(root)
         if not self.root.is_dir():
             raise FileNotFoundError(f"no folder {self.root}: expected one that holds run directories")
+        self._inside = ""
         self._found: dict[str, Path] = {}
         self._looked = 0.0
         self._rows: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {}
@@ -126,6 +127,7 @@ class Runs:
     def _look(self) -> None:
         if time.monotonic() - self._looked < _REMEMBER and self._found:
             return
+        self._inside = os.path.realpath(self.root)
         found: dict[str, Path] = {}
         for folder, below, files in os.walk(self.root):
             place = Path(folder)
@@ -173,10 +175,10 @@ class Runs:
             ValueError: if it does, or leads nowhere.
         """
         try:
-            inside = path.resolve(strict=True).is_relative_to(self.root.resolve())
+            place = os.path.realpath(path, strict=True)
         except (OSError, RuntimeError) as error:
             raise ValueError(f"{path.name} is a link that leads nowhere: {error}") from error
-        if not inside:
+        if os.path.commonpath((place, self._inside)) != self._inside:
             raise ValueError(f"{path.name} is a link to a file outside of this folder: put the run itself here")
 
 

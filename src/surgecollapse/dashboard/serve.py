@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from surgecollapse.dashboard.access_token import kept_token
 from surgecollapse.dashboard.feed import Feeds
+from surgecollapse.dashboard.servers import noted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,11 +41,12 @@ def serve(root: str | Path, *, port: int = 8321, host: str = "127.0.0.1", expose
     from surgecollapse.dashboard.server import STREAMS, application
     from surgecollapse.dashboard.timeouts import TimeoutProtocol
 
-    feeds = Feeds(STREAMS)
+    feeds, noting = Feeds(STREAMS), ExitStack()
 
     class Server(uvicorn.Server):
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             feeds.close()  # or it would wait for pages that never close
+            noting.close()  # here, since SIGTERM ends the process right after the shutdown
             await super().shutdown(sockets)
 
     if not 0 <= port < 2**16:
@@ -70,12 +73,15 @@ def serve(root: str | Path, *, port: int = 8321, host: str = "127.0.0.1", expose
     names = {f"{name}:{port}"} | ({f"{part}:{port}" for part in ("127.0.0.1", "localhost", "[::1]")})
     token = token or kept_token(Path(root))
     app = application(root, token, names, feeds=feeds)
-    tell(f"http://{name}:{port}/#{token}")
+    address = f"http://{name}:{port}/#{token}"
+    tell(address)
     config = uvicorn.Config(
         app, http=TimeoutProtocol, log_level="error", lifespan="off", timeout_graceful_shutdown=1,
         limit_concurrency=200, server_header=False,
     )  # fmt: skip
-    Server(config).run(sockets=[listening])
+    with noting:
+        noting.enter_context(noted(address, Path(root), host, port))
+        Server(config).run(sockets=[listening])
 
 
 def _is_everywhere(host: str) -> bool:

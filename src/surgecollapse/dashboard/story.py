@@ -75,11 +75,15 @@ def _terms(row: dict[str, Any]) -> str:
 
 
 def _so_far(row: dict[str, Any]) -> str:
-    """Where a run without a summary is."""
+    """What a run without a summary does, or where it ended; of one that trains nothing that would be stale at once."""
+    if row["status"] == "live":
+        steps = f" for {row['total']:,.0f} steps" if row.get("total") else ""
+        how = f" with {row['policy']}" if row.get("policy") else ""
+        aim = f", to {row['target']:.1%} sparsity" if row.get("target") and row["policy"] not in _PLAIN else ""
+        return f"Training{' ' + row['task'] if row.get('task') else ''}{steps}{how}{aim}."
     step, total = row.get("step"), row.get("total")
     where = f"step {step:,} of {total:,.0f}" if total else f"step {step:,}"
-    verb = {"live": "Training", "silent": "Silent"}.get(row["status"], row["status"].capitalize())
-    parts = [f"{verb} at {where}"]
+    parts = [f"{row['status'].capitalize()} at {where}"]
     if row.get("accuracy") is not None:
         parts.append(f"{row['accuracy']:.2%} {row['part']} accuracy so far")
     if row.get("sparsity") is not None:

@@ -98,7 +98,7 @@ def save_sparse(
     index = json.dumps({"entries": entries, "metadata": dict(metadata or {})}, separators=(",", ":"))
     about = {"format": FORMAT, "version": str(SPARSE_VERSION), "index": index, "sha256": _digest(index, parts)}
     content = _sealed(save(parts, metadata=about | {_SEAL: _UNSEALED}))
-    write_whole(Path(path), content)
+    write_whole(Path(path), content, through_links=True)
     dense, bound = sizes(model)
     return SparseFile(path=Path(path), bytes=len(content), dense=dense, bound=bound)
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from surgecollapse.export.compaction.cut import cut, judge
 from surgecollapse.export.compaction.heads import FewerHeads, dead_heads, obstacle
-from surgecollapse.export.compaction.propagate import Followed, follow
-from surgecollapse.export.compaction.trace import differ, trace
+from surgecollapse.export.compaction.model_graph import differ, trace
+from surgecollapse.export.compaction.propagate import Propagation, propagate
 from surgecollapse.export.csr import replace_module
 from surgecollapse.export.measure import caller, largest_difference
 from surgecollapse.export.plain_check import check_plain
@@ -101,13 +101,13 @@ def compact_model(
     smaller = copy.deepcopy(unwrap_model(model)).eval()
     names = [name for name, _ in smaller.named_modules()]
     hidden = frozenset(_named(smaller, name) for name in opaque)
-    followed = follow(smaller, trace(smaller, example_inputs, hidden))
-    flow, verdict = followed.flow, judge(followed.flow, multiple_of)
+    propagated = propagate(smaller, trace(smaller, example_inputs, hidden))
+    groups, verdict = propagated.groups, judge(propagated.groups, multiple_of)
     before, expected = _measure(smaller, call)
     sizes = _sizes(smaller)
-    report = _layer_reports(followed, verdict, smaller)
-    cut(flow, verdict)
-    smaller, heads = _cut_heads(smaller, followed)
+    report = _layer_reports(propagated, verdict, smaller)
+    cut(groups, verdict)
+    smaller, heads = _cut_heads(smaller, propagated)
     try:
         after, given = _measure(smaller, call)
     except RuntimeError as error:
@@ -136,9 +136,9 @@ def _named(model: nn.Module, name: str) -> nn.Module:
     return modules[name]
 
 
-def _layer_reports(followed: Followed, verdict: Any, model: nn.Module) -> list[CompactLayer]:
+def _layer_reports(propagated: Propagation, verdict: Any, model: nn.Module) -> list[CompactLayer]:
     found = []
-    for layer in followed.flow.layers:
+    for layer in propagated.groups.layers:
         weight = layer.module.weight
         assert isinstance(weight, Tensor)
         inputs = weight.shape[1]
@@ -148,13 +148,13 @@ def _layer_reports(followed: Followed, verdict: Any, model: nn.Module) -> list[C
                 kind=type(layer.module).__name__,
                 units=(len(layer.makes), int(verdict.kept(layer.makes).sum())),
                 inputs=(inputs, inputs if layer.reads is None else int(verdict.kept(layer.reads).sum())),
-                reason=followed.flow.reason(verdict.roots, layer.makes),
+                reason=propagated.groups.reason(verdict.roots, layer.makes),
             )
         )
-    for name, (units, inputs, kind) in _weighted(model, followed.left).items():
+    for name, (units, inputs, kind) in _weighted(model, propagated.left).items():
         found.append(
             CompactLayer(
-                name=name, kind=kind, units=(units, units), inputs=(inputs, inputs), reason=followed.left[name]
+                name=name, kind=kind, units=(units, units), inputs=(inputs, inputs), reason=propagated.left[name]
             )
         )
     return found
@@ -171,9 +171,9 @@ def _weighted(model: nn.Module, names: Any) -> dict[str, tuple[int, int, str]]:
     return found
 
 
-def _cut_heads(model: nn.Module, followed: Followed) -> tuple[nn.Module, list[CompactLayer]]:
+def _cut_heads(model: nn.Module, propagated: Propagation) -> tuple[nn.Module, list[CompactLayer]]:
     report = []
-    for name, attention in followed.attention.items():
+    for name, attention in propagated.attention.items():
         reason = obstacle(attention) or _nested(model, name)
         dead, shift = ([], None) if reason else dead_heads(attention)
         heads = attention.num_heads

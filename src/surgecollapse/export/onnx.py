@@ -99,7 +99,7 @@ def export_onnx(
         session = _session(content)
         difference = max(_compare(plain, session, case, tolerance) for case in cases)
     path = Path(path)
-    write_whole(path, content)
+    write_whole(path, content, through_links=True)
     return OnnxResult(
         path=path,
         bytes=len(content),

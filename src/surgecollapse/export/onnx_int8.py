@@ -81,7 +81,7 @@ def quantize_onnx(source: str | Path, path: str | Path, calibration: Sequence[Te
             weight_type=quantization.QuantType.QInt8,
         )
         content = made.read_bytes()
-    write_whole(path, content)
+    write_whole(path, content, through_links=True)
     return Int8Result(
         path=path,
         bytes=len(content),

@@ -79,7 +79,7 @@ def save_program(model: nn.Module, example_inputs: Any, path: str | Path) -> Pro
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(f"the model cannot be written as a program for any batch size: {reason}") from error
     path, packed = Path(path), content.getvalue()
-    write_whole(path, packed)
+    write_whole(path, packed, through_links=True)
     write_whole(_checksum_file(path), f"{hashlib.sha256(packed).hexdigest()}  {path.name}\n".encode())
     run = load_program(path)
     with torch.no_grad():

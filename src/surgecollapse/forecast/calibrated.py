@@ -22,7 +22,7 @@ def calibrated(name: str) -> Combination:
     * ``give up``: the net will not generalize; learned weights over training and validation series,
       calibrated on the whole bank.
 
-    All come from perceptrons with one hidden layer on small tasks; what they are worth elsewhere nobody has measured.
+    All come from perceptrons with one hidden layer on small tasks; elsewhere they have not been measured.
 
     Args:
         name: which.

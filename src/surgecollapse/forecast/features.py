@@ -14,7 +14,17 @@ CLOCK = "accuracy/train"
 """The series that every evaluation has: its measurements are the ticks, and its first value ≥ .99 is t_fit."""
 BACK = 1.5
 """A slope reaches back to the step that is so many times smaller."""
-_LOGARITHMIC = ("loss/", "norm/", "rank/", "dimension/", "curvature/", "logits/scale", "gradient/")
+_LOGARITHMIC = (
+    "loss/",
+    "norm/",
+    "rank/",
+    "dimension/",
+    "curvature/",
+    "logits/scale",
+    "gradient/",
+    "update/",
+    "commutator/",
+)
 _LEAST = 1e-12
 FORMS = ("value", "change", "slope")
 
@@ -23,7 +33,8 @@ FORMS = ("value", "change", "slope")
 class Feature:
     """One number about one series of the whole net.
 
-    Series of norms, ranks, dimensions, losses, scales and curvature are taken as logarithms, others as they are.
+    Series of norms, ranks, dimensions, losses, scales, updates and curvature are taken as logarithms, others as they
+    are.
 
     Raises:
         ValueError: for an unknown form.

@@ -1,11 +1,13 @@
 """Pure maths: tensors in, new tensors out; no state, no hooks, no randomness of its own."""
 
+from surgecollapse.events.switches import ALLOCATIONS, GROWTH
+from surgecollapse.functional.commutator import commutator_defect
 from surgecollapse.functional.concentration import gini, inverse_participation_ratio
 from surgecollapse.functional.criteria.lamp import lamp
 from surgecollapse.functional.criteria.magnitude import magnitude
-from surgecollapse.functional.criteria.registry import GROWTH, SALIENCY
+from surgecollapse.functional.criteria.registry import SALIENCY
 from surgecollapse.functional.criteria.taylor import taylor
-from surgecollapse.functional.criticality import branching_ratio, chi, lyapunov_exponent, mean_field_chi
+from surgecollapse.functional.criticality import branching_ratio, chi, lyapunov_exponent
 from surgecollapse.functional.cross_entropies import (
     log_stablemax,
     softmax_cross_entropy_float64,
@@ -25,6 +27,7 @@ from surgecollapse.functional.curvature import (
 )
 from surgecollapse.functional.dimension import hessian_effective_dimension, levina_bickel, two_nn
 from surgecollapse.functional.dormancy import dormancy
+from surgecollapse.functional.dynamic_modes import dynamic_mode_residual
 from surgecollapse.functional.energy import (
     activation_energy,
     bounded_noise_scale,
@@ -56,23 +59,18 @@ from surgecollapse.functional.filters import (
     linear_filter,
     ma_coefficients,
 )
-from surgecollapse.functional.growth import share_by_momentum
 from surgecollapse.functional.heavy_tails import (
     Bulk,
     PowerLaw,
-    hill,
     marchenko_pastur_bulk,
-    marchenko_pastur_edges,
     power_law,
 )
 from surgecollapse.functional.information import (
     discretize,
-    ksg_mutual_information,
-    label_mutual_information,
     symbol_entropy,
     symbol_mutual_information,
 )
-from surgecollapse.functional.masks import ALLOCATIONS, allocate, collapse_masks, minimum_live, pack, unpack
+from surgecollapse.functional.masks import allocate, collapse_masks, minimum_live, pack, unpack
 from surgecollapse.functional.neural_collapse import NeuralCollapse, neural_collapse
 from surgecollapse.functional.patterns import Pattern, nm_mask, parse_pattern
 from surgecollapse.functional.projections import gram, inner_product, orthogonal_gradient
@@ -88,7 +86,7 @@ from surgecollapse.functional.rank import (
     stable_rank,
 )
 from surgecollapse.functional.selection import highest, kept, lowest
-from surgecollapse.functional.similarity import linear_cka, procrustes_similarity, svcca, unbiased_hsic
+from surgecollapse.functional.similarity import linear_cka, unbiased_hsic
 from surgecollapse.functional.soft_threshold import (
     channel_scale,
     magnitude_restoring_scale,
@@ -128,10 +126,12 @@ __all__ = [
     "chi",
     "collapse_masks",
     "collapse_tiles",
+    "commutator_defect",
     "cutoff_frequency",
     "dead_units",
     "discretize",
     "dormancy",
+    "dynamic_mode_residual",
     "effective_rank",
     "ema_coefficients",
     "energy_lost_gaussian",
@@ -147,15 +147,12 @@ __all__ = [
     "grokfast_ma",
     "hessian_effective_dimension",
     "highest",
-    "hill",
     "histogram_entropy",
     "hutchinson_trace",
     "inner_product",
     "inverse_participation_ratio",
     "is_stable",
     "kept",
-    "ksg_mutual_information",
-    "label_mutual_information",
     "lamp",
     "largest_eigenvalue",
     "largest_pole",
@@ -169,8 +166,6 @@ __all__ = [
     "magnitude",
     "magnitude_restoring_scale",
     "marchenko_pastur_bulk",
-    "marchenko_pastur_edges",
-    "mean_field_chi",
     "minimum_live",
     "naive_loss_minimization",
     "neural_collapse",
@@ -183,11 +178,9 @@ __all__ = [
     "participation_ratio",
     "power_law",
     "predictive_entropy",
-    "procrustes_similarity",
     "reopen_tiles",
     "rounding_level",
     "sample_participation_ratio",
-    "share_by_momentum",
     "sign_covariance_entropy",
     "singular_values",
     "soft_threshold",
@@ -200,7 +193,6 @@ __all__ = [
     "stable_rank",
     "stablemax",
     "stablemax_cross_entropy",
-    "svcca",
     "symbol_entropy",
     "symbol_mutual_information",
     "target_entropy",

@@ -54,40 +54,6 @@ def gradient(weight: Tensor, signal: Tensor | None) -> Tensor:
     return signal.detach().abs()
 
 
-def share_by_momentum(momentum: Mapping[str, Tensor], live: Mapping[str, Tensor], count: int) -> dict[str, int]:
-    """Share regrowth among layers by the mean momentum of their live weights.
-
-    Layer i gets the share mᵢ/Σm of ``count``, mᵢ = mean |momentum| over the live weights of i: where the weights that
-    are there still move fast, more are wanted (Dettmers and Zettlemoyer 2019, arXiv 1907.04840, §3). A layer takes no
-    more than it has closed; the excess goes to the others in proportion. Where no layer moves, the room decides.
-    Unlike the paper's code, the shares are settled by largest remainder and sum to exactly ``count``.
-
-    Args:
-        momentum: the optimizer's first moment by layer name.
-        live: bool masks of the same names and shapes, True where the weight is live.
-        count: number of weights to reopen, between 0 and the number of closed ones.
-
-    Returns:
-        Number of weights to reopen in each layer; reads back from the device once.
-
-    Raises:
-        ValueError: if the names differ, ``count`` is out of range, or a momentum is not finite.
-
-    >>> live = {"a": torch.tensor([True, False, False, False]), "b": torch.tensor([True, False, False, False])}
-    >>> share_by_momentum({"a": torch.full((4,), 2.0), "b": torch.full((4,), -1.0)}, live, 3)
-    {'a': 2, 'b': 1}
-    """
-    if momentum.keys() != live.keys():
-        raise ValueError(f"momentum has the layers {', '.join(momentum)}, live has {', '.join(live)}: give the same")
-    if not momentum:
-        return share_by_means({}, {}, {}, count)
-    counts = torch.stack([live[name].count_nonzero() for name in momentum]).tolist()
-    sums = torch.stack([sum_of_open(value, live[name]).double() for name, value in momentum.items()]).tolist()
-    opened = dict(zip(momentum, counts, strict=True))
-    closed = {name: live[name].numel() - opened[name] for name in momentum}
-    return share_by_means(dict(zip(momentum, sums, strict=True)), opened, closed, count)
-
-
 def sum_of_open(momentum: Tensor, live: Tensor) -> Tensor:
     """Sum of |momentum| over the live weights, in float32 at least; 0-dimensional."""
     dtype = torch.promote_types(momentum.dtype, torch.float32)
@@ -97,16 +63,24 @@ def sum_of_open(momentum: Tensor, live: Tensor) -> Tensor:
 def share_by_means(
     sums: Mapping[str, float], opened: Mapping[str, int], closed: Mapping[str, int], count: int
 ) -> dict[str, int]:
-    """As :func:`share_by_momentum`, from what it sums and counts.
+    """Share regrowth among layers by the mean momentum of their open weights.
+
+    Layer i gets the share mᵢ/Σm of ``count``, mᵢ = mean |momentum| over its open weights (Dettmers and Zettlemoyer
+    2019, arXiv 1907.04840, section 3). A layer takes no more than it has closed; the others share the rest in
+    proportion. If all momenta are zero, the numbers of closed weights decide. Unlike in the paper's code, the shares
+    are rounded by largest remainder and sum to exactly ``count``.
 
     Args:
-        sums: of |momentum| over the live weights of each layer.
-        opened: number of live weights of each layer.
+        sums: of |momentum| over the open weights of each layer.
+        opened: number of open weights of each layer.
         closed: number of closed weights of each layer.
         count: number of weights to reopen.
 
     Raises:
         ValueError: if ``count`` is out of range, or a sum is not finite.
+
+    >>> share_by_means({"a": 2.0, "b": 1.0}, {"a": 1, "b": 1}, {"a": 3, "b": 3}, 3)
+    {'a': 2, 'b': 1}
     """
     for name, total in sums.items():
         if not isfinite(total):

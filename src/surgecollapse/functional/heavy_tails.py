@@ -95,53 +95,6 @@ def power_law(values: Tensor, *, least: int = 10) -> PowerLaw:
     return best if best.tail else PowerLaw(math.nan, math.nan, math.nan, 0)
 
 
-def hill(values: Tensor, tail: int) -> Tensor:
-    """Tail index by the largest values (Hill 1975, Annals of Statistics 3): a of P(X > x) ∝ x^−a.
-
-    â = k/Σ_{i≤k} ln(x_(i)/x_(k+1)) for x_(1) ≥ x_(2) ≥ …; the density's exponent is a + 1. How it depends on k says
-    whether there is a tail at all.
-
-    Args:
-        values: any shape, positive where they count.
-        tail: k, from 1 to the number of positive values − 1.
-
-    Returns:
-        0-dim tensor above 0; inf where the k + 1 largest are equal.
-
-    Raises:
-        ValueError: if there are not k + 1 positive values.
-
-    >>> round(hill(torch.tensor([1.0, torch.e, torch.e**2]), 2).item(), 4)  # 2/(2 + 1)
-    0.6667
-    """
-    x = real(values).detach().flatten()
-    positive = x[x > 0]
-    if not 1 <= tail < len(positive):
-        raise ValueError(f"tail must be from 1 to {len(positive) - 1}, one below the positive values, got {tail}")
-    logs = positive.double().log().topk(tail + 1).values
-    return (tail / (logs[:-1] - logs[-1]).sum()).to(torch.promote_types(values.dtype, torch.float32))
-
-
-def marchenko_pastur_edges(rows: int, columns: int, variance: float = 1.0) -> tuple[float, float]:
-    """Ends of the spectrum of WᵀW/n for independent entries, n = max(rows, columns): σ²(1 ± √q)², q = min/max.
-
-    Args:
-        rows: of W.
-        columns: of W.
-        variance: σ² of the entries.
-
-    Raises:
-        ValueError: if a side or the variance is not positive.
-
-    >>> marchenko_pastur_edges(100, 400)
-    (0.25, 2.25)
-    """
-    if min(rows, columns) < 1 or not variance > 0:
-        raise ValueError(f"expected sides ≥ 1 and a variance > 0, got {rows}, {columns} and {variance}")
-    root = math.sqrt(min(rows, columns) / max(rows, columns))
-    return variance * (1 - root) ** 2, variance * (1 + root) ** 2
-
-
 def marchenko_pastur_bulk(matrix: Tensor) -> Bulk:
     """Split the spectrum of WᴴW/n, n the longer side, into a random bulk and spikes above it.
 

@@ -9,12 +9,12 @@ from math import ceil, prod
 import torch
 from torch import Tensor
 
+from surgecollapse.errors import one_of
+from surgecollapse.events.switches import ALLOCATIONS
 from surgecollapse.functional.apportion import apportion
 from surgecollapse.functional.selection import Ranking, kept
 
 WHOLE = Ranking()
-ALLOCATIONS = ("global", "layer", "erk")
-"""How zeros spread: one ranking of all weights, the same share in every layer, or Erdős–Rényi-kernel."""
 
 
 def allocate(
@@ -89,8 +89,7 @@ def collapse_masks(
     >>> collapse_masks(scores, 3, min_density=0.0)
     {'a': tensor([True, True, True]), 'b': tensor([False, False])}
     """
-    if allocation not in ALLOCATIONS:
-        raise ValueError(f"unknown allocation {allocation!r}: expected one of {', '.join(ALLOCATIONS)}")
+    one_of("allocation", allocation, ALLOCATIONS)
     shapes = ranking.shapes(scores)
     if allocation == "global":
         return _collapse_globally(scores, live, _minima(shapes, live, min_density), ranking)

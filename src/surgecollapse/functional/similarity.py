@@ -1,8 +1,7 @@
-"""How alike two representations of the same samples are: linear CKA, SVCCA, Procrustes.
+"""How alike two representations of the same samples are: linear CKA.
 
-Each takes ``(samples, features)`` of two layers, nets or times, whose widths may differ; rows must be the same samples.
-None depends on shifts, rotations or one scale for all features. SVCCA with all directions kept does not depend on
-invertible maps either, which CKA and Procrustes do, so that directions of small variance count for little in them.
+It takes ``(samples, features)`` of two layers, nets or times, whose widths may differ; rows must be the same samples.
+It does not depend on shifts, rotations or one scale for all features. Directions of small variance count for little.
 """
 
 from __future__ import annotations
@@ -81,65 +80,6 @@ def linear_cka(first: Tensor, second: Tensor, *, debiased: bool = True) -> Tenso
     return torch.where(known, cross / (own.clamp(min=0) * other.clamp(min=0)).sqrt(), torch.nan).to(_narrow(first))
 
 
-def svcca(first: Tensor, second: Tensor, *, share: float = 0.99) -> Tensor:
-    """Mean canonical correlation of the leading directions of each (Raghu et al. 2017, arXiv 1706.05806).
-
-    Each representation is cut to the directions of largest variance that hold ``share`` of it; the mean of the
-    canonical correlations of what remains is over the smaller of the two numbers of directions.
-
-    Args:
-        first: ``(n, p)``; n should be several times the number of directions, or everything correlates.
-        second: ``(n, q)``.
-        share: of the variance that is kept, in (0, 1].
-
-    Returns:
-        0-dim tensor in [0, 1]; NaN for a constant representation, or one that is not finite.
-
-    Raises:
-        ValueError: if the shapes do not fit, or ``share`` is out of range.
-
-    >>> x = torch.tensor([[0.0, 1], [2, 0], [1, 5], [3, 3], [4, 1]])
-    >>> svcca(x, x @ torch.tensor([[1.0, 2], [0, 5]]), share=1.0)
-    tensor(1.)
-    """
-    if not 0.0 < share <= 1.0:
-        raise ValueError(f"share must be in (0, 1], got {share}")
-    x, y = _paired(first, second)
-    bases = [_leading(side, share) for side in (x, y)]
-    if any(basis is None for basis in bases):
-        return x.new_tensor(torch.nan).to(_narrow(first))
-    left, right = (basis for basis in bases if basis is not None)
-    correlations: Tensor = torch.linalg.svdvals(left.T @ right)
-    return correlations.clamp(max=1.0).mean().to(_narrow(first))
-
-
-def procrustes_similarity(first: Tensor, second: Tensor) -> Tensor:
-    """What the best rotation makes of one representation of the other: ‖XᵀY‖_* of centered X and Y with ‖·‖_F = 1.
-
-    The orthogonal Procrustes distance (Ding et al. 2021, arXiv 2108.01661, eq. 4) is √(2 − 2·similarity), a metric.
-
-    Args:
-        first: ``(n, p)``.
-        second: ``(n, q)``.
-
-    Returns:
-        0-dim tensor in [0, 1]; NaN for a constant representation, or one that is not finite.
-
-    Raises:
-        ValueError: if the shapes do not fit.
-
-    >>> x = torch.tensor([[0.0, 1], [2, 0], [1, 5], [3, 3], [4, 1]])
-    >>> procrustes_similarity(x, 3 * x.flip(1) + 7)
-    tensor(1.)
-    """
-    x, y = _paired(first, second)
-    product = (x / torch.linalg.matrix_norm(x)).T @ (y / torch.linalg.matrix_norm(y))
-    if not bool(product.isfinite().all()):
-        return x.new_tensor(torch.nan).to(_narrow(first))
-    found: Tensor = torch.linalg.svdvals(product).sum()
-    return found.clamp(max=1.0).to(_narrow(first))
-
-
 def _paired(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """Both in float64 with centered columns of about unit size."""
     if first.dim() != 2 or second.dim() != 2 or len(first) != len(second) or len(first) < 4:
@@ -160,16 +100,3 @@ def _centered(x: Tensor) -> Tensor:
 
 def _narrow(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
-
-
-def _leading(x: Tensor, share: float) -> Tensor | None:
-    """Orthonormal coordinates (n, k) of the samples along the directions that hold a share of the variance."""
-    if not bool(x.isfinite().all()):
-        return None
-    u, sigma, _ = torch.linalg.svd(x, full_matrices=False)
-    real = int((sigma > sigma[0] * 1e-12 * max(x.shape)).sum()) if sigma.numel() else 0
-    if real == 0:
-        return None
-    held = sigma.square().cumsum(0) / sigma.square().sum()
-    coordinates: Tensor = u[:, : min(real, int((held < share - 1e-12).sum()) + 1)]
-    return coordinates

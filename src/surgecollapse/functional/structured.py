@@ -8,7 +8,9 @@ from math import prod
 import torch
 from torch import Tensor
 
-from surgecollapse.functional.masks import ALLOCATIONS, share_live
+from surgecollapse.errors import one_of
+from surgecollapse.events.switches import ALLOCATIONS
+from surgecollapse.functional.masks import share_live
 from surgecollapse.functional.patterns import (
     Pattern,
     collapsed_tiles,
@@ -62,8 +64,7 @@ def collapse_tiles(
     {'a': tensor([[False, False],
             [ True,  True]]), 'b': tensor([[True, True]])}
     """
-    if allocation not in ALLOCATIONS:
-        raise ValueError(f"unknown allocation {allocation!r}: expected one of {', '.join(ALLOCATIONS)}")
+    one_of("allocation", allocation, ALLOCATIONS)
     shapes = {name: tuple(score.shape) for name, score in scores.items()}
     least = {name: pattern.least(shape, min_density) for name, shape in shapes.items()}
     _check(live, shapes, least, pattern, min_density)

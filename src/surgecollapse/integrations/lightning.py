@@ -18,7 +18,10 @@ class SurgeCollapse(pl.Callback):
     It attaches before the checkpoint's optimizers are loaded, so that ``fit(ckpt_path=...)`` goes on bitwise: the state
     lies in the optimizer's own state. Automatic and manual optimization, several optimizers, accumulation, clipping and
     mixed precision work as they are. ``sparsity`` and ``activation_entropy`` are logged at every reading. At the end
-    the mask is exact, and the controller lets go of the model.
+    the mask is exact, and the controller is detached.
+
+    With ``recorders=[store]`` and ``commands=store.path`` a run is on the live page and takes commands; the trainer
+    itself carries out ``stop`` and ``checkpoint``.
 
     Args:
         sparsity: share of the prunable weights that end at zero, or a :class:`~surgecollapse.Target`.
@@ -43,6 +46,7 @@ class SurgeCollapse(pl.Callback):
         self._module, self._total_steps, self._options = module, total_steps, options
         self.controller: Controller | None = None
         self._logged = 0
+        self._save = False
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Attach to the trainer's optimizers."""
@@ -53,12 +57,23 @@ class SurgeCollapse(pl.Callback):
         optimizers = trainer.optimizers[0] if len(trainer.optimizers) == 1 else trainer.optimizers
         self._logged = 0
         self.controller = attach(model, optimizers, self._target, int(total), **self._options)
+        self._save = False
+        self.controller.command_loop.handlers["checkpoint"] = self._ask_to_save
+
+    def _ask_to_save(self, _: Any) -> str:
+        self._save = True
+        return "the trainer saves a checkpoint after this batch"
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log the last reading, once."""
+        """Do what people asked for, and log the last reading, once."""
         controller = self.controller
+        if self._save:
+            self._save = False
+            trainer.save_checkpoint(f"{trainer.default_root_dir}/surgecollapse-step={trainer.global_step}.ckpt")
+        if controller is not None and controller.stopping:
+            trainer.should_stop = True
         if controller is None or not controller.readings or controller.readings[-1].step == self._logged:
             return
         reading = controller.readings[-1]
@@ -78,7 +93,7 @@ class SurgeCollapse(pl.Callback):
             self.controller.finalize()
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Let go of the model."""
+        """Detach the controller."""
         if self.controller is not None and stage == "fit":
             self.controller.detach()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,10 @@ class SurgeCollapseCallback(TrainerCallback):
     gradient checkpointing work as they are. The state lies in the trainer's own ``optimizer.pt``, so that
     ``resume_from_checkpoint`` goes on bitwise. ``sparsity`` and ``activation_entropy`` join what the trainer logs and
     ``state.log_history``; trackers of ``report_to`` get them after :meth:`before_trackers`. At the end the mask is
-    exact, and the controller lets go of the model.
+    exact, and the controller is detached.
+
+    With ``recorders=[store]`` and ``commands=store.path`` a run is on the live page and takes commands; the trainer
+    itself carries out ``stop``, ``checkpoint`` and, where it evaluates, ``evaluate``.
 
     With ``load_best_model_at_end`` only evaluations under the final mask count: what came before is denser, and pruning
     it at the end would cost accuracy. If there was none, the last weights stay, with a warning.
@@ -51,6 +55,7 @@ class SurgeCollapseCallback(TrainerCallback):
         self._options = options
         self.controller: Controller | None = None
         self._judged = False
+        self._asked: list[str] = []
 
     def before_trackers(self, trainer: Trainer) -> Trainer:
         """Have this callback run before all others, so that trackers of ``report_to`` get our numbers.
@@ -76,15 +81,30 @@ class SurgeCollapseCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **parts: Any
     ) -> None:
-        """Attach; go on from the checkpoint that the trainer resumed from."""
+        """Attach; load the state of the checkpoint that the trainer resumed from."""
         if self.controller is not None:  # a further trial of a hyper-parameter search, with another model
             self.controller.detach()
         self._judged = False
         self.controller = attach(parts["model"], parts["optimizer"], self._target, state.max_steps, **self._options)
         if state.global_step:
             self.controller.load_state_dict(_saved_state(args, state, parts["optimizer"]))
+        self._asked = []
+        self.controller.command_loop.handlers |= {"checkpoint": self._save, "evaluate": self._evaluator(args)}
         stored: Any = state.stateful_callbacks  # a dict of what is written as JSON, typed as callbacks
         stored[FOLDER] = {"output_dir": str(Path(args.output_dir or ".").absolute())}
+
+    def _save(self, _: Any) -> str:
+        self._asked.append("should_save")
+        return "the trainer saves a checkpoint after this step"
+
+    def _evaluator(self, args: TrainingArguments) -> Callable[[Any], str]:
+        def evaluate(_: Any) -> str:
+            if args.eval_strategy == "no":
+                raise ValueError("this trainer does not evaluate: set eval_strategy of TrainingArguments")
+            self._asked.append("should_evaluate")
+            return "the trainer evaluates after this step"
+
+        return evaluate
 
     def on_log(
         self,
@@ -112,12 +132,17 @@ class SurgeCollapseCallback(TrainerCallback):
             self._judged = self.controller.frozen
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Before the end, keep the trainer from loading weights that were never under the final mask."""
+        """Have the trainer do what people asked for; at the end, have it evaluate under the final mask."""
+        for asked in self._asked:
+            setattr(control, asked, True)
+        self._asked.clear()
+        if self.controller is not None and self.controller.stopping:
+            control.should_training_stop = True
         if args.load_best_model_at_end and not self._judged and state.global_step >= state.max_steps:
             control.should_evaluate = True
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Make the mask exact, and let go of the model."""
+        """Make the mask exact, and detach the controller."""
         if self.controller is None:
             return
         if args.load_best_model_at_end and not self._judged:
@@ -133,7 +158,7 @@ class SurgeCollapseCallback(TrainerCallback):
 def _saved_state(args: TrainingArguments, state: TrainerState, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """The controller's state in the checkpoint from which the trainer resumed.
 
-    Callbacks are not told its folder. It is ``resume_from_checkpoint`` of the arguments, or lies in the output folder
+    Callbacks do not get its folder. It is ``resume_from_checkpoint`` of the arguments, or lies in the output folder
     of this run or of the run that saved it. Only a file whose optimizer state is the one that was loaded counts.
 
     Raises:

@@ -48,6 +48,7 @@ _COPIES = frozenset((
 ))
 _PICKING = frozenset(("index", "index_select", "gather", "cat", "stack", "constant_pad_nd", "narrow_copy", "repeat"))
 _SELECTIONS = frozenset(("topk", "kthvalue"))
+_SHARES = frozenset(("_softmax", "softmax", "_safe_softmax"))
 _FEATURES = frozenset((
     "relu", "relu6", "gelu", "silu", "mish", "leaky_relu", "elu", "rrelu_with_noise", "hardswish", "threshold",
     "native_layer_norm", "native_batch_norm", "_native_batch_norm_legit", "cudnn_batch_norm", "miopen_batch_norm",
@@ -168,6 +169,7 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call, misc, unused-
         self.weights: set[str] = set()
         self.transposed: set[str] = set()
         self._strides = {canonical_name(name): local(p).stride()[-2:] for name, p in model.named_parameters()}
+        self._sides = {canonical_name(name): tuple(p.shape[-2:]) for name, p in model.named_parameters()}
         self.see(model.named_parameters())
         for buffer in model.buffers():
             self._put(buffer, _State())
@@ -205,6 +207,8 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call, misc, unused-
         before = [self._state(tensor) for tensor in taken]  # before the operation writes over one of them
         out = func(*args, **kwargs)
         written = _written(func, args, kwargs)
+        if name in _SHARES and before and before[0].activation:
+            self._see_shares(before[0], taken[0].shape[args[1]])
         state = self._result(name, taken, before)
         for tensor in written:
             self._put(tensor, state)
@@ -255,6 +259,17 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call, misc, unused-
             mixing=not weights and len(parents) > 1,
         )
 
+    def _see_shares(self, scores: _State, count: int) -> None:
+        """Note a router: a layer whose few outputs, as shares that add up to one, weigh parts of the net.
+
+        Scores of attention are products of activations, and no layer's outputs.
+        """
+        for layer in self._layers([scores], mixing=False, features=False):
+            for name in layer.weights:
+                sides = self._sides[name]
+                if count in sides and max(sides) > count:
+                    self.selectors.add(name)
+
     def output_weights(self, outputs: Iterator[Tensor]) -> set[str]:
         """Weights of the layers that produce these tensors."""
         states = [self._state(tensor) for tensor in outputs]
@@ -303,7 +318,7 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call, misc, unused-
             low, high = _span(local(tensor))
             names = frozenset(name for first, last, name in spans if first < high and low < last)
             return _State(sources=names, direct=names)
-        # What the pass did not make came in: a batch, or what somebody keeps between passes.
+        # What the pass did not compute is an input: a batch, or a value kept between passes.
         entry = self._states.get(key)
         if entry is None:
             state = _State(activation=True)

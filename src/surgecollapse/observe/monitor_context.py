@@ -1,4 +1,4 @@
-"""Builds the scenes that monitors see."""
+"""Builds what monitors see."""
 
 from __future__ import annotations
 
@@ -158,17 +158,17 @@ class MonitorContexts:
         self._counting = state["counting"]
 
 
-def part_of(scene: MonitorContext, turn: int, turns: int) -> MonitorContext:
+def part_of(context: MonitorContext, turn: int, turns: int) -> MonitorContext:
     """Keep every ``turns``-th of the weights, by size, and of the sites: the parts are about equally costly."""
     if turns == 1:
-        return scene
-    by_size = sorted(scene.weights, key=lambda name: -scene.weights[name].numel())
-    mine, sites = set(by_size[turn::turns]), list(scene.activations)[turn::turns]
+        return context
+    by_size = sorted(context.weights, key=lambda name: -context.weights[name].numel())
+    mine, sites = set(by_size[turn::turns]), list(context.activations)[turn::turns]
     return replace(
-        scene,
-        weights={name: w for name, w in scene.weights.items() if name in mine},
-        gradients={name: g for name, g in scene.gradients.items() if name in mine},
-        activations={site: scene.activations[site] for site in sites},
+        context,
+        weights={name: w for name, w in context.weights.items() if name in mine},
+        gradients={name: g for name, g in context.gradients.items() if name in mine},
+        activations={site: context.activations[site] for site in sites},
     )
 
 

@@ -225,6 +225,10 @@ class Observer:
         return self._reader.captured
 
 
+_LEAST_ROWS = 4
+"""Of the default entropy, which needs two differences of rows."""
+
+
 def _norms_of(grads: Sequence[Tensor]) -> list[Tensor]:
     """Euclidean norms of gradients, at least in float32; complex and sparse ones too."""
     dense = [grad.coalesce().values() if grad.is_sparse else grad for grad in grads]
@@ -242,8 +246,9 @@ def _why_not(reading: Reading) -> str | None:
     if reading.source == "none":
         why = "no layer was seen to run in a training pass (compiled parts hide them), and no probe batch is known"
         what = "Pass Readings(probe=<a batch, as the model is called>)"
-    elif max(layer.rows for layer in reading.layers) < 2:
-        why = "the batch is a single sample without positions, and entropy needs at least two rows"
+    elif (rows := max(layer.rows for layer in reading.layers)) < _LEAST_ROWS:
+        sample = "is a single sample" if rows == 1 else f"has {rows} samples"
+        why = f"the batch {sample} without positions, and entropy needs at least {_LEAST_ROWS} rows"
         what = "Train on larger batches, or choose a policy that does not read entropy"
     elif max(layer.units for layer in reading.layers) > 1:
         return None

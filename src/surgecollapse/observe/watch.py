@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from surgecollapse.protocols import MonitorContext, Series
 
 
-SCENE = 0.5
+CONTEXT = 0.5
 """Training steps that a pass of the probe batch is thought to take, before it was timed."""
 
 
@@ -37,7 +37,7 @@ class Watch:
     Args:
         model: the unwrapped model.
         monitors: what to run.
-        scenes: builds what they see.
+        contexts: builds what they see.
         emit: takes each :class:`~surgecollapse.events.Measurement`.
         every: steps between two events.
         limit: most that they may take of the training time, see :class:`~surgecollapse.observe.budget.BudgetKeeper`;
@@ -48,13 +48,13 @@ class Watch:
         self,
         model: nn.Module,
         monitors: Sequence[Monitor],
-        scenes: MonitorContexts,
+        contexts: MonitorContexts,
         emit: Callable[[Measurement], None],
         *,
         every: int = 50,
         limit: float | None = 0.02,
     ) -> None:
-        self.monitors, self.scenes = list(monitors), scenes
+        self.monitors, self.contexts = list(monitors), contexts
         self._model, self._emit = model, emit
         self._keeper = BudgetKeeper(every, limit)
         self._next, self._count = every, 0
@@ -94,7 +94,7 @@ class Watch:
             masks: gives the masks that hold weights at zero.
         """
         began = time.perf_counter()
-        self.scenes.first_step_done()
+        self.contexts.first_step_done()
         if self._left is not None:
             self._keeper.step_took(began - self._left, self._hook)
         quiet = step + 1 < self._next
@@ -110,7 +110,7 @@ class Watch:
     def _parts(self) -> dict[str, float]:
         """What the next event consists of, and the training steps that each may take before it was ever timed."""
         guesses = {monitor.name: getattr(monitor, "first_cost", GUESS[1]) for monitor in self._due()}
-        return {"scene": SCENE, **guesses, "record": 0.0}
+        return {"scene": CONTEXT, **guesses, "record": 0.0}
 
     def _due(self) -> list[Monitor]:
         return [monitor for monitor in self.monitors if self._count % _period(monitor) == 0]
@@ -120,11 +120,11 @@ class Watch:
         self._prepared.clear()
         due = [monitor for monitor in self._due() if hasattr(monitor, "prepare")]
         if due:
-            scene = self.scenes.build(step, optimizers, {}, {"gradients"} & _needs(due))
+            context = self.contexts.build(step, optimizers, {}, {"gradients"} & _needs(due))
             for monitor in due:
                 prepare: Any = getattr(monitor, "prepare", None)
                 with self._timed(monitor.name, self._prepared):
-                    prepare(scene)
+                    prepare(context)
 
     def _event(
         self, step: int, optimizers: Sequence[Optimizer], live: Mapping[str, float], masks: Mapping[str, Tensor]
@@ -132,10 +132,10 @@ class Watch:
         due, watches = self._due(), dict[str, Stopwatch]()
         series: list[tuple[str, str | None, Tensor | float]] = []
         with self._timed("scene", watches), self._random_kept():
-            scene = self.scenes.build(step, optimizers, live, _needs(due), masks)
+            context = self.contexts.build(step, optimizers, live, _needs(due), masks)
             for monitor in due:
                 with self._timed(monitor.name, watches):
-                    series += _flat(monitor.measure(self._part(scene, monitor)))
+                    series += _flat(monitor.measure(self._part(context, monitor)))
             numbers = _stacked([value for _, _, value in series]) if series else torch.empty(0)
         found: list[float] = numbers.tolist()  # the one host sync
         began = time.perf_counter()
@@ -147,12 +147,12 @@ class Watch:
         for name, watch in self._prepared.items():
             seconds[name] += watch.seconds()
         seconds["record"] = time.perf_counter() - began
-        layers = max(len(scene.activations), sum(weight.ndim >= 2 for weight in scene.weights.values()))
+        layers = max(len(context.activations), sum(weight.ndim >= 2 for weight in context.weights.values()))
         self._settle(step, seconds, layers)
 
-    def _part(self, scene: MonitorContext, monitor: Monitor) -> MonitorContext:
+    def _part(self, context: MonitorContext, monitor: Monitor) -> MonitorContext:
         turns = self._keeper.turns
-        return part_of(scene, self._count // _period(monitor) % turns, turns) if _rotates(monitor) else scene
+        return part_of(context, self._count // _period(monitor) % turns, turns) if _rotates(monitor) else context
 
     def _settle(self, step: int, seconds: Mapping[str, float], layers: int) -> None:
         """Let the keeper choose the next event, and say what it did."""
@@ -188,7 +188,7 @@ class Watch:
             "next": self._next,
             "count": self._count,
             **self._keeper.state_dict(),
-            "scenes": self.scenes.state_dict(),
+            "scenes": self.contexts.state_dict(),  # the key that checkpoints have
             "monitors": {m.name: m.state_dict() for m in self.monitors if hasattr(m, "state_dict")},
         }
 
@@ -196,7 +196,7 @@ class Watch:
         """Go on where :meth:`state_dict` was taken; monitors that were not there then start afresh."""
         self._next, self._count = state["next"], state["count"]
         self._keeper.load_state_dict(state)
-        self.scenes.load_state_dict(state["scenes"])
+        self.contexts.load_state_dict(state["scenes"])
         for monitor in self.monitors:
             if monitor.name in state["monitors"]:
                 monitor.load_state_dict(state["monitors"][monitor.name])  # type: ignore[attr-defined]

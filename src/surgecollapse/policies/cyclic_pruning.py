@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, get_args
 
+from surgecollapse.errors import one_of
 from surgecollapse.events import Decision, Freeze, Prune, Reading, Regrow
 from surgecollapse.policies import validation
 from surgecollapse.policies.base import ScheduledPolicy, ScheduledState
 from surgecollapse.policies.registry import policy
-from surgecollapse.policies.signals import DEPTH_MEASURES
+from surgecollapse.policies.signals import DepthMeasure
 from surgecollapse.schedules import cubic
 
 
@@ -101,7 +102,7 @@ class CyclicPruning(ScheduledPolicy):
     surge: float = 0.35
     min_density_ratio: float = 0.1
     floor: float = 0.6
-    measure: str = "prediction_confidence"
+    measure: DepthMeasure = "prediction_confidence"
     growth: ClassVar[str] = "ema_gradient"
     _state: _State = field(default_factory=_State, init=False, repr=False)
 
@@ -115,7 +116,7 @@ class CyclicPruning(ScheduledPolicy):
         validation.fraction("surge", self.surge, zero=False)
         validation.fraction("min_density_ratio", self.min_density_ratio, zero=False)
         validation.fraction("floor", self.floor)
-        validation.one_of("measure", self.measure, DEPTH_MEASURES)
+        one_of("measure", self.measure, get_args(DepthMeasure))
         if not self.dense_until < self.last_cycle_start < self.freeze_at:
             raise ValueError(
                 "expected dense_until < last_cycle_start < freeze_at, got "
@@ -147,7 +148,7 @@ class CyclicPruning(ScheduledPolicy):
         step, state, target = reading.step, self._state, self._plan.sparsity
         freeze = self._step(self.freeze_at)
         if step >= freeze:
-            reason = f"exact target {target:.4g} and final mask at step {step} (due from {freeze})"
+            reason = f"exact target {target:.4g} and final mask at step {step} (planned for {freeze})"
             return Decision(phase="frozen", reason=reason, actions=(Prune(target), Freeze()))
         index = sum(step >= self._step(begin) for begin in self._begins()) - 1
         if index < 0:
@@ -172,8 +173,8 @@ class CyclicPruning(ScheduledPolicy):
             return Decision(phase=phase, reason=f"{name}: settles at sparsity {reading.sparsity:.4g}")
         least = max(least, reading.sparsity)
         if least == most:
-            reason = f"{name}: sparsity {least:.4g} at step {step}"
+            reason = f"{name}: sparsity {least:.4g}"
             return Decision(phase="sparse", reason=reason, actions=(Prune(most),))
-        reason = f"{name}: sparsity {least:.4g} to {most:.4g} at step {step}"
+        reason = f"{name}: sparsity between {least:.4g} and {most:.4g}"
         prune = Prune((least, most), floor=self.floor, measure=self.measure)
         return Decision(phase="sparse", reason=reason, actions=(prune,))

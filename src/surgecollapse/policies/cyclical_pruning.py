@@ -91,7 +91,7 @@ class CyclicalPruning(ScheduledPolicy):
             return Decision(phase="open", reason=f"{name} begins: all pruned weights reopen", actions=(reopen,))
         end = self._step((index + self.prune_fraction) / self.cycles)
         if step >= end and index == self.cycles - 1:
-            reason = f"exact target {target:.4g} and final mask at step {step} (due from {end})"
+            reason = f"exact target {target:.4g} and final mask at step {step} (planned for {end})"
             return Decision(phase="frozen", reason=reason, actions=(Prune(target), Freeze()))
         depth = cubic(step, begins[index], end, 0.0, target)
         if depth <= reading.sparsity or not depth:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, get_args
 
+from surgecollapse.errors import one_of
 from surgecollapse.events import Decision, Exchange, Freeze, Prune, Reading
+from surgecollapse.events.switches import EvenAllocation
 from surgecollapse.policies import validation
 from surgecollapse.policies.base import ScheduledPolicy
 from surgecollapse.policies.registry import policy
@@ -45,12 +47,12 @@ class Static(ScheduledPolicy):
         Erdős–Rényi-kernel densities of Evci et al. 2020, arXiv 1911.11134, section 3.
     """
 
-    allocation: str = "erk"
+    allocation: EvenAllocation = "erk"
     from_start: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Check the option."""
-        validation.one_of("allocation", self.allocation, ("erk", "layer"))
+        one_of("allocation", self.allocation, get_args(EvenAllocation))
 
     def _act(self, reading: Reading) -> Decision:
         return self._open(reading.step, "frozen")

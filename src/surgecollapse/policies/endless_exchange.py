@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
+from surgecollapse.errors import one_of
 from surgecollapse.events import Decision, Exchange, Prune, Reading
+from surgecollapse.events.switches import EvenAllocation
 from surgecollapse.policies import validation
 from surgecollapse.policies.base import BasePolicy, PolicyState
 from surgecollapse.policies.registry import policy
@@ -60,9 +62,9 @@ class EndlessExchange(BasePolicy):
 
     interval: int = 100
     drop_fraction: float = 0.1
-    regrow: str = "random"
-    regrow_init: str = "zero"
-    allocation: str = "layer"
+    regrow: Literal["random", "gradient"] = "random"
+    regrow_init: Literal["zero", "noise"] = "zero"
+    allocation: EvenAllocation = "layer"
     from_start: ClassVar[bool] = True
     _state: _State = field(default_factory=_State, init=False, repr=False)
 
@@ -70,9 +72,9 @@ class EndlessExchange(BasePolicy):
         """Check the options."""
         validation.whole("interval", self.interval)
         validation.fraction("drop_fraction", self.drop_fraction)
-        validation.one_of("regrow", self.regrow, ("random", "gradient"))
-        validation.one_of("regrow_init", self.regrow_init, ("zero", "noise"))
-        validation.one_of("allocation", self.allocation, ("erk", "layer"))
+        one_of("regrow", self.regrow, ("random", "gradient"))
+        one_of("regrow_init", self.regrow_init, ("zero", "noise"))
+        one_of("allocation", self.allocation, get_args(EvenAllocation))
 
     @property
     def growth(self) -> str:

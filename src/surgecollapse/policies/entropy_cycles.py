@@ -5,19 +5,24 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
+from surgecollapse.errors import one_of
 from surgecollapse.events import Action, Decision, Freeze, Plan, Prune, Reading, Regrow, SetNoise
+from surgecollapse.events.switches import GROWTH, REGROW_INIT, Growth, RegrowInit
 from surgecollapse.policies import validation
 from surgecollapse.policies.acdc import ACDC
 from surgecollapse.policies.base import BasePolicy, PolicyState
-from surgecollapse.policies.phase_timing import PhaseTiming
+from surgecollapse.policies.phase_timing import PhaseTiming, Timing
 from surgecollapse.policies.registry import policy
 from surgecollapse.policies.schedule import CycleSchedule, to_step
-from surgecollapse.policies.signals import EntropySignals, Signals
+from surgecollapse.policies.signals import EntropySignals, Measure, Signals
 from surgecollapse.schedules import cosine, cubic
 
 logger = logging.getLogger(__name__)
+
+Ramp = Literal["none", "cubic"]
+"""How the final sparsity is reached: at once, or by a cubic ramp."""
 
 
 @dataclass(slots=True)
@@ -119,32 +124,32 @@ class EntropyCycles(BasePolicy):
     longest: float = 0.10
     max_sparsity: float | None = None
     floor: float = 0.4
-    measure: str = "on_off"
+    measure: Measure = "on_off"
     surge: float = 0.5
-    growth: str = "ema_gradient"
-    regrow_init: str = "zero"
+    growth: Growth = "ema_gradient"
+    regrow_init: RegrowInit = "zero"
     noise_std: float = 0.05
     plateau: float = 1e-3
     high: float = 0.8
     window: int = 50
     periodic: bool = False
-    timing: str = "entropy"
+    timing: Timing = "entropy"
     full_depth_at: float = 0.0
     anneal: bool = False
-    final_ramp: str = "none"
+    final_ramp: Ramp = "none"
     scheduled: ClassVar[bool] = True
     _state: _State = field(default_factory=_State, init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Check the options; the frame, the timing and the signals check theirs."""
         self._fixed, self._timing, self._signals()
-        validation.one_of("final_ramp", self.final_ramp, ("none", "cubic"))
+        one_of("final_ramp", self.final_ramp, get_args(Ramp))
         validation.fraction("full_depth_at", self.full_depth_at, one=False)
         if self.max_sparsity is not None:
             validation.fraction("max_sparsity", self.max_sparsity, one=False)
         validation.fraction("surge", self.surge, zero=False)
-        validation.one_of("growth", self.growth, ("random", "gradient", "ema_gradient", "momentum"))
-        validation.one_of("regrow_init", self.regrow_init, ("zero", "noise", "last"))
+        one_of("growth", self.growth, GROWTH)
+        one_of("regrow_init", self.regrow_init, REGROW_INIT)
         validation.not_negative("noise_std", self.noise_std)
 
     @cached_property
@@ -261,7 +266,7 @@ class EntropyCycles(BasePolicy):
         start = self._schedule.dense_end
         if step < start:
             return False, f"dense until step {start}, at step {step}"
-        return True, f"the dense start is over: first collapse at step {step} (due from {start})"
+        return True, f"the dense start is over: first collapse at step {step} (planned for {start})"
 
     def _enter(self, phase: str, step: int) -> None:
         """Note that a phase begins."""
@@ -299,7 +304,7 @@ class EntropyCycles(BasePolicy):
         self._state.pumping = False
         self._enter("frozen", step)
         target = self._plan.sparsity
-        reason = f"exact target {target:.4g} and final mask at step {step} (due from {self._schedule.freeze})"
+        reason = f"exact target {target:.4g} and final mask at step {step} (planned for {self._schedule.freeze})"
         return Decision(phase="frozen", reason=reason, actions=(Prune(target), SetNoise(0.0), Freeze()))
 
     def _ramp(self, reading: Reading, signals: Signals) -> Decision:

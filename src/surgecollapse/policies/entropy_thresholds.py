@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
+from surgecollapse.errors import one_of
 from surgecollapse.events import Decision, Freeze, Plan, Prune, Reading, Regrow, SetNoise
 from surgecollapse.policies import validation
 from surgecollapse.policies.bands import Band, FixedBand, Hysteresis, QuantileBand, TargetBand
@@ -12,7 +14,7 @@ from surgecollapse.policies.registry import policy
 from surgecollapse.policies.schedule import to_step
 from surgecollapse.policies.trend import Trend
 
-_LIMITS = ("quantile", "fixed", "target")
+Limits = Literal["quantile", "fixed", "target"]
 
 
 @dataclass(slots=True)
@@ -92,7 +94,7 @@ class EntropyThresholds(BasePolicy):
         Surge-Collapse Training, R. Aragon; StabilAI, M. Young.
     """
 
-    thresholds: str = "quantile"
+    thresholds: Limits = "quantile"
     low: float | None = None
     high: float | None = None
     target: float | None = None
@@ -112,7 +114,7 @@ class EntropyThresholds(BasePolicy):
 
     def __post_init__(self) -> None:
         """Check the options; the thresholds check theirs."""
-        validation.one_of("thresholds", self.thresholds, _LIMITS)
+        one_of("thresholds", self.thresholds, get_args(Limits))
         validation.whole("dwell", self.dwell, least=0)
         validation.whole("cooldown", self.cooldown, least=0)
         validation.fraction("collapse", self.collapse, zero=False)
@@ -181,7 +183,7 @@ class EntropyThresholds(BasePolicy):
         freeze = self._freeze_step(plan)
         if freeze is not None and reading.step >= freeze:
             state.pump = 0.0
-            reason = f"exact target {plan.sparsity:.4g} and final mask at step {reading.step} (due from {freeze})"
+            reason = f"exact target {plan.sparsity:.4g} and final mask at step {reading.step} (planned for {freeze})"
             return Decision(phase="frozen", reason=reason, actions=(Prune(plan.sparsity), SetNoise(0.0), Freeze()))
         entropy = validation.known(reading.entropy)
         if entropy is None:

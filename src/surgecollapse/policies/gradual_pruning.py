@@ -66,7 +66,7 @@ class GradualPruning(ScheduledPolicy):
         step, start, end = reading.step, self._step(self.start_at), self._step(self.end_at)
         depth = cubic(step, start, end, 0.0, self._plan.sparsity)
         if step >= end:
-            reason = f"schedule: exact target {depth:.4g} and final mask at step {step} (due from {end})"
+            reason = f"schedule: exact target {depth:.4g} and final mask at step {step} (planned for {end})"
             return Decision(phase="frozen", reason=reason, actions=(Prune(depth), Freeze()))
         if not depth:
             return Decision(phase="dense", reason=f"dense until step {start}, at step {step}")

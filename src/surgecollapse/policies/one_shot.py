@@ -57,5 +57,5 @@ class OneShot(ScheduledPolicy):
         step, at, target = reading.step, self._step(self.at), self._plan.sparsity
         if step < at:
             return Decision(phase="dense", reason=f"dense until step {at}, at step {step}")
-        reason = f"one shot: exact target {target:.4g} and final mask at step {step} (due from {at})"
+        reason = f"one shot: exact target {target:.4g} and final mask at step {step} (planned for {at})"
         return Decision(phase="frozen", reason=reason, actions=(Prune(target), Freeze()))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from random import Random
+from typing import Literal, get_args
 
+from surgecollapse.errors import one_of
 from surgecollapse.policies import validation
 from surgecollapse.policies.schedule import to_step
 from surgecollapse.policies.signals import Signals
 
-TIMINGS = ("entropy", "random", "fixed")
+Timing = Literal["entropy", "random", "fixed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,12 +40,12 @@ class PhaseTiming:
     shortest: float
     nominal: float
     longest: float
-    timing: str
+    timing: Timing
 
     def __post_init__(self) -> None:
         validation.fraction("shortest", self.shortest, zero=False)
         validation.fraction("longest", self.longest, zero=False)
-        validation.one_of("timing", self.timing, TIMINGS)
+        one_of("timing", self.timing, get_args(Timing))
         if not self.shortest <= self.nominal <= self.longest:
             raise ValueError(
                 f"expected shortest <= phase <= longest, got {self.shortest!r}, {self.nominal!r}, {self.longest!r}"

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
+from surgecollapse.errors import one_of
 from surgecollapse.events import Reading
 from surgecollapse.policies import validation
 from surgecollapse.policies.bands import QuantileBand
 from surgecollapse.policies.trend import Trend
 
-MEASURES = ("on_off", "entropy")
+Measure = Literal["on_off", "entropy"]
 """Attributes of :class:`~surgecollapse.events.Reading` that a floor may bound."""
 
-DEPTH_MEASURES = ("prediction_confidence", *MEASURES)
+DepthMeasure = Literal["prediction_confidence", "on_off", "entropy"]
 """What a depth may be bounded by: it is measured on the probe batch."""
 
 
@@ -58,13 +59,13 @@ class EntropySignals:
     def __init__(
         self,
         *,
-        measure: str = "on_off",
+        measure: Measure = "on_off",
         floor: float = 0.4,
         plateau: float = 1e-3,
         high: float = 0.8,
         window: int = 50,
     ) -> None:
-        validation.one_of("measure", measure, MEASURES)
+        one_of("measure", measure, get_args(Measure))
         validation.fraction("floor", floor)
         validation.fraction("high", high)
         validation.whole("window", window)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
+from surgecollapse.errors import one_of
 from surgecollapse.events import Action, Aim, Decision, Freeze, Prune, Reading, Threshold, Warn
+from surgecollapse.events.switches import ALLOCATIONS, Allocation
 from surgecollapse.policies import validation
 from surgecollapse.policies.base import ScheduledState
 from surgecollapse.policies.recovery import Recovery
@@ -12,8 +15,7 @@ from surgecollapse.policies.registry import policy
 from surgecollapse.policies.straight_through import StraightThroughPolicy
 from surgecollapse.schedules import cubic
 
-ALLOCATIONS = ("global", "layer", "erk")
-NOT_RECOVERING = ("exact", "at_most")
+NotRecovering = Literal["exact", "at_most"]
 
 
 @dataclass(slots=True)
@@ -99,8 +101,8 @@ class SoftThreshold(StraightThroughPolicy):
     p: float = 1.0
     theta: float = 1.0
     rescale: bool | None = None
-    allocation: str | None = None
-    when_not_recovering: str = "exact"
+    allocation: Allocation | None = None
+    when_not_recovering: NotRecovering = "exact"
     threshold_every: int = 10
     _state: SoftState = field(default_factory=SoftState, init=False, repr=False)
 
@@ -110,9 +112,9 @@ class SoftThreshold(StraightThroughPolicy):
         validation.fraction("freeze_at", self.freeze_at, zero=False)
         if not self.end_at <= self.freeze_at:
             raise ValueError(f"expected end_at <= freeze_at, got {self.end_at!r}, {self.freeze_at!r}")
-        validation.one_of("when_not_recovering", self.when_not_recovering, NOT_RECOVERING)
+        one_of("when_not_recovering", self.when_not_recovering, get_args(NotRecovering))
         if self.allocation is not None:
-            validation.one_of("allocation", self.allocation, ALLOCATIONS)
+            one_of("allocation", self.allocation, ALLOCATIONS)
         self._threshold(0.0, 0)
 
     @property
@@ -171,7 +173,7 @@ class SoftThreshold(StraightThroughPolicy):
         if self._state.begun is None and self.when_not_recovering == "at_most":
             reason = f"training has not begun to learn until step {step}: nothing is pruned"
             return Decision(phase="frozen", reason=reason, actions=(Warn(reason), Aim(0.0), Freeze()))
-        reason = f"exact target {target:.4g} and final mask at step {step} (due from {due})"
+        reason = f"exact target {target:.4g} and final mask at step {step} (planned for {due})"
         nothing = Warn(f"training has learned nothing until the final mask at step {step}, at sparsity {target:.4g}")
         final: tuple[Action, ...] = (Prune(target), Freeze())
         if recovery.known and not recovery.begun:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from surgecollapse.events import Plan, Reading
 from surgecollapse.policies import validation
 from surgecollapse.policies.registry import policy
-from surgecollapse.policies.signals import EntropySignals
+from surgecollapse.policies.signals import EntropySignals, Measure
 from surgecollapse.policies.soft_threshold import SoftState, SoftThreshold
 
 
@@ -93,7 +93,7 @@ class SoftThresholdEntropy(SoftThreshold):
     gain: float = 0.1
     relief: float = 0.4
     confidence_floor: float = 0.9
-    measure: str = "on_off"
+    measure: Measure = "on_off"
     floor: float = 0.3
     plateau: float = 1e-3
     high: float = 0.8

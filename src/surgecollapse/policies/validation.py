@@ -62,22 +62,6 @@ def not_negative(name: str, value: float) -> None:
         raise ValueError(f"{name} must be finite and at least 0, got {value!r}")
 
 
-def one_of(name: str, value: str, valid: Iterable[str]) -> None:
-    """Check that an option is one of a few words.
-
-    Raises:
-        ValueError: if it is not; lists the valid ones.
-
-    >>> one_of("regrow_init", "ones", ("zero", "noise"))
-    Traceback (most recent call last):
-    ...
-    ValueError: regrow_init must be one of zero, noise; got 'ones'
-    """
-    words = tuple(valid)
-    if value not in words:
-        raise ValueError(f"{name} must be one of {', '.join(words)}; got {value!r}")
-
-
 def known(value: float | None) -> float | None:
     """Return a value that can be reckoned with, ``None`` for a missing or non-finite one.
 

@@ -156,7 +156,7 @@ class CommandQueue:
         return waiting
 
     def expire(self, id: int) -> QueuedCommand | None:
-        """Reject a request that nobody will take any more, as the run was killed; return what became of it."""
+        """Reject a request that no process will take any more, as the run was killed; return what became of it."""
         with closing(self._open_to_write()) as connection:
             late = _too_late(connection)
         if late:

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from surgecollapse.errors import counted
 from surgecollapse.events import Decision, Intervention, LayerChange, LayerReading, Reading
 from surgecollapse.record.commands import CommandQueue, QueuedCommand
 from surgecollapse.record.plot import plot_run
@@ -67,7 +68,7 @@ class Run:
         if readings:
             last = readings[-1]
             parts.append(f"step {last.step} at the last reading, {last.sparsity:.1%} of the prunable weights zero")
-        return ", ".join([*parts, f"{done} interventions"])
+        return ", ".join([*parts, counted(done, "intervention")])
 
     def __repr__(self) -> str:
         return f"<Run {self}>"

@@ -16,7 +16,7 @@ from typing import Any
 BEAT_SECONDS = 5.0
 """Between two heartbeats."""
 STALE_SECONDS = 30.0
-"""Age from which on nobody is taken to be there."""
+"""Age from which on the writer counts as dead."""
 SET_BEAT = "INSERT OR REPLACE INTO meta VALUES ('heartbeat', ?)"
 """Takes the JSON of :func:`beat`."""
 DROP_BEAT = "DELETE FROM meta WHERE key = 'heartbeat'"
@@ -28,7 +28,7 @@ def beat() -> dict[str, Any]:
 
 
 def gone(said: Any, stale: float = STALE_SECONDS) -> str | None:
-    """Why nobody takes commands any more, or ``None`` where somebody may.
+    """Why no process takes commands any more; ``None`` if one may.
 
     Args:
         said: what stands under ``heartbeat``; anything but the table of :func:`beat` tells nothing.
@@ -46,6 +46,16 @@ def gone(said: Any, stale: float = STALE_SECONDS) -> str | None:
     if age > stale:
         return f"its process {pid} has not been heard of for {age:.0f} s: it was killed, or its machine is away"
     return None
+
+
+def is_here(said: Any) -> bool:
+    """Whether a heartbeat is of this machine, since it was started last.
+
+    >>> is_here(beat()), is_here({"time": 0.0, "pid": 1, "place": "another machine"}), is_here(None)
+    (True, False, False)
+    """
+    read = _read(said)
+    return read is not None and read[2] == _place()
 
 
 def other_process(said: Any) -> int | None:

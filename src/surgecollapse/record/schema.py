@@ -9,6 +9,7 @@ import os
 import sqlite3
 import stat
 import time
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -130,8 +131,20 @@ def connect(
         RunStoreError: if it cannot be read without what lies beside it.
         sqlite3.Error: if it cannot be opened.
     """
-    if mode == "w":
-        _make_file(path)
+    if mode != "w":
+        return _connected(path, mode, seconds, largest, wait)
+    _make_file(path)
+    try:
+        return _connected(path, mode, seconds, largest, wait)
+    except BaseException:
+        # The log first: beside another file of this name it would be taken for its own.
+        for place in (*(path.with_name(path.name + end) for end in _BESIDE), path):
+            with suppress(OSError):  # the reason is what counts
+                place.unlink(missing_ok=True)
+        raise
+
+
+def _connected(path: Path, mode: str, seconds: float | None, largest: int, wait: float) -> Connection:
     _refuse_odd(path)
     flags = {"r": "mode=ro", "a": "mode=rw", "w": "mode=rwc"}[mode]
     uri = f"{path.absolute().as_uri()}?{flags}"
@@ -155,8 +168,6 @@ def connect(
             connection.execute("PRAGMA synchronous = NORMAL")
     except BaseException:
         connection.close()
-        if mode == "w":
-            path.unlink(missing_ok=True)
         raise
     return connection
 
@@ -214,8 +225,8 @@ def _refuse_odd(path: Path) -> None:
 def _is_sealed(error: sqlite3.Error, path: Path) -> bool:
     """Whether a file that SQLite cannot open for want of a place for its index can be read as it is.
 
-    A read-only folder has no room for the index of the log. Where there is no log and no journal, nobody writes, and
-    the file is all there is.
+    A read-only folder has no room for the index of the log. Where there is no log and no journal, no process writes,
+    and the file holds everything.
 
     Raises:
         RunStoreError: if there is a log or a journal, without which the file is not what was recorded.

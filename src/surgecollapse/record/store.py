@@ -144,7 +144,7 @@ class RunStore:
 
     def _start_writing(self, connection: sqlite3.Connection) -> None:
         self._writer = Writer(self.path)
-        # Of a store that nobody closes, the thread writes the last rows when the process ends.
+        # If the store is never closed, the thread writes the last rows when the process ends.
         weakref.finalize(self, self._writer.close)
         last = connection.execute("SELECT max(step) FROM events WHERE typeof(step) = 'integer'").fetchone()[0]
         self._last_step = last or 0
@@ -248,8 +248,8 @@ class RunStore:
                 self._writer.close()
             if self.mode != "r":
                 # Without a log, a finished run is one file, and can be read from a read-only place. With a
-                # reader still there the log stays, which is harmless.
-                with suppress(sqlite3.OperationalError):
+                # reader still there the log stays, which is harmless. All is committed: no fault here loses anything.
+                with suppress(sqlite3.Error):
                     self._connection.execute("PRAGMA journal_mode = DELETE")
         finally:
             self._abandon()

@@ -19,7 +19,7 @@ _CHUNK = 2**20
 
 
 def read_plain(path: Path, most: int) -> bytes:
-    """The content of a small file that somebody else may have put there.
+    """The content of a small file that another user may have written.
 
     Args:
         path: the file.
@@ -36,28 +36,43 @@ def read_plain(path: Path, most: int) -> bytes:
     return path.read_bytes()
 
 
-def write_whole(path: Path, *content: bytes | memoryview | str) -> None:
+def write_whole(path: Path, *content: bytes | memoryview | str, through_links: bool = False) -> None:
     """Write a file under another name, flush it to the disk, then rename it.
 
     Args:
-        path: the file; its folder is made, and a file of that name is replaced.
+        path: the file; its folder is made, and a file of that name is replaced by one with the same rights.
         content: parts of the file, in order; text is written as UTF-8.
+        through_links: write the file that a symbolic link leads to, and keep the link. That is for places that the
+            user names. A link in a record may be another user's: by default the file takes its place.
 
     Raises:
         OSError: if it cannot be written; a file of that name from before stays whole.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    place = Path(os.path.realpath(path)) if through_links and path.is_symlink() else path
+    place.parent.mkdir(parents=True, exist_ok=True)
+    temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
+    rights = _rights(place)
     try:
         with temporary.open("wb") as file:
+            if rights is not None:
+                os.chmod(temporary, rights)  # before there is content that others may not read
             for part in content:
                 file.write(part.encode() if isinstance(part, str) else part)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        temporary.replace(place)
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _rights(path: Path) -> int | None:
+    """Permission bits of a plain file that is there."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return None
+    return stat.S_IMODE(mode) if stat.S_ISREG(mode) else None
 
 
 def drop_cut_off(file: BinaryIO) -> None:

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 COMMIT_SECONDS = 0.1
-"""Least time between two commits that nobody waits for."""
+"""Least time between two commits that no caller waits for."""
 ROOM = 100_000
 """Rows that may wait before live points are dropped."""
 PATIENCE = 120.0
-"""Seconds without a commit after which nobody waits any longer."""
+"""Seconds without a commit after which a wait ends."""
 _ROW_FAULTS = (OverflowError, TypeError, ValueError, sqlite3.DataError, sqlite3.IntegrityError,
                sqlite3.InterfaceError, sqlite3.ProgrammingError)  # fmt: skip
 """What is wrong with one row rather than with the file."""
@@ -177,7 +177,7 @@ class Writer:
                 self._state.notify_all()
 
     def _wait(self) -> bool:
-        """Until the next commit or heartbeat is due, or somebody waits; false at the end."""
+        """Until the next commit or heartbeat is due, or a caller waits; false at the end."""
         with self._state:
             due = time.monotonic() + COMMIT_SECONDS
             while not self._closing and (self._error is not None or self._wanted <= self._done):

@@ -52,7 +52,7 @@ def overview(runs: Sequence[RunData]) -> Picture:
     classified = draw(grid[1, 0], runs, ("accuracy/train", "accuracy/validation"), legend=False)
     if classified:
         grid[1, 0].set_title("Accuracy (dotted: training)")
-        grid[1, 0].set_ylabel("share right")
+        grid[1, 0].set_ylabel("accuracy")
     else:
         draw(grid[1, 0], runs, ("energy/weights",), legend=False)
         grid[1, 0].set_title("Energy of the weights")

@@ -84,7 +84,7 @@ def accuracy(runs: Sequence[RunData]) -> Picture | None:
     ax = figure.add_subplot()
     if not draw(ax, runs, ("accuracy/train", "accuracy/validation")):
         return None
-    ax.set_ylabel("accuracy (share right)")
+    ax.set_ylabel("accuracy")
     step_axis(ax)
     legend_above(figure, [ax], columns=2)
     caption = "Share of right answers over training. Dotted and thin: training; solid with marks: validation."

@@ -79,7 +79,8 @@ def export_run(
 
     Raises:
         FileNotFoundError: if the directory holds no run.
-        ValueError: if the format is unknown, the run is not finished or has diverged, or it cannot be exported so.
+        ValueError: if the format is unknown, the run is not finished or has diverged, it cannot be exported so, or the
+            file in the run's folder is a link out of it.
         ImportError: without the packages of the extra ``export``.
         OSError: if the file cannot be written.
     """
@@ -109,7 +110,7 @@ def export_run(
     if not bool(before.isfinite().all()):
         raise ConfigError(f"{run.directory} has diverged, there is nothing to export: its logits are not finite")
     name, write = FORMATS[form]
-    path = Path(out) if out is not None else run.directory / "export" / name
+    path = Path(out) if out is not None else _inside(run.directory, name)
     path.parent.mkdir(parents=True, exist_ok=True)
     written = write(run, path, run.data.x_validation[:batch])
     after = written.logits(run.data.x_validation)
@@ -127,6 +128,18 @@ def export_run(
         speedup=written.speedup,
         notes=written.notes,
     )
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """The file in a run's folder, which may be a stranger's: nothing there may lead elsewhere.
+
+    Raises:
+        ValueError: if it does.
+    """
+    path = folder / "export" / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise ConfigError(f"{path} is a link out of the run's folder: name the file with --out")
+    return path
 
 
 def _fresh(run: CheckpointedRun) -> nn.Module:

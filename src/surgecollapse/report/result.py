@@ -104,9 +104,13 @@ def packed_words(summary: Mapping[str, Any]) -> str:
     """How large a net is with its zeros packed, against whole.
 
     >>> packed_words({"bytes_sparse": 55_336, "bytes_dense": 340_008})
-    'Packed, the net takes 55.3 kB of 340.0 kB.'
+    'Packed, the network takes 55.3 kB of 340.0 kB.'
+    >>> packed_words({"bytes_sparse": 340_008, "bytes_dense": 340_008})
+    'The network takes 340.0 kB.'
     """
     packed, whole = summary.get("bytes_sparse"), summary.get("bytes_dense")
     if not isinstance(packed, int) or not isinstance(whole, int):
         return ""
-    return f"Packed, the net takes {readable_bytes(packed)} of {readable_bytes(whole)}."
+    if packed == whole:
+        return f"The network takes {readable_bytes(whole)}."
+    return f"Packed, the network takes {readable_bytes(packed)} of {readable_bytes(whole)}."

@@ -43,7 +43,7 @@ class Summary:
         """The row as text, by column heading."""
         return {
             "run": self.name,
-            "policy": "hold (readings only)" if self.policy == "no_op" else self.policy,
+            "policy": "no_op (readings only)" if self.policy == "no_op" else self.policy,
             "accuracy": _share(self.accuracy),
             "precision": _share(self.precision),
             "recall": _share(self.recall),

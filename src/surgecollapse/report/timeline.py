@@ -12,7 +12,6 @@ from matplotlib.patches import Patch, Rectangle
 from surgecollapse.analysis.colors import plain
 from surgecollapse.report.rundata import RunData
 from surgecollapse.report.style import (
-    BLUE,
     FAINT,
     HATCHES,
     INK,
@@ -20,6 +19,7 @@ from surgecollapse.report.style import (
     MARKS,
     ORANGE,
     PAPER,
+    PURPLE,
     SHADE,
     Picture,
     canvas,
@@ -135,7 +135,7 @@ def draw_on_off(ax: Axes, run: RunData) -> None:
     points = [(r.step, r.on_off) for r in run.readings if r.on_off is not None]
     if points:
         steps, values = zip(*points, strict=True)
-        ax.plot(steps, values, color=BLUE, marker=".", markersize=3, label="lowest on/off unit entropy")
+        ax.plot(steps, values, color=PURPLE, marker=".", markersize=3, label="lowest on/off unit entropy")
     if run.floors:
         steps, floors = zip(*run.floors, strict=True)
         ax.step([*steps, run.end], [*floors, floors[-1]], where="post", color=ORANGE,

@@ -78,10 +78,10 @@ class Hooks:
         hook = EagerHook(function) if eager else ModuleHook(function)
         self._hold(module, module.register_forward_pre_hook(hook, with_kwargs=True), hook)
 
-    def after(self, module: nn.Module, function: Callable[..., Any]) -> None:
-        """Call ``function(module, args, output)`` after each forward of ``module``."""
+    def after(self, module: nn.Module, function: Callable[..., Any], *, always: bool = False) -> None:
+        """Call ``function(module, args, output)`` after each forward of ``module``; ``always``: one that fails, too."""
         hook = ModuleHook(function)
-        self._hold(module, module.register_forward_hook(hook), hook)
+        self._hold(module, module.register_forward_hook(hook, always_call=always), hook)
 
     def _hold(self, module: nn.Module, handle: RemovableHandle, hook: ModuleHook) -> None:
         self._held.append((handle, hook, weakref.ref(module)))

@@ -164,7 +164,7 @@ class Trials:
         under_way.trial.set_user_attr("flops", flops)
 
     def _add(self, under_way: UnderWay, row: Mapping[str, Any]) -> None:
-        """Take the row of a trial's next seed, and end the trial if it was the last one, or is hopeless."""
+        """Take the row of a trial's next seed, and end the trial if it was the last one, or the pruner gives it up."""
         trial, rows = under_way.trial, under_way.rows
         rows.append(row)
         try:

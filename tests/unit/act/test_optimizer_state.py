@@ -10,8 +10,6 @@ from torch import nn
 from torch.optim import Optimizer
 
 from surgecollapse.act.optimizer_state import (
-    OPTIMIZER_STATE,
-    check_optimizer_state,
     forget,
     moment_tensors,
     momentum_of,
@@ -178,9 +176,3 @@ def test_momentum_is_read_from_the_group_that_owns_the_parameter():
     assert momentum_of(torch.optim.AdamW([a], betas=(0.8, 0.99)), a) == 0.8
     with pytest.raises(KeyError, match="does not own"):
         momentum_of(sgd, nn.Parameter(torch.ones(2)))
-
-
-def test_unknown_modes_are_listed():
-    assert [check_optimizer_state(mode) for mode in OPTIMIZER_STATE] == ["reset", "keep", "warmup", "ramp"]
-    with pytest.raises(ValueError, match=r"unknown optimizer_state 'zero': expected one of reset, keep, warmup"):
-        check_optimizer_state("zero")

@@ -6,12 +6,21 @@ import pytest
 import torch
 from grokking_bank.members import Member, problem, rows_of
 from grokking_bank.plan import BLOCKS, Block, block
-from grokking_bank.readings import PROBE, SERIES, Readings
-from grokking_bank.stack import BETAS, EPS, Stack
+from grokking_bank.readings import PROBE, QUANTILES, SERIES, WINDOW, Readings
+from grokking_bank.stack import BETAS, EPS, AttentionStack, DeepStack, Stack
 from grokking_bank.store import evaluation_steps, read_bank, train_stack, write_stack
 from torch import nn
 
-from surgecollapse.functional import naive_loss_minimization, singular_values, stable_rank
+from surgecollapse.functional import (
+    Hessian,
+    commutator_defect,
+    dynamic_mode_residual,
+    naive_loss_minimization,
+    singular_values,
+    stable_rank,
+)
+from surgecollapse.observe.monitors.update_geometry import UpdateGeometry
+from surgecollapse.protocols import MonitorContext
 
 TASK = problem("add-7")
 MEMBERS = (
@@ -49,6 +58,134 @@ def test_a_member_of_a_stack_is_the_run_that_it_would_be_alone(which):
     train(net, optimizer, rows, 120)
     for parameter, value in zip(net.parameters(), stack.weights, strict=True):
         torch.testing.assert_close(value[which].reshape(parameter.shape), parameter.detach(), rtol=1e-3, atol=1e-4)
+
+
+class Transformer(nn.Module):
+    """What :class:`AttentionStack` stands for, from torch's own parts."""
+
+    def __init__(self, tokens, length, width, classes):
+        super().__init__()
+        self.table, self.places = nn.Embedding(tokens, width), nn.Embedding(length, width)
+        self.query, self.key, self.value, self.out = (nn.Linear(width, width, bias=False) for _ in range(4))
+        self.rise, self.fall = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.head = nn.Linear(width, classes, bias=False)
+
+    def forward(self, x):
+        stream = self.table(x) + self.places.weight
+        q, k, v = (
+            part(stream).unflatten(2, (AttentionStack.heads, -1)).transpose(1, 2)
+            for part in (self.query, self.key, self.value)
+        )
+        heard = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        stream = stream + self.out(heard)
+        stream = stream + self.fall(torch.relu(self.rise(stream)))
+        return self.head(stream[:, -1])
+
+
+def deep():
+    return nn.Sequential(
+        nn.Linear(14, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 7)
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "make"), [(DeepStack, deep), (AttentionStack, lambda: Transformer(8, 3, 32, 7))], ids=["deep", "attention"]
+)
+def test_a_member_of_a_stack_of_other_nets_is_the_net_of_torchs_own_parts(kind, make):
+    """Also beside one that diverges (the third)."""
+    stack, net, member = kind(TASK, MEMBERS, 32), make(), MEMBERS[0]
+    parameters = list(net.parameters())
+    assert len(parameters) == len(stack.weights)
+    with torch.no_grad():
+        for parameter, value in zip(parameters, stack.weights, strict=True):
+            parameter.copy_(value[0].reshape(parameter.shape))
+    optimizer = torch.optim.AdamW(parameters, member.lr, BETAS, EPS, member.weight_decay)
+    rows = rows_of(TASK, member)
+    rows = rows._replace(x_train=stack.seen(rows.x_train))
+    for _ in range(60):
+        stack.train_step()
+    train(net, optimizer, rows, 60)
+    # Rounding grows with the steps: 60 of Adam at rate .01, in float32.
+    for parameter, value in zip(parameters, stack.weights, strict=True):
+        torch.testing.assert_close(value[0].reshape(parameter.shape), parameter.detach(), rtol=2e-3, atol=2e-4)
+
+
+def test_tokens_are_the_two_things_and_the_sign_or_the_bits_and_the_sign():
+    stack = AttentionStack(TASK, MEMBERS[:1], 8)
+    assert stack.seen(TASK.inputs)[[0, 1, 8]].tolist() == [[0, 0, 7], [0, 1, 7], [1, 1, 7]]
+    assert stack.seen(torch.tensor([[1.0, -1.0, -1.0]])).tolist() == [[1, 0, 0, 2]]
+
+
+@pytest.mark.parametrize("kind", [Stack, DeepStack, AttentionStack])
+def test_rows_commutators_and_modes_are_those_of_the_library(kind):
+    stack = kind(problem("add-5"), MEMBERS[:2], 8)
+    readings, series, flats = Readings(stack), [], []
+    for _ in range(WINDOW):
+        for _ in range(3):
+            stack.train_step()
+        readings.prepare()
+        flats.append([stack.flat.clone()])
+        stack.train_step()
+        flats[-1].append(stack.flat.clone())
+        series.append(readings.measure())
+    found = dict(zip(SERIES, series[-1][1].tolist(), strict=True))
+    assert all(torch.isnan(values[:, SERIES.index("modes/residual")]).all() for values in series[:-1])
+    before, now = ([stack.split(flat)[i][1] for i in stack.matrices] for flat in flats[-1])
+    watch = UpdateGeometry(rows=1000)
+    # All rows count together; rows of unequal length do not fit into one tensor, so they are padded with zeros.
+    width = max(m.shape[1] for m in now)
+    padded = [torch.cat([nn.functional.pad(m, (0, width - m.shape[1])) for m in some]) for some in (before, now)]
+    watch.prepare(MonitorContext(step=4, model=nn.Identity(), weights={"w": padded[0]}))
+    geometry = watch.measure(MonitorContext(step=5, model=nn.Identity(), weights={"w": padded[1]}))
+    lengths = padded[1].norm(dim=1)
+    wanted = {
+        "update/radial_share": geometry["update/radial_share"]["w"].item(),
+        "update/row_ratio": geometry["update/row_ratio"]["w"].item(),
+        "norm/row_median": lengths.median().item(),
+        "norm/row_spread": (lengths.std() / lengths.mean()).item(),
+    }
+    assert {name: found[name] for name in wanted} == pytest.approx(wanted, rel=1e-4)
+    assert torch.isfinite(torch.tensor([found["modes/residual"], found["modes/residual_validation"]])).all()
+
+
+@pytest.mark.parametrize("kind", [Stack, DeepStack, AttentionStack])
+def test_the_commutator_of_a_member_is_that_of_its_even_and_odd_rows(kind):
+    stack = kind(problem("add-5"), MEMBERS[:2], 8)
+    for _ in range(20):
+        stack.train_step()
+    found = dict(zip(SERIES, Readings(stack).measure()[1].tolist(), strict=True))
+    weights = {str(i): w.detach()[1].clone() for i, w in enumerate(stack.weights)}
+    halves = []
+    for which in (0, 1):
+        x, y = stack.x_train[:, :PROBE][:, which::2], stack.y_train[:, :PROBE][:, which::2]
+
+        def loss(given, x=x, y=y):
+            own = stack.weights
+            stack.weights = [torch.stack([w.detach()[0], given[str(i)]]) for i, w in enumerate(own)]
+            try:
+                return stack.losses(x, y, torch.full(y.shape, 1.0 / y.shape[1]))[1]
+            finally:
+                stack.weights = own
+
+        halves.append(Hessian(loss, weights))
+    assert found["commutator/defect"] == pytest.approx(commutator_defect(*halves).item(), rel=1e-3)
+
+
+def test_modes_are_those_of_the_quantiles_of_the_labels():
+    stack = Stack(TASK, MEMBERS[:2], 16)
+    readings, quantiles = Readings(stack), []
+    at = torch.linspace(0, 1, QUANTILES)
+    for _ in range(WINDOW + 2):
+        for _ in range(4):
+            stack.train_step()
+        values = readings.measure()
+        with torch.no_grad():
+            log_p = stack.logits(stack.hidden(stack.x_train[:, :PROBE])).log_softmax(-1)
+        chosen = log_p[1].gather(1, stack.y_train[1, :PROBE, None])
+        quantiles.append(torch.quantile(chosen.squeeze(1), at))
+    wanted = dynamic_mode_residual(torch.stack(quantiles[-WINDOW:]))
+    # In float32 a squared singular value of the Gram matrix keeps about three digits of what is near rounding.
+    assert values[1, SERIES.index("modes/residual")].item() == pytest.approx(wanted.item(), rel=1e-2, abs=1e-3)
 
 
 def test_initial_weights_are_those_of_linear_layers_times_the_scale():

@@ -145,6 +145,165 @@ def test_a_small_run_is_the_run_of_the_lab(records, tmp_path):
     assert ours.validation == [pytest.approx(lab[step]) for step in ours.steps]
 
 
+def test_pairs_of_one_value_are_told_by_the_symmetry_that_training_shows(records, monkeypatch):
+    import torch
+
+    monkeypatch.delitem(sys.modules, "quadratic", raising=False)
+    import quadratic
+
+    x, y = torch.cartesian_prod(torch.arange(7), torch.arange(7)).unbind(1)
+    value = (x * x + x * y + y * y) % 7
+    for a, b in quadratic.orbit(x, y, 7):
+        assert torch.equal((a * a + a * b + b * b) % 7, value)
+    assert len(set(quadratic.orbit(3, 10, 97))) == 12
+    # Of (1, 2): swapped, negated, turned to (−2, 3), and a pair of another value.
+    train = torch.tensor([[2, 1]]), torch.tensor([[96, 95]]), torch.tensor([[95, 3]]), torch.tensor([[1, 1]])
+    asked = torch.tensor([[1, 2]])
+    assert [quadratic.groups(rows, asked, 97).item() for rows in train] == [0, 1, 2, 3]
+
+
+def test_the_parts_that_need_a_gpu_are_commands_that_are_understood(records, monkeypatch):
+    """Each gets as far as the GPU, which is not there, or is told to stop before."""
+    for name in ("grokking_gpu", "grokking", "digits"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    import digits
+    import grokking
+    import grokking_gpu
+
+    assert set(grokking_gpu.SHARES) == set(grokking_gpu.PARTS)
+    commands = grokking_gpu.commands(list(grokking_gpu.PARTS))
+    taken = []
+    monkeypatch.setattr(grokking, "gpu_name", lambda: "a GPU")
+    monkeypatch.setattr(grokking, "run_all", lambda methods, options: (taken.append(methods), ({}, 0.0))[1])
+    for name in ("lstm", "stablemax"):
+        monkeypatch.setattr(sys, "argv", commands[name])
+        with pytest.raises(SystemExit, match="no run has finished"):
+            grokking.main()
+    assert [len(methods) for methods in taken] == [2, 1]
+    assert all(settings["device"] == "cuda" for methods in taken for settings in methods.values())
+    devices = []
+    monkeypatch.setattr(records, "run", lambda *given: devices.append(given[-1]))
+    monkeypatch.setattr(sys, "argv", commands["mixed"])
+    records.main()
+    monkeypatch.setattr(digits, "read_rows", lambda file: [])
+    monkeypatch.setattr(digits, "append_row", lambda *given: None)
+    monkeypatch.setattr(digits, "train", lambda *given: (devices.append(given[-1]), {"reached": 1, "seconds": 1.0})[1])
+    monkeypatch.setattr(sys, "argv", commands["digits"])
+    digits.main()
+    assert devices == ["cuda"] * 7
+
+
+def test_sums_are_right_in_all_digits_the_last_one_first_and_no_pair_is_in_both_sets(records, monkeypatch):
+    import torch
+
+    monkeypatch.delitem(sys.modules, "digits", raising=False)
+    import digits
+
+    train, validation = digits.pairs(0)
+    assert (len(train), len(validation)) == (10_000, 2_000)
+    for rows in (train, validation):
+        powers = torch.tensor([100, 10, 1])
+        a, b = (rows[:, :3] * powers).sum(1), (rows[:, 4:7] * powers).sum(1)
+        assert torch.equal((rows[:, 8:] * torch.tensor([1, 10, 100, 1000])).sum(1), a + b)
+        assert (rows[:, 3] == digits.PLUS).all()
+        assert (rows[:, 7] == digits.EQUALS).all()
+    seen = {tuple(row) for row in train[:, :7].tolist()}
+    assert len(seen) == 10_000
+    assert not seen & {tuple(row) for row in validation[:, :7].tolist()}
+
+
+@pytest.mark.parametrize("method", ["one-setting", "adamw"])
+def test_a_small_net_learns_digits_and_the_answer_alone_is_in_the_loss(records, monkeypatch, method):
+    monkeypatch.delitem(sys.modules, "digits", raising=False)
+    import digits
+
+    monkeypatch.setitem(digits.SIZES, "tiny", {"layers": 1, "width": 16, "hidden": 32, "heads": 2, "batch": 64})
+    row = digits.train("tiny", method, 0, 50, "cpu")
+    assert row["steps"] == 50
+    assert row["reached"] is None
+    assert 0 <= row["best"] < 0.5
+    assert digits.train("tiny", method, 0, 50, "cpu") | {"seconds": 0} == row | {"seconds": 0}
+
+
+def test_failures_that_had_fewer_steps_are_not_compared(page):
+    def series(method, reached, limit):
+        return page.Series("s5", method, dict(enumerate(reached)), None, {}, "", limit)
+
+    slow = series("adamw", [500.0 + i for i in range(10)], 600)
+    short, long = series("plain", [FAILED] * 10, 100), series("float64", [FAILED] * 10, 600)
+    assert page.doubts(slow, short) == ["failures above had fewer steps"]
+    assert page.doubts(slow, long) == []
+    cells = list(page.table("s5", [slow, short]))[-1].split("|")
+    assert cells[7].strip() == "–"
+
+
+def test_the_goal_of_a_configuration_takes_the_place_of_95_percent(records):
+    from grokking_tracks.runs import Run
+
+    steps, seen = [10, 20, 30, 40, 50], [0.8, 0.86, 0.9, 0.87, 0.96]
+    assert Run(steps, seen, 0.0, goal=0.85).reached == 20
+    assert Run(steps, seen, 0.0).reached is None
+
+
+def test_a_run_with_a_policy_goes_on_until_its_mask_is_final_and_is_the_run_of_the_lab(records, tmp_path):
+    from grokking_tracks.runs import train
+
+    from surgecollapse.lab.config import make_config
+    from surgecollapse.lab.training.run import train as train_in_the_lab
+    from surgecollapse.record import RunStore
+
+    small = {"modulus": 7, "widths": (8, 16), "batch_size": 8, "steps": 80, "stop_at_accuracy": 0.01}
+    policy = {"policy": "cyclic_pruning", "sparsity": 0.5, "every": 2}
+    settings = {**records.settings("multiplication", "one-setting"), **small, **policy}
+    ours = train(make_config(**settings, seed=3))
+    assert ours.steps[0] == 40
+    assert ours.steps[-1] < 80
+    assert ours.sparsity is not None
+    assert ours.sparsity[-1] == pytest.approx(0.5, abs=0.01)  # of a few hundred weights
+    train_in_the_lab(make_config(**{**settings, "stop_at_accuracy": None}, seed=3), tmp_path / "run")
+    with RunStore(tmp_path / "run" / "run.db") as store:
+        theirs = store.measurements("accuracy/validation")
+    lab = dict(zip(theirs.steps.tolist(), theirs.values.tolist(), strict=True))
+    assert ours.validation == [pytest.approx(lab[step]) for step in ours.steps]
+    assert ours.row["sparsity"] == round(ours.sparsity[-1], 4)
+
+
+def test_rows_of_digits_are_on_the_page_with_the_command_of_their_script(records, page, monkeypatch, tmp_path, capsys):
+    import json
+
+    own = rows("digits-small", "muon", [400, 425])
+    (tmp_path / "digits.jsonl").write_text("".join(json.dumps(row) + "\n" for row in own))
+    monkeypatch.setattr(records, "DIGITS_ROWS", tmp_path / "digits.jsonl")
+    (series,) = [s for s in page.collected(records.rows_of_page(tmp_path / "none")) if s.track == "digits-small"]
+    assert series.command == "python benchmarks/digits.py --size small --method muon --first-seed 0 --seeds 2"
+    assert "## addition of three digits, 0.4 million parameters" in page.page([series])
+    monkeypatch.setattr(sys, "argv", ["grokking_records.py", "--rerun", series.id, "--out", str(tmp_path / "none")])
+    with pytest.raises(SystemExit):
+        records.main()
+    assert "digits.py --size small" in capsys.readouterr().err
+
+
+def test_sparse_rows_stand_below_their_dense_ones_with_a_two_sided_p(page):
+    def row(track, method, asked, seed, reached):
+        then = None if reached is None else 0.7
+        return {
+            "track": track, "method": method, "asked": asked, "seed": seed, "reached": reached, "last": 0.99,
+            "config": {"steps": 300}, **({"sparsity_reached": then} if asked else {}),
+        }  # fmt: skip
+
+    dense = page.Series("s5", "adamw", {i: 100.0 + i for i in range(5)}, 1.0, {}, "", 1_000)
+    sparse = [row("s5", "adamw", 0.5, i, 200 + i) for i in range(4)] + [row("s5", "adamw", 0.5, 4, None)]
+    parity = [row("parity", "preset", asked, i, None if not asked else 90) for asked in (0.0, 0.9) for i in range(3)]
+    lines = [line for line in page.sparse_section(sparse + parity, [dense]) if line.startswith("| ")][1:]
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    assert [c[2] for c in cells] == ["dense", "90%", "dense, as above", "50%"]
+    assert cells[0][4:6] == ["3", "> 300"]
+    assert cells[1][4:9] == ["0", "90", "90–90", f"{page.two_sided([90] * 3, [FAILED] * 3):.4f}", "70%"]
+    assert cells[3][3:6] == ["5", "1", "202"]
+    # All five of one kind after all five of the other: 2 of 252 orders are as extreme.
+    assert cells[3][7] == f"{2 / 252:.4f}"
+
+
 def test_the_page_is_what_the_rows_say(records, page):
-    written = page.page(page.collected(records.read_rows(records.ROWS)))
+    written = page.page(page.collected(records.rows_of_page(records.ROWS)), records.read_rows(records.SPARSE_ROWS))
     assert records.PAGE.read_text(encoding="utf-8") == written

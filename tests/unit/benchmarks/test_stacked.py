@@ -98,6 +98,7 @@ def test_a_run_that_diverges_leaves_the_others_alone(monkeypatch):
         ({"class_weights": "balanced"}, "class_weights"),
         ({"ema_decay": 0.5}, "ema_decay"),
         ({"max_row_norm": 1.0}, "max_row_norm"),
+        ({"sam_rho": 0.05}, "sam_rho"),
         ({"equalize_spectrum": True}, "equalize_spectrum"),
     ],
 )

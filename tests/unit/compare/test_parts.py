@@ -15,12 +15,14 @@ from surgecollapse.lab.config import ConfigError, make_config
 def test_every_method_can_have_every_part_that_fits_it(name):
     method = with_parts(METHODS[name], list(PARTS.values()))
     dense = METHODS[name].settings["policy"] == "none"
-    assert len(method.trials) == 8 * (2 if dense else 3)
+    assert len(method.trials) == 8 * (3 if dense else 4)
     assert method.trials[:8] == METHODS[name].trials
     for trial in method.trials[8:]:
         config = make_config(task="mnist1d", **merged(method.settings, trial))
         if trial.get("ema_decay"):
             assert config.transforms.ema_decay == 0.99
+        elif trial.get("sam_rho"):
+            assert config.transforms.sam_rho == 0.05
         else:
             assert config.method.optimizer_state == "ramp"
 

@@ -96,6 +96,7 @@ STILL_READ = {
     "configuration with a surrogate": said("config", r'{"name": "\ud800"}'),
     "configuration is a blob": said("config", b"\x00\xff"),
     "text that is not UTF-8": ("INSERT INTO series VALUES (7, CAST(x'ff' AS TEXT), '')",),
+    "text that is half of a surrogate pair": ("INSERT INTO series VALUES (7, CAST(x'eda080' AS TEXT), '')",),
     "costs of text": said("costs", '{"multiplications": {"a": "many"}, "rows": [], "window": null}'),
     "costs of 400 digits": said("costs", f'{{"multiplications": {{"a": {10**400}}}, "rows": 1, "window": 1}}'),
     "costs is a list": said("costs", "[]"),

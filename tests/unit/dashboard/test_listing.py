@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
 import time
 import warnings
+from contextlib import closing
 
 import pytest
 
@@ -339,6 +341,26 @@ def test_a_report_that_leads_out_of_the_folder_is_not_shown(root, client, tmp_pa
     (folder / "report").symlink_to(tmp_path / "outside")
     found = client.get(f"/api/runs/{listed(client)['one']['id']}", headers=WITH).json()
     assert found["documents"] == []
+
+
+def test_a_list_that_nobody_has_read_yet_costs_a_few_times_what_opening_its_files_costs(root):
+    for number in range(60):
+        write(root, f"run-{number}")
+
+    def opened():
+        for number in range(60):
+            with closing(sqlite3.connect(root / f"run-{number}" / "run.db")) as connection:
+                connection.execute("SELECT count(*) FROM meta").fetchone()
+
+    def seconds(work):
+        began = time.process_time()
+        work()
+        return time.process_time() - began
+
+    Runs(root).listing()  # what is imported and remembered at first is no cost of a list
+    plain = min(seconds(opened) for _ in range(5))
+    # About 5 where it was measured: checks, a dozen queries and the settings of each run.
+    assert min(seconds(Runs(root).listing) for _ in range(5)) < 20 * plain
 
 
 def test_a_list_that_is_known_costs_a_small_part_of_reading_it(root):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from surgecollapse.export import CsrLinear, csr, load_csr, load_sparse, save_csr, save_sparse, to_csr
+from surgecollapse.export import CsrLinear, csr, csr_file, load_csr, load_sparse, save_csr, save_sparse, to_csr
 from surgecollapse.export.measure import interleaved_ratios
 
 
@@ -277,6 +277,30 @@ def test_files_that_hold_no_csr_or_another_model_are_refused(tmp_path, monkeypat
     save_csr(to_csr(net(), torch.randn(5, 20), repeats=3).model, tmp_path / "net")
     with pytest.raises(ValueError, match="does not fit"):
         load_csr(net()[:-1], tmp_path / "net")
+
+
+@pytest.mark.parametrize(
+    ("plan", "words"),
+    [
+        ("[]", "does not say which layers are CSR"),
+        ("3", "does not say which layers are CSR"),
+        ('{"0": 5}', "does not say which layers are CSR"),
+        ('{"0": []}', "does not say which layers are CSR"),
+        ('{"0": [[1]]}', "does not say which layers are CSR"),
+        ('{"0": [[1, "yes"]]}', "does not say which layers are CSR"),
+        ('{"0": [[-1, true]]}', "does not say which layers are CSR"),
+        ('{"0": [[true, true]]}', "does not say which layers are CSR"),
+        ('{"nowhere": [[1, true]]}', "does not fit the model"),
+        ('{"1": [[1, true]]}', "does not fit the model"),
+        ("[" * 10_000, "damaged JSON"),
+        ("{", "damaged JSON"),
+    ],
+)
+def test_a_file_that_says_wrongly_which_layers_are_csr_is_one_error(tmp_path, plan, words):
+    pytest.importorskip("safetensors")
+    save_sparse(net(), tmp_path / "net", metadata={csr_file._KEY: plan})
+    with pytest.raises(ValueError, match=words):
+        load_csr(net(), tmp_path / "net")
 
 
 def test_ratios_of_work_are_the_ratio_of_its_amount():

@@ -7,8 +7,9 @@ from fractions import Fraction
 import pytest
 import torch
 
-from surgecollapse.functional import GROWTH, SALIENCY, growth, lamp, magnitude, share_by_momentum, taylor
+from surgecollapse.functional import GROWTH, SALIENCY, growth, lamp, magnitude, taylor
 from surgecollapse.functional.apportion import apportion
+from surgecollapse.functional.growth import share_by_means, sum_of_open
 
 WEIGHT = torch.tensor([[-2.0, 0.5], [0.0, 3.0]])
 SIGNAL = torch.tensor([[1.0, -8.0], [5.0, 0.0]])
@@ -92,39 +93,45 @@ def layers(momentum, live, size=100):
     return {name: torch.full((size,), value) for name, value in momentum.items()}, masks
 
 
+def shared(momentum, live, count):
+    """The count for each layer, from the sums and counts that growth by momentum takes of it."""
+    sums = {name: float(sum_of_open(value, live[name])) for name, value in momentum.items()}
+    opened = {name: int(mask.sum()) for name, mask in live.items()}
+    closed = {name: int((~mask).sum()) for name, mask in live.items()}
+    return share_by_means(sums, opened, closed, count)
+
+
 def test_regrowth_follows_the_mean_momentum_of_live_weights():
     momentum, live = layers({"a": 3.0, "b": -1.0, "c": 0.0}, {"a": 10, "b": 40, "c": 50})
     momentum["c"][50:] = 9.0  # closed weights do not count
-    assert share_by_momentum(momentum, live, 40) == {"a": 30, "b": 10, "c": 0}
+    assert shared(momentum, live, 40) == {"a": 30, "b": 10, "c": 0}
 
 
 def test_regrowth_beyond_the_room_goes_to_the_others():
     momentum, live = layers({"a": 98.0, "b": 1.0, "c": 1.0}, {"a": 95, "b": 10, "c": 10})
-    assert share_by_momentum(momentum, live, 25) == {"a": 5, "b": 10, "c": 10}
+    assert shared(momentum, live, 25) == {"a": 5, "b": 10, "c": 10}
 
 
 def test_regrowth_without_momentum_follows_the_room():
     momentum, live = layers({"a": 0.0, "b": 0.0}, {"a": 70, "b": 10})
-    assert share_by_momentum(momentum, live, 40) == {"a": 10, "b": 30}
-    assert share_by_momentum(momentum, live, 120) == {"a": 30, "b": 90}
+    assert shared(momentum, live, 40) == {"a": 10, "b": 30}
+    assert shared(momentum, live, 120) == {"a": 30, "b": 90}
 
 
 def test_regrowth_reaches_layers_with_no_live_weight_last():
     momentum, live = layers({"a": 1.0, "b": 1.0}, {"a": 90, "b": 0})
-    assert share_by_momentum(momentum, live, 10) == {"a": 10, "b": 0}
-    assert share_by_momentum(momentum, live, 15) == {"a": 10, "b": 5}
-    assert share_by_momentum({}, {}, 0) == {}
+    assert shared(momentum, live, 10) == {"a": 10, "b": 0}
+    assert shared(momentum, live, 15) == {"a": 10, "b": 5}
+    assert shared({}, {}, 0) == {}
 
 
 def test_regrowth_refuses_what_cannot_be_shared():
     momentum, live = layers({"a": 1.0}, {"a": 90})
     with pytest.raises(ValueError, match=r"\[0, 10\].*got 11"):
-        share_by_momentum(momentum, live, 11)
-    with pytest.raises(ValueError, match="live has b"):
-        share_by_momentum(momentum, {"b": live["a"]}, 1)
+        shared(momentum, live, 11)
     momentum["a"][3] = torch.nan
     with pytest.raises(ValueError, match="'a' is not finite"):
-        share_by_momentum(momentum, live, 1)
+        shared(momentum, live, 1)
 
 
 @pytest.mark.parametrize("seed", range(30))

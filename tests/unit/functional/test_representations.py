@@ -16,17 +16,11 @@ from torch.testing import assert_close
 from surgecollapse.functional import (
     discretize,
     gini,
-    hill,
     inverse_participation_ratio,
-    ksg_mutual_information,
-    label_mutual_information,
     linear_cka,
     marchenko_pastur_bulk,
-    marchenko_pastur_edges,
     neural_collapse,
     power_law,
-    procrustes_similarity,
-    svcca,
     symbol_entropy,
     symbol_mutual_information,
     unbiased_hsic,
@@ -37,8 +31,6 @@ BOTH = pytest.mark.parametrize("dtype", DTYPES)
 SIMILARITIES = {
     "cka": linear_cka,
     "biased cka": lambda x, y: linear_cka(x, y, debiased=False),
-    "svcca": svcca,
-    "procrustes": procrustes_similarity,
 }
 
 
@@ -91,26 +83,6 @@ def test_similarities_are_symmetric_and_blind_to_rotation_shift_and_scale(n, p, 
 
 
 @BOTH
-@pytest.mark.parametrize(("n", "p"), [(60, 4), (90, 7)])
-def test_invertible_maps_change_cka_and_not_svcca(n, p, dtype):
-    x = normal(n, p)
-    scales = torch.ones(p, dtype=torch.float64)
-    scales[-1] = 50
-    stretched = (x * scales).to(dtype)
-    assert svcca(x.to(dtype), stretched, share=1.0).item() == pytest.approx(1.0)
-    assert linear_cka(x.to(dtype), stretched).item() < 0.7
-
-
-@BOTH
-@pytest.mark.parametrize(("n", "p", "q"), [(60, 7, 9), (400, 30, 20)])
-def test_svcca_counts_no_direction_that_is_rounding(n, p, q, dtype):
-    """Two wide layers that hold the same four directions are the same, whatever their dtype rounds off."""
-    inner = normal(n, 4)
-    x, y = inner @ normal(4, p, seed=1), inner @ normal(4, q, seed=2)
-    assert svcca(x.to(dtype), y.to(dtype), share=1.0).item() == pytest.approx(1.0, abs=1e-5)
-
-
-@BOTH
 @pytest.mark.parametrize("n", [4, 6])
 def test_unbiased_hsic_is_the_mean_over_quadruples(n, dtype):
     x, y = normal(n, 3), normal(n, 2, seed=1)
@@ -140,19 +112,6 @@ def test_biased_cka_is_the_cosine_of_centered_gram_matrices(shape, dtype):
     assert_close(linear_cka(x.to(dtype), y.to(dtype), debiased=False), expected)
 
 
-@BOTH
-@pytest.mark.parametrize("shape", [(30, 4), (12, 20)])
-def test_procrustes_similarity_is_reached_by_the_best_rotation(shape, dtype):
-    x, y = normal(*shape), normal(*shape, seed=1) + normal(*shape)
-    x, y = x - x.mean(0), y - y.mean(0)
-    x, y = x / x.norm(), y / y.norm()
-    from scipy.linalg import orthogonal_procrustes
-
-    turn, total = orthogonal_procrustes(x.numpy(), y.numpy())
-    assert procrustes_similarity(x.to(dtype), y.to(dtype)).item() == pytest.approx(total, rel=close(dtype))
-    assert 2 - 2 * total == pytest.approx((x @ torch.from_numpy(turn) - y).square().sum().item())
-
-
 def test_a_constant_representation_is_like_nothing():
     for similarity in SIMILARITIES.values():
         assert similarity(torch.full((8, 3), 0.1), normal(8, 2)).isnan()
@@ -162,8 +121,6 @@ def test_a_constant_representation_is_like_nothing():
 def test_similarity_refuses_what_are_not_the_same_samples():
     with pytest.raises(ValueError, match="the same n ≥ 4 samples"):
         linear_cka(normal(8, 2), normal(9, 2))
-    with pytest.raises(ValueError, match="share"):
-        svcca(normal(8, 2), normal(8, 2), share=0.0)
 
 
 # neural collapse
@@ -265,15 +222,6 @@ def test_what_has_no_tail_has_no_exponent(values):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("index", "shape"), [(1.0, (5_000,)), (2.5, (100, 50)), (2.5, (4_000,))])
-def test_hill_finds_the_planted_index(index, shape, dtype):
-    values = ((1 - uniform(math.prod(shape))) ** (-1 / index)).to(dtype).reshape(shape)
-    assert hill(values, 1_000).item() == pytest.approx(index, rel=0.1)
-    with pytest.raises(ValueError, match="tail"):
-        hill(values, values.numel())
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("rows", "columns", "spikes"), [(150, 400, 3), (300, 100, 0)])
 def test_planted_spikes_stand_above_the_random_bulk(rows, columns, spikes, dtype):
     noise = 0.2 * normal(rows, columns)
@@ -281,7 +229,8 @@ def test_planted_spikes_stand_above_the_random_bulk(rows, columns, spikes, dtype
     bulk = marchenko_pastur_bulk((noise + planted).to(dtype))
     assert bulk.spikes == spikes
     assert bulk.variance == pytest.approx(0.04, rel=0.05)
-    assert bulk.edge == pytest.approx(marchenko_pastur_edges(rows, columns, bulk.variance)[1])
+    ratio = min(rows, columns) / max(rows, columns)
+    assert bulk.edge == pytest.approx(bulk.variance * (1 + math.sqrt(ratio)) ** 2)  # the edge of Marchenko and Pastur
 
 
 def low_rank(rows, columns, rank, dtype):
@@ -346,9 +295,7 @@ def test_complex_matrices_have_the_spectrum_of_both_parts():
     assert marchenko_pastur_bulk(noise.real.to(torch.complex128)) == pytest.approx(marchenko_pastur_bulk(noise.real))
 
 
-@pytest.mark.parametrize(
-    "measure", [power_law, lambda x: hill(x, 3), lambda x: neural_collapse(x, torch.arange(6) % 2)]
-)
+@pytest.mark.parametrize("measure", [power_law, lambda x: neural_collapse(x, torch.arange(6) % 2)])
 def test_what_is_defined_for_real_values_refuses_complex_ones(measure):
     with pytest.raises(ValueError, match=r"expected real (values|features), got torch\.complex"):
         measure(torch.complex(normal(6, 5), normal(6, 5, seed=1)))
@@ -419,43 +366,6 @@ def test_concentration_of_nothing_is_unknown():
 # information
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("count", "correlation"), [(1_000, 0.9), (1_500, 0.6), (1_000, 0.0)])
-def test_ksg_gives_the_information_of_correlated_gaussians(count, correlation, dtype):
-    x, noise = normal(count, 1), normal(count, 1, seed=1)
-    y = correlation * x + math.sqrt(1 - correlation**2) * noise
-    found = ksg_mutual_information(x.to(dtype), y.to(dtype)).item()
-    assert found == pytest.approx(-0.5 * math.log(1 - correlation**2), abs=0.07)
-
-
-@BOTH
-def test_ksg_adds_over_independent_coordinates(dtype):
-    x, noise = normal(2_000, 2), normal(2_000, 2, seed=1)
-    y = 0.8 * x + 0.6 * noise
-    assert ksg_mutual_information(x.to(dtype), y.to(dtype)).item() == pytest.approx(-math.log(0.36), abs=0.12)
-
-
-@BOTH
-@pytest.mark.parametrize(("classes", "each"), [(3, 100), (5, 40)])
-def test_label_information_is_scikit_learns_in_one_dimension(classes, each, dtype):
-    from sklearn.feature_selection import mutual_info_classif
-
-    labels = torch.arange(classes).repeat(each)
-    x = (normal(classes * each, 1) + labels[:, None]).to(dtype)
-    # It adds noise of 1e-10 of the scale, and centers nothing.
-    expected = mutual_info_classif(x.numpy(), labels.numpy(), discrete_features=False, random_state=0)[0]
-    assert label_mutual_information(x, labels).item() == pytest.approx(expected, abs=1e-3)
-
-
-@BOTH
-@pytest.mark.parametrize("units", [2, 3])
-def test_label_information_of_separate_and_of_unrelated_classes(units, dtype):
-    labels, x = torch.arange(4).repeat(100), normal(400, units, dtype=dtype)
-    separate = label_mutual_information(x + 50 * labels[:, None], labels)
-    assert separate.item() == pytest.approx(math.log(4), abs=0.02)
-    assert abs(label_mutual_information(x, labels).item()) < 0.1
-
-
 @BOTH
 @pytest.mark.parametrize("count", [4_000, 6_000])
 def test_binned_information_of_gaussians_nears_the_truth_and_miller_madow_helps(count, dtype):
@@ -493,7 +403,7 @@ def test_inputs_are_left_alone():
     labels = torch.arange(3).repeat(4)
     for similarity in SIMILARITIES.values():
         similarity(x, y)
-    neural_collapse(x, labels), power_law(x.abs()), ksg_mutual_information(x, y), label_mutual_information(x, labels)
+    neural_collapse(x, labels), power_law(x.abs())
     discretize(x), inverse_participation_ratio(x), gini(x), marchenko_pastur_bulk(x)
     assert torch.equal(x, copies[0])
     assert torch.equal(y, copies[1])

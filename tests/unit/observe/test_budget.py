@@ -144,9 +144,9 @@ class Dear:
         self.clock, self.name, self.costs, self.spent, self.starts = clock, name, costs, 0.0, []
         self.__dict__.update(options)
 
-    def measure(self, scene):
-        self.starts.append(scene.step)
-        cost = self.costs[min(len(self.starts), len(self.costs)) - 1] * max(1, len(scene.weights)) / 4
+    def measure(self, context):
+        self.starts.append(context.step)
+        cost = self.costs[min(len(self.starts), len(self.costs)) - 1] * max(1, len(context.weights)) / 4
         self.clock.now, self.spent = self.clock.now + cost, self.spent + cost
         return {f"{self.name}/one": 1.0}
 
@@ -206,7 +206,7 @@ class Slow:
 
     name, needs = "slow", ()
 
-    def measure(self, scene):
+    def measure(self, context):
         time.sleep(0.004)
         return {"slow/one": 1.0}
 

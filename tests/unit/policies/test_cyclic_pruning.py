@@ -109,7 +109,7 @@ def test_never_deeper_than_allowed_and_exact_at_the_end(
         ({"surge": 0.0}, "surge must be in"),
         ({"floor": 1.5}, "floor must be in"),
         ({"min_density_ratio": 0.0}, "min_density_ratio must be in"),
-        ({"measure": "loss"}, "measure must be one of prediction_confidence, on_off, entropy"),
+        ({"measure": "loss"}, "unknown measure 'loss': expected one of prediction_confidence, on_off, entropy"),
     ],
 )
 def test_impossible_options_are_refused(options: dict[str, float], message: str) -> None:

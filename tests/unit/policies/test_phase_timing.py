@@ -76,7 +76,7 @@ def test_early_collapses_are_scaled_by_the_cubic() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"timing": "often"}, "timing must be one of entropy, random, fixed; got 'often'"),
+        ({"timing": "often"}, "unknown timing 'often': expected one of entropy, random, fixed"),
         ({"full_depth_at": 1.0}, "full_depth_at must be in"),
         ({"shortest": 0.06}, "expected shortest <= phase <= longest"),
     ],

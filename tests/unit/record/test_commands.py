@@ -27,7 +27,7 @@ GOOD = {
     "set-optimizer": {"option": "betas", "value": [0.8, 0.95], "group": 1},
     "set-dropout": {"rate": 0.2, "layers": ["body.*"]},
     "set-loss": {"label_smoothing": 0.1},
-    "freeze-layers": {"layers": ["body.*"]},
+    "freeze-layers": {"layers": ["body.*"], "units": [3]},
     "unfreeze-layers": {"layers": ["body.*"]},
     "reset-layers": {"layers": ["body.*"], "units": [0, 2]},
     "replace-schedule": {"shape": "cosine", "steps": 100},

@@ -41,7 +41,7 @@ def test_a_run_says_in_one_line_how_far_it_is_and_draws_itself(tmp_path):
     with load_run(tmp_path) as run:
         assert str(run) == (
             f"{tmp_path.name}: complete, step 50 at the last reading, 25.0% of the prunable weights zero, "
-            "1 interventions"
+            "1 intervention"
         )
         assert repr(run) == f"<Run {run}>"
         figure = run.plot()

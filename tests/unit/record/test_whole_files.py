@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from importlib import metadata
 
 import pytest
@@ -36,6 +37,68 @@ def test_a_file_from_before_stays_whole_where_writing_fails(tmp_path, monkeypatc
         write_whole(path, "new")
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o444, 0o755], ids=oct)
+def test_a_file_that_is_replaced_keeps_its_rights(tmp_path, mode):
+    path = tmp_path / "file"
+    path.write_text("old")
+    path.chmod(mode)
+    write_whole(path, "new")
+    assert path.read_text() == "new"
+    assert stat.S_IMODE(path.stat().st_mode) == mode
+
+
+def test_nobody_else_reads_a_private_file_while_it_is_written(tmp_path, monkeypatch):
+    path, seen = tmp_path / "file", []
+    path.write_text("old")
+    path.chmod(0o600)
+    flush = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: (seen.append(os.fstat(file).st_mode), flush(file)))
+    write_whole(path, "new")
+    assert [stat.S_IMODE(mode) for mode in seen] == [0o600]
+
+
+def linked(tmp_path, there):
+    target, path = tmp_path / "elsewhere" / "target", tmp_path / "here" / "file"
+    target.parent.mkdir()
+    path.parent.mkdir()
+    if there:
+        target.write_text("old")
+        target.chmod(0o600)
+    path.symlink_to(os.path.join("..", "elsewhere", "target"))
+    return path, target
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["to a file", "to nothing yet"])
+def test_a_link_that_the_user_names_is_kept_and_its_file_is_written(tmp_path, there):
+    path, target = linked(tmp_path, there)
+    write_whole(path, "new", through_links=True)
+    assert path.is_symlink()
+    assert target.read_text() == path.read_text() == "new"
+    assert os.listdir(path.parent) == ["file"]
+    assert os.listdir(target.parent) == ["target"]
+    if there:
+        assert stat.S_IMODE(target.stat().st_mode) == 0o600
+
+
+def test_a_link_in_a_record_is_not_followed(tmp_path):
+    path, target = linked(tmp_path, there=True)
+    write_whole(path, "new")
+    assert not path.is_symlink()
+    assert (path.read_text(), target.read_text()) == ("new", "old")
+
+
+def test_links_in_a_circle_lead_nowhere_and_are_replaced(tmp_path):
+    path = tmp_path / "file"
+    path.symlink_to(path)
+    write_whole(path, "new")
+    assert path.read_text() == "new"
+    path.unlink()
+    path.symlink_to(tmp_path / "other")
+    (tmp_path / "other").symlink_to(path)
+    write_whole(path, "new", through_links=True)
+    assert sorted(os.listdir(tmp_path)) == ["file", "other"]
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def test_seeds_stand_together_and_are_compared_in_pairs():
     # Differences −5, −4 and −6 points: mean −5, s = 1, t(2) = 4.303, half = 4.303/√3 = 2.48.
     assert "5.00 points lower than that of plain-0 (95% interval −7.48 to −2.52, 3 seeds)" in about_ours
     assert "The net is 4.0 times smaller and took 1.5 times as long to train." in about_ours
-    assert "Packed, the net takes 100 B of 400 B." in about_ours
+    assert "Packed, the network takes 100 B of 400 B." in about_ours
     assert "Mean density during training: 0.250." in about_ours
 
 

@@ -31,6 +31,11 @@ _PARTS = (
         settings={"optimizer_state": "ramp"},
         regrows=True,
     ),
+    Part(
+        name="sam",
+        description="Gradients are taken where the last gradient leads to, S²-SAM (Ji et al. 2024).",
+        settings={"sam_rho": 0.05},
+    ),
 )
 PARTS: Mapping[str, Part] = {part.name: part for part in _PARTS}
 """By name."""

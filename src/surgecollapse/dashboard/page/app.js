@@ -181,7 +181,7 @@ function strip(run) {
     ["phase", (s.held ? "policy paused · " : "") + (s.paused ? "paused · " : "") + (s.phase ?? "–")], ["next decision", s.next === null ? "–" : `step ${s.next}`], ["sparsity / target", percent(s.sparsity) + (s.target && s.phase !== "hold" ? ` / ${percent(s.target)}` : "")], ["entropy", short(s.entropy)], ["loss", short(s.loss)],
     ["last act", s.last ? `${s.last.kind} at ${s.last.step}` : "–"]];
   if (s.skipped) facts.push(["damaged rows", `${s.skipped} left out`, "failed"]);
-  if (s.alarm) facts.push(["alarm", `${s.alarm.forecast}, says ${s.alarm.detector} at ${s.alarm.step}`, s.alarm.forecast === "generalizes" ? "live" : "failed", s.alarm.reason]);
+  if (s.alarm) facts.push(["alarm", `${s.alarm.forecast}, says ${s.alarm.detector} at ${s.alarm.step}`, s.alarm.forecast === "generalizes" ? "live" : "failed", s.alarm.reason, "why"]);
   facts.push([`why ${s.name}`, s.cause, "", "", "why"]);
   if (s.why && !s.cause.endsWith(s.why)) facts.push(["last decision", s.why, "", "", "why"]);
   $("strip").dataset.state = s.name;

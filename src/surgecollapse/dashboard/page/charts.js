@@ -53,12 +53,12 @@ export class Chart {
     this.data = [lines.map((line) => line.x[0]), ...lines.map((line, i) => lines.map((_, j) => (i === j ? line.y[0] : null)))];
     const swatch = (line) => { const dot = make("span", { className: "swatch" }); dot.style.background = line.color; return dot; };
     this.box.querySelector("dl")?.remove();
-    this.box.append(make("dl", {}, ...lines.flatMap((line) => [make("dt", {}, swatch(line), line.label), make("dd", { textContent: `${short(line.y[0])} at ${line.x[0]}` })])));
+    this.box.append(make("dl", {}, ...lines.flatMap((line) => [make("dt", {}, swatch(line), line.label), make("dd", { textContent: `${line.y[0] === null ? "not finite" : short(line.y[0])} at ${line.x[0]}` })])));
   }
 
   draw(lines, view) {
     this.lines = lines;
-    if (lines.every((line) => !line.members && line.x.length === 1)) { this.list(lines, view); return; }
+    if (lines.every((line) => !line.members && (line.x.length === 1 || line.y.every((y) => y === null)))) { this.list(lines, view); return; }
     this.box.querySelector("dl")?.remove();
     lines = lines.map((line) => (line.members ? line : within(line, this.fine.get(line.run + line.id))));
     const { found, tables } = this.columns(lines, view);
@@ -86,7 +86,7 @@ export class Chart {
     const bands = found.flatMap((f, i) => (f.band ? [{ series: [i, i + 1], fill: faded(f.line.color, 0.18) }] : []));
     this.plot = new uPlot({
       width: Math.max(this.box.clientWidth - 14, 200), height: 200, padding: [ABOVE, 18, 0, 0], bands,
-      scales: { x: { time: false, auto: false, distr: view.logx ? 3 : 1 }, y: { distr: view.logy ? 3 : 1 } },
+      scales: { x: { time: false, auto: false, distr: view.logx ? 3 : 1 }, y: { distr: view.logy ? 3 : 1, ...(view.logy ? {} : { range }) } },
       axes: [{ ...axes, size: 32, values: (_, ticks) => ticks.map(tick) }, { ...axes, size: 58, values: (_, ticks) => ticks.map((v) => (v === null ? "" : short(v))) }],
       cursor: { drag: { x: true, y: false, setScale: false } },
       series: [{ label: view.axis, value: shown }, ...found.map((f) => this.series(f, shown))],
@@ -107,7 +107,7 @@ export class Chart {
     return {
       label: f.label ?? "", value: shown, spanGaps: true, width: f.bound ? 0 : 1.5, dash: line.limit ? [4, 3] : line.dash,
       stroke: f.raw ? faded(line.color, 0.28) : line.color,
-      points: { show: few || (line.x ?? [0, 1]).length < 2, size: 5, fill: line.color, stroke: line.color },
+      points: { show: few || (line.y ?? [0, 1]).filter((y) => y !== null).length < 2, size: 5, fill: line.color, stroke: line.color },
       ...(few ? { paths: () => null } : line.kind === "steps" ? { paths: uPlot.paths.stepped({ align: 1 }) } : {}),
     };
   }
@@ -138,6 +138,8 @@ export class Chart {
   }
 }
 
+// Where all is zero, the usual range ends at 100.
+const range = (_, low, high) => (low === null || low === undefined ? [0, 1] : low === 0 && high === 0 ? [0, 1] : uPlot.rangeNum(low, high, 0.1, true));
 function bridge(ys) { for (let i = 0; i < ys.length; i++) if (ys[i] === undefined) ys[i] = null; }
 function lastOf(ys) { for (let i = ys.length - 1; i >= 0; i--) if (ys[i] !== null) return ys[i]; return null; }
 function tick(v) { return v === null ? "" : Math.abs(v) < 1e7 ? v.toLocaleString("en") : (+v.toPrecision(6)).toExponential().replace("e+", "e"); }

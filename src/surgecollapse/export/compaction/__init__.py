@@ -1,1 +1,1 @@
-"""The parts of :func:`surgecollapse.export.compact.compact_model`: trace → flow of units → cut."""
+"""The parts of :func:`surgecollapse.export.compact.compact_model`: trace → groups of units → cut."""

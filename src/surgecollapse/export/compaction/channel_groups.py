@@ -32,7 +32,7 @@ class Units:
 
 
 @dataclass(eq=False)
-class Reading:
+class LayerUse:
     """A linear layer or convolution: the units that it reads and those that it makes."""
 
     name: str
@@ -59,10 +59,10 @@ class Reading:
 
 
 @dataclass
-class Flow:
+class ChannelGroups:
     """What following the units through a graph has found."""
 
-    layers: list[Reading] = field(default_factory=list)
+    layers: list[LayerUse] = field(default_factory=list)
     channelwise: dict[nn.Module, tuple[str, Tensor]] = field(default_factory=dict)
     """Modules with parameters for each unit (batch norm, PReLU, depthwise convolutions): name and ids."""
     parent: list[int] = field(default_factory=list)
@@ -121,7 +121,7 @@ class Flow:
         constant = torch.where((nonzero & ~foldable).any(1), torch.nan, value)
         makes = self.fresh(len(weight))
         reads = None if read is None else read.ids
-        self.layers.append(Reading(name, module, reads, makes, nonzero, given))
+        self.layers.append(LayerUse(name, module, reads, makes, nonzero, given))
         return makes, constant
 
     def roots(self) -> Tensor:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from surgecollapse.export.compaction.channel_groups import Flow, Reading
+from surgecollapse.export.compaction.channel_groups import ChannelGroups, LayerUse
 
 
 @dataclass(frozen=True)
@@ -28,15 +28,15 @@ class Verdict:
         return ~self.matters[self.roots[units]]
 
 
-def judge(flow: Flow, multiple: int = 1) -> Verdict:
+def judge(groups: ChannelGroups, multiple: int = 1) -> Verdict:
     """Decide which units stay: what matters, and idle ones up to a multiple in each layer, at least one.
 
     Idle units that stay get zero weights in their readers.
     """
-    roots = flow.roots()
-    matters = flow.mattering(roots)
+    roots = groups.roots()
+    matters = groups.mattering(roots)
     keeps = matters.clone()
-    for layer in flow.layers:
+    for layer in groups.layers:
         own = torch.unique(roots[layer.makes])
         idle = own[~keeps[own]]
         kept = len(own) - len(idle)
@@ -45,17 +45,17 @@ def judge(flow: Flow, multiple: int = 1) -> Verdict:
 
 
 @torch.no_grad()
-def cut(flow: Flow, verdict: Verdict) -> None:
+def cut(groups: ChannelGroups, verdict: Verdict) -> None:
     """Cut idle units out of the modules themselves."""
-    for layer in flow.layers:
+    for layer in groups.layers:
         _cut_layer(layer, verdict)
-    for module, (_, units) in flow.channelwise.items():
+    for module, (_, units) in groups.channelwise.items():
         kept = verdict.kept(units)
         if not kept.all():
             _cut_channels(module, kept)
 
 
-def _cut_layer(layer: Reading, verdict: Verdict) -> None:
+def _cut_layer(layer: LayerUse, verdict: Verdict) -> None:
     module = layer.module
     assert isinstance(module, nn.Linear | nn.modules.conv._ConvNd)
     rows = verdict.kept(layer.makes)

@@ -19,34 +19,36 @@ from surgecollapse.export.compaction.node_context import (
 )
 
 
-def linear(scene: NodeContext) -> Units | None:
+def linear(context: NodeContext) -> Units | None:
     """A layer on the last axis."""
-    linear, read, shape = scene.module, scene.units(), scene.shape()
+    linear, read, shape = context.module, context.units(), context.shape()
     assert isinstance(linear, nn.Linear)
-    if not scene.plain or (read is not None and read.axis != len(shape) - 1):
+    if not context.plain or (read is not None and read.axis != len(shape) - 1):
         return None
-    ids, constant = scene.flow.layer(
-        module_name(scene.node), linear, linear.weight.detach().cpu(), linear.bias, read, uniform=True
+    ids, constant = context.groups.layer(
+        module_name(context.node), linear, linear.weight.detach().cpu(), linear.bias, read, uniform=True
     )
     return Units(len(shape) - 1, ids, constant)
 
 
-def convolution(scene: NodeContext) -> Units | None:
+def convolution(context: NodeContext) -> Units | None:
     """A convolution without groups."""
-    conv, read = scene.module, scene.units()
+    conv, read = context.module, context.units()
     assert isinstance(conv, nn.modules.conv._ConvNd)
-    if not batched_channels(scene, len(conv.kernel_size)):
+    if not batched_channels(context, len(conv.kernel_size)):
         return None
     weight = conv.weight.detach().cpu()
-    ids, constant = scene.flow.layer(module_name(scene.node), conv, weight, conv.bias, read, uniform=_uniform(conv))
+    ids, constant = context.groups.layer(
+        module_name(context.node), conv, weight, conv.bias, read, uniform=_uniform(conv)
+    )
     return Units(1, ids, constant)
 
 
-def depthwise(scene: NodeContext) -> Units | None:
+def depthwise(context: NodeContext) -> Units | None:
     """A convolution with a kernel for each channel: its output channels are its input channels."""
-    conv, units = scene.module, scene.units()
+    conv, units = context.module, context.units()
     assert isinstance(conv, nn.modules.conv._ConvNd)
-    if units is None or not batched_channels(scene, len(conv.kernel_size)):
+    if units is None or not batched_channels(context, len(conv.kernel_size)):
         return None
     weight = conv.weight.detach().cpu().double().flatten(1)
     bias = torch.zeros(len(weight), dtype=torch.float64) if conv.bias is None else conv.bias.detach().cpu().double()
@@ -54,7 +56,7 @@ def depthwise(scene: NodeContext) -> Units | None:
     foldable = ~units.constant.isnan() if _uniform(conv) else units.constant == 0
     zero = (weight == 0).all(1)
     constant = torch.where(zero, bias, torch.where(foldable, bias + weight.sum(1) * known, torch.nan))
-    scene.flow.channelwise[conv] = (module_name(scene.node), units.ids)
+    context.groups.channelwise[conv] = (module_name(context.node), units.ids)
     return Units(1, units.ids, constant)
 
 
@@ -66,11 +68,11 @@ def _uniform(conv: nn.modules.conv._ConvNd) -> bool:
     )
 
 
-def batch_norm(scene: NodeContext) -> Units | None:
+def batch_norm(context: NodeContext) -> Units | None:
     """γ·(c − μ)/√(σ² + ε) + β; a channel with γ = 0 is the constant β."""
-    norm, units = scene.module, scene.units()
+    norm, units = context.module, context.units()
     assert isinstance(norm, nn.modules.batchnorm._BatchNorm)
-    if units is None or not scene.plain or units.axis != 1:
+    if units is None or not context.plain or units.axis != 1:
         return None
     ones = torch.ones(len(units.ids), dtype=torch.float64)
     scale = ones if norm.weight is None else norm.weight.detach().cpu().double()
@@ -80,27 +82,27 @@ def batch_norm(scene: NodeContext) -> Units | None:
     else:
         mean, variance = norm.running_mean.cpu().double(), norm.running_var.cpu().double()
         normed = (units.constant - mean) / (variance + norm.eps).sqrt()
-    scene.flow.channelwise[norm] = (module_name(scene.node), units.ids)
+    context.groups.channelwise[norm] = (module_name(context.node), units.ids)
     return Units(1, units.ids, torch.where(scale == 0, shift, scale * normed + shift))
 
 
-def prelu(scene: NodeContext) -> Units | None:
+def prelu(context: NodeContext) -> Units | None:
     """One slope, or one for each channel."""
-    prelu, units = scene.module, scene.units()
+    prelu, units = context.module, context.units()
     assert isinstance(prelu, nn.PReLU)
     slope = prelu.weight.detach().cpu().double()
-    if units is None or not scene.plain or (len(slope) > 1 and units.axis != 1):
+    if units is None or not context.plain or (len(slope) > 1 and units.axis != 1):
         return None
     if len(slope) > 1:
-        scene.flow.channelwise[prelu] = (module_name(scene.node), units.ids)
+        context.groups.channelwise[prelu] = (module_name(context.node), units.ids)
     return evaluate(units, lambda value: torch.where(value > 0, value, slope * value))
 
 
-def pool(scene: NodeContext) -> Units | None:
+def pool(context: NodeContext) -> Units | None:
     """Pooling over places; the mean counts zero padding as values."""
-    module, units = scene.module, scene.units()
+    module, units = context.module, context.units()
     rank = int(type(module).__name__[-2])
-    if units is None or not batched_channels(scene, rank):
+    if units is None or not batched_channels(context, rank):
         return None
     padding = getattr(module, "padding", 0)
     averages = isinstance(module, nn.AvgPool1d | nn.AvgPool2d | nn.AvgPool3d)
@@ -108,14 +110,14 @@ def pool(scene: NodeContext) -> Units | None:
     return zeros_only(units) if padded or getattr(module, "divisor_override", None) else units
 
 
-def functional_pool(scene: NodeContext) -> Units | None:
+def functional_pool(context: NodeContext) -> Units | None:
     """The same as a function."""
-    target, units = scene.node.target, scene.units()
+    target, units = context.node.target, context.units()
     rank = next(n for n in (1, 2, 3) for kind in ("max", "avg", "adaptive_avg") if target is _pool_function(kind, n))
-    if units is None or not batched_channels(scene, rank):
+    if units is None or not batched_channels(context, rank):
         return None
     simple = any(target is _pool_function(kind, rank) for kind in ("max", "adaptive_avg"))
-    return units if simple or (len(scene.args) < 4 and not scene.node.kwargs) else zeros_only(units)
+    return units if simple or (len(context.args) < 4 and not context.node.kwargs) else zeros_only(units)
 
 
 def _pool_function(kind: str, rank: int) -> Any:

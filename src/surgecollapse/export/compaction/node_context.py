@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from surgecollapse.export.compaction.channel_groups import Flow, Units
+from surgecollapse.export.compaction.channel_groups import ChannelGroups, Units
 
 
 @dataclass
 class NodeContext:
     """A node with what is known of what it reads."""
 
-    flow: Flow
+    groups: ChannelGroups
     node: fx.Node
     module: nn.Module | None
     """For calls of a module."""
@@ -65,10 +65,10 @@ def zeros_only(units: Units) -> Units:
     return Units(units.axis, units.ids, torch.where(units.constant == 0, units.constant, torch.nan))
 
 
-def batched_channels(scene: NodeContext, rank: int) -> bool:
+def batched_channels(context: NodeContext, rank: int) -> bool:
     """Whether the input is (n, channels, …) with its units, if it has any, on the channels."""
-    units = scene.units()
-    return scene.plain and len(scene.shape()) == rank + 2 and (units is None or units.axis == 1)
+    units = context.units()
+    return context.plain and len(context.shape()) == rank + 2 and (units is None or units.axis == 1)
 
 
 def module_name(node: fx.Node) -> str:

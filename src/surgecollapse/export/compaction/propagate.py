@@ -1,4 +1,4 @@
-"""Following units through a traced model, node by node, and finding what must be left as it is."""
+"""Propagation of units through a traced model, node by node; what has no rule is left as it is."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from dataclasses import dataclass
 import torch
 from torch import fx, nn
 
-from surgecollapse.export.compaction.channel_groups import Flow, Units
+from surgecollapse.export.compaction.channel_groups import ChannelGroups, Units
+from surgecollapse.export.compaction.model_graph import has_hooks
 from surgecollapse.export.compaction.node_context import NodeContext, module_name, shape_of
 from surgecollapse.export.compaction.rules import apply, gives_new_memory, module_rule
-from surgecollapse.export.compaction.shape_queries import asks_facts, harmless
-from surgecollapse.export.compaction.trace import has_hooks
+from surgecollapse.export.compaction.shape_queries import reads_metadata, survives_cut
 from surgecollapse.torch_utils.modules import is_embedding
 
 
 @dataclass(frozen=True)
-class Followed:
+class Propagation:
     """What is known of a model's units."""
 
-    flow: Flow
+    groups: ChannelGroups
     left: dict[str, str]
     """Modules with weights that were not followed: name → why."""
     attention: dict[str, nn.MultiheadAttention]
@@ -28,17 +28,17 @@ class Followed:
 
 
 @torch.no_grad()
-def follow(model: nn.Module, graph: fx.Graph) -> Followed:
+def propagate(model: nn.Module, graph: fx.Graph) -> Propagation:
     """Follow the units of a model through its graph.
 
     Args:
         model: the model that was traced.
-        graph: of :func:`surgecollapse.export.compaction.trace.trace`, with shapes.
+        graph: of :func:`surgecollapse.export.compaction.model_graph.trace`, with shapes.
 
     Returns:
-        The units, who reads and makes them, and what was left out.
+        The units, the layers that read and compute them, and the modules that were left out.
     """
-    flow = Flow()
+    groups = ChannelGroups()
     left = _obstacles(model, graph)
     attention: dict[str, nn.MultiheadAttention] = {}
     values: dict[fx.Node, Units | None] = {}
@@ -46,9 +46,9 @@ def follow(model: nn.Module, graph: fx.Graph) -> Followed:
     for node in graph.nodes:
         module = _module(model, node)
         name = module_name(node) if module is not None else ""
-        scene = NodeContext(flow, node, module, values)
+        context = NodeContext(groups, node, module, values)
         known = node.op.startswith("call") and name not in left
-        units = apply(scene) if known else None
+        units = apply(context) if known else None
         if units is not None and (
             len(shape := node.meta.get("shape", ())) <= units.axis or shape[units.axis] != len(units.ids)
         ):
@@ -56,7 +56,7 @@ def follow(model: nn.Module, graph: fx.Graph) -> Followed:
         if units is None or node in overwritten:
             if type(module) is nn.MultiheadAttention and known and _only_output(node):
                 attention[name] = module
-            _pin(flow, node, units, values, module, name)
+            _pin(groups, node, units, values, module, name)
             units = None
         values[node] = units
     for name, module in model.named_modules():
@@ -65,11 +65,11 @@ def follow(model: nn.Module, graph: fx.Graph) -> Followed:
             left.pop(name, None)
         elif _has_weights(module) and not (module_rule(module) or name in attention):
             left.setdefault(name, f"{type(module).__name__} is not taken apart")
-    return Followed(flow, left, attention)
+    return Propagation(groups, left, attention)
 
 
 def _pin(
-    flow: Flow,
+    groups: ChannelGroups,
     node: fx.Node,
     own: Units | None,
     values: dict[fx.Node, Units | None],
@@ -80,9 +80,9 @@ def _pin(
     kind = "an output of the model" if node.op == "output" else f"read by {_title(node, module, name)}"
     for source in node.all_input_nodes:
         units = values[source]
-        if units is not None and not harmless(node, units):
-            flow.pin(units, kind)
-    flow.pin(own, "overwritten in place, and read again")
+        if units is not None and not survives_cut(node, units):
+            groups.pin(units, kind)
+    groups.pin(own, "overwritten in place, and read again")
 
 
 def _title(node: fx.Node, module: nn.Module | None, name: str) -> str:
@@ -103,7 +103,7 @@ def _obstacles(model: nn.Module, graph: fx.Graph) -> dict[str, str]:
     """Modules that must be left as they are whatever they compute: name → why."""
     calls = Counter(module_name(node) for node in graph.nodes if node.op == "call_module")
     read = [node for node in graph.nodes if node.op == "get_attr"]
-    direct = {module_name(node) for node in read if not all(asks_facts(user) for user in node.users)}
+    direct = {module_name(node) for node in read if not all(reads_metadata(user) for user in node.users)}
     owners: dict[int, set[str]] = {}
     modules = dict(model.named_modules())
     for name, module in modules.items():
@@ -127,7 +127,7 @@ def _obstacles(model: nn.Module, graph: fx.Graph) -> dict[str, str]:
 
 
 def _only_output(node: fx.Node) -> bool:
-    """Whether nobody reads the attention weights, and no head has a mask of its own."""
+    """Whether the attention weights are unused, and no head has a mask of its own."""
     if any(len(shape_of(source)) > 2 for source in node.all_input_nodes if source is node.kwargs.get("attn_mask")):
         return False
     if node.kwargs.get("need_weights", True) is False or (len(node.args) > 4 and node.args[4] is False):
@@ -138,7 +138,7 @@ def _only_output(node: fx.Node) -> bool:
 
 
 def _overwritten(model: nn.Module, graph: fx.Graph) -> set[fx.Node]:
-    """Nodes whose memory an in-place operation changes while somebody else reads it too."""
+    """Nodes whose memory an in-place operation changes while another operation reads it."""
     found: set[fx.Node] = set()
     for node in graph.nodes:
         queue = list(node.all_input_nodes[:1]) if _in_place(model, node) else []

@@ -61,10 +61,10 @@ _ARITHMETIC: dict[Any, Callable[[Any, Any], Any]] = {
 }
 
 
-def apply(scene: NodeContext) -> Units | None:
+def apply(context: NodeContext) -> Units | None:
     """Follow units through one operation; ``None`` if it gives no units that could be cut."""
-    rule = module_rule(scene.module) if scene.module is not None else _function_rule(scene.node)
-    return None if rule is None else rule(scene)
+    rule = module_rule(context.module) if context.module is not None else _function_rule(context.node)
+    return None if rule is None else rule(context)
 
 
 def module_rule(module: nn.Module) -> _Rule | None:
@@ -125,19 +125,19 @@ def gives_new_memory(node: fx.Node, module: nn.Module | None) -> bool:
     return computes and node.target not in _CASTS
 
 
-def _same(scene: NodeContext) -> Units | None:
-    return scene.units() if scene.plain and not scene.node.kwargs else None
+def _same(context: NodeContext) -> Units | None:
+    return context.units() if context.plain and not context.node.kwargs else None
 
 
-def _elementwise_module(scene: NodeContext) -> Units | None:
-    units, module = scene.units(), scene.module
+def _elementwise_module(context: NodeContext) -> Units | None:
+    units, module = context.units(), context.module
     assert module is not None
-    return None if units is None or not scene.plain else evaluate(units, module)
+    return None if units is None or not context.plain else evaluate(units, module)
 
 
-def _elementwise_function(scene: NodeContext) -> Units | None:
-    units, node = scene.units(), scene.node
-    if units is None or not scene.plain:
+def _elementwise_function(context: NodeContext) -> Units | None:
+    units, node = context.units(), context.node
+    if units is None or not context.plain:
         return None
     if node.op == "call_method":
         return evaluate(units, lambda value: getattr(value, str(node.target))(*node.args[1:], **node.kwargs))
@@ -145,31 +145,33 @@ def _elementwise_function(scene: NodeContext) -> Units | None:
     return evaluate(units, lambda value: function(value, *node.args[1:], **node.kwargs))
 
 
-def _functional_dropout(scene: NodeContext) -> Units | None:
-    training = scene.node.kwargs.get("training", True if len(scene.args) < 3 else scene.args[2])
-    return scene.units() if scene.plain and training is False else None
+def _functional_dropout(context: NodeContext) -> Units | None:
+    training = context.node.kwargs.get("training", True if len(context.args) < 3 else context.args[2])
+    return context.units() if context.plain and training is False else None
 
 
-def _arithmetic(scene: NodeContext) -> Units | None:
+def _arithmetic(context: NodeContext) -> Units | None:
     """Sums, products and quotients, unit by unit."""
-    if len(scene.args) != 2 or scene.node.kwargs:
+    if len(context.args) != 2 or context.node.kwargs:
         return None
-    function = _ARITHMETIC[scene.node.target]
-    first, second = scene.units(0), scene.units(1)
-    rank = len(shape_of(scene.node))
-    places = [units.axis - len(scene.shape(index)) for index, units in enumerate((first, second)) if units is not None]
+    function = _ARITHMETIC[context.node.target]
+    first, second = context.units(0), context.units(1)
+    rank = len(shape_of(context.node))
+    places = [
+        units.axis - len(context.shape(index)) for index, units in enumerate((first, second)) if units is not None
+    ]
     if not places or len(set(places)) > 1:
         return None
     axis = rank + places[0]
     if first is not None and second is not None:
         if len(first.ids) != len(second.ids):
             return None
-        scene.flow.tie(first.ids, second.ids)
+        context.groups.tie(first.ids, second.ids)
         ids, constants = first.ids, (first.constant, second.constant)
     else:
         units, other = (first, 1) if first is not None else (second, 0)
         assert units is not None
-        constant = _other_operand(scene, other, places[0])
+        constant = _other_operand(context, other, places[0])
         if constant is None:
             return None
         pair = (units.constant, constant.expand(len(units.ids)))
@@ -180,12 +182,12 @@ def _arithmetic(scene: NodeContext) -> Units | None:
     return Units(axis, ids, value)
 
 
-def _other_operand(scene: NodeContext, index: int, place: int) -> Tensor | None:
+def _other_operand(context: NodeContext, index: int, place: int) -> Tensor | None:
     """The value of an operand without units, NaN if not known; ``None`` if it has a value of its own for each unit."""
-    other = scene.arg(index)
+    other = context.arg(index)
     if isinstance(other, int | float):
         return torch.tensor(float(other), dtype=torch.float64)
-    shape = scene.shape(index)
+    shape = context.shape(index)
     if len(shape) >= -place and shape[place] != 1:
         return None
     return torch.tensor(torch.nan, dtype=torch.float64)

@@ -13,9 +13,9 @@ from surgecollapse.export.compaction.views import RESHAPES
 _FACTS = {"dtype", "device", "ndim", "layout", "is_cuda", "requires_grad"}
 
 
-def harmless(node: fx.Node, units: Units) -> bool:
+def survives_cut(node: fx.Node, units: Units) -> bool:
     """Whether ``node`` asks only for what stays true when units are cut, or for sizes that only shape views."""
-    if asks_facts(node):
+    if reads_metadata(node):
         return True
     rank = len(shape_of(node.all_input_nodes[0]))
     if node.op == "call_method" and node.target == "size" and len(node.args) == 2:
@@ -27,7 +27,7 @@ def harmless(node: fx.Node, units: Units) -> bool:
     )
 
 
-def asks_facts(node: fx.Node) -> bool:
+def reads_metadata(node: fx.Node) -> bool:
     """Whether a node asks a tensor only for its type, device or number of axes."""
     if node.op == "call_method":
         return node.target in ("dim", "ndimension", "is_floating_point", "element_size")

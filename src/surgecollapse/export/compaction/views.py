@@ -17,38 +17,38 @@ REDUCTIONS = {torch.mean: "mean", torch.sum: "sum", torch.amax: "amax", torch.am
 RESHAPES = frozenset({torch.flatten, "flatten", torch.reshape, "reshape", "view"})
 
 
-def reduction(scene: NodeContext) -> Units | None:
+def reduction(context: NodeContext) -> Units | None:
     """Means, sums and extremes over other axes."""
-    units = scene.units()
-    options: dict[str, Any] = dict(scene.node.kwargs)
-    axes = options.pop("dim", scene.arg(1))
-    keep = options.pop("keepdim", scene.arg(2) or False)
-    rank = len(scene.shape())
-    if units is None or not scene.plain or options or axes is None or len(scene.args) > 3:
+    units = context.units()
+    options: dict[str, Any] = dict(context.node.kwargs)
+    axes = options.pop("dim", context.arg(1))
+    keep = options.pop("keepdim", context.arg(2) or False)
+    rank = len(context.shape())
+    if units is None or not context.plain or options or axes is None or len(context.args) > 3:
         return None
     gone = {axis % rank for axis in ((axes,) if isinstance(axes, int) else axes)}
     if units.axis in gone:
         return None
     axis = units.axis if keep else units.axis - sum(axis < units.axis for axis in gone)
     found = Units(axis, units.ids, units.constant)
-    return zeros_only(found) if REDUCTIONS[scene.node.target] == "sum" else found
+    return zeros_only(found) if REDUCTIONS[context.node.target] == "sum" else found
 
 
-def cat(scene: NodeContext) -> Units | None:
+def cat(context: NodeContext) -> Units | None:
     """Parts side by side on the axis of their units."""
-    parts = scene.arg(0)
-    options: dict[str, Any] = dict(scene.node.kwargs)
-    dim = options.pop("dim", scene.arg(1) or 0)
+    parts = context.arg(0)
+    options: dict[str, Any] = dict(context.node.kwargs)
+    dim = options.pop("dim", context.arg(1) or 0)
     if options or not isinstance(parts, tuple | list) or not all(isinstance(part, fx.Node) for part in parts):
         return None
-    rank = len(shape_of(scene.node))
+    rank = len(shape_of(context.node))
     found = []
     for part in parts:
-        units = scene.values[part]
+        units = context.values[part]
         if units is None:
             size = shape_of(part)[dim % rank]
-            units = Units(dim % rank, scene.flow.fresh(size), torch.full((size,), torch.nan, dtype=torch.float64))
-            scene.flow.pin(units, f"{part.name} has no units")
+            units = Units(dim % rank, context.groups.fresh(size), torch.full((size,), torch.nan, dtype=torch.float64))
+            context.groups.pin(units, f"{part.name} has no units")
         if units.axis != dim % rank:
             return None
         found.append(units)
@@ -56,50 +56,50 @@ def cat(scene: NodeContext) -> Units | None:
     return Units(dim % rank, ids, constants)
 
 
-def transpose(scene: NodeContext) -> Units | None:
+def transpose(context: NodeContext) -> Units | None:
     """Two axes change places."""
-    rank, axes = len(scene.shape()), scene.args[1:]
+    rank, axes = len(context.shape()), context.args[1:]
     if len(axes) != 2 or not all(isinstance(axis, int) for axis in axes):
         return None
     order = list(range(rank))
     first, second = (axis % rank for axis in axes)
     order[first], order[second] = second, first
-    return _reordered(scene, order)
+    return _reordered(context, order)
 
 
-def permute(scene: NodeContext) -> Units | None:
+def permute(context: NodeContext) -> Units | None:
     """A new order of axes."""
-    axes: Any = scene.args[1:]
+    axes: Any = context.args[1:]
     axes = axes[0] if len(axes) == 1 and isinstance(axes[0], tuple | list) else axes
     if not axes or not all(isinstance(axis, int) for axis in axes):
         return None
-    return _reordered(scene, [axis % len(axes) for axis in axes])
+    return _reordered(context, [axis % len(axes) for axis in axes])
 
 
-def _reordered(scene: NodeContext, order: list[int]) -> Units | None:
-    units = scene.units()
-    if units is None or scene.node.kwargs:
+def _reordered(context: NodeContext, order: list[int]) -> Units | None:
+    units = context.units()
+    if units is None or context.node.kwargs:
         return None
     return Units(order.index(units.axis), units.ids, units.constant)
 
 
-def unsqueeze(scene: NodeContext) -> Units | None:
+def unsqueeze(context: NodeContext) -> Units | None:
     """A new axis of size one."""
-    units, axis, rank = scene.units(), scene.arg(1), len(scene.shape())
+    units, axis, rank = context.units(), context.arg(1), len(context.shape())
     if units is None or not isinstance(axis, int):
         return None
     return Units(units.axis + (axis % (rank + 1) <= units.axis), units.ids, units.constant)
 
 
-def getitem(scene: NodeContext) -> Units | None:
+def getitem(context: NodeContext) -> Units | None:
     """Places and slices of other axes."""
-    units, index = scene.units(), scene.arg(1)
+    units, index = context.units(), context.arg(1)
     if units is None:
         return None
     items = list(index) if isinstance(index, tuple) else [index]
     if Ellipsis in items:
         at = items.index(Ellipsis)
-        missing = len(scene.shape()) - sum(item is not None for item in items) + 1
+        missing = len(context.shape()) - sum(item is not None for item in items) + 1
         items[at : at + 1] = [slice(None)] * missing
     source, axis = 0, 0
     for item in items:
@@ -115,9 +115,9 @@ def getitem(scene: NodeContext) -> Units | None:
     return Units(axis + units.axis - source, units.ids, units.constant)
 
 
-def reshape(scene: NodeContext) -> Units | None:
+def reshape(context: NodeContext) -> Units | None:
     """Views that keep the axis of the units, or merge it with others."""
-    units, before, after = scene.units(), scene.shape(), shape_of(scene.node)
+    units, before, after = context.units(), context.shape(), shape_of(context.node)
     if units is None or not after:
         return None
     for axis in range(len(after)):
@@ -127,16 +127,16 @@ def reshape(scene: NodeContext) -> Units | None:
                 (at for at in range(units.axis + 1, len(before) + 1) if prod(before[start:at]) == after[axis]), None
             )
             if stop is not None and prod(before[:start]) == prod(after[:axis]):
-                return None if _fixes(scene, axis) else _merged(units, before, start, stop, axis)
+                return None if _fixes(context, axis) else _merged(units, before, start, stop, axis)
             start += 1
     return None
 
 
-def _fixes(scene: NodeContext, axis: int) -> bool:
+def _fixes(context: NodeContext, axis: int) -> bool:
     """Whether a view gives the size of this axis as a number, which would no longer be right."""
-    if scene.module is not None or scene.node.target in ("flatten", torch.flatten):
+    if context.module is not None or context.node.target in ("flatten", torch.flatten):
         return False
-    sizes: Any = scene.args[1:] or (scene.node.kwargs.get("shape", ()),)
+    sizes: Any = context.args[1:] or (context.node.kwargs.get("shape", ()),)
     sizes = sizes[0] if len(sizes) == 1 and isinstance(sizes[0], tuple | list) else sizes
     return len(sizes) <= axis or (isinstance(sizes[axis], int) and sizes[axis] != -1)
 

@@ -11,11 +11,6 @@ from surgecollapse.protocols import Criterion
 
 SALIENCY: Registry[Criterion] = Registry("criteria", "saliency", "surgecollapse.functional.criteria")
 """Saliency criteria by name; ``magnitude`` is the default."""
-GROWTH = ("random", "gradient", "ema_gradient", "momentum")
-"""Growth criteria. ``random`` is scored by :func:`~surgecollapse.functional.growth.random`; the others by
-:func:`~surgecollapse.functional.growth.gradient` and differ in the signal that it is given: the dense gradient of this
-step, its exponential moving average, the optimizer's first moment.
-"""
 RANDOM = "random"
 """Drawn by the controller's own generator, whether to prune or to regrow."""
 _WITHOUT_GRADIENT = {RANDOM}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from surgecollapse.errors import unknown
+from surgecollapse.events.switches import Allocation, OptimizerState, RegrowInit
 from surgecollapse.lab.section import Section
 from surgecollapse.plugins import offered
 from surgecollapse.policies import POLICIES
@@ -62,7 +63,7 @@ class Controlled(AnyMethod):
     pattern: str | None = Field(
         None, description="Weights that open and close together: N:M (2:4), block:RxC (block:4x1), or unit."
     )
-    allocation: Literal["global", "layer", "erk"] = Field("global", description="How zeros spread over layers.")
+    allocation: Allocation = Field("global", description="How zeros spread over layers.")
     min_density: float = Field(0.005, ge=0, le=1, description="Least share of live weights in each layer.")
     saliency: str = Field(
         "magnitude", description="Criterion by which weights are pruned: magnitude, lamp, taylor or random."
@@ -72,7 +73,7 @@ class Controlled(AnyMethod):
         description="Criterion by which weights are reopened: random, gradient, ema_gradient or momentum; "
         "by default the policy's own.",
     )
-    regrow_init: Literal["zero", "noise", "last"] | None = Field(
+    regrow_init: RegrowInit | None = Field(
         None, description="First value of a reopened weight; by default the policy's own."
     )
     noise_energy_budget: float | None = Field(
@@ -81,7 +82,7 @@ class Controlled(AnyMethod):
         allow_inf_nan=False,
         description="Most energy that a surge may inject over the live energy; default 0.1.",
     )
-    optimizer_state: Literal["reset", "keep", "warmup", "ramp"] = Field(
+    optimizer_state: OptimizerState = Field(
         "reset", description="What becomes of the optimizer's moments where the mask changes."
     )
     entropy: str = Field(

@@ -30,6 +30,12 @@ class AnyTransforms(Section):
         allow_inf_nan=False,
         description="After each step, bound the norm of every row of weights, but for tokens and head (Clip to Grok).",
     )
+    sam_rho: float = Field(
+        0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Take gradients at weights perturbed by this length along the last gradient (S²-SAM); 0: none.",
+    )
     ema_decay: float = Field(
         0.0,
         ge=0,

@@ -9,6 +9,7 @@ from surgecollapse.attaching.attach import attach
 from surgecollapse.attaching.averaging import average_weights
 from surgecollapse.attaching.monitoring import watch_training
 from surgecollapse.attaching.row_norms import clip_rows
+from surgecollapse.attaching.sharpness import single_step_sam
 from surgecollapse.attaching.transforms import transform_gradients
 from surgecollapse.controller.options import Monitoring, Readings, Target, Updates
 from surgecollapse.errors import ConfigError
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from surgecollapse.attaching.averaging import AveragedWeights
     from surgecollapse.attaching.monitoring import WatchedTraining
     from surgecollapse.attaching.row_norms import ClippedRows
+    from surgecollapse.attaching.sharpness import SharpnessAware
     from surgecollapse.attaching.transforms import TransformedGradients
     from surgecollapse.controller.controller import Controller
     from surgecollapse.lab.config import RunConfig
@@ -40,6 +42,7 @@ class Attached:
     transforms: TransformedGradients | None = None
     watched: WatchedTraining | None = None
     clipped: ClippedRows | None = None
+    sharpness: SharpnessAware | None = None
     averaged: AveragedWeights | None = None
 
     def note(self, loss: Tensor, targets: Tensor | None) -> None:
@@ -53,7 +56,7 @@ class Attached:
         """Take everything off again."""
         if self.controller is not None:
             self.controller.detach()
-        for part in (self.transforms, self.watched, self.clipped, self.averaged):
+        for part in (self.transforms, self.watched, self.clipped, self.sharpness, self.averaged):
             if part is not None:
                 part.remove()
 
@@ -100,13 +103,15 @@ def attached_to(
 
     Raises:
         ConfigError: if options of the policy have values of the wrong type.
-        ValueError: for options out of range, or names that nobody offers.
+        ValueError: for options out of range, or unknown names.
     """
     transforms = make_transforms(config)
     monitors = _monitors(config)
     method = config.method
     budget = method.monitor_budget if method.monitor_budget < 1 else None
-    controller = handle = watched = None
+    controller = handle = watched = sharpness = None
+    if config.transforms.sam_rho:  # first: what follows looks at the weights without their perturbation
+        sharpness = single_step_sam(model, optimizer, rho=config.transforms.sam_rho)
     if isinstance(method, PlainTraining):
         if monitors:
             watched = watch_training(
@@ -151,7 +156,14 @@ def attached_to(
         clipped = clip_rows(optimizer, config.transforms.max_row_norm, parameters=bounded_rows(model))
     if config.transforms.ema_decay:
         averaged = average_weights(model, optimizer, decay=config.transforms.ema_decay, controller=controller)
-    return Attached(controller=controller, transforms=handle, watched=watched, clipped=clipped, averaged=averaged)
+    return Attached(
+        controller=controller,
+        transforms=handle,
+        watched=watched,
+        clipped=clipped,
+        sharpness=sharpness,
+        averaged=averaged,
+    )
 
 
 def _monitors(config: RunConfig) -> list[str]:

@@ -33,7 +33,7 @@ _TEXT_FLAGS = 0x0808
 _DAMAGE = (ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError, MemoryError, OSError,
            RuntimeError, TypeError, ValueError, pickle.UnpicklingError, struct.error, zipfile.BadZipFile,
            zlib.error)  # fmt: skip
-"""What readers of archives, pickles and tensors raise over bytes that nobody wrote."""
+"""What readers of archives, pickles and tensors raise over damaged bytes."""
 
 _START = b"PK"
 """Of an archive; what older versions of torch wrote begins with a pickle."""
@@ -123,13 +123,14 @@ def _read(path: Path) -> Any:
 def _way_out(path: Path) -> str:
     """What to do about a checkpoint that cannot be used, with the newest of those before it."""
     match = _NAME.fullmatch(path.name)
-    older = [other for other in step_checkpoints(path.parent) if match is None or _step_of(other) < int(match[1])]
+    older = [other for other in step_checkpoints(path.parent) if match is None or step_of(other) < int(match[1])]
     if older:
         return f"use the earlier checkpoint {older[0].name}, or start again with another --out"
     return "there is no earlier checkpoint, start again with another --out"
 
 
-def _step_of(path: Path) -> int:
+def step_of(path: Path) -> int:
+    """The step of a ``step-N.pt``."""
     return int(path.stem.removeprefix("step-"))
 
 

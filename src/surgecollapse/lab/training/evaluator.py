@@ -74,7 +74,7 @@ class Evaluator:
         return self._agreed(lambda: self._score_part("validation", whole=True))
 
     def now(self) -> tuple[float, float]:
-        """Accuracy and loss on the validation data, which nobody else hears of."""
+        """Accuracy and loss on the validation data, not recorded."""
         return self._agreed(lambda: self._score_part("validation", whole=False, told=False))
 
     def bits(self, loss: float) -> dict[str, float]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from surgecollapse.events import Alarm, Measurement
 
 
-HOPELESS = "does not generalize"
+FAILURE = "does not generalize"
 """The forecast of an alarm that says so."""
 
 
@@ -48,7 +48,7 @@ class GrokkingForecast:
             if alarm is None:
                 continue
             self._tell(alarm)
-            if alarm.forecast != HOPELESS:
+            if alarm.forecast != FAILURE:
                 self._hopeful = True
             self.predicts_failure = self.predicts_failure or not self._hopeful
 
@@ -72,7 +72,7 @@ def _detectors(name: str) -> dict[str, Detector]:
 
 
 def prediction_confidence(logits: Tensor, part: str) -> dict[str, float]:
-    """How certain the net is of rows whose labels nobody needs to know, as measurements by name.
+    """Prediction confidence on rows whose labels are not used, as measurements by name.
 
     Args:
         logits: (n, K).

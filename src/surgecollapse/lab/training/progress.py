@@ -23,7 +23,7 @@ STYLES = {
     "plateau": "black on cyan",
     "alarm": "bold white on red",
 }
-"""How the terminal shows a state; it is written out, so that nobody needs the color."""
+"""How the terminal shows a state; written out, so that the color is not needed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class Snapshot:
 
 
 class Progress(Protocol):
-    """Shows a run to somebody."""
+    """Shows how a run goes on."""
 
     def start(self, title: str, total: int, done: int) -> None:
         """A run begins, or goes on after ``done`` of ``total`` steps."""

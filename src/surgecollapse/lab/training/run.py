@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from surgecollapse.commands import READ_ONLY
 from surgecollapse.controller.command_loop import effective
 from surgecollapse.lab.config import ConfigError, as_mapping, flat_values, read_config, write_config
 from surgecollapse.lab.references import fingerprint
@@ -26,6 +25,7 @@ from surgecollapse.lab.training.flops import step_costs
 from surgecollapse.lab.training.interrupt import Interrupt
 from surgecollapse.lab.training.optim import loss_name
 from surgecollapse.lab.training.progress import Progress, Silent
+from surgecollapse.lab.training.replay import compare, repeat
 from surgecollapse.lab.training.summary import run_summary
 from surgecollapse.lab.training.trainer import Training
 from surgecollapse.record import CommandQueue, RunStore, RunStoreError
@@ -81,8 +81,8 @@ def train(
         out: the run directory; made if need be, and never one that holds a run already.
         resume: go on from the newest good checkpoint in ``out``.
         replay: a run directory whose configuration is taken, and whose interventions by people are repeated after the
-            same steps: the weights become bitwise the same.
-        progress: who is shown how it goes; nobody by default.
+            same steps: the weights become bitwise the same. Progress is told whether they did.
+        progress: shows how it goes; by default nothing does.
         around: given the run directory, whose record is there, a context in which the run trains: whoever follows it.
         ranks: the processes that train the run together, see :func:`~surgecollapse.lab.training.processes.launched`;
             each calls this with the same arguments, and the first one records.
@@ -145,11 +145,14 @@ def _begin(
                 with _make(folder, config, training) as store:
                     _explain_place(folder, progress)
                     if replay is not None:
-                        _repeat(Path(replay), folder, store)
+                        repeat(Path(replay), folder, store)
                     try:
-                        return _go_on(training, store, folder, progress, around)
+                        result = _go_on(training, store, folder, progress, around)
                     finally:
                         started = training.step > 0
+                    if replay is not None:
+                        progress.note(compare(Path(replay), folder, store))
+                    return result
             finally:
                 if ours and not started:
                     _discard(folder)
@@ -222,14 +225,6 @@ def _refuse_unfinished(store: RunStore, folder: Path, until: int | None) -> None
     at = store.get("unfinished_branch")
     if at is not None and at != until:
         raise ConfigError(f"{folder} was to branch at step {at} and was cut off before: delete it and fork again")
-
-
-def _repeat(source: Path, folder: Path, store: RunStore) -> None:
-    """Note what people did to another run, for this one to repeat."""
-    there, here = CommandQueue(source / "run.db"), CommandQueue(folder / "run.db")
-    here.adopt([asked for asked in effective(there.applied()) if asked.kind not in READ_ONLY])
-    there.close()
-    store.set("replay_of", str(source))
 
 
 def _open_queue(training: Training, folder: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,7 +30,6 @@ from surgecollapse.lab.training.optim import LiveLoss, make_optimizer, rate_fact
 from surgecollapse.lab.training.outputs import fitted
 from surgecollapse.lab.training.processes import for_rank, own_part
 from surgecollapse.lab.training.progress import Snapshot
-from surgecollapse.lab.training.recomputing import RecomputedBlocks
 from surgecollapse.lab.training.sketch import CountSketch
 from surgecollapse.lab.training.traces import PREFIX, Traces
 from surgecollapse.lab.training.usage import Usage
@@ -94,9 +93,6 @@ class Training:
         self._labels = LiveLabels(self.data)
         if isinstance(self.data, StreamedData):
             self.data.bad.tell = progress.note
-        self._recomputed = (
-            RecomputedBlocks(self.model, config.model.label) if config.run.gradient_checkpointing else None
-        )
         self.optimizer = make_optimizer(config, self.model)
         self.total = config.run.total_steps(self.data.train_size)
         self.step = 0
@@ -288,8 +284,7 @@ class Training:
         self.optimizer.zero_grad()
         weight = len(labels) / self._feed.batch_size if config.run.scale_partial_batches else 1.0
         x, labels, self._share = own_part(self.ranks, x, labels)
-        with self._arithmetic():
-            loss = self._loss(self._called(x), labels)
+        loss = self._loss(self._called(x), labels)
         (loss * (weight * self._share)).backward()  # type: ignore[no-untyped-call]
         self.settings.before_step()
         if self._traces is not None and self.step % config.run.gradient_trace_every == 0:
@@ -298,23 +293,26 @@ class Training:
         if config.transforms.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.transforms.clip)
         self.attached.note(loss, None if labels.is_floating_point() else labels)
-        with self._own_rates():
+        with self._own_settings():
             self.optimizer.step()
         self.step += 1
         return loss.detach()
 
     @contextmanager
-    def _arithmetic(self) -> Iterator[None]:
-        """In which precision the forward pass of a step computes, and what it keeps."""
-        mixed = self.config.run.mixed_precision != "none"
-        again = nullcontext() if self._recomputed is None else self._recomputed.applied()
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=mixed), again:
+    def _own_settings(self) -> Iterator[None]:
+        """Have what a person set around one step of the optimizer; a controller sees to that itself."""
+        if self.controller is not None:
             yield
+            return
+        self.settings.keep_units(0)
+        with self._own_rates():
+            yield
+        self.settings.put_back_units(0)
 
     @contextmanager
     def _own_rates(self) -> Iterator[None]:
-        """Have the rates that a person set, for one step; a controller sees to that itself."""
-        if self.controller is not None or not self.settings.changes_rates:
+        """Have the rates that a person set, for one step."""
+        if not self.settings.changes_rates:
             yield
             return
         groups = self.optimizer.param_groups

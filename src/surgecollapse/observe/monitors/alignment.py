@@ -37,11 +37,11 @@ class Alignment:
     name = "alignment"
     needs = ("gradients",)
 
-    def measure(self, scene: MonitorContext) -> Mapping[str, Series]:
+    def measure(self, context: MonitorContext) -> Mapping[str, Series]:
         """One cosine a weight matrix, and one of all parameters."""
-        if not scene.gradients:
+        if not context.gradients:
             return {}
-        found = naive_loss_minimization(scene.weights, scene.gradients)
+        found = naive_loss_minimization(context.weights, context.gradients)
         cosines: dict[str | None, Number] = {None: found.overall}
-        cosines.update((name, cosine) for name, cosine in found.per_tensor.items() if scene.weights[name].ndim >= 2)
+        cosines.update((name, cosine) for name, cosine in found.per_tensor.items() if context.weights[name].ndim >= 2)
         return {"alignment/naive_loss": cosines}

@@ -61,11 +61,11 @@ class CorrelationTraps:
             raise ValueError(f"most must be at least 2, got {most}")
         self._most = most
 
-    def measure(self, scene: MonitorContext) -> Mapping[str, Series]:
+    def measure(self, context: MonitorContext) -> Mapping[str, Series]:
         """Two numbers a weight matrix; none for vectors and single rows."""
         counts: dict[str | None, Tensor] = {}
         excess: dict[str | None, Tensor] = {}
-        for name, weight in scene.weights.items():
+        for name, weight in context.weights.items():
             if weight.ndim >= 2 and min(weight.flatten(1).shape) > 1:
                 counts[name], excess[name] = self._traps(name, weight.detach().flatten(1))
         return {"trap/count": counts, "trap/excess": excess} if counts else {}

@@ -60,16 +60,16 @@ class Criticality:
             raise ValueError(f"scale must be in (0, 1), got {scale}")
         self._scale, self._seed = scale, seed
 
-    def measure(self, scene: MonitorContext) -> Mapping[str, Series]:
-        """Two passes of the probe batch beside those of the scene."""
-        if scene.inputs is None or len(scene.activations) < 2:
+    def measure(self, context: MonitorContext) -> Mapping[str, Series]:
+        """Two passes of the probe batch beside those of the context."""
+        if context.inputs is None or len(context.activations) < 2:
             return {}
-        plain = self._read(scene, None)
+        plain = self._read(context, None)
         if len(plain) < 2 or next(iter(plain.values())).dtype not in (torch.float32, torch.float64):
             return {}
         first = next(iter(plain.values()))
         noise = torch.randn(first.shape, generator=torch.Generator().manual_seed(self._seed)).to(first)
-        moved = self._read(scene, self._scale * first.square().mean().sqrt() * noise)
+        moved = self._read(context, self._scale * first.square().mean().sqrt() * noise)
         changes = {site: moved[site] - x for site, x in plain.items()}
         growth: dict[str | None, Number] = {}
         branching: dict[str | None, Number] = {}
@@ -83,7 +83,7 @@ class Criticality:
             series["criticality/lyapunov"] = lyapunov_exponent(ends)
         return series
 
-    def _read(self, scene: MonitorContext, disturbance: Tensor | None) -> dict[str, Tensor]:
+    def _read(self, context: MonitorContext, disturbance: Tensor | None) -> dict[str, Tensor]:
         """Activations by site in the order of running, with something added to those of the first."""
         seen: dict[str, Tensor] = {}
         hooks = Hooks()
@@ -98,14 +98,14 @@ class Criticality:
             seen[site] = found.clone()  # what follows may write into it
             return out
 
-        for path, module in scene.model.named_modules():
+        for path, module in context.model.named_modules():
             site = canonical_name(path)
-            if site in scene.activations:
+            if site in context.activations:
                 hooks.after(module, lambda _m, _a, out, site=site: look(site, out))
-        args, kwargs = scene.inputs or ((), {})
+        args, kwargs = context.inputs or ((), {})
         try:
-            with undisturbed(scene.model):
-                scene.model(*args, **kwargs)
+            with undisturbed(context.model):
+                context.model(*args, **kwargs)
         finally:
             hooks.remove()
         return {site: x.flatten(1) if x.ndim > 1 else x for site, x in seen.items()}

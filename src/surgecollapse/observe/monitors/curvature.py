@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn import functional as F
 
 from surgecollapse.functional import Hessian, batch_loss, hutchinson_trace, largest_eigenvalue, stability_threshold
+from surgecollapse.observe.monitors.probe_losses import NoLossError, class_loss, open_entries
 from surgecollapse.observe.monitors.registry import monitor
 from surgecollapse.torch_utils.modules import canonical_name, undisturbed
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from surgecollapse.observe.monitors.probe_losses import Criterion
     from surgecollapse.protocols import MonitorContext, Series
-
-Criterion = Callable[[Any, "Tensor"], "Tensor"]
 
 
 @monitor("curvature")
@@ -71,31 +70,31 @@ class Curvature:
         self._vector: Tensor | None = None
         self._shift: Tensor | None = None
 
-    def measure(self, scene: MonitorContext) -> Mapping[str, Series]:
+    def measure(self, context: MonitorContext) -> Mapping[str, Series]:
         """Three numbers of the whole net."""
-        criterion = self._criterion or scene.criterion or _cross_entropy
-        if scene.inputs is None or scene.targets is None:
+        criterion = self._criterion or context.criterion or class_loss
+        if context.inputs is None or context.targets is None:
             return {}
-        found = _step_sizes(scene)
+        found = _step_sizes(context)
         if found is None:
             return {}
         sizes, threshold = found
-        paths = {canonical_name(path): path for path, _ in scene.model.named_parameters()}
-        weights = {paths[name]: scene.weights[name] for name in sizes}
+        paths = {canonical_name(path): path for path, _ in context.model.named_parameters()}
+        weights = {paths[name]: context.weights[name] for name in sizes}
         home = next(iter(weights.values())).device
-        loss = batch_loss(scene.model, criterion, scene.inputs, scene.targets.to(home))
-        with undisturbed(scene.model):
+        loss = batch_loss(context.model, criterion, context.inputs, context.targets.to(home))
+        with undisturbed(context.model):
             try:
                 hessian = Hessian(loss, weights)
-            except _NoLoss:
+            except NoLossError:
                 return {}
-            return self._sharpness(hessian, scene, sizes, threshold)
+            return self._sharpness(hessian, context, sizes, threshold)
 
     def _sharpness(
-        self, hessian: Hessian, scene: MonitorContext, sizes: Mapping[str, Tensor], threshold: float
+        self, hessian: Hessian, context: MonitorContext, sizes: Mapping[str, Tensor], threshold: float
     ) -> dict[str, Series]:
-        live = torch.cat([_open(scene, name).flatten() for name in sizes])
-        roots = torch.cat([sizes[name].expand_as(scene.weights[name]).flatten() for name in sizes]).sqrt() * live
+        live = torch.cat([open_entries(context, name).flatten() for name in sizes])
+        roots = torch.cat([sizes[name].expand_as(context.weights[name]).flatten() for name in sizes]).sqrt() * live
         start, shift, cold = self._vector, self._shift, False
         if start is None or start.shape != roots.shape:
             cold, shift = True, None
@@ -109,7 +108,7 @@ class Curvature:
         self._vector, self._shift = pair.vector, pair.shift
         series: dict[str, Series] = {"curvature/sharpness": pair.value / 2, "curvature/threshold": threshold}
         if self._samples:
-            signs = torch.Generator().manual_seed(self._seed + scene.step)
+            signs = torch.Generator().manual_seed(self._seed + context.step)
             trace = hutchinson_trace(_Scaled(hessian, live), live, self._samples, signs)
             series |= {"curvature/trace": trace.value, "curvature/trace_error": trace.standard_error}
         return series
@@ -123,10 +122,6 @@ class Curvature:
         self._vector, self._shift = state["vector"], state["shift"]
 
 
-class _NoLoss(ValueError):
-    """The output and the labels make no loss that is known."""
-
-
 class _Scaled:
     """S H S with a diagonal S."""
 
@@ -137,33 +132,19 @@ class _Scaled:
         return self._diagonal * (self._hessian @ (self._diagonal * vector))
 
 
-def _cross_entropy(output: Any, targets: Tensor) -> Tensor:
-    fits = isinstance(output, torch.Tensor) and output.ndim == 2 and targets.shape == output.shape[:1]
-    if not fits or targets.dtype != torch.int64:
-        raise _NoLoss("expected outputs (n, classes) and labels (n,)")
-    return F.cross_entropy(output, targets)
-
-
-def _open(scene: MonitorContext, name: str) -> Tensor:
-    """1 where a weight may move, 0 where its mask holds it at zero."""
-    weight = scene.weights[name]
-    mask = scene.masks.get(name)
-    return torch.ones_like(weight) if mask is None else mask.to(weight)
-
-
-def _step_sizes(scene: MonitorContext) -> tuple[dict[str, Tensor], float] | None:
+def _step_sizes(context: MonitorContext) -> tuple[dict[str, Tensor], float] | None:
     """What one unit of gradient moves each weight, and the lowest threshold; ``None`` for unknown optimizers."""
-    names = {id(p): canonical_name(path) for path, p in scene.model.named_parameters()}
+    names = {id(p): canonical_name(path) for path, p in context.model.named_parameters()}
     sizes: dict[str, Tensor] = {}
     thresholds = []
-    for optimizer in scene.optimizers:
+    for optimizer in context.optimizers:
         for group in optimizer.param_groups:
             adaptive = "betas" in group
             if not (adaptive or isinstance(optimizer, torch.optim.SGD)):
                 return None
             for p in group["params"]:
                 name = names.get(id(p))
-                if name is None or name not in scene.weights:
+                if name is None or name not in context.weights:
                     continue
                 rate: Tensor = torch.as_tensor(group["lr"], dtype=p.dtype, device=p.device)
                 if adaptive:

@@ -39,9 +39,10 @@ class Entropies:
     name = "entropy"
     needs = ("activations",)
 
-    def measure(self, scene: MonitorContext) -> Mapping[str, Series]:
+    def measure(self, context: MonitorContext) -> Mapping[str, Series]:
         """Three entropies a site."""
         forms = {"activation": sign_covariance_entropy, "unit_energy": unit_energy_entropy, "on_off": on_off_entropy}
         return {
-            f"entropy/{name}": {site: form(x) for site, x in scene.activations.items()} for name, form in forms.items()
+            f"entropy/{name}": {site: form(x) for site, x in context.activations.items()}
+            for name, form in forms.items()
         }

@@ -35,8 +35,8 @@ class GeneralizationGap:
     name = "gap"
     needs = ()
 
-    def measure(self, scene: MonitorContext) -> Mapping[str, Series]:
+    def measure(self, context: MonitorContext) -> Mapping[str, Series]:
         """One number of the whole net."""
-        if not {"loss", "validation_loss"} <= set(scene.notes):
+        if not {"loss", "validation_loss"} <= set(context.notes):
             return {}
-        return {"gap/loss": scene.notes["validation_loss"] - scene.notes["loss"]}
+        return {"gap/loss": context.notes["validation_loss"] - context.notes["loss"]}

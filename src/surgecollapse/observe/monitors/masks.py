@@ -34,14 +34,14 @@ class Masks:
     name = "masks"
     needs = ()
 
-    def measure(self, scene: MonitorContext) -> Mapping[str, Series]:
+    def measure(self, context: MonitorContext) -> Mapping[str, Series]:
         """Two numbers a prunable weight."""
-        names = [name for name in scene.live if name in scene.weights]
+        names = [name for name in context.live if name in context.weights]
         if not names:
             return {}
-        norms = torch._foreach_norm([scene.weights[name] for name in names], 2, dtype=torch.float64)
+        norms = torch._foreach_norm([context.weights[name] for name in names], 2, dtype=torch.float64)
         energy: dict[str | None, Number] = {
-            name: norm.square() / max(1.0, scene.live[name] * scene.weights[name].numel())
+            name: norm.square() / max(1.0, context.live[name] * context.weights[name].numel())
             for name, norm in zip(names, norms, strict=True)
         }
-        return {"mask/sparsity": {name: 1.0 - scene.live[name] for name in names}, "energy/live": energy}
+        return {"mask/sparsity": {name: 1.0 - context.live[name] for name in names}, "energy/live": energy}

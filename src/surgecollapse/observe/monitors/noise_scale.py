@@ -48,17 +48,17 @@ class NoiseScale:
         self._entries = Entries()
         self._mean: Tensor | None = None
 
-    def prepare(self, scene: MonitorContext) -> None:
+    def prepare(self, context: MonitorContext) -> None:
         """Remember the first of the two gradients."""
-        self._entries.keep(scene.step, scene.gradients)
+        self._entries.keep(context.step, context.gradients)
 
-    def measure(self, scene: MonitorContext) -> Mapping[str, Series]:
+    def measure(self, context: MonitorContext) -> Mapping[str, Series]:
         """B of the whole net, as far as it is seen by now."""
-        before = self._entries.recall(scene.step)
-        names = [name for name in scene.gradients if name in before]
-        if not names or scene.batch_size is None:
+        before = self._entries.recall(context.step)
+        names = [name for name in context.gradients if name in before]
+        if not names or context.batch_size is None:
             return {}
-        parts = [self._products(name, before[name], scene.gradients[name]) for name in names]
+        parts = [self._products(name, before[name], context.gradients[name]) for name in names]
         products = torch.stack([part.to(parts[0].device) for part in parts]).sum(0)
         usable = products.isfinite().all()
         if self._mean is None:
@@ -68,7 +68,7 @@ class NoiseScale:
             self._mean = torch.where(usable, torch.lerp(products, mean, 0.9), mean)
         signal, energy = self._mean.unbind()
         noise = (energy - signal).clamp(min=0.0)
-        return {"noise/scale": torch.where(signal > 0, scene.batch_size * noise / signal, torch.nan)}
+        return {"noise/scale": torch.where(signal > 0, context.batch_size * noise / signal, torch.nan)}
 
     def _products(self, name: str, before: Tensor, gradient: Tensor) -> Tensor:
         """Estimates of g·g′ and (|g|² + |g′|²)/2 over one tensor."""

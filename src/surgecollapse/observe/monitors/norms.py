@@ -44,25 +44,25 @@ class Norms:
     def __init__(self) -> None:
         self._entries = Entries()
 
-    def prepare(self, scene: MonitorContext) -> None:
+    def prepare(self, context: MonitorContext) -> None:
         """Remember the weights before the step whose update is measured."""
-        self._entries.keep(scene.step, scene.weights)
+        self._entries.keep(context.step, context.weights)
 
-    def measure(self, scene: MonitorContext) -> Mapping[str, Series]:
+    def measure(self, context: MonitorContext) -> Mapping[str, Series]:
         """Up to four numbers a weight matrix, and as many of all parameters."""
-        weights = _norms(scene.weights)
-        found = {"norm/weight": weights, "norm/gradient": _norms(scene.gradients)}
-        before = self._entries.recall(scene.step)
-        names = [name for name in scene.weights if name in before]
+        weights = _norms(context.weights)
+        found = {"norm/weight": weights, "norm/gradient": _norms(context.gradients)}
+        before = self._entries.recall(context.step)
+        names = [name for name in context.weights if name in before]
         if names:
             changes = {
-                n: self._entries.sample(n, scene.weights[n]) - before[n].to(scene.weights[n].device) for n in names
+                n: self._entries.sample(n, context.weights[n]) - before[n].to(context.weights[n].device) for n in names
             }
-            scales = [(scene.weights[n].numel() / max(1, changes[n].numel())) ** 0.5 for n in names]
+            scales = [(context.weights[n].numel() / max(1, changes[n].numel())) ** 0.5 for n in names]
             updates = _norms(changes, scales)
             found["norm/update"] = updates
             found["norm/update_ratio"] = {n: updates[n] / weights[n] for n in [*names, None]}
-        shown = {None, *(name for name, weight in scene.weights.items() if weight.ndim >= 2)}
+        shown = {None, *(name for name, weight in context.weights.items() if weight.ndim >= 2)}
         return {series: {n: v for n, v in norms.items() if n in shown} for series, norms in found.items()}
 
     def state_dict(self) -> dict[str, Any]:

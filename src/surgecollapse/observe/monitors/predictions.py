@@ -41,9 +41,9 @@ class Predictions:
     name = "predictions"
     needs = ("outputs",)
 
-    def measure(self, scene: MonitorContext) -> Mapping[str, Series]:
+    def measure(self, context: MonitorContext) -> Mapping[str, Series]:
         """Three numbers of the whole net."""
-        rows = scene.scores
+        rows = context.scores
         if rows is None or rows.shape[1] < 2 or not len(rows):
             return {}
         return {

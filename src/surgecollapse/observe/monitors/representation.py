@@ -53,9 +53,9 @@ class Representation:
     needs = ("activations",)
     rotates = True
 
-    def measure(self, scene: MonitorContext) -> Mapping[str, Series]:
+    def measure(self, context: MonitorContext) -> Mapping[str, Series]:
         """Five numbers a site; one decomposition for all."""
-        sites = {site: x for site, x in scene.activations.items() if len(x) >= _LEAST_ROWS}
+        sites = {site: x for site, x in context.activations.items() if len(x) >= _LEAST_ROWS}
         if not sites:
             return {}
         rows = [x.double() for x in sites.values()]

@@ -49,9 +49,9 @@ class Units:
             raise ValueError(f"threshold must be at least 0, got {threshold}")
         self._threshold = threshold
 
-    def measure(self, scene: MonitorContext) -> Mapping[str, Series]:
+    def measure(self, context: MonitorContext) -> Mapping[str, Series]:
         """Two shares a site."""
-        sites = scene.activations.items()
+        sites = context.activations.items()
         return {
             "units/dead": {site: dead_units(x) for site, x in sites},
             "units/dormant": {site: self._dormant(x) for site, x in sites},

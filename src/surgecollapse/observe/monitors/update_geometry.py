@@ -55,22 +55,22 @@ class UpdateGeometry:
         self._kept: dict[str, Tensor] = {}
         self._chosen: dict[tuple[str, int], Tensor] = {}
 
-    def prepare(self, scene: MonitorContext) -> None:
+    def prepare(self, context: MonitorContext) -> None:
         """Remember rows before the step whose update is measured."""
-        self._step = scene.step
-        self._kept = {name: self._some(name, w).clone() for name, w in scene.weights.items() if w.ndim >= 2}
+        self._step = context.step
+        self._kept = {name: self._some(name, w).clone() for name, w in context.weights.items() if w.ndim >= 2}
 
-    def measure(self, scene: MonitorContext) -> Mapping[str, Series]:
+    def measure(self, context: MonitorContext) -> Mapping[str, Series]:
         """Two numbers a weight matrix."""
         kept, self._kept = self._kept, {}
-        if self._step != scene.step - 1:
+        if self._step != context.step - 1:
             return {}
         share: dict[str | None, Tensor] = {}
         ratio: dict[str | None, Tensor] = {}
         for name, before in kept.items():
-            if name in scene.weights:
-                old = before.to(scene.weights[name].device)
-                share[name], ratio[name] = _geometry(old, self._some(name, scene.weights[name]))
+            if name in context.weights:
+                old = before.to(context.weights[name].device)
+                share[name], ratio[name] = _geometry(old, self._some(name, context.weights[name]))
         return {"update/radial_share": share, "update/row_ratio": ratio} if share else {}
 
     def _some(self, name: str, weight: Tensor) -> Tensor:

@@ -54,9 +54,9 @@ class WeightRank:
         self._short, self._long = short, long
         self._chosen: dict[tuple[str, int, int], Tensor] = {}
 
-    def measure(self, scene: MonitorContext) -> Mapping[str, Series]:
+    def measure(self, context: MonitorContext) -> Mapping[str, Series]:
         """Three ranks a weight; one decomposition for all."""
-        blocks = {name: self._block(name, w.flatten(1)) for name, w in scene.weights.items() if w.ndim >= 2}
+        blocks = {name: self._block(name, w.flatten(1)) for name, w in context.weights.items() if w.ndim >= 2}
         if not blocks:
             return {}
         sigma = gram_spectra(list(blocks.values()))

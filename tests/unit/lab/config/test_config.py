@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from surgecollapse.functional.criteria.registry import GROWTH, SALIENCY
+from surgecollapse.functional import GROWTH, SALIENCY
 from surgecollapse.functional.entropy import ENTROPY
 from surgecollapse.lab.config import (
     ConfigError,
@@ -285,7 +285,7 @@ def test_a_file_of_version_1_opens_under_the_new_names(old, new, tmp_path):
 
 def test_a_run_of_version_1_is_read_as_it_was_trained(tmp_path):
     """Its file left out what was not set, and had every key, of other tasks and optimizers, too."""
-    old = json.loads((Path(__file__).parents[2] / "data" / "experiments-0.1.json").read_text())["grokfast-imdb"]
+    old = json.loads((Path(__file__).parents[3] / "data" / "experiments-0.1.json").read_text())["grokfast-imdb"]
     old |= {"train_samples": None, "recipe": "surge-collapse", "policy": "waves", "policy_options": {"waves": 4}}
     lines = [f"{key} = {json.dumps(value)}" for key, value in old.items() if value not in (None, {"waves": 4})]
     (tmp_path / "config.toml").write_text("\n".join(lines) + "\npolicy_options = {waves = 4}\n")

@@ -21,7 +21,7 @@ from surgecollapse.lab.training.checkpoint import (
     save_checkpoint,
 )
 
-OLD = Path(__file__).parents[2] / "data" / "run-0.1.0" / "checkpoints" / "step-25.pt"
+OLD = Path(__file__).parents[3] / "data" / "run-0.1.0" / "checkpoints" / "step-25.pt"
 
 
 def weights(step: int) -> dict[str, torch.Tensor]:

@@ -75,7 +75,7 @@ def test_seconds_are_those_of_training_up_to_generalizing():
 
 # the published experiments
 
-PUBLISHED = json.loads((Path(__file__).parents[2] / "data" / "experiments-0.1.json").read_text())
+PUBLISHED = json.loads((Path(__file__).parents[3] / "data" / "experiments-0.1.json").read_text())
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -37,7 +37,7 @@ def mlp(seed=0, dtype=torch.float32):
     return nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 3)).to(dtype)
 
 
-def scene(**parts):
+def context(**parts):
     return MonitorContext(**({"step": 1, "model": nn.Identity(), "weights": {}} | parts))
 
 
@@ -62,7 +62,7 @@ def train(model, x, y, *, steps=6, optimizer=None, watch=None, **options):
 @pytest.mark.parametrize("shape", [(64, 10), (20, 48)])
 def test_representation_agrees_with_the_functions_it_stands_for(shape, dtype):
     x = normal(*shape, dtype=dtype) * torch.linspace(0.1, 2, shape[1], dtype=dtype) + 1
-    found = MONITORS["representation"]().measure(scene(activations={"a": x, "b": 3 * x[:, :5]}))
+    found = MONITORS["representation"]().measure(context(activations={"a": x, "b": 3 * x[:, :5]}))
     sigma = singular_values(x)
     assert found["rank/rankme"]["a"].item() == pytest.approx(effective_rank(sigma).item(), rel=1e-5)
     assert found["rank/activation_stable"]["a"].item() == pytest.approx(stable_rank(sigma).item(), rel=1e-5)
@@ -87,7 +87,7 @@ def test_spectra_by_gram_matrices_are_numpys_and_know_what_is_not_finite(dtype):
 def test_weight_ranks_of_a_planted_rank(shape, dtype):
     rows, columns = shape[0], math.prod(shape[1:])
     planted = (normal(rows, 3, dtype=dtype) @ normal(3, columns, seed=1, dtype=dtype)).reshape(shape)
-    found = MONITORS["weight_rank"]().measure(scene(weights={"w": planted, "bias": normal(5)}))
+    found = MONITORS["weight_rank"]().measure(context(weights={"w": planted, "bias": normal(5)}))
     assert set(found["rank/effective"]) == {"w"}
     assert found["rank/numerical"]["w"].item() == 3
     sigma = singular_values(planted.flatten(1))
@@ -99,19 +99,19 @@ def test_weight_ranks_of_a_planted_rank(shape, dtype):
 def test_large_weights_are_measured_on_a_block_that_keeps_a_low_rank(rows, dtype):
     big = normal(rows, 2, dtype=dtype) @ normal(2, 3000, seed=1, dtype=dtype)
     monitor = WeightRank(short=32, long=64)
-    assert monitor.measure(scene(weights={"w": big}))["rank/numerical"]["w"].item() == 2
+    assert monitor.measure(context(weights={"w": big}))["rank/numerical"]["w"].item() == 2
     full = normal(rows, 3000, seed=2, dtype=dtype)
-    assert monitor.measure(scene(weights={"w": full}))["rank/numerical"]["w"].item() == 32
+    assert monitor.measure(context(weights={"w": full}))["rank/numerical"]["w"].item() == 32
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("copies", [1, 9])
 def test_dead_and_dormant_units_are_counted(copies, dtype):
     x = torch.tensor([[0.0, 1.0, 2.0, 0.001], [0.0, 3.0, 1.0, 0.002]], dtype=dtype).repeat(copies, copies)
-    found = MONITORS["units"]().measure(scene(activations={"a": x}))
+    found = MONITORS["units"]().measure(context(activations={"a": x}))
     assert found["units/dead"]["a"].item() == 0.25
     assert found["units/dormant"]["a"].item() == 0.5
-    broken = MONITORS["units"]().measure(scene(activations={"a": torch.full((2, 2), math.nan)}))
+    broken = MONITORS["units"]().measure(context(activations={"a": torch.full((2, 2), math.nan)}))
     assert broken["units/dormant"]["a"].isnan()
 
 
@@ -119,24 +119,24 @@ def test_dead_and_dormant_units_are_counted(copies, dtype):
 @pytest.mark.parametrize(("rows", "classes"), [(5, 4), (64, 97)])
 def test_predictions_of_uniform_and_of_collapsed_logits(rows, classes, dtype):
     measure = MONITORS["predictions"]().measure
-    flat = measure(scene(scores=torch.zeros(rows, classes, dtype=dtype)))
+    flat = measure(context(scores=torch.zeros(rows, classes, dtype=dtype)))
     assert [flat[k].item() for k in flat] == pytest.approx([0.0, 0.0, 1.0])
-    sharp = measure(scene(scores=torch.tensor([[40.0, -40.0]], dtype=dtype).repeat(rows, 1)))
+    sharp = measure(context(scores=torch.tensor([[40.0, -40.0]], dtype=dtype).repeat(rows, 1)))
     assert [sharp[k].item() for k in sharp] == pytest.approx([40.0, 1.0, 0.0])
-    assert measure(scene(scores=torch.zeros(5, 1))) == {}
-    assert measure(scene()) == {}
+    assert measure(context(scores=torch.zeros(5, 1))) == {}
+    assert measure(context()) == {}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("shape", [(3, 4), (50, 7)])
 def test_alignment_is_one_where_the_gradient_only_scales_the_weights_up(shape, dtype):
     w, other = normal(*shape, dtype=dtype), normal(*shape, seed=1, dtype=dtype)
-    found = MONITORS["alignment"]().measure(scene(weights={"w": w}, gradients={"w": -2 * w}))
+    found = MONITORS["alignment"]().measure(context(weights={"w": w}, gradients={"w": -2 * w}))
     assert found["alignment/naive_loss"]["w"].item() == pytest.approx(1.0)
     assert found["alignment/naive_loss"][None].item() == pytest.approx(1.0)
     across = other - (other * w).sum() / w.square().sum() * w
     mixed = MONITORS["alignment"]().measure(
-        scene(weights={"w": w}, gradients={"w": 3 * across / across.norm() * w.norm() - 4 * w})
+        context(weights={"w": w}, gradients={"w": 3 * across / across.norm() * w.norm() - 4 * w})
     )
     assert mixed["alignment/naive_loss"]["w"].item() == pytest.approx(0.8, rel=1e-5)
 
@@ -145,7 +145,7 @@ def test_alignment_is_one_where_the_gradient_only_scales_the_weights_up(shape, d
 @pytest.mark.parametrize("copies", [1, 8])
 def test_masks_and_live_energy(copies, dtype):
     w = torch.tensor([[2.0, 0.0], [0.0, 4.0]], dtype=dtype).repeat(copies, copies)
-    found = MONITORS["masks"]().measure(scene(weights={"w": w, "v": w}, live={"w": 0.5}))
+    found = MONITORS["masks"]().measure(context(weights={"w": w, "v": w}, live={"w": 0.5}))
     assert found["mask/sparsity"] == {"w": 0.5}
     assert found["energy/live"]["w"].item() == pytest.approx(10.0)
 
@@ -183,14 +183,14 @@ def test_the_noise_scale_of_gradients_with_known_noise(size, dtype):
     for step in range(1, 41, 2):
         for at, method in ((step, monitor.prepare), (step + 1, monitor.measure)):
             noisy = mean + sigma / batch**0.5 * torch.randn(size, generator=g, dtype=dtype)
-            found = method(scene(step=at, gradients={"w": noisy}, batch_size=batch))
+            found = method(context(step=at, gradients={"w": noisy}, batch_size=batch))
     assert found["noise/scale"].item() == pytest.approx(expected, rel=0.1)
 
 
 def test_the_noise_scale_wants_two_gradients_in_a_row():
     monitor = MONITORS["noise_scale"]()
-    monitor.prepare(scene(step=1, gradients={"w": torch.ones(3)}, batch_size=4))
-    assert monitor.measure(scene(step=3, gradients={"w": torch.ones(3)}, batch_size=4)) == {}
+    monitor.prepare(context(step=1, gradients={"w": torch.ones(3)}, batch_size=4))
+    assert monitor.measure(context(step=3, gradients={"w": torch.ones(3)}, batch_size=4)) == {}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -405,8 +405,8 @@ def test_names_objects_and_registered_monitors_are_found(monkeypatch):
     class Mine:
         name, needs = "mine", ()
 
-        def measure(self, scene):
-            return {"mine/steps": float(scene.step)}
+        def measure(self, context):
+            return {"mine/steps": float(context.step)}
 
     entry = SimpleNamespace(name="theirs", load=lambda: Mine)
     monkeypatch.setattr(
@@ -425,12 +425,12 @@ def test_names_objects_and_registered_monitors_are_found(monkeypatch):
 
 
 @pytest.mark.parametrize("name", MONITORS)
-def test_every_named_monitor_keeps_the_protocol_and_stands_a_bare_scene(name):
+def test_every_named_monitor_keeps_the_protocol_and_stands_a_bare_context(name):
     monitor = MONITORS[name]()
     assert isinstance(monitor, Monitor)
     assert monitor.name == name
     assert set(monitor.needs) <= {"gradients", "activations", "outputs"}
-    found = monitor.measure(scene(weights={"bias": torch.ones(3)}))
+    found = monitor.measure(context(weights={"bias": torch.ones(3)}))
     assert all("/" in series for series in found)
 
 
@@ -442,8 +442,8 @@ class Turns:
     def __init__(self):
         self.shown = []
 
-    def measure(self, scene):
-        self.shown.append((scene.step, sorted(scene.weights)))
+    def measure(self, context):
+        self.shown.append((context.step, sorted(context.weights)))
         return {}
 
 

@@ -19,14 +19,14 @@ def normal(*shape, seed=0, dtype=torch.float64):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
-def scene(step, **weights):
+def context(step, **weights):
     return MonitorContext(step=step, model=nn.Identity(), weights=weights)
 
 
 def geometry(before, now, **options):
     watch = UpdateGeometry(**options)
-    watch.prepare(scene(4, w=before))
-    found = watch.measure(scene(5, w=now))
+    watch.prepare(context(4, w=before))
+    found = watch.measure(context(5, w=now))
     return {name: series["w"].item() for name, series in found.items()}
 
 
@@ -66,16 +66,16 @@ def test_rows_of_zeros_move_tangentially():
 
 def test_filters_are_rows_and_vectors_have_no_geometry():
     watch, filters = UpdateGeometry(), normal(3, 2, 2, 2)
-    watch.prepare(scene(1, conv=filters, bias=normal(3)))
-    found = watch.measure(scene(2, conv=2 * filters, bias=normal(3, seed=1)))
+    watch.prepare(context(1, conv=filters, bias=normal(3)))
+    found = watch.measure(context(2, conv=2 * filters, bias=normal(3, seed=1)))
     assert set(found["update/radial_share"]) == {"conv"}
     assert found["update/row_ratio"]["conv"].item() == pytest.approx(1.0)
 
 
 def test_rows_of_another_step_are_not_compared():
     watch = UpdateGeometry()
-    watch.prepare(scene(4, w=normal(3, 3)))
-    assert watch.measure(scene(7, w=normal(3, 3, seed=1))) == {}
+    watch.prepare(context(4, w=normal(3, 3)))
+    assert watch.measure(context(7, w=normal(3, 3, seed=1))) == {}
 
 
 def test_many_rows_are_sampled_and_the_sample_is_the_same_at_both_ends():
@@ -107,7 +107,7 @@ def test_sgd_with_weight_decay_in_a_loop_is_measured_as_computed_by_hand():
 
 
 def traps(weight):
-    found = CorrelationTraps().measure(scene(1, w=weight))
+    found = CorrelationTraps().measure(context(1, w=weight))
     return found["trap/count"]["w"].item(), found["trap/excess"]["w"].item()
 
 
@@ -144,12 +144,12 @@ def test_the_scale_does_not_matter_nor_which_side_is_the_longer(scale):
     weight = normal(40, 20)
     weight[0, 0] = 100.0
     assert traps(scale * weight) == pytest.approx(traps(weight), rel=1e-6)
-    wide = CorrelationTraps().measure(scene(1, w=weight, v=weight.T))
+    wide = CorrelationTraps().measure(context(1, w=weight, v=weight.T))
     assert wide["trap/count"]["v"].item() == 1
 
 
 def test_vectors_and_single_rows_have_no_spectrum():
-    assert CorrelationTraps().measure(scene(1, b=normal(5), row=normal(1, 9))) == {}
+    assert CorrelationTraps().measure(context(1, b=normal(5), row=normal(1, 9))) == {}
 
 
 @pytest.mark.parametrize(("kind", "wrong"), [(UpdateGeometry, {"rows": 0}), (CorrelationTraps, {"most": 1})])

@@ -40,7 +40,7 @@ def dense_hessian(model, x, y):
     return torch.autograd.functional.hessian(of, flat)
 
 
-def scene(model, optimizer, x, y, **parts):
+def context(model, optimizer, x, y, **parts):
     weights = {n: p.detach() for n, p in model.named_parameters()}
     return MonitorContext(
         step=1,
@@ -71,7 +71,7 @@ def train(model, optimizer, x, y, steps, **options):
 def test_sharpness_and_trace_are_those_of_the_dense_hessian(dtype, width):
     model, (x, y) = net(dtype, width), data(dtype)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.3, momentum=0.5)
-    found = Curvature(first=300, trace_samples=2000).measure(scene(model, optimizer, x, y))
+    found = Curvature(first=300, trace_samples=2000).measure(context(model, optimizer, x, y))
     exact = dense_hessian(model, x, y)
     assert float(found["curvature/sharpness"]) == pytest.approx(
         0.3 * torch.linalg.eigvalsh(exact)[-1].item() / 2, rel=1e-3
@@ -90,7 +90,7 @@ def test_adam_is_seen_through_its_preconditioner(width, dtype):
         optimizer.zero_grad()
         F.cross_entropy(model(x), y).backward()
         optimizer.step()
-    found = Curvature(first=400).measure(scene(model, optimizer, x, y))
+    found = Curvature(first=400).measure(context(model, optimizer, x, y))
     steps = torch.cat(
         [
             (0.01 / ((optimizer.state[p]["exp_avg_sq"] / (1 - 0.999**3)).sqrt() + 1e-8)).flatten()
@@ -113,7 +113,7 @@ def test_masked_weights_have_no_curvature(width, dtype):
     mask = torch.ones(width, width)
     mask[:, ::2] = 0.0
     found = Curvature(first=400).measure(
-        scene(model, optimizer, x, y, live={"2.weight": 0.5}, masks={"2.weight": mask})
+        context(model, optimizer, x, y, live={"2.weight": 0.5}, masks={"2.weight": mask})
     )
     keep = torch.cat([mask.bool().flatten() if n == "2.weight" else torch.ones(p.numel(), dtype=torch.bool)
                       for n, p in model.named_parameters()])  # fmt: skip
@@ -161,19 +161,19 @@ def test_the_warm_vector_is_checkpointed():
     model, (x, y) = net(), data()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     whole = Curvature()
-    whole.measure(scene(model, optimizer, x, y))
+    whole.measure(context(model, optimizer, x, y))
     other = Curvature()
     other.load_state_dict(whole.state_dict())
-    first, second = (float(m.measure(scene(model, optimizer, x, y))["curvature/sharpness"]) for m in (whole, other))
+    first, second = (float(m.measure(context(model, optimizer, x, y))["curvature/sharpness"]) for m in (whole, other))
     assert first == second
 
 
 def test_nothing_is_said_without_a_loss_or_for_unknown_optimizers():
     model, (x, y) = net(), data()
     sgd = torch.optim.SGD(model.parameters(), lr=0.1)
-    assert Curvature().measure(scene(model, sgd, x, y.float())) == {}
-    assert Curvature().measure(scene(model, sgd, x, None)) == {}
-    assert Curvature().measure(scene(model, torch.optim.Rprop(model.parameters()), x, y)) == {}
+    assert Curvature().measure(context(model, sgd, x, y.float())) == {}
+    assert Curvature().measure(context(model, sgd, x, None)) == {}
+    assert Curvature().measure(context(model, torch.optim.Rprop(model.parameters()), x, y)) == {}
 
 
 def test_the_masks_that_a_controller_holds_reach_the_monitor():
@@ -182,8 +182,8 @@ def test_the_masks_that_a_controller_holds_reach_the_monitor():
     class Spy:
         name, needs = "spy", ()
 
-        def measure(self, scene):
-            seen.append({name: mask.clone() for name, mask in scene.masks.items()})
+        def measure(self, context):
+            seen.append({name: mask.clone() for name, mask in context.masks.items()})
             return {}
 
     model, (x, y) = net(), data()
