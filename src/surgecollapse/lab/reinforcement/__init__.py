@@ -1,0 +1,1 @@
+"""Reinforcement learning in small: an environment, an agent, and how to judge a handful of runs."""
