@@ -89,7 +89,7 @@ def measure(config: Settings) -> Mapping[str, Any]:
         "last": statistics.fmean(right[-tenth:]),
         "online": statistics.fmean(right),
         "parts": [round(value, 5) for value in parts],
-        **_state(model, x),
+        **hidden_state(model, x),
     }
 
 
@@ -142,8 +142,8 @@ def _attach(
 
 
 @torch.no_grad()
-def _state(model: nn.Sequential, x: Tensor) -> dict[str, float]:
-    """Effective rank of the last hidden layer on the last batch, and the share of dormant units (ReDo, τ = 0.025)."""
+def hidden_state(model: nn.Sequential, x: Tensor) -> dict[str, float]:
+    """Effective rank of the last hidden layer on a batch, and the share of dormant units (ReDo, τ = 0.025)."""
     hidden, shares = x, []
     for module in list(model)[:-1]:
         hidden = module(hidden)

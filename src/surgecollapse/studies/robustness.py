@@ -235,7 +235,9 @@ def tables(rows: Rows) -> list[Table]:
     if steered:
         dense = [row for row in steered if row["config"]["method"] == "dense"]
         note = "R² of the steering in %, over seven kinds in five severities. Sparse networks are at 90%."
-        found.append(Table(title="Steering by drawn roads", headings=_HEADINGS, lines=_lines(steered, dense), note=note))
+        found.append(
+            Table(title="Steering by drawn roads", headings=_HEADINGS, lines=_lines(steered, dense), note=note)
+        )
     return found
 
 

@@ -206,7 +206,7 @@ def _zigzag(images: Tensor, at: int, draws: torch.Generator) -> Tensor:
 
 
 def _dots(images: Tensor, start: Tensor, end: Tensor, *, every: int) -> Tensor:
-    """White pixels on the way from ``start`` to ``end``, (x, y) from 0 to 1: of the pixels passed, each ``every``-th."""
+    """White pixels on the way from ``start`` to ``end``, (x, y) from 0 to 1; only each ``every``-th pixel."""
     count, _, height, width = images.shape
     steps = 2 * max(height, width)
     way = torch.linspace(0, 1, steps)[:: 2 * every].view(1, -1, 1)

@@ -75,4 +75,6 @@ def pushed(states: Tensor, actions: Tensor) -> Tensor:
     pull = (force + moment * spin**2 * angle.sin()) / total
     turn = (_GRAVITY * angle.sin() - angle.cos() * pull) / (_HALF * (4 / 3 - _POLE * angle.cos() ** 2 / total))
     push = pull - moment * turn * angle.cos() / total
-    return torch.stack([place + _SECONDS * speed, speed + _SECONDS * push, angle + _SECONDS * spin, spin + _SECONDS * turn], 1)
+    return torch.stack(
+        [place + _SECONDS * speed, speed + _SECONDS * push, angle + _SECONDS * spin, spin + _SECONDS * turn], 1
+    )
