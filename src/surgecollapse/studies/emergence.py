@@ -57,7 +57,8 @@ def measure(config: Settings) -> Mapping[str, Any]:
     with torch.no_grad():
         hidden, of_twin = model.body(pairs), twin.body(pairs)
         features, labels = model.body(x), _all(seed).y_train
-        collapse = neural_collapse(features, labels, weight=model.head.weight, predictions=model.head(features).argmax(1))
+        predicted = model.head(features).argmax(1)
+        collapse = neural_collapse(features, labels, weight=model.head.weight, predictions=predicted)
         first = model.body[1].weight[:, :_MODULUS].T.clone()
         accuracy = float((model(pairs).argmax(1) == answers).double().mean())
     return {
@@ -194,8 +195,9 @@ def tables(rows: Rows) -> list[Table]:
             headings=["method", "rank", "CKA", "NC1", "NC2", "five frequencies, %"],
             lines=shape,
             note=(
-                "Effective rank of the hidden layer over all pairs; CKA with the dense network of the same seed; neural "
-                "collapse on the training pairs, 0 where complete; share of the five strongest frequencies of a summand."
+                "Effective rank of the hidden layer over all pairs; CKA with the dense network of the same seed; "
+                "neural collapse on the training pairs, 0 where complete; share of the five strongest frequencies of "
+                "a summand."
             ),
         ),
     ]
@@ -237,11 +239,12 @@ def plot(rows: Rows) -> Figure:
 
 
 _SETTING = """
-Sums modulo 31 as pairs of one-hot vectors, 70% of the pairs for training, all at once in each of 1,500 steps. Perceptron
-62-128-31, AdamW with a learning rate of 1e-2 and weight decay 1. Dense training fits at once and generalizes later.
-The hidden layer is pruned to 50%, which was chosen on one other seed: at 80% nothing generalizes. `entropy_cycles` ends
-its phases by entropy; the controls end them at random times within the same bounds, and at fixed times. Gradual pruning
-(GMP) has no cycles. Readings are every ten steps. Seeds are paired, and decide the cut of the pairs, too.
+Sums modulo 31 as pairs of one-hot vectors, 70% of the pairs for training, all at once in each of 1,500 steps.
+Perceptron 62-128-31, AdamW with a learning rate of 1e-2 and weight decay 1. Dense training fits at once and generalizes
+later. The hidden layer is pruned to 50%, which was chosen on one other seed: at 80% nothing generalizes.
+`entropy_cycles` ends its phases by entropy; the controls end them at random times within the same bounds, and at fixed
+times. Gradual pruning (GMP) has no cycles. Readings are every ten steps. Seeds are paired, and decide the cut of the
+pairs, too.
 """
 
 _CONCLUSION = ""

@@ -19,7 +19,7 @@ def propagation(adjacency: Tensor) -> Tensor:
     Raises:
         ValueError: if the matrix is not square and symmetric.
 
-    >>> propagation(torch.tensor([[0.0, 1, 0], [1, 0, 0], [0, 0, 0]])).tolist()
+    >>> (4 * propagation(torch.tensor([[0.0, 1, 0], [1, 0, 0], [0, 0, 0]]))).round().div(4).tolist()
     [[0.5, 0.5, 0.0], [0.5, 0.5, 0.0], [0.0, 0.0, 1.0]]
     """
     if adjacency.ndim != 2 or not torch.equal(adjacency, adjacency.T):
@@ -30,7 +30,7 @@ def propagation(adjacency: Tensor) -> Tensor:
 
 
 class GCN(nn.Module):
-    """Two graph convolutions, X ← relu(P·(X·W + b)) with P of :func:`propagation`, then a linear layer for each node.
+    """Two graph convolutions, X ← relu(P·X·W + b) with P of :func:`propagation`, then a linear layer for each node.
 
     Args:
         inputs: features of a node.
@@ -50,6 +50,6 @@ class GCN(nn.Module):
 
     def forward(self, x: Tensor, propagate: Tensor) -> Tensor:
         """Return logits ``(n, classes)`` of nodes ``(n, inputs)``."""
-        x = F.relu(propagate @ self.first(x))
-        x = F.relu(propagate @ self.second(F.dropout(x, self.dropout, self.training)))
+        x = F.relu(self.first(propagate @ x))
+        x = F.relu(self.second(propagate @ F.dropout(x, self.dropout, self.training)))
         return self.head(F.dropout(x, self.dropout, self.training))  # type: ignore[no-any-return]
