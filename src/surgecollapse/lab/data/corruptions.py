@@ -82,7 +82,8 @@ def edges(images: Tensor) -> Tensor:
     across = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]], dtype=images.dtype) / 4
     padded = F.pad(images, (1, 1, 1, 1), mode="replicate")
     kernels = torch.stack([across, across.T]).unsqueeze(1)
-    return F.conv2d(padded, kernels).norm(dim=1, keepdim=True)
+    found: Tensor = F.conv2d(padded, kernels).norm(dim=1, keepdim=True)
+    return found
 
 
 def smooth_noise(shape: tuple[int, ...], draws: torch.Generator) -> Tensor:
