@@ -443,3 +443,37 @@ def test_addresses_that_cannot_be_or_stand_for_all_are_one_clear_error(tmp_path,
     (tmp_path / "runs").mkdir()
     assert main(["watch", str(tmp_path / "runs"), *words]) == 2
     assert reason in capsys.readouterr().err
+
+
+SENDER = """
+import http.client, json, sys
+host, port, token, path, name = sys.argv[1:]
+for number in range(10):
+    given = name if number % 2 else "shared"  # every other one is sent by all processes
+    body = {"kind": "pump", "body": {"noise_std": number / 100}, "token": f"{given}-{number:07d}"}
+    for _ in range(2):
+        connection = http.client.HTTPConnection(host, int(port), timeout=120)
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        connection.request("POST", path, json.dumps(body), headers)
+        answer = connection.getresponse()
+        print(answer.status, body["token"], json.load(answer)["id"])
+        connection.close()
+"""
+
+
+def test_ten_processes_at_once_put_each_token_once(tmp_path, store, serve):
+    _, *server = serve(tmp_path / "runs")
+    path = f"/api/runs/{only_run(*server)}/commands"
+    words = [sys.executable, "-c", SENDER, *map(str, server), path]
+    senders = [subprocess.Popen([*words, f"sender{number}"], stdout=subprocess.PIPE, text=True) for number in range(10)]
+    given = {}
+    for sender in senders:
+        said, _ = sender.communicate(timeout=300)
+        assert sender.returncode == 0
+        for line in said.splitlines():
+            status, token, id = line.split()
+            assert status == "202"
+            given.setdefault(token, set()).add(int(id))
+    asked = CommandQueue(store.path).pending()
+    assert len(asked) == 55  # 5 that all share, and 5 of each
+    assert {one.token: {one.id} for one in asked} == given

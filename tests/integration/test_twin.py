@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from surgecollapse.cli import MISTAKE, main
-from surgecollapse.commands import Checkpoint, Collapse, PausePolicy, Pump, ResumePolicy
+from surgecollapse.commands import Checkpoint, Collapse, PausePolicy, Pump, ResumePolicy, Stop
 from surgecollapse.compare.paired_statistics import mean_interval
 from surgecollapse.compare.twin import RESULT, twin
 from surgecollapse.dashboard.twins import twins_of
@@ -123,6 +123,13 @@ def test_what_has_no_twin_says_so(run, person, tmp_path):
         with pytest.raises(ConfigError, match=reason):
             twin(place, out=tmp_path / "twin", **options)
     assert not (tmp_path / "twin").exists()
+
+
+def test_by_default_the_last_intervention_is_left_out_that_is_no_stop(person, tmp_path):
+    person(tmp_path / "run", {7: [PausePolicy()], 20: [Stop()]})
+    found = twin(tmp_path / "run")
+    assert found.intervention["kind"] == "pause-policy"
+    assert {part.name for part in found.final} >= {"accuracy", "loss"}
 
 
 def test_the_terminal_shows_the_differences_and_where_they_are(person, tmp_path, capsys):

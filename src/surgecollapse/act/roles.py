@@ -117,6 +117,9 @@ class Explanation:
                 return row
         raise KeyError(name)
 
+    def __repr__(self) -> str:
+        return str(self)
+
     def __str__(self) -> str:
         head = ("parameter", "shape", "role", "prunable", "reason")
         cells = [(row.name, str(row.shape), row.role, "yes" if row.prunable else "no", row.reason) for row in self.rows]

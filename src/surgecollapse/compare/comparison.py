@@ -101,6 +101,11 @@ class Comparison:
 
     # ---- counting ---------------------------------------------------------------------------------------------
 
+    def __repr__(self) -> str:
+        counts, names = self.counts(), ", ".join(method.name for method in self.plan.methods)
+        done = counts["final"] - counts["final_missing"]
+        return f"<Comparison in {self.out}: {names}; {done} of {counts['final']} runs done>"
+
     def counts(self) -> dict[str, int]:
         """Number of tuning and of final runs, and how many of them are missing."""
         final = self._final()

@@ -90,6 +90,9 @@ class Twin:
         """What it bought, in one sentence."""
         return _sentence(self.intervention, self.final, len(self.pairs))
 
+    def __repr__(self) -> str:
+        return f"<Twin in {self.directory}: {self.sentence}>"
+
 
 def twin(
     run: str | Path,
@@ -103,7 +106,7 @@ def twin(
 
     Args:
         run: a run directory of the lab, finished or not.
-        intervention: id of the command that is left out; by default the last one that changed the run.
+        intervention: id of the command that is left out; by default the last one that changed the run, a stop aside.
         seeds: pairs of runs. The first has the run's own random draws; of the others, both arms draw anew from the step
             before the intervention on.
         out: directory of the new runs and of the result; by default beside the run.
@@ -222,7 +225,8 @@ def _chosen(
     if wanted is not None and wanted not in ids:
         there = ", ".join(f"{one.id} ({one.kind} at step {one.step})" for one in found)
         raise ConfigError(f"--intervention {wanted}: expected one of {there}")
-    chosen = found[ids.index(wanted)] if wanted is not None else max(found, key=lambda one: one.id)
+    changing = [one for one in found if one.kind != "stop"] or found
+    chosen = found[ids.index(wanted)] if wanted is not None else max(changing, key=lambda one: one.id)
     return chosen, [one for one in found if one.id != chosen.id]
 
 

@@ -69,9 +69,6 @@ def draw(study: Study, rows: Rows, path: Path) -> bool:
     """Write the plot; says whether there is one."""
     if study.plot is None or not rows:
         return False
-    import matplotlib
-
-    matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     with plt.rc_context({"svg.hashsalt": study.name, "svg.fonttype": "none", "font.size": 8, "axes.titlesize": 9}):

@@ -195,7 +195,8 @@ async function showEvents() {
   let rows = now.events;
   if (kinds.length > 3 && now.shown.length === 1) rows = await read(`runs/${now.shown[0]}/events?kinds=${kinds}`).catch((error) => { problem(error.message); return rows; });
   const wanted = $("filter").value.toLowerCase(), found = rows.filter((e) => !wanted || words(e).toLowerCase().includes(wanted));
-  $("quiet").hidden = found.length > 0;
+  const cut = rows.length >= 500 ? `older than step ${rows[0].step}: neither listed nor drawn` : "";
+  $("quiet").textContent = found.length ? cut : "nothing to list";
   $("events").replaceChildren(...found.slice(-300).reverse().map((e) => {
     const kind = e.kind ?? e.phase ?? (e.class === "Alarm" ? `alarm: ${e.detector}` : "reading");
     const energy = e.energy_before ? `${short(e.energy_before)} → ${short(e.energy_after)}` + (e.energy_injected ? `, ${short(e.energy_injected)} injected` : "") : "";

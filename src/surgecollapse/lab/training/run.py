@@ -57,6 +57,11 @@ class RunResult:
     summary: dict[str, Any]
     """Final numbers; empty if the run was interrupted."""
 
+    def __repr__(self) -> str:
+        scores = [name for name in ("accuracy", "loss", "sparsity") if name in self.summary]
+        known = [f"{name} {self.summary[name]:.4g}" for name in scores]
+        return f"<RunResult: {', '.join([f'{self.directory} {self.status} at step {self.step}', *known])}>"
+
 
 def train(
     config: RunConfig | None,
