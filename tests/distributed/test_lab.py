@@ -91,6 +91,46 @@ def test_a_resumed_run_with_dropout_is_bitwise_the_uninterrupted_one(runs, tmp_p
     assert decisions(half) == decisions(uninterrupted)
 
 
+PROJECT = """
+import torch
+from torch import nn
+
+
+def data():
+    x = torch.randn(200, 8, generator=torch.Generator().manual_seed(0))
+    y = (x[:, 0] > 0).long()
+    return (x[:120], y[:120]), (x[120:], y[120:])
+
+
+def net():
+    layer = lambda: nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Dropout(0.1))
+    return nn.Sequential(layer(), layer(), nn.Linear(8, 2))
+"""
+
+
+@pytest.mark.conformance("resume bitwise", place="one's own model under torchrun in bfloat16 with checkpointing")
+def test_ones_own_model_in_mixed_precision_with_gradient_checkpointing_resumes_bitwise(tmp_path):
+    (tmp_path / "mine.py").write_text(PROJECT)
+    options = ["--steps", 40, "--every", 4, "--batch-size", 30, "--sparsity", 0.5, "--checkpoint-every", 20]
+    options += ["--min-density", 0, "--monitors", "none", "--mixed-precision", "bfloat16"]
+    mine = str(tmp_path / "mine.py")
+    together(mine, *options, "--out", tmp_path / "plain")
+    together(mine, *options, "--gradient-checkpointing", "--out", tmp_path / "whole")
+    half = tmp_path / "half"
+    shutil.copytree(tmp_path / "whole", half)
+    checkpoint_path(half / "checkpoints", 40).unlink()
+    with RunStore(half / "run.db", mode="a") as store:
+        store.set("status", "running")
+    together("--resume", half)
+    plain, whole, again = (
+        load_checkpoint(checkpoint_path(tmp_path / name / "checkpoints", 40))["model"]
+        for name in ("plain", "whole", "half")
+    )
+    for name, weight in whole.items():
+        assert torch.equal(weight, again[name]), name
+        assert torch.equal(weight, plain[name]), name
+
+
 def test_another_number_of_processes_is_refused_with_the_command(runs, tmp_path):
     half = tmp_path / "half"
     shutil.copytree(runs / "two", half)

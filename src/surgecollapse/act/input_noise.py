@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from surgecollapse.act.randomness import Generators
 from surgecollapse.torch_utils.module_hooks import Hooks
-from surgecollapse.torch_utils.modules import is_undisturbed, map_tensors, tensors_in
+from surgecollapse.torch_utils.modules import is_recomputed, is_undisturbed, map_tensors, tensors_in
 
 
 class InputNoise:
@@ -19,7 +19,8 @@ class InputNoise:
     standardized inputs). Token input (integers): the noise goes on the output e of the first embedding that runs, as
     e + σ·rms(e)·ε, since embeddings have no common scale.
 
-    Evaluation is never touched, nor are passes of the probe batch. While σ is zero no hook exists. Inside a graph
+    Evaluation is never touched, nor are passes of the probe batch. What gradient checkpointing computes again in the
+    backward pass gets the noise of the last forward pass. While σ is zero no hook exists. Inside a graph
     compiled by ``torch.compile`` a token model's embedding cannot be reached: the noise is then left out.
 
     Args:
@@ -31,6 +32,8 @@ class InputNoise:
         self._model, self._generators = model, generators
         self._hooks = Hooks()
         self._tokens = False
+        self._noisy: nn.Module | None = None
+        self._drawn: Tensor | None = None
         self.std = 0.0
 
     def set(self, std: float) -> None:
@@ -66,13 +69,18 @@ class InputNoise:
         noisy = first + self.std * self._noise(first)
         return map_tensors((args, kwargs), lambda tensor: noisy if tensor is first else tensor)
 
-    def _on_embedding(self, _module: nn.Module, _args: tuple[Any, ...], output: Tensor) -> Tensor | None:
-        if not self._tokens:
+    def _on_embedding(self, module: nn.Module, _args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        if not (self._tokens or (module is self._noisy and is_recomputed())):
             return None
-        self._tokens = False
+        self._tokens, self._noisy = False, module
         rms = output.detach().pow(2).mean().sqrt()
         return output + self.std * rms * self._noise(output)
 
     def _noise(self, like: Tensor) -> Tensor:
         generator = self._generators.on(like.device)
+        if is_recomputed() and self._drawn is not None:
+            generator = torch.Generator(device=like.device)
+            generator.set_state(self._drawn)
+        else:
+            self._drawn = generator.get_state()
         return torch.randn(like.shape, dtype=like.dtype, device=like.device, generator=generator)

@@ -22,7 +22,7 @@ def plan(
     *,
     gpus: int = 1,
     gpu: str = "h100",
-    precision: str = "mixed",
+    precision: str | None = None,
     price: float | None = None,
     input_shape: str | None = None,
     classes: int = 0,
@@ -36,32 +36,36 @@ def plan(
     Args:
         experiment: A task, a published experiment, a TOML file of keys, or a Python file of your own.
         gpus: Ranks, all in one machine, that share the batch.
-        gpu: v100, a100-40gb, a100, h100 or h200; cpu: this machine's, measured now.
-        precision: mixed (16-bit arithmetic over float32 weights) or float32.
+        gpu: v100, a100-40gb, a100, h100 or h200; cpu: this machine's, on which each operation is timed now.
+        precision: mixed (16-bit arithmetic over float32 weights) or float32; by default as the run's
+            mixed_precision says.
         price: Of one processor for an hour; without it no cost is said.
         input_shape: Of one input, as in 3,224,224, where the data are not there.
         classes: Number of classes, with --input-shape.
         vocabulary: Number of different tokens, with --input-shape; inputs are then rows of tokens.
         samples: Number of training samples, with --input-shape.
     """
-    from surgecollapse.lab.planning.hardware import hardware, this_cpu
+    from surgecollapse.lab.planning.hardware import hardware
     from surgecollapse.lab.planning.plan import plan_run
 
-    if precision not in ("mixed", "float32"):
+    if precision not in (None, "mixed", "float32"):
         raise ConfigError(f"precision = {precision!r}: expected mixed or float32")
     config = _config(experiment)
-    processor = this_cpu() if gpu == "cpu" else hardware(gpu)
+    processor = None if gpu == "cpu" else hardware(gpu)
     data = _shapes(input_shape, classes, vocabulary, samples, config)
     found = plan_run(
         config,
         processor,
         gpus=gpus,
-        mixed=precision == "mixed",
+        mixed=None if precision is None else precision == "mixed",
         price=price,
         data=data,
         samples=samples,
     )
     _show(found)
+    if processor is None:
+        say(f"cpu: each operation was timed here, on {config.run.threads} thread(s); no reading of data, no evaluation")
+        return 0
     say(f"{processor.name}: {processor.source}")
     say("assumed: 70% of the arithmetic and 80% of the traffic that the processor is made for; no reading of data")
     return 0
@@ -119,13 +123,13 @@ def _show(plan: Plan) -> None:
         ("memory of a rank", f"{readable_bytes(int(total))}{fits}: {parts}"),
         ("sent by a rank", f"{readable_bytes(int(plan.communicated))} a step"),
         ("speed", f"{plan.samples_per_second:,.0f} samples a second, {1e3 * plan.step_seconds:,.1f} ms a step"),
-        ("time", f"{plan.hours:,.2f} hours"),
+        ("time", f"{plan.hours:,.2f} hours" if plan.hours >= 1 else f"{60 * plan.hours:,.2f} minutes"),
     ]
     if plan.cost is not None:
         rows.append(("cost", f"{plan.cost:,.2f}"))
     write_table(("", "plan"), rows)
     if plan.available and total > plan.available:
-        say("it does not fit: lower the batch, take more GPUs, or trade time for memory by checkpointing activations")
+        say("it does not fit: lower the batch, take more GPUs, or set --gradient-checkpointing")
 
 
 def _flops(value: float) -> str:

@@ -24,6 +24,7 @@ from surgecollapse.torch_utils.modules import (
     first_axis,
     has_channels_first,
     is_activation,
+    is_recomputed,
     is_transformed,
     tensors_in,
 )
@@ -133,6 +134,7 @@ class ActivationReader:
         self.entropy = entropy_form(entropy)
         self._hooks = Hooks()
         self._samples: dict[str, Tensor] = {}
+        self._read_forward: set[str] = set()
         self._pending: tuple[str, torch.Size, bool] | None = None
         self._batch: int | None = None
         self._generator: torch.Generator | None = None
@@ -157,6 +159,8 @@ class ActivationReader:
     def arm(self, generator: torch.Generator, *, training: bool = True) -> None:
         """Read every forward pass from now on; a later pass replaces an earlier one (gradient accumulation).
 
+        What gradient checkpointing computes again in the backward pass is read only where it was not read before.
+
         Args:
             generator: CPU generator that chooses rows.
             training: read training passes alone, so that whoever evaluates in between changes no reading; otherwise
@@ -178,6 +182,7 @@ class ActivationReader:
         """Remove all hooks and forget what was read."""
         self._hooks.remove()
         self._samples.clear()
+        self._read_forward.clear()
         self._end()
 
     def _begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -218,6 +223,10 @@ class ActivationReader:
 
     def _take(self, name: str, x: Tensor, channels_first: bool) -> None:
         assert self._generator is not None
+        again = is_recomputed()
+        if again and name in self._read_forward:  # gradient checkpointing must not change which rows are drawn
+            return
+        (self._read_forward.discard if again else self._read_forward.add)(name)
         if x.numel():
             self._samples[name] = sample_rows(
                 x, rows=self._rows, channels_first=channels_first, batch=self._batch, generator=self._generator

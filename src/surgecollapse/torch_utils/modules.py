@@ -77,6 +77,11 @@ def is_transformed() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None
 
 
+def is_recomputed() -> bool:
+    """Whether the present forward pass runs inside a backward pass, as gradient checkpointing repeats one there."""
+    return torch._C._current_graph_task_id() != -1
+
+
 def tensors_in(value: Any) -> Iterator[Tensor]:
     """Yield every tensor inside nested tuples, lists, mappings and other objects (a model's inputs or outputs).
 

@@ -7,6 +7,7 @@ from collections import namedtuple
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import surgecollapse
 from surgecollapse.act.input_noise import InputNoise
@@ -220,3 +221,33 @@ def test_passes_of_the_probe_batch_draw_no_noise(look):
     assert torch.equal(generators.on("cpu").get_state(), before)
     model(torch.ones(1, 3))
     assert not torch.equal(generators.on("cpu").get_state(), before)
+
+
+class Embedded(nn.Module):
+    def __init__(self, again):
+        super().__init__()
+        torch.manual_seed(0)
+        self.words, self.layer, self.again = nn.Embedding(50, 16), nn.Linear(16, 1), again
+
+    def body(self, tokens):
+        return torch.relu(self.layer(self.words(tokens)))
+
+    def forward(self, tokens):
+        return checkpoint(self.body, tokens, use_reentrant=False) if self.again else self.body(tokens)
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["the embedding", "the whole model"])
+def test_what_is_computed_again_in_the_backward_pass_has_the_same_noise(whole):
+    grads, states = [], []
+    for again in (False, True):
+        model, generators = Embedded(again and not whole), Generators(0)
+        pump = InputNoise(model, generators)
+        pump.set(0.5)
+        for step in range(2):  # two micro-batches
+            tokens = torch.arange(20) + step
+            out = checkpoint(model, tokens, use_reentrant=False) if again and whole else model(tokens)
+            out.sum().backward()
+        grads.append([p.grad for p in model.parameters()])
+        states.append(generators.on().get_state())
+    assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
+    assert torch.equal(*states)

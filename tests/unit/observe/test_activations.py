@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import surgecollapse
 from surgecollapse.observe.activations import ActivationReader, find_sites, sample_rows
@@ -266,7 +267,9 @@ def test_constant_activations_have_no_entropy_and_are_dead():
 
 
 def test_a_single_unit_has_no_entropy():
-    (layer,) = read(nn.Sequential(nn.Linear(4, 1), nn.Tanh()), torch.randn(16, 4)).values()
+    model = nn.Sequential(nn.Linear(4, 1, bias=False), nn.Tanh())
+    x = torch.randn(8, 4)
+    (layer,) = read(model, torch.cat([x, -x])).values()  # half of the units' answers are positive
     assert layer.entropy is None
     assert 0 < layer.on_off <= 1
 
@@ -355,6 +358,40 @@ def test_reading_every_step_is_bitwise_plain_training(total):
 def test_whoever_evaluates_in_between_changes_no_reading():
     plain, evaluated = Loop(every=1).train(6), Loop(every=1).train(6, evaluate=True)
     assert list(plain.controller.readings) == list(evaluated.controller.readings)
+
+
+class Again(nn.Module):
+    """Two blocks, computed again in the backward pass or not."""
+
+    def __init__(self, again, reentrant):
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(6, 6), nn.ReLU()) for _ in range(2))
+        self.again, self.reentrant = again, reentrant
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = checkpoint(block, x, use_reentrant=self.reentrant) if self.again else block(x)
+        return x
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("inner", [False, True], ids=["whole", "a part called by itself"])
+def test_gradient_checkpointing_changes_no_reading(reentrant, inner):
+    found = []
+    for again in (False, True):
+        torch.manual_seed(0)
+        model, draws = Again(again, reentrant), generator()
+        reader = ActivationReader(model, find_sites(model, matrices(model)), rows=8)
+        reader.arm(draws)
+        for part in torch.randn(2, 40, 6):  # two micro-batches: the last one counts
+            x = part.requires_grad_()
+            (Again.forward(model, x) if inner else model(x)).sum().backward()
+        found.append(reader.samples)
+        reader.disarm()
+    assert set(found[0]) == {"blocks.0.0", "blocks.1.0"}
+    if not (inner and reentrant):  # the first pass of a reentrant part has no gradient: the second is read, in reverse
+        assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+    assert set(found[1]) == set(found[0])
 
 
 def test_a_reading_costs_one_host_sync_and_other_steps_none(monkeypatch):

@@ -67,6 +67,16 @@ class Run(Section):
         "none", description="Weigh classes in the loss by their inverse frequency."
     )
     precision: Literal["float32", "float64"] = Field("float32", description="Precision of weights and data.")
+    mixed_precision: Literal["none", "bfloat16"] = Field(
+        "none",
+        description="bfloat16: forward passes of training steps run under torch.autocast; weights, optimizer and "
+        "evaluations stay in float32.",
+    )
+    gradient_checkpointing: bool = Field(
+        False,
+        description="Compute the activations inside each block of the model again in the backward pass, which saves "
+        "memory and changes no result.",
+    )
 
     early_stopping: int = Field(
         0,
@@ -143,6 +153,8 @@ class Run(Section):
     def _fits(self) -> Self:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give either steps or epochs, and only one of them")
+        if self.mixed_precision != "none" and self.precision != "float32":
+            raise ValueError(f"mixed_precision = 'bfloat16' is over float32 weights, not {self.precision}: drop one")
         if self.give_up and self.forecast == "none":
             raise ValueError("give_up = true needs a forecast: choose slope")
         if self.until == "grokked" and self.stop_at_accuracy is not None:

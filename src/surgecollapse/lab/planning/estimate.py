@@ -5,8 +5,9 @@ The time of an operation is the largest of what its arithmetic, its traffic and 
     t = max(flops / (0.7·peak), bytes / (0.8·bandwidth), launch)
 
 and that of a step their sum, the update of the weights, and what of the all-reduce the backward pass does not hide.
-The factors are assumptions: what large kernels usually reach. Nothing but the net is counted: no reading of data, no
-evaluation, no readings of the controller.
+The factors are assumptions: what large kernels usually reach. On the CPU of this machine operations are timed instead
+(:mod:`~surgecollapse.lab.planning.clock`). Nothing but the net is counted: no reading of data, no evaluation, no
+readings of the controller.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from surgecollapse.lab.planning.hardware import COMPUTE, TRAFFIC
 from surgecollapse.lab.planning.step_trace import Operation, StepTrace
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from surgecollapse.lab.planning.hardware import Hardware
 
 _STATES = {"adamw": 2, "adam": 2, "sgd": 1, "rmsprop": 2, "muon": 2, "lion": 1}
@@ -70,10 +73,50 @@ class Plan:
         return self.batch * self.gpus / self.step_seconds
 
 
+@dataclass(frozen=True, kw_only=True)
+class StepTimes:
+    """Seconds of the parts of a step on one processor."""
+
+    forward: float
+    backward: float
+    """With what gradient checkpointing makes again."""
+    update: float
+
+
+def modeled_times(
+    trace: StepTrace, processor: Hardware, *, parameters: int, optimizer: str, mixed: bool, again: bool = False
+) -> StepTimes:
+    """Times by the data sheet of a processor.
+
+    Args:
+        trace: of the step.
+        processor: what makes it.
+        parameters: of the net.
+        optimizer: its name.
+        mixed: 16-bit arithmetic and activations over float32 weights (automatic mixed precision), else float32.
+        again: with gradient checkpointing.
+    """
+    width = 2 if mixed else _BYTES
+    peak = (processor.mixed if mixed else processor.float32) * COMPUTE
+    bandwidth = processor.bandwidth * TRAFFIC
+
+    def seconds(operations: Iterable[Operation]) -> float:
+        return sum(max(one.flops / peak, width * one.values / bandwidth, processor.launch) for one in operations)
+
+    made_again = [one for one in trace.operations if again and one.forward and one.in_block]
+    return StepTimes(
+        forward=seconds(one for one in trace.operations if one.forward),
+        backward=seconds([*(one for one in trace.operations if not one.forward), *made_again]),
+        update=parameters * _BYTES * (3 + 2 * _STATES.get(optimizer, 2)) / bandwidth,
+    )
+
+
 def estimated(
     trace: StepTrace,
-    processor: Hardware,
+    times: StepTimes,
     *,
+    memory: float,
+    link: float,
     parameters: int,
     prunable: int,
     sparsity: float,
@@ -83,13 +126,16 @@ def estimated(
     gpus: int,
     steps: int,
     mixed: bool,
+    again: bool = False,
     price: float | None = None,
 ) -> Plan:
     """Plan a data-parallel run.
 
     Args:
         trace: of the step of one rank.
-        processor: each rank's own.
+        times: of its parts.
+        memory: bytes of each rank's processor.
+        link: bytes in a second from one rank to the others.
         parameters: of the net.
         prunable: of them, those that are pruned.
         sparsity: at the end.
@@ -98,33 +144,26 @@ def estimated(
         batch: samples of one rank.
         gpus: ranks, in one machine.
         steps: of the run.
-        mixed: 16-bit arithmetic and activations over float32 weights (automatic mixed precision), else float32.
+        mixed: automatic mixed precision, else float32.
+        again: with gradient checkpointing.
         price: of one processor for an hour.
     """
-    width = 2 if mixed else _BYTES
-    peak = (processor.mixed if mixed else processor.float32) * COMPUTE
-    bandwidth = processor.bandwidth * TRAFFIC
-
-    def seconds(operations: list[Operation]) -> float:
-        return sum(max(one.flops / peak, width * one.values / bandwidth, processor.launch) for one in operations)
-
-    forward = seconds([one for one in trace.operations if one.forward])
-    backward = seconds([one for one in trace.operations if not one.forward])
     states = _STATES.get(optimizer, 2)
-    update = parameters * _BYTES * (3 + 2 * states) / bandwidth
     gradients = parameters * _BYTES
     sent = 2 * (gpus - 1) / gpus * gradients
-    reduced = sent / (processor.link * TRAFFIC)
+    reduced = sent / (link * TRAFFIC) if gpus > 1 else 0.0
     last = min(_BUCKET, gradients) / gradients * reduced if gpus > 1 else 0.0
-    dense = trace.flops(forward=True), trace.flops(forward=False)
+    made_again = sum(one.flops for one in trace.operations if again and one.forward and one.in_block)
+    dense = trace.flops(forward=True), trace.flops(forward=False) + made_again
     kept = 1 - prunable_share * sparsity
     sparse = sparsity > 0 and prunable > 0
-    memory = {
+    activations = trace.saved_outside + trace.saved_in_block if again else trace.saved
+    needed = {
         "weights": parameters * _BYTES,
         "gradients": gradients,
         "optimizer": states * parameters * _BYTES,
         "masks and growth signal": (1 + _BYTES) * prunable if sparse else 0,
-        "activations": trace.saved * width,
+        "activations": activations * (2 if mixed else _BYTES),
     }
     return Plan(
         parameters=parameters,
@@ -137,9 +176,9 @@ def estimated(
         backward=dense[1],
         sparse_forward=dense[0] * kept,
         sparse_backward=dense[1] * kept,
-        memory={name: float(size) for name, size in memory.items() if size},
+        memory={name: float(size) for name, size in needed.items() if size},
         communicated=float(sent),
-        step_seconds=forward + backward + update + max(reduced - backward, last),
-        available=processor.memory,
+        step_seconds=times.forward + times.backward + times.update + max(reduced - times.backward, last),
+        available=memory,
         price=price,
     )

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import math
+import os
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from surgecollapse.errors import ConfigError
 from surgecollapse.lab.data.dataset import Data
-from surgecollapse.lab.planning.estimate import Plan, estimated
+from surgecollapse.lab.planning.clock import best_time, called_operations, timed
+from surgecollapse.lab.planning.estimate import Plan, StepTimes, estimated, modeled_times
 from surgecollapse.lab.planning.step_trace import traced
+from surgecollapse.lab.training.building import build_model
 from surgecollapse.lab.training.flops import multiplications
 from surgecollapse.lab.training.loading import load_data
-from surgecollapse.lab.training.optim import make_loss
+from surgecollapse.lab.training.optim import make_loss, make_optimizer
+from surgecollapse.lab.training.recomputing import RecomputedBlocks
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    from torch import Tensor
 
     from surgecollapse.lab.config import RunConfig
     from surgecollapse.lab.data.dataset import Kind
@@ -26,10 +33,10 @@ _KINDS: dict[int, Kind] = {1: "vector", 2: "series", 3: "image"}
 
 def plan_run(
     config: RunConfig,
-    processor: Hardware,
+    processor: Hardware | None,
     *,
     gpus: int = 1,
-    mixed: bool = True,
+    mixed: bool | None = None,
     price: float | None = None,
     data: Data | None = None,
     samples: int | None = None,
@@ -38,9 +45,9 @@ def plan_run(
 
     Args:
         config: the run.
-        processor: each rank's own.
+        processor: each rank's own; ``None`` for the CPU of this machine, on which operations are timed.
         gpus: ranks, in one machine.
-        mixed: automatic mixed precision, else float32.
+        mixed: automatic mixed precision, else float32; by default what the configuration says.
         price: of one processor for an hour.
         data: what it trains on, of which only shapes matter; by default they are loaded.
         samples: training samples, where ``data`` has not all of them.
@@ -53,14 +60,28 @@ def plan_run(
     whole = min(config.run.batch_size or count, count)
     if gpus < 1 or whole < gpus:
         raise ConfigError(f"gpus = {gpus}: expected from 1 to the batch of {whole} samples")
+    if processor is None and gpus > 1:
+        raise ConfigError(f"gpus = {gpus}: this machine's CPU is planned for one process")
+    mixed = config.run.mixed_precision != "none" if mixed is None else mixed
     batch = -(-whole // gpus)
+
     with torch.device("meta"):
         model = config.model.build(found)
         x = torch.empty((batch, *found.input_shape), dtype=found.x_train.dtype)
         y = torch.empty((batch, *found.y_train.shape[1:]), dtype=found.y_train.dtype)
+    loss, again = make_loss(config, found), config.run.gradient_checkpointing
+    if again:
+        RecomputedBlocks(model, config.model.label)  # refuses a model without blocks
+    parameters = sum(p.numel() for p in model.parameters())
     try:
         counts = multiplications(model, x)
-        trace = traced(model, x, y, make_loss(config, found))
+        trace = traced(model, x, y, loss)
+        if processor is None:
+            times = _times_here(config, found, x, y, loss, mixed=mixed, again=again)
+        else:
+            times = modeled_times(
+                trace, processor, parameters=parameters, optimizer=config.optimizer.name, mixed=mixed, again=again
+            )
     except (NotImplementedError, RuntimeError, TypeError) as error:
         line = str(error).splitlines()[0]
         raise ConfigError(
@@ -72,8 +93,10 @@ def plan_run(
     method = config.method
     return estimated(
         trace,
-        processor,
-        parameters=sum(p.numel() for p in model.parameters()),
+        times,
+        memory=_memory_here() if processor is None else processor.memory,
+        link=math.inf if processor is None else processor.link,
+        parameters=parameters,
         prunable=sum(weights[name].numel() for name in names if name in weights),
         sparsity=0.0 if method.ends_dense else float(getattr(method, "sparsity", 0.0)),
         prunable_share=sum(counts[name] for name in names) / max(1, sum(counts.values())),
@@ -82,8 +105,44 @@ def plan_run(
         gpus=gpus,
         steps=config.run.total_steps(count),
         mixed=mixed,
+        again=again,
         price=price,
     )
+
+
+def _times_here(
+    config: RunConfig,
+    data: Data,
+    x: Tensor,
+    y: Tensor,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    *,
+    mixed: bool,
+    again: bool,
+) -> StepTimes:
+    """Times of this machine's CPU, on the threads of the run."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(config.run.threads)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            model = build_model(config, data)
+            operations, sums = called_operations(model, x, y, loss, mixed=mixed)
+            optimizer = make_optimizer(config, model)
+            for parameter in model.parameters():
+                parameter.grad = torch.zeros_like(parameter)
+            update = best_time(optimizer.step)
+            forward, backward, repeated = timed(operations, sums)
+    finally:
+        torch.set_num_threads(threads)
+    return StepTimes(forward=forward, backward=backward + repeated * again, update=update)
+
+
+def _memory_here() -> float:
+    """Bytes of this machine's memory; 0 where the system does not say."""
+    names = getattr(os, "sysconf_names", {})
+    if not {"SC_PAGE_SIZE", "SC_PHYS_PAGES"} <= set(names):
+        return 0.0
+    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
 def shapes_only(shape: Sequence[int], *, classes: int, vocabulary: int = 0, name: str = "data") -> Data:

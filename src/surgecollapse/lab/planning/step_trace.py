@@ -12,6 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from surgecollapse.lab.training.recomputing import around_blocks
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -32,6 +34,8 @@ class Operation:
     values: float
     """Floating-point values that are read and written."""
     forward: bool
+    in_block: bool = False
+    """Whether gradient checkpointing makes it again in the backward pass."""
 
 
 @dataclass
@@ -41,6 +45,10 @@ class StepTrace:
     operations: list[Operation] = field(default_factory=list)
     saved: float = 0.0
     """Floating-point values that the forward pass keeps for the backward pass, without the parameters."""
+    saved_outside: float = 0.0
+    """Of them, what gradient checkpointing keeps: inputs of blocks, and what no block keeps."""
+    saved_in_block: float = 0.0
+    """Of them, what the block keeps that keeps most."""
 
     def flops(self, *, forward: bool) -> float:
         """Multiplications and additions of one of the passes."""
@@ -60,35 +68,73 @@ def traced(model: nn.Module, x: Tensor, y: Tensor, loss: Callable[[Tensor, Tenso
     """
     trace = StepTrace()
     recorder = _Recorder(trace)
-    own = {p.untyped_storage()._cdata for p in model.parameters()}
-    kept: set[int] = set()
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()._cdata
-        if storage not in own and storage not in kept:
-            kept.add(storage)
-            alive.append(tensor)  # or another tensor would take its storage's number
-            trace.saved += tensor.numel() * tensor.element_size() / 4
-        return tensor
-
-    alive: list[Tensor] = []
-    with recorder, _FusedAttention(recorder), torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+    kept = _Kept(trace, {p.untyped_storage()._cdata for p in model.parameters()}, recorder)
+    with (
+        around_blocks(model, kept.enter, kept.leave),
+        recorder,
+        _FusedAttention(recorder),
+        torch.autograd.graph.saved_tensors_hooks(kept, lambda t: t),
+    ):
         value = loss(model.train()(x), y)
         recorder.forward = False
         value.backward()  # type: ignore[no-untyped-call]
     return trace
 
 
+class _Kept:
+    """Counts what the backward pass needs, each storage once."""
+
+    def __init__(self, trace: StepTrace, own: set[int], recorder: _Recorder) -> None:
+        self._trace, self._own, self._recorder = trace, own, recorder
+        self._all: set[int] = set()
+        self._outside: set[int] = set()
+        self._alive: list[Tensor] = []
+        self._block = 0.0
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        storage, values = self._of(tensor)
+        if storage not in self._own and storage not in self._all:
+            self._all.add(storage)
+            self._trace.saved += values
+            if self._recorder.in_block:
+                self._block += values
+            else:
+                self._add_outside(storage, values)
+        return tensor
+
+    def _of(self, tensor: Tensor) -> tuple[int, float]:
+        self._alive.append(tensor)  # or another tensor would take its storage's number
+        return tensor.untyped_storage()._cdata, tensor.numel() * tensor.element_size() / 4
+
+    def _add_outside(self, storage: int, values: float) -> None:
+        if storage not in self._outside:
+            self._outside.add(storage)
+            self._trace.saved_outside += values
+
+    def enter(self, inputs: tuple[Any, ...]) -> None:
+        """Note that a block begins, which keeps its inputs."""
+        self._recorder.in_block = True
+        for tensor in tree_leaves(inputs):
+            if isinstance(tensor, Tensor):
+                self._add_outside(*self._of(tensor))
+
+    def leave(self) -> None:
+        """Note that it ends."""
+        self._recorder.in_block = False
+        self._trace.saved_in_block = max(self._trace.saved_in_block, self._block)
+        self._block = 0.0
+
+
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, trace: StepTrace) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.trace = trace
-        self.forward = True
+        self.forward, self.in_block = True, False
 
     def add(self, flops: float, tensors: list[Tensor]) -> None:
         """Note an operation that reads or writes these tensors."""
         values = sum(tensor.numel() for tensor in tensors if tensor.is_floating_point())
-        self.trace.operations.append(Operation(flops, values, self.forward))
+        self.trace.operations.append(Operation(flops, values, self.forward, self.in_block))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))

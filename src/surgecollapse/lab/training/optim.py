@@ -151,6 +151,7 @@ def _loss_of_rows(config: RunConfig, data: Data, smoothing: float, balance: str)
         return partial(softmax_cross_entropy_float64, weight=weights)
 
     def squared(logits: Tensor, labels: Tensor) -> Tensor:
+        logits = logits.float() if logits.dtype == torch.bfloat16 else logits
         one_hot = nn.functional.one_hot(labels, logits.shape[1]).to(logits.dtype)
         errors = (logits - one_hot).square().mean(dim=1)
         if weights is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,6 +30,7 @@ from surgecollapse.lab.training.optim import LiveLoss, make_optimizer, rate_fact
 from surgecollapse.lab.training.outputs import fitted
 from surgecollapse.lab.training.processes import for_rank, own_part
 from surgecollapse.lab.training.progress import Snapshot
+from surgecollapse.lab.training.recomputing import RecomputedBlocks
 from surgecollapse.lab.training.sketch import CountSketch
 from surgecollapse.lab.training.traces import PREFIX, Traces
 from surgecollapse.lab.training.usage import Usage
@@ -93,6 +94,9 @@ class Training:
         self._labels = LiveLabels(self.data)
         if isinstance(self.data, StreamedData):
             self.data.bad.tell = progress.note
+        self._recomputed = (
+            RecomputedBlocks(self.model, config.model.label) if config.run.gradient_checkpointing else None
+        )
         self.optimizer = make_optimizer(config, self.model)
         self.total = config.run.total_steps(self.data.train_size)
         self.step = 0
@@ -284,7 +288,8 @@ class Training:
         self.optimizer.zero_grad()
         weight = len(labels) / self._feed.batch_size if config.run.scale_partial_batches else 1.0
         x, labels, self._share = own_part(self.ranks, x, labels)
-        loss = self._loss(self._called(x), labels)
+        with self._arithmetic():
+            loss = self._loss(self._called(x), labels)
         (loss * (weight * self._share)).backward()  # type: ignore[no-untyped-call]
         self.settings.before_step()
         if self._traces is not None and self.step % config.run.gradient_trace_every == 0:
@@ -297,6 +302,14 @@ class Training:
             self.optimizer.step()
         self.step += 1
         return loss.detach()
+
+    @contextmanager
+    def _arithmetic(self) -> Iterator[None]:
+        """In which precision the forward pass of a step computes, and what it keeps."""
+        mixed = self.config.run.mixed_precision != "none"
+        again = nullcontext() if self._recomputed is None else self._recomputed.applied()
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=mixed), again:
+            yield
 
     @contextmanager
     def _own_settings(self) -> Iterator[None]:
