@@ -138,7 +138,7 @@ def test_a_recorder_and_notes_change_nothing():
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(at=st.integers(1, TOTAL - 1), set_to_none=st.booleans())
 def test_resume_at_any_step_is_bitwise(policy, at, set_to_none):
     regrow_init = "last" if at % 2 else "noise"

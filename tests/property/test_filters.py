@@ -18,7 +18,6 @@ denominators = st.lists(st.floats(-0.15, 0.15), max_size=5).map(lambda rest: [1.
 histories = st.integers(0, 2**20).map(lambda seed: torch.from_numpy(np.random.default_rng(seed).normal(size=(40, 3))))
 
 
-@settings(deadline=None)
 @given(numerators, denominators, st.floats(0.5, 4))
 def test_frequency_response_is_scipys(b, a, scale):
     frequencies = torch.linspace(0, 0.5, 33, dtype=torch.float64)
@@ -27,13 +26,13 @@ def test_frequency_response_is_scipys(b, a, scale):
     assert np.allclose(filters.frequency_response(b, a, frequencies).numpy(), wanted, rtol=1e-9, atol=1e-9)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(histories, numerators, denominators)
 def test_linear_filter_is_scipys(history, b, a):
     assert np.allclose(filters.linear_filter(history, b, a).numpy(), signal.lfilter(b, a, history.numpy(), axis=0))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(numerators, denominators)
 def test_an_oscillation_settles_at_the_frequency_response(b, a):
     frequency = 0.1
@@ -51,7 +50,7 @@ def test_a_moving_mean_stops_its_own_frequency_and_passes_a_constant():
     assert torch.allclose(response.abs(), torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64), atol=1e-15)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(histories, st.floats(0, 0.999), st.floats(-3, 3), st.sampled_from(["gradient", "zero"]))
 def test_grokfast_step_by_step_is_the_whole_history_at_once(history, alpha, lamb, start):
     transform, param, results = Grokfast(alpha, lamb, start=start), torch.zeros(3), history.clone()
@@ -60,7 +59,7 @@ def test_grokfast_step_by_step_is_the_whole_history_at_once(history, alpha, lamb
     assert torch.allclose(results, filters.grokfast(history, alpha, lamb, start=start))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(histories, st.integers(1, 50), st.floats(-3, 3), st.booleans(), st.sampled_from(["mean", "sum"]))
 def test_grokfast_ma_step_by_step_is_the_whole_history_at_once(history, window, lamb, warmup, kind):
     transform = GrokfastMA(window, lamb, warmup=warmup, filter=kind)

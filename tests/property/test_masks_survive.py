@@ -88,7 +88,7 @@ decisions = st.builds(
 
 
 @pytest.mark.parametrize("build", [mlp, cnn])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     script=st.lists(decisions, min_size=2, max_size=6),
     dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),

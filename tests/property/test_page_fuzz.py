@@ -35,7 +35,7 @@ ALL = [
 ]
 KEYS = ["ids", "from", "to", "buckets", "before", "after", "kinds", "name", "mark", "runs"]
 # A few examples in each run of the suite: the time is bounded by their number.
-bounded = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+bounded = settings(max_examples=40, suppress_health_check=list(HealthCheck), derandomize=True)
 
 anything = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=True) | st.text(max_size=20),

@@ -46,7 +46,7 @@ plans = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(plan=plans, values=st.lists(rows, min_size=1, max_size=40))
 def test_bounded_cycles_keep_their_bounds(plan: Plan, values: list[tuple[float | None, float | None, bool]]) -> None:
     policy = EntropyCycles()
@@ -76,7 +76,7 @@ def test_bounded_cycles_keep_their_bounds(plan: Plan, values: list[tuple[float |
     assert not any(decision.acts for step, _, decision in made if froze and step > froze[0])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     plan=plans,
     values=st.lists(rows, min_size=1, max_size=40),
@@ -104,7 +104,7 @@ def test_rules_keep_depth_noise_and_spacing_in_bounds(
             last = heard
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(plan=plans, values=st.lists(rows, min_size=1, max_size=40))
 def test_periodic_bounded_cycles_are_the_fixed_cycles(
     plan: Plan, values: list[tuple[float | None, float | None, bool]]
@@ -112,7 +112,7 @@ def test_periodic_bounded_cycles_are_the_fixed_cycles(
     assert simulate(EntropyCycles(periodic=True), plan, values) == simulate(ACDC(), plan, values)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(plan=plans)
 def test_bounded_cycles_without_entropy_change_phase_where_the_fixed_cycles_do(plan: Plan) -> None:
     def phases(policy: Any) -> list[tuple[int, str]]:
@@ -122,7 +122,7 @@ def test_bounded_cycles_without_entropy_change_phase_where_the_fixed_cycles_do(p
     assert phases(EntropyCycles()) == phases(ACDC())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     every=st.integers(1, 50),
     surge_every=st.integers(1, 50),

@@ -79,7 +79,7 @@ def engine(request):
 
 
 @pytest.mark.parametrize("function", [lowest, highest])
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(problem=problems())
 def test_selection_is_a_stable_sort_with_exact_count(engine, function, problem):
     scores, eligible, k = problem
@@ -91,7 +91,7 @@ def test_selection_is_a_stable_sort_with_exact_count(engine, function, problem):
     torch.testing.assert_close(scores, before, rtol=0, atol=0, equal_nan=True)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(problem=problems())
 def test_masks_share_memory_with_nothing(engine, problem):
     scores, eligible, k = problem
@@ -104,7 +104,7 @@ def test_masks_share_memory_with_nothing(engine, problem):
             assert mask.untyped_storage().nbytes() == mask.numel()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(problem=problems())
 def test_lowest_and_highest_share_the_entries_out(engine, problem):
     scores, _, k = problem
@@ -123,7 +123,7 @@ SHAPES = st.dictionaries(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(shapes=SHAPES, sparsity=st.floats(0, 0.99), allocation=st.sampled_from(["layer", "erk"]))
 def test_allocations_are_exact_and_within_the_layers(shapes, sparsity, allocation):
     counts = allocate(shapes, sparsity, allocation, min_density=0.0)
@@ -132,7 +132,7 @@ def test_allocations_are_exact_and_within_the_layers(shapes, sparsity, allocatio
     assert all(0 <= counts[name] <= size for name, size in sizes.items())
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     shapes=SHAPES,
     share=st.floats(0, 1),
@@ -154,7 +154,7 @@ def test_collapse_is_exact_and_respects_the_minima(shapes, share, minimum, alloc
             assert scores[name].abs()[mask].min() >= scores[name].abs()[~mask].max()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(shape=st.lists(st.integers(0, 9), max_size=3), seed=st.integers(0, 99))
 def test_unpacking_undoes_packing(shape, seed):
     mask = torch.rand(shape, generator=torch.Generator().manual_seed(seed)) < 0.5

@@ -163,7 +163,7 @@ def test_masked_logits_count_for_nothing_and_get_no_gradient():
     assert torch.isfinite(x.grad).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.floats(-1e30, 1e30, allow_subnormal=False), min_size=2, max_size=6),
     st.sampled_from([torch.float32, torch.float64]),

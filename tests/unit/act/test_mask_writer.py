@@ -103,7 +103,7 @@ def test_open_zeros_are_closed_before_any_closed_weight_is_revived(saliency):
         assert masks["open"][3:].all()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_a_deeper_collapse_never_revives(data):
     """Whatever the values (zeros and ties among them) and the distribution that made the first masks."""
@@ -196,7 +196,7 @@ def test_random_growth_is_its_seeds_and_nothing_elses():
     assert not torch.equal(chosen(4), first)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     dtype=st.sampled_from([torch.float64, torch.float32, torch.bfloat16, torch.float16]),
     seed=st.integers(0, 2**32),

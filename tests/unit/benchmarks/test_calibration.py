@@ -54,7 +54,7 @@ def runs(draw):
     ]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(runs(), st.integers(0, 40), runs())
 def test_what_comes_later_changes_no_alarm(run, cut, future):
     """The alarms up to a step are the same whatever follows."""
@@ -66,7 +66,7 @@ def test_what_comes_later_changes_no_alarm(run, cut, future):
     assert first == second
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(runs(), st.integers(0, 40))
 def test_resumed_in_the_middle_of_a_run_it_says_the_same(run, cut):
     whole, first, second = detector(), detector(), detector()
@@ -76,7 +76,7 @@ def test_resumed_in_the_middle_of_a_run_it_says_the_same(run, cut):
     assert found + [second.update(measurement) for measurement in run[cut:]] == wanted
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(runs())
 def test_alarms_once_and_never_before_the_net_fitted(run):
     watch = detector()

@@ -54,7 +54,7 @@ def test_packing_any_bits_of_any_dtype_returns_them_and_is_never_larger_than_a_m
     assert packed.bytes <= min(size * width, live * width + (size + 7) // 8)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.dictionaries(st.text(min_size=1, max_size=8), tensors(), max_size=5))
 def test_any_state_dict_comes_back_bitwise_in_its_order(tmp_path_factory, state):
     file = tmp_path_factory.mktemp("any") / "state.safetensors"
@@ -290,7 +290,7 @@ def test_a_file_of_version_0_1_0_has_no_checksum_of_the_whole_and_is_still_read(
         load_sparse(file)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.binary(max_size=64))
 def test_any_bytes_are_an_error_and_no_crash(tmp_path_factory, content):
     file = tmp_path_factory.mktemp("any") / "file"

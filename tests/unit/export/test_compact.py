@@ -81,7 +81,7 @@ def same(model, result, x):
 
 
 @given(st.data())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_every_planted_dead_neuron_of_an_mlp_is_found_and_no_other(data):
     torch.manual_seed(data.draw(st.integers(0, 1000)))
     model = MLP(6, (9, 7), 3, activation=data.draw(st.sampled_from(["relu", "gelu"])), dropout=0.2)
@@ -169,7 +169,7 @@ def test_widths_can_be_kept_at_a_multiple_with_idle_units_that_nobody_reads():
 
 
 @given(st.data())
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_dead_channels_of_a_cnn_are_cut_through_pooling_and_flatten(data):
     torch.manual_seed(data.draw(st.integers(0, 1000)))
     model = SmallCNN((1, 8, 8), (5, 6), 3, activation=data.draw(st.sampled_from(["relu", "gelu"])), dropout=0.1)

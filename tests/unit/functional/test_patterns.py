@@ -60,7 +60,7 @@ def test_strides_do_not_matter():
 SHAPES = st.tuples(st.integers(1, 5), st.integers(1, 13))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(shape=SHAPES, m=st.integers(2, 6), n=st.integers(1, 5), seed=st.integers(0, 99), dtype=st.sampled_from("fdh"))
 def test_n_of_m_agrees_with_brute_force_over_every_choice(shape, m, n, seed, dtype):
     n = min(n, m - 1)
@@ -80,7 +80,7 @@ def test_n_of_m_agrees_with_brute_force_over_every_choice(shape, m, n, seed, dty
             assert [i for i in range(m) if kept[start + i]] == list(best)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(m=st.integers(2, 8), seed=st.integers(0, 99))
 def test_one_tile_is_an_unstructured_collapse_of_it(m, seed):
     scores = torch.randint(0, 4, (1, m), generator=torch.Generator().manual_seed(seed)).float()

@@ -55,7 +55,7 @@ def test_a_spectrum_by_hand(values, dtype):
     assert stable_rank(sigma).item() == pytest.approx(1 / variances[0], **close)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rows=st.integers(1, 8), columns=st.integers(1, 8), rank=st.integers(1, 8), seed=st.integers(0, 99))
 def test_the_ranks_are_in_order_and_ignore_scale(rows, columns, rank, seed):
     matrix = normal(rows, rank, seed=seed) @ normal(rank, columns, seed=seed + 1)

@@ -66,7 +66,7 @@ def test_a_rotated_shifted_and_scaled_representation_is_the_same(name, n, p, dty
         assert found.item() == pytest.approx(1.0, abs=1e-5)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(n=st.integers(6, 20), p=st.integers(1, 12), q=st.integers(1, 12), seed=st.integers(0, 99))
 def test_similarities_are_symmetric_and_blind_to_rotation_shift_and_scale(n, p, q, seed):
     x, y = normal(n, p, seed=seed), normal(n, q, seed=seed + 1)
@@ -335,7 +335,7 @@ def test_nothing_has_no_bulk():
 
 
 @BOTH
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(n=st.integers(1, 30), seed=st.integers(0, 999), scale=st.sampled_from([1e-20, 1.0, 1e25]))
 def test_concentration_is_between_its_bounds_and_without_scale(dtype, n, seed, scale):
     x, error = normal(n, seed=seed), close(dtype)

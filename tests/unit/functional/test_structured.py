@@ -75,7 +75,7 @@ def test_minima_over_the_budget_are_refused_by_name():
         collapse_tiles(scores, 40, parse_pattern("unit"), allocation="even")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     pattern=st.sampled_from(["block:1x2", "block:2x2", "block:3x2", "unit", "2:4", "1:3"]),
     seed=st.integers(0, 999),
@@ -173,7 +173,7 @@ def test_surge_reopens_whole_tiles_of_highest_growth():
     assert torch.equal(reopen_tiles([growth], 12, pattern, eligible=[closed])[0], closed)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 999), share=st.floats(0, 1))
 def test_single_entries_reopen_as_without_a_pattern(seed, share):
     generator = torch.Generator().manual_seed(seed)
@@ -195,7 +195,7 @@ def test_an_exchange_of_units_keeps_their_number():
     assert torch.equal(exchange_tiles(saliency, growth, mask, 0.0, parse_pattern("unit")), mask)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 999), share=st.floats(0, 1), shape=st.sampled_from([(4, 8), (3, 11), (2, 3, 2, 2)]))
 def test_an_exchange_keeps_n_of_m_in_every_tile(seed, share, shape):
     generator = torch.Generator().manual_seed(seed)

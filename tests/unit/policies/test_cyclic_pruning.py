@@ -77,7 +77,7 @@ def test_a_cycle_settles_until_the_next_one() -> None:
     assert "settles" in made[225][0].reason
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     sparsity=st.floats(0.05, 0.99),
     total=st.integers(60, 600),

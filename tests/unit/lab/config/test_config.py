@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -189,7 +189,6 @@ values = st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None)  # entry points are read from the disk
 @given(values)
 def test_a_written_configuration_reads_back_equal(tmp_path_factory, given_values):
     config = make_config(**given_values)
