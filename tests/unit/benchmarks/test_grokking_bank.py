@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from grokking_bank.members import Member, problem, rows_of
-from grokking_bank.plan import BLOCKS, Block, block
+from grokking_bank.plan import BLOCKS, SECOND_BANK, Block, block
 from grokking_bank.readings import PROBE, QUANTILES, SERIES, WINDOW, Readings
 from grokking_bank.stack import BETAS, EPS, AttentionStack, DeepStack, Stack
 from grokking_bank.store import evaluation_steps, read_bank, train_stack, write_stack
@@ -293,3 +293,34 @@ def test_a_changed_byte_of_a_file_of_the_bank_is_noticed(tmp_path):
         (tmp_path / "a.npz").write_bytes(changed)
         with pytest.raises(ValueError, match="is damaged or no file of the bank"):
             read_bank(tmp_path)
+
+
+def test_the_first_bank_is_trained_unless_the_second_is_asked_for(monkeypatch, tmp_path):
+    import sys
+    from pathlib import Path
+
+    from grokking_bank.plan import FIRST_BANK
+
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[3] / "benchmarks"))
+    monkeypatch.delitem(sys.modules, "bank", raising=False)
+    import bank
+
+    asked = []
+    monkeypatch.setattr(bank, "generate", lambda names, out: asked.append(tuple(names)))
+    monkeypatch.setattr(bank, "table", lambda out: "")
+    monkeypatch.setattr(bank, "single_thread", lambda: None)
+    monkeypatch.setattr(torch, "set_flush_denormal", lambda on: True)
+    for more in ([], ["--second"], ["--blocks", "s4"]):
+        monkeypatch.setattr(sys, "argv", ["bank.py", "--table", str(tmp_path / "bank.md"), *more])
+        bank.main()
+    assert asked == [FIRST_BANK, SECOND_BANK, ("s4",)]
+    assert not set(FIRST_BANK) & set(SECOND_BANK)
+    monkeypatch.delitem(sys.modules, "bank")
+
+
+@pytest.mark.parametrize("name", SECOND_BANK)
+def test_every_block_of_the_second_bank_has_runs_that_cannot_grok(name):
+    members = block(name).members
+    assert sum(member.label_noise == 1.0 for member in members) >= 4
+    assert any(member.weight_decay == 0.0 for member in members)
+    assert block(name).net in name
