@@ -1,18 +1,23 @@
-"""Small figures of method cards as inline SVG: the sparsity under a policy, the gain of a gradient filter."""
+"""Small figures of method cards as inline SVG: sparsity under a policy, values of a monitor, gain of a filter."""
 
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
 import surgecollapse
+from surgecollapse import Controller
+from surgecollapse.events import Measurement
 from surgecollapse.functional import ema_coefficients, frequency_response
 
 STEPS, EVERY, TARGET = 1000, 20, 0.9
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 560, 180, 46, 30
+_AXIS = [(0.0, "0"), (0.5, f"step {STEPS // 2}"), (1.0, str(STEPS))]
 
 
 def _svg(points: Sequence[tuple[float, float]], x: Sequence[tuple[float, str]], y: Sequence[tuple[float, str]]) -> str:
@@ -39,24 +44,29 @@ def _svg(points: Sequence[tuple[float, float]], x: Sequence[tuple[float, str]], 
     )
 
 
-def _sparsities(policy: str) -> list[tuple[int, float]]:
-    """Step and sparsity of a small MLP through a training, before and after every event."""
+def _train(**options: Any) -> Controller:
+    """A small MLP through a short training on noise; its controller has let go of it."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 4))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     x = torch.randn(256, 16)
     y = torch.randint(4, (256,))
     with surgecollapse.attach(
-        model, optimizer, TARGET, STEPS, policy=policy, readings=surgecollapse.Readings(every=EVERY)
+        model, optimizer, TARGET, STEPS, readings=surgecollapse.Readings(every=EVERY), **options
     ) as controller:
         for step in range(STEPS):
             rows = torch.arange(step * 64, step * 64 + 64) % len(x)
             optimizer.zero_grad()
             nn.functional.cross_entropy(model(x[rows]), y[rows]).backward()
             optimizer.step()
-        line = [(0, 0.0)]
-        for event in controller.events:
-            line += [(event.step, event.sparsity_before), (event.step, event.sparsity_after)]
+    return controller
+
+
+def _sparsities(policy: str) -> list[tuple[int, float]]:
+    """Step and sparsity of a small MLP through a training, before and after every event."""
+    line = [(0, 0.0)]
+    for event in _train(policy=policy).events:
+        line += [(event.step, event.sparsity_before), (event.step, event.sparsity_after)]
     return [*line, (STEPS, line[-1][1])]
 
 
@@ -66,9 +76,37 @@ def schedule_of_policy(name: str) -> str:
     if not any(sparsity for _, sparsity in line):
         return ""
     points = [(step / STEPS, sparsity) for step, sparsity in line]
-    steps = [(0.0, "0"), (0.5, f"step {STEPS // 2}"), (1.0, str(STEPS))]
-    drawn = _svg(points, steps, [(0.0, "0"), (TARGET, str(TARGET)), (1.0, "1")])
+    drawn = _svg(points, _AXIS, [(0.0, "0"), (TARGET, str(TARGET)), (1.0, "1")])
     caption = f"Sparsity while a small MLP trains for {STEPS:,} steps on noise, target {TARGET:.0%}."
+    return f"<figure>{drawn}<figcaption>{caption}</figcaption></figure>"
+
+
+class _Measurements:
+    """Keeps what monitors measure, without what they cost."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, dict[int, list[float]]] = {}
+
+    def record(self, event: object) -> None:
+        if isinstance(event, Measurement) and not event.name.startswith("budget/"):
+            self.values.setdefault(event.name, {}).setdefault(event.step, []).append(event.value)
+
+
+def values_of_monitor(name: str) -> str:
+    """The first number of a monitor through a short training; empty where it measures nothing in such a training."""
+    kept = _Measurements()
+    _train(monitors=surgecollapse.Monitoring([name], budget=None), recorders=[kept])
+    if not kept.values:
+        return ""
+    shown, series = next(iter(kept.values.items()))
+    line = {step: statistics.fmean(values) for step, values in series.items()}
+    low, high = min(line.values()), max(line.values())
+    if low == high:
+        return ""
+    points = [(step / STEPS, (value - low) / (high - low)) for step, value in line.items()]
+    drawn = _svg(points, _AXIS, [(0.0, f"{low:.2g}"), (1.0, f"{high:.2g}")])
+    of = ", mean over layers" if any(len(values) > 1 for values in series.values()) else ""
+    caption = f"<code>{shown}</code>{of}, while a small MLP trains for {STEPS:,} steps on noise, target {TARGET:.0%}."
     return f"<figure>{drawn}<figcaption>{caption}</figcaption></figure>"
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from card_figures import gain_of_filter, schedule_of_policy
+from card_figures import gain_of_filter, schedule_of_policy, values_of_monitor
 from check_prose import CODE
 from docstring_roles import to_markdown
 
@@ -211,6 +211,8 @@ def figure_of(part: Part) -> str:
         return f"![{caption}](../../images/{file})"
     if part.kind == "policies":
         return schedule_of_policy(part.name)
+    if part.kind == "monitors":
+        return values_of_monitor(part.name)
     return gain_of_filter(part.name)
 
 

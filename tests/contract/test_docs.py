@@ -11,6 +11,7 @@ from importlib import import_module
 from inspect import getdoc
 from pathlib import Path
 
+import card_figures
 import check_prose
 import method_cards
 import pytest
@@ -148,6 +149,15 @@ def test_card_shows_what_the_docstring_says():
         "```pycon\n>>> 1 + 1\n2\n```",
     ):
         assert piece in text
+
+
+def test_the_figure_of_a_monitor_draws_its_first_number():
+    drawn = card_figures.values_of_monitor("masks")
+    assert "<code>mask/sparsity</code>, mean over layers" in drawn
+    points = re.search(r'<polyline points="([^"]+)"', drawn)[1].split()
+    assert len(points) == card_figures.STEPS // card_figures.EVERY
+    assert ">0</text>" in drawn  # dense at first
+    assert card_figures.values_of_monitor("gap") == "", "it needs a validation loss, which the loop does not note"
 
 
 def test_prose_is_in_form():
