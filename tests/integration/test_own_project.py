@@ -168,6 +168,82 @@ def test_every_mistake_is_one_line(project, tmp_path, capsys, argv, words):
     assert not list(tmp_path.glob("runs/*"))
 
 
+FAULTY = """
+import torch
+from torch import nn
+
+
+def data(fault="none"):
+    x = torch.randn(90, 8, generator=torch.Generator().manual_seed(0))
+    y = (x[:, 0] > 0).long()
+    if fault == "attribute":
+        x.nothing
+    if fault == "labels":
+        y[5] = 7
+    if fault == "nan":
+        x[3] = torch.nan
+    cut = 0 if fault == "empty" else 60
+    return (x[:cut], y[:cut]), (x[60:], y[60:])
+
+
+class net(nn.Module):
+    def __init__(self, fault="none"):
+        super().__init__()
+        self.body, self.head, self.fault = nn.Linear(8, 16), nn.Linear(16, 2), fault
+
+    def forward(self, x):
+        if self.training and self.fault == "attribute":
+            x = x + self.nothing
+        if self.training and self.fault == "memory":
+            torch.empty(10**15)
+        return self.head(torch.relu(self.body(x)))
+"""
+FAULTS = {
+    "data.fault=attribute": "faulty.py, line 10: AttributeError: 'Tensor' object has no attribute 'nothing'",
+    "data.fault=labels": "model faulty gives 2 logits, and the labels of faulty go up to 7: expected 8 logits",
+    "data.fault=empty": "the train part is empty; expected at least one sample",
+    "model.fault=attribute": "faulty.py, line 26: AttributeError: 'net' object has no attribute 'nothing'",
+    "model.fault=memory": "not enough memory for this run: make widths, batch_size or the data smaller",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_mistake_in_the_project_is_one_line_with_what_it_is(tmp_path, capsys, fault):
+    (tmp_path / "faulty.py").write_text(FAULTY)
+    assert main(["run", "faulty.py", "--set", fault, "--sparsity", "0.8", *SHORT, "--out", "a"]) == MISTAKE
+    notes = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("loss: ")]
+    assert len(notes) == 1
+    assert FAULTS[fault] in notes[0]
+
+
+@pytest.mark.slow
+def test_a_study_survives_every_mistake_in_a_trial_with_its_reason(tmp_path):
+    """Real processes, and a real allocation that no machine can make."""
+    optuna = pytest.importorskip("optuna")
+    from surgecollapse.tuning.storage import REASON, open_storage
+
+    (tmp_path / "faulty.py").write_text(FAULTY)
+    space = ["data.fault=none,attribute,labels,empty,nan", "model.fault=none,memory"]
+    options = ["--sampler", "grid", "--sparsity", "0.8", *SHORT, "--workers", "1", "--fresh", "1", "--out", "study"]
+    assert main(["tune", "faulty.py", "--search", *space, *options]) == 0
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.load_study(study_name="faulty", storage=open_storage(tmp_path / "study/study.journal"))
+    assert len(study.trials) == 10
+    for trial in study.trials:
+        data, model = trial.params["data.fault"], trial.params["model.fault"]
+        reason = trial.user_attrs.get(REASON, "")
+        assert "\n" not in reason
+        if (data, model) == ("none", "none"):
+            assert trial.state.name == "COMPLETE"
+        elif data in ("attribute", "labels", "empty"):
+            assert FAULTS[f"data.fault={data}"] in reason
+        elif model != "none":
+            assert FAULTS[f"model.fault={model}"] in reason
+        else:
+            assert "training diverged" in reason
+    assert (tmp_path / "study/index.html").is_file()
+
+
 def test_samples_that_cannot_be_read_are_named_counted_and_recorded(project, tmp_path, capsys):
     broken = PROJECT.replace("image = torch", "if index in (7, 21): raise OSError('torn')\n        image = torch", 1)
     project.write_text(broken)

@@ -8,13 +8,14 @@ import importlib
 import importlib.util
 import inspect
 import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surgecollapse.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from types import ModuleType
 
 FORM = "file.py:name or package.module:name"
@@ -181,6 +182,27 @@ def called(part: Any, reference: str, options: Mapping[str, Any], offered: Mappi
         names = ", ".join(parameters) or "none"
         raise ConfigError(f"{reference}: {error}; it takes {names}, got {', '.join(options) or 'nothing'}") from error
     return part(**given, **options)
+
+
+FAULTS = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError, RuntimeError, TypeError)
+"""What a mistake in the code of a project raises, beside ``ValueError``."""
+
+
+def fault_in(error: BaseException, references: Iterable[str]) -> str | None:
+    """A mistake in the code of a project, in one line with its place; ``None`` if the error is not from there.
+
+    Args:
+        error: with its traceback.
+        references: the parts of the project.
+    """
+    places = [name.rpartition(":")[0] for name in references if is_reference(name)]
+    modules = [getattr(sys.modules.get(place), "__file__", None) for place in places]
+    files = {*places, *modules}
+    there = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in files]
+    if not there:
+        return None
+    said = " ".join(str(error).split())
+    return f"{there[-1].filename}, line {there[-1].lineno}: {type(error).__name__}{f': {said}' if said else ''}"
 
 
 def fingerprint(references: list[str]) -> dict[str, str]:

@@ -15,7 +15,7 @@ import torch
 
 from surgecollapse.controller.command_loop import effective
 from surgecollapse.lab.config import ConfigError, as_mapping, flat_values, read_config, write_config
-from surgecollapse.lab.references import fingerprint
+from surgecollapse.lab.references import FAULTS, fault_in, fingerprint
 from surgecollapse.lab.training.checkpoint import CheckpointError, latest_checkpoint, must_fit
 from surgecollapse.lab.training.claim import LOCK, claimed
 from surgecollapse.lab.training.command_handlers import handlers
@@ -101,7 +101,7 @@ def train(
     Raises:
         FileExistsError: if ``out`` holds a run and ``resume`` is not set, or another process trains in it.
         FileNotFoundError: if there is nothing to resume or to replay, or data files are missing.
-        ValueError: if the configuration cannot be used, or checkpoints are damaged.
+        ValueError: if the configuration cannot be used, checkpoints are damaged, or code of the user's own fails.
         RunStoreError: if the directory cannot be written.
     """
     folder, progress, ranks = Path(out), progress or Silent(), ranks or Ranks()
@@ -119,10 +119,14 @@ def train(
                 return _begin(config, folder, progress, replay, around, ranks, test)
             with claimed(folder, progress.note):
                 return _resume(config, folder, progress, around, ranks, until)
-        except (RuntimeError, MemoryError) as error:
-            if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "allocate memory" not in str(error):
+        except (MemoryError, *FAULTS) as error:
+            if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):
+                reason = "not enough memory for this run: make widths, batch_size or the data smaller"
+                raise ConfigError(reason) from error
+            found = fault_in(error, [config.data.task, config.model.name, config.run.loss])
+            if found is None:
                 raise
-            raise ConfigError("not enough memory for this run: make widths, batch_size or the data smaller") from error
+            raise ConfigError(found) from error
         finally:
             progress.stop()
 
