@@ -91,6 +91,15 @@ def grouped(rows: Rows, *keys: str) -> dict[tuple[Any, ...], list[Mapping[str, A
     return found
 
 
+def method_name(method: str) -> str:
+    """How a page writes a method.
+
+    >>> method_name("rigl"), method_name("set"), method_name("small_dense")
+    ('RigL', 'SET', 'small dense')
+    """
+    return {"rigl": "RigL", "set": "SET", "gmp": "GMP"}.get(method, method.replace("_", " "))
+
+
 def interval(values: Sequence[float], digits: int = 2, scale: float = 1.0) -> str:
     """Mean and half the width of the 95% interval, as a cell; the mean alone where there is one value.
 

@@ -18,7 +18,7 @@ from surgecollapse.lab.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from surgecollapse.lab.data.roads import roads
 from surgecollapse.lab.nets.mlp import MLP
 from surgecollapse.policies import EntropyCycles
-from surgecollapse.studies.page import grouped, interval, paired_difference
+from surgecollapse.studies.page import grouped, interval, method_name, paired_difference
 from surgecollapse.studies.registry import Figure, Rows, Settings, Study, Table, study
 
 _BATCH, _JUDGED, _NOISE = 64, 400, 0.2
@@ -170,15 +170,10 @@ def _policy(method: str) -> Any:
     return EntropyCycles(floor=0.7, noise_std=pump[method]) if method in pump else method
 
 
-def _name(config: Mapping[str, Any]) -> str:
-    name = str(config["method"]).replace("_", " ")
-    return name.upper() if name in ("set", "gmp") else "RigL" if name == "rigl" else name
-
-
 def _lines(rows: Rows, reference: Rows) -> list[list[str]]:
     return [
         [
-            _name(group[0]["config"]),
+            method_name(group[0]["config"]["method"]),
             interval([row["clean"] for row in group], 1, 100),
             interval([row["corrupted"] for row in group], 1, 100),
             interval([row["corrupted"] / row["clean"] for row in group], 1, 100),
@@ -248,7 +243,7 @@ def plot(rows: Rows) -> Figure:
     figure, (left, right) = plt.subplots(1, 2, figsize=(7.6, 3.4))
     clean = _of(rows, "digits")
     for (method,), group in grouped([row for row in clean if row["config"]["method"] not in _PUMPS], "method").items():
-        name = _name({"method": method})
+        name = method_name(method)
         levels = sorted(grouped(group, "sparsity").items())
         at = [100 * sparsity for (sparsity,), _ in levels]
         means = [100 * statistics.fmean(row["corrupted"] for row in of_level) for _, of_level in levels]
