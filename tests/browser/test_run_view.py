@@ -232,6 +232,39 @@ def test_a_branch_and_a_twin_are_shown_with_the_run(folder, page, open_page):
     assert "0.1 ± 0.05" in page.inner_text("#twins")
 
 
+def test_the_result_of_a_twin_appears_when_it_is_there(folder, page, open_page):
+    opened(page, open_page, folder)
+    page.route(
+        "**/twins",
+        lambda route: (
+            route.fulfill(status=202, json={"name": "gmp-s0-twin"})
+            if route.request.method == "POST"
+            else route.continue_()
+        ),
+    )
+    page.locator("#family summary").click()
+    page.get_by_role("button", name="twin", exact=True).click()
+    wait_until(lambda: "gmp-s0-twin trains now" in page.inner_text("#launched"), "it is not started")
+    (folder / "gmp-s0-twin").mkdir()
+    said = {"version": 1, "run": "../gmp-s0", "sentence": "It bought nothing.", "final": []}
+    (folder / "gmp-s0-twin" / "twin.json").write_text(json.dumps(said))
+    wait_until(lambda: "It bought nothing." in page.inner_text("#twins"), "its result does not appear")
+    assert page.inner_text("#launched") == "gmp-s0-twin is ready."
+
+
+def test_a_chart_without_a_finite_value_says_so(tmp_path, page, open_page):
+    (tmp_path / "runs" / "bad").mkdir(parents=True)
+    with RunStore(tmp_path / "runs" / "bad" / "run.db", mode="w") as store:
+        for step in range(1, 40):
+            store.measure(step, "loss/train", float("nan"))
+            store.measure(step, "sparsity", 0.0)
+        store.set("status", "diverged")
+    open_page(tmp_path / "runs", f"#/{id_of('bad')}")
+    page.wait_for_selector(".chart canvas")
+    assert "not finite at 1" in page.inner_text('.chart[data-title="loss"]')
+    assert "diverged" in page.inner_text("#strip")
+
+
 def test_a_branch_starts_from_the_page(folder, page, open_page):
     opened(page, open_page, folder)
     page.locator("#family summary").click()

@@ -81,7 +81,7 @@ export class Chart {
     this.plot?.destroy();
     this.shape = shape;
     this.view = view;
-    const axes = { stroke: css("--soft"), grid: { stroke: css("--line"), width: 1 }, ticks: { stroke: css("--line") } };
+    const axes = { stroke: css("--soft"), grid: { stroke: css("--line"), width: 1, filter: decades }, ticks: { stroke: css("--line"), filter: decades } };
     const shown = (_, v) => (v === null || v === undefined ? "" : short(v));
     const bands = found.flatMap((f, i) => (f.band ? [{ series: [i, i + 1], fill: faded(f.line.color, 0.18) }] : []));
     this.plot = new uPlot({
@@ -95,8 +95,9 @@ export class Chart {
         setSelect: [(u) => { if (u.select.width > 2) this.board.zoomTo(u.posToVal(u.select.left, "x"), u.posToVal(u.select.left + u.select.width, "x")); u.setSelect({ left: 0, width: 0, top: 0, height: 0 }, false); }],
       },
     }, data, this.box);
-    const rows = this.plot.root.querySelectorAll(".u-legend .u-series");
+    const legend = this.plot.root.querySelector(".u-legend"), rows = legend.querySelectorAll(".u-series");
     found.forEach((f, i) => { if (f.hidden) rows[i + 1].hidden = true; });
+    if (legend.scrollHeight > legend.clientHeight) legend.tabIndex = 0;
     this.plot.root.querySelector("canvas").setAttribute("role", "img");
     this.plot.over.addEventListener("dblclick", () => this.board.zoomTo());
     this.plot.over.addEventListener("mouseleave", () => { $("tip").hidden = true; });
@@ -138,6 +139,8 @@ export class Chart {
   }
 }
 
+// Logarithmic lines over many decades: only the powers of ten, or they run together.
+const decades = (u, at, axis) => (u.scales[u.axes[axis].scale].distr === 3 && at[at.length - 1] > 500 * at[0] ? at.map((v) => (Math.log10(v).toFixed(6) % 1 ? null : v)) : at);
 // Where all is zero, the usual range ends at 100.
 const range = (_, low, high) => (low === null || low === undefined ? [0, 1] : low === 0 && high === 0 ? [0, 1] : uPlot.rangeNum(low, high, 0.1, true));
 function bridge(ys) { for (let i = 0; i < ys.length; i++) if (ys[i] === undefined) ys[i] = null; }

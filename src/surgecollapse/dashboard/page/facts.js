@@ -13,7 +13,7 @@ const cells = (rows) => make("table", {}, make("tbody", {}, ...rows.map(([name, 
 
 export function showFacts(run) {
   const parts = [["Result", run.summary], ["Configuration", run.config], ["Environment", run.environment], ["Data", run.data]];
-  $("tables").replaceChildren(make("p", { className: "soft", textContent: run.directory }), ...parts.filter(([, table]) => Object.keys(table ?? {}).length).map(([title, table]) => make("div", {}, make("h3", { textContent: title }), cells(flat(table)))));
+  $("tables").replaceChildren(make("p", { className: "soft", textContent: run.directory }), ...parts.filter(([, table]) => Object.keys(table ?? {}).length).map(([title, table]) => make("div", {}, make("h2", { textContent: title }), cells(flat(table)))));
 }
 
 export function differences(runs, names) {

@@ -36,5 +36,6 @@ export const ticket = () => [...crypto.getRandomValues(new Uint8Array(16))].map(
 
 export function problem(text) { $("problem").hidden = !text; $("problem").textContent = text ?? ""; }
 
-export function askForToken() { $("ask").hidden = false; document.querySelector("main").hidden = true; problem(); }
-export function gotToken() { $("ask").hidden = true; document.querySelector("main").hidden = false; }
+export function askForToken() { ask(true); $("title").textContent = "Token"; problem(); }
+export const gotToken = () => ask(false);
+function ask(on) { $("ask").hidden = !on; $("main").hidden = on; }
