@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from surgecollapse.compare.paired_statistics import Interval, mean_interval
 from surgecollapse.errors import ConfigError
 from surgecollapse.record import RunStore, last_step
+from surgecollapse.record.filesystem import way
 from surgecollapse.record.whole_files import write_whole
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def as_mapping(found: Twin) -> dict[str, Any]:
     """A result as ``twin.json`` has it; ``null`` for what is not finite, paths from the file's own directory."""
 
     def place(path: Path) -> str:
-        return Path(os.path.relpath(path, found.directory)).as_posix()
+        return way(path, found.directory)
 
     return {
         "version": VERSION,
@@ -200,7 +200,7 @@ class _Arms:
             self._progress.note(f"{name}: from step {self.at}, {arm} {self._chosen.kind}")
         place = self._folder / name
         facts = {
-            "parent": Path(os.path.relpath(self._source, place)).as_posix(),
+            "parent": way(self._source, place),
             "forked_by": "twin",
             "twin_of": {"intervention": self._chosen.id, "arm": arm, "seed": seed or 0},
             "lenient_replay": True,

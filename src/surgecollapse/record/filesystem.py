@@ -1,4 +1,4 @@
-"""Which file systems can hold a write-ahead log that several processes share."""
+"""Which file systems can hold a write-ahead log that several processes share, and ways from folder to folder."""
 
 from __future__ import annotations
 
@@ -39,3 +39,15 @@ def is_network(path: Path, mounts: Path = Path("/proc/mounts")) -> bool:
         if inside and len(point) >= len(best):
             best, kind = point, parts[2]
     return kind in _SHARED or kind.startswith("fuse.")
+
+
+def way(to: Path, start: Path) -> str:
+    """The way from a folder to a place, with slashes; the whole path where there is none, as between drives of Windows.
+
+    >>> way(Path("runs/mine"), Path("runs/branch"))
+    '../mine'
+    """
+    try:
+        return Path(os.path.relpath(to, start)).as_posix()
+    except ValueError:
+        return Path(os.path.abspath(to)).as_posix()

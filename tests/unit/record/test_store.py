@@ -18,7 +18,7 @@ import pytest
 from surgecollapse.events import Decision, Intervention, LayerChange, LayerReading, Measurement, Prune, Reading
 from surgecollapse.record import MemoryRecorder, RunStore, RunStoreError, schema
 from surgecollapse.record import writer as writer_module
-from surgecollapse.record.filesystem import is_network
+from surgecollapse.record.filesystem import is_network, way
 
 
 @pytest.fixture
@@ -452,3 +452,13 @@ def test_memory_recorder_keeps_every_event_in_order():
         recorder.record(event)
     assert recorder.events == events
     assert recorder.of(Reading) == [events[0]]
+
+
+def test_between_drives_the_way_is_the_whole_path(tmp_path, monkeypatch):
+    assert way(tmp_path / "a", tmp_path / "b" / "c") == "../../a"
+
+    def refuse(*_):
+        raise ValueError("path is on mount 'C:', start on mount 'D:'")
+
+    monkeypatch.setattr("os.path.relpath", refuse)
+    assert way(tmp_path / "a", tmp_path / "b") == (tmp_path / "a").as_posix()

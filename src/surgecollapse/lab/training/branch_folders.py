@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from surgecollapse.commands import READ_ONLY
 from surgecollapse.lab.training.checkpoint import step_checkpoints
 from surgecollapse.record import CommandQueue, RunStore, copy_record
+from surgecollapse.record.filesystem import way
 
 if TYPE_CHECKING:
     from surgecollapse.record import QueuedCommand
@@ -65,7 +66,7 @@ def free_folder(run: Path, what: str) -> Path:
 
 def describe(store: RunStore, folder: Path, parent: Path, step: int, why: str) -> None:
     """Say what a branch is a branch of; the way there is relative, so that both may move together."""
-    store.set("parent", Path(os.path.relpath(parent, folder)).as_posix())
+    store.set("parent", way(parent, folder))
     store.set("forked_at", step)
     store.set("forked_by", why)
     store.set("status", "interrupted")
