@@ -47,6 +47,30 @@ def test_a_click_reaches_the_masks_and_the_page_moves_and_asks_for_nothing_outsi
     assert done[0].pruned == pytest.approx(before / 2, abs=len(done[0].layers) + 1)
 
 
+def test_the_hardest_samples_are_a_table(live, page):
+    server, address = served(live.parent)
+    try:
+        page.goto(address)
+        page.get_by_role("link", name="<b>run", exact=True).click(timeout=20_000)
+        page.wait_for_selector(".chart canvas", timeout=20_000)
+        page.locator("form[data-kind=rank-samples] [name=count]").fill("7")
+        page.locator("form[data-kind=rank-samples] button").click()
+        page.wait_for_selector("#asked .applied", timeout=60_000)
+        page.locator("#arrays summary").click()
+        options = page.locator("#array option")
+        wait_until(lambda: "samples/hardest" in "".join(options.all_inner_texts()), "they are not offered")
+        page.select_option("#array", "samples/hardest")
+        page.wait_for_selector("#picture tbody tr")
+        shown = [row.split("\t") for row in page.locator("#picture tr").all_inner_texts()]
+    finally:
+        end(server)
+    assert shown[0] == ["sample", "loss", "label", "predicted"]
+    with RunStore(live / "run.db") as store:
+        array = store.arrays("samples/hardest")[-1][1]
+    assert [row[0] for row in shown[1:]] == [str(int(line[0])) for line in array]
+    assert [float(row[1]) for row in shown[1:]] == pytest.approx(array[:, 1].tolist(), rel=0.06)
+
+
 def test_forms_send_lists_choices_and_units(live, page):
     server, address = served(live.parent)
     sent = {

@@ -34,6 +34,9 @@ _TRIES = 20
 _STATUS = {"running": "live", "complete": "finished"}
 _SHOWN = ("Reading", "Decision", "Intervention", "Request", "Alarm")
 _SERIES = 10_000
+_HARDEST = "samples/hardest"
+_OF_SAMPLES = ("sample", "loss", "label", "predicted")
+"""Columns of that array, as the command ``rank-samples`` records it."""
 _SOUND = "typeof(step) = 'integer' AND typeof(value) IN ('real', 'integer', 'null')"
 
 
@@ -339,7 +342,8 @@ def array(connection: Connection, name: str) -> dict[str, Any]:
 
     Returns:
         ``edges`` and ``counts``, of a recorded histogram with ``zeros``, ``bad`` (not finite) and ``total``; or
-        ``rows`` for two dimensions of at most 64; empty if there is none.
+        ``rows`` for two dimensions of at most 64; of the hardest samples, ``columns`` and ``table``; empty if there is
+        none.
 
     Raises:
         ValueError: if it is damaged.
@@ -359,6 +363,12 @@ def array(connection: Connection, name: str) -> dict[str, Any]:
         zeros, bad, total = values[2, :3].tolist()
         counted = {"edges": values[0].tolist(), "counts": values[1, :-1].tolist()}
         return {"step": step, "zeros": zeros, "bad": bad, "total": total, **counted}
+    if name == _HARDEST and values.ndim == 2 and values.shape[1] == len(_OF_SAMPLES):
+        return {
+            "step": step,
+            "columns": _OF_SAMPLES,
+            "table": [list(map(finite, row)) for row in values[:200].tolist()],
+        }
     if values.ndim == 2 and values.size > 0 and max(values.shape) <= 64:
         return {"step": step, "rows": values.tolist()}
     with np.errstate(over="ignore"):

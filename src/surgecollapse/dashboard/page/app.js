@@ -164,7 +164,7 @@ async function take(run, message, generation) {
     if (message.state) strip(run);
     if (message.commands) showAsked(message.commands, run.state.status === "live");
     if (fresh.length) showEvents();
-    if (fresh.some((event) => event.kind === "inspect")) { run.arrays = (await read("runs/" + run.id)).arrays; offerArrays(run.arrays); if ($("array").value) showArray(run.id, run.arrays); }
+    if (fresh.some((event) => ["inspect", "rank-samples"].includes(event.kind))) { run.arrays = (await read("runs/" + run.id)).arrays; offerArrays(run.arrays); if ($("array").value) showArray(run.id, run.arrays); }
   }
   if (message.state) await moreReadings(run);
   if (message.points || message.events) board.later();

@@ -15,19 +15,25 @@ export async function showArray(run, arrays) {
     const part = encodeURIComponent(name);
     if (name.startsWith("histogram/") && about.count > 1) { $("picture").replaceChildren(...ridges(await read(`runs/${run}/ridges?name=${part}`))); return; }
     const found = await read(`runs/${run}/array?name=${part}`);
-    $("picture").replaceChildren(found.rows ? matrix(found.rows) : bars(found.counts ?? []), make("p", { textContent: caption(name, found), className: "soft" }));
+    $("picture").replaceChildren(found.table ? samples(found) : found.rows ? matrix(found.rows) : bars(found.counts ?? []), make("p", { textContent: caption(name, found), className: "soft" }));
   } catch (error) { problem(error.message); }
 }
 
 function caption(name, found) {
   const at = `step ${found.step}`;
   if (found.edges) return `${at}: values from ${short(found.edges[0])} to ${short(found.edges.at(-1))}` + (found.total ? `, ${found.total} in all; not drawn: ${found.zeros} zeros${found.bad ? `, ${found.bad} that are not finite` : ""}` : "");
+  if (found.table) return `${at}: the samples with the greatest loss; drop-samples, weigh-samples and relabel-samples take their numbers`;
   return found.rows ? at + (name.startsWith("confusion/") ? ": rows are true classes, columns predicted" : "") : "";
 }
 
 function canvas(width, height, label) {
   const c = make("canvas", { width, height, role: "img", "aria-label": label });
   return [c, c.getContext("2d")];
+}
+
+function samples({ columns, table }) {
+  const line = (cells, kind, how) => make("tr", {}, ...cells.map((v) => make(kind, { ...how, textContent: Number.isInteger(v) ? v : short(v) })));
+  return make("div", { className: "scroll", tabIndex: 0, role: "region", "aria-label": "samples" }, make("table", {}, make("thead", {}, line(columns, "th", { scope: "col" })), make("tbody", {}, ...table.map((row) => line(row, "td", {})))));
 }
 
 function matrix(rows) {
