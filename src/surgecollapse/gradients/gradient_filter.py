@@ -130,7 +130,7 @@ class GradientFilter(SlowGradients):
                     held.copy_(grad).mul_(value)
                 state["started"].fill_(True)
             chosen.append((grad, *state["memory"]))
-        share(self._filter_block, blocks(chosen, max(BLOCK * 4 // (self.order + 3), 4096)))
+        share(self._filter_block, blocks(chosen, max(BLOCK * 2 // (self.order + 3), 4096)))
 
     def _filter_block(self, pieces: tuple[list[Tensor], ...]) -> None:
         grads, *memory = pieces

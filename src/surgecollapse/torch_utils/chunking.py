@@ -16,8 +16,8 @@ from torch import Tensor
 
 from surgecollapse.torch_utils.compiled import flattened
 
-BLOCK = 1 << 16
-"""Entries of a list: two to four float32 arrays of it fit into a second-level cache of 1 MB."""
+BLOCK = 1 << 17
+"""Entries of a list: two float32 arrays of it fit into a second-level cache of 1 MB, and its views cost little."""
 SERIAL = 1 << 15
 """The most entries that torch takes on one thread; more it shares among all threads, and waits for the last of them."""
 _LISTS = 4
