@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from surgecollapse.controller.command_handlers import cadence, go_on, pause
 from surgecollapse.controller.live_settings import handlers_of
+from surgecollapse.lab.data.streamed import StreamedData
 from surgecollapse.lab.training.hardest import rank_samples
 from surgecollapse.lab.training.inspection import inspect
 
@@ -50,30 +51,47 @@ def handlers(training: Training) -> dict[str, Handler]:
         return f"validation accuracy {accuracy:.2%}, loss {loss:.4g}"
 
     def set_loss(command: ask.SetLoss) -> str:
-        training.change_loss(**command.body)
-        return "loss with " + ", ".join(f"{name} {value}" for name, value in command.body.items() if value is not None)
+        given = {name: value for name, value in command.body.items() if value is not None}
+        if not given:
+            raise ValueError("nothing to change: give label_smoothing or class_weights")
+        training.loss.change({**training.loss.options, **given}, training.data)
+        return "loss with " + ", ".join(f"{name} {value}" for name, value in given.items())
 
     def set_batch_size(command: ask.SetBatchSize) -> str:
-        return f"samples a step {training.set_batch_size(command.size)} → {command.size}"
+        before, size, samples, ranks = training.feed.batch_size, command.size, training.data.train_size, training.ranks
+        if size > samples:
+            raise ValueError(f"there are {samples} training samples: expected at most as many, got {size}")
+        if size < ranks.size:
+            raise ValueError(f"{ranks.size} processes share a batch: expected at least as many samples")
+        if size == before:
+            raise ValueError(f"batches have {size} samples already")
+        training.feed.set_batch_size(size)
+        return f"samples a step {before} → {size}"
 
     def weigh(command: ask.WeighSamples) -> str:
-        training.weigh_samples(command.rows, command.weight)
+        training.feed.weigh(command.rows, command.weight)
         return f"{len(command.rows)} samples come {command.weight:g} times an epoch"
 
     def drop(command: ask.DropSamples) -> str:
-        training.weigh_samples(command.rows, 0.0)
+        training.feed.weigh(command.rows, 0.0)
         return f"{len(command.rows)} samples are left out"
 
     def relabel(command: ask.RelabelSamples) -> str:
-        count = training.relabel_samples(command.rows, command.label)
+        count = training.labels.change(command.rows, command.label)
         return f"{count} samples have the label {command.label} now"
 
     def mix(command: ask.MixSources) -> str:
-        training.mix_sources(command.weights)
+        data = training.data
+        sources = getattr(data.train, "sources", {}) if isinstance(data, StreamedData) else {}
+        if not sources:
+            raise ValueError(f"{data.name} has one source: expected a ConcatDataset, or a data set with `sources`")
+        if missing := [name for name in command.weights if name not in sources]:
+            raise ValueError(f"no source {missing[0]!r}: expected one of {', '.join(sources)}")
+        training.feed.weigh_all([(sources[name], weight) for name, weight in command.weights.items()])
         return "a new epoch with " + ", ".join(f"{name} × {weight:g}" for name, weight in command.weights.items())
 
     def augment(command: ask.SetAugmentation) -> str:
-        return f"augmented samples {training.set_augmentation(command.share):.0%} → {command.share:.0%}"
+        return f"augmented samples {training.feed.augment(command.share):.0%} → {command.share:.0%}"
 
     def rank(command: ask.RankSamples) -> str:
         return rank_samples(training, command.count)

@@ -37,7 +37,7 @@ from surgecollapse.lab.training.usage import Usage
 from surgecollapse.torch_utils.distributed import Ranks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator
     from pathlib import Path
 
     from torch import Tensor
@@ -67,6 +67,9 @@ class Training:
         step: completed optimizer steps, of ``total``.
         device: where the net and the samples lie.
         stopping: what the evaluations so far say.
+        loss: of outputs and labels; like ``feed`` and ``labels``, it may be changed while the run trains.
+        feed: gives the training batches.
+        labels: of the training samples.
         event_sink: takes every event.
         checkpoints: the folder of checkpoints.
         attached: the controller, if the run has one, and what else is attached to the net.
@@ -89,9 +92,9 @@ class Training:
         data = load_data(config)
         self.data = (data if test else without_test(data)).to(self.device)
         self.model = build_model(config, self.data).to(self.device)
-        self._loss = LiveLoss(config, self.data)
-        self.data = with_own_labels(fitted(config, self.model, self.data, self._loss))
-        self._labels = LiveLabels(self.data)
+        self.loss = LiveLoss(config, self.data)
+        self.data = with_own_labels(fitted(config, self.model, self.data, self.loss))
+        self.labels = LiveLabels(self.data)
         if isinstance(self.data, StreamedData):
             self.data.bad.tell = progress.note
         self._recomputed = (
@@ -107,7 +110,7 @@ class Training:
             self.optimizer,
             config,
             total_steps=self.total,
-            criterion=self._loss,
+            criterion=self.loss,
             recorder=self.event_sink,
             process_group=self.ranks.group,
         )
@@ -128,8 +131,8 @@ class Training:
         self.to_repeat: frozenset[int] = frozenset()
         self.checkpoints = CheckpointFolder(checkpoints, self.ranks, keep=config.run.keep_checkpoints)
         self._progress = progress
-        self._evaluator = Evaluator(config, self.model, self.data, self._loss, self.attached, self.ranks, self._note)
-        self._feed = feed_of(config, self.data)
+        self._evaluator = Evaluator(config, self.model, self.data, self.loss, self.attached, self.ranks, self._note)
+        self.feed = feed_of(config, self.data)
         self._sketch = CountSketch(list(self.model.parameters()))
         self._traces = Traces(self.model) if config.run.gradient_trace_every else None
         self._warned = self.diverged = False
@@ -169,7 +172,7 @@ class Training:
         try:
             yield
         finally:
-            self._feed.close()
+            self.feed.close()
             self.attached.remove()
             self.event_sink.close()
 
@@ -275,7 +278,7 @@ class Training:
     def _train_step(self) -> Tensor:
         if self.step == 0:
             self.store.put_array(0, "sketch/weights", self._sketch())
-        config, (x, labels) = self.config, next(self._feed)
+        config, (x, labels) = self.config, next(self.feed)
         chosen = config.optimizer
         rate = chosen.lr * rate_factor(
             self.step, self.total, schedule=chosen.schedule, warmup=chosen.warmup, hold=chosen.lr_hold_steps
@@ -286,10 +289,10 @@ class Training:
         if not self.model.training:
             self.model.train()
         self.optimizer.zero_grad()
-        weight = len(labels) / self._feed.batch_size if config.run.scale_partial_batches else 1.0
+        weight = len(labels) / self.feed.batch_size if config.run.scale_partial_batches else 1.0
         x, labels, self._share = own_part(self.ranks, x, labels)
         with self._arithmetic():
-            loss = self._loss(self._called(x), labels)
+            loss = self.loss(self._called(x), labels)
         (loss * (weight * self._share)).backward()  # type: ignore[no-untyped-call]
         self.settings.before_step()
         if self._traces is not None and self.step % config.run.gradient_trace_every == 0:
@@ -344,66 +347,6 @@ class Training:
         for name, value in (("evaluation/accuracy", accuracy), ("evaluation/loss", loss)):
             self.store.record(Measurement(step=self.step, name=name, value=value))
         return accuracy, loss
-
-    def change_loss(self, **options: Any) -> None:
-        """Have other options of the loss from now on.
-
-        Raises:
-            ValueError: if the loss has no such options.
-        """
-        given = {name: value for name, value in options.items() if value is not None}
-        if not given:
-            raise ValueError("nothing to change: give label_smoothing or class_weights")
-        self._loss.change({**self._loss.options, **given}, self.data)
-
-    def set_batch_size(self, size: int) -> int:
-        """Take so many samples a step from now on, as far as there are so many; returns how many it were before."""
-        before = self._feed.batch_size
-        if size > self.data.train_size:
-            raise ValueError(f"there are {self.data.train_size} training samples: expected at most as many, got {size}")
-        if size < self.ranks.size:
-            raise ValueError(f"{self.ranks.size} processes share a batch: expected at least as many samples")
-        if size == before:
-            raise ValueError(f"batches have {size} samples already")
-        self._feed.set_batch_size(size)
-        return before
-
-    def weigh_samples(self, rows: Sequence[int], weight: float) -> None:
-        """Take some training samples ``weight`` times an epoch on average.
-
-        Raises:
-            ValueError: if there is no such sample, nothing would be left, or they are read while the run trains.
-        """
-        self._feed.weigh(rows, weight)
-
-    def relabel_samples(self, rows: Sequence[int], label: int) -> int:
-        """Give some training samples another label; returns how many had a different one.
-
-        Raises:
-            ValueError: if there is no such sample or class, or samples have no class each in memory.
-        """
-        return self._labels.change(rows, label)
-
-    def mix_sources(self, weights: Mapping[str, float]) -> None:
-        """Take the samples of some sources ``weight`` times an epoch on average.
-
-        Raises:
-            ValueError: if the data is of one source, or none is called so.
-        """
-        sources = getattr(self.data.train, "sources", {}) if isinstance(self.data, StreamedData) else {}
-        if not sources:
-            raise ValueError(f"{self.data.name} has one source: expected a ConcatDataset, or a data set with `sources`")
-        if unknown := [name for name in weights if name not in sources]:
-            raise ValueError(f"no source {unknown[0]!r}: expected one of {', '.join(sources)}")
-        self._feed.weigh_all([(sources[name], weight) for name, weight in weights.items()])
-
-    def set_augmentation(self, share: float) -> float:
-        """Augment this share of the training samples from now on; returns which share it was.
-
-        Raises:
-            ValueError: if the data is not augmented.
-        """
-        return self._feed.augment(share)
 
     # looking at it
 
@@ -503,7 +446,7 @@ class Training:
             "optimizer": self.optimizer.state_dict(),
             **self.attached.state_dict(),
             "forecast": None if forecast is None else forecast.state_dict(),
-            "batches": self._feed.state_dict(),
+            "batches": self.feed.state_dict(),
             "torch_rng": torch.get_rng_state(),
             "device_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
             **self.stopping.state_dict(),
@@ -512,8 +455,8 @@ class Training:
                 "last": self.command_loop.last,
                 "to_repeat": self.command_loop.to_repeat,
                 "rate_factor": self.rate_factor,
-                **({"loss": self._loss.options} if self._loss.options else {}),
-                **({"labels": self._labels.changed} if self._labels.changed else {}),
+                **({"loss": self.loss.options} if self.loss.options else {}),
+                **({"labels": self.labels.changed} if self.labels.changed else {}),
                 **({"settings": self.settings.state_dict()} if self.controller is None else {}),
             },
             "seconds": self.seconds,
@@ -529,7 +472,7 @@ class Training:
         forecast = state.get("forecast", state.get("foresight"))  # the name in version 0.1
         if self.event_sink.forecast is not None and forecast is not None:
             self.event_sink.forecast.load_state_dict(forecast)
-        self._feed.load_state_dict(state["batches"])
+        self.feed.load_state_dict(state["batches"])
         torch.set_rng_state(state["torch_rng"])
         if self.device.type == "cuda" and state.get("device_rng") is not None:
             torch.cuda.set_rng_state(state["device_rng"], self.device)
@@ -539,9 +482,9 @@ class Training:
         asked = state.get("asked", {"last": 0, "to_repeat": [], "rate_factor": 1.0})
         self.command_loop.last, self.rate_factor = asked["last"], asked["rate_factor"]
         self.to_repeat = frozenset(asked["to_repeat"])
-        if asked.get("loss", {}) != self._loss.options:
-            self._loss.change(asked.get("loss", {}), self.data)
-        self._labels.load(asked.get("labels", {}))
+        if asked.get("loss", {}) != self.loss.options:
+            self.loss.change(asked.get("loss", {}), self.data)
+        self.labels.load(asked.get("labels", {}))
         if self.controller is None:
             self.settings.load_state_dict(asked.get("settings", {}))
         self.seconds = self._seconds_then = state["seconds"]

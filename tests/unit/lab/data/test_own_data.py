@@ -378,7 +378,7 @@ def training(path, tmp_path, data="data", model="net", loss=None, **keys):
 @pytest.mark.parametrize("loss", [None, ":smooth", ":Loss", "stablemax"])
 def test_models_and_losses_of_every_form_train(tmp_path, model, loss):
     run = training(project(tmp_path, PROJECT), tmp_path, model=model, loss=loss)
-    x, y = next(run._feed)
+    x, y = next(run.feed)
     assert run._loss(run.model(x), y).requires_grad
     run.attached.remove()
 
