@@ -235,7 +235,7 @@ def test_a_run_on_a_full_disk_says_so_and_goes_on_where_there_is_room(tmp_path, 
 
 
 def test_a_run_on_a_network_file_system_says_what_that_means(tmp_path, monkeypatch):
-    monkeypatch.setattr(run_module, "is_network", lambda place: True)
+    monkeypatch.setattr("surgecollapse.lab.training.run_folder.is_network", lambda place: True)
 
     class Notes(run_module.Silent):
         def __init__(self):

@@ -7,7 +7,6 @@ import signal
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -20,12 +19,11 @@ from surgecollapse.lab.data.streamed import (
     Part,
     StreamedData,
     collated,
-    epoch_order,
 )
-from surgecollapse.lab.training.sampler import Batches, batches_of
+from surgecollapse.lab.training.sampler import Addresses, Batches, batches_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from surgecollapse.lab.config import RunConfig
     from surgecollapse.lab.data.dataset import Data
@@ -132,94 +130,6 @@ class MemoryFeed:
 
     def close(self) -> None:
         """Nothing is open."""
-
-
-class Addresses:
-    """Endless batches of (epoch, number): each epoch in its own order, its last batch may be smaller.
-
-    >>> addresses = Addresses(3, 2, seed=0)
-    >>> [len(next(addresses)) for _ in range(4)]
-    [2, 1, 2, 1]
-    """
-
-    def __init__(self, size: int, batch_size: int, seed: int, blocks: Sequence[int] | None = None) -> None:
-        self.size, self.batch_size, self._seed, self._blocks = size, min(batch_size, size), seed, blocks
-        self.epoch = self.position = 0
-        self._order: Tensor | None = None
-        self._weights: Tensor | None = None
-
-    def __iter__(self) -> Addresses:
-        """Itself."""
-        return self
-
-    def __next__(self) -> list[tuple[int, int]]:
-        """Addresses of the next batch."""
-        rows = self._ordered()[self.position : self.position + self.batch_size]
-        self.position += self.batch_size
-        return [(self.epoch, row) for row in rows.tolist()]
-
-    def _ordered(self) -> Tensor:
-        """The order of the epoch in which the next batch is."""
-        if self._order is None:
-            self._order = self._order_of(self.epoch)
-        while self.position >= len(self._order):
-            self.epoch, self.position = self.epoch + 1, 0
-            self._order = self._order_of(self.epoch)
-        return self._order
-
-    def _order_of(self, epoch: int) -> Tensor:
-        order = epoch_order(self.size, epoch, self._seed, self._blocks)
-        if self._weights is None:
-            return order
-        words = np.random.SeedSequence([self._seed, epoch, 0x3E16]).generate_state(2, np.uint32)
-        draws = torch.Generator().manual_seed(int(words[0]) << 32 | int(words[1]))
-        weights = self._weights[order]
-        often = weights.floor()
-        often += torch.rand(self.size, generator=draws) < weights - often
-        drawn = order.repeat_interleave(often.long())
-        return drawn if len(drawn) else order[weights > 0]
-
-    @property
-    def weights(self) -> dict[int, float]:
-        """How often samples come on average, of those that do not come once an epoch."""
-        if self._weights is None:
-            return {}
-        return {row: float(self._weights[row]) for row in (self._weights != 1).nonzero()[:, 0].tolist()}
-
-    def weigh(self, weights: Iterable[tuple[Sequence[int], float]]) -> None:
-        """Take rows ``weight`` times an epoch on average; a new epoch begins at once.
-
-        Raises:
-            ValueError: if there is no such row, or nothing would be left.
-        """
-        found = torch.ones(self.size) if self._weights is None else self._weights.clone()
-        for rows, weight in weights:
-            if len(rows) and max(rows) >= self.size:
-                raise ValueError(f"no sample {max(rows)}: there are {self.size}, from 0 to {self.size - 1}")
-            found[list(rows)] = weight
-        if not bool((found > 0).any()):
-            raise ValueError("no training sample would be left")
-        self._weights = None if bool((found == 1).all()) else found
-        self.go_to(self.epoch + 1, 0)
-
-    def put_weights(self, weights: Mapping[int, float]) -> None:
-        """Have exactly these weights, as :attr:`weights` gave them."""
-        self._weights = None
-        if weights:
-            self._weights = torch.ones(self.size)
-            self._weights[list(weights)] = torch.tensor(list(weights.values()))
-        self._order = None
-
-    def go_to(self, epoch: int, position: int) -> None:
-        """Go on there."""
-        self.epoch, self.position, self._order = epoch, position, None
-
-    def skip(self) -> None:
-        """Go past a batch."""
-        size = self.size if self._weights is None else len(self._ordered())
-        if self.position >= size:
-            self.epoch, self.position, self._order = self.epoch + 1, 0, None
-        self.position += self.batch_size
 
 
 class StreamFeed:

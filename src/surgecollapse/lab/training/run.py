@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-import time
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,22 +11,27 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from surgecollapse.controller.command_loop import effective
-from surgecollapse.lab.config import ConfigError, as_mapping, flat_values, read_config, write_config
+from surgecollapse.lab.config import ConfigError
 from surgecollapse.lab.references import FAULTS, fault_in, fingerprint
-from surgecollapse.lab.training.checkpoint import CheckpointError, latest_checkpoint, must_fit
-from surgecollapse.lab.training.claim import LOCK, claimed
+from surgecollapse.lab.training.checkpoint import latest_checkpoint, must_fit
+from surgecollapse.lab.training.claim import claimed
 from surgecollapse.lab.training.command_handlers import handlers
-from surgecollapse.lab.training.environment import environment
 from surgecollapse.lab.training.evaluation import ENDED
-from surgecollapse.lab.training.flops import step_costs
 from surgecollapse.lab.training.interrupt import Interrupt
 from surgecollapse.lab.training.optim import loss_name
 from surgecollapse.lab.training.progress import Progress, Silent
 from surgecollapse.lab.training.replay import compare, repeat
+from surgecollapse.lab.training.run_folder import (
+    config_to_resume,
+    explain_place,
+    new_folder,
+    new_record,
+    refuse_changed,
+    unwritable,
+)
 from surgecollapse.lab.training.summary import run_summary
 from surgecollapse.lab.training.trainer import Training
-from surgecollapse.record import CommandQueue, RunStore, RunStoreError
-from surgecollapse.record.filesystem import is_network
+from surgecollapse.record import CommandQueue, RunStore
 from surgecollapse.torch_utils.distributed import Ranks
 
 if TYPE_CHECKING:
@@ -43,7 +45,6 @@ if TYPE_CHECKING:
 _ENDED = "ended"
 _APART = 1_000_003
 """Between the seeds of two ranks."""
-_OURS = ("run.db", "config.toml", "env.json", "checkpoints")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,9 +107,9 @@ def train(
     """
     folder, progress, ranks = Path(out), progress or Silent(), ranks or Ranks()
     if resume:
-        config = _config_to_resume(folder)
+        config = config_to_resume(folder)
     if replay is not None:
-        config = _config_to_resume(Path(replay))
+        config = config_to_resume(Path(replay))
     if config is None:
         raise ConfigError("no configuration given: pass one, or resume a directory that holds a run")
     with _isolated(config, ranks.rank):
@@ -141,33 +142,19 @@ def _begin(
     test: bool,
 ) -> RunResult:
     """Start a run; one that fails before its first step leaves nothing behind."""
-    _refuse_occupied(folder)
-    missing = [place for place in (folder, *folder.parents) if not place.exists()]
-    ours, started = False, False
-    try:
-        _make_folder(folder)
-        with claimed(folder, progress.note):
+    with new_folder(folder, progress.note) as made:
+        training = _training(config, folder, progress, ranks, test)
+        with new_record(folder, config, training) as store:
+            explain_place(folder, progress.note)
+            if replay is not None:
+                repeat(Path(replay), folder, store)
             try:
-                _refuse_occupied(folder)
-                ours = True  # from here on, what is there of a run was made by this process
-                training = _training(config, folder, progress, ranks, test)
-                with _make(folder, config, training) as store:
-                    _explain_place(folder, progress)
-                    if replay is not None:
-                        repeat(Path(replay), folder, store)
-                    try:
-                        result = _go_on(training, store, folder, progress, around)
-                    finally:
-                        started = training.step > 0
-                    if replay is not None:
-                        progress.note(compare(Path(replay), folder, store))
-                    return result
+                result = _go_on(training, store, folder, progress, around)
             finally:
-                if ours and not started:
-                    _discard(folder)
-    finally:
-        if not started:
-            _remove_empty(missing)
+                made.kept = training.step > 0
+            if replay is not None:
+                progress.note(compare(Path(replay), folder, store))
+            return result
 
 
 def _training(config: RunConfig, folder: Path, progress: Progress, ranks: Ranks, test: bool = True) -> Training:
@@ -212,11 +199,11 @@ def _resume(
             summary = store.get("summary", {})
             return RunResult(directory=folder, status=status, step=summary.get("steps", 0), summary=summary)
         _refuse_unfinished(store, folder, until)
-        _explain_place(folder, progress)
+        explain_place(folder, progress.note)
         _note_changes(store, config, progress)
         state = latest_checkpoint(folder / "checkpoints", progress.note)
         if state is not None:
-            _refuse_changed(config, state, folder)
+            refuse_changed(config, state, folder)
         ranks.from_first(state)
         training = _training(config, folder, progress, ranks)
         if state is None:
@@ -264,7 +251,7 @@ def _go_on(
             with Interrupt() as interrupt:
                 status = _loop(training, interrupt, progress, until)
         except OSError as error:
-            raise _unwritable(folder, error, way_out=f"free space, then go on with --resume {folder}") from error
+            raise unwritable(folder, error, way_out=f"free space, then go on with --resume {folder}") from error
         finally:
             store.set("status", status)
             training.command_loop.reject_all(f"the run is {status}: nothing can be changed")
@@ -301,96 +288,6 @@ def _agreed(training: Training, interrupt: Interrupt) -> tuple[bool, bool]:
         return ended, stopped
     ends, stops = ranks.totals([torch.tensor([float(ended and ranks.first), float(stopped)])])[0].tolist()
     return ends > 0, stops > 0
-
-
-def _refuse_occupied(folder: Path) -> None:
-    if any((folder / name).exists() for name in _OURS):
-        raise FileExistsError(
-            f"{folder} already holds a run: choose another --out, or continue it with --resume {folder}"
-        )
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _unwritable(folder, error) from error
-
-
-def _make(folder: Path, config: RunConfig, training: Training) -> RunStore:
-    """Make the run directory, once everything else is known to be in order."""
-    try:
-        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-        write_config(config, folder / "config.toml")
-        facts = environment()
-        (folder / "env.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise _unwritable(folder, error) from error
-    store = RunStore(folder / "run.db", mode="w")
-    store.set("config", as_mapping(config))
-    store.set("started", time.time())
-    store.set("environment", facts)
-    if not training.ranks.alone:
-        store.set("processes", training.ranks.size)
-    store.set("data", training.data.described())
-    store.set("loss", loss_name(config, training.data))
-    store.set("project", fingerprint([config.data.task, config.model.name, config.run.loss]))
-    store.set("costs", step_costs(config, training.data, training.controller))
-    return store
-
-
-def _explain_place(folder: Path, progress: Progress) -> None:
-    if is_network(folder):
-        progress.note(
-            f"note: {folder} lies on a network file system: its record is kept without a write-ahead log, so that "
-            "pages and reports that read it meanwhile may make it wait; a local disk does not"
-        )
-
-
-def _config_to_resume(folder: Path) -> RunConfig:
-    if not (folder / "run.db").is_file():
-        raise FileNotFoundError(f"{folder} holds no run to resume: expected a directory made by --out")
-    return read_config(folder / "config.toml")
-
-
-def _refuse_changed(config: RunConfig, state: dict[str, Any], folder: Path) -> None:
-    found = state.get("config")
-    if not isinstance(found, dict):
-        raise CheckpointError(f"the newest checkpoint of {folder} holds no configuration: start a new run")
-    now, then = flat_values(as_mapping(config)), flat_values(found)
-    # Keys that are younger than the checkpoint, and what decides nothing, are taken as they are.
-    ignored = {"data_dir", "device", "monitors", "monitor_budget", "gradient_trace_every"}
-    changed = [key for key in now if key not in ignored and key in then and now[key] != then[key]]
-    if changed:
-        raise CheckpointError(
-            f"{folder / 'config.toml'} differs from the run that the checkpoint is of ({', '.join(changed)}): "
-            "undo that, or start a new run with another --out"
-        )
-
-
-def _discard(folder: Path) -> None:
-    """Remove what :func:`_make` wrote, and the lock, which is held while this runs."""
-    logs = [path.name for path in folder.glob("export-*.log")]
-    for name in (*_OURS, "run.db-wal", "run.db-shm", "run.db-journal", *logs, LOCK):
-        if (folder / name).is_dir():
-            shutil.rmtree(folder / name, ignore_errors=True)
-        else:
-            with suppress(OSError):
-                (folder / name).unlink()
-
-
-def _remove_empty(made: list[Path]) -> None:
-    """Remove the folders that were not there before, if nothing is in them."""
-    for place in made:
-        with suppress(OSError):
-            place.rmdir()
-
-
-def _unwritable(folder: Path, error: OSError, way_out: str = "free space or choose another --out") -> OSError:
-    """Say what to do where writing failed; errors that say it already pass through."""
-    if isinstance(error, RunStoreError):
-        return error
-    return RunStoreError(f"cannot write {folder} ({error.strerror or error}): {way_out}")
 
 
 @contextmanager

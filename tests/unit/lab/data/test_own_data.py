@@ -16,9 +16,10 @@ from surgecollapse.lab.data.dataset import Data
 from surgecollapse.lab.data.own import as_data
 from surgecollapse.lab.data.streamed import WINDOW, BadDataError, BadSamples, Part, StreamedData, epoch_order
 from surgecollapse.lab.references import found_part, parts_of
-from surgecollapse.lab.training.feed import Addresses, StreamFeed, feed_of, in_range, part_batches
+from surgecollapse.lab.training.feed import StreamFeed, feed_of, in_range, part_batches
 from surgecollapse.lab.training.outputs import as_rows, right_share
 from surgecollapse.lab.training.progress import Silent
+from surgecollapse.lab.training.sampler import Addresses
 from surgecollapse.lab.training.trainer import Training
 
 N, HELD = 20, 11
@@ -379,7 +380,7 @@ def training(path, tmp_path, data="data", model="net", loss=None, **keys):
 def test_models_and_losses_of_every_form_train(tmp_path, model, loss):
     run = training(project(tmp_path, PROJECT), tmp_path, model=model, loss=loss)
     x, y = next(run.feed)
-    assert run._loss(run.model(x), y).requires_grad
+    assert run.loss(run.model(x), y).requires_grad
     run.attached.remove()
 
 
@@ -419,7 +420,7 @@ def test_the_loss_follows_from_the_labels(tmp_path):
     path = project(tmp_path, PROJECT)
     run = training(path, tmp_path, data="floats", model_options={"outputs": 1})
     outputs, labels = torch.tensor([[1.0], [3.0]]), torch.tensor([1.0, 1.0])
-    assert run._loss(outputs, labels).item() == 2.0
+    assert run.loss(outputs, labels).item() == 2.0
     run.attached.remove()
 
 
