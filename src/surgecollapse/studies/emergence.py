@@ -59,7 +59,7 @@ def measure(config: Settings) -> Mapping[str, Any]:
         features, labels = model.body(x), _all(seed).y_train
         predicted = model.head(features).argmax(1)
         collapse = neural_collapse(features, labels, weight=model.head.weight, predictions=predicted)
-        first = model.body[1].weight[:, :_MODULUS].T.clone()
+        first = next(model.body.parameters())[:, :_MODULUS].T.clone()
         accuracy = float((model(pairs).argmax(1) == answers).double().mean())
     return {
         **found,
@@ -128,7 +128,7 @@ def _trained(method: str, seed: int, steps: int) -> tuple[MLP, dict[str, Any]]:
     model.eval()
     with torch.no_grad():
         final = float((model(held_x).argmax(1) == held_y).double().mean())
-    weights = model.body[1].weight
+    weights = next(model.body.parameters())
     return model, {
         "accuracy": final,
         "generalized_at": sustained(accuracy, 0.95, 3, _EVERY),
@@ -154,7 +154,7 @@ def sustained(values: list[float], level: float, times: int, every: int) -> int 
 
 
 def _policy(method: str) -> Any:
-    return EntropyCycles(timing={"entropy_timed": "entropy", "random_timed": "random"}[method])
+    return EntropyCycles(timing="entropy" if method == "entropy_timed" else "random")
 
 
 def _steps(group: Rows) -> str:
@@ -181,7 +181,10 @@ def tables(rows: Rows) -> list[Table]:
     ]
     values = [("rank", 1, 1.0), ("cka", 2, 1.0), ("within", 3, 1.0), ("angles", 2, 1.0), ("five_frequencies", 1, 100.0)]
     shape = [
-        [method.replace("_", " "), *(interval([row[name] for row in group], *form) for name, *form in values)]
+        [
+            method.replace("_", " "),
+            *(interval([row[name] for row in group], digits, scale) for name, digits, scale in values),
+        ]
         for (method,), group in groups.items()
     ]
     found = [
