@@ -370,7 +370,7 @@ def test_a_policy_that_is_given_runs(policy):
 
 def test_attach_warns_of_a_run_too_short_for_its_policy():
     model = net()
-    with pytest.warns(UserWarning, match=r"60 steps with a reading every 50 give CyclicPruning 1 readings.*every=1"):
+    with pytest.warns(UserWarning, match=r"60 steps with a reading every 50 give CyclicPruning 1 reading,.*every=1"):
         sc.attach(model, torch.optim.SGD(model.parameters(), lr=0.1), 0.8, 60)
 
 
