@@ -169,6 +169,24 @@ def test_a_torn_shard_and_a_sample_without_label_are_named(shards):
         load_data(config("webdataset", shards, model="project.py:net"))
 
 
+def test_a_key_that_is_there_twice_is_named_and_its_first_sample_is_used(shards):
+    path = shards / "train-0009.tar"
+    with tarfile.open(path, "w") as file:
+        for label in (b"1", b"0", b"0"):
+            for name, content in (("same.jpg", picture(COLORS["red"], 0)), ("same.cls", label)):
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                file.addfile(member, io.BytesIO(content))
+    data = load_data(config("webdataset", shards, model="project.py:net", augment=False, max_bad=2))
+    assert data.bad.named == {
+        f"{path}: same.{kind}": "it is there 3 times; the first one is used" for kind in ("jpg", "cls")
+    }
+    assert data.train.blocks == [2, 2, 2, 1]
+    assert int(rows(data)[-1][1]) == 1
+    with pytest.raises(BadDataError, match="max_bad allows 0"):
+        load_data(config("webdataset", shards, model="project.py:net"))
+
+
 @pytest.fixture
 def tables(tmp_path):
     (tmp_path / "train").mkdir()

@@ -83,6 +83,7 @@ class WebDataset:
 def _indexed(file: Path, number: int, bad: BadSamples) -> list[tuple[int, str, Place, Place]]:
     """Where the samples of a tar file lie."""
     members: dict[str, dict[str, Place]] = {}
+    twice: dict[str, int] = {}
     try:
         with tarfile.open(file, "r:") as shard:
             end = file.stat().st_size
@@ -93,14 +94,16 @@ def _indexed(file: Path, number: int, bad: BadSamples) -> list[tuple[int, str, P
                 key, _, kind = name.partition(".")
                 if member.offset_data + member.size > end:
                     raise tarfile.ReadError("it ends in the middle of a member")
-                members.setdefault(f"{folder}/{key}" if folder else key, {})[kind.lower()] = (
-                    member.offset_data,
-                    member.size,
-                    kind.lower(),
-                )
+                parts = members.setdefault(f"{folder}/{key}" if folder else key, {})
+                if kind.lower() in parts:
+                    twice[member.name] = twice.get(member.name, 1) + 1
+                else:
+                    parts[kind.lower()] = (member.offset_data, member.size, kind.lower())
             _check_end(file, shard.offset)
     except (tarfile.TarError, OSError) as error:
         bad.take({str(file): f"torn or no tar file ({error}); what precedes the damage is used"})
+    for name, count in twice.items():
+        bad.take({f"{file}: {name}": f"it is there {count} times; the first one is used"})
     found = []
     for key, parts in members.items():
         inputs = next((parts[kind] for kind in INPUTS if kind in parts), None)
