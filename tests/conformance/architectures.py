@@ -236,6 +236,18 @@ def clip() -> nn.Module:
     return transformers.CLIPModel(transformers.CLIPConfig(text_config=text, vision_config=image, projection_dim=16))
 
 
+def detr() -> nn.Module:
+    """A convolutional backbone, frozen as DETR leaves its first stages, and a transformer with object queries."""
+    import transformers
+
+    backbone = transformers.ResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], out_features=["stage2"], layer_type="basic"
+    )
+    sizes = {name: size for name, size in BART.items() if name not in SPECIAL and name != "decoder_start_token_id"}
+    config = transformers.DetrConfig(backbone_config=backbone, num_queries=5, num_labels=CLASSES, **sizes)
+    return transformers.DetrForObjectDetection(config)
+
+
 SPECIAL = {"vocab_size": TOKENS, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 BLOCKS = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
 GROUPED = {**SPECIAL, **BLOCKS, "num_key_value_heads": 1, "head_dim": 8}
@@ -488,6 +500,146 @@ ARCHITECTURES: dict[str, Architecture] = {
         language,
         r"backbone\.layers\.0\.mixer\.(in|out)_proj\.weight",
         {r".*(A_log|\.D|conv1d\.weight|dt_bias)": "state space"},
+        HF,
+    ),
+    "RWKV": Architecture(
+        hugging("RwkvForCausalLM", "RwkvConfig", vocab_size=TOKENS, hidden_size=16, num_hidden_layers=2),
+        language,
+        r"rwkv\.blocks\.\d\.(attention|feed_forward)\.(key|value|receptance|output)\.weight",
+        {r".*\.attention\.time_\w+": "state space", r"head\.weight": "output layer"},
+        HF,
+    ),
+    "RecurrentGemma": Architecture(
+        hugging(
+            "RecurrentGemmaForCausalLM",
+            "RecurrentGemmaConfig",
+            **SPECIAL,
+            **(BLOCKS | {"num_hidden_layers": 3}),
+            attention_window_size=8,
+        ),
+        language,
+        r"model\.layers\.\d\.(temporal_block\.(linear_(x|y|out)|[qkvo]_proj)|mlp_block\.\w+_proj)\.weight",
+        {r".*rg_lru\.\w+|.*conv_1d\.\w+": "state space", r"model\.embed_tokens\.weight": "embedding"},
+        HF,
+    ),
+    "Qwen3-Next": Architecture(
+        hugging(
+            "Qwen3NextForCausalLM",
+            "Qwen3NextConfig",
+            **(GROUPED | {"num_hidden_layers": 2}),
+            **EXPERTS,
+            shared_expert_intermediate_size=12,
+            linear_num_value_heads=2,
+            linear_num_key_heads=2,
+            linear_key_head_dim=8,
+            linear_value_head_dim=8,
+            layer_types=["linear_attention", "full_attention"],
+        ),
+        language,
+        r"model\.layers\.\d\.(linear_attn\.(in_proj_qkvz|in_proj_ba|out_proj)\.weight|self_attn\.[qkvo]_proj\.weight"
+        r"|mlp\.experts\.(gate_up|down)_proj|mlp\.shared_expert\.(gate|up|down)_proj\.weight)",
+        {
+            r".*linear_attn\.(dt_bias|A_log|conv1d\.weight)": "state space",
+            r".*mlp\.(gate|shared_expert_gate)\.weight": "router",
+        },
+        HF,
+    ),
+    "Switch Transformer": Architecture(
+        hugging(
+            "SwitchTransformersForConditionalGeneration",
+            "SwitchTransformersConfig",
+            **(T5 | {"num_layers": 2, "num_decoder_layers": 2}),
+            decoder_start_token_id=0,
+            num_experts=2,
+            num_sparse_encoder_layers=1,
+            num_sparse_decoder_layers=1,
+        ),
+        language,
+        r"(en|de)coder\.block\.\d\.layer\.\d\.(\w+\.[qkvo]|mlp\.(experts\.expert_\d\.)?w[io])\.weight",
+        {r".*router\.classifier\.weight": "router", r"shared\.weight": "embedding"},
+        HF,
+    ),
+    "DeBERTa": Architecture(
+        hugging(
+            "DebertaV2ForSequenceClassification",
+            "DebertaV2Config",
+            **SPECIAL,
+            **BLOCKS,
+            num_labels=CLASSES,
+            relative_attention=True,
+            pos_att_type=["c2p", "p2c"],
+            max_relative_positions=8,
+        ),
+        sentences,
+        r"(deberta\.encoder\.layer\.0\..*(_proj|dense)|pooler\.dense)\.weight",
+        {r"classifier\.weight": "output layer", r"deberta\.encoder\.rel_embeddings\.weight": "embedding"},
+        HF,
+    ),
+    "Perceiver": Architecture(
+        hugging(
+            "PerceiverForSequenceClassification",
+            "PerceiverConfig",
+            vocab_size=TOKENS,
+            d_model=16,
+            d_latents=16,
+            num_latents=4,
+            num_blocks=1,
+            num_self_attends_per_block=1,
+            num_self_attention_heads=2,
+            num_cross_attention_heads=2,
+            max_position_embeddings=16,
+            num_labels=CLASSES,
+        ),
+        lambda: {"inputs": _ids(), "labels": _labels()},
+        r"perceiver\..*(query|key|value|dense\d?)\.weight",
+        {r"perceiver\.embeddings\.latents": "embedding", r"perceiver\.decoder\..*final_layer\.weight": "output layer"},
+        HF,
+    ),
+    "Swin": Architecture(
+        hugging(
+            "SwinForImageClassification",
+            "SwinConfig",
+            image_size=16,
+            patch_size=4,
+            embed_dim=8,
+            depths=[1, 1],
+            num_heads=[1, 2],
+            window_size=2,
+            num_labels=CLASSES,
+        ),
+        images,
+        r"swin\..*(projection|[qkvo]_proj|fc[12]|reduction)\.weight",
+        {r"classifier\.weight": "output layer", r".*relative_position_bias_table": "embedding"},
+        HF,
+    ),
+    "SegFormer": Architecture(
+        hugging(
+            "SegformerForSemanticSegmentation",
+            "SegformerConfig",
+            num_encoder_blocks=2,
+            depths=[1, 1],
+            sr_ratios=[2, 1],
+            hidden_sizes=[8, 16],
+            patch_sizes=[3, 3],
+            strides=[2, 2],
+            num_attention_heads=[1, 2],
+            mlp_ratios=[2, 2],
+            decoder_hidden_size=16,
+            num_labels=CLASSES,
+        ),
+        lambda: {"pixel_values": _noise(4, 3, 16, 16), "labels": torch.arange(4 * 256).view(4, 16, 16) % CLASSES},
+        r"(segformer\..*(proj|reduction|fc[12]|dwconv)|decode_head\.linear_\w+(\.\d\.proj)?)\.weight",
+        {r"decode_head\.classifier\.weight": "output layer"},
+        HF,
+    ),
+    "DETR": Architecture(
+        detr,
+        lambda: {"pixel_values": _noise(4, 3, 32, 32)},
+        r"model\.(input_projection|(en|de)coder\.layers\.0\..*(_proj|fc[12]))\.weight|bbox_predictor\.layers\.[01]\.weight",
+        {
+            r"class_labels_classifier\.weight|bbox_predictor\.layers\.2\.weight": "output layer",
+            r"model\.query_position_embeddings\.weight": "embedding",
+        },
         HF,
     ),
     "LSTM": Architecture(

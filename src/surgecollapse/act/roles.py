@@ -72,7 +72,7 @@ _ADAPTED = ("lora", "dora", "loha", "lokr")
 _FACTORS = frozenset(("a", "b", "down", "up", "u", "v", "left", "right"))
 _STATE_SPACE = re.compile(
     r"^(a_log|log_a(_real)?|a_real|a_imag|log_dt|inv_dt|dt_bias|dt|log_step|nu_log|theta_log|gamma_log|log_lambda|"
-    r"lambda_(re|im|real|imag|log)|(re|im)_lambda|time_(decay|first|faaaa|maa\w*|mix\w*))$",
+    r"lambda_(re|im|real|imag|log)|(re|im)_lambda|recurrent_param|time_(decay|first|faaaa|maa\w*|mix\w*))$",
     re.IGNORECASE,
 )
 _STATES = frozenset(("A", "B", "C"))
@@ -261,20 +261,27 @@ def _is_computed_from(use: _Use) -> bool:
 def _is_state_space(use: _Use) -> bool:
     """Whether it is one of a state-space layer's own, its step size, or its depthwise convolution over time."""
     own = {key for key, _ in use.module.named_parameters(recurse=False)}
-    if any(map(_STATE_SPACE.match, own)) or (own >= _STATES and use.key in _STATES):
+    if _has_dynamics(use.module) or (own >= _STATES and use.key in _STATES):
         return True
-    if use.parent is None or not any(_STATE_SPACE.match(key) for key, _ in use.parent.named_parameters(recurse=False)):
+    if use.parent is None:
         return False
-    depthwise = isinstance(use.module, nn.Conv1d) and use.module.groups > 1
-    return depthwise or use.path.rpartition(".")[2].startswith("dt_")
+    if isinstance(use.module, nn.Conv1d) and use.module.groups > 1:  # of the layer itself, or beside the recurrence
+        return _has_dynamics(use.parent) or any(map(_has_dynamics, use.parent.children()))
+    return use.path.rpartition(".")[2].startswith("dt_") and _has_dynamics(use.parent)
+
+
+def _has_dynamics(module: nn.Module) -> bool:
+    return any(_STATE_SPACE.match(key) for key, _ in module.named_parameters(recurse=False))
 
 
 def _is_router(use: _Use) -> bool:
     """Whether it chooses between experts: by its class, or as the gate beside them."""
-    if "router" in use.kind or "topkgate" in use.kind:
+    if _has_word(use.kind, "router", "topkgate"):
         return True
     own = use.path.rpartition(".")[2].lower()
     beside = [] if use.parent is None else [key.lower() for key, _ in use.parent.named_children()]
+    if not any("expert" in key for key in beside) and _has_word(type(use.parent).__name__.lower(), "router"):
+        return True
     return own.endswith("expert_gate") or (own in _ROUTERS and any("expert" in key for key in beside))
 
 

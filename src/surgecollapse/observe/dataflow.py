@@ -47,7 +47,7 @@ _COPIES = frozenset((
     "_to_copy", "clone", "copy_", "contiguous", "lift_fresh", "lift_fresh_copy", "alias", "detach", "to", "_conj",
 ))
 _PICKING = frozenset(("index", "index_select", "gather", "cat", "stack", "constant_pad_nd", "narrow_copy", "repeat"))
-_SELECTIONS = frozenset(("topk", "kthvalue"))
+_SELECTIONS = frozenset(("topk", "kthvalue", "argmax"))
 _SHARES = frozenset(("_softmax", "softmax", "_safe_softmax"))
 _FEATURES = frozenset((
     "relu", "relu6", "gelu", "silu", "mish", "leaky_relu", "elu", "rrelu_with_noise", "hardswish", "threshold",

@@ -203,3 +203,50 @@ def test_a_tied_parameter_appears_once_under_its_first_name():
     assert choose(model, X, include="0.weight") == ["0.weight"]
     with pytest.raises(ValueError, match="nothing to prune"):
         choose(model, X)
+
+
+class TopOne(nn.Module):
+    """Sends every row to the one expert with the highest score."""
+
+    def __init__(self):
+        super().__init__()
+        self.choice, self.out = nn.Linear(8, 3), nn.Linear(8, 2)
+        self.paths = nn.ModuleList(nn.Linear(8, 8) for _ in range(3))
+
+    def forward(self, x):
+        scores = self.choice(x).softmax(-1)
+        chosen = nn.functional.one_hot(scores.argmax(-1), 3) * scores
+        return self.out(sum(chosen[:, i : i + 1] * path(x) for i, path in enumerate(self.paths)))
+
+
+def test_what_an_argmax_chooses_by_is_a_router():
+    assert choose(TopOne(), torch.ones(4, 8)) == [f"paths.{i}.weight" for i in range(3)]
+
+
+class Router(nn.Module):
+    """Holds the layer that chooses, as a child; the experts are elsewhere."""
+
+    def __init__(self):
+        super().__init__()
+        self.classifier = nn.Linear(8, 3)
+
+
+def test_the_layers_of_a_router_module_are_left_alone():
+    model = nn.ModuleDict({"router": Router(), "experts": nn.ModuleList(nn.Linear(8, 8) for _ in range(3))})
+    assert choose(model) == [f"experts.{i}.weight" for i in range(3)]
+
+
+class LinearRecurrence(nn.Module):
+    """The gates and the decay of a linear recurrence, as in an RG-LRU."""
+
+    def __init__(self):
+        super().__init__()
+        self.recurrent_param = nn.Parameter(torch.ones(8))
+        self.gate_weight = nn.Parameter(torch.ones(2, 4, 4))
+
+
+def test_a_linear_recurrence_and_the_convolution_before_it_are_left_alone():
+    conv = nn.Conv1d(8, 8, 4, groups=8)
+    parts = {"into": nn.Linear(8, 8), "conv": conv, "lru": LinearRecurrence(), "out": nn.Linear(8, 8)}
+    assert choose(nn.ModuleDict({"block": nn.ModuleDict(parts)})) == ["block.into.weight", "block.out.weight"]
+    assert choose(nn.ModuleDict({"conv": conv})) == ["conv.weight"]
