@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,8 @@ def fork_ranks(work: Callable[[int], object], size: int) -> None:
             try:
                 work(rank)
                 failed = 0
+            except BaseException:  # noqa: BLE001 (the exit below would leave it unsaid)
+                traceback.print_exc()
             finally:
                 os._exit(failed)  # without the interpreter's teardown, in which a thread of gloo may abort
         ranks.append(pid)

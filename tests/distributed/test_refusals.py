@@ -90,11 +90,11 @@ def test_a_model_that_is_sharded_after_attach_is_refused_at_its_first_step():
 
 @pytest.mark.usefixtures("group")
 def test_parts_that_are_no_slices_are_refused():
-    # As fully_shard leaves a weight whose rows parallelize_module has split before.
+    # A strided placement that counts splits which are not there: parts of several pieces.
     mesh, model = init_device_mesh("cpu", (1,)), net()
     strided = DTensor.from_local(torch.ones(8, 4), mesh, [_StridedShard(0, split_factor=2)], run_check=False)
     model[0].weight = nn.Parameter(strided)
-    with pytest.raises(ValueError, match=r"0\.weight is split as .*StridedShard.*fully_shard alone"):
+    with pytest.raises(ValueError, match=r"0\.weight is split as .*StridedShard.*fully_shard after parallelize_module"):
         sc.attach(model, torch.optim.AdamW(model.parameters()), 0.5, 1_000)
 
 

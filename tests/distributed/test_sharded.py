@@ -32,6 +32,7 @@ torch.set_num_threads(1)
 
 CASES = {
     "gmp": ("gmp", Updates(), "global"),
+    "entropy_cycles": ("entropy_cycles", Updates(), "global"),
     "cyclic_pruning": ("cyclic_pruning", Updates(), "global"),
     "rigl": (lambda: RigL(interval=10), Updates(), "erk"),
     "soft_threshold": ("soft_threshold", Updates(), "global"),
@@ -48,9 +49,10 @@ CASES = {
 }
 RUNS = (
     (1, "plain", list(CASES)),
-    (2, "shards", list(CASES)),
+    (2, "shards", [case for case in CASES if case != "entropy_cycles"]),  # it decides by which rows are paired
     (4, "shards", ["gmp", "cyclic_pruning", "rigl", "soft_threshold"]),
-    (2, "tensors", ["gmp", "soft_threshold"]),
+    (2, "tensors", ["gmp", "soft_threshold", "entropy_cycles"]),
+    (4, "both", ["gmp", "cyclic_pruning", "rigl", "soft_threshold", "noise", "2:4"]),
 )
 
 
@@ -68,6 +70,11 @@ def spread(model, kind):
     if kind == "tensors":
         mesh = init_device_mesh("cpu", (distributed.get_world_size(),))
         parallelize_module(model, mesh, {"0": ColwiseParallel(), "2": RowwiseParallel()})
+    if kind == "both":
+        mesh = init_device_mesh("cpu", (2, distributed.get_world_size() // 2), mesh_dim_names=("dp", "tp"))
+        parallelize_module(model, mesh["tp"], {"0": ColwiseParallel(), "2": RowwiseParallel()})
+        fully_shard(model[0], mesh=mesh["dp"])
+        fully_shard(model, mesh=mesh["dp"])
     return model
 
 
@@ -80,6 +87,8 @@ def train(kind, case):
     rank, size = distributed.get_rank(), distributed.get_world_size()
     if kind == "tensors":  # every rank has the whole batch
         rank, size = 0, 1
+    if kind == "both":  # the ranks of one tensor-parallel group have the same rows
+        rank, size = rank // 2, size // 2
     model = spread(net(), kind)
     optimizer = torch.optim.AdamW(model.parameters(), 0.01)
     tiles = case if ":" in case else None
@@ -125,7 +134,7 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sharded")
     (folder / "worker.py").write_text(WORKER)
     run_ranks(folder / "worker.py", folder, size=1, timeout=900)
-    kinds = ((1, "plain"), (2, "shards"), (4, "shards"), (2, "tensors"))
+    kinds = ((1, "plain"), (2, "shards"), (4, "shards"), (2, "tensors"), (4, "both"))
     return {kind: [torch.load(folder / f"{kind[1]}{kind[0]}-{rank}.pt") for rank in range(kind[0])] for kind in kinds}
 
 
@@ -139,7 +148,8 @@ def runs_of(size, kind, place, cases):
     [
         *runs_of(2, "shards", "fully_shard (FSDP2), 2 processes", CASES),
         *runs_of(4, "shards", "fully_shard (FSDP2), 4 processes", FOUR),
-        *runs_of(2, "tensors", "tensor parallel, 2 processes", ("gmp", "soft_threshold")),
+        *runs_of(2, "tensors", "tensor parallel, 2 processes", ("gmp", "soft_threshold", "entropy_cycles")),
+        *runs_of(4, "both", "fully_shard and tensor parallel, 2 × 2 processes", (*FOUR, "noise", "2:4")),
     ],
 )
 def test_parts_together_are_one_process_on_the_joined_batch(runs, size, kind, case):
@@ -153,6 +163,8 @@ def test_parts_together_are_one_process_on_the_joined_batch(runs, size, kind, ca
         # Readings are kept in float32.
         assert part["grad_norms"] == pytest.approx(whole["grad_norms"], rel=8 * unit(torch.float32))
         assert all(entropy is not None for entropy in part["entropies"])
+        if kind == "tensors":  # the same rows, of all units
+            assert part["entropies"] == pytest.approx(whole["entropies"], rel=8 * unit(torch.float32))
         for one, other in zip(part["weights"], whole["weights"], strict=True):
             # Half of the digits: rounding differs from the first sum on, and training carries it along.
             assert torch.allclose(one, other, rtol=0.0, atol=unit(torch.float64) ** 0.5)

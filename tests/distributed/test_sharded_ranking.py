@@ -10,8 +10,10 @@ from datetime import timedelta
 from itertools import product
 
 import torch
-from torch import distributed
+from torch import distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
 from processes import fork_ranks
@@ -36,6 +38,27 @@ def check(mesh, placements, dtype):
         name: distribute_tensor(value.clone(), mesh, placements if value.ndim > 1 else [Replicate()] * mesh.ndim)
         for name, value in full.items()
     }
+    verify(full, allowed, params)
+
+
+def check_both():
+    # What fully_shard makes of weights that parallelize_module has split before, evenly or not.
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("dp", "tp"))
+    net, draw = nn.Sequential(nn.Linear(4, 26), nn.Linear(26, 3), nn.Linear(3, 5)), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.copy_(torch.randint(-3, 4, p.shape, generator=draw))
+    full = {name: p.detach().clone() for name, p in net.named_parameters()}
+    parallelize_module(net, mesh["tp"], {"0": ColwiseParallel(), "1": RowwiseParallel()})
+    fully_shard(net, mesh=mesh["dp"])
+    allowed = {name: torch.rand(p.shape, generator=draw) < 0.7 for name, p in full.items()}
+    params = {name: p.detach() for name, p in net.named_parameters()}
+    assert any(type(kind).__name__ == "_StridedShard" for kind in params["0.weight"].placements)
+    verify(full, allowed, params)
+
+
+def verify(full, allowed, params):
+    dtype = next(iter(full.values())).dtype
     params["plain"], full["plain"], allowed["plain"] = (t := torch.arange(4).to(dtype)), t, torch.ones(4).bool()
     shards = Shards(Ranks(distributed.group.WORLD), sharded=True)
     ranking = ShardedRanking(lambda: params, shards)
@@ -80,6 +103,7 @@ def work(rank):
     check(line, [Replicate()], torch.float32)
     check(square, [Replicate(), Shard(0)], torch.float32)
     check(square, [Shard(1), Shard(0)], torch.float32)
+    check_both()
     # Two histograms of 16 bits of the keys, as benchmarks/scaling.py counts them.
     assert messages() == [2**16 * 8] * 2, messages()
     distributed.barrier()

@@ -10,7 +10,7 @@ from surgecollapse.controller.options import Options
 from surgecollapse.policies.recycling import Recycle
 from surgecollapse.protocols import Policy
 from surgecollapse.torch_utils.modules import canonical_name
-from surgecollapse.torch_utils.shards import is_sharded
+from surgecollapse.torch_utils.shards import is_sharded, splits
 
 _INSTEAD = "train with DistributedDataParallel"
 
@@ -25,11 +25,11 @@ def check_sharded(model: nn.Module, options: Options, policy: Policy) -> None:
     if not split:
         return
     for name, p in split.items():
-        placements: tuple[Any, ...] = p.placements  # type: ignore[attr-defined]
-        if not all(type(placement).__name__ in ("Shard", "Replicate") for placement in placements):
+        if splits(p) is None:
+            placements: tuple[Any, ...] = p.placements  # type: ignore[attr-defined]
             raise ValueError(
                 f"{name} is split as {placements}, whose parts are no plain slices: use Shard or Replicate along each "
-                "dimension of the device mesh (fully_shard alone, or tensor parallelism alone)"
+                "dimension of the device mesh, or fully_shard after parallelize_module"
             )
     if options.monitoring.monitors:
         raise ValueError(

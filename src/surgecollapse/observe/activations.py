@@ -28,6 +28,7 @@ from surgecollapse.torch_utils.modules import (
     is_transformed,
     tensors_in,
 )
+from surgecollapse.torch_utils.shards import whole_tensor
 
 ENOUGH = 32
 """Rows that a reading takes at least, where the batch has as many positions: several of a sample if samples are few."""
@@ -147,6 +148,11 @@ class ActivationReader:
         return tuple(self._sites)
 
     @property
+    def modules(self) -> dict[str, nn.Module]:
+        """The layers that are read, by name."""
+        return dict(self._sites)
+
+    @property
     def armed(self) -> bool:
         """Whether the next forward pass will be read."""
         return len(self._hooks) > 0
@@ -200,6 +206,7 @@ class ActivationReader:
             reading = not self._training or (module.training and torch.is_grad_enabled())
         if x is None or not x.is_floating_point() or not reading or is_transformed():
             return
+        x = whole_tensor(x)
         if x.is_nested:  # samples of different lengths: each position is a row
             x = torch.cat([part.reshape(-1, part.shape[-1]) for part in x.detach().unbind()])
         if x.layout is not torch.strided:
@@ -218,7 +225,7 @@ class ActivationReader:
         if self._pending is None or x is None or x.is_nested or x.shape != self._pending[1]:
             return
         name, _, first = self._pending
-        self._take(name, x, first)
+        self._take(name, whole_tensor(x), first)
         self._pending = None
 
     def _take(self, name: str, x: Tensor, channels_first: bool) -> None:

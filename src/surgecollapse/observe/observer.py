@@ -17,6 +17,7 @@ from surgecollapse.observe.activations import ActivationReader
 from surgecollapse.observe.pooling import Pool
 from surgecollapse.observe.predictions import Output, class_scores
 from surgecollapse.observe.probe import Probe
+from surgecollapse.observe.split_units import SplitUnits
 from surgecollapse.observe.unit_tracing import follow_units
 from surgecollapse.protocols import Dataflow, UnitConnection
 from surgecollapse.torch_utils.distributed import Ranks
@@ -59,6 +60,7 @@ class Observer:
         self._ranks = Ranks() if ranks is None else ranks
         self._shards = Shards() if shards is None else shards
         self._pool = Pool(self._ranks, reader.sites, reader.entropy)
+        self._split = SplitUnits(reader.modules)
         self._loss: Tensor | float | None = None
         self._targets: Tensor | None = None
         self._norms: list[Tensor] = []
@@ -158,7 +160,7 @@ class Observer:
     def _together(self, extra: Mapping[str, Tensor]) -> tuple[tuple[LayerReading, ...], dict[str, float], bool]:
         """The same over all ranks: layers from sums of sufficient statistics, further numbers as means."""
         known = dict(zip(extra, _to_host(list(extra.values())), strict=True)) | self._noted_number()
-        pooled = self._pool.read(self._reader.samples, {name: known.get(name) for name in _NUMBERS})
+        pooled = self._pool.read(self._split.joined(self._reader.samples), {name: known.get(name) for name in _NUMBERS})
         return pooled.layers, dict(pooled.values), pooled.finite
 
     def measure(self, name: str) -> float:

@@ -9,6 +9,7 @@ Everything here is trivial for plain tensors, and then no collective is called.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -63,6 +64,14 @@ def whole(param: Tensor, part: Tensor) -> Tensor:
     return spread.full_tensor().to(part.dtype)
 
 
+def whole_tensor(tensor: Tensor) -> Tensor:
+    """Gather a distributed tensor, as activations may be, on all ranks alike; a plain one is returned as it is."""
+    if not is_sharded(tensor):
+        return tensor
+    full: Tensor = tensor.detach().full_tensor()  # type: ignore[attr-defined]
+    return full
+
+
 def part_of(param: Tensor, full: Tensor) -> Tensor:
     """Cut from a whole tensor the part that this process holds of ``param``: a copy, or all of it.
 
@@ -98,14 +107,34 @@ def box(param: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
     if is_sharded(param):
         coordinate = _mesh(param).get_coordinate()
         assert coordinate is not None
-        for axis, placement in enumerate(param.placements):  # type: ignore[attr-defined]
-            if placement.is_shard():
-                dim, parts = placement.dim, _mesh(param).size(axis)
-                chunk = -(-shape[dim] // parts)
-                first = min(coordinate[axis] * chunk, shape[dim])
-                start[dim] += first
-                shape[dim] = min(chunk, shape[dim] - first)
+        for axis, dim in splits(param) or ():
+            chunk = -(-shape[dim] // _mesh(param).size(axis))
+            first = min(coordinate[axis] * chunk, shape[dim])
+            start[dim] += first
+            shape[dim] = min(chunk, shape[dim] - first)
     return tuple(start), tuple(shape)
+
+
+def splits(param: Tensor) -> list[tuple[int, int]] | None:
+    """Axes of the mesh along which a tensor is split, each with the dimension that it splits, in that order.
+
+    ``fully_shard`` splits what ``parallelize_module`` has split before along a later axis of the mesh, and says so by a
+    strided placement. Such parts are boxes too, as long as the strided placements count exactly the splits before them.
+
+    Returns:
+        The splits, or ``None`` where the parts are no boxes of the whole.
+    """
+    placements, mesh = list(enumerate(param.placements)), _mesh(param)  # type: ignore[attr-defined]
+    kinds = {axis: type(placement).__name__ for axis, placement in placements}
+    if not set(kinds.values()) <= {"Shard", "_StridedShard", "Replicate"}:
+        return None
+    found = [(axis, placement.dim) for axis, placement in placements if kinds[axis] == "Shard"]
+    for axis, placement in reversed(placements):
+        if kinds[axis] == "_StridedShard":
+            if placement.split_factor != prod(mesh.size(other) for other, dim in found if dim == placement.dim):
+                return None
+            found.append((axis, placement.dim))
+    return found
 
 
 def _mesh(param: Tensor) -> DeviceMesh:
