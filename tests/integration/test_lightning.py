@@ -220,3 +220,94 @@ def test_a_run_of_the_trainer_is_on_the_page_and_takes_commands(tmp_path):
     assert zeros(module) == pytest.approx(0.8, abs=1e-3)  # stopped early, and exact
     again, _ = fit(tmp_path / "again", Automatic(), ckpt=saved, enable_checkpointing=False)
     assert again.global_step == 80
+class Adversarial(pl.LightningModule):
+    """A generator and a discriminator with an optimizer each, called and stepped by hand in turn."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.automatic_optimization = False
+        self.g = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 8))
+        self.d = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 1))
+
+    def training_step(self, batch, batch_idx):
+        for_g, for_d = self.optimizers()
+        torch.manual_seed(8 * self.current_epoch + batch_idx)
+        noise = torch.randn(len(batch[0]), 4)
+        self.toggle_optimizer(for_d)
+        loss = nn.functional.softplus(-self.d(batch[0])) + nn.functional.softplus(self.d(self.g(noise).detach()))
+        self.stepped(for_d, loss.mean())
+        self.untoggle_optimizer(for_d)
+        if batch_idx % 2 == 0:  # the discriminator makes two steps for one
+            self.toggle_optimizer(for_g)
+            self.stepped(for_g, nn.functional.softplus(-self.d(self.g(noise))).mean())
+            self.untoggle_optimizer(for_g)
+
+    def stepped(self, optimizer, loss):
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        optimizer.step()
+
+    def configure_optimizers(self):
+        return torch.optim.AdamW(self.g.parameters(), 5e-3), torch.optim.AdamW(self.d.parameters(), 5e-3)
+
+
+def both_pruned():
+    readings = Readings(every=5)
+    return [SurgeCollapse(0.8, module="g", total_steps=40, readings=readings),
+            SurgeCollapse(0.7, module="d", total_steps=80, readings=readings)]  # fmt: skip
+
+
+class HeldWithMoments(pl.Callback):
+    """Looks at closed weights, and at their first moments, after every batch."""
+
+    def __init__(self, prunings):
+        self.prunings, self.wrong, self.looks = prunings, [], 0
+
+    def on_train_batch_end(self, trainer, pl_module, *_):
+        self.looks += 1
+        for part, pruning, optimizer in zip("gd", self.prunings, trainer.optimizers, strict=True):
+            weights = dict(pl_module.get_submodule(part).named_parameters())
+            for name, mask in pruning.controller.masks.items():
+                moments = optimizer.state.get(weights[name], {}).get("exp_avg", torch.zeros(()).expand(mask.shape))
+                if weights[name][~mask].any() or moments[~mask].any():
+                    self.wrong.append((trainer.global_step, part, name))
+
+
+@pytest.mark.conformance("heads right", place="Lightning, two networks with an optimizer each")
+@pytest.mark.conformance("masks held", place="Lightning, two networks with an optimizer each")
+@pytest.mark.conformance("target reached", place="Lightning, two networks with an optimizer each")
+@pytest.mark.conformance("entropy read", place="Lightning, two networks with an optimizer each")
+def test_two_networks_are_pruned_each_by_its_own_callback(tmp_path):
+    module, prunings = Adversarial(), both_pruned()
+    held = HeldWithMoments(prunings)
+    fit(tmp_path, module, prunings[0], more=[prunings[1], held], enable_checkpointing=False)
+    assert (held.looks, held.wrong) == (80, [])
+    for part, pruning, sparsity, steps in zip("gd", prunings, (0.8, 0.7), (40, 80), strict=True):
+        controller = pruning.controller
+        assert controller.step == steps
+        assert set(controller.masks) == {"0.weight", "2.weight"}
+        weights = [module.get_submodule(part)[i].weight for i in (0, 2)]
+        size = sum(p.numel() for p in weights)
+        assert sum(int(mask.sum()) for mask in controller.masks.values()) == int((1 - sparsity) * size + 0.5)
+        assert all(reading.entropy is not None for reading in controller.readings)
+
+
+@pytest.mark.conformance("resume bitwise", place="Lightning, two networks with an optimizer each")
+def test_two_pruned_networks_resume_bitwise(tmp_path):
+    every = pl.callbacks.ModelCheckpoint(dirpath=tmp_path, filename="{epoch}", save_top_k=-1)
+    whole, prunings = Adversarial(), both_pruned()
+    fit(tmp_path, whole, prunings[0], more=[prunings[1], every])
+    again, resumed = Adversarial(), both_pruned()
+    options = {"more": [resumed[1]], "ckpt": str(tmp_path / "epoch=4.ckpt"), "enable_checkpointing": False}
+    fit(tmp_path, again, resumed[0], **options)
+    for one, other in zip(whole.parameters(), again.parameters(), strict=True):
+        assert torch.equal(one, other)
+    for one, other in zip(prunings, resumed, strict=True):
+        assert one.controller.step == other.controller.step
+        assert all(torch.equal(mask, other.controller.masks[name]) for name, mask in one.controller.masks.items())
+
+
+def test_several_networks_without_a_forward_pass_are_named(tmp_path):
+    with pytest.raises(ValueError, match=r"Adversarial has no forward\(\).*module=\.\.\.\), one of 'g', 'd'"):
+        fit(tmp_path, Adversarial(), SurgeCollapse(0.8, total_steps=80), enable_checkpointing=False)

@@ -10,6 +10,7 @@ from torch import nn
 from surgecollapse.attaching.attach import attach
 from surgecollapse.controller.controller import Controller
 from surgecollapse.controller.options import Target
+from surgecollapse.torch_utils.step_hooks import parameters_of
 
 
 class SurgeCollapse(pl.Callback):
@@ -17,8 +18,9 @@ class SurgeCollapse(pl.Callback):
 
     It attaches before the checkpoint's optimizers are loaded, so that ``fit(ckpt_path=...)`` goes on bitwise: the state
     lies in the optimizer's own state. Automatic and manual optimization, several optimizers, accumulation, clipping and
-    mixed precision work as they are. ``sparsity`` and ``activation_entropy`` are logged at every reading. At the end
-    the mask is exact, and the controller is detached.
+    mixed precision work as they are. Of several networks (a GAN), each that is pruned has a callback of its own, with
+    ``module=``; the optimizers that step none of its parameters are left alone. ``sparsity`` and ``activation_entropy``
+    are logged at every reading. At the end the mask is exact, and the controller is detached.
 
     With ``recorders=[store]`` and ``commands=store.path`` a run is on the live page and takes commands; the trainer
     itself carries out ``stop`` and ``checkpoint``.
@@ -54,7 +56,17 @@ class SurgeCollapse(pl.Callback):
         if total == float("inf"):
             raise ValueError("the trainer has no end (max_epochs=-1): pass SurgeCollapse(total_steps=...)")
         model = pl_module.get_submodule(self._module) if self._module is not None else called_module(pl_module)
-        optimizers = trainer.optimizers[0] if len(trainer.optimizers) == 1 else trainer.optimizers
+        if model is pl_module and type(model).forward is pl.LightningModule.forward:
+            parts = [name for name, part in model.named_children() if any(True for _ in part.parameters())]
+            raise ValueError(
+                f"{type(model).__name__} has no forward() and several parts, so that no one module is seen to run: "
+                f"pass SurgeCollapse(module=...), one of {', '.join(map(repr, parts))} (one callback for each), or "
+                "give it a forward() that the training step calls"
+            )
+        own = {id(p) for p in model.parameters()}
+        steps_it = [o for o in trainer.optimizers if any(id(p) in own for p in parameters_of(o))]
+        optimizers = steps_it or trainer.optimizers
+        optimizers = optimizers[0] if len(optimizers) == 1 else optimizers
         self._logged = 0
         self.controller = attach(model, optimizers, self._target, int(total), **self._options)
         self._save = False
