@@ -103,5 +103,8 @@ def test_readings_are_those_of_all_units(runs, kind, width):
         for reading, other in zip(found, expected, strict=True):
             for layer, same in zip(reading, other, strict=True):
                 assert layer[:2] == same[:2]
+                assert layer[2] is not None
+                first = 3 if kind == "both" else 2  # where data may differ, the rows are paired in another order
                 # Readings are kept in float32.
-                assert layer[2:] == pytest.approx(same[2:], rel=8 * unit(torch.float32), abs=8 * unit(torch.float32))
+                close = pytest.approx(same[first:], rel=8 * unit(torch.float32), abs=8 * unit(torch.float32))
+                assert layer[first:] == close

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from surgecollapse.act.randomness import Generators
+from surgecollapse.torch_utils.generators import branch
 from surgecollapse.torch_utils.module_hooks import Hooks
 from surgecollapse.torch_utils.modules import is_recomputed, is_undisturbed, map_tensors, tensors_in
 
@@ -26,10 +27,11 @@ class InputNoise:
     Args:
         model: the module that the training loop calls (wrappers included).
         generators: the library's own generators.
+        data_differs: other processes have other batches, of which they draw noise of other shapes.
     """
 
-    def __init__(self, model: nn.Module, generators: Generators) -> None:
-        self._model, self._generators = model, generators
+    def __init__(self, model: nn.Module, generators: Generators, *, data_differs: bool = False) -> None:
+        self._model, self._generators, self._data_differs = model, generators, data_differs
         self._hooks = Hooks()
         self._tokens = False
         self._noisy: nn.Module | None = None
@@ -82,5 +84,6 @@ class InputNoise:
             generator = torch.Generator(device=like.device)
             generator.set_state(self._drawn)
         else:
+            generator = branch(generator) if self._data_differs else generator
             self._drawn = generator.get_state()
         return torch.randn(like.shape, dtype=like.dtype, device=like.device, generator=generator)

@@ -44,7 +44,7 @@ from surgecollapse.record.plot import plot_run
 from surgecollapse.torch_utils.distributed import shadow_when_joined
 from surgecollapse.torch_utils.modules import snapshot, unwrap_model
 from surgecollapse.torch_utils.sharded_modules import gather_again
-from surgecollapse.torch_utils.shards import like, together
+from surgecollapse.torch_utils.shards import data_differs, like, together
 from surgecollapse.torch_utils.step_hooks import StepHooks
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class Controller:
         self._probe = Probe(options.readings.probe, rows=rows, shards=self._shards)
         self._agreement = RankAgreement(self._ranks, self._probe)
         self._random = {role: Generators(options.seed + _APART * i) for i, role in enumerate(_ROLES)}
-        self._noise = InputNoise(model, self._random["noise"])
+        self._noise = InputNoise(model, self._random["noise"], data_differs=data_differs(self.model, self._ranks))
         self._ownership = Ownership(model, self._given)
         self._steps = OptimizerSteps(self.optimizers, options.transforms)
         self._loop = self._new_loop()
@@ -389,12 +389,13 @@ class Controller:
 
     @torch.no_grad()
     def _end_of_join(self, is_last: bool) -> None:
-        """After the last step of the longest rank: all ranks have its masks and state, as they have its weights."""
+        """After the last step of the longest rank: all ranks have its masks and state, as they have its weights.
+
+        That rank takes it up, too: what the ranks agree on once must be forgotten on all of them, or on none.
+        """
         self._ranks.absent = False
         source = int(self._ranks.highest(torch.tensor(self._ranks.rank if is_last else -1)))
-        state = self._ranks.from_first(self.state_dict(), source=source)
-        if self._ranks.rank != source:
-            self._load(state, check=False)
+        self._load(self._ranks.from_first(self.state_dict(), source=source), check=False)
 
     def _resolve(self) -> None:
         """Settle what is prunable, once the layer that produces the output can be found."""

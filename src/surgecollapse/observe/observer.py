@@ -21,8 +21,9 @@ from surgecollapse.observe.split_units import SplitUnits
 from surgecollapse.observe.unit_tracing import follow_units
 from surgecollapse.protocols import Dataflow, UnitConnection
 from surgecollapse.torch_utils.distributed import Ranks
+from surgecollapse.torch_utils.generators import branch
 from surgecollapse.torch_utils.modules import canonical_name
-from surgecollapse.torch_utils.shards import Shards, is_sharded, local
+from surgecollapse.torch_utils.shards import Shards, data_differs, is_sharded, local
 
 _NUMBERS = ("grad_norm", "loss", "target_entropy")
 """What a reading holds beside its layers; averaged over ranks."""
@@ -61,6 +62,7 @@ class Observer:
         self._shards = Shards() if shards is None else shards
         self._pool = Pool(self._ranks, reader.sites, reader.entropy)
         self._split = SplitUnits(reader.modules)
+        self._data_differs = data_differs(model, self._ranks)
         self._loss: Tensor | float | None = None
         self._targets: Tensor | None = None
         self._norms: list[Tensor] = []
@@ -81,7 +83,8 @@ class Observer:
 
     def arm(self) -> None:
         """Read the forward passes of the next step."""
-        self._reader.arm(self._generator)
+        # Data-parallel ranks may have batches of different sizes, of which they draw differently.
+        self._reader.arm(branch(self._generator) if self._data_differs else self._generator)
 
     def disarm(self) -> None:
         """Remove every hook."""

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from surgecollapse.torch_utils.distributed import Ranks
+from surgecollapse.torch_utils.sharded_modules import gathers
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -257,6 +258,13 @@ def together(model: nn.Module, group: ProcessGroup | None = None) -> tuple[Ranks
     params = list(model.parameters())
     ranks = Ranks.of(model, _group_of(params) if group is None else group)
     return ranks, Shards(ranks, sharded=any(map(is_sharded, params)))
+
+
+def data_differs(model: nn.Module, ranks: Ranks) -> bool:
+    """Whether the processes that train a model have different batches: not so under tensor parallelism alone."""
+    if ranks.alone:
+        return False
+    return any(map(gathers, model.modules())) or not any(map(is_sharded, model.parameters()))
 
 
 def _group_of(tensors: Iterable[Tensor]) -> ProcessGroup | None:
