@@ -39,6 +39,10 @@ def _afresh():
     torch._dynamo.reset()
 
 
+@pytest.mark.conformance("heads right", place="torch.compile: before, after, in place, by regions, the step")
+@pytest.mark.conformance("masks held", place="torch.compile: before, after, in place, by regions, the step")
+@pytest.mark.conformance("target reached", place="torch.compile: before, after, in place, by regions, the step")
+@pytest.mark.conformance("entropy read", place="torch.compile: before, after, in place, by regions, the step")
 @pytest.mark.parametrize("how", ["eager", "before", "after", "in place", "regions", "optimizer", "step"])
 def test_every_order_trains_the_same_net(how):
     def run(how):
@@ -63,6 +67,10 @@ def test_every_order_trains_the_same_net(how):
             step = compiled(step)
         for _ in range(40):
             step()
+            weights = [model.get_submodule(name[:1]) for name in controller.masks]
+            weights = [getattr(part, "_orig_mod", part).weight for part in weights]
+            closed = zip(weights, controller.masks.values(), strict=True)
+            assert not any(weight.detach()[~mask].any() for weight, mask in closed)
         return controller, model
 
     controller, model = run(how)
@@ -71,6 +79,7 @@ def test_every_order_trains_the_same_net(how):
     assert controller.frozen
     assert sorted(controller.masks) == sorted(plain.masks) == ["0.weight", "2.weight"]
     assert controller.sparsity == plain.sparsity
+    assert all(reading.entropy is not None for reading in controller.readings)
     assert "none" not in {reading.source for reading in controller.readings}
     for a, b in zip(model.parameters(), expected.parameters(), strict=True):
         assert torch.allclose(a, b, atol=1e-5)

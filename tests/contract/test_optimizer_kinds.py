@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -25,6 +27,10 @@ def backward(model):
     nn.functional.cross_entropy(model(X), Y).backward()
 
 
+@pytest.mark.conformance("heads right", place="sharpness-aware steps")
+@pytest.mark.conformance("masks held", place="sharpness-aware steps")
+@pytest.mark.conformance("target reached", place="sharpness-aware steps")
+@pytest.mark.conformance("entropy read", place="sharpness-aware steps")
 @pytest.mark.parametrize("policy", ["cyclic_pruning", "soft_threshold"])
 @pytest.mark.parametrize("calls", [1, 2])
 @pytest.mark.parametrize("base", [torch.optim.SGD, torch.optim.AdamW])
@@ -44,6 +50,8 @@ def test_sharpness_aware_steps_in_one_call_and_in_two(base, calls, policy):
         assert not any(params[name][~mask].any() for name, mask in controller.masks.items())
     assert controller.step == 60
     assert controller.sparsity == pytest.approx(0.8, abs=1e-3)
+    assert set(controller.masks) == {"0.weight", "2.weight"}
+    assert all(reading.entropy is not None for reading in controller.readings)
 
 
 @pytest.mark.parametrize("hooks", [True, False])
@@ -175,6 +183,7 @@ MEMORIES = {
 }
 
 
+@pytest.mark.conformance("refused", place="factored and 8-bit optimizers, by default")
 @pytest.mark.parametrize("name", MEMORIES)
 def test_a_memory_that_cannot_be_masked_is_found_after_the_first_step(name):
     model = net()
@@ -186,6 +195,10 @@ def test_a_memory_that_cannot_be_masked_is_found_after_the_first_step(name):
     assert controller.step == 1
 
 
+@pytest.mark.conformance("heads right", place="factored and 8-bit optimizers, optimizer_state=keep")
+@pytest.mark.conformance("masks held", place="factored and 8-bit optimizers, optimizer_state=keep")
+@pytest.mark.conformance("target reached", place="factored and 8-bit optimizers, optimizer_state=keep")
+@pytest.mark.conformance("entropy read", place="factored and 8-bit optimizers, optimizer_state=keep")
 @pytest.mark.parametrize("name", MEMORIES)
 def test_with_keep_such_an_optimizer_trains_and_its_weights_stay_masked(name):
     model = net()
@@ -199,8 +212,11 @@ def test_with_keep_such_an_optimizer_trains_and_its_weights_stay_masked(name):
         params = dict(model.named_parameters())
         assert not any(params[n][~mask].any() for n, mask in controller.masks.items())
     assert controller.sparsity == pytest.approx(0.8, abs=1e-3)
+    assert set(controller.masks) == {"0.weight", "2.weight"}
+    assert all(reading.entropy is not None for reading in controller.readings)
 
 
+@pytest.mark.conformance("refused", place="factored and 8-bit optimizers, by default")
 def test_adafactor_of_torch_is_found_too():
     model = net()
     optimizer = torch.optim.Adafactor(model.parameters())
@@ -411,3 +427,65 @@ def test_a_controller_prints_and_draws_itself():
     above, below = controller.plot().axes
     assert above.get_ylabel() == "sparsity"
     assert below.lines
+
+
+# ---- schedule-free and orthogonalized steps ---------------------------------------------------------------------
+
+
+class ScheduleFree(torch.optim.Optimizer):
+    """SGD on z, with gradients at y = (1 − β)z + βx and the average x of all z (Defazio et al., arXiv 2405.15682)."""
+
+    def __init__(self, params, lr=0.5, beta=0.9):
+        super().__init__(params, {"lr": lr, "beta": beta, "k": 0})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            group["k"] += 1
+            for p in group["params"]:
+                state = self.state[p]
+                z, x = state.setdefault("z", p.clone()), state.setdefault("x", p.clone())
+                z.sub_(p.grad, alpha=group["lr"])
+                x.lerp_(z, 1 / group["k"])
+                p.copy_(z.lerp(x, group["beta"]))
+
+
+HIDDEN = {"Muon": lambda model: [torch.optim.Muon([model[0].weight, model[2].weight], lr=0.02),
+                                 torch.optim.AdamW([model[0].bias, model[2].bias, *model[4].parameters()], lr=1e-2)],
+          "schedule-free": lambda model: [ScheduleFree(model.parameters())]}  # fmt: skip
+
+
+@pytest.mark.conformance("heads right", place="Muon, schedule-free steps")
+@pytest.mark.conformance("masks held", place="Muon, schedule-free steps")
+@pytest.mark.conformance("target reached", place="Muon, schedule-free steps")
+@pytest.mark.conformance("entropy read", place="Muon, schedule-free steps")
+@pytest.mark.conformance("resume bitwise", place="Muon, schedule-free steps")
+@pytest.mark.parametrize("policy", ["cyclic_pruning", "soft_threshold", "rigl"])
+@pytest.mark.parametrize("name", HIDDEN)
+def test_muon_and_schedule_free_steps_hold_masks_and_resume(name, policy):
+    def run(first, last, state=None):
+        model = net()
+        optimizers = HIDDEN[name](model)
+        controller = sc.attach(model, optimizers, 0.8, 60, policy=policy, readings=sc.Readings(every=5))
+        if state is not None:
+            model.load_state_dict(state[0])
+            for optimizer, own in zip(optimizers, state[1], strict=True):
+                optimizer.load_state_dict(own)
+        saved = None
+        for step in range(first, last):
+            if step == 31:
+                saved = copy.deepcopy((model.state_dict(), [optimizer.state_dict() for optimizer in optimizers]))
+            backward(model)
+            for optimizer in optimizers:
+                optimizer.step()
+            params = dict(model.named_parameters())
+            assert not any(params[n].detach()[~mask].any() for n, mask in controller.masks.items()), step
+        return model, controller, saved
+
+    model, controller, saved = run(0, 60)
+    assert controller.sparsity == pytest.approx(0.8, abs=1e-3)
+    assert set(controller.masks) == {"0.weight", "2.weight"}
+    assert all(reading.entropy is not None for reading in controller.readings)
+    again, resumed, _ = run(31, 60, saved)
+    assert all(map(torch.equal, model.parameters(), again.parameters()))
+    assert all(torch.equal(mask, resumed.masks[n]) for n, mask in controller.masks.items())

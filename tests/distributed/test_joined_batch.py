@@ -39,18 +39,20 @@ def train(policy, rank, size):
     called = DistributedDataParallel(model) if size > 1 else model
     optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9)
     controller = attach(called, optimizer, 0.8, 100, policy=policy, readings=Readings(every=5))
-    rows = torch.Generator().manual_seed(1)
-    for _ in range(100):
+    rows, revived, params = torch.Generator().manual_seed(1), [], dict(model.named_parameters())
+    for step in range(100):
         x, y = torch.randn(32, 8, generator=rows).double(), torch.randint(3, (32,), generator=rows)
         own = slice(rank * 32 // size, (rank + 1) * 32 // size)
         optimizer.zero_grad()
         nn.functional.cross_entropy(called(x[own]), y[own]).backward()
         optimizer.step()
+        revived += [(step, name) for name, mask in controller.masks.items() if params[name].detach()[~mask].any()]
     controller.finalize()
     return {
         "weights": [p.detach().clone() for p in model.parameters()],
         "masks": dict(controller.masks),
         "done": [(e.step, e.kind, [(l.name, l.live) for l in e.layers]) for e in controller.events],
+        "revived": revived,
         "entropies": [reading.entropy for reading in controller.readings],
     }
 
@@ -95,3 +97,36 @@ def test_ranks_together_are_one_process_on_the_joined_batch(runs, size, policy):
         for one, other in zip(part["weights"], whole["weights"], strict=True):
             # Half of the digits: rounding differs from the first sum on, and training carries it along.
             assert torch.allclose(one, other, rtol=0.0, atol=unit(torch.float64) ** 0.5)
+
+
+@pytest.fixture(params=["DistributedDataParallel, 2 processes", "DistributedDataParallel, 4 processes"])
+def place(request, runs):
+    """What every rank found, by policy."""
+    size = 2 if "2" in request.param else 4
+    return [runs[size, rank] for rank in range(size)]
+
+
+@pytest.mark.conformance("heads right")
+def test_the_layer_of_the_output_is_left_alone(place):
+    assert all(set(part["masks"]) == {"0.weight", "2.weight"} for rank in place for part in rank.values())
+
+
+@pytest.mark.conformance("masks held")
+def test_closed_weights_are_zero_after_every_step(place):
+    assert all(part["revived"] == [] for rank in place for part in rank.values())
+
+
+@pytest.mark.conformance("target reached")
+def test_the_target_is_reached(place):
+    for rank in place:
+        for policy in ("gmp", "cyclic_pruning", "soft_threshold"):
+            masks = rank[policy]["masks"].values()
+            size = sum(mask.numel() for mask in masks)
+            assert sum(int(mask.sum()) for mask in masks) == int((1 - 0.8) * size + 0.5)
+
+
+@pytest.mark.conformance("entropy read")
+def test_every_reading_has_an_entropy(place):
+    entropies = [entropy for rank in place for part in rank.values() for entropy in part["entropies"]]
+    assert entropies
+    assert all(entropy is not None and 0.0 <= entropy <= 1.0 for entropy in entropies)

@@ -25,6 +25,7 @@ def net():
     return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
 
 
+@pytest.mark.conformance("refused", place="ZeroRedundancyOptimizer")
 @pytest.mark.usefixtures("group")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_sharded_optimizer_is_refused_by_attach_and_by_transforms():
@@ -98,6 +99,7 @@ def test_parts_that_are_no_slices_are_refused():
         sc.attach(model, torch.optim.AdamW(model.parameters()), 0.5, 1_000)
 
 
+@pytest.mark.conformance("refused", place="FullyShardedDataParallel (FSDP1)")
 @pytest.mark.usefixtures("group")
 @pytest.mark.filterwarnings("ignore")
 def test_flat_parameters_are_refused():

@@ -95,13 +95,18 @@ def train(kind, case):
     target = Target(0.5 if case == "2:4" else 0.7, min_density=0.05, allocation=allocation, pattern=tiles)
     policy = policy if isinstance(policy, str) else policy()
     controller = attach(model, optimizer, target, 30, policy=policy, updates=updates, readings=Readings(every=5))
-    rows = torch.Generator().manual_seed(1)
-    for _ in range(30):
+    rows, revived, params = torch.Generator().manual_seed(1), [], dict(model.named_parameters())
+    for step in range(30):
         x, y = torch.randn(32, 8, generator=rows).double(), torch.randint(3, (32,), generator=rows)
         own = slice(rank * 32 // size, (rank + 1) * 32 // size)
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(x[own]), y[own]).backward()
         optimizer.step()
+        if not controller.frozen and case == "fixed_interval":  # refills every zero: nothing is held
+            continue
+        for name, mask in controller.masks.items():
+            value, mask = (t.to_local() if hasattr(t, "to_local") else t for t in (params[name].detach(), mask))
+            revived += [(step, name)] * bool(value[~mask].any())
     controller.finalize()
     return {
         "weights": [full(p).detach().clone() for p in model.parameters()],
@@ -110,6 +115,7 @@ def train(kind, case):
         "grad_norms": [reading.grad_norm for reading in controller.readings],
         "entropies": [reading.entropy for reading in controller.readings],
         "sparsity": controller.sparsity,
+        "revived": revived,
     }
 
 
@@ -168,3 +174,43 @@ def test_parts_together_are_one_process_on_the_joined_batch(runs, size, kind, ca
         for one, other in zip(part["weights"], whole["weights"], strict=True):
             # Half of the digits: rounding differs from the first sum on, and training carries it along.
             assert torch.allclose(one, other, rtol=0.0, atol=unit(torch.float64) ** 0.5)
+
+
+PLACES = {
+    "fully_shard (FSDP2), 2 processes": (2, "shards"),
+    "fully_shard (FSDP2), 4 processes": (4, "shards"),
+    "tensor parallel, 2 processes": (2, "tensors"),
+    "fully_shard and tensor parallel, 2 × 2 processes": (4, "both"),
+}
+
+
+@pytest.fixture(params=PLACES)
+def place(request, runs):
+    """What every rank found in one place, by case."""
+    return runs[PLACES[request.param]]
+
+
+@pytest.mark.conformance("heads right")
+def test_the_layer_of_the_output_is_left_alone(place):
+    assert all(set(part["masks"]) == {"0.weight", "2.weight", "4.weight"} for rank in place for part in rank.values())
+
+
+@pytest.mark.conformance("masks held")
+def test_closed_weights_of_each_part_are_zero_after_every_step(place):
+    assert all(part["revived"] == [] for rank in place for part in rank.values())
+
+
+@pytest.mark.conformance("target reached")
+def test_the_target_is_reached_by_all_parts_together(place):
+    for rank in place:
+        for case in ("gmp", "soft_threshold"):
+            masks = rank[case]["masks"].values()
+            size = sum(mask.numel() for mask in masks)
+            assert sum(int(mask.sum()) for mask in masks) == int((1 - 0.7) * size + 0.5)
+
+
+@pytest.mark.conformance("entropy read")
+def test_every_reading_of_parts_has_an_entropy(place):
+    entropies = [entropy for rank in place for part in rank.values() for entropy in part["entropies"]]
+    assert entropies
+    assert all(entropy is not None and 0.0 <= entropy <= 1.0 for entropy in entropies)

@@ -39,7 +39,7 @@ def batches(seed):
 
 class Loop:
     def __init__(self, policy, joined, seed):
-        self.joined, self.seed = joined, seed
+        self.joined, self.seed, self.revived = joined, seed, []
         torch.manual_seed(0)
         parts = [nn.Linear(8, 32), nn.ReLU(), nn.Dropout(0.2), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 3)]
         self.model = DistributedDataParallel(nn.Sequential(*parts))
@@ -59,6 +59,9 @@ class Loop:
                     self.optimizer.zero_grad()
                     nn.functional.cross_entropy(self.model(x), y).backward()
                     self.optimizer.step()
+                    weights = dict(self.model.module.named_parameters())
+                    masks = self.controller.masks.items()
+                    self.revived += [(step, name) for name, mask in masks if weights[name].detach()[~mask].any()]
         return self
 
     def end(self):
@@ -68,7 +71,7 @@ class Loop:
             "masks": dict(self.controller.masks),
             "done": [(event.step, event.kind, event.reason) for event in self.controller.events],
             "readings": [(r.step, r.entropy) for r in self.controller.readings if r.step > HALF],
-            "sparsity": self.controller.sparsity,
+            "revived": self.revived,
         }
 
 
@@ -139,7 +142,26 @@ def test_the_target_is_reached(ranks, policy, joined):
         _, again = found[policy, joined]
         size = sum(mask.numel() for mask in again["masks"].values())
         assert sum(int(mask.sum()) for mask in again["masks"].values()) == int((1 - 0.8) * size + 0.5)
-        assert set(again["masks"]) == {"0.weight", "3.weight"}
+
+
+@cases("heads right")
+def test_the_layer_of_the_output_is_left_alone(ranks, policy, joined):
+    for found in ranks:
+        assert all(set(run["masks"]) == {"0.weight", "3.weight"} for run in found[policy, joined])
+
+
+@cases("masks held")
+def test_closed_weights_are_zero_after_every_step(ranks, policy, joined):
+    for found in ranks:
+        assert all(run["revived"] == [] for run in found[policy, joined])
+
+
+@cases("entropy read")
+def test_every_reading_has_an_entropy(ranks, policy, joined):
+    for found in ranks:
+        for run in found[policy, joined]:
+            assert run["readings"]
+            assert all(entropy is not None for _, entropy in run["readings"])
 
 
 GONE = """

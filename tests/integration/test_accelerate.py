@@ -56,6 +56,8 @@ def train(order, epochs=10, folder=None, load=False, accumulate=1):
 
 @pytest.mark.conformance("target reached", place="Accelerate")
 @pytest.mark.conformance("masks held", place="Accelerate")
+@pytest.mark.conformance("heads right", place="Accelerate")
+@pytest.mark.conformance("entropy read", place="Accelerate")
 @pytest.mark.parametrize("order", ["before", "after"])
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_one_line_before_or_after_prepare(order, accumulate):
@@ -64,6 +66,9 @@ def test_one_line_before_or_after_prepare(order, accumulate):
     weights = [net[0].weight, net[2].weight]
     assert sum(int((p == 0).sum()) for p in weights) == pytest.approx(0.8 * sum(p.numel() for p in weights), abs=1)
     assert controller.step == 80 // accumulate
+    assert set(controller.masks) == {"0.weight", "2.weight"}
+    assert controller.readings
+    assert all(reading.entropy is not None for reading in controller.readings)
     controller.detach()
 
 

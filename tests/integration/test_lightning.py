@@ -140,19 +140,26 @@ AVERAGES = {
 }
 
 
+@pytest.mark.conformance("heads right", place="Lightning, averaged weights")
+@pytest.mark.conformance("masks held", place="Lightning, averaged weights")
 @pytest.mark.conformance("target reached", place="Lightning, averaged weights")
+@pytest.mark.conformance("entropy read", place="Lightning, averaged weights")
 @pytest.mark.parametrize("name", AVERAGES)
 @pytest.mark.parametrize("ours_first", [True, False])
 def test_averaged_weights_obey_the_final_mask(tmp_path, name, ours_first):
     module, pruning, average = Automatic(), SurgeCollapse(0.8, readings=Readings(every=5)), AVERAGES[name]()
+    held = Held(pruning)
     trainer = pl.Trainer(
         default_root_dir=tmp_path, max_epochs=10, accelerator="cpu", logger=False, enable_progress_bar=False,
         enable_model_summary=False, enable_checkpointing=False,
-        callbacks=[pruning, average] if ours_first else [average, pruning],
+        callbacks=[pruning, average, held] if ours_first else [average, pruning, held],
     )  # fmt: skip
     trainer.fit(module, data())
     weights = dict(module.net.named_parameters())
     assert pruning.controller.frozen
+    assert (held.looks, held.revived) == (80, [])
+    assert set(pruning.controller.masks) == {"0.weight", "2.weight"}
+    assert all(reading.entropy is not None for reading in pruning.controller.readings)
     for key, mask in pruning.controller.masks.items():
         assert not weights[key][~mask].any(), key
     assert zeros(module) == pytest.approx(0.8, abs=1e-3)

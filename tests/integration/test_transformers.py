@@ -198,26 +198,39 @@ def test_only_a_trainer_that_has_the_callback_can_put_it_first():
         pruning.before_trackers(transformers.Trainer(bert(), arguments))
 
 
-@pytest.mark.conformance("target reached", place="transformers Seq2SeqTrainer")
-@pytest.mark.conformance("masks held", place="transformers Seq2SeqTrainer")
-def test_sequence_to_sequence(tmp_path):
+def translated(folder, resume=None):
     torch.manual_seed(0)
     sizes = {"vocab_size": 50, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
     model = transformers.T5ForConditionalGeneration(transformers.T5Config(**sizes, decoder_start_token_id=0))
     rows = [{"input_ids": torch.arange(6) + i, "labels": torch.arange(6) + i} for i in range(1, 33)]
     arguments = transformers.Seq2SeqTrainingArguments(
-        str(tmp_path), max_steps=40, per_device_train_batch_size=8, report_to=[], disable_tqdm=True, use_cpu=True,
-        save_strategy="no", predict_with_generate=True, eval_strategy="steps", eval_steps=20,
+        str(folder), max_steps=40, per_device_train_batch_size=8, report_to=[], disable_tqdm=True, use_cpu=True,
+        save_steps=20, predict_with_generate=True, eval_strategy="steps", eval_steps=20,
     )  # fmt: skip
     pruning = SurgeCollapseCallback(sparsity=0.8, readings=Readings(every=5))
     held = Held(pruning)
     trainer = transformers.Seq2SeqTrainer(
         model, arguments, train_dataset=rows, eval_dataset=rows[:4], callbacks=[pruning, held]
     )
-    trainer.train()
+    trainer.train(resume_from_checkpoint=resume)
+    return trainer, pruning, held
+
+
+@pytest.mark.conformance("heads right", place="transformers Seq2SeqTrainer")
+@pytest.mark.conformance("masks held", place="transformers Seq2SeqTrainer")
+@pytest.mark.conformance("target reached", place="transformers Seq2SeqTrainer")
+@pytest.mark.conformance("entropy read", place="transformers Seq2SeqTrainer")
+@pytest.mark.conformance("resume bitwise", place="transformers Seq2SeqTrainer")
+def test_sequence_to_sequence(tmp_path):
+    trainer, pruning, held = translated(tmp_path / "whole")
     assert held.looks == 40
     assert held.revived == []
     assert zeros(trainer.model, pruning.controller) == pytest.approx(0.8, abs=1e-3)
+    assert not any("shared" in name or "lm_head" in name or "bias" in name for name in pruning.controller.masks)
+    assert len(pruning.controller.masks) == 2 * 6 + 4  # four of attention and two behind it, twice; across: four
+    assert all(reading.entropy is not None for reading in pruning.controller.readings)
+    again = translated(tmp_path / "again", resume=str(tmp_path / "whole" / "checkpoint-20"))
+    assert same_end((trainer, pruning), again)
 
 
 def test_every_trial_of_a_hyper_parameter_search_is_pruned(tmp_path):

@@ -36,6 +36,19 @@ def llama():
     return transformers.LlamaForCausalLM(config)
 
 
+class Held(transformers.TrainerCallback):
+    """Looks at every closed weight after every optimizer step."""
+
+    def __init__(self, pruning):
+        self.pruning, self.revived, self.looks = pruning, [], 0
+
+    def on_step_end(self, args, state, control, model=None, **_):
+        self.looks += 1
+        weights = dict(model.named_parameters())
+        masks = self.pruning.controller.masks
+        self.revived += [state.global_step for name, mask in masks.items() if weights[name][~mask].any()]
+
+
 def trained(folder, **changed):
     rows = [{"text": " ".join(f"w{(i * j) % 60}" for j in range(1, 20))} for i in range(64)]
     pruning = SurgeCollapseCallback(sparsity=0.8, readings=Readings(every=4))
@@ -49,7 +62,7 @@ def trained(folder, **changed):
         args=trl.SFTConfig(str(folder), **{**options, **changed}),
         train_dataset=datasets.Dataset.from_list(rows),
         processing_class=tokenizer(),
-        callbacks=[pruning],
+        callbacks=[pruning, Held(pruning)],
     )
     trainer.train(resume_from_checkpoint=changed.get("resume_from_checkpoint"))
     return trainer, pruning.controller
@@ -79,6 +92,13 @@ def test_fine_tuning_ends_at_the_target_with_the_output_layer_dense(whole):
     logged = [entry for entry in trainer.state.log_history if "mean_token_accuracy" in entry]
     assert logged[-1]["sparsity"] == closed / size
     assert 0.0 < logged[-1]["activation_entropy"] <= 1.0
+
+
+@pytest.mark.conformance("masks held", place="TRL SFTTrainer")
+def test_masks_hold_after_every_step(whole):
+    _, trainer, _ = whole
+    (held,) = (callback for callback in trainer.callback_handler.callbacks if isinstance(callback, Held))
+    assert (held.looks, held.revived) == (40, [])
 
 
 @pytest.mark.conformance("resume bitwise", place="TRL SFTTrainer")
