@@ -3,8 +3,9 @@
     python benchmarks/scaling.py
 
 Two processes (gloo) train a small MLP under the default policy. Counted are all messages of a reading, and the bytes
-of masks and growth signal; timed are steps with the controller in turn with steps without it. Each count must equal the
-formulas below, which then give the cost for Llama-2-7B on 64 GPUs. That part is arithmetic and was never run.
+of masks and growth signal, with whole weights and with ``fully_shard``. Timed are steps with the controller in turn
+with steps without it, and the pooling of readings among them. Each count must equal the formulas below, which then give
+the cost for Llama-2-7B on 64 GPUs. That part is arithmetic and was never run.
 
 Formulas, for sites of u₁ … uₛ units, N prunable weights of b bytes each, W ranks:
 
@@ -33,10 +34,13 @@ single_thread()
 
 import torch  # noqa: E402
 from torch import distributed, multiprocessing, nn  # noqa: E402
+from torch.distributed.device_mesh import init_device_mesh  # noqa: E402
+from torch.distributed.fsdp import fully_shard  # noqa: E402
 from torch.nn.parallel import DistributedDataParallel  # noqa: E402
 
 from surgecollapse import Readings, attach  # noqa: E402
 from surgecollapse.events import Aim, Decision, Freeze, SetNoise, Threshold  # noqa: E402
+from surgecollapse.observe.pooling import Pool  # noqa: E402
 from surgecollapse.record import MemoryRecorder  # noqa: E402
 
 STEPS, EVERY, WIDTHS = 300, 10, (64, 256, 256, 256, 10)
@@ -78,16 +82,26 @@ def worker(rank: int, size: int, folder: str) -> None:
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=size)
     messages: Counter[int] = Counter()
-    real = distributed.all_reduce
+    spent = {"messages": 0.0, "pooling": 0.0}
+    real, read = distributed.all_reduce, Pool.read
 
     def counted(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         messages[tensor.numel() * tensor.element_size()] += 1
-        return real(tensor, *args, **kwargs)
+        began = time.perf_counter()
+        done = real(tensor, *args, **kwargs)
+        spent["messages"] += time.perf_counter() - began
+        return done
 
-    def made() -> tuple[DistributedDataParallel, torch.optim.Optimizer]:
+    def timed(pool: Pool, *args: Any) -> Any:
+        began = time.perf_counter()
+        done = read(pool, *args)
+        spent["pooling"] += time.perf_counter() - began
+        return done
+
+    def made(wrap: Any = DistributedDataParallel) -> tuple[nn.Module, torch.optim.Optimizer]:
         torch.manual_seed(0)
         parts = [part for pair in pairwise(WIDTHS) for part in (nn.Linear(*pair), nn.ReLU())]
-        model = DistributedDataParallel(nn.Sequential(*parts[:-1]))
+        model = wrap(nn.Sequential(*parts[:-1]))
         return model, torch.optim.AdamW(model.parameters(), 1e-3)
 
     own = torch.Generator().manual_seed(rank)
@@ -103,26 +117,38 @@ def worker(rank: int, size: int, folder: str) -> None:
     plain, pruned = made(), made()
     memory_of = MemoryRecorder()
     controller = attach(*pruned, 0.9, STEPS, readings=Readings(every=EVERY), recorders=[memory_of])
-    distributed.all_reduce = counted
+    distributed.all_reduce, Pool.read = counted, timed  # type: ignore[method-assign, assignment]
     seconds: dict[str, list[float]] = {"plain": [], "step": [], "reading": []}
     memory: dict[str, int] = {}
     for number in range(1, STEPS + 1):
         seconds["plain"].append(step(*plain))
         seconds["reading" if number % EVERY == 0 else "step"].append(step(*pruned))
-        held, signal = controller._components.weights.all_held(), controller._components.signal.values
-        for name, tensors in (("masks", held), ("signal", signal)):
-            found = sum(t.numel() * t.element_size() for t in tensors.values())
-            memory[name] = max(memory.get(name, 0), found)
+        most(memory, controller, "")
+    distributed.all_reduce, Pool.read = real, read  # type: ignore[method-assign]
+    sharded = made(lambda net: fully_shard(net, mesh=init_device_mesh("cpu", (size,))))
+    parts = attach(*sharded, 0.9, STEPS // 3, readings=Readings(every=EVERY))
+    for _ in range(STEPS // 3):
+        step(*sharded)
+        most(memory, parts, "sharded ")
     still = SetNoise | Threshold | Aim | Freeze
     acting = sum(any(not isinstance(a, still) for a in made.actions) for made in memory_of.of(Decision))
     changes = len(controller.readings) + acting + sum(event.pruned + event.grown > 0 for event in controller.events)
     prunable = sum(mask.numel() for mask in controller.masks.values())
     if rank == 0:
         times = {name: statistics.median(values) for name, values in seconds.items()}
-        found = {"messages": dict(messages), "seconds": times, "memory": memory, "prunable": prunable}
+        shares = {name: value / sum(seconds["plain"]) for name, value in spent.items()}
+        found = {"messages": dict(messages), "seconds": times, "memory": memory, "prunable": prunable, "shares": shares}
         torch.save({**found, "expected": changes}, f"{folder}/found")
     distributed.barrier()
     distributed.destroy_process_group()
+
+
+def most(memory: dict[str, int], controller: Any, kind: str) -> None:
+    """Note the most bytes of masks and growth signal that a process has held."""
+    components = controller._components
+    for name, tensors in (("masks", components.weights.all_held()), ("signal", components.signal.values)):
+        found = sum(t.numel() * t.element_size() for t in tensors.values())
+        memory[kind + name] = max(memory.get(kind + name, 0), found)
 
 
 def on_paper(net: Net, ranks: int) -> list[tuple[str, str, str]]:
@@ -156,8 +182,17 @@ def page(found: dict[str, Any], report: dict[str, Any]) -> str:
             ("bytes of a reading's message", f"{found['largest']:,}", f"{found['formula']:,}"),
             ("messages of that size", str(found["counts"][0]), str(found["counts"][1])),
             *(
-                (f"{name}, bytes a weight", f"{found['memory'][name] / found['prunable']:.2f}", "4.00")
-                for name in ("masks", "signal")
+                (f"{name}, bytes a weight", f"{found['memory'][name] / found['prunable']:.2f}", formula)
+                for name, formula in (
+                    ("masks", "4.00"),
+                    ("signal", "4.00"),
+                    ("sharded masks", "2.00"),
+                    ("sharded signal", "2.00"),
+                )
+            ),
+            *(
+                (f"{what}, a reading in {EVERY} steps, share of plain steps", f"{found['shares'][name]:.1%}", "–")
+                for what, name in (("pooling", "pooling"), ("all messages", "messages"))
             ),
             ("step without a reading, over a plain step", f"{seconds['step'] / seconds['plain']:.2f}", "–"),
             ("step with a reading, over a plain step", f"{seconds['reading'] / seconds['plain']:.2f}", "–"),
