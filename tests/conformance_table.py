@@ -2,9 +2,9 @@
 
 A test marked ``@pytest.mark.conformance(column)`` says something about a place: the mark's ``place=``, or else the
 ``name`` of the parameter that a fixture or the test was called with. With ``--conformance-table FILE`` the outcomes
-replace the rows of these places in a Markdown page, and rows of other places stay; a place has what a column says if
-every test of that cell passed. The column ``refused`` is the whole row. A test may measure a figure, too:
-``record_property("conformance", (column, figure))``.
+replace these cells of the table in a Markdown page, and other cells stay, so that it can be written in several runs. A
+place has what a column says if every test of that cell passed. The column ``refused`` is the whole row. A test may
+measure a figure, too: ``record_property("conformance", (column, figure))``.
 """
 
 from __future__ import annotations
@@ -48,15 +48,18 @@ class Table:
         return report
 
     def pytest_sessionfinish(self) -> None:
-        """Write the table, in place of the one that the page has."""
+        """Write what was seen into the table that the page has."""
         text = self._file.read_text(encoding="utf-8") if self._file.is_file() else "| |\n"
-        rows = {line.split("|")[1].strip(): line for line in text.splitlines()[2:] if line.startswith("| ")}
-        rows.pop("place", None)
-        for place, cells in self._cells.items():
-            rows[place] = f"| {' | '.join((place, *_row(cells)))} |"
-        lines = [f"| {' | '.join(('place', *COLUMNS, *FIGURES))} |", *rows.values()]
-        lines.insert(1, "|" + "---|" * (1 + len(COLUMNS) + len(FIGURES)))
-        page = re.sub(r"^\|.*\n(\|.*\n)*", lambda _: "\n".join(lines) + "\n", text, count=1, flags=re.MULTILINE)
+        head = ("place", *COLUMNS, *FIGURES)
+        lines = [line for line in text.splitlines() if line.startswith("|")]
+        cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+        there = {row[0]: dict(zip(cells[0][1:], row[1:], strict=True)) for row in cells[2:]}
+        for place, found in self._cells.items():
+            there[place] = there.get(place, {}) | _row(found)
+        rows = [head, *((place, *(row.get(column, "–") for column in head[1:])) for place, row in there.items())]
+        written = [f"| {' | '.join(row)} |" for row in rows]
+        written.insert(1, "|" + "---|" * len(head))
+        page = re.sub(r"^\|.*\n(\|.*\n)*", lambda _: "\n".join(written) + "\n", text, count=1, flags=re.MULTILINE)
         self._file.write_text(page, encoding="utf-8")
 
 
@@ -67,15 +70,19 @@ def _place(item: pytest.Item, mark: pytest.Mark) -> str:
     return str(next(iter(params.values())))
 
 
-def _row(cells: dict[str, list[str]]) -> list[str]:
-    """Words for each column."""
+def _row(cells: dict[str, list[str]]) -> dict[str, str]:
+    """Words for the columns that were seen."""
     if REFUSED in cells:
         word = "refused" if _shown(cells[REFUSED]) == "yes" else "**not refused**"
-        return [word] * len(COLUMNS) + ["–"] * len(FIGURES)
-    return [_shown(cells.get(column, [])) for column in COLUMNS] + [cells.get(figure, ["–"])[0] for figure in FIGURES]
+        return dict.fromkeys(COLUMNS, word)
+    return {
+        column: found[0] if column in FIGURES else _shown(found)
+        for column, found in cells.items()
+        if column in FIGURES or set(found) != {"skipped"}
+    }
 
 
 def _shown(outcomes: list[str]) -> str:
-    if not outcomes or set(outcomes) == {"skipped"}:
+    if set(outcomes) == {"skipped"}:
         return "–"
     return "**no**" if "failed" in outcomes else "yes"

@@ -302,7 +302,7 @@ def equalized_shards():
 
 
 def strided_shards():
-    with group() as mesh:  # as fully_shard leaves a weight whose rows parallelize_module has split before
+    with group() as mesh:  # a strided placement that counts splits which are not there
         model = mlp()
         part = DTensor.from_local(torch.ones(24, 10), mesh, [_StridedShard(0, split_factor=2)], run_check=False)
         model[0].weight = nn.Parameter(part)
@@ -391,7 +391,7 @@ CASES = {
     "sharded weights and `monitors=`": monitored_shards,
     "sharded weights and the policy `redo`": recycled_shards,
     "sharded weights and `EqualizeSpectrum`": equalized_shards,
-    "`fully_shard` on a tensor-parallel": strided_shards,
+    "parts of weights that are no slices": strided_shards,
     "`FullyShardedDataParallel`": flat_parameters,
     "a model that is sharded after": sharded_afterwards,
     "sharded training and criteria": shards_ranked_by_layer,

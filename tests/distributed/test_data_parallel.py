@@ -75,6 +75,18 @@ try:
 except ValueError as error:
     found["seeds"] = str(error)
 
+# Attached before it was wrapped: too late for Join, which asks its ranks at the beginning.
+inner = net()
+optimizer = torch.optim.SGD(inner.parameters(), 0.1)
+attach(inner, optimizer, 0.8, 100, readings=Readings(every=10))
+wrapped = DistributedDataParallel(inner)
+try:
+    with Join([wrapped]):
+        wrapped(torch.randn(16, 8))
+    found["joined"] = "accepted"
+except RuntimeError as error:
+    found["joined"] = str(error)
+
 # Nets of their own in one process group: each rank trains another number of steps, and waits for nobody.
 calls = count()
 for name in ("all_reduce", "broadcast", "broadcast_object_list", "all_gather"):
@@ -139,6 +151,10 @@ def test_a_rank_that_runs_out_of_data_hangs_nobody_and_reaches_the_target(ranks)
 
 def test_different_seeds_are_refused_on_every_rank(ranks):
     assert all("attached with different arguments" in found["seeds"] for found in ranks)
+
+
+def test_join_before_the_ranks_are_known_is_refused_on_every_rank(ranks):
+    assert all("attach to the DistributedDataParallel itself" in found["joined"] for found in ranks)
 
 
 def test_nets_of_their_own_call_no_collective(ranks):

@@ -21,6 +21,7 @@ from torch import distributed, nn
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 from processes import fork_ranks
 from surgecollapse import ClipNorm, Grokfast, OrthoGrad, Readings, attach
@@ -39,12 +40,16 @@ def full(tensor):
 class Loop:
     def __init__(self, policy, *, sharded=True, dtype=torch.float64, **options):
         torch.manual_seed(0)
-        parts = [nn.Linear(8, 25), nn.ReLU(), nn.Linear(25, 2), nn.ReLU(), nn.Linear(2, 3)]
+        parts = [nn.Linear(8, 26), nn.ReLU(), nn.Linear(26, 2), nn.ReLU(), nn.Linear(2, 3)]
         self.model = nn.Sequential(*parts).to(dtype)
-        if sharded:
+        if sharded == "tensors":
+            mesh = init_device_mesh("cpu", (distributed.get_world_size(),))
+            parallelize_module(self.model, mesh, {"0": ColwiseParallel(), "2": RowwiseParallel()})
+        elif sharded:
             mesh = init_device_mesh("cpu", (distributed.get_world_size(),))
             fully_shard(self.model[0], mesh=mesh, **options)
             fully_shard(self.model, mesh=mesh, **options)
+        self.sharded = sharded
         self.optimizer = torch.optim.AdamW(self.model.parameters(), 0.01)
         policy = RigL(interval=10) if policy == "rigl" else policy
         transforms = [Grokfast(0.8, 0.5), OrthoGrad(), ClipNorm(0.1)]
@@ -55,6 +60,8 @@ class Loop:
 
     def train(self, first, last):
         rank, size = distributed.get_rank(), distributed.get_world_size()
+        if self.sharded == "tensors":  # every rank has the whole batch
+            rank, size = 0, 1
         rows = torch.Generator().manual_seed(1)
         dtype = next(self.model.parameters()).dtype
         for step in range(last):
@@ -109,6 +116,17 @@ def whole_run():
         dcp.save(loop.entries(), checkpoint_id=f"{folder}/{policy}")
         loop.train(HALF, STEPS)
         runs[policy] = loop.end()
+    for kind in (True, "tensors"):
+        for policy in policies:
+            loop = Loop(policy, sharded=kind)
+            path = f"{folder}/{policy}-{kind}"
+            loop.train(0, HALF)
+            dcp.save(loop.entries(), checkpoint_id=path)
+            loop.train(HALF, STEPS)
+            again = Loop(policy, sharded=kind)
+            again.load(path)
+            again.train(HALF, STEPS)
+            runs[policy, kind] = (loop.end(), again.end())
     loop = Loop("rigl", dtype=torch.float32, mp_policy=MixedPrecisionPolicy(param_dtype=torch.bfloat16))
     loop.train(0, STEPS)
     loop.model.eval()
@@ -167,6 +185,22 @@ def test_transforms_and_resumes_of_shards_are_those_of_one_process(runs, size, p
         for one, other in zip(part["weights"], whole["weights"], strict=True):
             # Half of the digits: rounding differs from the first sum on, and training carries it along.
             assert torch.allclose(one, other, rtol=0.0, atol=unit(torch.float64) ** 0.5)
+
+
+KINDS = [
+    pytest.param(kind, marks=pytest.mark.conformance("resume bitwise", place=place))
+    for kind, place in ((True, "fully_shard (FSDP2), 2 processes"), ("tensors", "tensor parallel, 2 processes"))
+]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_resume_on_as_many_ranks_is_bitwise(runs, kind, policy):
+    for found in runs[2]:
+        whole, again = found[policy, kind]
+        assert whole["done"] == again["done"]
+        assert all(torch.equal(mask, again["masks"][name]) for name, mask in whole["masks"].items())
+        assert all(torch.equal(p, other) for p, other in zip(whole["weights"], again["weights"], strict=True))
 
 
 @pytest.mark.conformance("target reached", place="fully_shard (FSDP2), 2 processes")

@@ -227,6 +227,8 @@ def test_a_run_of_the_trainer_is_on_the_page_and_takes_commands(tmp_path):
     assert zeros(module) == pytest.approx(0.8, abs=1e-3)  # stopped early, and exact
     again, _ = fit(tmp_path / "again", Automatic(), ckpt=saved, enable_checkpointing=False)
     assert again.global_step == 80
+
+
 class Adversarial(pl.LightningModule):
     """A generator and a discriminator with an optimizer each, called and stepped by hand in turn."""
 

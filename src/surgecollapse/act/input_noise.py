@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -27,10 +28,10 @@ class InputNoise:
     Args:
         model: the module that the training loop calls (wrappers included).
         generators: the library's own generators.
-        data_differs: other processes have other batches, of which they draw noise of other shapes.
+        data_differs: whether other processes have other batches, of which they draw noise of other shapes.
     """
 
-    def __init__(self, model: nn.Module, generators: Generators, *, data_differs: bool = False) -> None:
+    def __init__(self, model: nn.Module, generators: Generators, data_differs: Callable[[], bool] = bool) -> None:
         self._model, self._generators, self._data_differs = model, generators, data_differs
         self._hooks = Hooks()
         self._tokens = False
@@ -84,6 +85,6 @@ class InputNoise:
             generator = torch.Generator(device=like.device)
             generator.set_state(self._drawn)
         else:
-            generator = branch(generator) if self._data_differs else generator
+            generator = branch(generator) if self._data_differs() else generator
             self._drawn = generator.get_state()
         return torch.randn(like.shape, dtype=like.dtype, device=like.device, generator=generator)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 
 from surgecollapse.act.input_noise import InputNoise
@@ -41,7 +42,7 @@ from surgecollapse.policies import make_policy
 from surgecollapse.protocols import Dataflow, Policy
 from surgecollapse.record import CommandQueue
 from surgecollapse.record.plot import plot_run
-from surgecollapse.torch_utils.distributed import shadow_when_joined
+from surgecollapse.torch_utils.distributed import shadow_when_joined, wrapper_at_work
 from surgecollapse.torch_utils.modules import snapshot, unwrap_model
 from surgecollapse.torch_utils.sharded_modules import gather_again
 from surgecollapse.torch_utils.shards import data_differs, like, together
@@ -99,7 +100,7 @@ class Controller:
         self._probe = Probe(options.readings.probe, rows=rows, shards=self._shards)
         self._agreement = RankAgreement(self._ranks, self._probe)
         self._random = {role: Generators(options.seed + _APART * i) for i, role in enumerate(_ROLES)}
-        self._noise = InputNoise(model, self._random["noise"], data_differs=data_differs(self.model, self._ranks))
+        self._noise = InputNoise(model, self._random["noise"], partial(data_differs, self.model, self._ranks))
         self._ownership = Ownership(model, self._given)
         self._steps = OptimizerSteps(self.optimizers, options.transforms)
         self._loop = self._new_loop()
@@ -244,9 +245,29 @@ class Controller:
         self._loop.arm()
 
     def _see_first_batch(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._meet_ranks()
         self._probe.capture(args, kwargs)
         if self.watch is not None:
             self.watch.contexts.see_batch(args, kwargs)
+
+    def _meet_ranks(self) -> None:
+        """Train together with the ranks of a ``DistributedDataParallel`` that the model was put into since attach.
+
+        Raises:
+            RuntimeError: under ``Join``, which began before the ranks were known.
+        """
+        wrapper = wrapper_at_work(self.model) if self._ranks.alone else None
+        if wrapper is None or distributed.get_world_size(wrapper.process_group) == 1:
+            return
+        if wrapper._join_config.enable:
+            raise RuntimeError(
+                "the model was put into DistributedDataParallel after attach, and now runs under Join: attach to the "
+                "DistributedDataParallel itself (after prepare or setup), so that uneven ranks wait for each other"
+            )
+        self._ranks.join(wrapper.process_group)
+        self._agreement.joined()
+        self._stop_shadowing()
+        self._stop_shadowing = shadow_when_joined(wrapper, self._shadow_step, self._end_of_join)
 
     @property
     def attached(self) -> bool:

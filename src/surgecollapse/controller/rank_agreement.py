@@ -28,6 +28,14 @@ class RankAgreement:
         self._ranks, self._probe = ranks, probe
         self._checked = ranks.alone
         self.probes: list[dict[str, Any]] = []
+        self._of_all: list[dict[str, Any]] = []
+
+    def joined(self) -> None:
+        """The ranks were found after the model was attached to: check them, and take up the probe that this one had."""
+        self._checked = False
+        if len(self._of_all) == self._ranks.size:
+            self.probes = self._of_all
+            self._probe.load_state_dict(self.probes[self._ranks.rank])
 
     def check(self, plan: Plan, policy: str, step: int, params: Iterable[tuple[str, Tensor]]) -> None:
         """Compare what every rank was told, the first time that this is called.
@@ -53,5 +61,6 @@ class RankAgreement:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up the probe batch that this rank had; from a run with another number of ranks, the one of its first."""
         probes = state.get("probes", [])
+        self._of_all, self._ranks.awaited = probes, self._ranks.alone and len(probes) > 1
         self.probes = probes if len(probes) == self._ranks.size else []
         self._probe.load_state_dict(self.probes[self._ranks.rank] if self.probes else state["probe"])

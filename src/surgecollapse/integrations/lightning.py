@@ -65,8 +65,8 @@ class SurgeCollapse(pl.Callback):
             )
         own = {id(p) for p in model.parameters()}
         steps_it = [o for o in trainer.optimizers if any(id(p) in own for p in parameters_of(o))]
-        optimizers = steps_it or trainer.optimizers
-        optimizers = optimizers[0] if len(optimizers) == 1 else optimizers
+        given = steps_it or trainer.optimizers
+        optimizers = given[0] if len(given) == 1 else given
         self._logged = 0
         self.controller = attach(model, optimizers, self._target, int(total), **self._options)
         self._save = False

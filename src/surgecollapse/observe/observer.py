@@ -62,7 +62,6 @@ class Observer:
         self._shards = Shards() if shards is None else shards
         self._pool = Pool(self._ranks, reader.sites, reader.entropy)
         self._split = SplitUnits(reader.modules)
-        self._data_differs = data_differs(model, self._ranks)
         self._loss: Tensor | float | None = None
         self._targets: Tensor | None = None
         self._norms: list[Tensor] = []
@@ -84,7 +83,7 @@ class Observer:
     def arm(self) -> None:
         """Read the forward passes of the next step."""
         # Data-parallel ranks may have batches of different sizes, of which they draw differently.
-        self._reader.arm(branch(self._generator) if self._data_differs else self._generator)
+        self._reader.arm(branch(self._generator) if data_differs(self._model, self._ranks) else self._generator)
 
     def disarm(self) -> None:
         """Remove every hook."""

@@ -25,6 +25,7 @@ class Ranks:
         group: the process group whose ranks hold the same weights; ``None`` for a model that trains alone.
 
     Attributes:
+        awaited: a state of several processes was loaded; which they are, the first batch shows.
         absent: this rank has run out of data (``torch.distributed.algorithms.Join``): it takes part in every sum, with
             zeros.
 
@@ -37,7 +38,7 @@ class Ranks:
 
     def __init__(self, group: ProcessGroup | None = None) -> None:
         self._group = group
-        self.absent = False
+        self.absent = self.awaited = False
 
     @classmethod
     def of(cls, model: nn.Module, group: ProcessGroup | None = None) -> Ranks:
@@ -46,6 +47,10 @@ class Ranks:
         if group is None and parallel is not None:
             group = parallel.process_group
         return cls(group if group is not None and distributed.get_world_size(group) > 1 else None)
+
+    def join(self, group: ProcessGroup) -> None:
+        """Train together with these processes from now on: the model was wrapped after it was attached to."""
+        self._group, self.awaited = group, False
 
     @property
     def group(self) -> ProcessGroup | None:
@@ -136,6 +141,15 @@ def data_parallel(model: nn.Module) -> DistributedDataParallel | None:
         if inner is None:
             return None
         model = inner
+
+
+def wrapper_at_work(model: nn.Module) -> DistributedDataParallel | None:
+    """The ``DistributedDataParallel`` whose forward pass is running now, if it reduces the gradients of a model."""
+    wrapper: DistributedDataParallel | None = DistributedDataParallel._active_ddp_module
+    if wrapper is None:
+        return None
+    reduced = {id(p) for p in wrapper.parameters()}
+    return wrapper if all(id(p) in reduced for p in model.parameters()) else None
 
 
 class _Shadow(join.JoinHook):

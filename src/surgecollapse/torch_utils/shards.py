@@ -262,7 +262,7 @@ def together(model: nn.Module, group: ProcessGroup | None = None) -> tuple[Ranks
 
 def data_differs(model: nn.Module, ranks: Ranks) -> bool:
     """Whether the processes that train a model have different batches: not so under tensor parallelism alone."""
-    if ranks.alone:
+    if ranks.alone and not ranks.awaited:
         return False
     return any(map(gathers, model.modules())) or not any(map(is_sharded, model.parameters()))
 
