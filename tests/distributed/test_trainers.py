@@ -187,7 +187,7 @@ CASES = [  # in which order attach and the wrapping by DistributedDataParallel c
 def ranks(tmp_path_factory):
     for package in ("accelerate", "transformers", "lightning"):
         pytest.importorskip(package)
-    return results_of_ranks(WORKER, tmp_path_factory.mktemp("trainers"))
+    return results_of_ranks(WORKER, tmp_path_factory.mktemp("trainers"), timeout=900)
 
 
 @pytest.mark.conformance("ranks equal")

@@ -104,7 +104,7 @@ PLACES = {
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
-    return results_of_ranks(WORKER, tmp_path_factory.mktemp("uneven"))
+    return results_of_ranks(WORKER, tmp_path_factory.mktemp("uneven"), timeout=900)
 
 
 def cases(column):
