@@ -31,6 +31,9 @@ _EXAMPLES = {
     "share": "0.5",
     "size": "64",
     "step": "500",
+    "steps": "rest",
+    "label_smoothing": "0.1",
+    "count": "50",
 }
 """What an empty field shows as an example, or as what it means to leave it empty."""
 
