@@ -89,7 +89,6 @@ def runs(tmp_path_factory):
     return {size: [torch.load(folder / f"{size}-{rank}.pt") for rank in range(size)] for size in (1, 4)}
 
 
-@pytest.mark.conformance("entropy read", place="tensor parallel, 4 processes")
 @pytest.mark.parametrize(
     ("kind", "width"),
     [("columns", 16), ("both", 16), *((kind, width) for kind in ("gathered", "distributed") for width in (16, 10))],
