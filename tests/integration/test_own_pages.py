@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import runpy
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ def written(page):
 
 def smaller(line, steps):
     """A command with fewer steps, and a reading on each."""
+    line = re.sub(r"--trials \d+", "--trials 1", line)
     return shlex.split(re.sub(r"--every \d+", "--every 1", re.sub(r"--steps \d+", f"--steps {steps}", line)))[1:]
 
 
@@ -54,6 +56,8 @@ def test_the_how_to_does_what_it_says(tmp_path, monkeypatch):
     assert (tmp_path / "runs/compare-small/table.md").is_file()
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)  # the study starts processes of its own
 def test_the_tutorial_ends_with_a_sparse_onnx_file(tmp_path, capsys):
     pytest.importorskip("onnxruntime")
     files, commands = written("start/own-images.md")
@@ -62,8 +66,12 @@ def test_the_tutorial_ends_with_a_sparse_onnx_file(tmp_path, capsys):
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     runpy.run_path("draw.py")
+    assert [line.split()[1] for line in commands] == ["tune", "run", "report", "export"]
     for line in commands:
         assert main(smaller(line, 40)) == 0, line
+    assert (tmp_path / "runs/tuned/index.html").is_file()
+    best = tomllib.loads((tmp_path / "runs/tuned/best.toml").read_text())
+    assert tomllib.loads((tmp_path / "runs/shapes/config.toml").read_text())["model"] == best["model"]
     capsys.readouterr()
     runpy.run_path("check.py")
     said = capsys.readouterr().out
