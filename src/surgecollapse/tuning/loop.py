@@ -17,7 +17,7 @@ except ModuleNotFoundError as error:
 from surgecollapse.events import Measurement, Reading
 from surgecollapse.tuning.samplers import directions_of, make_pruner, make_sampler
 from surgecollapse.tuning.space import draw, grid, parse_space, points
-from surgecollapse.tuning.storage import REASON, counted, open_study, requeue_lost, sign
+from surgecollapse.tuning.storage import REASON, counted_trials, open_study, requeue_lost, sign
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -102,9 +102,9 @@ def tune(
     if sampler == "grid":
         enqueue(study, shuffled_grid(drawn, seed))
         left = len(study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.WAITING,)))
-        whole = len(counted(study)) + left
+        whole = len(counted_trials(study)) + left
         most = whole if most is None else min(most, whole)
-    remaining = None if most is None else most - len(counted(study))
+    remaining = None if most is None else most - len(counted_trials(study))
     if remaining is None or remaining > 0:
         watched = _Watched(objective, drawn, len(directions))
         timeout = None if minutes is None else 60 * minutes

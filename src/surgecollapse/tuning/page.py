@@ -12,12 +12,13 @@ from optuna.trial import TrialState
 
 from surgecollapse.compare.paired_statistics import mean_interval
 from surgecollapse.compare.table import plus_minus
+from surgecollapse.errors import counted
 from surgecollapse.lab.config import as_toml
 from surgecollapse.record.machine import machine
 from surgecollapse.record.whole_files import write_whole
 from surgecollapse.tuning.finalists import DEFAULT
 from surgecollapse.tuning.objectives import values_of_rows
-from surgecollapse.tuning.storage import REASON, counted
+from surgecollapse.tuning.storage import REASON, counted_trials
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -106,7 +107,7 @@ def write_result(search: Search, outcome: Outcome, command: str = "") -> dict[st
 
 
 def _lead(search: Search, outcome: Outcome) -> str:
-    trials = counted(outcome.study)
+    trials = counted_trials(outcome.study)
     states = [(TrialState.COMPLETE, "complete"), (TrialState.PRUNED, "pruned"), (TrialState.FAIL, "failed")]
     counts = ", ".join(f"{n} {word}" for state, word in states if (n := sum(t.state is state for t in trials)))
     goals = " and ".join(f"{objective.direction} {objective.title}" for objective in search.objectives)
@@ -124,7 +125,7 @@ def _sections(search: Search, outcome: Outcome, written: Mapping[str, Path]) -> 
     from surgecollapse.report.markup import Section
     from surgecollapse.tuning import pictures
 
-    trials, space = counted(outcome.study), search.space.distributions
+    trials, space = counted_trials(outcome.study), search.space.distributions
     result = Section("result", "Result on fresh seeds", _explained(search, written))
     if outcome.finalists:
         result.before = _result_table(search, outcome)
@@ -154,7 +155,7 @@ def _explained(search: Search, written: Mapping[str, Path]) -> str:
         "So the luck of the best trial is gone. Means with Student's 95% interval. The test set is seen here first."
     )
     if search.fresh < 10:
-        text += f" With {search.fresh} seeds this shows, and claims nothing."
+        text += f" With {counted(search.fresh, 'seed')} this shows, and claims nothing."
     return text + (f" To train: {commands}." if commands else "")
 
 

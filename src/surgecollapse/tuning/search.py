@@ -30,7 +30,7 @@ from surgecollapse.tuning.loop import enqueue, one_line, shuffled_grid
 from surgecollapse.tuning.objectives import Objective
 from surgecollapse.tuning.runs import Run, RunMaker
 from surgecollapse.tuning.samplers import make_pruner, make_sampler
-from surgecollapse.tuning.storage import counted, give_sign, open_storage, open_study, reached
+from surgecollapse.tuning.storage import counted_trials, give_sign, open_storage, open_study, reached
 from surgecollapse.tuning.trials import Trials
 from surgecollapse.tuning.worker import serve
 
@@ -249,7 +249,7 @@ class Search:
             self._signed = time.monotonic()
             give_sign(self.study)
             self._requeue_lost()
-        done, total = len(counted(self.study)), self._total()
+        done, total = len(counted_trials(self.study)), self._total()
         left = None
         if self._trials.seconds and total:
             left = statistics.median(self._trials.seconds) * self.seeds * (total - done) / self.workers

@@ -188,7 +188,7 @@ def _is_own(trial: FrozenTrial) -> bool:
     return isinstance(beat, dict) and all(beat.get(key) == own[key] for key in ("pid", "place"))
 
 
-def counted(study: Study) -> list[FrozenTrial]:
+def counted_trials(study: Study) -> list[FrozenTrial]:
     """Trials that count against a budget: all that ended, but for those that were lost and are repeated."""
     ended = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
     trials = study.get_trials(deepcopy=False, states=ended)

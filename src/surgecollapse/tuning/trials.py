@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 
 from surgecollapse.errors import ConfigError
 from surgecollapse.tuning.objectives import Objective, values_of_rows
-from surgecollapse.tuning.storage import REASON, counted, fail, repeat, requeue_lost, sign
+from surgecollapse.tuning.storage import REASON, counted_trials, fail, repeat, requeue_lost, sign
 from surgecollapse.tuning.worker import PRUNED
 
 if TYPE_CHECKING:
@@ -69,13 +69,13 @@ class Trials:
         self._make, self._pruner, self._seeds = make, pruner, seeds
         self._under_way: dict[int, UnderWay] = {}
         self._ready: list[UnderWay] = []
-        self.spent = math.fsum(trial.user_attrs.get("flops", 0.0) for trial in counted(study))
+        self.spent = math.fsum(trial.user_attrs.get("flops", 0.0) for trial in counted_trials(study))
         self.seconds: list[float] = []
         self.failures: dict[str, str] = {}
 
     def __len__(self) -> int:
         """Trials that count or are under way."""
-        return len(counted(self._study)) + len(self._under_way)
+        return len(counted_trials(self._study)) + len(self._under_way)
 
     def begin(self) -> UnderWay:
         """Begin a new trial."""
@@ -151,7 +151,7 @@ class Trials:
         Raises:
             ConfigError: with what the last one said.
         """
-        ended = counted(self._study)
+        ended = counted_trials(self._study)
         if len(ended) >= _IN_A_ROW and all(trial.state is TrialState.FAIL for trial in ended):
             raise ConfigError(f"the first {len(ended)} trials all failed: {ended[-1].user_attrs.get(REASON)}")
 
