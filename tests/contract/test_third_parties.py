@@ -191,7 +191,7 @@ def test_criteria_and_monitors_serve_a_loop_of_ones_own():
         recorders=[recorder],
     ) as controller:
         for _ in range(2):
-            model(torch.ones(3, 4)).sum().backward()
+            model(torch.ones(4, 4)).sum().backward()
             optimizer.step()
         controller.finalize()
     assert not model[0].weight.flatten()[:16].any()
