@@ -215,7 +215,8 @@ def single_step_sam(model: nn.Module, optimizer: Any, *, rho: float = 0.05) -> S
     Deviations:
         The norm is over all parameters of the optimizer, biases and norms too. The gradient is the one that the
         optimizer is given: after clipping and accumulation, before gradient transforms. Sparse gradients perturb
-        nothing.
+        nothing. In a compiled model, an evaluation between a forward pass and its backward pass takes the perturbation
+        away; between steps it does not.
 
     Source:
         Ji et al. 2024, "A Single-Step, Sharpness-Aware Minimization is All You Need to Achieve Efficient and Accurate

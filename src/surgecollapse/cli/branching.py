@@ -53,7 +53,7 @@ def twin(run: Path, /, *, intervention: int | None = None, seeds: int = 1, name:
     Args:
         run: Run directory, of a run that a person changed while it trained.
         intervention: Id of the command that is left out, as the page and `send --json` show it. Default: the last one
-            that is no stop.
+            that is not a stop.
         seeds: Pairs of runs with and without it. The first is on the run's own random draws; with more, differences
             have a 95% interval.
         name: Name of the directory of the new runs and of twin.json, beside the run. Default: RUN-twin-ID.

@@ -43,7 +43,7 @@ def state_folder(name: str) -> Path:
 
 
 def read_private(path: Path) -> str:
-    """What a small file says, or nothing if somebody else could have written or read it."""
+    """What a small file says, or nothing if another user could have written or read it."""
     try:
         file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:

@@ -67,7 +67,7 @@ _TYPES = {"time": (int, float), "pid": (int,), "address": (str,), "folder": (str
 
 
 def _read(place: Path) -> dict[str, Any] | None:
-    """What a server noted; nothing where the file is damaged or could be somebody else's."""
+    """What a server noted; nothing where the file is damaged or another user could have written it."""
     try:
         said = json.loads(read_private(place))
     except (ValueError, RecursionError):

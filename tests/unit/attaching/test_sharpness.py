@@ -290,3 +290,17 @@ def test_a_model_that_the_loop_does_not_call_is_warned_of():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         steps(model, optimizer, 2)
+
+
+def test_a_compiled_model_trains_the_same_net_with_evaluations_between_steps():
+    one, other = net(), net()
+    first, second = (torch.optim.SGD(m.parameters(), lr=0.1) for m in (one, other))
+    compiled = torch.compile(one, backend="eager")
+    single_step_sam(compiled, first, rho=0.5)
+    single_step_sam(other, second, rho=0.5)
+    for i in range(6):
+        steps(compiled, first, 1, first=i)
+        with torch.no_grad():
+            assert torch.equal(compiled(torch.ones(2, 6)), copy.deepcopy(one)(torch.ones(2, 6)))
+    steps(other, second, 6)
+    assert same(one, other)
