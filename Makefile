@@ -32,8 +32,6 @@ test:  ## The test suite
 test-numeric: export ATEN_CPU_CAPABILITY ?= default
 test-numeric: export MKL_CBWR ?= COMPATIBLE
 test-numeric: export ONEDNN_MAX_CPU_ISA ?= SSE41
-# Code that torch.compile has cached for other instructions does not compile under these.
-test-numeric: export TORCHINDUCTOR_CACHE_DIR ?= /tmp/torchinductor-$(shell id -u)-$(ATEN_CPU_CAPABILITY)
 test-numeric:  ## The numeric tests once more, with the rounding of another processor
 	@scripts/bootstrap.sh test
 	$(BIN)/python -m pytest -n $(WORKERS) $(NUMERIC) $(ARGS)

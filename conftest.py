@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,10 @@ from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before tests import onnxruntime
+# What torch.compile has cached for other instructions neither compiles nor runs under these.
+if _instructions := os.environ.get("ATEN_CPU_CAPABILITY"):
+    _cache = Path(tempfile.gettempdir()) / f"torchinductor-{os.getuid()}-{_instructions}"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(_cache))
 
 # A busy machine is not a fault of an example: none has a deadline, nor has making one.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
