@@ -19,7 +19,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from card_figures import gain_of_filter, schedule_of_policy, values_of_monitor
+from card_figures import figure_of_monitor, figure_of_policy, figure_of_transform
+from card_figures_of_analyses import FIGURES
 from check_prose import CODE
 from docstring_roles import to_markdown
 
@@ -168,9 +169,16 @@ def card(part: Part, figure: str) -> str:
     lines = [f"# {part.title}", "", _prose(idea), ""]
     if part.title != part.name:
         lines += [f"Name: `{part.name}`.", ""]
-    lines += ["```" + ("console" if part.kind == "analyses" else "python"), _use(part), "```", "", _prose(rest), ""]
-    if figure:
-        lines += [figure, ""]
+    lines += [
+        "```" + ("console" if part.kind == "analyses" else "python"),
+        _use(part),
+        "```",
+        "",
+        _prose(rest),
+        "",
+        figure,
+        "",
+    ]
     for name in SECTIONS:
         lines += [f"## {name}", "", _prose(said[name]), ""]
     if args := said.get("Args"):
@@ -193,7 +201,12 @@ _INTRO = {
 
 def index(all_parts: Sequence[Part]) -> str:
     """The page that lists all cards."""
-    lines = ["# Method cards", "", "One page for each part: idea, when to use it, cost, source and deviations.", ""]
+    lines = [
+        "# Method cards",
+        "",
+        "One page for each part: idea, a figure, when to use it, cost, source and deviations.",
+        "",
+    ]
     for kind, (title, what) in _INTRO.items():
         lines += [f"## {title}", "", what, "", "| name | idea |", "|---|---|"]
         for part in all_parts:
@@ -205,15 +218,17 @@ def index(all_parts: Sequence[Part]) -> str:
 
 
 def figure_of(part: Part) -> str:
-    """Markdown, or inline SVG, of the one figure of a card; empty where there is none."""
+    """Markdown, or inline SVG, of the one figure of a card."""
     if part.page in PICTURES:
         file, caption = PICTURES[part.page]
         return f"![{caption}](../../images/{file})"
     if part.kind == "policies":
-        return schedule_of_policy(part.name)
+        return figure_of_policy(part.name)
     if part.kind == "monitors":
-        return values_of_monitor(part.name)
-    return gain_of_filter(part.name)
+        return figure_of_monitor(part.name)
+    if part.kind == "transforms":
+        return figure_of_transform(part.name)
+    return FIGURES[part.name]()
 
 
 def write(opened: Callable[[str], Any]) -> None:

@@ -12,6 +12,7 @@ from inspect import getdoc
 from pathlib import Path
 
 import card_figures
+import card_figures_of_analyses
 import check_prose
 import method_cards
 import pytest
@@ -151,13 +152,39 @@ def test_card_shows_what_the_docstring_says():
         assert piece in text
 
 
-def test_the_figure_of_a_monitor_draws_its_first_number():
-    drawn = card_figures.values_of_monitor("masks")
-    assert "<code>mask/sparsity</code>, mean over layers" in drawn
+def test_every_analysis_has_a_figure():
+    analyses = {part.name for part in method_cards.parts() if part.kind == "analyses"}
+    pictures = {page.removeprefix("analyses/") for page in method_cards.PICTURES if page.startswith("analyses/")}
+    assert analyses == pictures | set(card_figures_of_analyses.FIGURES)
+    assert all((ROOT / "docs" / "images" / file).is_file() for file, _ in method_cards.PICTURES.values())
+
+
+@pytest.mark.parametrize("name", ["masks", "gap"])
+def test_the_figure_of_a_monitor_draws_its_first_number(name):
+    drawn = card_figures.figure_of_monitor(name)
+    assert f"<code>{'mask/sparsity</code>, mean over layers' if name == 'masks' else 'gap/loss</code>'}" in drawn
     points = re.search(r'<polyline points="([^"]+)"', drawn)[1].split()
-    assert len(points) == card_figures.STEPS // card_figures.EVERY
-    assert ">0</text>" in drawn  # dense at first
-    assert card_figures.values_of_monitor("gap") == "", "it needs a validation loss, which the loop does not note"
+    assert 20 < len(points) <= card_figures.STEPS // card_figures.EVERY
+    assert 'aria-label="' in drawn
+
+
+def test_the_figure_of_the_null_control_says_that_it_changes_nothing():
+    drawn = card_figures.figure_of_policy("no_op")
+    assert "Both are the same to the last bit." in drawn
+    solid, dashed = (set(points.split()) for points in re.findall(r'<polyline points="([^"]+)"', drawn))
+    assert solid == dashed
+
+
+def test_the_figure_of_bounded_rows_stays_below_the_bound():
+    drawn = card_figures.figure_of_transform("clip_rows")
+    highest = float(re.search(r">([\d.]+)</text><line[^>]*/><polyline", drawn)[1])
+    dashed, solid = (
+        [float(point.split(",")[1]) for point in points.split()]
+        for points in re.findall(r'<polyline points="([^"]+)"', drawn)
+    )
+    top, bottom = min(dashed), 150.0
+    assert min(solid) >= bottom - (bottom - top) / highest - 2.0  # two pixels: the label has two digits
+    assert min(dashed) < min(solid)
 
 
 def test_prose_is_in_form():

@@ -18,7 +18,10 @@ from surgecollapse.policies.registry import policy
 class Static(ScheduledPolicy):
     """A random mask, put on before the first step and never changed.
 
-    The layers share the open weights by Erdős–Rényi-kernel densities.
+    The layers share the open weights by Erdős–Rényi-kernel densities. A layer whose weight has the dimensions
+    n_1 × n_2 × … has::
+
+        density = min(1, ε · (n_1 + n_2 + …)/(n_1 · n_2 · …)),  ε such that the target is met
 
     Args:
         allocation: how the open weights are shared among layers: ``erk``, or ``layer`` for the same density everywhere.

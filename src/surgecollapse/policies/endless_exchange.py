@@ -25,9 +25,12 @@ class EndlessExchange(BasePolicy):
     """Sparse from the first step; at every interval a share of the weights is exchanged, for as long as training lasts.
 
     Nothing depends on the length of the run: there is no ramp, no final phase, and ``total_steps`` may be ``None``. In
-    each layer a share ``drop_fraction`` of the open weights, those of lowest magnitude, is pruned, and as many others
-    are regrown. With ``Recycle(over=EndlessExchange())`` dormant units start afresh, too. Level-triggered: an exchange
-    skipped on a non-finite step is made up for at the next reading.
+    each layer of n open weights the k of lowest magnitude are pruned, and k others are regrown::
+
+        k = drop_fraction · n,  at t = interval, 2 · interval, …
+
+    With ``Recycle(over=EndlessExchange())`` dormant units start afresh, too. Level-triggered: an exchange skipped on a
+    non-finite step is made up for at the next reading.
 
     Args:
         interval: steps between two exchanges, at least 1.

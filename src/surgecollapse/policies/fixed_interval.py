@@ -22,11 +22,13 @@ class _State(PolicyState):
 class FixedInterval(BasePolicy):
     """Collapse every ``collapse_every`` steps, refill every zero with noise every ``surge_every`` steps.
 
-    The published rule, faults included (Surge-Collapse Training, R. Aragon): per tensor the ``sparsity``
-    share of lowest |w| is set to zero, biases and norms too; then, where a surge falls due, every exact zero
-    is drawn from N(0, ``recovery``²). No mask is held, so weights that were set to zero train on at once, and
-    the noise is not bounded by the energy of the weights. It keeps its own ``sparsity`` whatever the plan's
-    is; ``controller.finalize()`` prunes to the plan's.
+    The published rule, faults included (Surge-Collapse Training, R. Aragon), for each tensor, biases and norms too::
+
+        collapse:  w ← 0 for the share sparsity of lowest |w|
+        surge:     w ← N(0, recovery²) for every w = 0
+
+    No mask is held, so weights that were set to zero train on at once, and the noise is not bounded by the energy of
+    the weights. It keeps its own ``sparsity`` whatever the plan's is; ``controller.finalize()`` prunes to the plan's.
 
     It is level-triggered by counting: at step t, t // collapse_every collapses should have been made. A
     skipped one is made at the next step that is due; two skipped ones are one collapse.

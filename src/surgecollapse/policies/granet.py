@@ -17,10 +17,12 @@ from surgecollapse.schedules import cosine
 class GraNet(GradualPruning):
     """Gradual pruning in which every step also exchanges weights: regenerate as many as are dropped.
 
-    After the cubic schedule has pruned, a share
-    ``drop_fraction`` of what is left in each layer is pruned by magnitude and as many weights are regrown, at zero, by
-    the magnitude of the dense gradient. The share decays by a cosine (as in the published code) until ``end_at``, where
-    the mask is final.
+    After the cubic schedule has pruned, a share of what is left in each layer is pruned by magnitude and as many
+    weights are regrown, at zero, by the magnitude of the dense gradient::
+
+        share(t) = drop_fraction/2 · (1 + cos(πt/t_end)),  t_end = end_at · total_steps
+
+    From ``end_at`` on the mask is final.
 
     Args:
         start_at: fraction of the run until which it is dense, in [0, 1).

@@ -15,7 +15,7 @@ from surgecollapse.policies.registry import policy
 class NoOp(BasePolicy):
     """Take readings at the usual cadence and never act.
 
-    The control for every claim about the other policies.
+    The weights are those of plain training, bit for bit: w_t = w_t(no controller) at every step t.
 
     >>> from surgecollapse.events import Plan
     >>> policy = NoOp()
@@ -30,7 +30,7 @@ class NoOp(BasePolicy):
         Readings only.
 
     Deviations:
-        None: training under it is the plain training, bit for bit.
+        None.
 
     Source:
         This project.

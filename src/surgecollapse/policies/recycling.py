@@ -25,15 +25,19 @@ class _State(PolicyState):
 class Recycle(BasePolicy):
     """ReDo: dormant units get new incoming weights, and their outgoing ones are zeroed.
 
-    Every ``interval`` steps, units of a dormancy of at most ``tau`` (:func:`~surgecollapse.functional.dormancy`) are
-    recycled. The paper recycles every 1,000 steps, with τ of 0.025 or 0.1.
+    Every ``interval`` steps, units of a dormancy of at most τ (:func:`~surgecollapse.functional.dormancy`) are
+    recycled. Of a layer of H units with activations h::
+
+        dormancy of unit i = E|h_i| / (1/H · Σ_k E|h_k|) ≤ τ
+
+    The paper recycles every 1,000 steps, with τ of 0.025 or 0.1.
 
     By itself it holds: attach it with ``sparsity=0`` to recycle without pruning. ``over`` adds recycling to another
     policy's decisions; new weights respect its masks. Level-triggered: recycling skipped on a non-finite step is made
     up for at the next reading.
 
     Args:
-        tau: greatest dormancy that is recycled, at least 0; 0 takes units that are silent on the whole probe.
+        tau: τ, greatest dormancy that is recycled, at least 0; 0 takes units that are silent on the whole probe.
         interval: steps between two recyclings.
         over: the other policy: a name, or a policy object.
 

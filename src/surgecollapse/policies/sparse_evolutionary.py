@@ -14,8 +14,9 @@ from surgecollapse.policies.registry import policy
 class SET(DynamicSparsePolicy):
     """Sparse from the first step; every ``interval`` steps the weakest weights are exchanged for random others.
 
-    In each layer a share ``drop_fraction`` of the open weights, those of lowest magnitude, is pruned, and as many
-    others are regrown at random.
+    In each layer of n open weights the k of lowest magnitude are pruned, and k others are regrown at random::
+
+        k = ζ · n,  at t = interval, 2 · interval, … until the mask is final
 
     Args:
         allocation: how the open weights are shared among layers: ``erk`` or ``layer``.

@@ -23,10 +23,14 @@ class DynamicModes:
     """``modes/residual``: the share of the motion of log-probabilities that a linear recurrence does not predict.
 
     A snapshot is the distribution of log-probabilities over the probe batch, as sixteen quantiles: of the noted labels,
-    without labels of the likeliest class. Over the last ``window`` snapshots
-    :func:`surgecollapse.functional.dynamic_mode_residual` is taken. Near 0 a few decaying modes explain what happens;
-    near 1 none do. Recurrences need even spacing: where the distance between two events changes, the window begins
-    anew.
+    without labels of the likeliest class. The last ``window`` of them give
+    :func:`surgecollapse.functional.dynamic_mode_residual`. With X and Y the differences of snapshots, stacked over
+    ``delays``, before and after a step, and V the ``rank`` leading right singular vectors of X::
+
+        modes/residual = ‖Y − Y V Vᵀ‖/‖Y‖
+
+    Near 0 a few decaying modes explain what happens; near 1 none do. Recurrences need even spacing: where the distance
+    between two events changes, the window begins anew.
 
     Args:
         window: snapshots.

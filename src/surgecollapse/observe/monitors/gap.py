@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @monitor("gap")
 class GeneralizationGap:
-    """``gap/loss``: the last noted validation loss minus the last noted training loss.
+    """``gap/loss`` = L_validation − L_training, of the losses noted last.
 
     Both come from ``note(loss=…, validation_loss=…)``; the training loss is that of one batch, with its noise. Nothing
     is recorded unless both are noted.

@@ -15,8 +15,12 @@ if TYPE_CHECKING:
 
 @monitor("masks")
 class Masks:
-    """``mask/sparsity``: share of each prunable weight that its mask holds at zero; ``energy/live``: mean square of the
-    weights that are open. By parameter; nothing is recorded without a controller.
+    """Sparsity of each prunable weight, and the mean square of what is open.
+
+    Of a weight w of n entries with mask m in {0, 1}, nothing without a controller::
+
+        mask/sparsity  1 − Σm/n
+        energy/live    Σmw²/Σm
 
     When to use:
         With a controller, to see which layers are pruned and how much energy their open weights have.

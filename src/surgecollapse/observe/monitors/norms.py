@@ -19,10 +19,12 @@ if TYPE_CHECKING:
 class Norms:
     """Euclidean norms, by weight matrix and of all parameters together.
 
-    ``norm/weight``; ``norm/gradient``, of the gradients as the loop leaves them (after its own clipping, before
-    transforms and masks); ``norm/update``, of what the optimizer's last step changed, masks included; and
-    ``norm/update_ratio``, the update over the weight. Updates of tensors of more than 16,384 entries are estimated from
-    so many, drawn once.
+    With w the weights, g the gradients as the loop leaves them (after its own clipping, before transforms and masks)
+    and Δ what the optimizer's last step changed, masks included::
+
+        norm/weight  ‖w‖    norm/gradient  ‖g‖    norm/update  ‖Δ‖    norm/update_ratio  ‖Δ‖/‖w‖
+
+    Updates of tensors of more than 16,384 entries are estimated from so many, drawn once.
 
     When to use:
         Always. As a rule of thumb, an update ratio far above 1e-3 suggests a learning rate that is too high. Growing

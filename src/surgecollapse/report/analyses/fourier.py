@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 def _fourier(run: LoadedRun, file: str) -> AnalysisResult:
     """Fourier components of the token table in modular arithmetic, through training.
 
-    Shares of the power by frequency over the tokens, with their Gini coefficient and inverse participation ratio.
+    Shares of the power by frequency k over the tokens t of a table W of p rows, with the Gini coefficient and the
+    inverse participation ratio of √P::
+
+        P_k = Σ_j |Σ_t W_tj exp(−2πi·kt/p)|²,  k = 1 … ⌊p/2⌋
+
     Networks that have learned modular addition keep few frequencies.
 
     When to use:

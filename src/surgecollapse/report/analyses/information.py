@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 def _information(run: LoadedRun, file: str) -> AnalysisResult:
     """The information plane: binned estimates of I(input; layer) and I(layer; label).
 
+    Of binned activations T, inputs X that all differ, and labels Y::
+
+        I(X; T) = H(T)    I(T; Y) = H(T) + H(Y) − H(T, Y)
+
     The estimates depend on the bins. They show how activations cluster, not how much the network forgets.
 
     When to use:

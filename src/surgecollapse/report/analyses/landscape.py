@@ -28,8 +28,11 @@ if TYPE_CHECKING:
 def connectivity(runs: Sequence[LoadedRun]) -> list[AnalysisResult]:
     """The loss between two networks: straight, on a trained curve, and after permuting units.
 
-    Of one run alone, the straight line from its start to its end. The barrier is the largest excess over the line
-    between the ends. A barrier of 0 means one basin.
+    The barrier is the largest excess over the line between the ends; 0 means one basin. On the straight line::
+
+        barrier = max_t [L((1 − t)·a + t·b) − (1 − t)·L(a) − t·L(b)],  t in [0, 1]
+
+    Of one run alone, the line goes from its start to its end.
 
     When to use:
         For two or more runs with networks of one shape.
@@ -81,7 +84,8 @@ def connectivity(runs: Sequence[LoadedRun]) -> list[AnalysisResult]:
 def surface(run: LoadedRun, file: str) -> AnalysisResult:
     """The loss in two random directions around each final network, with the norms of its filters.
 
-    It is a slice: two random directions of thousands say little about the others.
+    L(θ + a·d_1 + b·d_2), where each filter of d_1 and d_2 is as long as that of θ. It is a slice: two random directions
+    of thousands say little about the others.
 
     When to use:
         To illustrate, not to conclude.

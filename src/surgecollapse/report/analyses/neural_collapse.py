@@ -23,7 +23,9 @@ def _collapse(run: LoadedRun, file: str) -> AnalysisResult:
     """Neural collapse NC1 to NC4: features and classifier on their way to the corners of a simplex.
 
     Each measure is 0 where collapse is complete: within-class variance (NC1), norms and angles of the class means
-    (NC2), classifier against class means (NC3), disagreement with the nearest class mean (NC4).
+    (NC2), classifier against class means (NC3), disagreement with the nearest class mean (NC4). For K classes::
+
+        NC1 = tr(Σ_W Σ_B⁺)/K,  Σ_W the scatter within the classes, Σ_B between them
 
     When to use:
         For classifiers that are trained past zero training error.

@@ -19,8 +19,12 @@ if TYPE_CHECKING:
 def _progress(run: LoadedRun, file: str) -> AnalysisResult:
     """How much of a network's answer is the circuit and how much is memory: restricted and excluded loss.
 
-    The restricted loss keeps only the waves of the key frequencies in the logits; the excluded loss removes them, on
-    training questions. The circuit has formed where the restricted loss is low; memory is gone where the excluded loss
+    The restricted loss keeps only the waves w_k of the key frequencies K in the logits z; the excluded loss removes
+    them, on training questions::
+
+        restricted  mean z + z_K,  excluded  z − z_K,  with z_K = Σ_{k∈K} Σ_w ⟨z, w_k⟩ w_k
+
+    The circuit has formed where the restricted loss is low; memory is gone where the excluded loss
     is high.
 
     When to use:

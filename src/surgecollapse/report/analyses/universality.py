@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 def _universality(runs: Sequence[LoadedRun]) -> list[AnalysisResult]:
     """Whether the learning curves of several runs become one curve when they are rescaled.
 
-    Time is divided by each run's own half-way time, and levels run from 0 at the start to 1 at the end. The distance is
-    the mean gap of two curves over ln t.
+    Time is divided by each run's own half-way time t½, and levels run from 0 at the start to 1 at the end::
+
+        u(s) = (y(s·t½) − y_0)/(y_∞ − y_0),  distance of two runs = mean |u_1 − u_2| over ln s
 
     When to use:
         For two or more runs of one task.
