@@ -63,6 +63,13 @@ def test_flags_are_exactly_the_configuration_keys():
     assert set(Flags.model_fields) == set(KEYS) - {"task"}
 
 
+@pytest.mark.parametrize("command", ["run", "tune", "compare", "fork", "plan", "export", "analyze", "watch", "send"])
+def test_help_names_each_flag_once(command, capsys):
+    main([command, "--help"])
+    flags = re.findall(r"^│ (?:\*  |   )?(--[a-z.-]+)", capsys.readouterr().out, re.MULTILINE)
+    assert sorted(set(flags)) == sorted(flags)
+
+
 def test_help_is_quick_because_it_imports_no_torch():
     code = "import sys; from surgecollapse.cli import main; main(['--help']); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)

@@ -306,6 +306,42 @@ def test_killed_search_goes_on_with_nothing_lost_and_nothing_twice(tmp_path):
     assert "best: surgecollapse run --config" in done.stdout
 
 
+HUNGRY = """
+import resource, warnings
+import torch
+from torch import nn
+
+def data():
+    warnings.warn("the data is\\nmade up")
+    x = torch.randn(300, 8, generator=torch.Generator().manual_seed(0))
+    return (x[:200], (x[:200, 0] > 0).long()), (x[200:], (x[200:, 0] > 0).long())
+
+def net(width=16):
+    with open("/proc/self/statm") as file:
+        used = int(file.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 300 * 2**20, resource.RLIM_INFINITY))
+    return nn.Sequential(nn.Linear(8, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 2))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the memory of a process as Linux does")
+def test_trial_that_runs_out_of_memory_is_one_line_and_warnings_of_processes_are_notes(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    Path("hungry.py").write_text(HUNGRY)
+    search = ["--search", "model.width=16,9000,32", "--sampler", "grid", "--fresh", "1", "--workers", "1"]
+    assert main(["tune", "hungry.py", *search, "--steps", "20", "--every", "2", "--policy", "gmp"]) == 0
+    out, err = capfd.readouterr()
+    said = "not enough memory for this run: make widths, batch_size or the data smaller"
+    assert f"surgecollapse: 1 failed: {said}" in err.splitlines()
+    assert err.splitlines().count("warning: the data is made up") == 1
+    assert not [line for line in err.splitlines() if "UserWarning" in line or line.startswith(" ")]
+    assert "best: surgecollapse run --config" in out
+    study = optuna.load_study(study_name="hungry", storage=open_storage("runs/tune-hungry/study.journal"))
+    assert sorted((trial.params["model.width"], trial.state.name) for trial in study.trials) == [
+        (16, "COMPLETE"), (32, "COMPLETE"), (9000, "FAIL"),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -25,14 +25,20 @@ _TITLES = {
     "run": "Training",
 }
 _DOTTED = re.compile(rf"^--({'|'.join(FAMILIES)})\.([\w-]+)")
+_DOTTED_OF = {"tune": "workers"}
+"""Command → the key whose flag is written with its section, since the command has another flag of that name."""
 _TABLES = ("policy_options", "data_options", "model_options")
 """Keys whose values are tables, written as JSON."""
 _AS_WORDS = ("widths", "rules", *_TABLES)
 """Keys whose values are written in a form of their own."""
 
 
-def _flags() -> type[pydantic.BaseModel]:
-    """One optional flag per configuration key; what is not given is left to the file and the presets."""
+def _flags(dotted: str | None = None) -> type[pydantic.BaseModel]:
+    """One optional flag per configuration key; what is not given is left to the file and the presets.
+
+    Args:
+        dotted: key whose flag is written with its section.
+    """
     varied = {key for preset in (DEFAULT_TASK_PRESET, *(task.preset for task in TASKS.values())) for key in preset}
     fields: dict[str, Any] = {}
     for number, (section, family) in enumerate(FAMILIES.items()):
@@ -51,7 +57,8 @@ def _flags() -> type[pydantic.BaseModel]:
                 text += " Default: the task's." if name != "policy" else f" Default: {DEFAULT_POLICY}."
             elif field.default not in (None, (), PydanticUndefined) and name not in _TABLES:
                 text += f" Default: {field.default}."
-            fields[name] = (Annotated[kind | None, Parameter(group=group)], pydantic.Field(None, description=text))
+            flag = Parameter(name=f"--{section}.{name}" if name == dotted else None, group=group)
+            fields[name] = (Annotated[kind | None, flag], pydantic.Field(None, description=text))
     return pydantic.create_model("Flags", **fields)
 
 
@@ -59,9 +66,9 @@ def _flags() -> type[pydantic.BaseModel]:
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    Flags = pydantic.BaseModel
+    Flags = TuneFlags = pydantic.BaseModel
 else:
-    Flags = _flags()
+    Flags, TuneFlags = _flags(), _flags(_DOTTED_OF["tune"])
 
 
 def values_of(flags: Any) -> dict[str, Any]:
@@ -132,8 +139,15 @@ def undotted(argv: Sequence[str]) -> list[str]:
 
     >>> undotted(["run", "digits", "--optimizer.lr", "0.1", "--model.name=cnn"])
     ['run', 'digits', '--lr', '0.1', '--model=cnn']
+    >>> undotted(["tune", "digits", "--data.workers", "4"])  # its --workers are those of the search
+    ['tune', 'digits', '--data.workers', '4']
     """
-    return [_DOTTED.sub(lambda found: f"--{found[1] if found[2] == 'name' else found[2]}", word) for word in argv]
+    kept = _DOTTED_OF.get(argv[0], "") if argv else ""
+
+    def own(found: re.Match[str]) -> str:
+        return found[0] if found[2] == kept else f"--{found[1] if found[2] == 'name' else found[2]}"
+
+    return [_DOTTED.sub(own, word) for word in argv]
 
 
 def words(text: str | None) -> list[str]:

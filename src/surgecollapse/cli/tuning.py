@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Group, Parameter
 
 from surgecollapse.cli import comparison
-from surgecollapse.cli.flags import Flags, arguments, values_of
+from surgecollapse.cli.flags import TuneFlags, arguments, values_of
 from surgecollapse.cli.output import INTERRUPTED, fail, say
 from surgecollapse.cli.training import with_task
 from surgecollapse.errors import ConfigError
@@ -43,7 +43,7 @@ def tune(
     out: Annotated[Path | None, Parameter(group=_FIRST)] = None,
     data: Annotated[str | None, Parameter(group=_FIRST)] = None,
     set_: Annotated[list[str] | None, Parameter(name="--set", group=_FIRST, negative="")] = None,
-    flags: Annotated[Flags | None, Parameter(name="*")] = None,
+    flags: Annotated[TuneFlags | None, Parameter(name="*")] = None,
 ) -> int:
     """Search for the best settings of a run, and train them again on fresh seeds.
 

@@ -19,7 +19,7 @@ from distributed.comm.core import CommClosedError
 
 from distributed import Client, KilledWorker
 from surgecollapse.compare.pool import AnyJob, Done
-from surgecollapse.compare.worker import train_cell
+from surgecollapse.compare.worker import Answer, answer_of, train_cell
 from surgecollapse.errors import ConfigError
 
 _LOOK = 0.5
@@ -29,12 +29,9 @@ _AWAY_SECONDS = 600.0
 _LOST = ("cancelled", "lost")
 
 
-def train_job(message: dict[str, Any]) -> tuple[dict[str, Any] | None, str | None]:
-    """Train one configuration on a worker; a row, or an error in one line, as the process pool has them."""
-    try:
-        return train_cell(message, Path(tempfile.gettempdir())), None
-    except (ValueError, OSError, RuntimeError, MemoryError, ArithmeticError, ImportError) as error:
-        return None, " ".join(str(error).split()) or type(error).__name__
+def train_job(message: dict[str, Any]) -> Answer:
+    """Train one configuration on a worker, and answer as a process of the pool does."""
+    return answer_of(lambda values: train_cell(values, Path(tempfile.gettempdir())), message)
 
 
 class ClusterPool(Generic[AnyJob]):
@@ -136,11 +133,11 @@ class ClusterPool(Generic[AnyJob]):
         if future.status != "finished":
             return None
         try:
-            row, failure = future.result(timeout=_CONNECT_SECONDS)
+            row, failure, warned = future.result(timeout=_CONNECT_SECONDS)
         except (OSError, CommClosedError):  # the worker that has it, or the scheduler, is gone
             futures.pop(id(cell), None)
             return None
-        return Done(cell, row, failure)
+        return Done(cell, row, failure, warned)
 
     def _wait_for_scheduler(self, stop: Callable[[], bool]) -> None:
         """Connect anew; what the scheduler knew is gone."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from surgecollapse.compare.display import Display, Quiet
+from surgecollapse.compare.display import Display, OnceEach, Quiet
 from surgecollapse.compare.equal_flops import equal_steps
 from surgecollapse.compare.plan import Cell, Plan, identity, unique
 from surgecollapse.compare.pool import Pool
@@ -151,9 +151,10 @@ class Comparison:
 
         Raises:
             OSError: if the folder cannot be written.
-            ConfigError: if another comparison is writing there.
+            ConfigError: if another process is writing there.
         """
         display = display or Quiet()
+        self._warned = OnceEach(display)
         self.out.mkdir(parents=True, exist_ok=True)
         with only_writer(self.out):
             self._record_session()
@@ -210,6 +211,7 @@ class Comparison:
 
     def _keep(self, done: Done[Cell], wall: float, display: Display) -> None:
         cell = done.cell
+        self._warned.note(done.warned)
         if done.row is None:
             self.failures[cell.name] = str(done.error)
             display.note(f"failed: {cell.name}: {done.error}")

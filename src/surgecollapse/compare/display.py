@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 if TYPE_CHECKING:
@@ -100,6 +101,30 @@ class LiveBar:
     def stop(self) -> None:
         """Close the bar; its last state stays on the screen."""
         self._bar.stop()
+
+
+class OnceEach:
+    """Notes what runs warn of, each text once; texts that differ in numbers alone are the same.
+
+    >>> from io import StringIO
+    >>> stream = StringIO()
+    >>> once = OnceEach(PlainLines(stream))
+    >>> once.note(["90.1% is much", "no GPU"]), once.note(["90.2% is much", "few samples"])
+    (None, None)
+    >>> stream.getvalue().splitlines()
+    ['warning: 90.1% is much', 'warning: no GPU', 'warning: few samples']
+    """
+
+    def __init__(self, display: Display) -> None:
+        self._display, self._said = display, set[str]()
+
+    def note(self, texts: Iterable[str]) -> None:
+        """Note those that are new."""
+        for text in texts:
+            kind = re.sub(r"\d[\d.,e+-]*", "#", text)
+            if kind not in self._said:
+                self._said.add(kind)
+                self._display.note(f"warning: {text}")
 
 
 def duration(seconds: float | None) -> str:

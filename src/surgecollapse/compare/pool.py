@@ -43,6 +43,8 @@ class Done(Generic[AnyJob]):
     cell: AnyJob
     row: dict[str, Any] | None
     error: str | None
+    warned: tuple[str, ...] = ()
+    """What it warned of, each in one line."""
 
 
 @dataclass(frozen=True)
@@ -73,19 +75,20 @@ class _Worker(Generic[AnyJob]):
         """What came of the job; ``None`` if it was interrupted, or goes on."""
         cell = self.cell
         assert cell is not None
+        warned: tuple[str, ...] = ()
         try:
             said = self.connection.recv()
             if isinstance(said, Reported):
                 self.connection.send(hear(cell, said.step, said.value))
                 return None
-            row, error = said
+            row, error, warned = said
         except (EOFError, OSError):
             self.process.join(_PATIENCE)
             code = self.process.exitcode
             how = f"was killed by signal {-code}" if code is not None and code < 0 else f"ended with exit code {code}"
             row, error = None, f"its process {how}; if memory is short, use fewer processes"
         self.cell = None
-        return None if row is None and error is None else Done(cell, row, error)
+        return None if row is None and error is None else Done(cell, row, error, warned)
 
     def close(self) -> None:
         self.connection.close()

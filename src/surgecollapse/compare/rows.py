@@ -36,9 +36,9 @@ def only_writer(folder: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise ConfigError(f"another comparison is writing to {folder}: wait for it, or choose another --out") from error
+        raise ConfigError(f"another process is writing to {folder}: wait for it, or choose another --out") from error
     except (OSError, NotImplementedError) as error:
-        warn_user(f"{folder} cannot be locked ({error}): see to it that no other comparison writes there")
+        warn_user(f"{folder} cannot be locked ({error}): see to it that no other process writes there")
         yield
         return
     try:

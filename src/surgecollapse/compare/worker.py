@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import signal
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -19,10 +21,10 @@ FAILURES = (ValueError, OSError, RuntimeError, MemoryError, ArithmeticError, Imp
 
 
 def serve(connection: Connection, scratch: str, core: int | None = None) -> None:
-    """Train the configurations that come, until none comes; answer each with ``(row, error)``, one of them ``None``.
+    """Train the configurations that come, until none comes; answer each as :func:`answer_of` does.
 
-    Both are ``None`` where the run was interrupted. A mistake of the library itself ends the process with its
-    traceback.
+    Row and error are both ``None`` where the run was interrupted. A mistake of the library itself ends the process
+    with its traceback.
 
     Args:
         connection: to the parent.
@@ -50,16 +52,41 @@ def serve_with(
         except (EOFError, OSError):
             return
         try:
-            answer: tuple[dict[str, Any] | None, str | None] = (work(values), None)
-        except FAILURES as error:
-            answer = (None, one_line(error))
-        try:
-            connection.send(answer)
+            connection.send(answer_of(work, values))
         except OSError:
             return
 
 
-def one_line(error: Exception) -> str:
+Answer = tuple[dict[str, Any] | None, str | None, tuple[str, ...]]
+"""A row or an error in one line, and what was warned of."""
+
+
+def answer_of(work: Callable[[dict[str, Any]], dict[str, Any] | None], values: dict[str, Any]) -> Answer:
+    """Do the work; warnings, also those of logs, are returned, since the terminal belongs to the parent."""
+    row, failure, logs = None, None, _Kept(logging.WARNING)
+    logging.getLogger().addHandler(logs)
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            row = work(values)
+    except FAILURES as error:
+        failure = one_line(error)
+    finally:
+        logging.getLogger().removeHandler(logs)
+    return row, failure, tuple(dict.fromkeys([*(one_line(warned.message) for warned in caught), *logs.lines]))
+
+
+class _Kept(logging.Handler):
+    """Keeps what is logged."""
+
+    def __init__(self, level: int) -> None:
+        super().__init__(level)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(" ".join(record.getMessage().split()))
+
+
+def one_line(error: BaseException | str) -> str:
     """What went wrong, in one line."""
     return " ".join(str(error).split()) or type(error).__name__
 

@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from surgecollapse.compare.display import Display, Quiet
+from surgecollapse.compare.display import Display, OnceEach, Quiet
 from surgecollapse.compare.plan import version
 from surgecollapse.compare.pool import Done, Pool
 from surgecollapse.compare.rows import Row, Rows, only_writer
@@ -130,6 +130,7 @@ def _run_missing(runs: Sequence[StudyRun], rows: Rows, failures: dict[str, str],
     missing = {run.key: run for run in runs if run.key not in rows}
     if not missing:
         return False
+    warned = OnceEach(display)
     try:
         with Interrupt() as interrupt, Pool[StudyRun](jobs, None, serve) if jobs else _Here() as pool:
 
@@ -140,6 +141,7 @@ def _run_missing(runs: Sequence[StudyRun], rows: Rows, failures: dict[str, str],
 
             for done in pool.run(list(missing.values()), lambda: interrupt.requested, look):
                 del missing[done.cell.key]
+                warned.note(done.warned)
                 _keep(done, rows, failures, display)
     finally:
         display.stop()

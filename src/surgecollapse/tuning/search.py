@@ -18,7 +18,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
-from surgecollapse.compare.display import Display, Quiet
+from surgecollapse.compare.display import Display, OnceEach, Quiet
 from surgecollapse.compare.plan import identity, version
 from surgecollapse.compare.pool import Done, Pool
 from surgecollapse.compare.rows import Rows, only_writer
@@ -182,6 +182,7 @@ class Search:
             OSError: if the folder cannot be written.
         """
         display = display or Quiet()
+        self._warned = OnceEach(display)
         self.out.mkdir(parents=True, exist_ok=True)
         with only_writer(self.out):
             self.rows, self.study = Rows(self.out), self._open()
@@ -288,6 +289,7 @@ class Search:
         return spent or late or (total is not None and len(self._trials) >= total)
 
     def _keep(self, done: Done[Run], display: Display) -> None:
+        self._warned.note(done.warned)
         self._trials.take(done)  # writes the row before the storage, which may be gone, is asked for anything
         if done.row is None:
             display.note(f"failed: {done.cell.name}: {done.error}")
@@ -322,6 +324,7 @@ class Search:
 
         for ended in pool.run(missing, stop, look):
             done += 1
+            self._warned.note(ended.warned)
             if ended.row is None:
                 self._trials.failures[ended.cell.name] = str(ended.error)
                 display.note(f"failed: {ended.cell.name}: {ended.error}")

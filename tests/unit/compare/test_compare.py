@@ -306,7 +306,7 @@ def test_failures_other_versions_and_policies_that_are_no_more_are_run_again(cha
 
 
 def test_two_comparisons_cannot_write_to_one_folder(tmp_path):
-    refused = pytest.raises(ConfigError, match="another comparison is writing")
+    refused = pytest.raises(ConfigError, match="another process is writing")
     with only_writer(tmp_path), refused, only_writer(tmp_path):
         pass
     with only_writer(tmp_path):
