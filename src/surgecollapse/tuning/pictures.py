@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import optuna
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
@@ -56,6 +57,7 @@ def history(trials: Sequence[FrozenTrial], objective: Objective, place: int) -> 
             label="stopped by pruner",
         )
     ax.set_xlabel("trial")
+    ax.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
     ax.set_ylabel(f"{objective.title}, validation")
     ax.legend()
     caption = "Each trial is the mean over its seeds. The best of many is lucky: its value on fresh seeds is above."
@@ -219,11 +221,23 @@ class _Axis:
         return f"{self._domain.low:g}", f"{self._domain.high:g}"  # type: ignore[attr-defined]
 
     def label(self, ax: Axes, name: str) -> None:
-        """Name the horizontal axis, and its ticks where they are choices."""
+        """Name the horizontal axis, which spans what is searched; its ticks are choices, whole numbers or powers."""
         ax.set_xlabel(name)
-        if isinstance(self._domain, CategoricalDistribution):
-            choices = [shorten(str(choice), 12) for choice in self._domain.choices]
+        domain = self._domain
+        if isinstance(domain, CategoricalDistribution):
+            choices = [shorten(str(choice), 12) for choice in domain.choices]
             ax.set_xticks(range(len(choices)), choices)
-            ax.margins(x=0.2)
-        elif self._log:
+            ax.set_xlim(-0.5, len(choices) - 0.5)
+            return
+        low, high = domain.low, domain.high  # type: ignore[attr-defined]
+        if self._log:
             ax.set_xscale("log")
+            room = (high / low) ** 0.05
+            ax.set_xlim(low / room, high * room)
+            ax.xaxis.set_major_locator(LogLocator(subs=(1.0,) if high / low > 30 else (1.0, 2.0, 5.0), numticks=6))
+            ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            ax.xaxis.set_minor_formatter(NullFormatter())
+            return
+        room = 0.05 * (high - low) or 0.5
+        ax.set_xlim(low - room, high + room)
+        ax.xaxis.set_major_locator(MaxNLocator(6, integer=isinstance(domain, IntDistribution), min_n_ticks=1))
