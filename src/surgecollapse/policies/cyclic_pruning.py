@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, get_args
 
 from surgecollapse.errors import one_of
-from surgecollapse.events import Decision, Freeze, Prune, Reading, Regrow
+from surgecollapse.events import Decision, Prune, Reading, Regrow, Warn
 from surgecollapse.policies import validation
 from surgecollapse.policies.base import ScheduledPolicy, ScheduledState
+from surgecollapse.policies.recovery import NotRecovering, Recovery
 from surgecollapse.policies.registry import policy
 from surgecollapse.policies.signals import DepthMeasure
 from surgecollapse.schedules import cubic
@@ -20,6 +21,11 @@ class _State(ScheduledState):
     """Index of the cycle; −1 before the first."""
     start: float = 0.0
     """Sparsity that the surge before it left."""
+    begun: int | None = None
+    """Step at which pruning began."""
+    backed_off: bool = False
+    """Whether the target was lowered, so that no cycle goes deeper than it."""
+    recovery: Recovery = field(default_factory=Recovery)
 
 
 @policy("cyclic_pruning")
@@ -56,6 +62,13 @@ class CyclicPruning(ScheduledPolicy):
         floor: lowest value of ``measure`` that counts as enough (bits for ``on_off``), in [0, 1].
         measure: ``prediction_confidence`` (1 − the normalized entropy of the predictions on the probe batch),
             ``on_off`` (lowest on/off unit entropy over layers) or ``entropy`` (mean activation entropy).
+        when_not_recovering: ``exact``: the target is reached in any case. ``at_most``: pruning begins with the first
+            cycle after training has learned (its loss is a tenth of the first, or its predictions are 90% confident),
+            or at two thirds of ``freeze_at``. Where the last cycle is the first, it takes half of the time until
+            ``freeze_at``. Where training does not recover (see
+            :class:`~surgecollapse.policies.recovery.Recovery`), the density is doubled, the reason is recorded, and
+            that sparsity is the new target. Both warn, and record an event ``warning``, where training does not recover
+            in the last cycle, or has learned nothing; ``exact`` sees it by the noted loss alone.
 
     Raises:
         ValueError: if an option is out of range, or a cycle would be no longer than ``settle_fraction``.
@@ -78,8 +91,8 @@ class CyclicPruning(ScheduledPolicy):
 
     When to use:
         The default: thousands of steps, a network that can overfit, and a target of 90% or more. On networks that
-        do not overfit, use ``cycles=2, floor=0.0, min_density_ratio=1.0``. In fewer than about 500 steps use
-        gradual pruning.
+        do not overfit, use ``cycles=2, floor=0.0, min_density_ratio=1.0``; where pruning stops learning,
+        ``when_not_recovering="at_most"``. In fewer than about 500 steps use gradual pruning.
 
     Cost:
         Mean training density 0.20 at 90% sparsity on the MLP of MNIST-1D, 0.22 to 0.29 on other tasks. A prune with
@@ -103,6 +116,7 @@ class CyclicPruning(ScheduledPolicy):
     min_density_ratio: float = 0.1
     floor: float = 0.6
     measure: DepthMeasure = "prediction_confidence"
+    when_not_recovering: NotRecovering = "exact"
     growth: ClassVar[str] = "ema_gradient"
     _state: _State = field(default_factory=_State, init=False, repr=False)
 
@@ -117,6 +131,7 @@ class CyclicPruning(ScheduledPolicy):
         validation.fraction("min_density_ratio", self.min_density_ratio, zero=False)
         validation.fraction("floor", self.floor)
         one_of("measure", self.measure, get_args(DepthMeasure))
+        one_of("when_not_recovering", self.when_not_recovering, get_args(NotRecovering))
         if not self.dense_until < self.last_cycle_start < self.freeze_at:
             raise ValueError(
                 "expected dense_until < last_cycle_start < freeze_at, got "
@@ -144,31 +159,76 @@ class CyclicPruning(ScheduledPolicy):
     def _marks(self) -> tuple[float, ...]:
         return tuple(sorted({*self._begins(), *self._ends()}))
 
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """What a reading must hold beside activation entropy."""
+        return ("prediction_confidence",) if self.when_not_recovering == "at_most" else ()
+
     def _act(self, reading: Reading) -> Decision:
         step, state, target = reading.step, self._state, self._plan.sparsity
-        freeze = self._step(self.freeze_at)
+        freeze, at_most = self._step(self.freeze_at), self.when_not_recovering == "at_most"
+        state.recovery.read(reading)
         if step >= freeze:
-            reason = f"exact target {target:.4g} and final mask at step {step} (planned for {freeze})"
-            return Decision(phase="frozen", reason=reason, actions=(Prune(target), Freeze()))
+            return state.recovery.final(reading, freeze, target, at_most=at_most, begun=state.begun is not None)
         index = sum(step >= self._step(begin) for begin in self._begins()) - 1
         if index < 0:
             return Decision(phase="dense", reason=f"dense until step {self._step(self.dense_until)}, at step {step}")
+        if state.begun is None and at_most and (why := self._waits(step, index)):
+            return Decision(phase="dense", reason=why)
+        state.begun = state.begun or step
+        warning: Warn | None = None
+        if (failed := state.recovery.failed) and at_most:
+            return self._back_off(reading)
+        if failed and index == self.cycles - 1:
+            warning = state.recovery.warning(failed)
+        decision = self._cycle(reading, index)
+        return replace(decision, actions=(warning, *decision.actions)) if warning else decision
+
+    def _waits(self, step: int, index: int) -> str | None:
+        """Why pruning does not begin yet, where the target may be given up."""
+        if why := self._state.recovery.waits(step, self._step(self.freeze_at * 2 / 3)):
+            return why
+        begins = [self._step(begin) for begin in self._begins()]
+        if step == begins[index] or index == self.cycles - 1:
+            return None
+        return f"dense at step {step}: training has learned, and the next cycle begins at step {begins[index + 1]}"
+
+    def _cycle(self, reading: Reading, index: int) -> Decision:
+        """Begin a cycle with a surge, or go on with it."""
+        state = self._state
         if index != state.cycle:
             state.cycle, state.start = index, (1.0 - self.surge) * reading.sparsity if index else 0.0
-            if index:
+            if index and reading.sparsity:
                 reason = f"cycle {index + 1} of {self.cycles} begins: surge"
                 regrow = Regrow(self.surge, growth=self.growth, regrow_init="zero")
                 return Decision(phase="open", reason=reason, actions=(regrow,))
         return self._prune(reading)
 
+    def _back_off(self, reading: Reading) -> Decision:
+        """Double the density, and make that the target and the deepest of what is left."""
+        state = self._state
+        why, said, lower = state.recovery.lower(reading, self._plan.sparsity)
+        state.start, state.backed_off = lower, True
+        actions = said
+        if reading.sparsity > lower:
+            regrow = Regrow(1.0 - lower / reading.sparsity, growth=self.growth, regrow_init="zero")
+            actions = (*said, regrow)
+        return Decision(phase="open", reason=why, actions=actions)
+
     def _prune(self, reading: Reading) -> Decision:
         """As deep as the cycle is at this step, or nothing where the net is as sparse already."""
         step, start, target, index = reading.step, self._state.start, self._plan.sparsity, self._state.cycle
         begin, end = self._step(self._begins()[index]), self._step(self._ends()[index])
-        deepest = target if index == self.cycles - 1 else max(target, 1.0 - self.min_density_ratio * (1.0 - target))
-        least, most = (cubic(step, begin, end, start, max(start, depth)) for depth in (target, deepest))
-        name = f"cycle {index + 1} of {self.cycles}"
-        if most <= reading.sparsity or step > end:
+        last, begun = index == self.cycles - 1, self._state.begun or 0
+        late = last and begun >= begin and self.when_not_recovering == "at_most"
+        if late:
+            begin, end = begun, (begun + end) // 2  # what is left of the time shows whether training recovers
+        at_target = last or self._state.backed_off
+        name, least, most = f"cycle {index + 1} of {self.cycles}", 0.0, 0.0
+        if step <= end or late:
+            deepest = target if at_target else max(target, 1.0 - self.min_density_ratio * (1.0 - target))
+            least, most = (cubic(step, begin, end, start, max(start, depth)) for depth in (target, deepest))
+        if most <= reading.sparsity:
             phase = "sparse" if reading.sparsity else "dense"
             return Decision(phase=phase, reason=f"{name}: settles at sparsity {reading.sparsity:.4g}")
         least = max(least, reading.sparsity)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
-from surgecollapse.events import Reading
+from surgecollapse.events import Action, Aim, Decision, Freeze, Prune, Reading, Warn
 from surgecollapse.policies import validation
+
+NotRecovering = Literal["exact", "at_most"]
+"""Whether the target is reached in any case, or given up where training does not recover."""
 
 
 class Recovery:
@@ -13,14 +16,15 @@ class Recovery:
 
     A moving average h of it is kept, with its greatest value. Training *has begun to learn* once h exceeds
     ``begun`` of the scale: of the first loss, or of full confidence. It *has learned* once h exceeds ``learned`` of
-    it. It *does not recover* where h is under half of its greatest value for ``patience`` readings in a row. A reading
-    with neither number says nothing.
+    it. It *does not recover* where h is under ``enough`` of its greatest value for ``patience`` readings in a row. A
+    reading with neither number says nothing.
 
     Args:
         patience: readings, at least 1.
         begun: share of the scale, in (0, 1).
         learned: share of the scale, in (begun, 1).
         decay: of the moving average, in [0, 1).
+        enough: share of the greatest value, in (0, 1).
 
     >>> recovery = Recovery(patience=2, decay=0.0)
     >>> for step, loss in enumerate((2.0, 0.2, 1.9, 1.9), start=1):
@@ -29,9 +33,17 @@ class Recovery:
     (True, False, 'average loss 1.9 for 2 readings, against 0.2 at best and 2 at first')
     """
 
-    def __init__(self, *, patience: int = 4, begun: float = 0.05, learned: float = 0.9, decay: float = 0.5) -> None:
+    def __init__(
+        self,
+        *,
+        patience: int = 4,
+        begun: float = 0.05,
+        learned: float = 0.9,
+        decay: float = 0.5,
+        enough: float = 0.8,
+    ) -> None:
         validation.whole("patience", patience)
-        self._patience, self._begun, self._learned, self._decay = patience, begun, learned, decay
+        self._patience, self._begun, self._learned, self._decay, self._enough = patience, begun, learned, decay, enough
         self._first: float | None = None
         self._now, self._best, self._bad = 0.0, 0.0, 0
 
@@ -45,7 +57,7 @@ class Recovery:
             return
         self._now = self._decay * self._now + (1.0 - self._decay) * value
         self._best = max(self._best, self._now)
-        self._bad = self._bad + 1 if self.begun and self._now < self._best / 2 else 0
+        self._bad = self._bad + 1 if self.begun and self._now < self._enough * self._best else 0
 
     @property
     def known(self) -> bool:
@@ -80,6 +92,51 @@ class Recovery:
     def forgive(self) -> None:
         """Count anew: something was done about it."""
         self._bad = 0
+
+    def waits(self, step: int, latest: int) -> str | None:
+        """Why pruning had better not begin yet; once training has begun to learn, it waits until ``latest`` at most."""
+        if self.learned:
+            return None
+        if not self.begun:
+            return f"dense at step {step}: training has not begun to learn"
+        return f"dense at step {step}: training has not learned yet, until step {latest}" if step < latest else None
+
+    def warning(self, failed: str) -> Warn:
+        """What is said where training does not recover and pruning goes on; counts anew."""
+        self.forgive()
+        advice = "lower the sparsity, or pass when_not_recovering='at_most'"
+        return Warn(f"training does not recover from being pruned ({failed}): {advice}")
+
+    def lower(self, reading: Reading, target: float) -> tuple[str, tuple[Action, ...], float]:
+        """Half as sparse: why, the actions that make it the target and say so, and the sparsity; counts anew."""
+        lower = max(0.0, 1.0 - 2.0 * (1.0 - min(reading.sparsity, target)))
+        reason = f"training does not recover ({self.failed}): back to sparsity {lower:.4g}"
+        self.forgive()
+        return reason, (Warn(reason), Aim(lower)), lower
+
+    def final(self, reading: Reading, due: int, target: float, *, at_most: bool, begun: bool) -> Decision:
+        """Prune to the exact target for good; where ``at_most`` is asked for, only as far as training went along.
+
+        Args:
+            reading: that at which the mask becomes final.
+            due: the step at which it was planned.
+            target: sparsity.
+            at_most: whether the target may be given up.
+            begun: whether pruning had begun.
+        """
+        step = reading.step
+        if at_most and not begun:
+            reason = f"training has not begun to learn until step {step}: nothing is pruned"
+            return Decision(phase="frozen", reason=reason, actions=(Warn(reason), Aim(0.0), Freeze()))
+        if at_most and self.failed:
+            reason, said, lower = self.lower(reading, target)
+            return Decision(phase="frozen", reason=reason, actions=(*said, Prune(lower), Freeze()))
+        reason = f"exact target {target:.4g} and final mask at step {step} (planned for {due})"
+        final: tuple[Action, ...] = (Prune(target), Freeze())
+        if self.known and not self.begun:
+            nothing = f"training has learned nothing until the final mask at step {step}, at sparsity {target:.4g}"
+            final = (Warn(nothing), *final)
+        return Decision(phase="frozen", reason=reason, actions=final)
 
     def state_dict(self) -> dict[str, Any]:
         """What was seen so far."""

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import get_args
 
 from surgecollapse.errors import one_of
-from surgecollapse.events import Action, Aim, Decision, Freeze, Prune, Reading, Threshold, Warn
+from surgecollapse.events import Action, Decision, Reading, Threshold, Warn
 from surgecollapse.events.switches import ALLOCATIONS, Allocation
 from surgecollapse.policies import validation
 from surgecollapse.policies.base import ScheduledState
-from surgecollapse.policies.recovery import Recovery
+from surgecollapse.policies.recovery import NotRecovering, Recovery
 from surgecollapse.policies.registry import policy
 from surgecollapse.policies.straight_through import StraightThroughPolicy
 from surgecollapse.schedules import cubic
-
-NotRecovering = Literal["exact", "at_most"]
 
 
 @dataclass(slots=True)
@@ -142,15 +140,16 @@ class SoftThreshold(StraightThroughPolicy):
         freeze = self._step(self._final)
         state.recovery.read(reading)
         if step >= freeze:
-            return self._freeze(step, freeze)
+            at_most = self.when_not_recovering == "at_most"
+            return state.recovery.final(reading, freeze, target, at_most=at_most, begun=state.begun is not None)
         if state.begun is None:
             if why := self._waits(step):
                 return Decision(phase="dense", reason=why)
             state.begun = step
         if failed := state.recovery.failed:
             if self.when_not_recovering == "at_most":
-                return self._back_off(reading, failed)
-            return self._rise(reading, target, self._unrecovered(failed))
+                return self._back_off(reading)
+            return self._rise(reading, target, state.recovery.warning(failed))
         return self._rise(reading, target)
 
     def _rise(self, reading: Reading, target: float, *before: Warn) -> Decision:
@@ -161,36 +160,14 @@ class SoftThreshold(StraightThroughPolicy):
         actions: tuple[Action, ...] = (*before, self._threshold(depth, coming - reading.step))
         return Decision(phase="sparse", reason=reason, actions=actions)
 
-    def _unrecovered(self, failed: str) -> Warn:
-        """What is said where training does not recover; it counts anew."""
-        self._state.recovery.forgive()
-        advice = "lower the sparsity, or pass when_not_recovering='at_most'"
-        return Warn(f"training does not recover from being pruned ({failed}): {advice}")
-
-    def _freeze(self, step: int, due: int) -> Decision:
-        """Prune to the exact target for good; a network that never began to learn stays as dense as it is."""
-        target, recovery = self._plan.sparsity, self._state.recovery
-        if self._state.begun is None and self.when_not_recovering == "at_most":
-            reason = f"training has not begun to learn until step {step}: nothing is pruned"
-            return Decision(phase="frozen", reason=reason, actions=(Warn(reason), Aim(0.0), Freeze()))
-        reason = f"exact target {target:.4g} and final mask at step {step} (planned for {due})"
-        nothing = Warn(f"training has learned nothing until the final mask at step {step}, at sparsity {target:.4g}")
-        final: tuple[Action, ...] = (Prune(target), Freeze())
-        if recovery.known and not recovery.begun:
-            final = (nothing, *final)
-        return Decision(phase="frozen", reason=reason, actions=final)
-
     def _waits(self, step: int) -> str | None:
         """Why the threshold does not rise yet."""
         start, recovery = self._step(self.start_at), self._state.recovery
         if step < start:
             return f"dense until step {start}, at step {step}"
-        if self.when_not_recovering == "exact" or recovery.learned:
+        if self.when_not_recovering == "exact":
             return None
-        if not recovery.begun:
-            return f"dense at step {step}: training has not begun to learn"
-        latest = max(start, self._step(self.freeze_at * 2 / 3))
-        return f"dense at step {step}: training has not learned yet, until step {latest}" if step < latest else None
+        return recovery.waits(step, max(start, self._step(self.freeze_at * 2 / 3)))
 
     def _depth(self, reading: Reading, coming: int, target: float) -> tuple[float, str]:
         """Sparsity at the next decision, and what it follows."""
@@ -204,12 +181,9 @@ class SoftThreshold(StraightThroughPolicy):
             end = max(end, (begun + self._step(self.freeze_at)) // 2)
         return cubic(step, begun, end, 0.0, target)
 
-    def _back_off(self, reading: Reading, failed: str) -> Decision:
+    def _back_off(self, reading: Reading) -> Decision:
         """Double the density, and make that the target."""
-        state, step = self._state, reading.step
-        state.recovery.forgive()
-        lower = max(0.0, 1.0 - 2.0 * (1.0 - min(reading.sparsity, self._plan.sparsity)))
-        coming = self._next(step)
-        reason = f"training does not recover ({failed}): back to sparsity {lower:.4g} at step {coming}"
-        actions = (Warn(reason), Aim(lower), self._threshold(lower, coming - step))
-        return Decision(phase="sparse", reason=reason, actions=actions)
+        coming = self._next(reading.step)
+        why, said, lower = self._state.recovery.lower(reading, self._plan.sparsity)
+        actions = (*said, self._threshold(lower, coming - reading.step))
+        return Decision(phase="sparse", reason=why, actions=actions)

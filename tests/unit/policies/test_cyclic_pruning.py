@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from actions import depth, freezes, surge
-from surgecollapse.events import Decision, Plan, Reading
+from surgecollapse.events import Aim, Decision, Freeze, Plan, Prune, Reading, Regrow, Warn
 from surgecollapse.policies import CyclicPruning, GradualPruning
+from surgecollapse.schedules import cubic
 
 THREE = {"dense_until": 0.1, "cycles": 3, "last_cycle_start": 0.45, "surge": 0.5}
 
@@ -120,3 +123,127 @@ def test_impossible_options_are_refused(options: dict[str, float], message: str)
 def test_what_cannot_be_planned_is_refused() -> None:
     with pytest.raises(ValueError, match="too short for CyclicPruning"):
         CyclicPruning().start(Plan(sparsity=0.9, total_steps=10, every=1))
+
+
+# ---- when training does not recover --------------------------------------------------------------------------------
+
+RUN = Plan(sparsity=0.8, total_steps=400, every=10)
+
+
+def train(policy: CyclicPruning, loss, confidence=lambda _: None) -> dict[int, tuple[Decision, float]]:
+    """Decisions by step and the sparsity after each; ``loss`` and ``confidence`` are functions of the step."""
+    policy.start(RUN)
+    sparsity, made = 0.0, {}
+    for step in filter(policy.due, range(1, 401)):
+        reading = Reading(step=step, sparsity=sparsity, loss=loss(step), prediction_confidence=confidence(step))
+        decision = policy.decide(reading)
+        for action in decision.actions:
+            if isinstance(action, Prune):
+                sparsity = action.range[1]
+            elif isinstance(action, Regrow):
+                sparsity *= 1.0 - action.fraction
+            elif isinstance(action, Aim):
+                policy._state.plan = Plan(sparsity=action.sparsity, total_steps=400, every=10)  # as the controller does
+        made[step] = decision, sparsity
+    return made
+
+
+def warned(made) -> dict[int, str]:
+    return {step: decision.find(Warn).message for step, (decision, _) in made.items() if decision.find(Warn)}
+
+
+def test_exact_decides_alike_whatever_the_loss_is_and_warns_in_the_last_cycle_alone() -> None:
+    good = train(CyclicPruning(), lambda step: 2.0 / step)
+    bad = train(CyclicPruning(), lambda step: 2.0 if step < 20 else 0.1 if step < 100 else 1.9)
+    assert not warned(good)
+    assert warned(bad)
+    assert min(warned(bad)) >= 200
+    assert all("when_not_recovering='at_most'" in message for message in warned(bad).values())
+    for step, (decision, sparsity) in bad.items():
+        assert sparsity == good[step][1]
+        assert [a for a in decision.actions if not isinstance(a, Warn)] == list(good[step][0].actions)
+
+
+def test_exact_says_that_nothing_was_learned() -> None:
+    made = train(CyclicPruning(), lambda _: 2.0)
+    assert made[300][0].actions[1:] == (Prune(0.8), Freeze())
+    assert "training has learned nothing until the final mask at step 300, at sparsity 0.8" in warned(made)[300]
+
+
+def test_without_numbers_nothing_is_said_of_learning() -> None:
+    assert not warned(train(CyclicPruning(), lambda _: None))
+
+
+def test_at_most_begins_with_the_first_cycle_after_training_has_learned() -> None:
+    # T = 400: cycles begin at 20, 80, 140 and 200. The moving average has learned at 50, having lost 1.75 of 2.0 at 40.
+    one, other = (
+        train(CyclicPruning(when_not_recovering=when), lambda step: 2.0 if step < 20 else 0.0)
+        for when in ("exact", "at_most")
+    )
+    assert {sparsity for step, (_, sparsity) in other.items() if step < 80} == {0.0}
+    assert "dense at step 40: training has not learned yet, until step 200" in other[40][0].reason
+    assert "training has learned, and the next cycle begins at step 80" in other[70][0].reason
+    assert other[80][0].phase == "dense"
+    assert [step for step, (decision, _) in one.items() if surge(decision)] == [80, 140, 200]
+    assert [step for step, (decision, _) in other.items() if surge(decision)] == [140, 200]
+    assert other[300][0] == one[300][0]
+    assert other[130][1] == pytest.approx(one[130][1])
+
+
+def test_at_most_that_learns_late_prunes_once_and_gradually_and_leaves_time_to_recover() -> None:
+    made = train(CyclicPruning(when_not_recovering="at_most"), lambda step: 2.0 if step < 180 else 0.0)
+    begun, end = 200, 250
+    for step, (decision, sparsity) in made.items():
+        assert surge(decision) is None
+        if step <= 300:
+            assert sparsity == pytest.approx(cubic(step, begun, end, 0.0, 0.8)), step
+    assert made[300][0].actions == (Prune(0.8), Freeze())
+
+
+def test_at_most_that_never_learns_stays_dense_and_says_so() -> None:
+    made = train(CyclicPruning(when_not_recovering="at_most"), lambda _: None, lambda _: 0.001)
+    reason = made[300][0].reason
+    assert made[300][0].actions == (Warn(reason), Aim(0.0), Freeze())
+    assert "not begun to learn" in reason
+    assert {sparsity for _, sparsity in made.values()} == {0.0}
+
+
+@pytest.mark.parametrize("fails_at", [0.5, 0.7])
+def test_at_most_backs_off_to_twice_the_density_until_training_recovers(fails_at) -> None:
+    """The loss is good while the sparsity is under ``fails_at``."""
+    at = {"sparsity": 0.0}
+
+    def loss(step: int) -> float:
+        return 2.0 if step < 20 else 0.0 if at["sparsity"] < fails_at else 1.9
+
+    policy = CyclicPruning(when_not_recovering="at_most", cycles=1)
+    policy.start(RUN)
+    targets = [0.8]
+    for step in filter(policy.due, range(1, 401)):
+        decision = policy.decide(Reading(step=step, sparsity=at["sparsity"], loss=loss(step)))
+        for action in decision.actions:
+            if isinstance(action, Prune):
+                at["sparsity"] = action.range[1]
+            elif isinstance(action, Regrow):
+                at["sparsity"] *= 1.0 - action.fraction
+                assert at["sparsity"] == pytest.approx(targets[-1])
+            elif isinstance(action, Aim):
+                targets.append(action.sparsity)
+                assert "training does not recover (average loss" in decision.reason
+                policy._state.plan = Plan(sparsity=action.sparsity, total_steps=400, every=10)
+    assert at["sparsity"] == pytest.approx(targets[-1])
+    assert 0.0 < targets[-1] < fails_at
+    assert all(b < a for a, b in pairwise(targets))
+
+
+def test_no_cycle_goes_deeper_than_a_target_that_was_lowered() -> None:
+    made = train(
+        CyclicPruning(when_not_recovering="at_most", floor=0.0),
+        lambda step: 2.0 if step < 20 else 1.9 if 130 <= step < 180 else 0.0,
+    )
+    lowered = {step: decision.find(Aim).sparsity for step, (decision, _) in made.items() if decision.find(Aim)}
+    assert len(lowered) == 1
+    (at, target), deepest = next(iter(lowered.items())), max(sparsity for _, sparsity in made.values())
+    assert deepest > 0.8
+    assert all(sparsity <= target + 1e-9 for step, (_, sparsity) in made.items() if step >= at)
+    assert made[300][1] == pytest.approx(target)
