@@ -4,8 +4,9 @@
     python scripts/check_prose.py --since main    # the commits that main does not have, too
 
 Sources: US spelling. Pages: at most 140 characters a line outside of tables and code, 84 in code (what the page shows
-without scrolling), numbers with a leading zero, US spelling, and no page that no other page links to. Commits: a
-subject of at most 72 characters that names its area first (``masks: keep ties exact``).
+without scrolling), numbers with a leading zero, US spelling, and no page that no other page links to. Cells of the page
+on status: at most 12 words. Commits: a subject of at most 72 characters that names its area first (``masks: keep ties
+exact``).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-LINE, CODE, SUBJECT = 140, 84, 72
+LINE, CODE, SUBJECT, CELL = 140, 84, 72, 12
 _BRITISH = re.compile(
     r"\b\w*(?:(?:general|memor|standard|normal|optim|regular|initial|minim|recogn|local|summar|discret|orthogonal|"
     r"character|parametr|organ|vector|quant|serial|synchron)is(?:e|ed|es|er|ing|ation|ations)(?![a-z])|"
@@ -64,6 +65,18 @@ def faults_of_page(text: str, *, width: int | None = LINE) -> Iterator[str]:
     for number, line, fenced in _lines(text):
         if fenced and len(line) > CODE:
             yield f"{number}: {len(line)} characters of code, at most {CODE}"
+
+
+def long_cells(text: str) -> Iterator[str]:
+    """Cells of tables that have more than 12 words.
+
+    >>> list(long_cells("| short | a b c d e f g h i j k l m |"))
+    ['1: 13 words in a cell, at most 12']
+    """
+    for number, line in enumerate(text.splitlines(), 1):
+        for cell in line.split("|") if line.startswith("|") else ():
+            if (words := len(cell.split())) > CELL:
+                yield f"{number}: {words} words in a cell, at most {CELL}"
 
 
 def faults_of_code(text: str) -> Iterator[str]:
@@ -121,6 +134,8 @@ def check(since: str | None) -> list[str]:
     for module in sorted((ROOT / "src").rglob("*.py")):
         faults = faults_of_code(module.read_text(encoding="utf-8"))
         found += [f"{module.relative_to(ROOT)}:{fault}" for fault in faults]
+    status = (ROOT / "docs" / "status.md").read_text(encoding="utf-8")
+    found += [f"docs/status.md:{fault}" for fault in long_cells(status)]
     found += [f"docs/{page}: no page links to it" for page in unlinked(ROOT / "docs")]
     for subject in subjects(since) if since else []:
         found += [f"commit {subject!r}: {fault}" for fault in faults_of_subject(subject)]

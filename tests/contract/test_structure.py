@@ -41,3 +41,12 @@ def test_no_function_hands_on_its_own_names_as_a_dictionary(word):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == word and not node.args
     ]
     assert not calls
+
+
+def test_unit_tests_lie_as_the_source_does():
+    tests, source = Path(__file__).parents[1] / "unit", Path(surgecollapse.__file__).parent
+    folders = {path.parent.relative_to(tests) for path in tests.rglob("test_*.py")} - {Path()}
+    assert {folder.as_posix() for folder in folders if not (source / folder).is_dir()} == {"benchmarks"}
+    rooms = {path.parent.name for path in source.glob("*/__init__.py")}
+    # Thin layers over other packages, which tests/integration runs with those packages.
+    assert rooms - {folder.parts[0] for folder in folders} == {"integrations", "trackers"}

@@ -1,8 +1,7 @@
-"""Studies: their quick form, resumed, with a page from the rows; and what the page computes."""
+"""Studies: their quick form, resumed, with a page from the rows."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import pytest
@@ -10,8 +9,7 @@ from study_pages import PAGES, page_of
 
 from surgecollapse.cli import MISTAKE, main
 from surgecollapse.studies import registered
-from surgecollapse.studies.page import markdown
-from surgecollapse.studies.session import StudyRun, remaining_seconds, rows_of, run_study
+from surgecollapse.studies.session import StudyRun, rows_of, run_study
 
 
 @pytest.mark.parametrize("name", list(registered()))
@@ -30,22 +28,6 @@ def test_the_quick_form_runs_resumes_and_writes_its_page(name, tmp_path):
     again = run_study(study, tmp_path, quick=True, jobs=1)  # starts no process: nothing is missing
     assert (again.status, again.done) == ("complete", first.total)
     assert (tmp_path / "rows.jsonl").read_text(encoding="utf-8") == lines
-
-
-@pytest.mark.parametrize("name", list(registered()))
-def test_settings_are_json_and_no_run_is_there_twice(name):
-    for quick in (True, False):
-        runs = [StudyRun(name, config) for config in registered()[name].runs(quick)]
-        assert all(json.loads(json.dumps(run.config)) == run.config for run in runs)
-        assert len({run.key for run in runs}) == len(runs)
-    # The first runs hold one of each method, so that an unfinished study compares something.
-    methods = [config["method"] for config in registered()[name].runs(False)]
-    assert set(methods[: len(methods) // 4]) == set(methods)
-
-
-@pytest.mark.parametrize("name", list(registered()))
-def test_a_study_without_rows_says_so(name):
-    assert "No run is finished yet." in markdown(registered()[name], [], 12)
 
 
 def test_a_failed_run_is_named_and_the_others_go_on(tmp_path):
@@ -70,13 +52,6 @@ def test_processes_measure_what_this_one_does(tmp_path):
         assert (outcome.status, outcome.done) == ("complete", 1)
         rows.append({**next(iter(rows_of(tmp_path / str(jobs)))), "seconds": None})
     assert rows[0] == rows[1]
-
-
-def test_time_left_is_that_of_like_runs():
-    missing = [StudyRun("x", {"method": method, "seed": 2}) for method in ("a", "c")]
-    known = [{"config": {"method": "a", "seed": 0}, "seconds": 4.0}, {"config": {"method": "b"}, "seconds": 10.0}]
-    assert remaining_seconds(missing, [], 1) is None
-    assert remaining_seconds(missing, known, 2) == (4.0 + 7.0) / 2  # of the same method; else the median of all
 
 
 def test_the_command_lists_studies_and_refuses_what_is_none(capsys):

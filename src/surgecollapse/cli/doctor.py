@@ -28,11 +28,13 @@ def doctor(model: str | None = None, /) -> int:
     from surgecollapse.cli.machine_checks import examine
 
     table = Table("check", "result", "", box=None)
-    checks = examine()
+    console = Console()
+    with console.status("measuring what a controller costs here"):
+        checks = examine()
     for check in checks:
         mark = {True: "[green]ok", False: "[red]not as expected", None: ""}[check.good]
         table.add_row(check.name, check.value, mark)
-    Console().print(table)
+    console.print(table)
     return 0 if all(check.good is not False for check in checks) else 1
 
 

@@ -29,17 +29,22 @@ class Check:
     """Whether that is as it should be; ``None`` for a plain fact."""
 
 
-def examine(*, blocks: int = 8, every: int = 50, rows: int = 128) -> list[Check]:
-    """Run all checks; about twenty seconds on a small machine.
+LEAST = 3
+"""Blocks that are timed however slow the machine is."""
+
+
+def examine(*, blocks: int = 8, every: int = 50, rows: int = 128, seconds: float = 5.0) -> list[Check]:
+    """Run all checks; about ten seconds.
 
     Args:
         blocks: pairs of timed blocks, each of ``every`` steps and one reading.
         every: steps between two readings, as in :func:`surgecollapse.attach`.
         rows: batch size of the timed net.
+        seconds: after which no further block begins, but for the first three.
     """
     facts = environment()
     cuda = torch.cuda.is_available()
-    ratio, spread, milliseconds = measure_overhead(blocks=blocks, every=every, rows=rows)
+    ratio, spread, milliseconds = measure_overhead(blocks=blocks, every=every, rows=rows, seconds=seconds)
     return [
         Check("versions", ", ".join(f"{k} {facts[k]}" for k in ("surgecollapse", "torch", "python", "numpy")), None),
         Check("torch build", f"CUDA {facts['cuda']}" if facts["cuda"] else "CPU only", None),
@@ -57,10 +62,10 @@ def examine(*, blocks: int = 8, every: int = 50, rows: int = 128) -> list[Check]
     ]
 
 
-def measure_overhead(*, blocks: int, every: int, rows: int) -> tuple[float, float, float]:
+def measure_overhead(*, blocks: int, every: int, rows: int, seconds: float) -> tuple[float, float, float]:
     """Processor time of training with a controller over without, on two copies of one net, a step each in turn.
 
-    The blocks begin in the dense start of the default policy and go on through its sparse and open phases.
+    The blocks begin in the dense start of the default policy; eight go on through its sparse and open phases.
 
     Returns:
         Ratio of all blocks, half the interquartile range of the blocks' ratios, and a plain step in milliseconds.
@@ -80,12 +85,14 @@ def measure_overhead(*, blocks: int, every: int, rows: int) -> tuple[float, floa
     )
     try:
         _in_turn(plain_step, watched_step, every)
-        pairs = [_in_turn(plain_step, watched_step, every) for _ in range(blocks)]
+        pairs, began = [], time.monotonic()
+        while len(pairs) < blocks and (len(pairs) < LEAST or time.monotonic() - began < seconds):
+            pairs.append(_in_turn(plain_step, watched_step, every))
     finally:
         controller.detach()  # the training is left in its middle, which leaving a block of attach() would warn of
     low, _, high = statistics.quantiles([with_it / without for without, with_it in pairs], n=4)
     without, with_it = (sum(times) for times in zip(*pairs, strict=True))
-    return with_it / without, (high - low) / 2, 1e3 * without / (blocks * every)
+    return with_it / without, (high - low) / 2, 1e3 * without / (len(pairs) * every)
 
 
 def _in_turn(first: Callable[[], None], second: Callable[[], None], count: int) -> tuple[float, float]:

@@ -1,0 +1,34 @@
+"""Studies: their settings, and what a page computes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from surgecollapse.studies import registered
+from surgecollapse.studies.page import markdown
+from surgecollapse.studies.session import StudyRun, remaining_seconds
+
+
+@pytest.mark.parametrize("name", list(registered()))
+def test_settings_are_json_and_no_run_is_there_twice(name):
+    for quick in (True, False):
+        runs = [StudyRun(name, config) for config in registered()[name].runs(quick)]
+        assert all(json.loads(json.dumps(run.config)) == run.config for run in runs)
+        assert len({run.key for run in runs}) == len(runs)
+    # The first runs hold one of each method, so that an unfinished study compares something.
+    methods = [config["method"] for config in registered()[name].runs(False)]
+    assert set(methods[: len(methods) // 4]) == set(methods)
+
+
+@pytest.mark.parametrize("name", list(registered()))
+def test_a_study_without_rows_says_so(name):
+    assert "No run is finished yet." in markdown(registered()[name], [], 12)
+
+
+def test_time_left_is_that_of_like_runs():
+    missing = [StudyRun("x", {"method": method, "seed": 2}) for method in ("a", "c")]
+    known = [{"config": {"method": "a", "seed": 0}, "seconds": 4.0}, {"config": {"method": "b"}, "seconds": 10.0}]
+    assert remaining_seconds(missing, [], 1) is None
+    assert remaining_seconds(missing, known, 2) == (4.0 + 7.0) / 2  # of the same method; else the median of all
