@@ -209,6 +209,44 @@ def linear_states(s, x):
     return torch.stack(out, 1)
 
 
+def frozen(layer):
+    return layer.requires_grad_(False)
+
+
+class LowRank(nn.Module):
+    """Adds a product of factors to a weight; its class has any name."""
+
+    def __init__(self):
+        super().__init__()
+        self.A, self.B = bare(2, 16), bare(16, 2)
+
+    def forward(self, weight):
+        return weight + self.B @ self.A
+
+
+class Scaled(nn.Linear):
+    """A linear layer with parameters of its own beside the weight."""
+
+    def __init__(self):
+        super().__init__(16, 16)
+        self.scale, self.shift = nn.Parameter(torch.ones(16, 1)), bare(1, 16)
+
+    def forward(self, x):
+        return F.linear(x, self.weight * self.scale, self.bias) + self.shift
+
+
+class WithFactors(nn.Linear):
+    """A linear layer that merges factors on the way."""
+
+    def __init__(self):
+        super().__init__(16, 16)
+        self.weight.requires_grad_(False)
+        self.P, self.Q = bare(2, 16), bare(16, 2)
+
+    def forward(self, x):
+        return F.linear(x, self.weight + self.Q @ self.P, self.bias)
+
+
 class LoRALinear(nn.Linear):
     """A layer with factors of its own."""
 
@@ -308,6 +346,47 @@ UNUSUAL = {
     ),
     "LoRA as parameters": ({"layer": LoRALinear()}, lambda s, x: s.layer(x), {"layer.weight"}),
     "DoRA as layers": ({"layer": DoRABlock()}, lambda s, x: s.layer(x), {"layer.base.weight"}),
+    "bare factors beside a frozen layer": (
+        {"base": frozen(nn.Linear(16, 16)), "A": bare(2, 16), "B": bare(16, 2)},
+        lambda s, x: s.base(x) + x @ s.A.T @ s.B.T,
+        set(),
+    ),
+    "transposed factors of any name": (
+        {"base": frozen(nn.Linear(16, 16)), "first": bare(16, 2), "second": bare(2, 16)},
+        lambda s, x: s.base(x) + x @ s.first @ s.second,
+        set(),
+    ),
+    "factors beside a frozen matrix": (
+        {"w": nn.Parameter(torch.randn(16, 16), requires_grad=False), "A": bare(2, 16), "B": bare(16, 2)},
+        lambda s, x: F.linear(x, s.w) + F.linear(F.linear(x, s.A), s.B),
+        set(),
+    ),
+    "factors as layers beside a frozen one": (
+        {
+            "base": frozen(nn.Linear(16, 16)),
+            "down": nn.Linear(16, 2, bias=False),
+            "up": nn.Linear(2, 16, bias=False),
+        },
+        lambda s, x: s.base(x) + s.up(s.down(x)),
+        set(),
+    ),
+    "factors in a subclass of Linear": ({"layer": WithFactors()}, lambda s, x: s.layer(x), set()),
+    "factors of a parametrization of any name": (
+        {"layer": parametrized(LowRank())},
+        lambda s, x: s.layer(x),
+        set(),
+    ),
+    "a bottleneck beside a frozen layer": (
+        {"base": frozen(nn.Linear(16, 16)), "down": nn.Linear(16, 2), "up": nn.Linear(2, 16)},
+        lambda s, x: s.base(x) + s.up(F.relu(s.down(x))),
+        {"down.weight", "up.weight"},
+    ),
+    "two bare matrices of another size beside a frozen layer": (
+        {"base": frozen(nn.Linear(16, 16)), "A": bare(24, 16), "B": bare(16, 24)},
+        lambda s, x: s.base(x) + F.relu(x @ s.A.T) @ s.B.T,
+        {"A", "B"},
+    ),
+    "a scale and a shift in a subclass of Linear": ({"layer": Scaled()}, lambda s, x: s.layer(x), {"layer.weight"}),
     "LoHa": (
         {"base": nn.Linear(16, 16), "hada_w1_a": bare(16, 2), "hada_w1_b": bare(2, 16)},
         lambda s, x: s.base(x) + F.linear(x, s.hada_w1_a @ s.hada_w1_b),
@@ -397,7 +476,15 @@ def test_parts_with_unusual_names_are_known_by_what_they_do(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "factors"), [("LoRA as parameters", "s.layer.A, s.layer.B"), ("DoRA as layers", "s.layer.down.weight")]
+    ("name", "factors"),
+    [
+        ("LoRA as parameters", "s.layer.A, s.layer.B"),
+        ("DoRA as layers", "s.layer.down.weight"),
+        ("bare factors beside a frozen layer", "s.A, s.B"),
+        ("transposed factors of any name", "s.first, s.second"),
+        ("factors as layers beside a frozen one", "s.down.weight, s.up.weight"),
+        ("factors in a subclass of Linear", "s.layer.P, s.layer.Q"),
+    ],
 )
 def test_factors_are_said_whatever_their_names(name, factors):
     parts, part, _ = UNUSUAL[name]

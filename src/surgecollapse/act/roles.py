@@ -156,6 +156,7 @@ def explain_parameters(model: nn.Module, dataflow: Dataflow | None = None) -> Ex
         name = canonical_name(name)
         roles = [_role(use, name, dataflow) for use in uses[id(p)]]
         role = next((role for role in roles if role not in PRUNABLE), roles[0])
+        role = "low-rank adapter" if "low-rank adapter" in roles else role
         reason = REASONS[role]
         rows.append(ParameterRole(name, tuple(p.shape), role, role in PRUNABLE, reason))
     return Explanation(tuple(rows))
@@ -214,10 +215,10 @@ def _role(use: _Use, name: str, dataflow: Dataflow) -> Role:
 
 
 _LAYERS: tuple[tuple[Role, Callable[[_Use], bool]], ...] = (
-    ("attention", lambda use: isinstance(use.module, nn.MultiheadAttention)),
-    ("recurrent", lambda use: isinstance(use.module, nn.RNNBase | nn.RNNCellBase)),
-    ("convolution", lambda use: isinstance(use.module, nn.modules.conv._ConvNd)),
-    ("linear", lambda use: isinstance(use.module, nn.Linear | nn.Bilinear)),
+    ("attention", lambda use: "weight" in use.leaf and isinstance(use.module, nn.MultiheadAttention)),
+    ("recurrent", lambda use: "weight" in use.leaf and isinstance(use.module, nn.RNNBase | nn.RNNCellBase)),
+    ("convolution", lambda use: "weight" in use.leaf and isinstance(use.module, nn.modules.conv._ConvNd)),
+    ("linear", lambda use: "weight" in use.leaf and isinstance(use.module, nn.Linear | nn.Bilinear)),
     ("expert", lambda use: "expert" in use.kind and use.param.ndim == 3),
     ("linear", lambda use: use.leaf == "weight" and (use.kind == "conv1d" or _has_word(use.kind, "linear", "dense"))),
     ("convolution", lambda use: use.leaf == "weight" and "conv" in use.kind),
@@ -234,13 +235,48 @@ def _is_table(use: _Use) -> bool:
 
 
 def _is_adapter(use: _Use) -> bool:
-    """Whether it is a low-rank factor: by its name, or as a factor of a layer whose class says so."""
+    """Whether it is a low-rank factor: by its name, of a layer whose class says so, or beside a frozen weight."""
     if _ADAPTERS.search(f"{use.path}.{use.key}"):
         return True
     if _has_word(use.kind, *_ADAPTED):
         return use.key.lower() in _FACTORS
     around = "" if use.parent is None else type(use.parent).__name__.lower()
-    return _has_word(around, *_ADAPTED) and use.path.rpartition(".")[2].lower() in _FACTORS
+    own = use.path.rpartition(".")[2].lower()
+    return (_has_word(around, *_ADAPTED) and own in _FACTORS) or _adds_to_frozen(use, own)
+
+
+def _adds_to_frozen(use: _Use, own: str) -> bool:
+    """Whether it and another one are factors whose product has the shape of a frozen weight beside them.
+
+    The factors are bare parameters, or layers without a bias that are named as factors are. A bottleneck with an
+    activation function in between has biases, or stands in a module of its own.
+    """
+    if use.param.ndim != 2 or not use.param.requires_grad:
+        return False
+    place, others = use.module, [p for _, p in use.module.named_parameters(recurse=False)]
+    if isinstance(use.module, nn.Linear) and use.key == "weight":
+        if use.parent is None or use.module.bias is not None or own not in _FACTORS:
+            return False
+        place = use.parent
+        layers = [m for key, m in place.named_children() if key.lower() in _FACTORS and isinstance(m, nn.Linear)]
+        others = [m.weight for m in layers if m.bias is None]
+    elif isinstance(use.parent, ParametrizationList):
+        place = use.parent
+    near = [*place.parameters(recurse=False), *(p for m in place.children() for p in m.parameters(recurse=False))]
+    frozen = [p for p in near if p.ndim == 2 and not p.requires_grad]
+    mine, theirs = tuple(use.param.shape), [tuple(p.shape) for p in others if p is not use.param and p.ndim == 2]
+    return any(_are_factors(mine, shape, tuple(p.shape)) for p in frozen for shape in theirs)
+
+
+def _are_factors(one: tuple[int, ...], other: tuple[int, ...], whole: tuple[int, ...]) -> bool:
+    """Whether two shapes, transposed or not, are those of factors of a lower rank.
+
+    >>> _are_factors((4, 32), (16, 4), (16, 32)), _are_factors((4, 32), (32, 4), (16, 32))
+    (True, False)
+    """
+    ranks = [rank for rank in one if rank in other and rank < min(whole)]
+    left = [(sum(one) - rank, sum(other) - rank) for rank in ranks]
+    return whole in left or whole[::-1] in left
 
 
 def _is_computed_from(use: _Use) -> bool:
