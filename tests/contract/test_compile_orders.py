@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -32,6 +34,39 @@ def regions(model):
     return nn.Sequential(*(compiled(part) if isinstance(part, nn.Linear) else part for part in model))
 
 
+ORDERS = ["eager", "before", "after", "in place", "regions", "optimizer", "step"]
+
+
+class Trained:
+    """A net in one of these orders; closed weights are looked at after every step."""
+
+    def __init__(self, how, policy):
+        self.model = regions(net()) if how == "regions" else net()
+        given = compiled(self.model) if how == "before" else self.model
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1, momentum=0.5)
+        self.controller = sc.attach(given, self.optimizer, 0.8, 40, policy=policy, readings=sc.Readings(every=4))
+        called = compiled(self.model) if how == "after" else given
+        if how == "in place":
+            self.model.compile(backend="eager")
+
+        def step():
+            self.optimizer.zero_grad()
+            nn.functional.cross_entropy(called(X), Y).backward()
+            self.optimizer.step()
+
+        if how == "optimizer":
+            self.optimizer.step = compiled(self.optimizer.step)
+        self.step = compiled(step) if how == "step" else step
+
+    def go_on(self, first, last):
+        for _ in range(first, last):
+            self.step()
+            weights = [self.model.get_submodule(name[:1]) for name in self.controller.masks]
+            weights = [getattr(part, "_orig_mod", part).weight for part in weights]
+            closed = zip(weights, self.controller.masks.values(), strict=True)
+            assert not any(weight.detach()[~mask].any() for weight, mask in closed)
+
+
 @pytest.fixture(autouse=True)
 def _afresh():
     torch._dynamo.reset()
@@ -43,46 +78,39 @@ def _afresh():
 @pytest.mark.conformance("masks held", place="torch.compile: before, after, in place, by regions, the step")
 @pytest.mark.conformance("target reached", place="torch.compile: before, after, in place, by regions, the step")
 @pytest.mark.conformance("entropy read", place="torch.compile: before, after, in place, by regions, the step")
-@pytest.mark.parametrize("how", ["eager", "before", "after", "in place", "regions", "optimizer", "step"])
+@pytest.mark.parametrize("how", ORDERS)
 def test_every_order_trains_the_same_net(how):
-    def run(how):
-        model = net()
-        if how == "regions":
-            model = regions(model)
-        given = compiled(model) if how == "before" else model
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        controller = sc.attach(given, optimizer, 0.8, 40, policy="gmp", readings=sc.Readings(every=4))
-        called = compiled(model) if how == "after" else given
-        if how == "in place":
-            model.compile(backend="eager")
-
-        def step():
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(called(X), Y).backward()
-            optimizer.step()
-
-        if how == "optimizer":
-            optimizer.step = compiled(optimizer.step)
-        if how == "step":
-            step = compiled(step)
-        for _ in range(40):
-            step()
-            weights = [model.get_submodule(name[:1]) for name in controller.masks]
-            weights = [getattr(part, "_orig_mod", part).weight for part in weights]
-            closed = zip(weights, controller.masks.values(), strict=True)
-            assert not any(weight.detach()[~mask].any() for weight, mask in closed)
-        return controller, model
-
-    controller, model = run(how)
-    plain, expected = run("eager")
+    run, plain = Trained(how, "gmp"), Trained("eager", "gmp")
+    run.go_on(0, 40)
+    plain.go_on(0, 40)
+    controller = run.controller
     assert controller.step == 40
     assert controller.frozen
-    assert sorted(controller.masks) == sorted(plain.masks) == ["0.weight", "2.weight"]
-    assert controller.sparsity == plain.sparsity
+    assert sorted(controller.masks) == sorted(plain.controller.masks) == ["0.weight", "2.weight"]
+    assert controller.sparsity == plain.controller.sparsity
     assert all(reading.entropy is not None for reading in controller.readings)
     assert "none" not in {reading.source for reading in controller.readings}
-    for a, b in zip(model.parameters(), expected.parameters(), strict=True):
+    for a, b in zip(run.model.parameters(), plain.model.parameters(), strict=True):
         assert torch.allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.conformance("resume bitwise", place="torch.compile: before, after, in place, by regions, the step")
+@pytest.mark.parametrize("policy", ["cyclic_pruning", "soft_threshold"])
+@pytest.mark.parametrize("how", ORDERS)
+def test_every_order_resumes_bitwise(how, policy):
+    whole = Trained(how, policy)
+    whole.go_on(0, 19)  # the reading of step 20 is armed
+    states = copy.deepcopy([whole.model.state_dict(), whole.optimizer.state_dict()])
+    whole.go_on(19, 40)
+    again = Trained(how, policy)
+    again.model.load_state_dict(states[0])
+    again.optimizer.load_state_dict(states[1])
+    assert again.controller.step == 19
+    again.go_on(19, 40)
+    assert all(map(torch.equal, whole.model.parameters(), again.model.parameters()))
+    assert all(torch.equal(mask, again.controller.masks[name]) for name, mask in whole.controller.masks.items())
+    runs = [[(e.step, e.kind) for e in run.controller.events] for run in (whole, again)]
+    assert runs[0] == runs[1] != []
 
 
 def test_with_a_probe_the_graph_stays_whole():

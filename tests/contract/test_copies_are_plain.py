@@ -9,7 +9,7 @@ import pickle
 import pytest
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import surgecollapse as sc
 
@@ -115,3 +115,53 @@ def test_a_net_of_another_architecture_is_refused():
     _, controller = at("frozen")
     with pytest.raises(ValueError, match=r"apply_masks needs a net with the same weights: 0\.weight has shape None"):
         controller.apply_masks(nn.ReLU())
+
+
+AVERAGES = {
+    "SWA": AveragedModel,
+    "EMA": lambda model: AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9)),
+    "EMA with buffers": lambda model: AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True),
+}
+
+
+@pytest.mark.conformance("resume bitwise", place="torch AveragedModel, by apply_masks")
+@pytest.mark.parametrize("policy", ["cyclic_pruning", "soft_threshold", "rigl"])
+@pytest.mark.parametrize("kind", [*AVERAGES, "average_weights"])
+def test_a_run_with_averaged_weights_resumes_bitwise(kind, policy):
+    def begun():
+        model = net()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+        controller = sc.attach(model, optimizer, 0.8, 40, policy=policy, readings=sc.Readings(every=4))
+        if kind in AVERAGES:
+            average = AVERAGES[kind](model)
+        else:
+            average = sc.average_weights(model, optimizer, decay=0.9, controller=controller)
+        return model, optimizer, average, controller
+
+    def go_on(model, optimizer, average, controller, first, last):
+        for _ in range(first, last):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(X), torch.arange(64) % 3).backward()
+            optimizer.step()
+            if kind in AVERAGES:
+                average.update_parameters(model)
+        if last < 40:
+            return None
+        controller.finalize()
+        if kind in AVERAGES:
+            controller.apply_masks(average)
+            found = dict(average.module.named_parameters())
+        else:
+            found = average.average
+        for name, mask in controller.masks.items():
+            assert not found[name][~mask].any()
+            assert found[name][mask].any()
+        return [*model.parameters(), *found.values(), *controller.masks.values()]
+
+    whole, again = begun(), begun()
+    go_on(*whole, 0, 19)  # the reading of step 20 is armed
+    states = copy.deepcopy([part.state_dict() for part in whole[:3]])
+    for part, state in zip(again, states, strict=False):
+        part.load_state_dict(state)
+    assert again[3].step == 19
+    assert all(map(torch.equal, go_on(*whole, 19, 40), go_on(*again, 19, 40)))

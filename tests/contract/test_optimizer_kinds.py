@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 
 import pytest
 import torch
@@ -22,6 +23,9 @@ def net():
         return nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 3))
 
 
+BASES = [torch.optim.SGD, torch.optim.AdamW]
+
+
 def backward(model):
     model.zero_grad()
     nn.functional.cross_entropy(model(X), Y).backward()
@@ -33,7 +37,7 @@ def backward(model):
 @pytest.mark.conformance("entropy read", place="sharpness-aware steps")
 @pytest.mark.parametrize("policy", ["cyclic_pruning", "soft_threshold"])
 @pytest.mark.parametrize("calls", [1, 2])
-@pytest.mark.parametrize("base", [torch.optim.SGD, torch.optim.AdamW])
+@pytest.mark.parametrize("base", BASES)
 def test_sharpness_aware_steps_in_one_call_and_in_two(base, calls, policy):
     model = net()
     optimizer = TwoCalls(model.parameters(), base, lr=1e-2)
@@ -52,6 +56,80 @@ def test_sharpness_aware_steps_in_one_call_and_in_two(base, calls, policy):
     assert controller.sparsity == pytest.approx(0.8, abs=1e-3)
     assert set(controller.masks) == {"0.weight", "2.weight"}
     assert all(reading.entropy is not None for reading in controller.readings)
+
+
+def two_calls(base, calls):
+    """SAM with a base optimizer, and how it steps; its users save both optimizers, as the moments lie in the inner."""
+
+    def made(model):
+        optimizer = TwoCalls(model.parameters(), base, lr=1e-2)
+
+        def step():
+            if calls == 1:
+                optimizer.step(lambda: backward(model))
+                return
+            optimizer.first_step()
+            backward(model)
+            optimizer.second_step()
+
+        return optimizer, step, [optimizer, optimizer.base_optimizer]
+
+    return made
+
+
+def one_step(model):
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    sc.single_step_sam(model, optimizer, rho=0.1)
+    return optimizer, optimizer.step, [optimizer]
+
+
+SHARPNESS = {
+    **{f"{base.__name__}, {calls} calls": two_calls(base, calls) for base in BASES for calls in (1, 2)},
+    "single_step_sam": one_step,
+}
+
+
+def resumed(made, policy, **options):
+    """The weights and masks of a run, and of one that goes on from its states of model and optimizers."""
+
+    def begun():
+        model = net()
+        optimizer, step, saved = made(model)
+        controller = sc.attach(model, optimizer, 0.8, 60, policy=policy, readings=sc.Readings(every=5), **options)
+        return model, controller, step, saved
+
+    def go_on(model, controller, step, _, first, last):
+        for at in range(first, last):
+            torch.manual_seed(at)
+            backward(model)
+            step()
+        return [[*model.parameters()], controller.masks, [(e.step, e.kind) for e in controller.events]]
+
+    whole = begun()
+    go_on(*whole, 0, 29)  # the reading of step 30 is armed
+    saved = io.BytesIO()
+    torch.save([part.state_dict() for part in (whole[0], *whole[3])], saved)
+    saved.seek(0)
+    again = begun()
+    for part, state in zip((again[0], *again[3]), torch.load(saved, weights_only=False), strict=True):
+        part.load_state_dict(state)
+    assert again[1].step == 29
+    return go_on(*whole, 29, 60), go_on(*again, 29, 60)
+
+
+def same(one, other):
+    return (
+        all(map(torch.equal, one[0], other[0]))
+        and all(torch.equal(mask, other[1][name]) for name, mask in one[1].items())
+        and one[2] == other[2] != []
+    )
+
+
+@pytest.mark.conformance("resume bitwise", place="sharpness-aware steps")
+@pytest.mark.parametrize("policy", ["cyclic_pruning", "soft_threshold", "rigl"])
+@pytest.mark.parametrize("kind", SHARPNESS)
+def test_sharpness_aware_steps_resume_bitwise(kind, policy):
+    assert same(*resumed(SHARPNESS[kind], policy))
 
 
 @pytest.mark.parametrize("hooks", [True, False])
@@ -214,6 +292,18 @@ def test_with_keep_such_an_optimizer_trains_and_its_weights_stay_masked(name):
     assert controller.sparsity == pytest.approx(0.8, abs=1e-3)
     assert set(controller.masks) == {"0.weight", "2.weight"}
     assert all(reading.entropy is not None for reading in controller.readings)
+
+
+@pytest.mark.conformance("resume bitwise", place="factored and 8-bit optimizers, optimizer_state=keep")
+@pytest.mark.parametrize("policy", ["cyclic_pruning", "soft_threshold"])
+@pytest.mark.parametrize("name", [*MEMORIES, "Adafactor of torch"])
+def test_with_keep_such_an_optimizer_resumes_bitwise(name, policy):
+    def made(model):
+        keeps = torch.optim.Adafactor(model.parameters()) if name not in MEMORIES else None
+        optimizer = keeps or Keeps(model.parameters(), MEMORIES[name])
+        return optimizer, optimizer.step, [optimizer]
+
+    assert same(*resumed(made, policy, updates=sc.Updates(optimizer_state="keep")))
 
 
 @pytest.mark.conformance("refused", place="factored and 8-bit optimizers, by default")

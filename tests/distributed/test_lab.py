@@ -66,6 +66,21 @@ def test_two_processes_make_the_run_of_one(runs):
         assert torch.allclose(two["model"][name], weight, rtol=0.0, atol=torch.finfo(weight.dtype).eps ** 0.5)
 
 
+@pytest.mark.conformance("heads right", place="the lab under torchrun, 2 processes")
+def test_the_layer_of_the_output_is_left_alone(runs):
+    masks = final(runs / "two")["optimizer"]["surgecollapse.controller"][0]["engine"]["weights"]["masks"]
+    matrices = [name for name, weight in final(runs / "two")["model"].items() if weight.ndim == 2]
+    assert list(masks) == matrices[:-1]
+
+
+@pytest.mark.conformance("entropy read", place="the lab under torchrun, 2 processes")
+def test_every_reading_has_an_entropy(runs):
+    with RunStore(runs / "two" / "run.db") as store:
+        readings = store.readings()
+    assert len(readings) >= STEPS // OPTIONS["every"]  # the policy may read on further steps
+    assert all(reading.entropy is not None and 0.0 <= reading.entropy <= 1.0 for reading in readings)
+
+
 def test_there_is_one_record_and_it_says_of_how_many_processes(runs):
     assert sorted(path.name for path in runs.iterdir()) == ["dropout", "one", "two"]
     with RunStore(runs / "two" / "run.db") as two, RunStore(runs / "one" / "run.db") as one:

@@ -165,6 +165,27 @@ def test_averaged_weights_obey_the_final_mask(tmp_path, name, ours_first):
     assert zeros(module) == pytest.approx(0.8, abs=1e-3)
 
 
+@pytest.mark.conformance("resume bitwise", place="Lightning, averaged weights")
+@pytest.mark.parametrize("name", AVERAGES)
+@pytest.mark.parametrize("ours_first", [True, False])
+def test_a_run_with_averaged_weights_resumes_bitwise(tmp_path, name, ours_first):
+    def run(*more, **options):
+        module, ours = Automatic(), [SurgeCollapse(0.8, readings=Readings(every=5))]
+        average = [AVERAGES[name]()]
+        trainer = pl.Trainer(
+            default_root_dir=tmp_path, max_epochs=10, accelerator="cpu", logger=False, enable_progress_bar=False,
+            enable_model_summary=False, callbacks=[*(ours + average if ours_first else average + ours), *more],
+            enable_checkpointing=bool(more),
+        )  # fmt: skip
+        trainer.fit(module, data(), **options)
+        return [*module.parameters(), *ours[0].controller.masks.values()], ours[0].controller
+
+    whole, _ = run(pl.callbacks.ModelCheckpoint(dirpath=tmp_path, filename="{epoch}", save_top_k=-1))
+    again, controller = run(ckpt_path=str(tmp_path / "epoch=4.ckpt"))
+    assert controller.step == 80
+    assert all(map(torch.equal, whole, again))
+
+
 @pytest.mark.conformance("resume bitwise", place="Lightning")
 def test_a_resumed_run_is_bitwise_the_uninterrupted_one(tmp_path):
     every = pl.callbacks.ModelCheckpoint(dirpath=tmp_path, filename="{epoch}", save_top_k=-1)

@@ -21,7 +21,7 @@ from surgecollapse.observe.split_units import SplitUnits
 from surgecollapse.observe.unit_tracing import follow_units
 from surgecollapse.protocols import Dataflow, UnitConnection
 from surgecollapse.torch_utils.distributed import Ranks
-from surgecollapse.torch_utils.generators import branch
+from surgecollapse.torch_utils.generators import branch, next_branch
 from surgecollapse.torch_utils.modules import canonical_name
 from surgecollapse.torch_utils.shards import Shards, data_differs, is_sharded, local
 
@@ -66,7 +66,7 @@ class Observer:
         self._targets: Tensor | None = None
         self._norms: list[Tensor] = []
         self._part_norms: list[Tensor] = []
-        self._warned = False
+        self._warned = self._branched = False
 
     def note(self, loss: Tensor | float | None, targets: Tensor | None) -> None:
         """Keep this step's loss and labels until the step is over."""
@@ -82,8 +82,10 @@ class Observer:
 
     def arm(self) -> None:
         """Read the forward passes of the next step."""
-        # Data-parallel ranks may have batches of different sizes, of which they draw differently.
-        self._reader.arm(branch(self._generator) if data_differs(self._model, self._ranks) else self._generator)
+        # Data-parallel ranks may have batches of different sizes, of which they draw differently. A checkpoint may be
+        # taken now, and whoever resumes from it arms once more: the generator moves on only when this is read.
+        self._branched = data_differs(self._model, self._ranks)
+        self._reader.arm(next_branch(self._generator) if self._branched else self._generator)
 
     def disarm(self) -> None:
         """Remove every hook."""
@@ -130,6 +132,8 @@ class Observer:
             extra["target_entropy"] = target_entropy(self._targets)
         layers, values, finite = self._together(extra) if not self._ranks.alone else self._here(extra)
         self._reader.disarm()
+        if self._branched:
+            branch(self._generator)
         reading = _assemble(step, sparsity, layers, values, source, finite=finite)
         if hidden and not self._warned:
             self._warned = True
