@@ -153,6 +153,9 @@ class Policy(Stateful, Protocol):
 
     One with a method ``earliest(step) -> int | None`` says before which step, greater than ``step``, it will surely not
     act, because of a dwell or a schedule (``None``: never again); it is shown, and decides nothing.
+
+    One with an attribute ``last_step: int | None`` says when its mask becomes final: under the command ``pace`` the
+    schedule is slowed no more than lets it end with the run.
     """
 
     def start(self, plan: Plan) -> None:

@@ -47,16 +47,16 @@ def send(
             (--noise-std, 0 stops), set-sparsity (--sparsity), set-thresholds (--values), learning-rate (--factor),
             hold-schedule, release-schedule, freeze-layers, unfreeze-layers or reset-layers (--layers), weigh-samples
             (rows=, weight=), drop-samples (rows=), rank-samples, evaluate, cadence of the monitors (--every),
-            pause-policy, resume-policy (the policy decides again), pause or continue training, checkpoint,
-            delete-checkpoint (--step), inspect, stop, roll-back (--step). Without a kind, with --json: the state of the
-            run.
+            pace of the policy's schedule (--factor), pause-policy, resume-policy (the policy decides again), pause or
+            continue training, checkpoint, delete-checkpoint (--step), inspect, stop, roll-back (--step). Without a
+            kind, with --json: the state of the run.
         words: Values of the command, as in rows=3,17; for set, a name and a value.
         fraction: Share of the open weights to close, or of the closed ones to reopen.
         layers: Comma-separated names of parameters or modules, with wildcards; default: all that the command is for.
         noise_std: Standard deviation of the input noise.
         sparsity: New target.
         values: Numbers of the policy, as in floor=0.3,high=0.9.
-        factor: Of the scheduled learning rate.
+        factor: Of the scheduled learning rate, or of the pace of the policy's schedule.
         every: Steps.
         step: Of a checkpoint.
         json: Write the outcome, or the state, as JSON of the agent protocol.

@@ -113,6 +113,14 @@ class ResumePolicy(Command):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Pace(Command):
+    """Follow the policy's schedule at this multiple of its own pace from now on; 0.5 is half as fast."""
+
+    kind: ClassVar[str] = "pace"
+    factor: float = field(metadata={"check": must.number(0.01, 100.0)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Pause(Command):
     """Training waits at the next step boundary."""
 
@@ -318,7 +326,7 @@ class RankSamples(Command):
 COMMANDS: dict[str, type[Command]] = {
     cls.kind: cls
     for cls in (
-        Collapse, Surge, Pump, SetSparsity, SetThresholds, LearningRate, Cadence,
+        Collapse, Surge, Pump, SetSparsity, SetThresholds, LearningRate, Cadence, Pace,
         PausePolicy, ResumePolicy, Pause, Continue, Checkpoint, DeleteCheckpoint, Inspect, Stop, RollBack,
         SetOptimizer, HoldSchedule, ReleaseSchedule, ReplaceSchedule, SetDropout, SetLoss, FreezeLayers, UnfreezeLayers,
         ResetLayers, Evaluate, SetBatchSize, WeighSamples, DropSamples, RelabelSamples, MixSources, SetAugmentation,

@@ -17,6 +17,7 @@ _SETTINGS = {
     "batch_size": ("set-batch-size", "size"),
     "sparsity": ("set-sparsity", "sparsity"),
     "noise_std": ("pump", "noise_std"),
+    "pace": ("pace", "factor"),
     "loss.label_smoothing": ("set-loss", "label_smoothing"),
     "loss.class_weights": ("set-loss", "class_weights"),
 }

@@ -7,6 +7,7 @@ from dataclasses import fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from surgecollapse.controller.live_settings import LiveSettings, handlers_of
+from surgecollapse.controller.policy_clock import PolicyClock
 from surgecollapse.events import Decision, Intervention, Plan, Prune, Regrow, SetNoise
 
 if TYPE_CHECKING:
@@ -85,11 +86,12 @@ class CommandHandlers:
     Attributes:
         held: whether the policy is asked nothing.
         factor: of the learning rate.
+        clock: the policy's.
     """
 
     def __init__(self, controller: Commanded, plan: Plan, policy: Policy, settings: LiveSettings) -> None:
         self._controller, self._plan, self._policy, self.settings = controller, plan, policy, settings
-        self.held, self.factor = False, 1.0
+        self.held, self.factor, self.clock = False, 1.0, PolicyClock()
         self._thresholds: dict[str, float] = {}
 
     def handlers(self) -> dict[str, Handler]:
@@ -102,6 +104,7 @@ class CommandHandlers:
             "set-thresholds": self.set_thresholds,
             "learning-rate": self.learning_rate,
             "cadence": self.cadence,
+            "pace": self.pace,
             "pause-policy": self.pause_policy,
             "resume-policy": self.resume_policy,
             "pause": self.pause,
@@ -178,6 +181,41 @@ class CommandHandlers:
         """Change the cadence of the monitors."""
         return cadence(self._controller.watch, command.every)
 
+    def pace(self, command: ask.Pace) -> str:
+        """Let the policy's time pass more slowly, or faster."""
+        self._check_open()
+        step, total, last = self._controller.command_loop.step, self._controller.plan.total_steps, self._last
+        if command.factor == self.clock.factor:
+            raise ValueError(f"the pace is {command.factor:g} already")
+        before, clock = self.clock, PolicyClock(step=step, time=self.time(step), factor=command.factor)
+        said = f"pace × {command.factor:g}"
+        if last is not None and total is not None:
+            if command.factor < before.factor and last - clock.time >= total - step:
+                raise ValueError(f"the schedule ends with the run, at step {total}: it cannot be slower")
+            said += f": the schedule ends at step {clock.ends(last, total)} instead of {before.ends(last, total)}"
+            if clock.at(total, None, None) < last:
+                said += ", faster again where it would end after the run"
+        self.clock = clock
+        self._controller.replace_policy(self._controller.policy, self._controller.plan)  # readings fall otherwise
+        return said
+
+    @property
+    def _last(self) -> int | None:
+        found: int | None = getattr(self._controller.policy, "last_step", None)
+        return found
+
+    def time(self, step: int) -> int:
+        """The policy's step at a step of the run."""
+        return step if self.clock.is_real else self.clock.at(step, self._last, self._controller.plan.total_steps)
+
+    def due(self, step: int) -> int | None:
+        """The policy's step at which it is to decide after a step of the run; ``None`` if none has come since."""
+        policy = self._controller.policy
+        if self.clock.is_real:
+            return step if policy.due(step) else None
+        passed = range(self.time(step), self.time(step - 1), -1)
+        return next(filter(policy.due, passed), None)
+
     def pause_policy(self, _: ask.PausePolicy) -> str:
         """Let the policy decide nothing."""
         if self.held:
@@ -231,7 +269,8 @@ class CommandHandlers:
         """What was changed for good; empty if nothing was."""
         plan = self._controller.plan
         settings = self.settings.state_dict()
-        if (plan, self._thresholds, self.held, self.factor, settings) == (self._plan, {}, False, 1.0, {}):
+        now = (plan, self._thresholds, self.held, self.factor, settings, self.clock.is_real)
+        if now == (self._plan, {}, False, 1.0, {}, True):
             return {}
         return {
             "sparsity": plan.sparsity,
@@ -239,6 +278,7 @@ class CommandHandlers:
             "held": self.held,
             "factor": self.factor,
             **({"settings": settings} if settings else {}),
+            **({} if self.clock.is_real else {"clock": self.clock.state_dict()}),
         }
 
     @property
@@ -256,6 +296,8 @@ class CommandHandlers:
             self._controller.replace_policy(policy, plan)
             self._thresholds = thresholds
         self.held, self.factor = state.get("held", False), state.get("factor", 1.0)
+        begun, time, factor = state.get("clock", (0, 0, 1.0))
+        self.clock = PolicyClock(step=begun, time=time, factor=factor)
         self.settings.load_state_dict(state.get("settings", {}))
 
 

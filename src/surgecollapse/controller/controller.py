@@ -148,6 +148,7 @@ class Controller:
             effects=self._steps.effects,
             claim=self._ownership.claim,
             advice=self._advice,
+            confidence=options.readings.confidence,
         )
 
     def _settle(self) -> None:

@@ -50,6 +50,7 @@ class DecisionLoop:
         effects: what the transforms did to gradients.
         claim: takes hold of parameters that replaced others.
         advice: warns of each matter once.
+        confidence: measure the prediction confidence at every reading.
 
     Attributes:
         components: masked weights and what acts on them, set anew when it is known which weights are prunable.
@@ -75,10 +76,12 @@ class DecisionLoop:
         effects: Effects,
         claim: Callable[[], None],
         advice: Advice,
+        confidence: bool = False,
     ) -> None:
         self.plan, self.policy = plan, policy
         self._updates, self._recorders = updates, recorders
         self._handlers, self._effects, self._claim, self._advice = handlers, effects, claim, advice
+        self._confidence = confidence
         self.step, self.phase, self.finalized = 0, "dense", False
         self.decision: Decision | None = None
         self.events: list[Intervention] = []
@@ -90,7 +93,7 @@ class DecisionLoop:
 
     def _falls_on(self, step: int) -> bool:
         """Whether a reading falls on a step, as far as the policy knows now."""
-        return step % self.plan.every == 0 or self.policy.due(step)
+        return step % self.plan.every == 0 or self._handlers.due(step) is not None
 
     def arm(self) -> None:
         """Arm the reader if a reading falls on the next step; on others no hook exists."""
@@ -154,14 +157,28 @@ class DecisionLoop:
                 f"a gradient, an activation or the loss was not finite at step {self.step}: no decision was made",
             )
             return
-        decision = self._within_target(self.policy.decide(reading))
+        decision = self._decide(reading)
+        if decision is None:
+            return
         if decision.acts or decision.phase != self.phase:
             self.record(replace(decision, eligible=self._eligible(decision)))
         self.carry_out(decision)
 
+    def _decide(self, reading: Reading) -> Decision | None:
+        """What the policy says at its own time; ``None`` where, at another pace, nothing is due."""
+        clock = self._handlers.clock
+        if clock.is_real:
+            return self._within_target(self.policy.decide(reading))
+        time = self._handlers.due(self.step)
+        if time is None:
+            return None
+        decision = self._within_target(self.policy.decide(replace(reading, step=time)))
+        return replace(decision, reason=f"{decision.reason}; at step {self.step}, pace × {clock.factor:g}")
+
     def _with_measures(self, reading: Reading) -> Reading:
-        """The reading, with what the policy wants to see of the probe batch."""
-        if self.frozen or "prediction_confidence" not in getattr(self.policy, "measures", ()):
+        """The reading, with what the policy, or a person, wants to see of the probe batch."""
+        asked = not self.frozen and "prediction_confidence" in getattr(self.policy, "measures", ())
+        if not asked and not self._confidence:
             return reading
         found = self.components.observer.measure("prediction_confidence")
         return replace(reading, prediction_confidence=found if math.isfinite(found) else None)
@@ -175,9 +192,12 @@ class DecisionLoop:
 
     def _eligible(self, decision: Decision) -> int | None:
         """The first step at which the policy reads again and may act, as far as it knows."""
-        earliest = getattr(self.policy, "earliest", lambda step: step + 1)(self.step)
+        earliest = getattr(self.policy, "earliest", lambda step: step + 1)(self._handlers.time(self.step))
         if earliest is None or decision.find(Freeze):
             return None
+        if not self._handlers.clock.is_real:
+            ahead = range(self.step + 1, self.step + 1 + 10 * self.plan.every)
+            return next((step for step in ahead if (self._handlers.due(step) or 0) >= earliest), None)
         first = max(earliest, self.step + 1)
         return next(filter(self._falls_on, range(first, first + self.plan.every)), None)
 

@@ -151,6 +151,8 @@ class Readings:
         entropy: form of the activation entropy, see :data:`surgecollapse.functional.ENTROPY`, or a function.
         output: the entry of the model's output that holds the class scores, or a function that takes them out, for the
             prediction confidence; default: ``logits`` or its like, else the first tensor of at least two axes.
+        confidence: measure the prediction confidence at every reading, also where the policy does not ask for it, at
+            the cost of one pass of the probe batch.
 
     Raises:
         ValueError: if an option is out of range or unknown.
@@ -166,6 +168,7 @@ class Readings:
     sites: Sequence[str] | None = None
     entropy: str | Callable[[Tensor], Tensor] = "renyi2"
     output: str | Callable[[Any], Tensor] | None = None
+    confidence: bool = False
 
     def __post_init__(self) -> None:
         """Check the options."""

@@ -3,7 +3,7 @@
 ``when`` names a series and a condition, ``do`` a command, ``stop``, or ``alert`` (say it, and nothing else)::
 
     when = "loss is nan for 3 readings"             do = "stop"
-    when = "prediction_confidence < 0.5 for 5"      do = "learning-rate factor=0.5"
+    when = "prediction_confidence < 0.5 for 5"      do = "pace factor=0.5"
     when = "accuracy/validation >= 0.9"             do = "checkpoint"
 """
 
@@ -121,7 +121,12 @@ class RuleWatch:
 
     def __init__(self, rules: Sequence[Rule], follow: Callable[[Rule, Alarm], None]) -> None:
         self.rules, self._follow = tuple(rules), follow
-        self._counts = dict.fromkeys(self.rules, 0)
+        self._counts: dict[Rule, int] = {}
+
+    @property
+    def unseen(self) -> tuple[Rule, ...]:
+        """Rules whose series has never come."""
+        return tuple(rule for rule in self.rules if rule not in self._counts)
 
     def take(self, event: Event) -> None:
         """Learn of an event."""
@@ -137,7 +142,7 @@ class RuleWatch:
         for rule in self.rules:
             if rule.series != name:
                 continue
-            self._counts[rule] = self._counts[rule] + 1 if rule.holds(value) else 0
+            self._counts[rule] = self._counts.get(rule, 0) + 1 if rule.holds(value) else 0
             if self._counts[rule] == rule.readings:
                 reason = f"{rule.series} is {value:g}" + (f", {rule.readings} readings on end" * (rule.readings > 1))
                 self._follow(rule, Alarm(step=step, detector=f"rule {rule.when!r}", reason=reason, forecast=rule.do))
@@ -148,4 +153,5 @@ class RuleWatch:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from there; a rule that the state does not know starts at none."""
-        self._counts = {rule: state.get(f"{rule.when} => {rule.do}", 0) for rule in self.rules}
+        known = {rule: state.get(f"{rule.when} => {rule.do}") for rule in self.rules}
+        self._counts = {rule: count for rule, count in known.items() if count is not None}

@@ -14,6 +14,7 @@ _USUAL = {
     "set-sparsity sparsity": "0.9",
     "learning-rate factor": "0.5",
     "cadence every": "100",
+    "pace factor": "0.5",
 }
 """What stands in a field before anything was typed."""
 _EXAMPLES = {

@@ -82,6 +82,12 @@ class BasePolicy:
         """The step of a fraction of the run."""
         return to_step(fraction * (self._plan.total_steps or 0))
 
+    @property
+    def last_step(self) -> int | None:
+        """Step at which the mask becomes final; ``None`` without one."""
+        at, total = getattr(self, "freeze_at", None), self._plan.total_steps
+        return None if at is None or total is None else self._step(at)
+
     def due(self, step: int) -> bool:
         """Whether ``step`` is a multiple of the plan's ``every``."""
         return step > 0 and step % self._plan.every == 0
@@ -150,6 +156,11 @@ class ScheduledPolicy(BasePolicy):
     def _marks(self) -> tuple[float, ...]:
         """Fractions of the run at which something must happen, ascending."""
         return ()
+
+    @property
+    def last_step(self) -> int | None:
+        """The last mark; ``None`` without marks."""
+        return max(self._state.marks, default=None)
 
     def due(self, step: int) -> bool:
         """Whether ``step`` is a mark of the schedule or a multiple of ``every``."""

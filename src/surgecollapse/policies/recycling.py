@@ -92,6 +92,12 @@ class Recycle(BasePolicy):
     def _begin(self, plan: Plan) -> None:
         self._over.start(plan)
 
+    @property
+    def last_step(self) -> int | None:
+        """That of the other policy."""
+        found: int | None = getattr(self._over, "last_step", None)
+        return found
+
     def due(self, step: int) -> bool:
         """Whether the other policy is due, or ``step`` is a multiple of ``every`` or of ``interval``."""
         return super().due(step) or (step > 0 and (step % self.interval == 0 or self._over.due(step)))

@@ -126,6 +126,7 @@ def attached_to(
         if transforms:
             handle = transform_gradients(optimizer, transforms, recorders=(recorder,), every=config.method.every)
     else:
+        confidence = any(part.rule().series == "prediction_confidence" for part in config.run.rules)
         controller = attach(
             model,
             optimizer,
@@ -144,7 +145,7 @@ def attached_to(
                 noise_energy_budget=method.noise_energy_budget,
                 optimizer_state=method.optimizer_state,
             ),
-            readings=Readings(every=method.every, entropy=method.entropy),
+            readings=Readings(every=method.every, entropy=method.entropy, confidence=confidence),
             monitors=Monitoring(monitors, budget=budget, criterion=criterion),
             transforms=transforms,
             recorders=(recorder,),

@@ -403,6 +403,8 @@ class Training:
         Returns:
             The scores on the held-out samples, for :func:`~surgecollapse.lab.training.summary.run_summary`.
         """
+        for rule in self.event_sink.rules.unseen if self.step else ():
+            self._progress.note(f"rule {rule.when!r} was never checked: this run recorded no {rule.series}")
         averaged = self.attached.averaged
         if self.stopping.early and self.stopping.best is not None:
             best = self.checkpoints.load_best()
