@@ -66,7 +66,8 @@ def _flags(dotted: str | None = None) -> type[pydantic.BaseModel]:
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    Flags = TuneFlags = pydantic.BaseModel
+    Flags = pydantic.BaseModel
+    TuneFlags = pydantic.BaseModel
 else:
     Flags, TuneFlags = _flags(), _flags(_DOTTED_OF["tune"])
 
