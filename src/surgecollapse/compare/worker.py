@@ -64,14 +64,14 @@ Answer = tuple[dict[str, Any] | None, str | None, tuple[str, ...]]
 def answer_of(work: Callable[[dict[str, Any]], dict[str, Any] | None], values: dict[str, Any]) -> Answer:
     """Do the work; warnings, also those of logs, are returned, since the terminal belongs to the parent."""
     row, failure, logs = None, None, _Kept(logging.WARNING)
-    logging.getLogger().addHandler(logs)
-    try:
-        with warnings.catch_warnings(record=True) as caught:
+    with warnings.catch_warnings(record=True) as caught:
+        logging.getLogger().addHandler(logs)
+        try:
             row = work(values)
-    except FAILURES as error:
-        failure = one_line(error)
-    finally:
-        logging.getLogger().removeHandler(logs)
+        except FAILURES as error:
+            failure = one_line(error)
+        finally:
+            logging.getLogger().removeHandler(logs)
     return row, failure, tuple(dict.fromkeys([*(one_line(warned.message) for warned in caught), *logs.lines]))
 
 
