@@ -22,7 +22,8 @@ def page_of(name: str) -> str:
     study = registered()[name]
     rows, runs = landed(name)
     command = f"surgecollapse study {name} --out benchmarks/results/studies/{name}"
-    return markdown(study, rows, runs, image=f"../images/study-{name}.svg", command=command)
+    image = f"../images/study-{name}.svg" if rows else ""
+    return markdown(study, rows, runs, image=image, command=command)
 
 
 def landed(name: str) -> tuple[list[dict[str, object]], int]:

@@ -9,6 +9,7 @@ from study_pages import PAGES, page_of
 
 from surgecollapse.cli import MISTAKE, main
 from surgecollapse.studies import registered
+from surgecollapse.studies.local_data import VARIABLE, data_dir
 from surgecollapse.studies.session import StudyRun, rows_of, run_study
 
 
@@ -61,6 +62,21 @@ def test_the_command_lists_studies_and_refuses_what_is_none(capsys):
     assert main(["study", "plasticty"]) == MISTAKE
     assert "Did you mean 'plasticity'?" in capsys.readouterr().err
     assert main(["study", "plasticity", "--jobs", "-1"]) == MISTAKE
+
+
+def test_the_command_says_where_data_files_are(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv(VARIABLE, raising=False)
+    assert data_dir() is None
+    assert main(["study", "language", "--data-dir", str(tmp_path / "none")]) == MISTAKE
+    assert "is no folder" in capsys.readouterr().err
+    (tmp_path / "kjv.txt").write_text("In the beginning God created the heaven and the earth. " * 200)
+    monkeypatch.setenv(VARIABLE, "")  # so that what the command sets is taken back
+    out = tmp_path / "out"
+    assert main(["study", "language", "--quick", "--jobs", "0", "--out", str(out), "--data-dir", str(tmp_path)]) == 0
+    assert data_dir() == tmp_path
+    # A sentence that repeats is learned by heart, which the Bible is not.
+    counted = next(row for row in rows_of(out) if row["config"]["net"] == "six_grams")
+    assert counted["final"] < 0.1
 
 
 @pytest.mark.parametrize("name", list(registered()))

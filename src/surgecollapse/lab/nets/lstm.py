@@ -1,4 +1,4 @@
-"""A recurrent net for rows of word numbers."""
+"""Recurrent nets for rows of word or character numbers."""
 
 from __future__ import annotations
 
@@ -51,3 +51,35 @@ class LSTMClassifier(nn.Module):
         states, _ = self.recurrent(self.tokens(x))
         read = states.mean(1) if self.readout == "mean" else states[:, -1]
         return self.head(self.drop(read))  # type: ignore[no-any-return]
+
+
+class LSTMPredictor(nn.Module):
+    """Embedding, LSTM layers, and a linear head on every state: the recurrent counterpart of ``GPT``.
+
+    Args:
+        vocabulary: number of different tokens, which is also that of the outputs.
+        embedding: width of the embedding.
+        hidden: width of the state.
+        layers: LSTM layers on each other.
+        dropout: rate on the embeddings, between the layers and before the head.
+
+    >>> import torch
+    >>> LSTMPredictor(9, embedding=4, hidden=6)(torch.zeros(3, 5, dtype=torch.int64)).shape
+    torch.Size([3, 5, 9])
+    """
+
+    def __init__(
+        self, vocabulary: int, *, embedding: int = 64, hidden: int = 128, layers: int = 1, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(vocabulary, embedding)
+        self.recurrent = nn.LSTM(
+            embedding, hidden, num_layers=layers, batch_first=True, dropout=dropout if layers > 1 else 0.0
+        )
+        self.drop = nn.Dropout(dropout)
+        self.head = nn.Linear(hidden, vocabulary)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (n, length, vocabulary) of the token after each of the token rows (n, length)."""
+        states, _ = self.recurrent(self.drop(self.tokens(x)))
+        return self.head(self.drop(states))  # type: ignore[no-any-return]
