@@ -21,7 +21,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from card_figures import figure_of_monitor, figure_of_policy, figure_of_transform
 from card_figures_of_analyses import FIGURES
-from check_prose import CODE
 from docstring_roles import to_markdown
 
 SECTIONS = ("When to use", "Cost", "Deviations", "Source")
@@ -148,7 +147,7 @@ def _import_of(name: str, value: Any) -> str:
 
 
 def _use(part: Part) -> str:
-    """The line that puts a part to use."""
+    """The call that puts a part to use."""
     if part.kind == "analyses":
         return f"surgecollapse analyze RUN --what {part.name}"
     needed = [p.name for p in inspect.signature(part.value).parameters.values() if p.default is p.empty]
@@ -157,9 +156,7 @@ def _use(part: Part) -> str:
         "transforms": f"transforms=[{part.value.__name__}({', '.join(needed)})]",
         "monitors": f'monitors=["{part.name}"]',
     }[part.kind]
-    arguments = f"model, optimizer, 0.9, 10_000, {given}"
-    line = f"surgecollapse.attach({arguments})"
-    return line if len(line) <= CODE else f"surgecollapse.attach(\n    {arguments}\n)"
+    return f"surgecollapse.attach(\n    model, optimizer, 0.9, 10_000,\n    {given},\n)"  # a phone shows all of it
 
 
 def card(part: Part, figure: str) -> str:

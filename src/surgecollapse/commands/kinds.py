@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar, dataclass_transform
 
 from surgecollapse.commands import values as must
 
@@ -39,301 +40,263 @@ class Command:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+Kind = TypeVar("Kind", bound=Command)
+COMMANDS: dict[str, type[Command]] = {}
+"""The commands by kind."""
+
+
+def _value(check: Callable[[Any], Any], *, default: Any = MISSING) -> Any:
+    """A value of a command, and what checks it."""
+    return field(default=default, metadata={"check": check})
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(_value,))
+def _command(cls: type[Kind]) -> type[Kind]:
+    """Make a class a command, whose kind is its name: ``SetBatchSize`` is ``set-batch-size``."""
+    cls.kind = re.sub(r"(?<!^)(?=[A-Z])", "-", cls.__name__).lower()
+    made = dataclass(frozen=True, slots=True, kw_only=True)(cls)
+    COMMANDS[cls.kind] = made
+    return made
+
+
+@_command
 class Collapse(Command):
     """Close this share of the open weights, the smallest first."""
 
-    kind: ClassVar[str] = "collapse"
-    fraction: float = field(metadata={"check": must.number(0.0, 1.0, below=True)})
-    layers: tuple[str, ...] = field(default=(), metadata={"check": must.names})
+    fraction: float = _value(must.number(0.0, 1.0, below=True))
+    layers: tuple[str, ...] = _value(must.names, default=())
     """Names of parameters, with wildcards; all prunable ones if empty."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@_command
 class Surge(Command):
     """Reopen this share of the closed weights."""
 
-    kind: ClassVar[str] = "surge"
-    fraction: float = field(metadata={"check": must.share})
-    layers: tuple[str, ...] = field(default=(), metadata={"check": must.names})
+    fraction: float = _value(must.share)
+    layers: tuple[str, ...] = _value(must.names, default=())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@_command
 class Pump(Command):
     """Add input noise of this standard deviation from now on; 0 stops it."""
 
-    kind: ClassVar[str] = "pump"
-    noise_std: float = field(metadata={"check": must.number(0.0, 1e3)})
+    noise_std: float = _value(must.number(0.0, 1e3))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@_command
 class SetSparsity(Command):
     """Aim at another final sparsity."""
 
-    kind: ClassVar[str] = "set-sparsity"
-    sparsity: float = field(metadata={"check": must.number(0.0, 1.0, below=True)})
+    sparsity: float = _value(must.number(0.0, 1.0, below=True))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@_command
 class SetThresholds(Command):
     """Change numeric options of the policy, by name."""
 
-    kind: ClassVar[str] = "set-thresholds"
-    values: dict[str, float] = field(metadata={"check": must.numbers})
+    values: dict[str, float] = _value(must.numbers)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@_command
 class LearningRate(Command):
     """Multiply the scheduled learning rate by this factor from now on; 1 is the schedule itself."""
 
-    kind: ClassVar[str] = "learning-rate"
-    factor: float = field(metadata={"check": must.number(0.0, 1e6)})
+    factor: float = _value(must.number(0.0, 1e6))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@_command
 class Cadence(Command):
     """Steps between two events of the monitors."""
 
-    kind: ClassVar[str] = "cadence"
-    every: int = field(metadata={"check": must.whole(1)})
+    every: int = _value(must.whole(1))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PausePolicy(Command):
-    """The policy decides nothing until it is resumed; training and readings go on."""
-
-    kind: ClassVar[str] = "pause-policy"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResumePolicy(Command):
-    """The policy decides again."""
-
-    kind: ClassVar[str] = "resume-policy"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@_command
 class Pace(Command):
     """Follow the policy's schedule at this multiple of its own pace from now on; 0.5 is half as fast."""
 
-    kind: ClassVar[str] = "pace"
-    factor: float = field(metadata={"check": must.number(0.01, 100.0)})
+    factor: float = _value(must.number(0.01, 100.0))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@_command
+class PausePolicy(Command):
+    """The policy decides nothing until it is resumed; training and readings go on."""
+
+
+@_command
+class ResumePolicy(Command):
+    """The policy decides again."""
+
+
+@_command
 class Pause(Command):
     """Training waits at the next step boundary."""
 
-    kind: ClassVar[str] = "pause"
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@_command
 class Continue(Command):
     """Training goes on after a pause."""
 
-    kind: ClassVar[str] = "continue"
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@_command
 class Checkpoint(Command):
     """Write a checkpoint now; it is kept until it is deleted."""
 
-    kind: ClassVar[str] = "checkpoint"
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@_command
 class DeleteCheckpoint(Command):
     """Delete the checkpoint of this step."""
 
-    kind: ClassVar[str] = "delete-checkpoint"
-    step: int = field(metadata={"check": must.whole(0)})
+    step: int = _value(must.whole(0))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@_command
 class Inspect(Command):
     """Record histograms of weights, gradients and activations, and the confusion matrix, now."""
 
-    kind: ClassVar[str] = "inspect"
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@_command
 class Stop(Command):
     """End the run here: collapse to the target, test, write the summary."""
 
-    kind: ClassVar[str] = "stop"
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@_command
 class RollBack(Command):
     """Go back to the checkpoint of this step; what came after it is kept as a branch."""
 
-    kind: ClassVar[str] = "roll-back"
-    step: int = field(metadata={"check": must.whole(0)})
+    step: int = _value(must.whole(0))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@_command
 class SetOptimizer(Command):
     """Set an option of the optimizer, in one group of parameters or in all; ``lr`` rescales the schedule."""
 
-    kind: ClassVar[str] = "set-optimizer"
-    option: str = field(metadata={"check": must.option})
-    value: float | tuple[float, ...] = field(metadata={"check": must.number_or_numbers})
-    group: int | None = field(default=None, metadata={"check": must.or_none(must.whole(0))})
+    option: str = _value(must.option)
+    value: float | tuple[float, ...] = _value(must.number_or_numbers)
+    group: int | None = _value(must.or_none(must.whole(0)), default=None)
     """Number of the group, counted over all optimizers; all groups if there is none."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@_command
 class HoldSchedule(Command):
     """Keep the learning rate that the schedule has now."""
 
-    kind: ClassVar[str] = "hold-schedule"
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@_command
 class ReleaseSchedule(Command):
     """Follow the schedule again, from where it would be by now."""
 
-    kind: ClassVar[str] = "release-schedule"
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@_command
 class ReplaceSchedule(Command):
     """Follow another schedule from the present learning rate on: constant, or down to 0."""
 
-    kind: ClassVar[str] = "replace-schedule"
-    shape: str = field(metadata={"check": must.one_of("constant", "linear", "cosine")})
-    steps: int | None = field(default=None, metadata={"check": must.or_none(must.whole(1))})
+    shape: str = _value(must.one_of("constant", "linear", "cosine"))
+    steps: int | None = _value(must.or_none(must.whole(1)), default=None)
     """Steps until the rate is 0; by default those that are left."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@_command
 class SetDropout(Command):
     """Set the rate of dropout layers."""
 
-    kind: ClassVar[str] = "set-dropout"
-    rate: float = field(metadata={"check": must.number(0.0, 1.0, below=True)})
-    layers: tuple[str, ...] = field(default=(), metadata={"check": must.names})
+    rate: float = _value(must.number(0.0, 1.0, below=True))
+    layers: tuple[str, ...] = _value(must.names, default=())
     """Names of modules, with wildcards; all dropout layers if empty."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@_command
 class SetLoss(Command):
     """Change options of the loss."""
 
-    kind: ClassVar[str] = "set-loss"
-    label_smoothing: float | None = field(
-        default=None, metadata={"check": must.or_none(must.number(0.0, 1.0, below=True))}
-    )
-    class_weights: str | None = field(default=None, metadata={"check": must.or_none(must.one_of("none", "balanced"))})
+    label_smoothing: float | None = _value(must.or_none(must.number(0.0, 1.0, below=True)), default=None)
+    class_weights: str | None = _value(must.or_none(must.one_of("none", "balanced")), default=None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@_command
 class FreezeLayers(Command):
     """Train these parameters no more; the policy may still close and reopen their weights."""
 
-    kind: ClassVar[str] = "freeze-layers"
-    layers: tuple[str, ...] = field(metadata={"check": must.some_names})
+    layers: tuple[str, ...] = _value(must.some_names)
     """Names of parameters or modules, with wildcards."""
-    units: tuple[int, ...] = field(default=(), metadata={"check": must.units})
+    units: tuple[int, ...] = _value(must.units, default=())
     """Numbers of units of modules: their rows of weights and biases alone; all if empty."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@_command
 class UnfreezeLayers(Command):
     """Train these parameters again."""
 
-    kind: ClassVar[str] = "unfreeze-layers"
-    layers: tuple[str, ...] = field(metadata={"check": must.some_names})
-    units: tuple[int, ...] = field(default=(), metadata={"check": must.units})
+    layers: tuple[str, ...] = _value(must.some_names)
+    units: tuple[int, ...] = _value(must.units, default=())
     """Numbers of units; whatever is frozen of these layers if empty."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@_command
 class ResetLayers(Command):
     """Give these modules new initial weights, and forget what the optimizer knows of them; masks stay."""
 
-    kind: ClassVar[str] = "reset-layers"
-    layers: tuple[str, ...] = field(metadata={"check": must.some_names})
-    units: tuple[int, ...] = field(default=(), metadata={"check": must.units})
+    layers: tuple[str, ...] = _value(must.some_names)
+    units: tuple[int, ...] = _value(must.units, default=())
     """Numbers of units: their rows of weights and biases alone; all if empty."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@_command
 class Evaluate(Command):
     """Measure accuracy and loss on the validation data now; early stopping does not count it."""
 
-    kind: ClassVar[str] = "evaluate"
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@_command
 class SetBatchSize(Command):
     """Take this many samples a step."""
 
-    kind: ClassVar[str] = "set-batch-size"
-    size: int = field(metadata={"check": must.whole(1)})
+    size: int = _value(must.whole(1))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@_command
 class WeighSamples(Command):
     """Show these training samples ``weight`` times an epoch, on average; 0 drops them, 1 is as before."""
 
-    kind: ClassVar[str] = "weigh-samples"
-    rows: tuple[int, ...] = field(metadata={"check": must.rows})
-    weight: float = field(metadata={"check": must.number(0.0, 100.0)})
+    rows: tuple[int, ...] = _value(must.rows)
+    weight: float = _value(must.number(0.0, 100.0))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@_command
 class DropSamples(Command):
     """Show these training samples no more."""
 
-    kind: ClassVar[str] = "drop-samples"
-    rows: tuple[int, ...] = field(metadata={"check": must.rows})
+    rows: tuple[int, ...] = _value(must.rows)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@_command
 class RelabelSamples(Command):
     """Give these training samples another label."""
 
-    kind: ClassVar[str] = "relabel-samples"
-    rows: tuple[int, ...] = field(metadata={"check": must.rows})
-    label: int = field(metadata={"check": must.whole(0)})
+    rows: tuple[int, ...] = _value(must.rows)
+    label: int = _value(must.whole(0))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@_command
 class MixSources(Command):
     """Show the samples of these sources ``weight`` times an epoch, on average; 0 drops a source, 1 is as before."""
 
-    kind: ClassVar[str] = "mix-sources"
-    weights: dict[str, float] = field(metadata={"check": must.weights})
+    weights: dict[str, float] = _value(must.weights)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@_command
 class SetAugmentation(Command):
     """Augment this share of the training samples; the others come as they are."""
 
-    kind: ClassVar[str] = "set-augmentation"
-    share: float = field(metadata={"check": must.number(0.0, 1.0)})
+    share: float = _value(must.number(0.0, 1.0))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@_command
 class RankSamples(Command):
     """Record the training samples with the greatest loss, as the array ``samples/hardest``."""
 
-    kind: ClassVar[str] = "rank-samples"
-    count: int = field(default=50, metadata={"check": must.whole(1)})
+    count: int = _value(must.whole(1), default=50)
 
 
-COMMANDS: dict[str, type[Command]] = {
-    cls.kind: cls
-    for cls in (
-        Collapse, Surge, Pump, SetSparsity, SetThresholds, LearningRate, Cadence, Pace,
-        PausePolicy, ResumePolicy, Pause, Continue, Checkpoint, DeleteCheckpoint, Inspect, Stop, RollBack,
-        SetOptimizer, HoldSchedule, ReleaseSchedule, ReplaceSchedule, SetDropout, SetLoss, FreezeLayers, UnfreezeLayers,
-        ResetLayers, Evaluate, SetBatchSize, WeighSamples, DropSamples, RelabelSamples, MixSources, SetAugmentation,
-        RankSamples,
-    )
-}  # fmt: skip
-"""The commands by kind."""
 _RENAMED = {"hold": "pause-policy", "resume": "resume-policy"}
 """Kinds of version 0.1, as old records have them → their names since."""
 _RENAMED_VALUES = {("pump", "sigma"): "noise_std"}
