@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from surgecollapse.analysis.colors import plain
+from surgecollapse.analysis.plain_values import PlainValues
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,7 +20,7 @@ _WEIGHTED = (nn.Linear, nn.modules.conv._ConvNd)
 
 
 @dataclass(frozen=True)
-class Alignment:
+class Alignment(PlainValues):
     """Which unit of the second net stands where in the first."""
 
     permutations: Mapping[str, tuple[int, ...]]
@@ -46,10 +47,6 @@ class Alignment:
         axes.set_ylabel("cosine of the weights")
         axes.legend()
         return figure
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
 
 
 def align(first: nn.Module, second: nn.Module, inputs: Tensor, *, most: int = 100, seed: int = 0) -> Alignment:

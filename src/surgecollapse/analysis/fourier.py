@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from surgecollapse.analysis.plain_values import PlainValues
 from surgecollapse.functional import gini, inverse_participation_ratio
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class FourierHistory:
+class FourierHistory(PlainValues):
     """Which frequencies the table carries, and how concentrated they are, at each time."""
 
     steps: tuple[int, ...]
@@ -54,10 +55,6 @@ class FourierHistory:
         lower.set_ylabel("concentration")
         lower.legend(loc="upper left")
         return figure
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
 
 
 def token_spectrum(table: ArrayLike) -> NDArray[Any]:

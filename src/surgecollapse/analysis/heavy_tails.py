@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from surgecollapse.analysis.colors import BLUE, GREEN, VERMILLION, decimal_ticks, plain
+from surgecollapse.analysis.plain_values import PlainValues
 from surgecollapse.functional import marchenko_pastur_bulk, power_law, rounding_level
 from surgecollapse.functional.rank import as_double
 
@@ -47,7 +48,7 @@ class LayerTail:
 
 
 @dataclass(frozen=True)
-class HeavyTails:
+class HeavyTails(PlainValues):
     """All layers of a net."""
 
     layers: tuple[LayerTail, ...]
@@ -91,10 +92,6 @@ class HeavyTails:
         }
         figure.legend(list(found.values()), list(found), loc="outside lower center", ncols=3)
         return figure
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
 
 
 def heavy_tails(weights: Mapping[str, Tensor], *, least: int = 20) -> HeavyTails:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from surgecollapse.analysis.colors import decimal_ticks, plain
+from surgecollapse.analysis.plain_values import PlainValues
 from surgecollapse.functional import levina_bickel, sample_participation_ratio, two_nn
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class IntrinsicDimensions:
+class IntrinsicDimensions(PlainValues):
     """Three answers to how many dimensions a cloud of representations has, for each layer."""
 
     layers: tuple[str, ...]
@@ -46,10 +47,6 @@ class IntrinsicDimensions:
         axes.set_ylabel("dimensions")
         figure.legend(loc="outside upper left", ncols=4)
         return figure
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
 
 
 def intrinsic_dimensions(layers: Mapping[str, Tensor]) -> IntrinsicDimensions:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from surgecollapse.analysis.open_weights import open_weights, refuse_unusable
+from surgecollapse.analysis.plain_values import PlainValues
 from surgecollapse.functional import batch_loss
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ Criterion = Callable[[Any, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class LossPath:
+class LossPath(PlainValues):
     """Loss along a path from t = 0 to t = 1."""
 
     times: tuple[float, ...]
@@ -46,10 +47,6 @@ class LossPath:
         axes.set_ylabel("loss")
         axes.legend()
         return figure
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
 
 
 def loss_path(times: Sequence[float], losses: Sequence[float], kind: str = "line") -> LossPath:

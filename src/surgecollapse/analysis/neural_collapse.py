@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from surgecollapse.analysis.colors import decimal_ticks
+from surgecollapse.analysis.plain_values import PlainValues
 from surgecollapse.functional import NeuralCollapse
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ PANELS = (
 
 
 @dataclass(frozen=True)
-class CollapseHistory:
+class CollapseHistory(PlainValues):
     """The measures of :class:`surgecollapse.functional.NeuralCollapse` over time, each 0 where collapse is complete."""
 
     steps: tuple[int, ...]
@@ -53,10 +54,6 @@ class CollapseHistory:
             axes.set_xlabel("optimizer step")
         grid[0, 2].tick_params(labelbottom=True)
         return figure
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
 
 
 def collapse_history(steps: Sequence[int], measures: Sequence[NeuralCollapse]) -> CollapseHistory:

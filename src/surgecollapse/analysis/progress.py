@@ -12,13 +12,14 @@ z_K = Σ_{k∈K} Σ_w ⟨z, w_k⟩ w_k with w_k = √2/p · cos(2πk(a ± b)/p) 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from surgecollapse.analysis.colors import BLUE, GREEN, VERMILLION, plain
+from surgecollapse.analysis.plain_values import PlainValues
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,7 +42,7 @@ class Progress:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProgressHistory:
+class ProgressHistory(PlainValues):
     """The four losses of :class:`Progress` through training, all with the same key frequencies."""
 
     steps: tuple[int, ...]
@@ -74,10 +75,6 @@ class ProgressHistory:
         axes.set_ylabel("loss (nats, logarithmic)")
         figure.legend(loc="outside upper center", ncols=4, frameon=False)
         return figure
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
 
 
 def progress_history(

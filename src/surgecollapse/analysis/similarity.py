@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from surgecollapse.analysis.colors import plain
+from surgecollapse.analysis.plain_values import PlainValues
 from surgecollapse.functional import linear_cka
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ FEWEST_NUMBERS = 12
 
 
 @dataclass(frozen=True)
-class SimilarityMap:
+class SimilarityMap(PlainValues):
     """Debiased linear CKA of each layer of one net with each of another, or of its own."""
 
     rows: tuple[str, ...]
@@ -57,13 +58,9 @@ class SimilarityMap:
         figure.colorbar(image, ax=axes, label="linear CKA, debiased")
         return figure
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
-class RepresentationChange:
+class RepresentationChange(PlainValues):
     """Debiased linear CKA of each layer at each time with the same layer at other times."""
 
     steps: tuple[int, ...]
@@ -92,10 +89,6 @@ class RepresentationChange:
         handles, labels = left.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
         return figure
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
 
 
 def similarity_map(

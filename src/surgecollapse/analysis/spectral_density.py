@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from surgecollapse.analysis.plain_values import PlainValues
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class SpectralDensity:
+class SpectralDensity(PlainValues):
     """Points and weights of the quadrature: Σ wᵢ f(θᵢ) estimates Tr f(H)/n."""
 
     values: tuple[float, ...]
@@ -65,10 +67,6 @@ class SpectralDensity:
         axes.set_xlabel(f"eigenvalue of the Hessian ({self.probes} probes of {self.steps} steps)")
         axes.set_ylabel("density")
         return figure
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
 
 
 def lanczos(operator: Operator, start: Tensor, steps: int) -> tuple[Tensor, Tensor]:

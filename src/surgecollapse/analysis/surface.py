@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from surgecollapse.analysis.open_weights import open_weights
+from surgecollapse.analysis.plain_values import PlainValues
 from surgecollapse.functional import batch_loss
 from surgecollapse.torch_utils.modules import evaluating
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class LossSurface:
+class LossSurface(PlainValues):
     """Loss at w + x·d₁ (+ y·d₂)."""
 
     steps: tuple[float, ...]
@@ -50,10 +51,6 @@ class LossSurface:
         axes.set_ylabel("second direction (filter norms)")
         figure.colorbar(image, ax=axes, label="loss")
         return figure
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
 
 
 def filter_direction(

@@ -13,7 +13,7 @@ curve, and no exponent is fitted: what still differs is the shape.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from surgecollapse.analysis.colors import decimal_ticks, plain
+from surgecollapse.analysis.plain_values import PlainValues
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -57,7 +58,7 @@ class LearningCurve:
 
 
 @dataclass(frozen=True)
-class Universality:
+class Universality(PlainValues):
     """How far the rescaled curves are from being one."""
 
     curves: tuple[LearningCurve, ...]
@@ -94,10 +95,6 @@ class Universality:
         right.set_title(f"rescaled (distance {self.after:.3f})")
         figure.legend(loc="outside lower center", ncols=min(4, len(self.curves)))
         return figure
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
 
 
 def universality(curves: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> Universality:

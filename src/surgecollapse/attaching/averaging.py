@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from surgecollapse.attaching.handle import Handle
 from surgecollapse.controller.ownership import Ownership
 from surgecollapse.torch_utils.modules import canonical_name, snapshot, unwrap_model
 from surgecollapse.torch_utils.step_hooks import StepHooks, overflowed
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from surgecollapse.controller.controller import Controller
 
 
-class AveragedWeights:
+class AveragedWeights(Handle):
     """Handle of :func:`average_weights`; a context manager that removes its hooks on exit.
 
     Attributes:
@@ -98,12 +99,6 @@ class AveragedWeights:
     def remove(self) -> None:
         """Stop averaging; the average stays as it is."""
         self._hooks.remove()
-
-    def __enter__(self) -> AveragedWeights:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.remove()
 
     def state_dict(self) -> dict[str, Any]:
         """The average and how many steps it is of; ``weights_only``-loadable."""

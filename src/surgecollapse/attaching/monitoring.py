@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from surgecollapse.attaching.handle import Handle
 from surgecollapse.controller.options import Monitoring, Readings
 from surgecollapse.events import Measurement
 from surgecollapse.observe.budget import BudgetReport
@@ -22,7 +23,7 @@ from surgecollapse.torch_utils.modules import is_transformed, snapshot, unwrap_m
 from surgecollapse.torch_utils.step_hooks import StepHooks, overflowed
 
 
-class WatchedTraining:
+class WatchedTraining(Handle):
     """Handle of :func:`watch_training`; a context manager.
 
     Attributes:
@@ -98,12 +99,6 @@ class WatchedTraining:
         for hooks in self._steps:
             hooks.remove()
         self._first_batch.remove()
-
-    def __enter__(self) -> WatchedTraining:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.remove()
 
     def state_dict(self) -> dict[str, Any]:
         """The probe batch, when the next event is due, and the monitors' own state; ``weights_only``-loadable."""

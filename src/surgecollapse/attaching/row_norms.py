@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from surgecollapse.attaching.handle import Handle
 from surgecollapse.torch_utils.step_hooks import StepHooks, overflowed, parameters_of
 
 
@@ -34,7 +35,7 @@ def bound_rows(weight: Tensor, max_norm: float) -> None:
     weight.mul_(factor.reshape(-1, *[1] * (weight.ndim - 1)) if weight.ndim > 1 else factor)
 
 
-class ClippedRows:
+class ClippedRows(Handle):
     """Handle of :func:`clip_rows`; a context manager that removes its hooks on exit."""
 
     def __init__(self, optimizer: Any, max_norm: float, parameters: Iterable[Tensor] | None) -> None:
@@ -69,12 +70,6 @@ class ClippedRows:
     def remove(self) -> None:
         """Bound nothing any more."""
         self._hooks.remove()
-
-    def __enter__(self) -> ClippedRows:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.remove()
 
 
 def clip_rows(optimizer: Any, max_norm: float, *, parameters: Iterable[Tensor] | None = None) -> ClippedRows:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from surgecollapse.attaching.handle import Handle
 from surgecollapse.controller.ownership import Ownership
 from surgecollapse.errors import warn_user
 from surgecollapse.torch_utils.carried_state import CarriedState
@@ -20,7 +21,7 @@ CARRIED = "surgecollapse.sharpness"
 """Key in ``optimizer.state_dict()``."""
 
 
-class SharpnessAware:
+class SharpnessAware(Handle):
     """Handle of :func:`single_step_sam`; a context manager that removes its hooks on exit.
 
     Attributes:
@@ -113,12 +114,6 @@ class SharpnessAware:
         self._forward.remove()
         self._hooks.remove()
         self._carried.remove()
-
-    def __enter__(self) -> SharpnessAware:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.remove()
 
     def state_dict(self) -> dict[str, Any]:
         """The perturbation, by position of the parameters in the optimizer; it travels in the optimizer's state dict.

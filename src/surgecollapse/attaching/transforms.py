@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from surgecollapse.attaching.handle import Handle
 from surgecollapse.controller.ownership import Ownership
 from surgecollapse.errors import warn_user
 from surgecollapse.events import Measurement
@@ -20,7 +21,7 @@ CARRIED = "surgecollapse.transforms"
 """Key in ``optimizer.state_dict()``: a list, one entry a call of :func:`transform_gradients`."""
 
 
-class TransformedGradients:
+class TransformedGradients(Handle):
     """Handle of :func:`transform_gradients`: its state belongs into the checkpoint; a context manager."""
 
     def __init__(
@@ -58,12 +59,6 @@ class TransformedGradients:
         self._hooks.remove()
         self._chain.leave(self._optimizer)
         self._carried.remove()
-
-    def __enter__(self) -> TransformedGradients:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.remove()
 
     def state_dict(self) -> dict[str, Any]:
         """A snapshot of all transforms, by position of the parameters in the optimizer; ``weights_only``-loadable.

@@ -119,9 +119,9 @@ class CommandHandlers:
 
     def rates(self, scheduled: Sequence[float]) -> list[float] | None:
         """The rate of every group for this step; ``None`` where it is the scheduled one."""
-        if self.factor == 1.0 and not self.settings.changes_rates:
+        if self.factor == 1.0 and not self.settings.rates.changed:
             return None
-        return [rate * self.factor for rate in self.settings.rates(scheduled)]
+        return [rate * self.factor for rate in self.settings.rates.of_step(scheduled)]
 
     def collapse(self, command: ask.Collapse) -> str:
         """Close a share of the open weights."""

@@ -365,14 +365,16 @@ class Controller:
             weights = self._components.weights
             self.watch.before_step(self.step + 1, self.optimizers, weights.shares, weights.all_held)
         until_due = self._loop.schedule.next - (self.step + 1)
-        self._handlers.settings.before_step()  # of each optimizer: a loop may run backward between two of them
+        self._handlers.settings.frozen.before_step()  # of each optimizer: a loop may run backward between two of them
         self._steps.prepare(index, self._components, rates=self._handlers.rates, until_due=until_due)
-        self._handlers.settings.keep_units(index)  # last, and put back first: the weights that the optimizer steps
+        self._handlers.settings.frozen.keep_rows(
+            index
+        )  # last, and put back first: the weights that the optimizer steps
 
     @torch.no_grad()
     def _after(self, index: int) -> None:
         components = self._components
-        self._handlers.settings.put_back_units(index)
+        self._handlers.settings.frozen.put_back_rows(index)
         self._steps.put_right(index, components, check=self._loop.due)
         if index != components.primary or self._steps.skipped(index):
             return

@@ -294,7 +294,7 @@ class Training:
         with self._arithmetic():
             loss = self.loss(self._called(x), labels)
         (loss * (weight * self._share)).backward()  # type: ignore[no-untyped-call]
-        self.settings.before_step()
+        self.settings.frozen.before_step()
         if self._traces is not None and self.step % config.run.gradient_trace_every == 0:
             for name, values in self._traces().items():
                 self.store.put_array(self.step, f"{PREFIX}{name}", values)
@@ -320,20 +320,20 @@ class Training:
         if self.controller is not None:
             yield
             return
-        self.settings.keep_units(0)
+        self.settings.frozen.keep_rows(0)
         with self._own_rates():
             yield
-        self.settings.put_back_units(0)
+        self.settings.frozen.put_back_rows(0)
 
     @contextmanager
     def _own_rates(self) -> Iterator[None]:
         """Have the rates that a person set, for one step."""
-        if not self.settings.changes_rates:
+        if not self.settings.rates.changed:
             yield
             return
         groups = self.optimizer.param_groups
         scheduled = [group["lr"] for group in groups]
-        for group, rate in zip(groups, self.settings.rates(scheduled), strict=True):
+        for group, rate in zip(groups, self.settings.rates.of_step(scheduled), strict=True):
             group["lr"] = rate
         yield
         for group, rate in zip(groups, scheduled, strict=True):
@@ -363,7 +363,7 @@ class Training:
         self._note("gap/accuracy", train - accuracy)
         self._note("gap/loss", loss - train_loss)
         scheduled = [group["lr"] for group in self.optimizer.param_groups]
-        self._note("learning_rate", self.settings.rates(scheduled)[0])
+        self._note("learning_rate", self.settings.rates.of_step(scheduled)[0])
         self._note("sparsity", 0.0 if self.controller is None else self.controller.sparsity)
         weights = [parameter.detach() for parameter in self.model.parameters()]
         self._note("energy/weights", _squared_norm(weights))
