@@ -36,7 +36,7 @@ PICTURES = {
     "analyses/progress": ("grokking-circuit.png", "Restricted and excluded loss through training"),
 }
 _HEADING = re.compile(r"^([A-Z][A-Za-z ]*):$", re.MULTILINE)
-_ARXIV = re.compile(r"arXiv ((?:math/)?\d{4}\.?\d{3,5})")
+_ARXIV = re.compile(r"arXiv\s+((?:math/)?\d{4}\.?\d{3,5})")
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,9 @@ def _prose(text: str) -> str:
     """Markdown of a docstring's text: equations that stand indented after ``::`` become code blocks."""
 
     def equation(match: re.Match[str]) -> str:
-        return f":\n\n```text\n{textwrap.dedent(match[1]).rstrip()}\n```\n"
+        # What stands beside an equation has a line of its own, so that it fits on a phone.
+        lines = re.sub(r",  +(?=\S)", ",\n", textwrap.dedent(match[1]).rstrip())
+        return f":\n\n```text\n{lines}\n```\n"
 
     text = _ARXIV.sub(r"[arXiv \1](https://arxiv.org/abs/\1)", to_markdown(text))
     return re.sub(r"::\n\n((?: {4}.+\n?)+)", equation, text)

@@ -22,7 +22,10 @@ class Norms:
     With w the weights, g the gradients as the loop leaves them (after its own clipping, before transforms and masks)
     and Δ what the optimizer's last step changed, masks included::
 
-        norm/weight  ‖w‖    norm/gradient  ‖g‖    norm/update  ‖Δ‖    norm/update_ratio  ‖Δ‖/‖w‖
+        norm/weight        ‖w‖
+        norm/gradient      ‖g‖
+        norm/update        ‖Δ‖
+        norm/update_ratio  ‖Δ‖/‖w‖
 
     Updates of tensors of more than 16,384 entries are estimated from so many, drawn once.
 

@@ -22,7 +22,9 @@ class WeightRank:
 
     With σ the singular values, σ_1 the largest, and H the Shannon entropy::
 
-        effective  exp H(σ/Σσ)    stable  Σσ²/σ_1²    numerical  #{σ > ε·k·σ_1}, k the number of σ
+        rank/effective  exp H(σ/Σσ)
+        rank/stable     Σσ²/σ_1²
+        rank/numerical  #{σ > ε·k·σ_1}, k the number of σ
 
     Weights with more than two dimensions are taken as (first, all others). Of a matrix that is larger than ``short`` ×
     ``long`` a block of that size is measured, with rows and columns drawn at random once and for all: a rank well below

@@ -21,7 +21,7 @@ def _information(run: LoadedRun, file: str) -> AnalysisResult:
 
     Of binned activations T, inputs X that all differ, and labels Y::
 
-        I(X; T) = H(T)    I(T; Y) = H(T) + H(Y) − H(T, Y)
+        I(X; T) = H(T),  I(T; Y) = H(T) + H(Y) − H(T, Y)
 
     The estimates depend on the bins. They show how activations cluster, not how much the network forgets.
 

@@ -22,7 +22,9 @@ def _progress(run: LoadedRun, file: str) -> AnalysisResult:
     The restricted loss keeps only the waves w_k of the key frequencies K in the logits z; the excluded loss removes
     them, on training questions::
 
-        restricted  mean z + z_K,  excluded  z − z_K,  with z_K = Σ_{k∈K} Σ_w ⟨z, w_k⟩ w_k
+        z_K = Σ_{k∈K} Σ_w ⟨z, w_k⟩ w_k
+        restricted logits = mean z + z_K
+        excluded logits = z − z_K
 
     The circuit has formed where the restricted loss is low; memory is gone where the excluded loss
     is high.
