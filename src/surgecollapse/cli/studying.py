@@ -29,7 +29,7 @@ def study(
         jobs: Processes of one thread each; 0 runs all in this one.
         out: Folder of rows, page and plot. Default: runs/study-NAME, or runs/study-NAME-quick.
         data_dir: Folder of data files, for studies whose data no installed package holds: kjv.txt, shakespeare.txt,
-            u.data (MovieLens-100k).
+            u.data (MovieLens-100k), electricity.csv (Elec2).
     """
     from surgecollapse.compare.display import for_terminal
     from surgecollapse.errors import unknown
