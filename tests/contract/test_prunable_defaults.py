@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 
 import pytest
@@ -163,7 +164,7 @@ class Around(nn.Module):
     def __init__(self, parts, part):
         super().__init__()
         self.body, self.s, self.head = nn.Linear(16, 16), nn.Module(), nn.Linear(16, 3)
-        for name, value in parts.items():
+        for name, value in copy.deepcopy(parts).items():  # each net has its own, and its own controller
             setattr(self.s, name, value)
         self.part = part
 

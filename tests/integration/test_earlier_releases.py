@@ -175,7 +175,9 @@ def test_its_sparse_files_are_read():
     expected = {name: half_of(value) if value.ndim > 1 else value for name, value in small().state_dict().items()}
     found = load_sparse(FILES / "sparse.safetensors")
     assert found.keys() == expected.keys()
-    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value)  # drawn anew here, with the rounding of this processor
+        assert torch.equal(found[name] == 0, value == 0)
     assert load_metadata(FILES / "sparse.safetensors")["task"] == "none"
     dense = small()
     dense.load_state_dict(expected)

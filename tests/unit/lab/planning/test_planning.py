@@ -16,7 +16,7 @@ from surgecollapse.lab.config import make_config
 from surgecollapse.lab.nets.gpt import GPT
 from surgecollapse.lab.nets.mlp import MLP
 from surgecollapse.lab.nets.resnet import ResNet
-from surgecollapse.lab.planning.clock import called_operations, timed
+from surgecollapse.lab.planning.clock import _least_value, called_operations, timed
 from surgecollapse.lab.planning.estimate import estimated, modeled_times
 from surgecollapse.lab.planning.hardware import HARDWARE, hardware
 from surgecollapse.lab.planning.plan import plan_run, shapes_only
@@ -230,6 +230,18 @@ def test_a_step_of_a_run_takes_here_what_is_planned(project, kind, policy, tmp_p
         assert ratio == pytest.approx(1, abs=0.2)
     finally:
         torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize(
+    ("layer", "least"), [(torch.relu, -0.9), (torch.log, 0.1), (torch.bernoulli, 0.1), (torch.sqrt, 0.1)]
+)
+def test_operations_are_timed_on_both_signs_where_they_are_defined(layer, least):
+    class Net(nn.Module):
+        def forward(self, x):
+            return layer(x)
+
+    calls, _ = called_operations(Net(), torch.empty(4, 8), torch.empty(4), lambda out, _: out)
+    assert [_least_value(one) for one in calls] == [least]
 
 
 def test_a_plan_for_this_cpu_is_the_sum_of_its_operations(project):
