@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import io
+import warnings
 import weakref
 
 import pytest
@@ -398,6 +399,36 @@ def test_several_optimizers_mask_their_own_weights():
         first.step()
         second.step()
     assert controller.step == 8
+    assert_masked(controller, model)
+
+
+@pytest.mark.parametrize("policy", ["cyclic_pruning", "soft_threshold"])
+@pytest.mark.parametrize(
+    ("every", "warns"),
+    [((1, 0), True), ((1, 4), True), ((1, 1), False), ((2, 1), False), ((0, 1), False)],
+    ids=["last never", "last every fourth time", "both", "first every second time", "first never"],
+)
+def test_steps_of_a_last_optimizer_that_steps_rarely_are_said_once(every, warns, policy):
+    model = make_model()
+    first = torch.optim.SGD(model[0].parameters(), lr=0.1)
+    second = torch.optim.SGD([*model[2].parameters(), *model[4].parameters()], lr=0.1)
+    controller = surgecollapse.attach(
+        model, [first, second], 0.5, 40, policy=policy, readings=surgecollapse.Readings(every=1)
+    )
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for i in range(40):
+            second.zero_grad()
+            backward(model, first)
+            for optimizer, rate in zip((first, second), every, strict=True):
+                if rate and i % rate == 0:
+                    optimizer.step()
+            named = dict(model.named_parameters())
+            assert not any(named[name].detach()[~mask].any() for name, mask in controller.masks.items())
+    assert ["total_steps and readings count the steps of the last one" in str(one.message) for one in said] == [
+        True
+    ] * warns
+    controller.finalize()
     assert_masked(controller, model)
 
 

@@ -53,6 +53,14 @@ def compiled_step():
     torch.compile(optimizer.step, backend="eager", fullgraph=True)()
 
 
+def rare_steps():
+    model = mlp()
+    often, rarely = (torch.optim.SGD(part.parameters(), lr=0.1) for part in (model[:2], model[2:]))
+    attach(model, [often, rarely])
+    for _ in range(10):
+        step(model, often)
+
+
 def another_optimizer():
     model = mlp()
     optimizer, _ = attach(model, policy="static")
@@ -376,6 +384,7 @@ def numbers_of_filters_on_shards():
 CASES = {
     "`LBFGS`": lbfgs,
     "compiled optimizer step": compiled_step,
+    "several optimizers, of which the last": rare_steps,
     "a new optimizer after": another_optimizer,
     "no forward pass in training mode": eval_mode,
     "networks in one module": apart,

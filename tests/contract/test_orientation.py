@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -136,6 +138,7 @@ def test_a_closed_unit_of_an_expert_is_one_of_its_outputs():
         assert int(mask.all(-1).sum()) == 9
 
 
+@pytest.mark.filterwarnings("ignore:pattern '2.4' reaches sparsity")
 @pytest.mark.parametrize("name", LAYERS)
 def test_two_of_four_run_along_the_inputs(name):
     _, _, controller, weight = attached(name, sparsity=0.5, pattern="2:4")
@@ -161,6 +164,7 @@ def test_along_channels_every_kernel_position_has_its_own_tiles(name):
     assert not along_rows.channels
 
 
+@pytest.mark.filterwarnings("ignore:pattern '2.4.channels' reaches sparsity")
 def test_channels_that_fill_no_tile_stay_dense():
     net = nn.Sequential(nn.Conv2d(6, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2))
     x = torch.randn(2, 6, 6, 6)
@@ -175,6 +179,41 @@ def test_channels_that_fill_no_tile_stay_dense():
     mask = controller.masks["0.weight"].movedim(1, -1)
     assert (mask[..., :4].sum(-1) == 2).all()
     assert mask[..., 4:].all()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "widths", "reached"),
+    [
+        ("2:4", (7, 13), 1 - (13 * 5 + 10 * 7) / (13 * 7 + 10 * 13)),  # 4 of 7 in a tile, 12 of 13 in three
+        ("4:8", (7, 13), 1 - (13 * 7 + 10 * 9) / (13 * 7 + 10 * 13)),
+        ("2:4:channels", (7, 13), 1 - (13 * 5 + 10 * 7) / (13 * 7 + 10 * 13)),
+        ("2:4", (8, 12), None),
+        ("4:8", (8, 16), None),
+        ("unit", (7, 13), None),
+        ("block:2x2", (7, 13), None),
+    ],
+)
+def test_a_target_that_the_ends_of_rows_miss_is_said(pattern, widths, reached):
+    inputs, width = widths
+    net = nn.Sequential(nn.Linear(inputs, width), nn.ReLU(), nn.Linear(width, 10), nn.ReLU(), nn.Linear(10, 3))
+    probe = torch.randn(5, inputs)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        controller = sc.attach(
+            net, torch.optim.SGD(net.parameters(), lr=0.1), Target(0.5, pattern=pattern), policy="no_op",
+            readings=Readings(probe=probe),
+        )  # fmt: skip
+    controller.finalize()
+    if reached is None:
+        assert not said
+        assert controller.sparsity == pytest.approx(0.5, abs=0.03)
+    else:
+        (warning,) = said
+        assert (
+            f"'{pattern}' reaches sparsity {reached:.3f} here, not 0.5: the ends of rows of 0.weight, 2.weight"
+            in str(warning.message)
+        )
+        assert controller.sparsity == pytest.approx(reached)
 
 
 @pytest.mark.parametrize("layer", [nn.LSTM(8, 6, batch_first=True), nn.GRU(8, 6, batch_first=True), nn.RNN(8, 6)])

@@ -14,6 +14,7 @@ from surgecollapse.functional import nm_mask, parse_pattern
 from surgecollapse.functional.patterns import tile_counts, tile_sizes
 from surgecollapse.policies import make_policy
 
+pytestmark = pytest.mark.filterwarnings("ignore:pattern '1.4' reaches sparsity")  # rows of 10
 TOTAL = 60
 PATTERNS = [("2:4", 0.5), ("1:4", 0.75), ("block:3x4", 0.7), ("unit", 0.5)]
 POLICIES = ["entropy_cycles", "gmp", "rigl", "entropy_thresholds", "fixed_interval"]

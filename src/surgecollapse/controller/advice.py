@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
+from math import prod
 
+from surgecollapse.act.mask_planner import MaskPlanner
 from surgecollapse.act.masked_weights import MaskedWeights
 from surgecollapse.controller.options import Target
 from surgecollapse.errors import counted, warn_user
@@ -16,6 +19,12 @@ _FEWEST = 2
 
 _MOST_UNITS, _MOST_EVEN_UNITS = 0.5, 0.7
 """Sparsities of whole units up to which no layer is a bottleneck, under one threshold and evenly (study deployment)."""
+
+_UNEVEN = 10
+"""Steps of an optimizer from which on it is said that another one, whose steps are counted, makes half as many."""
+
+_MISSED = 0.05
+"""Difference of sparsity from which on it is said that a pattern does not reach the target."""
 
 _SPARSE = 0.1
 """Share of zeros from which a net that arrives is taken for a sparse one."""
@@ -36,6 +45,7 @@ class Advice:
 
     def __init__(self) -> None:
         self._given: set[str] = set()
+        self._made: Counter[int] = Counter()
 
     def give(self, about: str, message: str) -> None:
         """Warn the caller of the library, unless it was warned of the same matter before."""
@@ -63,6 +73,22 @@ class Advice:
                     f"readings=Readings(every={every}) (--every {every}), or train longer",
                 )
 
+    def of_steps(self, index: int, last: int) -> None:
+        """Count a step of one of several optimizers, and warn where steps are counted by one that steps rarely.
+
+        Args:
+            index: of the optimizer.
+            last: index of the last optimizer that steps prunable weights, whose steps are counted.
+        """
+        self._made[index] += 1
+        if index != last and self._made[index] >= max(_UNEVEN, 2 * self._made[last]):
+            self.give(
+                "uneven",
+                f"optimizer {index + 1} of the list made {self._made[index]} steps, and optimizer {last + 1} made "
+                f"{self._made[last]}: total_steps and readings count the steps of the last one that steps prunable "
+                "weights. Put the optimizer that steps most often at the end of the list",
+            )
+
     def of_units(self, target: Target) -> None:
         """Warn where whole units are closed so far, or under such an allocation, that layers become bottlenecks."""
         left = 1.0 - target.sparsity
@@ -77,6 +103,23 @@ class Advice:
             f"the multiplications{what}: expect a large loss of accuracy. Take{fix} a sparsity of at most "
             f"{_MOST_EVEN_UNITS:g}; 0.5 can halve the time of wide convolutions",
         )
+
+    def of_pattern(self, planner: MaskPlanner, sparsity: float) -> None:
+        """Warn where the ends of rows, which no group of ``N:M`` covers, keep a net from its target."""
+        pattern, weights = planner.pattern, planner.weights
+        exact = None if pattern is None else pattern.sparsity
+        if pattern is None or exact is None or not weights.size:
+            return
+        reached = 1.0 - planner.wanted(sparsity) / weights.size
+        if sparsity - reached > _MISSED:
+            shapes = planner.layouts.shapes(weights.params).items()
+            odd = [name for name, s in shapes if pattern.least(s) > (1 - exact) * prod(s)]
+            self.give(
+                "pattern",
+                f"pattern {pattern.name!r} reaches sparsity {reached:.3f} here, not {sparsity:g}: the ends of rows of "
+                f"{', '.join(odd)} fill no group and stay dense. Choose widths that are multiples of "
+                f"{pattern.name.split(':')[1]}, a smaller M, or exclude= these weights",
+            )
 
     def of_zeros(self, weights: MaskedWeights) -> None:
         """Warn of a net that is sparse already, whose zeros nothing is told to keep."""

@@ -155,6 +155,7 @@ class Controller:
         """Check what is prunable, once that is known, and take the first mask from the weights if asked to."""
         components = self._components
         components.actor.planner.check_target(self.plan.sparsity)
+        self._advice.of_pattern(components.actor.planner, self.plan.sparsity)
         components.warn_of_adapters()
         if self._options.target.include is None:
             self._advice.of_unstepped([row.name for row in components.explain() if row.reason == UNOWNED])
@@ -376,9 +377,12 @@ class Controller:
         components = self._components
         self._handlers.settings.frozen.put_back_rows(index)
         self._steps.put_right(index, components, check=self._loop.due)
-        if index != components.primary or self._steps.skipped(index):
+        if self._steps.skipped(index):
             return
-        self._end_step()
+        if len(self.optimizers) > 1 and not self._by_hand:
+            self._advice.of_steps(index, components.primary)
+        if index == components.primary:
+            self._end_step()
 
     def _end_step(self) -> None:
         """Count the step, read, decide and act where that is due, and carry out what was asked for."""

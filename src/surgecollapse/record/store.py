@@ -32,7 +32,18 @@ import numpy as np
 from surgecollapse.events import Alarm, Decision, Intervention, Measurement, Reading, Request, to_dict
 from surgecollapse.record import heartbeat
 from surgecollapse.record.schema import GET, RunStoreError, connect, explain, migrate
-from surgecollapse.record.values import LARGEST, array_from, event_from, from_json, is_point, real, text, to_json, whole
+from surgecollapse.record.values import (
+    LARGEST,
+    array_from,
+    as_array,
+    event_from,
+    from_json,
+    is_point,
+    real,
+    text,
+    to_json,
+    whole,
+)
 from surgecollapse.record.writer import Writer
 
 if TYPE_CHECKING:
@@ -191,15 +202,13 @@ class RunStore:
         """Record one number; short for ``record(Measurement(...))``."""
         self.record(Measurement(step=step, name=name, value=value, layer=layer))
 
-    def put_array(self, step: int, name: str, array: NDArray[Any]) -> None:
-        """Keep a copy of a small array under a step and a name; the same step and name replace it.
+    def put_array(self, step: int, name: str, array: Any) -> None:
+        """Keep a copy of a small array or tensor under a step and a name; the same step and name replace it.
 
         Raises:
             ValueError: for an array of objects or text, which has no portable bytes, and for one of more than 32 MiB.
         """
-        array = np.asarray(array)
-        if array.dtype.kind not in "biufc":
-            raise ValueError(f"array {name!r} holds objects: expected a numeric dtype, got {array.dtype}")
+        array = as_array(array, name)
         if array.nbytes > LARGEST // 2:
             raise ValueError(f"array {name!r} takes {array.nbytes} bytes: expected at most {LARGEST // 2}")
         portable = array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)

@@ -25,6 +25,7 @@ DEEPEST = 64
 _END = 2**63
 _SHOWN = 60
 _DTYPE_KINDS = "biufc"
+_OF_NUMPY = ("torch.float64", "torch.float32", "torch.float16")
 
 
 def whole(value: Any, what: str = "step") -> int:
@@ -69,6 +70,27 @@ def real(value: Any, what: str = "value") -> float:
         raise ValueError(f"{what} must fit into a float, got {_shown(value)}") from error
     except (TypeError, ValueError) as error:
         raise ValueError(f"{what} must be one real number, got {_shown(value)}") from error
+
+
+def as_array(value: Any, name: str) -> NDArray[Any]:
+    """The array that a value is: one of NumPy or a list, or a tensor, also with a gradient, sparse, or on a GPU.
+
+    Raises:
+        ValueError: if its entries are no numbers.
+
+    >>> import torch
+    >>> as_array(torch.ones(2, dtype=torch.bfloat16, requires_grad=True), "a")
+    array([1., 1.], dtype=float32)
+    """
+    if hasattr(value, "detach"):
+        value = value.detach().cpu().to_dense()
+        if value.is_floating_point() and str(value.dtype) not in _OF_NUMPY:
+            value = value.float()
+        value = value.resolve_conj().resolve_neg()
+    array = np.asarray(value)
+    if array.dtype.kind not in _DTYPE_KINDS:
+        raise ValueError(f"array {name!r} holds objects: expected a numeric dtype, got {array.dtype}")
+    return array
 
 
 def text(value: Any, what: str) -> str:

@@ -14,6 +14,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 
 from surgecollapse.events import Decision, Intervention, LayerChange, LayerReading, Measurement, Prune, Reading
 from surgecollapse.record import MemoryRecorder, RunStore, RunStoreError, schema
@@ -95,6 +96,26 @@ def test_arrays_come_back_equal_whatever_dtype_and_stride(path, dtype):
     assert step == 3
     assert back.shape == (4, 3)
     assert np.array_equal(back, array)
+
+
+TENSORS = {
+    "bfloat16": lambda x: x.bfloat16(),
+    "8-bit float": lambda x: x.to(torch.float8_e4m3fn),
+    "half": lambda x: x.half(),
+    "with a gradient": lambda x: x.requires_grad_(),
+    "sparse": lambda x: x.to_sparse(),
+    "compressed": lambda x: x.to_sparse_csr(),
+    "integers": lambda x: x.int(),
+    "imaginary part": lambda x: torch.complex(torch.zeros(2, 2), -x).conj().imag,
+}
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+@pytest.mark.parametrize("kind", TENSORS)
+def test_tensors_of_any_kind_are_arrays(path, kind):
+    with RunStore(path, mode="w") as store:
+        store.put_array(3, "a", TENSORS[kind](torch.tensor([[1.0, 0.0], [2.0, 4.0]])))
+        assert store.arrays("a")[0][1].tolist() == [[1.0, 0.0], [2.0, 4.0]]
 
 
 def test_arrays_alias_neither_the_callers_memory_nor_each_other(path):
