@@ -27,6 +27,7 @@ test:  ## The test suite
 	@scripts/bootstrap.sh test
 	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 	@printf '\nTo run some of them: $(BIN)/python -m pytest tests/unit/functional, or make test ARGS="-k masks".\n'
+	@printf 'To train: $(BIN)/surgecollapse run digits --sparsity 0.9. After `source $(BIN)/activate` it is just surgecollapse.\n'
 
 # Vector instructions, BLAS and oneDNN each in their plainest form: sums are taken in another order than by default.
 test-numeric: export ATEN_CPU_CAPABILITY ?= default

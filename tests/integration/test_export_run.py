@@ -182,7 +182,7 @@ def test_a_net_whose_outputs_overflow_is_not_exported(finished, broken, tmp_path
 
 
 def test_a_run_that_diverges_is_called_so_everywhere(tmp_path, capsys):
-    from surgecollapse.dashboard.reading import state
+    from surgecollapse.dashboard.run_state import state
     from surgecollapse.record.schema import connect
     from surgecollapse.report import write_report
 

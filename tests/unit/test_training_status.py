@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import surgecollapse
-from surgecollapse.dashboard.reading import state, state_reader
+from surgecollapse.dashboard.run_state import state, state_reader
 from surgecollapse.events import Alarm, Decision, Intervention, Measurement, Plan, Reading
 from surgecollapse.lab.training.progress import STYLES, Bar, Snapshot
 from surgecollapse.policies import POLICIES, make_policy

@@ -27,14 +27,14 @@ def state_of(run: Path) -> dict[str, Any]:
         FileNotFoundError: if the directory holds no run.
         ValueError: if its record is damaged.
     """
-    from surgecollapse.dashboard import reading
+    from surgecollapse.dashboard import reading, run_state
     from surgecollapse.dashboard.runs import changed
 
     path = run / "run.db"
     if not path.is_file():
         raise FileNotFoundError(f"{run} holds no run: expected a directory made by `surgecollapse run`")
     with closing(reading.look(path)) as connection:
-        state = reading.state(connection, changed(path))
+        state = run_state.state(connection, changed(path))
         ids = {one["name"]: one["id"] for one in reading.series_of(connection) if not one["layer"]}
         curves = {name: reading.points(connection, ids[name]) for name in _SERIES if name in ids}
         return {
@@ -43,7 +43,7 @@ def state_of(run: Path) -> dict[str, Any]:
             "state": {key: state.get(key) for key in _KEPT},
             "curves": {name: {axis: part[axis][-_TAIL:] for axis in ("x", "y")} for name, part in curves.items()},
             "commands": [outcome_values(one) for one in reading.commands(connection, _TAIL)],
-            "branch": reading.lineage(connection) or None,
+            "branch": run_state.lineage(connection) or None,
         }
 
 

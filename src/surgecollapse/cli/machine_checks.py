@@ -85,7 +85,8 @@ def measure_overhead(*, blocks: int, every: int, rows: int, seconds: float) -> t
     )
     try:
         _in_turn(plain_step, watched_step, every)
-        pairs, began = [], time.monotonic()
+        pairs: list[tuple[float, float]] = []
+        began = time.monotonic()
         while len(pairs) < blocks and (len(pairs) < LEAST or time.monotonic() - began < seconds):
             pairs.append(_in_turn(plain_step, watched_step, every))
     finally:

@@ -7,7 +7,7 @@ import sqlite3
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
-from surgecollapse.dashboard import reading
+from surgecollapse.dashboard import reading, run_state
 from surgecollapse.dashboard.answer import as_json
 from surgecollapse.dashboard.runs import changed, signature
 
@@ -64,7 +64,7 @@ class Cursor:
         asked = reading.commands(connection)
         rolled = tuple(a["id"] for a in asked if a["kind"] == "roll-back" and a["status"] == "applied")
         back = newest < self._event or any((ends.get(id) or 0) < step for id, step in self._steps.items())
-        message: dict[str, Any] = {"state": reading.state(connection, changed(self._path)), "commands": asked}
+        message: dict[str, Any] = {"state": run_state.state(connection, changed(self._path)), "commands": asked}
         if self._started and (back or rolled != self._rolled):
             message["reset"] = True
         elif self._started:

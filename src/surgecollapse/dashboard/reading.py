@@ -4,40 +4,32 @@ from __future__ import annotations
 
 import math
 import sqlite3
-import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from surgecollapse.events import Measurement, Reading, to_dict
+from surgecollapse.events import to_dict
 from surgecollapse.record import heartbeat
 from surgecollapse.record.commands import asked_from
 from surgecollapse.record.schema import GET, Connection, connect
 from surgecollapse.record.values import array_from, event_from, from_json
-from surgecollapse.training_status import REMEMBERED, StatusReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
 Found = TypeVar("Found")
-SILENT = 60.0
-"""Seconds without a write after which a run that never said that it ended is called silent."""
 BUCKETS = 800
 """Most buckets of one series that are sent."""
 LARGEST = 2**24
 """Bytes of one value that are read for a page (16 MiB)."""
 _SECONDS = 5.0
 _WAIT = 1.0
-_ACTS = 500
-"""Interventions among which the last of a kind is looked for, five times a second."""
-_TRIES = 20
-"""Damaged events that are passed over to find a sound one."""
-_STATUS = {"running": "live", "complete": "finished"}
 _SHOWN = ("Reading", "Decision", "Intervention", "Request", "Alarm")
 _SERIES = 10_000
 _HARDEST = "samples/hardest"
 _OF_SAMPLES = ("sample", "loss", "label", "predicted")
 """Columns of that array, as the command ``rank-samples`` records it."""
-_SOUND = "typeof(step) = 'integer' AND typeof(value) IN ('real', 'integer', 'null')"
+SOUND = "typeof(step) = 'integer' AND typeof(value) IN ('real', 'integer', 'null')"
+"""Condition of measurements that are of the right types."""
 
 
 def look(path: Path, seconds: float = _SECONDS) -> Connection:
@@ -77,133 +69,6 @@ def metas(connection: Connection, keys: tuple[str, ...]) -> dict[str, Any]:
     return dict(sound(connection, rows, lambda key, value: (key, from_json(value))))
 
 
-def status_of(connection: Connection, changed: float) -> dict[str, Any]:
-    """``live | finished | diverged | failed | interrupted | silent``, and whether a user has changed the run."""
-    found = metas(connection, ("status", "heartbeat", "modified_by_user", "touched"))
-
-    def of(key: str, kind: type[Found], default: Found) -> Found:
-        value = found.get(key, default)
-        connection.skipped += not isinstance(value, kind)
-        return value if isinstance(value, kind) else default
-
-    said = of("status", str, "")[:40]
-    status, why, alive = _STATUS.get(said, said or "silent"), None, of("heartbeat", dict, {})
-    if status == "live" or (alive and not said):  # a loop of its own need not say that it runs
-        status, why = "live", heartbeat.gone(alive)
-        quiet = time.time() - changed > SILENT and not _switched(connection, ("pause",), ("continue",))
-        status = "silent" if why or quiet else "live"
-    modified = of("modified_by_user", bool, of("touched", bool, False))  # as 0.1 wrote it
-    return {"status": status, "modified_by_user": modified} | ({"why": why} if why else {})
-
-
-def lineage(connection: Connection) -> dict[str, Any]:
-    """Of a branch, where it comes from: ``parent`` (the way there from its own folder), ``at``, ``by``, ``changes``.
-
-    ``by`` is ``fork``, ``roll-back`` (what a roll-back left) or ``twin``. Empty where a run is no branch.
-    """
-    parent = meta(connection, "parent", str, "")
-    if not parent:
-        return {}
-    return {
-        "parent": parent,
-        "at": meta(connection, "forked_at", int, 0),
-        "by": meta(connection, "forked_by", str, "fork"),
-        "changes": meta(connection, "fork_changes", dict, {}),
-    }
-
-
-def state(connection: Connection, changed: float) -> dict[str, Any]:
-    """The state strip: state and phase, why, where the run is and when its policy may act next.
-
-    Returns:
-        JSON-ready values; ``None`` for what the run has not recorded.
-    """
-    found = status_of(connection, changed)
-    found.pop("why", None)
-    config: dict[str, Any] = meta(connection, "config", dict, {})
-    method, run = (_part(config, section) for section in ("method", "run"))
-    reader = state_reader(connection, _whole(method.get("every")))
-    reading, act = _last(connection, "Reading"), _last(connection, "Intervention")
-    decision, alarm = _last(connection, "Decision"), _last(connection, "Alarm")
-    latest = decision or act
-    return found | {
-        "step": step_of(connection),
-        "total": _whole(run.get("steps")),
-        "name": reader.state.name,
-        "cause": reader.state.why,
-        "phase": latest.phase if latest else "dense" if reading else None,
-        "why": latest.reason if latest else None,
-        "last": None if act is None else {"step": act.step, "kind": act.kind, "reason": act.reason},
-        "alarm": None if alarm is None else to_dict(alarm)["event"],
-        "next": reader.next_step if found["status"] == "live" else None,
-        "sparsity": act.sparsity_after if act else reading.sparsity if reading else None,
-        "target": _target(method.get("sparsity")),
-        "entropy": reading.entropy if reading else None,
-        "loss": reading.loss if reading else None,
-        "held": _switched(connection, ("pause-policy", "hold"), ("resume-policy", "resume")),
-        "paused": _switched(connection, ("pause",), ("continue",)),
-        "checkpoints": meta(connection, "checkpoints", list, []),
-        "kept": meta(connection, "kept_checkpoints", list, []),
-        "skipped": connection.skipped,
-    }
-
-
-def step_of(connection: Connection) -> int:
-    """The last step that the record knows of."""
-    steps = "SELECT max(step) FROM {} WHERE typeof(step) = 'integer'"
-    step = connection.execute(steps.format("events")).fetchone()[0] or 0
-    for (series,) in connection.execute("SELECT id FROM series WHERE name IN ('loss/train', 'sparsity')").fetchall():
-        last = connection.execute(f"{steps.format('measurements')} AND series = ?", (series,)).fetchone()[0]
-        step = max(step, last or 0)
-    return int(step)
-
-
-def state_reader(connection: Connection, every: int | None) -> StatusReader:
-    """The state of a run as far as its record goes, of what the state is judged by alone."""
-    reader = StatusReader(every)
-    rows = connection.execute(
-        "SELECT step, body FROM events WHERE kind = 'Reading' AND typeof(step) = 'integer' ORDER BY step DESC LIMIT ?",
-        (REMEMBERED,),
-    ).fetchall()
-    for reading in sound(connection, rows[::-1], _judged):
-        reader.take(reading)
-    acts = f"(SELECT * FROM events WHERE kind = 'Intervention' ORDER BY step DESC, id DESC LIMIT {_ACTS})"
-    for kinds in (("collapse", "surge"), ("pump",), ("freeze",)):
-        # Looked for as text, since few of many are wanted.
-        marked = " OR ".join(f"""instr(body, '"kind":"{kind}"')""" for kind in kinds)
-        _give(reader, connection, f"{acts} WHERE {marked}")
-    for kind in ("Alarm", "Decision"):
-        _give(reader, connection, f"events WHERE kind = '{kind}'")
-    query = "SELECT step, value FROM measurements WHERE series = (SELECT id FROM series WHERE name = 'loss/train' "
-    row = connection.execute(query + f"AND layer = '') AND {_SOUND} ORDER BY step DESC LIMIT 1").fetchone()
-    if row is not None:
-        reader.take(Measurement(step=row[0], name="loss/train", value=float("nan") if row[1] is None else row[1]))
-    return reader
-
-
-def _judged(step: int, body: Any) -> Reading:
-    """A reading without what the state is not judged by: its layers are many."""
-    said = from_json(body)
-    entropy = said.get("entropy") if isinstance(said, dict) else ""
-    if not isinstance(entropy, float | int | None):
-        raise ValueError("a reading of other types")
-    return Reading(step=step, entropy=entropy, finite=bool(said.get("finite", True)))
-
-
-def _give(reader: StatusReader, connection: Connection, of: str) -> None:
-    """Tell the newest sound event of some."""
-    for event in _newest(connection, of):
-        reader.take(event)
-
-
-def _newest(connection: Connection, of: str) -> Iterator[Any]:
-    """The newest sound event of some, if there is one."""
-    query = f"SELECT kind, version, body FROM {of} ORDER BY step DESC, id DESC LIMIT {_TRIES}"
-    for event in sound(connection, connection.execute(query), event_from):
-        yield event
-        return
-
-
 def series_of(connection: Connection) -> list[dict[str, Any]]:
     """Every series with its id."""
     rows = connection.execute(
@@ -233,14 +98,14 @@ def points(connection: Connection, series: int, *, first: int | None = None, las
     >>> points(connection, 1, buckets=2)
     {'x': [0, 49, 50, 99], 'y': [0, 9, 0, 9]}
     """
-    ends = f"SELECT (SELECT min(step) FROM measurements WHERE series = ?1 AND {_SOUND}), "
-    ends += f"(SELECT max(step) FROM measurements WHERE series = ?1 AND {_SOUND})"
+    ends = f"SELECT (SELECT min(step) FROM measurements WHERE series = ?1 AND {SOUND}), "
+    ends += f"(SELECT max(step) FROM measurements WHERE series = ?1 AND {SOUND})"
     low, high = connection.execute(ends, (series,)).fetchone()
     if low is None:
         return {"x": [], "y": []}
     low, high = max(low, first if first is not None else low), min(high, last if last is not None else high)
     rows = connection.execute(
-        f"SELECT step, value FROM measurements WHERE series = ? AND step BETWEEN ? AND ? AND {_SOUND} "
+        f"SELECT step, value FROM measurements WHERE series = ? AND step BETWEEN ? AND ? AND {SOUND} "
         "ORDER BY step LIMIT ?",
         (series, low, high, 2 * buckets + 1),
     ).fetchall()
@@ -248,7 +113,7 @@ def points(connection: Connection, series: int, *, first: int | None = None, las
         span = high - low + 1
         ranges = connection.execute(
             f"SELECT min(step), min(value), max(step), max(value) FROM measurements WHERE series = ? "
-            f"AND step BETWEEN ? AND ? AND {_SOUND} GROUP BY CAST((step - ?) * ? / ? AS INTEGER) ORDER BY 1",
+            f"AND step BETWEEN ? AND ? AND {SOUND} GROUP BY CAST((step - ?) * ? / ? AS INTEGER) ORDER BY 1",
             (series, low, high, low, buckets, span if span < 2**40 else float(span)),
         )
         rows = []
@@ -262,8 +127,7 @@ def points(connection: Connection, series: int, *, first: int | None = None, las
 def since(connection: Connection, series: int, step: int) -> dict[str, list[Any]]:
     """What came after a step, the newest thousand at most."""
     rows = connection.execute(
-        f"SELECT step, value FROM measurements WHERE series = ? AND step > ? AND {_SOUND} "
-        "ORDER BY step DESC LIMIT 1000",
+        f"SELECT step, value FROM measurements WHERE series = ? AND step > ? AND {SOUND} ORDER BY step DESC LIMIT 1000",
         (series, step),
     ).fetchall()[::-1]
     return {"x": [row[0] for row in rows], "y": [finite(row[1]) for row in rows]}
@@ -297,7 +161,7 @@ def events(connection: Connection, *, after: int = 0, before: int | None = None,
 
 def commands(connection: Connection, most: int = 50) -> list[dict[str, Any]]:
     """The newest requests, newest first; ``stale`` are those that wait for a run that was killed."""
-    if not _takes_commands(connection):
+    if not takes_commands(connection):
         return []
     names = ("id", "token", "created", "source", "kind", "body", "status", "step", "reason", "settled")
     rows = connection.execute(f"SELECT {', '.join(names)} FROM commands ORDER BY id DESC LIMIT ?", (most,)).fetchall()
@@ -322,12 +186,12 @@ def sparkline(connection: Connection, width: int = 40) -> list[float | None]:
         if row is None:
             continue
         low, high = connection.execute(
-            f"SELECT min(step), max(step) FROM measurements WHERE series = ? AND {_SOUND}", row
+            f"SELECT min(step), max(step) FROM measurements WHERE series = ? AND {SOUND}", row
         ).fetchone()
         if low is None:
             continue
         wanted = sorted({low + (high - low) * part // (width - 1) for part in range(width)})
-        query = f"SELECT value FROM measurements WHERE series = ? AND step <= ? AND {_SOUND} ORDER BY step DESC LIMIT 1"
+        query = f"SELECT value FROM measurements WHERE series = ? AND step <= ? AND {SOUND} ORDER BY step DESC LIMIT 1"
         return [finite(connection.execute(query, (row[0], step)).fetchone()[0]) for step in wanted]
     return []
 
@@ -376,34 +240,6 @@ def array(connection: Connection, name: str) -> dict[str, Any]:
     return {"step": step, "counts": counts.tolist(), "edges": edges.tolist()}
 
 
-def _last(connection: Connection, kind: str) -> Any:
-    """The newest sound event of a class."""
-    return next(_newest(connection, f"events WHERE kind = '{kind}'"), None)
-
-
-def _switched(connection: Connection, on: tuple[str, ...], off: tuple[str, ...]) -> bool:
-    """Whether the last request that was carried out, of those that switch something, switched it on."""
-    if not _takes_commands(connection):
-        return False
-    marks = ", ".join("?" for _ in (*on, *off))
-    query = f"SELECT kind FROM commands WHERE status = 'applied' AND kind IN ({marks}) ORDER BY id DESC LIMIT 1"
-    row = connection.execute(query, (*on, *off)).fetchone()
-    return row is not None and row[0] in on
-
-
-def _takes_commands(connection: sqlite3.Connection) -> bool:
+def takes_commands(connection: sqlite3.Connection) -> bool:
+    """Whether it is of a version that has commands."""
     return bool(connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'commands'").fetchone()[0])
-
-
-def _part(config: dict[str, Any], section: str) -> dict[str, Any]:
-    """A section of the configuration; one that version 0.1 recorded is flat."""
-    part = config.get(section, config)
-    return part if isinstance(part, dict) else {}
-
-
-def _target(value: Any) -> float | None:
-    return value if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1 else None
-
-
-def _whole(value: Any) -> int | None:
-    return value if type(value) is int and 0 < value < 2**63 else None

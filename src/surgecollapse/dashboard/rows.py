@@ -6,7 +6,8 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
-from surgecollapse.dashboard.reading import metas, state_reader, status_of, step_of
+from surgecollapse.dashboard.reading import metas
+from surgecollapse.dashboard.run_state import state_reader, status_of, step_of
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from surgecollapse.dashboard.notes import TRASH, read_notes, throw_away, write_notes
-from surgecollapse.dashboard.reading import lineage, look, sparkline
+from surgecollapse.dashboard.reading import look, sparkline
 from surgecollapse.dashboard.rows import row_of, varying
+from surgecollapse.dashboard.run_state import lineage
 
 _DEEPEST = 4
 _BUDGET = 5.0

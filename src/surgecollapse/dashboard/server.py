@@ -16,7 +16,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from surgecollapse.commands import command_from
-from surgecollapse.dashboard import reading
+from surgecollapse.dashboard import reading, run_state
 from surgecollapse.dashboard.answer import Answer, as_json
 from surgecollapse.dashboard.documents import CONFINED, Documents
 from surgecollapse.dashboard.feed import Feeds
@@ -207,7 +207,7 @@ class _Pages:
             rows = self._runs.rows()
             row = next((one for one in rows if one["id"] == run), None)
             told = {} if row is None or "group" not in row else story_of(connection, row, rows)
-            return found | told | {"state": reading.state(connection, changed(path))}
+            return found | told | {"state": run_state.state(connection, changed(path))}
 
         run = request.path_params["run"]
         return await self._answer(request, read)

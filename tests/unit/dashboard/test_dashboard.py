@@ -10,7 +10,7 @@ import warnings
 import pytest
 
 from surgecollapse.commands import Pump
-from surgecollapse.dashboard import reading
+from surgecollapse.dashboard import run_state
 from surgecollapse.dashboard.feed import Cursor
 from surgecollapse.dashboard.guard import LARGEST_BODY
 from surgecollapse.dashboard.serve import serve
@@ -212,7 +212,7 @@ def test_a_silent_run_is_not_called_live(store):
     with RunStore(store.path) as reader:
         assert reader.get("status") == "running"
     connection = connect(store.path, "r")
-    assert reading.status_of(connection, changed=0.0)["status"] == "silent"
+    assert run_state.status_of(connection, changed=0.0)["status"] == "silent"
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.5"])
