@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import optuna
+from matplotlib.collections import LineCollection
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
@@ -78,7 +79,8 @@ def importances(study: Study, space: Mapping[str, BaseDistribution], place: int)
     values = {reached(t, place) for t in complete}
     if len(complete) < LEAST_TRIALS or len(values) < 2 or not names:
         return {}
-    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+    # Trees of this depth find the same shares to 0.01; those of any depth take minutes for 1,000 trials.
+    evaluator = optuna.importance.FanovaImportanceEvaluator(n_trees=32, max_depth=8, seed=0)
     found = optuna.importance.get_param_importances(
         study, evaluator=evaluator, params=names, target=lambda trial: reached(trial, place)
     )
@@ -174,11 +176,16 @@ def parallel(
     lowest, highest = (f(reached(trial, 0) for trial in complete) for f in (min, max))
     width = (highest - lowest) or 1.0
     axes = {name: _Axis(space[name]) for name in names}
+    lines: dict[bool, list[list[tuple[float, float]]]] = {False: [], True: []}
     for rank, trial in enumerate(turned):
         points = [(x, axes[name].share(trial.params[name])) for x, name in enumerate(names) if name in trial.params]
         points.append((len(names), (reached(trial, 0) - lowest) / width))
-        top = rank >= len(turned) - good
-        ax.plot(*zip(*points, strict=True), color=BLUE if top else FAINT, alpha=0.9 if top else 0.35, zorder=1 + top)
+        lines[rank >= len(turned) - good].append(points)
+    for top, its in lines.items():
+        ax.add_collection(
+            LineCollection(its, colors=BLUE if top else FAINT, alpha=0.9 if top else 0.35, zorder=1 + top)
+        )
+    ax.set_xlim(-0.25, len(names) + 0.25)
     for place, name in enumerate(names):
         low, high = axes[name].ends()
         ax.text(place, -0.03, low, ha="center", va="top", fontsize=8)

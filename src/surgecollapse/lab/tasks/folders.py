@@ -66,20 +66,33 @@ class ImageFolders(_Pictures):
         return [train, *held]
 
 
+class _Shards(_Pictures):
+    """Files that do not say how many classes there are."""
+
+    classes: int | None = Field(
+        None, ge=2, le=10_000_000, description="Shards: number of classes, which models of the library must know."
+    )
+
+    def _counted(self, parts: list[Any]) -> list[Any]:
+        for part in parts:
+            part.num_classes = self.classes
+        return parts
+
+
 @task("webdataset")
-class WebDatasets(_Pictures):
+class WebDatasets(_Shards):
     """WebDataset shards: tar files of pictures or arrays, and their labels."""
 
     def _parts(self, bad: BadSamples) -> list[Any]:
         from surgecollapse.lab.data.loaders.webdataset import WebDataset
 
-        return _of_files(
-            self, (".tar",), lambda files, train: WebDataset(files, bad, size=self.image_size, augment=train)
+        return self._counted(
+            _of_files(self, (".tar",), lambda files, train: WebDataset(files, bad, size=self.image_size, augment=train))
         )
 
 
 @task("parquet")
-class ParquetShards(_Pictures):
+class ParquetShards(_Shards):
     """Parquet shards of numbers, lists of numbers or encoded pictures."""
 
     input_column: str = Field("image", description="Parquet: column of the inputs.")
@@ -89,10 +102,12 @@ class ParquetShards(_Pictures):
         from surgecollapse.lab.data.loaders.parquet import Parquet
 
         columns = (self.input_column, self.label_column)
-        return _of_files(
-            self,
-            (".parquet",),
-            lambda files, train: Parquet(files, columns, bad, size=self.image_size, augment=train),
+        return self._counted(
+            _of_files(
+                self,
+                (".parquet",),
+                lambda files, train: Parquet(files, columns, bad, size=self.image_size, augment=train),
+            )
         )
 
 
@@ -116,7 +131,12 @@ class COCODetection(_InFolders):
 
         del bad
         places = annotation_files(self.data_dir, self.task, "instances")
-        return [Detection(file, folder, self.image_size, self.most_objects) for file, folder in places]
+        train, held = (Detection(file, folder, self.image_size, self.most_objects) for file, folder in places)
+        if held.categories != train.categories:
+            from surgecollapse.errors import ConfigError
+
+            raise ConfigError(f"{places[1][0]} has other categories than {places[0][0].name}: classes are their order")
+        return [train, held]
 
 
 @task("coco-captions")

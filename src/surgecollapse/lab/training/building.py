@@ -70,7 +70,9 @@ def check_readable(config: RunConfig, data: Data) -> None:
             f"model {config.model.name!r} reads data of kind {kinds}, but task {data.name!r} gives {data.kind}"
         )
     if not data.num_classes and data.kind != "graph" and not data.y_train.is_floating_point():
+        how = (
+            "set classes" if hasattr(config.data, "classes") else "give the training data set an attribute num_classes"
+        )
         raise ConfigError(
-            f"model {config.model.name!r} must know the number of classes: give the training data set an attribute "
-            "num_classes or classes, or choose a model of your own"
+            f"model {config.model.name!r} must know the number of classes: {how}, or choose a model of your own"
         )

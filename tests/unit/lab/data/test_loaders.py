@@ -225,6 +225,49 @@ def test_a_torn_parquet_file_is_named(tables):
     assert list(data.bad.named) == [str(torn)]
 
 
+@pytest.mark.parametrize("task", ["webdataset", "parquet"])
+def test_model_of_the_library_trains_on_shards_whose_classes_are_given(task, shards, tables, tmp_path):
+    keys = {"model": "cnn", "widths": (4, 4), "evaluate_every": 8}
+    assert train(config(task, tmp_path, classes=2, **keys), tmp_path / "run").status == "complete"
+    with pytest.raises(ConfigError, match="must know the number of classes: set classes"):
+        train(config(task, tmp_path, **keys), tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (["a", "b"], "a column holds str values: expected numbers"),
+        (pyarrow.array([0, 1], pyarrow.timestamp("s")), "a column holds datetime values: expected numbers"),
+    ],
+)
+def test_parquet_column_of_something_else_is_named(tables, values, words):
+    parquet.write_table(pyarrow.table({"vector": values, "label": [0, 1]}), tables / "train/0.parquet")
+    with pytest.raises(ConfigError, match=words):
+        rows(load_data(config("parquet", tables, model="project.py:net", input_column="vector")))
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (np.array(["a"]), "it holds <U1 values: expected numbers"),
+        (np.ones(3, np.complex64), "it holds complex64 values: expected numbers"),
+    ],
+)
+def test_array_in_a_shard_that_holds_no_numbers_is_a_damaged_sample(tmp_path, content, why):
+    for part in ("train", "val"):
+        with tarfile.open(tmp_path / f"{part}-0.tar", "w") as file:
+            for number in range(4):
+                array = io.BytesIO()
+                np.save(array, content if number == 1 and part == "train" else np.ones(3, np.float32))
+                for ending, said in (("npy", array.getvalue()), ("cls", b"1")):
+                    member = tarfile.TarInfo(f"{number}.{ending}")
+                    member.size = len(said)
+                    file.addfile(member, io.BytesIO(said))
+    data = load_data(config("webdataset", tmp_path, model="project.py:net", max_bad=1))
+    assert len(rows(data)) == 3
+    assert data.bad.named == {f"{tmp_path / 'train-0.tar'}: 1": why}
+
+
 @pytest.fixture
 def coco(tmp_path):
     (tmp_path / "annotations").mkdir()
@@ -266,6 +309,79 @@ def test_a_coco_picture_that_is_not_there_is_named(coco):
     assert data.bad.named == {str(path): "No such file or directory"}
 
 
+@pytest.mark.parametrize(
+    ("where", "number", "key", "value", "words"),
+    [
+        (
+            "annotations",
+            0,
+            "image_id",
+            99,
+            r"1 annotation of pictures that are not in it, first annotations\[0\] of image",
+        ),
+        ("annotations", 2, "image_id", "3", r"annotations\[2\] is .*: expected a table with image_id \(a number\)"),
+        ("images", 1, "file_name", None, r"images\[1\] is .*: expected a table with id \(a number\), file_name"),
+        ("images", 1, "file_name", "../../secret.jpg", r"images\[1\] lies outside of the folder"),
+        ("images", 1, "file_name", "/etc/passwd", r"images\[1\] lies outside of the folder"),
+        ("categories", 0, "id", "cat", r"categories\[0\] is"),
+        ("categories", None, None, [], "has no categories"),
+        ("categories", None, None, [{"id": 3}], "has other categories than|which the file does not have"),
+        ("annotations", None, None, {}, "has no list of annotations"),
+        (None, None, None, [], "has no list of images and of annotations"),
+        (None, None, None, "{", "expected JSON"),
+    ],
+)
+def test_wrong_entry_of_a_coco_file_is_named(coco, where, number, key, value, words):
+    path = coco / "annotations/instances_train2017.json"
+    content = json.loads(path.read_text())
+    if where is None:
+        path.write_text(value if isinstance(value, str) else json.dumps(value))
+    else:
+        if number is None:
+            content[where] = value
+        else:
+            content[where][number][key] = value
+        path.write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match=words) as caught:
+        load_data(config("coco-detection", coco, model="project.py:net"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "entry", "value", "why"),
+    [
+        ("instances", "bbox", [1, 2, 3], "an object has the box [1, 2, 3]: expected left, top, width and height"),
+        ("instances", "bbox", [1, 2, float("nan"), 4], "an object has the box [1, 2, nan, 4]"),
+        ("instances", "bbox", "all", "an object has the box 'all'"),
+        ("instances", "category_id", 99, "an object has the category 99, which the file does not have"),
+        ("instances", "width", 0, "its width and height in the annotations are 0 and 20"),
+        ("captions", "caption", None, "its caption is None: expected a text"),
+        ("captions", "caption", 5, "its caption is 5: expected a text"),
+    ],
+)
+def test_damaged_annotation_is_a_damaged_sample(coco, kind, entry, value, why):
+    path = coco / f"annotations/{kind}_train2017.json"
+    content = json.loads(path.read_text())
+    content["images" if entry == "width" else "annotations"][0][entry] = value
+    path.write_text(json.dumps(content))
+    task = "coco-detection" if kind == "instances" else "coco-captions"
+    plain = {"augment": False} if kind == "captions" else {}
+    data = load_data(config(task, coco, model="project.py:net", max_bad=1, **plain))
+    assert len(rows(data)) == 4
+    ((name, found),) = data.bad.named.items()
+    assert name == str(coco / "train2017/000000000000.jpg")
+    assert found.startswith(why)
+
+
+def test_boxes_without_area_are_left_out(coco):
+    path = coco / "annotations/instances_train2017.json"
+    content = json.loads(path.read_text())
+    content["annotations"][0]["bbox"] = [0, 0, 0, 5]
+    path.write_text(json.dumps(content))
+    (_, label), *_ = rows(load_data(config("coco-detection", coco, most_objects=4, model="project.py:net")))
+    assert (label[:, 0] >= 0).sum() == 1
+
+
 def test_coco_captions_are_bytes(coco):
     settings = config("coco-captions", coco, text_length=12, model="project.py:net")
     data = load_data(settings)
@@ -305,6 +421,19 @@ def test_token_files_are_mapped(tmp_path, form):
         ConfigError, match=r"train\.\w+: token 2\d\d at \d+ is out of range: expected 0 to 269; set vocab"
     ):
         rows(load_data(config("token-files", tmp_path, text_length=8, vocab_size=270)))
+
+
+def test_negative_token_is_named(tmp_path):
+    for part in ("train", "val"):
+        np.save(tmp_path / f"{part}.npy", np.array([1, 2, -3] * 30))
+    with pytest.raises(ConfigError, match=r"token -3 at 2 is out of range: expected 0 to 299"):
+        rows(load_data(config("token-files", tmp_path, text_length=8, vocab_size=300)))
+
+
+def test_class_folder_without_pictures_is_named(folders):
+    (folders / "train/green").mkdir()
+    with pytest.raises(ConfigError, match=r"train/green has no pictures"):
+        load_data(config("image-folder", folders))
 
 
 @pytest.mark.parametrize(

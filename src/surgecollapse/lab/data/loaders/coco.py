@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from surgecollapse.errors import ConfigError
+from surgecollapse.errors import ConfigError, counted
 from surgecollapse.lab.data.idx import MissingDataError
 from surgecollapse.lab.data.loaders.pictures import opened, squeezed, with_changes
 
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
 
 PAD = 256
 """What follows the bytes of a caption."""
+_NEEDED: dict[str, dict[str, type]] = {
+    "images": {"id": int, "file_name": str},
+    "annotations": {"image_id": int},
+    "categories": {"id": int},
+}
 NOTHING = -1.0
 """Class and box that fill the rows after the last object."""
 
@@ -47,16 +53,39 @@ def annotation_files(data_dir: Path | None, task: str, kind: str) -> list[tuple[
     return found
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read(file: Path) -> dict[str, list[dict[str, Any]]]:
+    """The lists of a file of annotations, each entry a table with what it cannot lack.
+
+    Raises:
+        ConfigError: if it is another file, or names the first wrong entry.
+    """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        return {name: content[name] for name in ("images", "annotations")} | {
-            "categories": content.get("categories", [])
-        }
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{file} is not a file of COCO annotations ({error}): expected JSON") from error
+    lists = content if isinstance(content, dict) else {}
+    lists = {"categories": [], **lists}
+    wrong = [name for name in _NEEDED if not isinstance(lists.get(name), list)]
+    if wrong:
+        raise ConfigError(f"{file} is not a file of COCO annotations: it has no list of {' and of '.join(wrong)}")
+    for name, needed in _NEEDED.items():
+        for number, one in enumerate(lists[name]):
+            if not isinstance(one, dict) or not all(isinstance(one.get(key), kind) for key, kind in needed.items()):
+                kinds = ", ".join(f"{key} ({'a name' if kind is str else 'a number'})" for key, kind in needed.items())
+                raise ConfigError(f"{file}: {name}[{number}] is {str(one)[:80]}: expected a table with {kinds}")
+    for number, one in enumerate(lists["images"]):
+        path = PurePosixPath(one["file_name"])
+        if path.is_absolute() or ".." in path.parts:
+            raise ConfigError(f"{file}: images[{number}] lies outside of the folder: {one['file_name']!r}")
+    known = {one["id"] for one in lists["images"]}
+    lost = [number for number, one in enumerate(lists["annotations"]) if one["image_id"] not in known]
+    if lost:
+        image = lists["annotations"][lost[0]]["image_id"]
         raise ConfigError(
-            f"{file} is not a file of COCO annotations ({error}): expected images, annotations"
-        ) from error
+            f"{file}: {counted(len(lost), 'annotation')} of pictures that are not in it, first annotations[{lost[0]}] "
+            f"of image {image}: remove them, or add the images"
+        )
+    return {name: lists[name] for name in _NEEDED}
 
 
 class _Annotated:
@@ -80,8 +109,21 @@ class _Annotated:
         return squeezed(opened(Path(self.name_of(index))), self._size)
 
 
+def _are_numbers(values: Any, count: int) -> bool:
+    """Whether it is a list of so many finite numbers."""
+    good = isinstance(values, list) and len(values) == count
+    return good and all(type(value) in (int, float) and math.isfinite(value) for value in values)
+
+
+def _is_flat(box: Any) -> bool:
+    return _are_numbers(box, 4) and min(box[2:]) <= 0
+
+
 class Detection(_Annotated):
-    """Pictures and the boxes of their objects, the largest first; crowds and pictures without objects are left out.
+    """Pictures and the boxes of their objects, the largest first.
+
+    Left out are crowds, boxes without area (COCO has a few), and pictures without objects. A picture with a box that is
+    not four finite numbers, or of an unknown category, is damaged.
 
     A label has one row for each object: its class, counted from 0 in the order of the categories' ids, and center,
     width and height of its box as shares of the picture's sides. Rows of −1 follow.
@@ -95,14 +137,27 @@ class Detection(_Annotated):
 
     def __init__(self, file: Path, folder: Path, size: int, objects: int) -> None:
         content = _read(file)
-        content["annotations"] = [one for one in content["annotations"] if not one.get("iscrowd")]
+        content["annotations"] = [
+            one for one in content["annotations"] if not one.get("iscrowd") and not _is_flat(one.get("bbox"))
+        ]
         super().__init__(content, folder, size)
+        if not content["categories"]:
+            raise ConfigError(f"{file} has no categories: they are the classes of the objects")
         self.categories = {one["id"]: i for i, one in enumerate(sorted(content["categories"], key=lambda c: c["id"]))}
         self._objects = objects
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         image, said = self._images[index]
-        wide, high = image["width"], image["height"]
+        wide, high = image.get("width"), image.get("height")
+        if not _are_numbers([wide, high], 2) or min(wide, high) <= 0:
+            raise ValueError(
+                f"its width and height in the annotations are {wide!r} and {high!r}: expected numbers above 0"
+            )
+        for one in said:
+            if not _are_numbers(one.get("bbox"), 4):
+                raise ValueError(f"an object has the box {one.get('bbox')!r}: expected left, top, width and height")
+            if one.get("category_id") not in self.categories:
+                raise ValueError(f"an object has the category {one.get('category_id')!r}, which the file does not have")
         label = torch.full((self._objects, 5), NOTHING)
         largest = sorted(said, key=lambda one: -one["bbox"][2] * one["bbox"][3])[: self._objects]
         for row, one in enumerate(largest):
@@ -137,7 +192,10 @@ class Captions(_Annotated):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         said = self._images[index][1]
         chosen = int(torch.randint(len(said), ())) if self._augment else 0
-        text = said[chosen]["caption"].strip().encode()[: self._length]
+        caption = said[chosen].get("caption")
+        if not isinstance(caption, str):
+            raise ValueError(f"its caption is {caption!r}: expected a text")
+        text = caption.strip().encode(errors="replace")[: self._length]
         label = torch.full((self._length,), PAD)
         label[: len(text)] = torch.tensor(list(text))
         return self._picture(index), label

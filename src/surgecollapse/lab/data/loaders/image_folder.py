@@ -27,7 +27,7 @@ class ImageFolder:
         classes: names of the class folders; by default all that are there.
 
     Raises:
-        ConfigError: if there are no class folders, or others than ``classes``.
+        ConfigError: if there are no class folders, an empty one, or others than ``classes``.
     """
 
     def __init__(self, folder: Path, size: int, *, augment: bool, classes: tuple[str, ...] | None = None) -> None:
@@ -45,6 +45,8 @@ class ImageFolder:
             place = folder / name
             names = sorted(os.listdir(place)) if place.is_dir() else []
             files = [f"{name}/{file}" for file in names if os.path.splitext(file)[1].lower() in SUFFIXES]
+            if not files and classes is None:
+                raise ConfigError(f"{place} has no pictures ({', '.join(SUFFIXES)}): add some, or remove the folder")
             self._files += files
             labels += [label] * len(files)
         self._labels = torch.tensor(labels, dtype=torch.int64)

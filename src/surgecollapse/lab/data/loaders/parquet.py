@@ -108,7 +108,7 @@ class Parquet:
             raise ValueError("a value is null")
         try:
             found = torch.tensor(value)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RuntimeError) as error:
             raise ConfigError(
                 f"a column holds {type(value).__name__} values: expected numbers, lists of numbers of one length, or "
                 "encoded pictures"

@@ -51,9 +51,11 @@ class Tokens:
         number = bisect.bisect_right(self._ends, index)
         first = (index - (self._ends[number - 1] if number else 0)) * self._length
         window = torch.from_numpy(self._arrays[number][first : first + self._length + 1].astype(np.int64))
-        if int(window.max()) >= self.vocabulary:
+        wrong = ((window < 0) | (window >= self.vocabulary)).nonzero()
+        if len(wrong):
+            at = int(wrong[0])
             raise ConfigError(
-                f"{self._files[number]}: token {int(window.max())} at {first + int(window.argmax())} is out of range: "
+                f"{self._files[number]}: token {int(window[at])} at {first + at} is out of range: "
                 f"expected 0 to {self.vocabulary - 1}; set vocab_size"
             )
         return window[:-1], window[1:]
@@ -70,7 +72,7 @@ def _mapped(file: Path) -> Any:
         try:
             array = np.load(file, mmap_mode="r", allow_pickle=False)
         except (ValueError, EOFError) as error:
-            raise ConfigError(f"{file} is no NumPy file: {error}") from error
+            raise ConfigError(f"{file} is not a NumPy file of numbers: expected one axis of whole numbers") from error
         if array.ndim != 1 or array.dtype.kind not in "ui":
             raise ConfigError(f"{file} holds {array.dtype} {array.shape}: expected one axis of whole numbers")
         return array

@@ -77,6 +77,8 @@ class WebDataset:
         if kind != "npy":
             return (cropped if self._augment else centered)(opened(content), self._size)
         array = np.load(io.BytesIO(content), allow_pickle=False)
+        if array.dtype.kind not in "fiub":
+            raise ValueError(f"it holds {array.dtype} values: expected numbers")
         return torch.from_numpy(array).float() if array.dtype.kind == "f" else torch.from_numpy(array).long()
 
 
