@@ -1,6 +1,9 @@
-"""Work of every step on several CPU threads, alone and beside a busy process, over flat passes through the same memory.
+"""Work of steps on several CPU threads, alone and beside a busy process, over flat passes through the same memory.
 
     python benchmarks/busy.py --threads 2
+
+Filters, masks and the growth signal work in every step. Monitors work in one step of 50 by default; their row is one
+event of those default monitors that look at weights and gradients alone.
 
 Each part is timed in turn with a flat pass over as many bytes on as many threads: once while nothing else of this
 benchmark runs, once beside ``--busy`` processes that compute. An operation of torch on several threads waits for the
@@ -19,6 +22,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from _harness import described, in_turn, make_parser, medians, origin, over, publish, seconds, spread, table, verdict
@@ -27,15 +31,20 @@ from torch import nn
 from surgecollapse import Grokfast, GrokfastMA, OrthoGrad
 from surgecollapse.act.masked_weights import MaskedWeights
 from surgecollapse.observe.dense_gradient import DenseGradient
+from surgecollapse.observe.monitors import make_monitors
+from surgecollapse.protocols import MonitorContext
 
 GOALS = {"alone": 1.25, "busy": 3.0}
 TENSORS = 24
+SLOW = ("weight_rank",)
+"""Default monitors that factor matrices, which no flat pass compares with."""
 FLAT = {
     "grokfast": "lerp and add",
     "grokfast ma 10": "sub, copy, add, add",
     "orthograd": "three products, sub, mul",
     "masks": "mul",
     "growth signal": "nan_to_num and lerp",
+    "monitors": "two norms, a product and a sum",
 }
 """Parts, and the flat pass that each is over."""
 
@@ -63,6 +72,20 @@ def actions_for(size: int) -> dict[str, Callable[[], object]]:
     total, slot = torch.zeros(size), torch.zeros(size)
     originals = [grad.clone() for grad in grads]
 
+    watching = [each for each in make_monitors("default") if {*each.needs} <= {"gradients"} and each.name not in SLOW]
+    context = MonitorContext(
+        step=2,
+        model=nn.Module(),
+        weights={name: p.detach() for name, p in named.items()},
+        gradients=dict(zip(named, originals, strict=True)),
+        live=masks.shares(),
+        masks=masks.all_held(),
+        batch_size=64,
+    )
+    for each in watching:
+        if hasattr(each, "prepare"):
+            each.prepare(replace(context, step=1))
+
     def slide() -> None:
         total.sub_(slot)
         slot.copy_(other)
@@ -86,6 +109,8 @@ def actions_for(size: int) -> dict[str, Callable[[], object]]:
         "masks": masks.mask_gradients,
         "nan_to_num and lerp": lambda: flat.lerp_(other.nan_to_num(), 0.1),
         "growth signal": lambda: signal.update(named),
+        "two norms, a product and a sum": lambda: (flat.norm(), other.norm(), torch.dot(flat, other), ones.sum()),
+        "monitors": lambda: [each.measure(context) for each in watching],
     }
 
 
@@ -153,7 +178,7 @@ def as_markdown(report: dict) -> str:
         for each in report["found"]
         for name, ratio in each["ratios"].items()
     ]
-    head = ["# Work of every step on several threads, over flat passes", *described(report)]
+    head = ["# Work of steps on several threads, over flat passes", *described(report)]
     return "\n".join([*head, *table(["entries", "machine", "part", "over the flat pass", "goal"], rows)])
 
 

@@ -78,6 +78,14 @@ def test_a_script_runs_in_its_smallest_form(name, tmp_path, monkeypatch, capsys)
     assert files or capsys.readouterr().out
 
 
+def test_the_event_of_monitors_that_is_timed_measures_weights_and_gradients():
+    with torch.no_grad():
+        actions = runpy.run_path(str(FOLDER / "busy.py"))["actions_for"](10_000)
+        found = {series: values for each in actions["monitors"]() for series, values in each.items()}
+    assert set(found) >= {"norm/weight", "norm/gradient", "norm/update", "noise/scale", "mask/sparsity"}
+    assert all(map(torch.isfinite, found["norm/gradient"].values()))
+
+
 def test_allocations_are_not_published_without_runs(tmp_path, monkeypatch, capsys):
     options = ("--only-publish", "--rows", str(tmp_path / "none.jsonl"), "--out", str(tmp_path))
     assert call("allocation", *options, monkeypatch=monkeypatch) == 2
