@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -62,7 +63,7 @@ def _train(
         optimizer.zero_grad()
         loss = nn.functional.cross_entropy(model(x[rows]), y[rows])
         loss.backward()
-        if isinstance(attached, Controller):
+        if isinstance(attached, Controller) and attached.watch is not None:
             notes = {"loss": loss.item(), "targets": y[rows]}
             if (step + 1) % EVERY == 0:
                 with torch.no_grad():
@@ -158,7 +159,9 @@ def figure_of_monitor(name: str) -> str:
     """The first number of a monitor through a short training."""
     kept = _Measurements()
     monitors = surgecollapse.Monitoring([name], budget=None)
-    _train(lambda m, o: _attached(m, o, monitors=monitors, recorders=[kept]), _loss, every=STEPS)
+    with warnings.catch_warnings():  # noise is not learned again with 90% zeros
+        warnings.filterwarnings("ignore", "training does not recover", UserWarning)
+        _train(lambda m, o: _attached(m, o, monitors=monitors, recorders=[kept]), _loss, every=STEPS)
     shown, series = next(iter(kept.values.items()))
     of = ", mean over layers" if any(len(values) > 1 for values in series.values()) else ""
     line = [(step, statistics.fmean(values)) for step, values in series.items()]
