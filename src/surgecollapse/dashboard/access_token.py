@@ -9,6 +9,8 @@ import secrets
 import stat
 from pathlib import Path
 
+from surgecollapse.record.whole_files import write_whole
+
 _MOST = 2**16
 _FORM = re.compile(r"[A-Za-z0-9_-]{32}")
 
@@ -62,8 +64,4 @@ def write_private(path: Path, content: str) -> None:
         OSError: if it cannot be written.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.{os.getpid()}")
-    beside.unlink(missing_ok=True)
-    with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as text:
-        text.write(content)
-    beside.replace(path)
+    write_whole(path, content, rights=0o600)

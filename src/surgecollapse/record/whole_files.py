@@ -36,7 +36,9 @@ def read_plain(path: Path, most: int) -> bytes:
     return path.read_bytes()
 
 
-def write_whole(path: Path, *content: bytes | memoryview | str, through_links: bool = False) -> None:
+def write_whole(
+    path: Path, *content: bytes | memoryview | str, through_links: bool = False, rights: int | None = None
+) -> None:
     """Write a file under another name, flush it to the disk, then rename it.
 
     Args:
@@ -44,6 +46,7 @@ def write_whole(path: Path, *content: bytes | memoryview | str, through_links: b
         content: parts of the file, in order; text is written as UTF-8.
         through_links: write the file that a symbolic link leads to, and keep the link. That is for places that the
             user names. A link in a record may be another user's: by default the file takes its place.
+        rights: permission bits; default: those of the file that is there.
 
     Raises:
         OSError: if it cannot be written; a file of that name from before stays whole.
@@ -51,7 +54,7 @@ def write_whole(path: Path, *content: bytes | memoryview | str, through_links: b
     place = Path(os.path.realpath(path)) if through_links and path.is_symlink() else path
     place.parent.mkdir(parents=True, exist_ok=True)
     temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
-    rights = _rights(place)
+    rights = _rights(place) if rights is None else rights
     try:
         with temporary.open("wb") as file:
             if rights is not None:
