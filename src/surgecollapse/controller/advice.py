@@ -21,7 +21,7 @@ _MOST_UNITS, _MOST_EVEN_UNITS = 0.5, 0.7
 """Sparsities of whole units up to which no layer is a bottleneck, under one threshold and evenly (study deployment)."""
 
 _UNEVEN = 10
-"""Steps of an optimizer from which on it is said that another one, whose steps are counted, makes half as many."""
+"""Steps of an optimizer from which on it is said that another one, whose steps are counted, makes none."""
 
 _MISSED = 0.05
 """Difference of sparsity from which on it is said that a pattern does not reach the target."""
@@ -74,19 +74,19 @@ class Advice:
                 )
 
     def of_steps(self, index: int, last: int) -> None:
-        """Count a step of one of several optimizers, and warn where steps are counted by one that steps rarely.
+        """Count a step of one of several optimizers, and warn where the one whose steps count does not step.
 
         Args:
             index: of the optimizer.
             last: index of the last optimizer that steps prunable weights, whose steps are counted.
         """
         self._made[index] += 1
-        if index != last and self._made[index] >= max(_UNEVEN, 2 * self._made[last]):
+        if self._made[index] >= _UNEVEN and not self._made[last]:
             self.give(
                 "uneven",
-                f"optimizer {index + 1} of the list made {self._made[index]} steps, and optimizer {last + 1} made "
-                f"{self._made[last]}: total_steps and readings count the steps of the last one that steps prunable "
-                "weights. Put the optimizer that steps most often at the end of the list",
+                f"optimizer {index + 1} of the list made {self._made[index]} steps, and optimizer {last + 1} made none "
+                "so far: total_steps and readings count the steps of the last one that steps prunable weights. Put the "
+                "optimizer that steps in every iteration at the end of the list",
             )
 
     def of_units(self, target: Target) -> None:

@@ -5,8 +5,11 @@ Each case below was tested against torch; the conformance suite (``tests/contrac
 
 from __future__ import annotations
 
+import functools
 import inspect
+import weakref
 from collections.abc import Callable, Iterator
+from types import MethodType
 from typing import Any
 
 import torch
@@ -20,6 +23,8 @@ _OPTIMIZER_FILE = inspect.getfile(Optimizer)
 _LOST = 2
 """Steps that may begin without one that ends: an exception inside a step, and a second try."""
 _INNER_NAMES = ("optimizer", "base_optimizer", "inner_optimizer", "_optimizer", "optim")
+_THIN = frozenset(("accelerate", "lightning", "lightning_fabric", "pytorch_lightning"))
+"""Packages whose wrappers write no weights after the step of the optimizer inside."""
 
 
 class StepHooks:
@@ -27,8 +32,9 @@ class StepHooks:
 
     * Plain, ``foreach`` and fused steps: pre-hook, update, post-hook.
     * ``step(closure)``: the closure is wrapped, so that ``before`` runs after its backward pass.
-    * Wrappers (Lookahead, Accelerate …): ``before`` on the innermost optimizer, ``after`` on the outermost that takes
-      hooks, since wrappers write weights after the inner step.
+    * Wrappers (Lookahead, Accelerate …): ``before`` on the innermost optimizer, ``after`` on the outermost, since
+      wrappers write weights after the inner step. One that takes no hooks, as it never ran ``Optimizer.__init__``, has
+      its ``step`` wrapped.
     * Wrappers that step in two calls (SAM's ``first_step`` and ``second_step``): around the inner optimizer's step.
     * LBFGS evaluates its closure many times within a step: refused.
     * ``ZeroRedundancyOptimizer`` steps a share of the weights on each rank, and its consolidated state has no room for
@@ -43,11 +49,15 @@ class StepHooks:
         self._nested: Callable[[Optimizer], bool] = disable(is_within_a_step)
         self._name, self._begun, self._outer_steps = type(chain[0]).__name__, 0, False
         self._calls, self._removed = 0, False
-        self._handles: list[RemovableHandle] = [chain[-1].register_step_pre_hook(self._pre)]
+        self._handles: list[RemovableHandle | _WrappedStep] = [chain[-1].register_step_pre_hook(self._pre)]
         outer = self._outermost(chain)
-        self._handles.append(outer.register_step_post_hook(self._post))
+        if _takes_hooks(outer):
+            self._handles.append(outer.register_step_post_hook(self._post))
+        else:
+            self._handles.append(_WrappedStep(outer, self._outer_begins, self._outer_ends))
         if outer is not chain[-1]:
-            self._handles.append(outer.register_step_pre_hook(self._outer_begins))
+            if _takes_hooks(outer):
+                self._handles.append(outer.register_step_pre_hook(self._outer_begins))
             self._handles.append(chain[-1].register_step_post_hook(self._inner_ends))
 
     @staticmethod
@@ -60,8 +70,7 @@ class StepHooks:
         """
         chain = [optimizer]
         while True:
-            attributes = getattr(chain[-1], "__dict__", {})
-            inner = next((attributes[n] for n in _INNER_NAMES if isinstance(attributes.get(n), Optimizer)), None)
+            inner = _inner(chain[-1])
             if inner is None or inner in chain:
                 break
             chain.append(inner)
@@ -69,6 +78,11 @@ class StepHooks:
             raise TypeError(
                 f"optimizer must be a torch.optim.Optimizer or wrap one, got {type(optimizer).__name__}: "
                 "pass the optimizer whose step() changes the weights"
+            )
+        if not _takes_hooks(chain[-1]):
+            raise TypeError(
+                f"{type(chain[-1]).__name__} takes no step hooks, since it never ran Optimizer.__init__(): call "
+                "super().__init__(params, defaults) in it, or pass the optimizer inside of it"
             )
         if any(isinstance(item, LBFGS) for item in chain):
             raise ValueError(
@@ -90,22 +104,26 @@ class StepHooks:
 
     @staticmethod
     def _outermost(chain: list[Any]) -> Any:
-        """The outermost optimizer that takes hooks of its own.
+        """The outermost optimizer that may write weights.
 
-        A wrapper that never ran ``Optimizer.__init__`` (Accelerate) takes none; one that has copied the attributes of
-        the inner optimizer (Fabric) has that one's hooks.
-
-        Raises:
-            TypeError: if none takes any.
+        A wrapper of Accelerate writes none; one that has copied the attributes of the inner optimizer (Fabric) has that
+        one's hooks.
         """
-        for item in chain:
-            if hasattr(item, "_optimizer_step_post_hooks"):
-                shared = item._optimizer_step_post_hooks is getattr(chain[-1], "_optimizer_step_post_hooks", None)
+        for item in chain[:-1]:
+            if _takes_hooks(item):
+                shared = item._optimizer_step_post_hooks is chain[-1]._optimizer_step_post_hooks
                 return chain[-1] if shared else item
-        raise TypeError(f"no optimizer inside {type(chain[0]).__name__} takes step hooks")
+            if type(item).__module__.partition(".")[0] not in _THIN and callable(getattr(item, "step", None)):
+                return item
+        return chain[-1]
 
     def _outer_begins(self, *_: Any) -> None:
         self._outer_steps = True
+
+    def _outer_ends(self) -> None:
+        self._outer_steps = False
+        if self._begun:  # otherwise it left the optimizer inside alone, as in gradient accumulation
+            self._post()
 
     def _inner_ends(self, optimizer: Optimizer, *_: Any) -> None:
         """End the step here, where the wrapper's own step() is not what the loop calls (SAM in two calls)."""
@@ -157,6 +175,51 @@ class StepHooks:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+
+
+class _WrappedStep:
+    """Wraps ``step`` of one optimizer that takes no hooks, until it is removed; its copies step as ever."""
+
+    def __init__(self, optimizer: Any, begins: Callable[[], None], ends: Callable[[], None]) -> None:
+        self._optimizer, self._before = weakref.ref(optimizer), vars(optimizer).get("step")
+        original, self._active = optimizer.step, True
+
+        @functools.wraps(original)
+        def step(its: Any, *args: Any, **kwargs: Any) -> Any:
+            if its is not self._optimizer():
+                return type(its).step(its, *args, **kwargs)
+            if not self._active:
+                return original(*args, **kwargs)
+            begins()
+            result = original(*args, **kwargs)
+            ends()
+            return result
+
+        self._wrapped = optimizer.step = MethodType(step, optimizer)  # schedulers look for the function of a method
+
+    def remove(self) -> None:
+        """Give the optimizer its own ``step`` back, unless something else has wrapped this one."""
+        optimizer, self._active = self._optimizer(), False
+        if optimizer is None or vars(optimizer).get("step") is not self._wrapped:
+            return
+        if self._before is None:
+            del optimizer.step
+        else:
+            optimizer.step = self._before
+
+
+def _takes_hooks(optimizer: Any) -> bool:
+    return hasattr(optimizer, "_optimizer_step_post_hooks")
+
+
+def _inner(optimizer: Any) -> Optimizer | None:
+    """The optimizer that another one wraps: by the usual names, or the only one that one without hooks has."""
+    attributes = getattr(optimizer, "__dict__", {})
+    named = [attributes[name] for name in _INNER_NAMES if isinstance(attributes.get(name), Optimizer)]
+    if named or _takes_hooks(optimizer):
+        return named[0] if named else None
+    found = [value for value in attributes.values() if isinstance(value, Optimizer)]
+    return found[0] if len(found) == 1 else None
 
 
 def is_within_a_step(optimizer: Optimizer) -> bool:
