@@ -93,3 +93,12 @@ def warn_user(message: str, category: type[Warning] = UserWarning) -> None:
 
 
 _INSIDE = ("surgecollapse", "torch", "contextlib")
+
+
+def one_line(error: BaseException | str) -> str:
+    r"""An error in one line.
+
+    >>> one_line(ValueError("a\n  b")), one_line(MemoryError())
+    ('a b', 'MemoryError')
+    """
+    return " ".join(str(error).split()) or type(error).__name__

@@ -14,6 +14,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from surgecollapse.errors import one_line
+
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 _NICE = 10
 FAILURES = (ValueError, OSError, RuntimeError, MemoryError, ArithmeticError, ImportError)
@@ -84,11 +86,6 @@ class _Kept(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self.lines.append(" ".join(record.getMessage().split()))
-
-
-def one_line(error: BaseException | str) -> str:
-    """What went wrong, in one line."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def train_cell(values: dict[str, Any], scratch: Path) -> dict[str, Any] | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from surgecollapse.dashboard.reading import metas
 from surgecollapse.dashboard.run_state import state_reader, status_of, step_of
+from surgecollapse.record.outcome import number
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -102,13 +103,6 @@ def varying(rows: list[dict[str, Any]]) -> list[str]:
             elif seen[name] != value:
                 different.add(name)
     return sorted(different)
-
-
-def number(value: Any) -> float | None:
-    """The number, or ``None`` for what is none, not finite, or longer than 64 bits."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return value if abs(value) < 2.0**63 else None
 
 
 def _text(value: Any) -> str | None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from surgecollapse.dashboard.reading import meta
-from surgecollapse.dashboard.rows import number
-from surgecollapse.record.outcome import difference, difference_words, what_happened, worth_words
+from surgecollapse.record.outcome import difference, difference_words, number, what_happened, worth_words
 
 if TYPE_CHECKING:
     from surgecollapse.record.schema import Connection

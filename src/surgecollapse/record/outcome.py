@@ -106,10 +106,10 @@ def what_happened(summary: Mapping[str, Any]) -> list[str]:
     >>> what_happened({"steps": 200, "task": "digits", "policy": "gmp", "seconds": 2, "accuracy": 0.9})
     ['Trained digits for 200 steps with gmp in 2.0 s: 90.00% test accuracy.']
     """
-    accuracy, sparsity, seconds = (_number(summary.get(name)) for name in ("accuracy", "sparsity", "seconds"))
+    accuracy, sparsity, seconds = (number(summary.get(name)) for name in ("accuracy", "sparsity", "seconds"))
     took = "" if seconds is None else f" in {duration_words(seconds)}"
     task, policy = (str(summary.get(name, usual))[:80] for name, usual in (("task", "a net"), ("policy", "no policy")))
-    found = f"Trained {task} for {_number(summary.get('steps')) or 0:,} steps with {policy}{took}"
+    found = f"Trained {task} for {number(summary.get('steps')) or 0:,} steps with {policy}{took}"
     scores = [] if accuracy is None else [f"{accuracy:.2%} test accuracy"]
     ended = ", ".join(scores) + (f" at {sparsity:.1%} sparsity" if scores and sparsity else "")
     said = [f"{found}: {ended}." if ended else f"{found}."]
@@ -142,7 +142,7 @@ def grokking_words(summary: Mapping[str, Any]) -> list[str]:
     times = summary.get("grokking")
     if not isinstance(times, Mapping):
         return []
-    fit, gen, outcome = _number(times.get("t_fit")), _number(times.get("t_gen")), times.get("outcome")
+    fit, gen, outcome = number(times.get("t_fit")), number(times.get("t_gen")), times.get("outcome")
     about = any(word in str(summary.get("task", "")) for word in _GROKKING_TASKS)
     if outcome != "grokked" and not about:
         return []
@@ -165,12 +165,12 @@ def worth_words(summary: Mapping[str, Any], base: Mapping[str, Any]) -> str:
     'The net is 4.0 times smaller and took 1.5 times as long to train.'
     """
     parts = []
-    ours, theirs = (_number(one.get("bytes_sparse")) for one in (summary, base))
+    ours, theirs = (number(one.get("bytes_sparse")) for one in (summary, base))
     if ours and theirs:
         ratio = theirs / ours
         smaller = f"{ratio:.1f} times smaller" if ratio > 1 else f"{1 / ratio:.1f} times larger"
         parts.append(f"is {'about the same size' if abs(ratio - 1) < 0.05 else smaller}")
-    mine, other = (_number(one.get("seconds")) for one in (summary, base))
+    mine, other = (number(one.get("seconds")) for one in (summary, base))
     if mine and other:
         parts.append(f"took {mine / other:.1f} times as long to train")
     return f"The net {' and '.join(parts)}." if parts else ""
@@ -195,7 +195,7 @@ def _signed(value: float) -> str:
     return f"{'−' if value < 0 else '+'}{abs(value):.2f}"
 
 
-def _number(value: Any) -> Any:
+def number(value: Any) -> float | None:
     """The number, or ``None`` for what is none, not finite, or longer than 64 bits."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None

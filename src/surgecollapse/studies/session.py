@@ -16,7 +16,8 @@ from surgecollapse.compare.display import Display, OnceEach, Quiet
 from surgecollapse.compare.plan import version
 from surgecollapse.compare.pool import Done, Pool
 from surgecollapse.compare.rows import Row, Rows, only_writer
-from surgecollapse.compare.worker import FAILURES, one_line, serve_with
+from surgecollapse.compare.worker import FAILURES, serve_with
+from surgecollapse.errors import one_line
 from surgecollapse.lab.training.interrupt import Interrupt
 from surgecollapse.record.machine import machine
 from surgecollapse.record.whole_files import write_whole

@@ -39,7 +39,7 @@ def runs(quick: bool) -> list[Settings]:
     """Sticky labels of one seed, then Elec2, then seeds outermost with independent and with sticky labels."""
     length = 200 if quick else 10_000
     drifts = DRIFTS[1:2] if quick else DRIFTS
-    generated = [
+    generated: list[Settings] = [
         {"method": method, "drift": drift, "stay": stay, "seed": seed, "length": length}
         for seed in range(1 if quick else 10)
         for stay in (0.9, None)

@@ -14,6 +14,7 @@ except ModuleNotFoundError as error:
     message = "tuning needs Optuna: install the extra, pip install 'surgecollapse[tune]'"
     raise ModuleNotFoundError(message, name=error.name) from error
 
+from surgecollapse.errors import one_line
 from surgecollapse.events import Measurement, Reading
 from surgecollapse.tuning.samplers import directions_of, make_pruner, make_sampler
 from surgecollapse.tuning.space import draw, grid, parse_space, points
@@ -193,15 +194,6 @@ class _Watched:
             trial.set_user_attr(REASON, f"the objective is {wrong[0]}: training diverged, or nothing was measured")
             raise optuna.TrialPruned
         return found
-
-
-def one_line(error: BaseException) -> str:
-    r"""An error in one line.
-
-    >>> one_line(ValueError("a\n  b")), one_line(MemoryError())
-    ('a b', 'MemoryError')
-    """
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def values_of(values: Any, objectives: int) -> list[float]:

@@ -178,7 +178,9 @@ def parallel(
     axes = {name: _Axis(space[name]) for name in names}
     lines: dict[bool, list[list[tuple[float, float]]]] = {False: [], True: []}
     for rank, trial in enumerate(turned):
-        points = [(x, axes[name].share(trial.params[name])) for x, name in enumerate(names) if name in trial.params]
+        points = [
+            (float(x), axes[name].share(trial.params[name])) for x, name in enumerate(names) if name in trial.params
+        ]
         points.append((len(names), (reached(trial, 0) - lowest) / width))
         lines[rank >= len(turned) - good].append(points)
     for top, its in lines.items():

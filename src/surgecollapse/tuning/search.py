@@ -22,11 +22,11 @@ from surgecollapse.compare.display import Display, OnceEach, Quiet
 from surgecollapse.compare.plan import identity, version
 from surgecollapse.compare.pool import Done, Pool
 from surgecollapse.compare.rows import Rows, only_writer
-from surgecollapse.errors import ConfigError
+from surgecollapse.errors import ConfigError, one_line
 from surgecollapse.lab.config import as_mapping
 from surgecollapse.lab.training.interrupt import Interrupt
 from surgecollapse.tuning.finalists import Finalist, best_trial, chosen_settings
-from surgecollapse.tuning.loop import enqueue, one_line, shuffled_grid
+from surgecollapse.tuning.loop import enqueue, shuffled_grid
 from surgecollapse.tuning.objectives import Objective
 from surgecollapse.tuning.runs import Run, RunMaker
 from surgecollapse.tuning.samplers import make_pruner, make_sampler

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from surgecollapse.commands import READ_ONLY
-from surgecollapse.lab.training.checkpoint import step_checkpoints
+from surgecollapse.lab.training.checkpoint import step_checkpoints, step_of
 from surgecollapse.record import CommandQueue, RunStore, copy_record
 from surgecollapse.record.filesystem import way
 
@@ -88,8 +88,3 @@ def _settled(folder: Path) -> list[int]:
         return [one.id for one in queue.all() if one.status != "queued"]
     finally:
         queue.close()
-
-
-def step_of(path: Path) -> int:
-    """The step of a checkpoint's file."""
-    return int(path.stem.removeprefix("step-"))

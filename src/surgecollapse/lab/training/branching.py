@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from surgecollapse.controller.command_loop import effective
 from surgecollapse.lab.config import ConfigError, RunConfig, as_mapping, read_config, write_config
-from surgecollapse.lab.training.branch_folders import BEST, applied, describe, free_folder, step_of
+from surgecollapse.lab.training.branch_folders import BEST, applied, describe, free_folder
 from surgecollapse.lab.training.branch_state import changed_config, changed_state, reseeded
 from surgecollapse.lab.training.checkpoint import (
     CheckpointError,
@@ -19,6 +19,7 @@ from surgecollapse.lab.training.checkpoint import (
     load_checkpoint,
     save_checkpoint,
     step_checkpoints,
+    step_of,
 )
 from surgecollapse.lab.training.environment import environment
 from surgecollapse.lab.training.evaluation import ENDED

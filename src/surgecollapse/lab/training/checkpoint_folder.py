@@ -5,13 +5,14 @@ from __future__ import annotations
 import sqlite3
 from typing import TYPE_CHECKING, Any
 
-from surgecollapse.lab.training.branch_folders import BEST, keep_left, step_of
+from surgecollapse.lab.training.branch_folders import BEST, keep_left
 from surgecollapse.lab.training.checkpoint import (
     checkpoint_path,
     drop_old_checkpoints,
     load_checkpoint,
     save_checkpoint,
     step_checkpoints,
+    step_of,
 )
 from surgecollapse.lab.training.processes import own_states
 

@@ -29,12 +29,12 @@ def opened(source: Path | bytes) -> Any:
         ValueError: if its content is damaged.
         ModuleNotFoundError: without Pillow.
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
             return picture.convert("RGB")
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise OSError("not a picture that can be read") from error
     except (SyntaxError, Image.DecompressionBombError) as error:  # damaged PNGs; sizes that no picture has
         raise ValueError(str(error)) from error
