@@ -220,10 +220,7 @@ def tables(rows: Rows) -> list[Table]:
         control = by_kind.get((_COUNTED, characters), [])
         lines = [["six-grams, counted", *_by_text(control, texts), *["–"] * 5, str(len(control))]]
         for (method,), group in by_method.items():
-            ends = [
-                paired_difference(group, dense, value, digits=3, pair=("seed", "text"))
-                for value in ("final", "stopped")
-            ]
+            ends = [paired_difference(_stretches(group), _stretches(dense), value, digits=3) for value in _ENDS]
             gap = interval([row["gap"] for row in group])
             late = _onset([row["onset"] for row in group])
             density = f"{statistics.fmean(row['density'] for row in group):.2f}"
@@ -279,7 +276,7 @@ def _against(rows: Rows, kinds: Sequence[tuple[str, int]]) -> Table:
 
 
 def plot(rows: Rows) -> Figure:
-    """Validation loss over passes, mean over seeds and texts."""
+    """Validation loss over passes, mean over the stretches that all methods have."""
     import matplotlib.pyplot as plt
 
     trained = [row for row in rows if row["config"]["net"] != _COUNTED]
@@ -287,17 +284,19 @@ def plot(rows: Rows) -> Figure:
     figure, axes = plt.subplots(len(_NETS), len(sizes), figsize=(4.0 * len(sizes) + 0.6, 5.6), squeeze=False)
     for (net, characters), of_kind in grouped(trained, "net", "characters").items():
         axis = axes[_NETS.index(net)][sizes.index((characters,))]
-        for (method,), group in grouped(of_kind, "method").items():
-            points = [list(zip(*row["curve"], strict=True)) for row in group]
+        by_method = {method: _stretches(group) for (method,), group in grouped(of_kind, "method").items()}
+        shared = set.intersection(*({row["config"]["seed"] for row in group} for group in by_method.values()))
+        for method, group in by_method.items():
+            points = [list(zip(*row["curve"], strict=True)) for row in group if row["config"]["seed"] in shared]
+            if not points:
+                continue
             loss = [statistics.fmean(values) for values in zip(*(point[2] for point in points), strict=True)]
             axis.plot(points[0][0], loss, linewidth=1, label=method_name(method))
         axis.set(title=f"{net.upper()}, {characters:,} characters", xlabel="passes over the text")
-        low = min(row["curve"][-1][2] for row in of_kind)
-        axis.set_ylim(low - 0.15, low + 1.0)
         axis.grid(alpha=0.2)
     for row in axes:
         row[0].set_ylabel("validation loss, nats a character")
-    axes[0][-1].legend(fontsize=6)
+    axes[0][-1].legend(fontsize=6, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.tight_layout()
     return figure
 
@@ -315,6 +314,21 @@ networks are at {_SPARSITY:.0%}, in default forms; `cyclic pruning` is the defau
 n-grams of up to six characters, with Witten–Bell smoothing. Seeds and stretches are paired.
 """
 
+_CONCLUSION = """
+**Sparse training narrowed the gap; it did not lower the loss.** Four stretches of text are run for the LSTM and one for
+the GPT, so that no claim is made. All figures are nats a character, on 50,000 characters.
+
+- On the LSTM the default policy at 80% ended level with dense training (−0.000 ± 0.074), with a fifth of the weights.
+  `soft_threshold` (−0.001 ± 0.060), GMP (+0.012 ± 0.085) and SET (+0.040 ± 0.078) are within their intervals, too.
+- The gap from training to validation loss was 0.22 ± 0.11 narrower under the default policy, 0.16 ± 0.11 with dropout.
+- **Dropout ended lower**: the default policy is 0.041 ± 0.013 above it. A small dense network of as many weights is
+  0.105 ± 0.052 above the default policy.
+- Dense training overfitted on both stretches of Shakespeare, after 10 and 17 passes. The default policy ended lower
+  there (−0.038 ± 0.107) and higher on the King James text (+0.038 ± 0.218), where nothing overfitted.
+- The GPT did not overfit in 13 passes. On its only stretch the sparse forms ended 0.08 to 0.16 above dense training.
+- Counting six-grams takes a second. The dense networks were ahead of it by 0.04 to 0.16.
+"""
+
 study(
     Study(
         name="language",
@@ -325,11 +339,12 @@ study(
         measure=measure,
         tables=tables,
         plot=plot,
+        conclusion=_CONCLUSION,
         limits=(
             "Networks of about 0.1 million weights, which see a text 29 times at most. Larger ones overfit earlier.",
             "Learning rates were chosen by hand for the dense networks on the first stretch of the King James text, "
             "dropout and decay for the LSTM on its last one, out of three each. The sparse methods were not tuned.",
-            "Three seeds, so that no claim is made. Texts of 2,000,000 characters are in the plan and were not run.",
+            "Texts of 300,000 and 2,000,000 characters are planned and were not run. The GPT has a single stretch.",
         ),
     )
 )

@@ -28,6 +28,7 @@ _RATE = 5e-3
 _LAST = 0.2
 """Share of the stream at its end whose figures are given beside those of all of it: all masks are final there."""
 _CONTROLS = ("popularity", "recency", "repeat_last", "follow_last")
+_GRAYS = dict(zip(_CONTROLS, ("0.3", "0.5", "0.7", "0.85"), strict=True))
 _NETS = ("factorization", "two_tower")
 _DENSE = ("dense", "small_dense")
 _SPARSE = ("set", "gmp", "cyclic_pruning")
@@ -230,12 +231,12 @@ def plot(rows: Rows) -> Figure:
             at = [100 * (place + 0.5) / len(parts) for place in range(len(parts))]
             name = method_name(method) + ("" if layout == "none" else f", {layout}")
             style = {"none": "-", "entries": "--", "rows": ":"}[layout]
-            color = {"linewidth": 0.8, "color": "0.6"} if method in _CONTROLS else {"linewidth": 1.2}
+            color = {"linewidth": 0.8, "color": _GRAYS[method]} if method in _CONTROLS else {"linewidth": 1.2}
             axis.plot(at, parts, style, label=name, **color)
         axis.set(title=_title(net), xlabel="% of the stream")
         axis.grid(alpha=0.2)
     axes[0][0].set_ylabel("NDCG@10, %")
-    axes[0][-1].legend(fontsize=6, ncols=2)
+    axes[0][-1].legend(fontsize=6, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.tight_layout()
     return figure
 
