@@ -306,6 +306,29 @@ def test_killed_search_goes_on_with_nothing_lost_and_nothing_twice(tmp_path):
     assert "best: surgecollapse run --config" in done.stdout
 
 
+def test_search_whose_every_trial_diverges_says_so(tmp_path, monkeypatch, capsys):
+    from surgecollapse.tuning import search as module
+
+    monkeypatch.setattr(module, "Pool", pool_of(made_up(diverged=True)))
+    monkeypatch.setattr(Search.__init__, "__kwdefaults__", {**Search.__init__.__kwdefaults__, "make_pool": module.Pool})
+    words = [
+        "--search",
+        "lr=1e-3..1e-1:log",
+        "--steps",
+        "40",
+        "--trials",
+        "2",
+        "--fresh",
+        "1",
+        "--out",
+        str(tmp_path / "a"),
+    ]
+    assert main(["tune", "digits", *words]) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "no trial is complete, so there is nothing to choose from; the last one: " in error
+    assert "training diverged" in error
+
+
 HUNGRY = """
 import resource, warnings
 import torch

@@ -120,6 +120,7 @@ def _domains(words: list[str], space: Path | None) -> dict[str, Any]:
 
 def _tell(search: Search, outcome: Outcome) -> int:
     from surgecollapse.tuning.page import run_command, verdict, write_result
+    from surgecollapse.tuning.storage import REASON
 
     if outcome.status == "interrupted":
         say("stopped, what is finished is kept; go on with the same command")
@@ -141,6 +142,9 @@ def _tell(search: Search, outcome: Outcome) -> int:
     for error in dict.fromkeys(outcome.failures.values()):
         count = sum(other == error for other in outcome.failures.values())
         fail(f"{count} failed: {error}", 1)
+    if outcome.status == "complete" and not any(t.state.name == "COMPLETE" for t in outcome.study.get_trials(False)):
+        reasons = [t.user_attrs.get(REASON, "no reason") for t in outcome.study.get_trials(False)]
+        return fail(f"no trial is complete, so there is nothing to choose from; the last one: {reasons[-1]}", 1)
     return 0 if outcome.finalists or search.fresh == 0 or outcome.status == "waiting" else 1
 
 
