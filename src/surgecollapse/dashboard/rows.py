@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from surgecollapse.dashboard.reading import metas
-from surgecollapse.dashboard.run_state import state_reader, status_of, step_of
+from surgecollapse.dashboard.run_state import last_event, state_reader, status_of, step_of
 from surgecollapse.record.outcome import number
 
 if TYPE_CHECKING:
@@ -120,7 +120,10 @@ def _best_known(connection: Connection, summary: dict[str, Any], what: str) -> t
 
 def _sparsity(connection: Connection, summary: dict[str, Any]) -> float | None:
     found = number(summary.get("sparsity"))
-    return newest(connection, "sparsity") if found is None else found
+    found = newest(connection, "sparsity") if found is None else found
+    if found is None and (reading := last_event(connection, "Reading")) is not None:  # of a loop of one's own
+        found = number(reading.sparsity)
+    return found
 
 
 def newest(connection: Connection, name: str) -> float | None:

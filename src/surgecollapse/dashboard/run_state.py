@@ -71,8 +71,8 @@ def state(connection: Connection, changed: float) -> dict[str, Any]:
     config: dict[str, Any] = meta(connection, "config", dict, {})
     method, run = (_part(config, section) for section in ("method", "run"))
     reader = state_reader(connection, _whole(method.get("every")))
-    reading, act = _last(connection, "Reading"), _last(connection, "Intervention")
-    decision, alarm = _last(connection, "Decision"), _last(connection, "Alarm")
+    reading, act = last_event(connection, "Reading"), last_event(connection, "Intervention")
+    decision, alarm = last_event(connection, "Decision"), last_event(connection, "Alarm")
     latest = decision or act
     return found | {
         "step": step_of(connection),
@@ -152,7 +152,7 @@ def _newest(connection: Connection, of: str) -> Iterator[Any]:
         return
 
 
-def _last(connection: Connection, kind: str) -> Any:
+def last_event(connection: Connection, kind: str) -> Any:
     """The newest sound event of a class."""
     return next(_newest(connection, f"events WHERE kind = '{kind}'"), None)
 

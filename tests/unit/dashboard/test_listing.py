@@ -375,3 +375,12 @@ def test_a_list_that_is_known_costs_a_small_part_of_reading_it(root):
 
     first = seconds()
     assert min(seconds() for _ in range(3)) < first / 3
+
+
+def test_a_loop_of_ones_own_is_listed_with_the_sparsity_of_its_last_reading(tmp_path):
+    (tmp_path / "own").mkdir()
+    with RunStore(tmp_path / "own" / "run.db", mode="w") as store:
+        for step, sparsity in ((5, 0.25), (10, 0.75)):
+            store.record(Reading(step=step, sparsity=sparsity))
+    (row,) = Runs(tmp_path).rows()
+    assert row["sparsity"] == 0.75
