@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 import time
 
 import pytest
@@ -14,47 +10,10 @@ import pytest
 pytest.importorskip("distributed")
 
 from comparisons import prepare
+from servers import Cluster
 from surgecollapse.errors import ConfigError
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
-
-
-class Cluster:
-    """A scheduler on a free port of the loopback, and workers."""
-
-    def __init__(self, folder) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.address = f"tcp://127.0.0.1:{self.port}"
-        self._folder = folder
-        self.scheduler, self.workers = self._scheduler(), [self._worker(), self._worker()]
-
-    def _start(self, *words: str) -> subprocess.Popen[bytes]:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "DASK_DISTRIBUTED__DIAGNOSTICS__NVML": "False"}
-        with (self._folder / "log").open("ab") as log:
-            return subprocess.Popen([sys.executable, "-m", *words], stdout=log, stderr=log, env=environment)
-
-    def _scheduler(self) -> subprocess.Popen[bytes]:
-        here = ("--host", "127.0.0.1", "--port", str(self.port), "--no-dashboard")
-        return self._start("distributed.cli.dask_scheduler", *here)
-
-    def _worker(self) -> subprocess.Popen[bytes]:
-        how = ("--nthreads", "1", "--no-nanny", "--no-dashboard", "--local-directory", str(self._folder))
-        return self._start("distributed.cli.dask_worker", self.address, *how)
-
-    def kill_worker(self) -> None:
-        self.workers[0].kill()
-        self.workers[0].wait()
-
-    def restart_all(self) -> None:
-        self.stop()
-        self.scheduler, self.workers = self._scheduler(), [self._worker(), self._worker()]
-
-    def stop(self) -> None:
-        for process in (*self.workers, self.scheduler):
-            process.kill()
-            process.wait()
 
 
 @pytest.fixture

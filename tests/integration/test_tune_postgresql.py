@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
-import os
-import shutil
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +14,7 @@ import pytest
 from optuna.trial import TrialState
 
 from here_pool import HerePool
+from servers import Server
 from surgecollapse.compare.pool import Done
 from surgecollapse.errors import ConfigError
 from surgecollapse.tuning.objectives import choose_objectives
@@ -27,53 +23,11 @@ from surgecollapse.tuning.settings import RunSpace
 from surgecollapse.tuning.storage import LOCK_SECONDS, LOST, REASON, RETRY, open_storage
 
 pytest.importorskip("psycopg")
-PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-SERVERS = PROGRAMS[-1].parent if PROGRAMS else Path(shutil.which("initdb") or "/nowhere/initdb").parent
 pytestmark = [
-    pytest.mark.skipif(not (SERVERS / "initdb").exists(), reason="PostgreSQL is not installed"),
+    pytest.mark.skipif(not Server.installed(), reason="PostgreSQL is not installed"),
     # Connections to a server that was killed are not closed.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-
-
-class Server:
-    """A server on a free port, with a database that anybody on this machine may use."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder / "data"
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        # It refuses to run as root.
-        self._user = {"user": "postgres"} if os.getuid() == 0 else {}
-        if self._user:
-            shutil.chown(folder, "postgres")
-        self._call("initdb", "-A", "trust", "-U", "tuner", "-N")
-        self.start()
-
-    def _call(self, program: str, *words: str) -> None:
-        command = [str(SERVERS / program), "-D", str(self.folder), *words]
-        subprocess.run(command, check=True, capture_output=True, cwd=self.folder.parent, timeout=120, **self._user)
-
-    def start(self) -> None:
-        options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off"
-        for _ in range(40):  # the children of a server that was killed hold its memory until they see it
-            with contextlib.suppress(subprocess.CalledProcessError):
-                self._call("pg_ctl", "-w", "-l", str(self.folder.parent / "log"), "-o", options, "start")
-                return
-            time.sleep(0.5)
-        raise AssertionError((self.folder.parent / "log").read_text())
-
-    def kill(self) -> None:
-        os.kill(int((self.folder / "postmaster.pid").read_text().splitlines()[0]), signal.SIGKILL)
-
-    def stop(self) -> None:
-        if (self.folder / "postmaster.pid").exists():
-            self._call("pg_ctl", "-m", "immediate", "stop")
-
-    @property
-    def address(self) -> str:
-        return f"postgresql://tuner@127.0.0.1:{self.port}/postgres"
 
 
 @pytest.fixture
