@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 import warnings
 from collections.abc import Collection, Iterable
-from typing import TypeVar
+from typing import TextIO, TypeVar
 
 Word = TypeVar("Word", bound=str)
 
@@ -82,6 +83,11 @@ def counted(number: int, what: str) -> str:
     ('1 reading', '0 readings', '1,200 steps')
     """
     return f"{number:,} {what}" + "s" * (number != 1)
+
+
+def redraws(stream: TextIO) -> bool:
+    """Whether a stream is a terminal that can draw over its lines."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def warn_user(message: str, category: type[Warning] = UserWarning) -> None:

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -38,6 +44,31 @@ def test_values_say_in_a_line_what_they_are(tmp_path):
         skipped=(),
     )  # fmt: skip
     one_line(twin, twin.sentence)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no terminals of this kind")
+def test_command_in_a_cell_writes_no_escape_codes(tmp_path):
+    import pty
+
+    command = [sys.executable, "-m", "surgecollapse", "run", "digits", "--steps", "12", "--every", "2", "--widths", "8"]
+    command += ["--policy", "gmp", "--out", str(tmp_path / "run")]
+    said = {}
+    for cell in (True, False):
+        ours, theirs = pty.openpty()
+        environment = {**os.environ, "TERM": "xterm-color", **({"JPY_PARENT_PID": "1"} if cell else {})}
+        with subprocess.Popen(command, stdout=theirs, stderr=theirs, env=environment) as process:
+            os.close(theirs)
+            parts = []
+            with contextlib.suppress(OSError):  # Linux says so where the other end was closed
+                while part := os.read(ours, 4096):
+                    parts.append(part)
+            os.close(ours)
+            assert process.wait() == 0
+        shutil.rmtree(tmp_path / "run")
+        said[cell] = b"".join(parts)
+    assert b"\x1b" in said[False]
+    assert b"\x1b" not in said[True]
+    assert b"for the report: surgecollapse report" in said[True]
 
 
 def test_plots_leave_the_backend_of_the_notebook_as_it_is(tmp_path):

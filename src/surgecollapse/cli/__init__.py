@@ -25,6 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: the words after the program's name; by default those of the process.
     """
+    if "JPY_PARENT_PID" in os.environ:  # a cell of a notebook: it has a terminal that shows escape codes as they are
+        os.environ["TERM"] = "dumb"
     try:
         code = _run(argv)
         sys.stdout.flush()

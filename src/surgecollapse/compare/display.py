@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol, TextIO
 
+from surgecollapse.errors import redraws
+
 if TYPE_CHECKING:
     from rich.progress import Progress as RichBar
     from rich.progress import TaskID
@@ -143,4 +145,4 @@ def duration(seconds: float | None) -> str:
 
 def for_terminal() -> Display:
     """A bar if standard error is a terminal, else plain lines."""
-    return LiveBar() if sys.stderr.isatty() else PlainLines()
+    return LiveBar() if redraws(sys.stderr) else PlainLines()

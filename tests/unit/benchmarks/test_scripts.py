@@ -1,7 +1,8 @@
 """Every script of the benchmarks says what it does and which options it takes; those that can run in seconds do.
 
 ``agent`` begins no run in zero minutes, and four scripts show rows that are there. Beside these, `bank`,
-`early_warning`, `kills`, `kill_studies` and `tutorials` have tests in `tests/integration`, `scaling` in `tests/distributed`.
+`early_warning`, `kills`, `kill_studies` and `tutorials` have tests in `tests/integration`, `scaling` in
+`tests/distributed`.
 """
 
 from __future__ import annotations

@@ -7,6 +7,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TextIO
 
+from surgecollapse.errors import redraws
+
 if TYPE_CHECKING:
     from rich.live import Live
     from rich.progress import Progress as RichBar
@@ -213,5 +215,5 @@ def describe(snapshot: Snapshot) -> str:
 
 
 def for_terminal() -> Progress:
-    """A bar if standard error is a terminal, else plain lines."""
-    return Bar() if sys.stderr.isatty() else Lines()
+    """A bar if standard error is a terminal that can draw it, else plain lines."""
+    return Bar() if redraws(sys.stderr) else Lines()

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from surgecollapse.errors import redraws
+
 if TYPE_CHECKING:
     from surgecollapse.report.analyses.command import Analyzed, Tell
 
@@ -19,7 +21,7 @@ def for_terminal() -> Iterator[Tell]:
 
     columns = (TextColumn("{task.description:<24}"), BarColumn(), TimeElapsedColumn())
     with Progress(
-        *columns, console=Console(file=sys.stderr), transient=True, disable=not sys.stderr.isatty()
+        *columns, console=Console(file=sys.stderr), transient=True, disable=not redraws(sys.stderr)
     ) as progress:
         task = progress.add_task("", total=None)
 
