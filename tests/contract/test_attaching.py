@@ -353,6 +353,25 @@ def test_every_step_of_a_wrapper_ends_masked(wrapper, closure):
     assert not [event for event in controller.events if event.kind == "zeros"]
 
 
+def test_a_wrapper_without_hooks_may_step_the_optimizer_inside_often_or_not_at_all():
+    class Several(Wrapping):
+        times = 3
+
+        def step(self, closure=None):
+            for _ in range(self.times):
+                self.optimizer.step()
+
+    model = make_model()
+    optimizer = Several(torch.optim.SGD(model.parameters(), lr=0.1))
+    controller = surgecollapse.attach(model, optimizer, sparsity=0.5, policy=Once())
+    for times in (3, 1, 0, 3, 0, 0):
+        optimizer.times = times
+        backward(model, optimizer)
+        optimizer.step()
+    assert controller.step == 7
+    assert_masked(controller, model)
+
+
 @pytest.mark.parametrize("scheduled", ["before", "after", "never"])
 def test_a_wrapped_step_works_with_schedulers_and_is_given_back(scheduled):
     model = make_model()

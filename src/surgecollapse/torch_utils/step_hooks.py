@@ -51,12 +51,13 @@ class StepHooks:
         self._calls, self._removed = 0, False
         self._handles: list[RemovableHandle | _WrappedStep] = [chain[-1].register_step_pre_hook(self._pre)]
         outer = self._outermost(chain)
-        if _takes_hooks(outer):
+        self._outer_takes_hooks = _takes_hooks(outer)
+        if self._outer_takes_hooks:
             self._handles.append(outer.register_step_post_hook(self._post))
         else:
             self._handles.append(_WrappedStep(outer, self._outer_begins, self._outer_ends))
         if outer is not chain[-1]:
-            if _takes_hooks(outer):
+            if self._outer_takes_hooks:
                 self._handles.append(outer.register_step_pre_hook(self._outer_begins))
             self._handles.append(chain[-1].register_step_post_hook(self._inner_ends))
 
@@ -133,6 +134,9 @@ class StepHooks:
     def _pre(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self._removed or self._nested(optimizer):
             return None
+        if self._begun and self._outer_steps and not self._outer_takes_hooks:
+            self._begun = 0  # one more step of the optimizer inside, within one of its wrapper
+            self._call(self._after)
         self._begun += 1
         if self._begun > _LOST:
             raise RuntimeError(
