@@ -255,6 +255,20 @@ Controls know as much as the nets. *Popularity* counts all ratings, *recency* th
 the films that anyone rated last. *Follow last* counts which film came after the user's last one.
 """
 
+_CONCLUSION = """
+**By entries, two towers kept most of what they learn; by rows, nothing.** Three seeds of one data set are run, so that
+no claim is made. Figures are NDCG@10 in the last fifth, in %.
+
+- Dense two towers end at 5.71 ± 0.19, which is 1.62 ± 0.19 above the best control, *follow last*.
+- With 80% zeros among the entries, vectors take 78 kB instead of 336. GMP lost 0.19 ± 0.67 and the default policy
+  0.38 ± 0.12. Short dense vectors of 63 kB lost 0.31 ± 0.22: sparse entries showed no gain over them.
+- SET, which is sparse from the start, lost 1.91 ± 0.74.
+- With 80% of the rows closed, most users and films have no vector. What is left does about what popularity does: 3.54
+  to 3.66 against 3.49, which is 2.05 ± 0.22 and more below dense.
+- Matrix factorization was not ahead of counting: dense 0.44 ± 0.11 below *follow last*, sparse 0.54 to 0.60 below. Its
+  sparse forms differed from dense by 0.10 to 0.16, within their intervals.
+"""
+
 study(
     Study(
         name="recommenders",
@@ -265,6 +279,7 @@ study(
         measure=measure,
         tables=tables,
         plot=plot,
+        conclusion=_CONCLUSION,
         limits=(
             "One data set, whose users rate many films within minutes, so that order within a session weighs much.",
             "Seeds change first values and replay, not the data; intervals do not cover other users or films.",
