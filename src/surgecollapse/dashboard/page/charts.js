@@ -3,6 +3,8 @@ import { $, css, make, short } from "/elements.js";
 import { faded } from "/colors.js";
 import { download } from "/download.js";
 import { pooled, smooth, within } from "/series.js";
+// Distances of ticks: uPlot's own end at 1e16, so that the losses of a run that diverges had no numbers.
+const STEPS = Array.from({ length: 317 }, (_, e) => [1, 2, 2.5, 5].map((m) => Number(`${m}e${e - 16}`))).flat();
 
 const COLORS = new Map(Object.entries({ collapse: "--blue", surge: "--amber", pump: "--red", freeze: "--green" }));
 const ABOVE = 16;
@@ -87,7 +89,7 @@ export class Chart {
     this.plot = new uPlot({
       width: Math.max(this.box.clientWidth - 14, 200), height: 200, padding: [ABOVE, 18, 0, 0], bands,
       scales: { x: { time: false, auto: false, distr: view.logx ? 3 : 1 }, y: { distr: view.logy ? 3 : 1, ...(view.logy ? {} : { range }) } },
-      axes: [{ ...axes, size: 32, values: (_, ticks) => ticks.map(tick) }, { ...axes, size: 58, values: (_, ticks) => ticks.map((v) => (v === null ? "" : short(v))) }],
+      axes: [{ ...axes, size: 32, values: (_, ticks) => ticks.map(tick) }, { ...axes, size: 58, incrs: STEPS, values: (_, ticks) => ticks.map((v) => (v === null ? "" : short(v).replace("e+", "e"))) }],
       cursor: { drag: { x: true, y: false, setScale: false } },
       series: [{ label: view.axis, value: shown }, ...found.map((f) => this.series(f, shown))],
       hooks: {
