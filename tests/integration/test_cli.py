@@ -19,6 +19,9 @@ from surgecollapse.lab.config.experiments import experiments
 from surgecollapse.lab.training.checkpoint import load_checkpoint
 from surgecollapse.record import RunStore
 
+# Runs so short learn little before their masks are final, and say so.
+pytestmark = pytest.mark.filterwarnings("ignore:training (has learned nothing|does not recover):UserWarning")
+
 SHORT = ["--steps", "40", "--widths", "8,8", "--evaluate-every", "10", "--every", "5"]
 SPARSE = ["--min-density", "0"]
 

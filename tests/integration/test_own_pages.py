@@ -12,6 +12,9 @@ import pytest
 
 from surgecollapse.cli import main
 
+# Runs so short learn little before their masks are final, and say so.
+pytestmark = pytest.mark.filterwarnings("ignore:training (has learned nothing|does not recover):UserWarning")
+
 DOCS = Path(__file__).parents[2] / "docs"
 
 

@@ -594,6 +594,7 @@ def test_weighing_batches_of_one_size_changes_nothing(tmp_path):
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
 def test_a_closed_terminal_saves_the_run_and_nohup_is_respected(tmp_path):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
     result = train(configuration("none"), tmp_path / "run", progress=InterruptAt(44, signal.SIGHUP))
     assert (result.status, result.step) == ("interrupted", 44)
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)

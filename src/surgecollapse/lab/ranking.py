@@ -58,7 +58,7 @@ def ndcg_at(k: int, ahead: Tensor, tied: Tensor) -> Tensor:
 
     Järvelin and Kekäläinen 2002, ACM Transactions on Information Systems 20.
 
-    >>> ndcg_at(10, torch.tensor([0, 2, 10]), torch.tensor([0, 0, 0])).tolist()
+    >>> [round(value, 6) for value in ndcg_at(10, torch.tensor([0, 2, 10]), torch.tensor([0, 0, 0])).tolist()]
     [1.0, 0.5, 0.0]
     """
     return _mean_gain([1 / math.log2(1 + place) for place in range(1, k + 1)], ahead, tied)
