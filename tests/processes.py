@@ -7,10 +7,12 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import distributed
 
 
 def run_ranks(script: Path, *words: object, size: int = 2, timeout: float = 280) -> None:
@@ -55,3 +57,15 @@ def fork_ranks(work: Callable[[int], object], size: int) -> None:
                 os._exit(failed)  # without the interpreter's teardown, in which a thread of gloo may abort
         ranks.append(pid)
     assert [os.waitpid(pid, 0)[1] for pid in ranks] == [0] * size
+
+
+def fork_group(train: Callable[[int], object], size: int, path: str) -> None:
+    """Save what ``train(rank)`` returns on each rank of a process group, a fork each, as ``PATH-RANK.pt``."""
+
+    def work(rank: int) -> None:
+        distributed.init_process_group("gloo", f"file://{path}.meet", timedelta(minutes=10), size, rank)
+        torch.save(train(rank), f"{path}-{rank}.pt")
+        distributed.barrier()
+        distributed.destroy_process_group()
+
+    fork_ranks(work, size)

@@ -24,6 +24,16 @@ def train(model, optimizer, steps):
         optimizer.step()
 
 
+def attached_or_refused(model, optimizer, target, steps, policy, every, probe):
+    """The controller; ``None`` where attach says that the run is too short or the target too sparse."""
+    try:
+        return sc.attach(model, optimizer, target, steps, policy=policy, readings=sc.Readings(every=every, probe=probe))
+    except ValueError as error:
+        refused = str(error)
+    assert refused.startswith(("total_steps=", f"sparsity {target.sparsity} leaves"))
+    return None
+
+
 class Tied(nn.Module):
     """An embedding that the head shares, and a matrix that two layers share."""
 
@@ -74,15 +84,8 @@ def test_the_target_is_exact_or_refused_in_other_nets(name, net):
         model = build()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
         target = sc.Target(sparsity, min_density=0.0)
-        try:
-            readings = sc.Readings(every=EVERY[number % len(EVERY)], probe=x)
-            controller = sc.attach(model, optimizer, target, steps, policy=name, readings=readings)
-        except ValueError as error:
-            refused = str(error)
-        else:
-            refused = ""
-        if refused:
-            assert refused.startswith(("total_steps=", f"sparsity {sparsity} leaves"))
+        controller = attached_or_refused(model, optimizer, target, steps, name, EVERY[number % len(EVERY)], x)
+        if controller is None:
             continue
         for _ in range(steps):
             optimizer.zero_grad()
@@ -108,16 +111,9 @@ def test_the_target_is_exact_or_refused_at_attach(name):
         torch.manual_seed(number)
         model = nn.Sequential(nn.Linear(12, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 3))
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-        readings = sc.Readings(every=EVERY[number % len(EVERY)], probe=X[:16])
         target = sc.Target(sparsity, min_density=0.0005)
-        try:
-            controller = sc.attach(model, optimizer, target, steps, policy=name, readings=readings)
-        except ValueError as error:
-            refused = str(error)
-        else:
-            refused = ""
-        if refused:
-            assert refused.startswith(("total_steps=", f"sparsity {sparsity} leaves"))
+        controller = attached_or_refused(model, optimizer, target, steps, name, EVERY[number % len(EVERY)], X[:16])
+        if controller is None:
             continue
         train(model, optimizer, steps)
         controller.finalize()

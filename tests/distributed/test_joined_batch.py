@@ -22,7 +22,7 @@ import torch._dynamo  # an optimizer's first step imports it: here once for all 
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from processes import fork_ranks
+from processes import fork_group
 from surgecollapse import Readings, attach
 
 folder = sys.argv[2]
@@ -58,14 +58,7 @@ def train(policy, rank, size):
 
 
 for size in SIZES:
-
-    def work(rank):
-        distributed.init_process_group("gloo", init_method=f"file://{folder}/meet{size}", rank=rank, world_size=size)
-        torch.save({name: train(name, rank, size) for name in sys.argv[3:]}, f"{folder}/{size}-{rank}.pt")
-        distributed.barrier()
-        distributed.destroy_process_group()
-
-    fork_ranks(work, size)
+    fork_group(lambda rank: {name: train(name, rank, size) for name in sys.argv[3:]}, size, f"{folder}/{size}")
 """
 )
 

@@ -24,7 +24,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 
-from processes import fork_ranks
+from processes import fork_group
 from surgecollapse import Readings, Updates, attach
 from surgecollapse.integrations.distributed_checkpoint import DistributedState
 
@@ -161,17 +161,9 @@ WORK = (
     (2, "four, then two", lambda: saved(2) | changed(4)),
     (4, "two, then four", lambda: changed(2)),
 )
+warnings.simplefilter("ignore", FutureWarning)
 for size, name, train in WORK:
-
-    def work(rank):
-        warnings.simplefilter("ignore", FutureWarning)
-        meet = f"file://{folder}/meet {name}"
-        distributed.init_process_group("gloo", meet, timedelta(minutes=10), size, rank)
-        torch.save(train(), f"{folder}/{name}-{rank}.pt")
-        distributed.barrier()
-        distributed.destroy_process_group()
-
-    fork_ranks(work, size)
+    fork_group(lambda rank: train(), size, f"{folder}/{name}")
 '''
 
 

@@ -23,7 +23,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
-from processes import fork_ranks
+from processes import fork_group
 from surgecollapse import Readings, Target, Updates, attach
 from surgecollapse.policies import ACDC, FixedInterval, RigL
 
@@ -119,17 +119,9 @@ def train(kind, case):
     }
 
 
+warnings.simplefilter("ignore")
 for size, kind, cases in RUNS:
-
-    def work(rank):
-        warnings.simplefilter("ignore")
-        meet = f"file://{folder}/meet-{kind}{size}"
-        distributed.init_process_group("gloo", meet, timedelta(minutes=10), size, rank)
-        torch.save({name: train(kind, name) for name in cases}, f"{folder}/{kind}{size}-{rank}.pt")
-        distributed.barrier()
-        distributed.destroy_process_group()
-
-    fork_ranks(work, size)
+    fork_group(lambda rank: {name: train(kind, name) for name in cases}, size, f"{folder}/{kind}{size}")
 """
 FOUR = ("gmp", "cyclic_pruning", "rigl", "soft_threshold")
 CASES = (*FOUR, "noise", "ramp", "last", "fixed_interval", "2:4", "block:2x2")

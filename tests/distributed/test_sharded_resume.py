@@ -23,7 +23,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
-from processes import fork_ranks
+from processes import fork_group
 from surgecollapse import ClipNorm, Grokfast, OrthoGrad, Readings, attach
 from surgecollapse.integrations.distributed_checkpoint import DistributedState
 from surgecollapse.policies import RigL
@@ -146,17 +146,9 @@ def resumed():
     return runs
 
 
+warnings.simplefilter("ignore", FutureWarning)
 for size, train in ((1, one_process), (2, whole_run), (3, resumed)):
-
-    def work(rank):
-        warnings.simplefilter("ignore", FutureWarning)
-        meet = f"file://{folder}/meet{size}"
-        distributed.init_process_group("gloo", meet, timedelta(minutes=10), size, rank)
-        torch.save(train(), f"{folder}/{size}-{rank}.pt")
-        distributed.barrier()
-        distributed.destroy_process_group()
-
-    fork_ranks(work, size)
+    fork_group(lambda rank: train(), size, f"{folder}/{size}")
 """
 
 

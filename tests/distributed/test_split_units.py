@@ -20,7 +20,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import Replicate
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
-from processes import fork_ranks
+from processes import fork_group
 from surgecollapse import Readings, attach
 
 folder = sys.argv[2]
@@ -66,18 +66,10 @@ def readings(kind, width, size):
 
 
 EVEN = ("columns", "both")  # as torch has it where each process keeps its own part of the output
+warnings.simplefilter("ignore")
 for size, kinds in ((1, ["plain"]), (4, [*SPREAD, "both"])):
     cases = [(kind, width) for kind in kinds for width in (16, 10) if width == 16 or kind not in EVEN]
-
-    def work(rank, cases=cases, size=size):
-        warnings.simplefilter("ignore")
-        meet = f"file://{folder}/meet{size}"
-        distributed.init_process_group("gloo", meet, timedelta(minutes=10), size, rank)
-        torch.save({case: readings(*case, size) for case in cases}, f"{folder}/{size}-{rank}.pt")
-        distributed.barrier()
-        distributed.destroy_process_group()
-
-    fork_ranks(work, size)
+    fork_group(lambda rank: {case: readings(*case, size) for case in cases}, size, f"{folder}/{size}")
 """
 
 

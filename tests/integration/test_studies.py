@@ -68,7 +68,7 @@ def test_the_command_says_where_data_files_are(tmp_path, capsys, monkeypatch):
     monkeypatch.delenv(VARIABLE, raising=False)
     assert data_dir() is None
     assert main(["study", "language", "--data-dir", str(tmp_path / "none")]) == MISTAKE
-    assert "is no folder" in capsys.readouterr().err
+    assert "is not a folder" in capsys.readouterr().err
     (tmp_path / "kjv.txt").write_text("In the beginning God created the heaven and the earth. " * 200)
     monkeypatch.setenv(VARIABLE, "")  # so that what the command sets is taken back
     out = tmp_path / "out"

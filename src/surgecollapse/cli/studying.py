@@ -48,7 +48,7 @@ def study(
         return fail(f"--jobs must be at least 0, got {jobs}", MISTAKE)
     if data_dir is not None:
         if not data_dir.is_dir():
-            return fail(f"--data-dir {data_dir} is no folder", MISTAKE)
+            return fail(f"--data-dir {data_dir} is not a folder", MISTAKE)
         os.environ[VARIABLE] = str(data_dir.resolve())  # processes of the study inherit it
     folder = out or Path("runs") / f"study-{name}{'-quick' if quick else ''}"
     command = shlex.join(["surgecollapse", *typed])

@@ -43,7 +43,7 @@ class Launcher:
             given: ``at`` (step); maybe ``changes`` (key → value), ``name`` and ``seed``.
 
         Raises:
-            ValueError: if that is no branch that can be made, with the reason.
+            ValueError: if that branch cannot be made, with the reason.
             OSError: if too many train already, or the process cannot be started.
         """
         at, changes, seed = given.get("at"), given.get("changes", {}), given.get("seed")

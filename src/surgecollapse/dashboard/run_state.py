@@ -47,7 +47,7 @@ def status_of(connection: Connection, changed: float) -> dict[str, Any]:
 def lineage(connection: Connection) -> dict[str, Any]:
     """Of a branch, where it comes from: ``parent`` (the way there from its own folder), ``at``, ``by``, ``changes``.
 
-    ``by`` is ``fork``, ``roll-back`` (what a roll-back left) or ``twin``. Empty where a run is no branch.
+    ``by`` is ``fork``, ``roll-back`` (what a roll-back left) or ``twin``. Empty where a run is not a branch.
     """
     parent = meta(connection, "parent", str, "")
     if not parent:

@@ -39,7 +39,7 @@ def places(scores: Tensor, items: Tensor, candidates: Tensor) -> tuple[Tensor, T
         candidates: bool ``(n, items)``, the items that compete; each judged one is among them.
 
     Raises:
-        ValueError: if a judged item is no candidate.
+        ValueError: if a judged item is not a candidate.
 
     >>> scores, everything = torch.tensor([[3.0, 1.0, 1.0, 2.0]]), torch.ones(1, 4, dtype=torch.bool)
     >>> [part.tolist() for part in places(scores, torch.tensor([1]), everything)]

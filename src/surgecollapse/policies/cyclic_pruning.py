@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar, get_args
 
 from surgecollapse.errors import one_of
-from surgecollapse.events import Decision, Prune, Reading, Regrow, Warn
+from surgecollapse.events import Decision, Prune, Reading, Regrow
 from surgecollapse.policies import validation
 from surgecollapse.policies.base import ScheduledPolicy, ScheduledState
 from surgecollapse.policies.recovery import NotRecovering, Recovery
@@ -176,13 +176,14 @@ class CyclicPruning(ScheduledPolicy):
         if state.begun is None and at_most and (why := self._waits(step, index)):
             return Decision(phase="dense", reason=why)
         state.begun = state.begun or step
-        warning: Warn | None = None
-        if (failed := state.recovery.failed) and at_most:
+        if not state.recovery.failed:
+            return self._cycle(reading, index)
+        if at_most:
             return self._back_off(reading)
-        if failed and index == self.cycles - 1:
-            warning = state.recovery.warning(failed)
         decision = self._cycle(reading, index)
-        return replace(decision, actions=(warning, *decision.actions)) if warning else decision
+        if index < self.cycles - 1:
+            return decision
+        return replace(decision, actions=(state.recovery.warning(), *decision.actions))
 
     def _waits(self, step: int, index: int) -> str | None:
         """Why pruning does not begin yet, where the target may be given up."""

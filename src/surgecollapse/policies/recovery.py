@@ -101,11 +101,12 @@ class Recovery:
             return f"dense at step {step}: training has not begun to learn"
         return f"dense at step {step}: training has not learned yet, until step {latest}" if step < latest else None
 
-    def warning(self, failed: str) -> Warn:
+    def warning(self) -> Warn:
         """What is said where training does not recover and pruning goes on; counts anew."""
-        self.forgive()
         advice = "lower the sparsity, or pass when_not_recovering='at_most'"
-        return Warn(f"training does not recover from being pruned ({failed}): {advice}")
+        message = f"training does not recover from being pruned ({self.failed}): {advice}"
+        self.forgive()
+        return Warn(message)
 
     def lower(self, reading: Reading, target: float) -> tuple[str, tuple[Action, ...], float]:
         """Half as sparse: why, the actions that make it the target and say so, and the sparsity; counts anew."""

@@ -146,10 +146,10 @@ class SoftThreshold(StraightThroughPolicy):
             if why := self._waits(step):
                 return Decision(phase="dense", reason=why)
             state.begun = step
-        if failed := state.recovery.failed:
+        if state.recovery.failed:
             if self.when_not_recovering == "at_most":
                 return self._back_off(reading)
-            return self._rise(reading, target, state.recovery.warning(failed))
+            return self._rise(reading, target, state.recovery.warning())
         return self._rise(reading, target)
 
     def _rise(self, reading: Reading, target: float, *before: Warn) -> Decision:

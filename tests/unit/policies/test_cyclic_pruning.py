@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from itertools import pairwise
 
 import pytest
+import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from torch import nn
 
+import surgecollapse as sc
 from actions import depth, freezes, surge
 from surgecollapse.events import Aim, Decision, Freeze, Plan, Prune, Reading, Regrow, Warn
+from surgecollapse.functional import kept
 from surgecollapse.policies import CyclicPruning, GradualPruning
 from surgecollapse.schedules import cubic
 
@@ -247,3 +252,47 @@ def test_no_cycle_goes_deeper_than_a_target_that_was_lowered() -> None:
     assert deepest > 0.8
     assert all(sparsity <= target + 1e-9 for step, (_, sparsity) in made.items() if step >= at)
     assert made[300][1] == pytest.approx(target)
+
+
+@pytest.mark.parametrize("bad_from", ["half of the weights", "the end"])
+def test_a_net_that_the_cycles_kill_ends_where_it_recovers_and_resumes(bad_from) -> None:
+    """The loss that the loop notes is made up: bad once half of the weights are closed, or near the final mask."""
+    x, y = torch.randn(32, 8), torch.randint(3, (32,))
+
+    def built():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 3))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        policy = CyclicPruning(when_not_recovering="at_most", cycles=1, floor=0.0)
+        readings = sc.Readings(every=5, probe=x)
+        return model, optimizer, sc.attach(model, optimizer, 0.8, 400, policy=policy, readings=readings)
+
+    def train_on(model, optimizer, controller, until):
+        while controller.step < until:
+            model.zero_grad()
+            nn.functional.cross_entropy(model(x), y).backward()
+            fine = controller.sparsity < 0.5 if bad_from == "half of the weights" else controller.step < 282
+            fine &= controller.step >= 5
+            controller.note(loss=0.1 if fine else 2.5)
+            optimizer.step()
+
+    first = built()
+    again = built()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "training does not recover")
+        train_on(*first, 190)
+        again[0].load_state_dict(first[0].state_dict())
+        again[1].load_state_dict(first[1].state_dict())
+        for parts in (first, again):
+            train_on(*parts, 400)
+            parts[2].finalize()
+    controller, size = first[2], 8 * 32 + 32 * 32
+    assert controller.frozen
+    aims = [event.step for event in controller.events if event.kind == "aim"]
+    if bad_from == "the end":
+        assert (aims, controller.plan.sparsity) == ([300], pytest.approx(0.6, abs=1e-3))
+    else:
+        assert aims[0] < 300
+        assert 0.0 < controller.plan.sparsity < 0.5
+    assert controller.open_weights() == (kept(size, controller.plan.sparsity), size)
+    assert all(torch.equal(p, q) for p, q in zip(first[0].parameters(), again[0].parameters(), strict=True))

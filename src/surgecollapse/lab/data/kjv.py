@@ -42,7 +42,7 @@ def king_james(data_dir: Path | None = None) -> tuple[str, str]:
     """The text of the King James Bible, or of a file of your own, and where it is from; see :func:`kjv`.
 
     Raises:
-        ConfigError: if the file is no text.
+        ConfigError: if the file is not text.
         MissingDataError: if neither a file nor the package is there.
     """
     if data_dir is not None:

@@ -19,7 +19,7 @@ def shakespeare(data_dir: Path | None = None) -> tuple[str, str]:
             in the order of their file names.
 
     Raises:
-        ConfigError: if a file is no text.
+        ConfigError: if a file is not text.
         MissingDataError: if neither the file nor the package is there.
     """
     if data_dir is not None:
