@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,18 +15,32 @@ from surgecollapse.attaching.attach import attach
 from surgecollapse.controller.options import Readings
 from surgecollapse.functional import dormancy, effective_rank, singular_values
 from surgecollapse.lab.continual.remedies import ContinualBackprop, L2Init, Remedy, ShrinkAndPerturb
-from surgecollapse.lab.continual.tasks import permuted_inputs
+from surgecollapse.lab.continual.snr import SelfNormalizedResets
+from surgecollapse.lab.continual.tasks import (
+    class_groups,
+    class_increments,
+    forgetting,
+    permuted_inputs,
+    permuted_labels,
+)
+from surgecollapse.lab.continual.upgd import UPGD
 from surgecollapse.policies import EndlessExchange, Recycle
 from surgecollapse.studies.page import grouped, interval, paired_difference
 from surgecollapse.studies.registry import Figure, Rows, Settings, Study, Table, study
 
-_BATCH, _PARTS = 16, 20
+_BATCH, _PARTS, _CLASSES, _GROUP = 16, 20, 10, 2
 _METHODS: dict[str, tuple[dict[str, Any], ...]] = {
     "plain": ({},),
     "shrink_and_perturb": ({"shrink": 1e-4, "noise": 1e-3}, {"shrink": 1e-3, "noise": 1e-2}),
     "l2_init": ({"rate": 1e-4}, {"rate": 1e-3}),
     "continual_backprop": ({"rate": 1e-4}, {"rate": 1e-3}),
     "redo": ({"tau": 0.025, "interval": 250}, {"tau": 0.1, "interval": 250}),
+    "snr": ({"eta": 1e-2}, {"eta": 1e-4}),
+    "upgd": (
+        {"lr": 0.3, "beta": 0.99, "sigma": 0.03, "weight_decay": 0.001},
+        {"lr": 0.1, "beta": 0.999, "sigma": 0.1, "weight_decay": 0.001},
+    ),
+    "layer_norm_decay": ({"decay": 0.01}, {"decay": 0.1}),
     "small_dense": ({"width": 32},),
     "endless_exchange": (
         {"sparsity": 0.5, "interval": 250, "drop_fraction": 0.1},
@@ -37,42 +51,58 @@ _METHODS: dict[str, tuple[dict[str, Any], ...]] = {
         {"sparsity": 0.5, "interval": 50, "drop_fraction": 0.1, "tau": 0.1},
     ),
 }
-"""Two settings each, chosen by hand; the better of the two on the first seed is reported beside the other."""
+"""Two settings each, chosen by hand; both are reported."""
+_TASKS: dict[str, int] = {"input_permuted": 200, "label_permuted": 50, "class_incremental": 50}
+"""Kinds of tasks, and how many of each."""
 
 
 def runs(quick: bool) -> list[Settings]:
-    """Seeds outermost."""
-    size = {"tasks": 3, "batches": 5} if quick else {"tasks": 200, "batches": 40}
+    """First settings of input-permuted tasks on one seed, both of the shorter kinds on all, then seeds outermost."""
+    if quick:
+        return [_settings(kind, method, 0, 0, True) for kind in _TASKS for method in _METHODS]
+    shorter = [kind for kind in _TASKS if kind != "input_permuted"]
+    first = [
+        ("input_permuted", 0, 0),
+        *((kind, turn, seed) for turn in (0, 1) for seed in range(10) for kind in shorter),
+    ]
+    whole = [("input_permuted", turn, seed) for seed in range(10) for turn in (0, 1)]
     return [
-        {"method": method, "options": dict(options), "seed": seed, **size}
-        for seed in range(1 if quick else 10)
-        for turn in range(2)
+        _settings(kind, method, turn, seed, False)
+        for kind, turn, seed in dict.fromkeys((*first, *whole))
         for method, settings in _METHODS.items()
-        for options in settings[turn : turn + 1]
+        if turn < len(settings)
     ]
 
 
+def _settings(kind: str, method: str, turn: int, seed: int, quick: bool) -> Settings:
+    size = {"tasks": 3, "batches": 5} if quick else {"tasks": _TASKS[kind], "batches": 40}
+    # Rows of input-permuted tasks were run before there were others, and name none.
+    named = {} if kind == "input_permuted" else {"task": kind}
+    return {"method": method, "options": dict(_METHODS[method][turn]), "seed": seed, **size, **named}
+
+
 def measure(config: Settings) -> Mapping[str, Any]:
-    """Online accuracy over the tasks, then rank and dormancy of the hidden layers on the last one."""
+    """Online accuracy over the tasks, rank and dormancy of the hidden layers on the last one, and forgetting."""
     from surgecollapse.lab.data.images import digits
 
     data = digits(config["seed"], True)
     options = dict(config["options"])
     torch.manual_seed(config["seed"])
-    model = perceptron(64, options.get("width", 64), 10)
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    normalized = config["method"] == "layer_norm_decay"
+    model = perceptron(64, options.get("width", 64), _CLASSES, layer_norm=normalized)
+    optimizer = _optimizer(config["method"], options, model, config["seed"])
     remedy = _remedy(config["method"], options, model, optimizer, config["seed"])
+    kind, groups = config.get("task", "input_permuted"), class_groups(_CLASSES, _GROUP, config["seed"])
+    sizes = {"tasks": config["tasks"], "batches": config["batches"], "batch_size": _BATCH, "seed": config["seed"]}
+    inputs, labels = data.x_train.flatten(1), data.y_train
+    if kind == "class_incremental":
+        stream = class_increments(inputs, labels, groups, **sizes)
+    else:
+        stream = (permuted_labels if kind == "label_permuted" else permuted_inputs)(inputs, labels, **sizes)
     right: list[float] = []
-    stream = permuted_inputs(
-        data.x_train.flatten(1),
-        data.y_train,
-        tasks=config["tasks"],
-        batches=config["batches"],
-        batch_size=_BATCH,
-        seed=config["seed"],
-    )
+    after: list[list[float]] = []
     x = torch.empty(0)
-    for task, x, y in stream:
+    for number, (task, x, y) in enumerate(stream, start=1):
         optimizer.zero_grad()
         logits = model(x)
         F.cross_entropy(logits, y).backward()  # type: ignore[no-untyped-call]
@@ -81,23 +111,51 @@ def measure(config: Settings) -> Mapping[str, Any]:
         if task == len(right):
             right.append(0.0)
         right[task] += float((logits.detach().argmax(1) == y).double().mean()) / config["batches"]
+        if kind == "class_incremental" and number % config["batches"] == 0:
+            after.append(_of_groups(model, data.x_test.flatten(1), data.y_test, groups))
     part = max(1, config["tasks"] // _PARTS)
     parts = [statistics.fmean(right[start : start + part]) for start in range(0, config["tasks"], part)]
     tenth = max(1, config["tasks"] // 10)
+    held = {}
+    if after:
+        held = {
+            "forgetting": forgetting(after),
+            "forgetting_first_round": forgetting(after[: len(groups)]),
+            "all_classes": statistics.fmean(after[-1]),
+        }
     return {
         "first": statistics.fmean(right[:tenth]),
         "last": statistics.fmean(right[-tenth:]),
         "online": statistics.fmean(right),
         "parts": [round(value, 5) for value in parts],
         **hidden_state(model, x),
+        **held,
     }
 
 
-def perceptron(inputs: int, width: int, classes: int) -> nn.Sequential:
-    """Two hidden layers of ReLU units."""
-    return nn.Sequential(
-        nn.Linear(inputs, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, classes)
-    )
+@torch.no_grad()
+def _of_groups(model: nn.Sequential, x: Tensor, y: Tensor, groups: Sequence[Tensor]) -> list[float]:
+    """Accuracy on the classes of each group, among all classes."""
+    right = model.eval()(x).argmax(1) == y
+    model.train()
+    return [float(right[torch.isin(y, group)].double().mean()) for group in groups]
+
+
+def perceptron(inputs: int, width: int, classes: int, *, layer_norm: bool = False) -> nn.Sequential:
+    """Two hidden layers of ReLU units, with layer normalization before them where asked."""
+    layers: list[nn.Module] = []
+    for size in (inputs, width):
+        layers += [nn.Linear(size, width), *([nn.LayerNorm(width)] if layer_norm else []), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(width, classes))
+
+
+def _optimizer(method: str, options: dict[str, Any], model: nn.Module, seed: int) -> torch.optim.Optimizer:
+    """Adam, but for the two methods that bring their own."""
+    if method == "upgd":
+        return UPGD(model.parameters(), generator=torch.Generator().manual_seed(3000 + seed), **options)
+    if method == "layer_norm_decay":
+        return torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=options["decay"])
+    return torch.optim.Adam(model.parameters(), lr=3e-3)
 
 
 def _remedy(
@@ -108,10 +166,11 @@ def _remedy(
         "shrink_and_perturb": lambda: ShrinkAndPerturb(model, generator=draws, **options),
         "l2_init": lambda: L2Init(model, **options),
         "continual_backprop": lambda: ContinualBackprop(model, optimizer, generator=draws, **options),
+        "snr": lambda: SelfNormalizedResets(model, optimizer, generator=draws, **options),
     }
     if method in makers:
         return makers[method]()
-    if method in ("plain", "small_dense"):
+    if method in ("plain", "small_dense", "upgd", "layer_norm_decay"):
         return lambda: None
     _attach(method, options, model, optimizer, seed)
     return lambda: None
@@ -165,9 +224,32 @@ def _groups(rows: Rows) -> list[tuple[str, list[Any]]]:
     return sorted(found.items(), key=lambda item: -statistics.fmean(row["online"] for row in item[1]))
 
 
+_TITLES = {
+    "input_permuted": "Input-permuted digits",
+    "label_permuted": "Label-permuted digits",
+    "class_incremental": "Class-incremental digits",
+}
+
+
+_HELD = ("all_classes", "forgetting_first_round", "forgetting")
+
+
+def _by_kind(rows: Rows) -> list[tuple[str, Rows]]:
+    """Rows by the kind of their tasks, in the order of the kinds."""
+    found: dict[str, list[Any]] = {kind: [] for kind in _TASKS}
+    for row in rows:
+        found[row["config"].get("task", "input_permuted")].append(row)
+    return [(kind, of_kind) for kind, of_kind in found.items() if of_kind]
+
+
 def tables(rows: Rows) -> list[Table]:
-    """Every setting, the best online accuracy first."""
+    """One for each kind of tasks: every setting, the best online accuracy first."""
+    return [_table(kind, of_kind) for kind, of_kind in _by_kind(rows)]
+
+
+def _table(kind: str, rows: Rows) -> Table:
     plain = grouped(rows, "method").get(("plain",), [])
+    forgets = kind == "class_incremental"
     lines = [
         [
             label,
@@ -175,6 +257,7 @@ def tables(rows: Rows) -> list[Table]:
             paired_difference(group, plain, "online", digits=1, scale=100),
             interval([row["first"] for row in group], 1, 100),
             interval([row["last"] for row in group], 1, 100),
+            *([interval([row[key] for row in group], 1, 100) for key in _HELD] if forgets else []),
             f"{statistics.fmean(row['rank'] for row in group):.1f}",
             f"{100 * statistics.fmean(row['dormant'] for row in group):.0f}",
             str(len(group)),
@@ -187,6 +270,7 @@ def tables(rows: Rows) -> list[Table]:
         "minus plain",
         "first tenth",
         "last tenth",
+        *(["all classes", "forgetting, first round", "forgetting"] if forgets else []),
         "rank",
         "dormant, %",
         "seeds",
@@ -195,27 +279,40 @@ def tables(rows: Rows) -> list[Table]:
         "Accuracy of each batch before it is learned. Tenths are of the tasks. Rank and dormant units are those of the "
         "hidden layers after the last task."
     )
-    return [Table(title="Input-permuted digits", headings=headings, lines=lines, note=note)]
+    if forgets:
+        note += (
+            " All classes: accuracy on test images of all ten after the last task, with one head. Forgetting: best "
+            "accuracy on a pair of classes less the last, over the four pairs not learned last, in points, after the "
+            "first round of five pairs and after all ten."
+        )
+    return Table(title=_TITLES[kind], headings=headings, lines=lines, note=note)
 
 
 def plot(rows: Rows) -> Figure:
-    """Online accuracy over tasks, the best setting of each method."""
+    """Online accuracy over tasks, the best setting of each method, for each kind of tasks."""
     import matplotlib.pyplot as plt
 
-    figure, axis = plt.subplots(figsize=(6.5, 3.4))
-    shown: set[str] = set()
-    for label, group in _groups(rows):
-        method = group[0]["config"]["method"]
-        if method in shown:
-            continue
-        shown.add(method)
-        parts = [statistics.fmean(values) for values in zip(*(row["parts"] for row in group), strict=True)]
-        width = group[0]["config"]["tasks"] / len(parts)
-        at = [width * (place + 0.5) for place in range(len(parts))]
-        axis.plot(at, [100 * value for value in parts], label=label, linewidth=1.2)
-    axis.set(xlabel="task", ylabel="online accuracy, %")
-    axis.grid(alpha=0.2)
-    axis.legend(fontsize=6)
+    kinds = _by_kind(rows)
+    figure, axes = plt.subplots(1, len(kinds), figsize=(3.3 * len(kinds) + 2, 3.4), squeeze=False)
+    colors = {method: f"C{number % 10}" for number, method in enumerate(_METHODS)}
+    lines: dict[str, Any] = {}
+    for axis, (kind, of_kind) in zip(axes[0], kinds, strict=True):
+        shown: set[str] = set()
+        for _, group in _groups(of_kind):
+            method = group[0]["config"]["method"]
+            if method in shown:
+                continue
+            shown.add(method)
+            parts = [statistics.fmean(values) for values in zip(*(row["parts"] for row in group), strict=True)]
+            width = group[0]["config"]["tasks"] / len(parts)
+            at = [width * (place + 0.5) for place in range(len(parts))]
+            style = "--" if method in list(_METHODS)[10:] else "-"
+            (line,) = axis.plot(at, [100 * v for v in parts], style, color=colors[method], linewidth=1.2)
+            lines.setdefault(method.replace("_", " "), line)
+        axis.set(title=_TITLES[kind], xlabel="task")
+        axis.grid(alpha=0.2)
+    axes[0][0].set_ylabel("online accuracy, %")
+    axes[0][-1].legend(lines.values(), lines.keys(), fontsize=6, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.tight_layout()
     return figure
 

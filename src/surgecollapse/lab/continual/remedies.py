@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,33 @@ def fresh(layer: nn.Linear, generator: torch.Generator) -> tuple[Tensor, Tensor]
     bound = layer.in_features**-0.5
     weight = torch.empty_like(layer.weight).uniform_(-bound, bound, generator=generator)
     return weight, torch.zeros_like(layer.bias)
+
+
+@torch.no_grad()
+def renew(
+    into: nn.Linear, out: nn.Linear, chosen: Tensor, optimizer: torch.optim.Optimizer, generator: torch.Generator
+) -> None:
+    """Make hidden units new: incoming weights anew, bias, outgoing weights and the optimizer's moments of all zero.
+
+    Args:
+        into: the layer whose outputs the units are.
+        out: the layer that reads them.
+        chosen: numbers of the units.
+        optimizer: that steps both layers.
+        generator: for new weights; a whole layer is drawn, so that what is drawn depends on no choice.
+    """
+    weight, bias = fresh(into, generator)
+    into.weight[chosen], into.bias[chosen] = weight[chosen], bias[chosen]
+    out.weight[:, chosen] = 0
+    parts: tuple[tuple[Tensor, Any], ...] = (
+        (into.weight, (chosen,)),
+        (into.bias, (chosen,)),
+        (out.weight, (slice(None), chosen)),
+    )
+    for parameter, part in parts:
+        for moment in optimizer.state.get(parameter, {}).values():
+            if isinstance(moment, Tensor) and moment.shape == parameter.shape:
+                moment[part] = 0
 
 
 class ShrinkAndPerturb:
@@ -146,17 +174,7 @@ class ContinualBackprop:
                 self._replace(units, least)
 
     def _replace(self, units: _Units, chosen: Tensor) -> None:
-        weight, bias = fresh(units.into, self.generator)
-        units.into.weight[chosen], units.into.bias[chosen] = weight[chosen], bias[chosen]
-        units.out.weight[:, chosen] = 0
+        renew(units.into, units.out, chosen, self.optimizer, self.generator)
         units.utility[chosen] = 0
         units.age[chosen] = 0
         self.replaced += len(chosen)
-        for parameter, part in (
-            (units.into.weight, (chosen,)),
-            (units.into.bias, (chosen,)),
-            (units.out.weight, (slice(None), chosen)),
-        ):
-            for moment in self.optimizer.state.get(parameter, {}).values():
-                if isinstance(moment, Tensor) and moment.shape == parameter.shape:
-                    moment[part] = 0

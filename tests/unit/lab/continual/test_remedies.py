@@ -7,7 +7,13 @@ import torch
 from torch import nn
 
 from surgecollapse.lab.continual.remedies import ContinualBackprop, L2Init, ShrinkAndPerturb, fresh, linear_layers
-from surgecollapse.lab.continual.tasks import permuted_inputs
+from surgecollapse.lab.continual.tasks import (
+    class_groups,
+    class_increments,
+    forgetting,
+    permuted_inputs,
+    permuted_labels,
+)
 
 
 def net(seed=0):
@@ -122,3 +128,38 @@ def test_tasks_permute_inputs_and_nothing_else(batches):
     assert len(set(places)) == 4  # one permutation each, another for each task
     if batches == 3:  # enough samples: none twice
         assert all(len({int(v) for t, _, labels in stream if t == task for v in labels}) == 6 for task in range(4))
+
+
+@pytest.mark.parametrize("batches", [3, 9])
+def test_label_permuted_tasks_rename_classes_and_nothing_else(batches):
+    x, y = torch.arange(40.0).view(8, 5), torch.arange(8) % 4
+    stream = list(permuted_labels(x, y, tasks=6, batches=batches, batch_size=2, seed=0))
+    assert [task for task, _, _ in stream] == [t for t in range(6) for _ in range(batches)]
+    names = {}
+    for task, inputs, labels in stream:
+        for sample, label in zip(inputs, labels, strict=True):
+            row = int(sample[0]) // 5
+            assert torch.equal(sample, x[row])
+            assert names.setdefault((task, int(y[row])), int(label)) == int(label)
+    by_task = [tuple(names.get((task, c)) for c in range(4)) for task in range(6)]
+    assert all(len(set(found) - {None}) == len([name for name in found if name is not None]) for found in by_task)
+    assert len(set(by_task)) > 1
+
+
+def test_class_increments_show_their_own_classes_round_after_round():
+    x, y = torch.arange(60.0).view(30, 2), torch.arange(30) % 6
+    groups = class_groups(6, 2, seed=3)
+    shown = {}
+    for task, inputs, labels in class_increments(x, y, groups, tasks=7, batches=4, batch_size=5, seed=0):
+        assert torch.equal(inputs, x[(inputs[:, 0] / 2).long()])
+        assert torch.equal(labels, y[(inputs[:, 0] / 2).long()])
+        shown.setdefault(task, set()).update(labels.tolist())
+    assert [shown[task] for task in range(7)] == [set(groups[task % 3].tolist()) for task in range(7)]
+
+
+def test_forgetting_is_the_best_before_less_the_last_but_for_the_latest_group():
+    after = [[0.9, 0.0, 0.0], [0.4, 0.8, 0.0], [0.1, 0.6, 0.7], [0.8, 0.2, 0.3]]
+    # Task 3 was group 0 again: groups 1 and 2 lost 0.8 − 0.2 and 0.7 − 0.3.
+    assert forgetting(after) == pytest.approx(0.5)
+    assert forgetting(after[:1]) == 0.0
+    assert forgetting([[0.5], [0.6]]) == 0.0
