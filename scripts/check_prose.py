@@ -3,15 +3,17 @@
     python scripts/check_prose.py                 # README, CHANGELOG, docs and reports
     python scripts/check_prose.py --since main    # the commits that main does not have, too
 
-Sources: US spelling. Pages: at most 140 characters a line outside of tables and code, 84 in code (what the page shows
-without scrolling), numbers with a leading zero, US spelling, and no page that no other page links to. Cells of the page
-on status: at most 12 words. Commits: a subject of at most 72 characters that names its area first (``masks: keep ties
-exact``).
+Sources: US spelling, and sentences of at most 25 words in the docstrings of public names, which become pages.
+Pages: sentences of at most 25 words (not in tables, reports and the changelog), at most 140 characters a line outside
+of tables and code, 84 in code (what the page shows without scrolling), numbers with a leading zero, US spelling, and
+no page that no other page links to. Cells of the page on status: at most 12 words. Commits: a subject of at most 72
+characters that names its area first (``masks: keep ties exact``).
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import re
 import subprocess
 import sys
@@ -19,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-LINE, CODE, SUBJECT, CELL = 140, 84, 72, 12
+LINE, CODE, SUBJECT, CELL, SENTENCE = 140, 84, 72, 12, 25
 _BRITISH = re.compile(
     r"\b\w*(?:(?:general|memor|standard|normal|optim|regular|initial|minim|recogn|local|summar|discret|orthogonal|"
     r"character|parametr|organ|vector|quant|serial|synchron)is(?:e|ed|es|er|ing|ation|ations)(?![a-z])|"
@@ -27,6 +29,11 @@ _BRITISH = re.compile(
     re.IGNORECASE,
 )
 _BARE_DECIMAL = re.compile(r"(?<![\w.\])/-])\.\d")
+_END = re.compile(r"""(?<=[.!?:])["')*]*\s+(?=[^\Wa-z_]|[`*\[("'])""")
+_WORD = re.compile(r"[\w'’%.\-–/]*\w[\w'’%.\-–/]*")
+_ITEM = re.compile(r"\s*(?:[-*]|\d+\.) ")
+_NO_PROSE = ("|", "#", "<", "!", "    ", "===", "---")
+_SECTION = re.compile(r"(?:Args|Returns|Raises|Yields|Attributes):$")
 _LINK = re.compile(r"\]\(([^)#\s]+\.md)")
 _AREA = re.compile(r"^[A-Za-z0-9_./-]+(?: [A-Za-z0-9_./-]+)?: \S")
 
@@ -77,6 +84,72 @@ def long_cells(text: str) -> Iterator[str]:
         for cell in line.split("|") if line.startswith("|") else ():
             if (words := len(cell.split())) > CELL:
                 yield f"{number}: {words} words in a cell, at most {CELL}"
+
+
+def _blocks(text: str) -> Iterator[tuple[int, str]]:
+    """Paragraphs and items of lists, each with the number of its first line."""
+    first, block = 0, list[str]()
+    for number, line, fenced in [*_lines(text), (0, "", False)]:
+        if fenced or not line.strip() or _ITEM.match(line):
+            if block and not block[0].startswith(_NO_PROSE):
+                yield first, " ".join(block)
+            block = []
+        if not fenced and line.strip():
+            first = first if block else number
+            block.append(line if not block else line.strip())
+
+
+def long_sentences(text: str) -> Iterator[str]:
+    """Sentences of more than 25 words, outside of code, tables and headings; inline code is one word.
+
+    >>> list(long_sentences("Short. Long " + "word " * 25))
+    ['1: a sentence of 26 words, at most 25: Long word word word word word …']
+    """
+    for number, block in _blocks(text):
+        plain = re.sub(r"(`+).+?\1", "`x`", re.sub(r"\]\([^)]*\)", "]", block))
+        for sentence in _END.split(plain):
+            if (words := len(_WORD.findall(sentence))) > SENTENCE:
+                start = " ".join(sentence.split()[:6])
+                yield f"{number}: a sentence of {words} words, at most {SENTENCE}: {start} …"
+
+
+def _page_of(docstring: str) -> str:
+    """A docstring as prose: without examples, every entry of a section a paragraph; as many lines as it has."""
+    lines, indent, example = list[str](), 0, False
+    for line in docstring.splitlines():
+        if _SECTION.match(line):
+            line, indent = "", 4
+        elif line and not line.startswith(" "):
+            indent = 0
+        example = bool(line.strip()) and (example or line.lstrip().startswith(">>>"))
+        line = "" if example else line[indent:]
+        entry = indent and re.match(r"[\w*., ]+: ", line)
+        lines.append(f"- {line[entry.end() :]}" if entry else line)
+    return re.sub(r":\w+:(?=`)", "", "\n".join(lines))
+
+
+def _documented(node: ast.AST) -> Iterator[tuple[int, str, str]]:
+    """Line, name and docstring of a module and of what is public in it."""
+    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+        name = getattr(node, "name", "module")
+        if name.startswith("_"):
+            return
+        if docstring := ast.get_docstring(node):
+            yield node.body[0].lineno, name, docstring
+    for child in ast.iter_child_nodes(node):
+        yield from _documented(child)
+
+
+def long_sentences_of_code(text: str) -> Iterator[str]:
+    """Those of the docstrings of public names, with the line of the docstring's sentence.
+
+    >>> list(long_sentences_of_code("def f(): '" + "word " * 26 + "'"))
+    ['1: f has a sentence of 26 words, at most 25: word word word word word word …']
+    """
+    for start, name, docstring in _documented(ast.parse(text)):
+        for fault in long_sentences(_page_of(docstring)):
+            number, _, what = fault.partition(": a")
+            yield f"{start + int(number) - 1}: {name} has a{what}"
 
 
 def faults_of_code(text: str) -> Iterator[str]:
@@ -131,8 +204,11 @@ def check(since: str | None) -> list[str]:
     for page in sorted(pages + logs):
         faults = faults_of_page(page.read_text(encoding="utf-8"), width=None if page in logs else LINE)
         found += [f"{page.relative_to(ROOT)}:{fault}" for fault in faults]
+        if page in pages:
+            found += [f"{page.relative_to(ROOT)}:{fault}" for fault in long_sentences(page.read_text(encoding="utf-8"))]
     for module in sorted((ROOT / "src").rglob("*.py")):
-        faults = faults_of_code(module.read_text(encoding="utf-8"))
+        code = module.read_text(encoding="utf-8")
+        faults = [*faults_of_code(code), *long_sentences_of_code(code)]
         found += [f"{module.relative_to(ROOT)}:{fault}" for fault in faults]
     status = (ROOT / "docs" / "status.md").read_text(encoding="utf-8")
     found += [f"docs/status.md:{fault}" for fault in long_cells(status)]

@@ -425,9 +425,9 @@ Tracks and baselines without rows, and the commands that run them:
   the form and memorizes the rest. Where the pair (y, x) was trained on, 1,159 of 1,166 answers are right. Where only a
   negated pair was, (−x, −y) or (−y, −x), 822 of 882. Where neither was, 7 of 304, though the form has eight more
   symmetric pairs. With half of all pairs in training, one pair in eight has neither: the limit is 87.5%.
-- **More data do not help the one setting** on x² + xy + y²: with 80% of the pairs it has fitted 56% of them after 1,000
+- **More data do not help the one setting** on x² + xy + y². With 80% of the pairs it has fitted 56% of them after 1,000
   steps, and 33% of the validation set (seed 0, `--fractions 0.8`).
-- **Row bounds on the one setting** hurt: on x·y, x − y and x² + xy + y² accuracy was at most 6% when the search gave up
+- **Row bounds on the one setting** hurt. On x·y, x − y and x² + xy + y² accuracy was at most 6% when the search gave up
   (`benchmarks/results/grokking/records-search.jsonl`, one seed each).
 - **The mixed track** has one seed: a seed takes two minutes with batches of 2,048.
 - **Clip to Grok** on other tracks than x·y, **egalitarian descent** and **the sphere**: not run.

@@ -98,8 +98,8 @@ class MonitorContext:
 class Monitor(Protocol):
     """Measures something of the net while it trains; changes nothing. Nothing that decides reads it.
 
-    Optional attributes: ``period = n``: only at every n-th event; ``rotates = True``: each event may show it only some
-    of the weights and sites, in turn, so that its cost can be bounded; ``first_cost = c``: its first event takes about
+    Optional attributes: ``period = n``: only at every n-th event. ``rotates = True``: each event may show it only some
+    of the weights and sites, in turn, so that its cost can be bounded. ``first_cost = c``: its first event takes about
     as long as c training steps, and waits until that has been earned (default .15). Optional methods:
     ``prepare(context)``, called one optimizer step before :meth:`measure` (with weights and gradients alone);
     ``state_dict`` and ``load_state_dict``, for what a checkpoint must hold.
@@ -142,19 +142,19 @@ class Stateful(Protocol):
 class Policy(Stateful, Protocol):
     """Decides when to collapse, surge or pump, and how deep. Host numbers only; never sees a tensor.
 
-    Policies are *level-triggered*: :meth:`decide` compares the state that the schedule wants at ``reading.step``
-    with the state it has, so that a decision skipped on a non-finite step is made at the next one.
+    Policies are *level-triggered*: :meth:`decide` compares the state that the schedule wants at ``reading.step`` with
+    the state it has. So a decision skipped on a non-finite step is made at the next one.
 
-    A policy with an attribute ``from_start = True`` is asked once more, before the first optimizer step, with a reading
-    of step 0 that has seen nothing yet (static masks, RigL).
+    A policy with an attribute ``from_start = True`` is asked once more, before the first optimizer step. The reading is
+    of step 0 and has seen nothing yet (static masks, RigL).
 
     One with an attribute ``measures = ("prediction_confidence",)`` finds it in its readings, at the cost of one pass of
     the probe batch each.
 
     One with a method ``earliest(step) -> int | None`` says before which step, greater than ``step``, it will surely not
-    act, because of a dwell or a schedule (``None``: never again); it is shown, and decides nothing.
+    act, because of a dwell or a schedule. ``None`` means never again. It is shown, and decides nothing.
 
-    One with an attribute ``last_step: int | None`` says when its mask becomes final: under the command ``pace`` the
+    One with an attribute ``last_step: int | None`` says when its mask becomes final. Under the command ``pace`` the
     schedule is slowed no more than lets it end with the run.
     """
 

@@ -39,9 +39,9 @@ class TrainingStatus:
 class StatusReader:
     """Takes the events of a run in their order, and says in which state training is.
 
-    A plateau is what :class:`~surgecollapse.policies.trend.Trend` calls one: the moving average of entropy over the
-    readings since weights were last closed or reopened changes by less than 1e-3 per 10 readings. A net whose mask is
-    final is stable from then on, also just after the collapse that made it final: nothing is waited for.
+    A plateau is what :class:`~surgecollapse.policies.trend.Trend` calls one: the moving average of entropy changes by
+    less than 1e-3 per 10 readings. It is taken over the readings since weights were last closed or reopened. A net
+    whose mask is final is stable from then on, also just after the collapse that made it final: nothing is waited for.
 
     >>> reader = StatusReader(every=50)
     >>> reader.take(Reading(step=50, entropy=0.5))

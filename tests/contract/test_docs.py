@@ -206,6 +206,16 @@ def test_checks_of_prose_find_what_they_look_for(tmp_path):
     assert any("75 characters" in fault for fault in check_prose.faults_of_subject("docs: " + "x" * 69))
 
 
+def test_long_sentences_are_found_in_prose_and_not_in_code():
+    long = "A sentence of " + "many " * 30 + "words."
+    page = f"# {long}\n\n| {long} |\n\n    {long}\n\n```text\n{long}\n```\n\n- Short.\n- {long}\n  And short."
+    assert [fault.partition(":")[0] for fault in check_prose.long_sentences(page)] == ["12"]
+    assert list(check_prose.long_sentences(f"One `{long}` and [one](https://example.org/{'a-' * 40}).")) == []
+    args = f"    Args:\n        x: short.\n        y: {long}\n    >>> {long}\n    {long}"
+    code = f'def f(x, y):\n    """Short.\n\n{args}\n    """\n\n\ndef _g():\n    """{long}"""\n'
+    assert [fault.partition(":")[0] for fault in check_prose.long_sentences_of_code(code)] == ["6"]
+
+
 def test_version_is_the_same_everywhere():
     pyproject = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     (version,) = re.findall(r'^version = "(.+)"$', pyproject, re.MULTILINE)

@@ -33,9 +33,9 @@ def plan_collapse(
 ) -> dict[str, Tensor]:
     """Choose the masks of a collapse to ``sparsity``; nothing is written.
 
-    A weight that is closed already stays closed: among zeros, open ones (reopened, not yet moved) go last. Only where
-    ``layer`` or ``erk`` give a parameter more than it has open (the masks came from another allocation) are some of
-    its closed weights opened, at zero.
+    A weight that is closed already stays closed: among zeros, open ones (reopened, not yet moved) go last. Masks that
+    came from another allocation may leave a parameter fewer open weights than ``layer`` or ``erk`` give it. Only then
+    are some of its closed weights opened, at zero.
 
     Args:
         weights: the prunable weights and their masks.

@@ -17,9 +17,9 @@ from surgecollapse.torch_utils.modules import is_recomputed, is_undisturbed, map
 class InputNoise:
     """Adds Gaussian noise to the model's first input.
 
-    Floating-point input: x + σ·ε, ε ~ N(0, 1), in the units of the input (the published values .05, .1 and .2 are for
-    standardized inputs). Token input (integers): the noise goes on the output e of the first embedding that runs, as
-    e + σ·rms(e)·ε, since embeddings have no common scale.
+    Floating-point input: x + σ·ε, ε ~ N(0, 1), in the units of the input. The published values .05, .1 and .2 are for
+    standardized inputs. Token input (integers): the noise goes on the output e of the first embedding that runs, as e +
+    σ·rms(e)·ε. Embeddings have no common scale.
 
     Evaluation is never touched, nor are passes of the probe batch. What gradient checkpointing computes again in the
     backward pass gets the noise of the last forward pass. While σ is zero no hook exists. Inside a graph

@@ -152,7 +152,7 @@ class MaskWriter:
     ) -> Ledger:
         """Exchange ``share`` of the open weights of each parameter for as many others; its density stays exact.
 
-        As in RigL's published code, a weight may be reopened by the very exchange that would have closed it: it then
+        As in RigL's published code, a weight may be reopened by the very exchange that would have closed it. It then
         simply stays, value and moments included. Under a pattern tiles are exchanged, see
         :func:`~surgecollapse.functional.exchange_tiles`.
         """

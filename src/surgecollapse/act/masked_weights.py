@@ -27,17 +27,17 @@ class MaskedWeights:
     """Prunable parameters and their masks, keyed by canonical name.
 
     Parameters keep their identity and their state-dict keys; masks live here. A mask has the dtype and the strides of
-    its weight, since a float multiply is several times faster than a boolean one; a parameter that is fully open has no
+    its weight, since a float multiply is several times faster than a boolean one. A parameter that is fully open has no
     mask and costs nothing. With ``compile=True`` the mask of a large weight is one byte an entry, and one compiled pass
-    multiplies by it: a quarter of the memory for masks, three quarters of the traffic, nine tenths of the time. The
-    values are the same, bit for bit.
+    multiplies by it. That takes a quarter of the memory for masks, three quarters of the traffic and nine tenths of the
+    time. The values are the same, bit for bit.
 
     Args:
         params: canonical name → parameter, in a fixed order.
         compile: multiply large weights and gradients in one compiled pass each; without a compiler there is one
             warning, and plain operations do the work.
-        shards: sums over the processes that hold parts of the weights; of sharded weights, masks are those of the part
-            that this process holds, and all counts are those of the whole.
+        shards: sums over the processes that hold parts of the weights. Masks of sharded weights are those of the part
+            that this process holds. All counts are those of the whole.
 
     Attributes:
         ranking: ranks and counts entries of all weights together.
@@ -207,8 +207,8 @@ class MaskedWeights:
 
         With ``write=False`` the caller writes the weights.
 
-        Closed weights become +0.0: a product with the mask would leave −0.0 of the negative ones, which no optimizer
-        brings back to +0.0 and no file can leave out bit for bit.
+        Closed weights become +0.0. A product with the mask would leave −0.0 of the negative ones. No optimizer brings
+        that back to +0.0, and no file can leave it out bit for bit.
 
         Raises:
             ValueError: if a shape differs from its weight's.

@@ -79,8 +79,8 @@ def moment_tensors(optimizer: Optimizer, param: Tensor) -> dict[str, Tensor]:
     Scalars and numbers (step counts) are passed over. The states of optimizers inside of this one count, too.
 
     Raises:
-        ValueError: if the state holds a tensor of any other shape (factored or packed moments): which entries belong
-            to which weight is then unknown, and guessing would misalign them.
+        ValueError: if the state holds a tensor of any other shape (factored or packed moments). Which entries belong to
+            which weight is then unknown, and guessing would misalign them.
     """
     found: dict[str, Tensor] = {}
     for key, value in state_of(optimizer, param).items():
@@ -120,10 +120,10 @@ def forget(
 ) -> None:
     """Forget the optimizer's moments where the mask of ``param`` flipped.
 
-    * ``reset``: zero. Once bias correction has worn off, Adam's first step from zero moments moves a weight by
-      (1 − β₁)/√(1 − β₂) learning rates (3.2 at β = .9, .999).
+    * ``reset``: zero. Once bias correction has worn off, Adam's first step from zero moments moves a weight by (1 −
+      β₁)/√(1 − β₂) learning rates. That is 3.2 at β = .9, .999.
     * ``warmup``: as ``reset``, but second moments start at the mean over the weights of the same parameter that stayed
-      open, so that the first step is an ordinary one.
+      open. So the first step is an ordinary one.
     * ``ramp``: as ``reset``; :class:`~surgecollapse.act.regrowth_ramp.RegrowthRamp` then shortens the first steps.
     * ``keep``: nothing is touched.
 

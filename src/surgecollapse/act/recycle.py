@@ -19,13 +19,13 @@ from surgecollapse.protocols import UnitConnection
 class Recycler:
     """Gives dormant units new incoming weights and zeros as outgoing ones (ReDo).
 
-    Sokar, Agarwal, Castro, Evci 2023 (arXiv 2302.12902, algorithm 1). For every unit of a dormancy of at most τ:
-    incoming weights are drawn anew, outgoing ones set to zero, the bias too (as in the published code), and the
-    optimizer's moments of all three are reset. A unit whose activation was always zero changes no output by it: its
-    outgoing weights are zero afterwards.
+    Sokar, Agarwal, Castro, Evci 2023 (arXiv 2302.12902, algorithm 1). Incoming weights of every unit of a dormancy of
+    at most τ are drawn anew. Outgoing ones are set to zero, the bias too (as in the published code). The optimizer's
+    moments of all three are reset. A unit whose activation was always zero changes no output by it: its outgoing
+    weights are zero afterwards.
 
     Deviations: new weights are N(0, σ²) with σ the root mean square that the weight had when the library was attached,
-    whatever its initializer; the published code draws Xavier-uniform. Under a mask closed weights stay closed, and a
+    whatever its initializer. The published code draws Xavier-uniform. Under a mask closed weights stay closed, and a
     unit all of whose incoming weights are closed is left as it is.
 
     Args:

@@ -22,16 +22,16 @@ _SETTLED = 0.02
 class RegrowthRamp:
     """A step count of their own for regrown weights, and small first steps.
 
-    Adam corrects the bias of its moments by one step count for all weights. A weight whose moments were set to zero
-    late in training therefore moves by (1 − β₁)/√(1 − β₂) learning rates in its first step, 3.2 at the usual values,
-    and by more than one for 1/(1 − β₂) steps. Here the a-th step of a regrown weight, a = 1, 2, …, is the optimizer's
+    Adam corrects the bias of its moments by one step count for all weights. Take a weight whose moments were set to
+    zero late in training. In its first step it moves by (1 − β₁)/√(1 − β₂) learning rates, 3.2 at the usual values. It
+    moves by more than one for 1/(1 − β₂) steps. Here the a-th step of a regrown weight, a = 1, 2, …, is the optimizer's
     own times::
 
         min(1, a/W) · (1 − β₁^T)/(1 − β₁^a) · √((1 − β₂^a)/(1 − β₂^T))
 
-    with T the optimizer's step count: what Adam would do that counts from the regrowth, under a linear warm-up of W
-    steps (SMET, Xiao et al. 2026, arXiv 2606.00888; W is ours). It ends where β₂^a is 0.02. Of other optimizers, steps
-    are multiplied by min(1, a/W) alone.
+    with T the optimizer's step count. An Adam that counts from the regrowth would do the same, under a linear warm-up
+    of W steps (SMET, Xiao et al. 2026, arXiv 2606.00888; W is ours). It ends where β₂^a is 0.02. Of other optimizers,
+    steps are multiplied by min(1, a/W) alone.
 
     While a parameter has such weights, it is copied in every step, and has a count of 4 bytes a weight.
 

@@ -133,10 +133,10 @@ class Explanation:
 def explain_parameters(model: nn.Module, dataflow: Dataflow | None = None) -> Explanation:
     """Say of every parameter what it is for, and whether it is pruned by default.
 
-    Prunable are the weights of layers that multiply: linear layers (also those that store inputs by outputs, as the
-    ``Conv1D`` of ``transformers``), convolutions, attention, recurrent layers and experts; and other parameters that
-    were seen to multiply activations as a matrix. A parameter that plays several parts, as one that a head shares with
-    an embedding, is prunable only if all of them are.
+    Prunable are the weights of layers that multiply: linear layers, convolutions, attention, recurrent layers and
+    experts. So are other parameters that were seen to multiply activations as a matrix. Linear layers may store inputs
+    by outputs, as the ``Conv1D`` of ``transformers`` does. A parameter that plays several parts, as one that a head
+    shares with an embedding, is prunable only if all of them are.
 
     Args:
         model: the unwrapped model.

@@ -21,9 +21,9 @@ class ShadowWeights:
     """The weights w that the optimizer steps, where the model has v = s·soft(w; t), zero where the mask is closed.
 
     Between steps the parameters hold v: forward, backward, evaluation, checkpoints and copies see the sparse net. For
-    the length of a step they hold w (their storage is exchanged, nothing is copied), so that decay, momentum and
-    gradient transforms act on w; the gradient at v goes straight to w (Bengio et al. 2013, arXiv 1308.3432), times θ
-    where v is closed. Then v is written anew.
+    the length of a step they hold w: their storage is exchanged, and nothing is copied. So decay, momentum and gradient
+    transforms act on w. The gradient at v goes straight to w (Bengio et al. 2013, arXiv 1308.3432), times θ where v is
+    closed. Then v is written anew.
 
     The masks hold exactly as many weights open as the sparsity asks, chosen by |w|. Masks, t and s are taken anew every
     ``every`` steps and at readings; in between a weight stays closed, or goes to zero under t.

@@ -20,9 +20,9 @@ _DIGIT = 16
 class ShardedRanking(Ranking):
     """Ranks and counts over all parts: by histograms of their keys, summed over the ranks.
 
-    Non-negative floats order like the integers of their bits. The threshold is found 16 bits at a time: each rank
-    counts the keys of its parts in a histogram, and one all-reduce adds them up, two in all for float32. Where only
-    some of the entries at the threshold are to be taken, those of the lowest positions in the whole tensors are found
+    Non-negative floats order like the integers of their bits. The threshold is found 16 bits at a time. Each rank
+    counts the keys of its parts in a histogram, and one all-reduce adds them up, two in all for float32. Sometimes only
+    some of the entries at the threshold are to be taken. Those of the lowest positions in the whole tensors are found
     in the same way. So the result is, bit for bit, that of :func:`~surgecollapse.functional.lowest` on whole tensors.
 
     Args:

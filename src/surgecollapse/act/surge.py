@@ -38,9 +38,10 @@ def choose_reopened(
         weights: the prunable weights.
         closed: name → boolean, true where a weight may be reopened.
         count: how many, in all.
-        growth: ``random``; ``gradient`` and ``ema_gradient``: highest magnitude of the signal; ``momentum``: each
-            parameter's share follows the mean signal of its open weights (sparse momentum, Dettmers & Zettlemoyer,
-            arXiv 1907.04840), within it the highest magnitude; or a criterion of one's own.
+        growth: ``random``; ``gradient`` and ``ema_gradient``, the highest magnitude of the signal; ``momentum``; or a
+            criterion of one's own. With ``momentum`` each parameter's share follows the mean signal of its open
+            weights, and within it the highest magnitude counts. That is sparse momentum (Dettmers & Zettlemoyer, arXiv
+            1907.04840).
         signals: the dense gradient that belongs to ``growth``, by name. A parameter without one is drawn at random,
             behind every parameter that has one.
         generators: the library's own generators.
@@ -118,7 +119,7 @@ def fill_reopened(
     """Write the first values of reopened weights, in place.
 
     ``zero`` leaves them at zero. ``noise`` draws N(0, σ²) with σ² = ρ·E/n over the n reopened weights, E the energy of
-    the live ones, and scales the draw down where chance took it over the budget ρ·E; an explicit ``noise_std`` is used
+    the live ones. It scales the draw down where chance took it over the budget ρ·E. An explicit ``noise_std`` is used
     as it is, unbounded. ``last`` restores the values that the weights had when they were closed.
 
     Returns:

@@ -29,10 +29,10 @@ def soft_pass(value: Tensor, weight: Tensor, mask: Tensor, threshold: Tensor, sc
 class ThresholdedValues:
     """Thresholds t and scales s by parameter name, and the values that they give.
 
-    The threshold of a parameter is the greatest |w| that is closed in it, or with one ranking by magnitude over all
-    parameters the greatest of all; where that is not below the least open |w| (ties, tiles, a minimum density), the
-    next number below it. Where few weights of a parameter are open, their positions are kept, and only they are
-    written.
+    The threshold of a parameter is the greatest |w| that is closed in it. With one ranking by magnitude over all
+    parameters, it is the greatest of all. Where that is not below the least open |w| (ties, tiles, a minimum density),
+    it is the next number below it. Where few weights of a parameter are open, their positions are kept, and only they
+    are written.
 
     Args:
         writer: chose the masks.

@@ -29,14 +29,14 @@ class _Seen(NamedTuple):
 class ZeroPreservation:
     """Keeps closed weights at zero after each step, by a multiply only where it may change something.
 
-    In an optimizer of :data:`KEEP_ZEROS` a weight stays +0.0 whose gradient was masked and whose moments are zero, as
-    they are from the collapse on that forgot them. So nothing is written after a step if, since the last one,
+    In an optimizer of :data:`KEEP_ZEROS` a weight stays +0.0 if its gradient was masked and its moments are zero. They
+    are zero from the collapse that reset them. So nothing is written after a step if, since the last one,
 
     * no mask changed and the optimizer's state was not replaced (else its moments are looked at once),
     * no weight was written to: torch counts writes to a tensor, all but those through ``.data``.
 
-    At readings the zeros are checked; if there is another value (a write through ``.data``, moments set by hand), it
-    is taken out and masks are multiplied after every step from then on.
+    At readings the zeros are checked. If there is another value (a write through ``.data``, moments set by hand), it is
+    taken out. Masks are multiplied after every step from then on.
 
     Args:
         weights: the masks.

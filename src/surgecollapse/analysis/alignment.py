@@ -53,10 +53,11 @@ def align(first: nn.Module, second: nn.Module, inputs: Tensor, *, most: int = 10
     """Match hidden units by their weights (Ainsworth, Hayase and Srinivasa, arXiv 2209.04836, algorithm 1).
 
     Coordinate ascent of Σ_l ⟨W_l, P_l W'_l P_{l−1}ᵀ⟩ over the permutations, each step an assignment problem that SciPy
-    solves; biases and norms count with the layer that they follow. A local optimum, which may depend on the order.
+    solves. Biases and norms count with the layer that they follow. A local optimum, which may depend on the order.
 
-    Only for chains: linear and convolution layers, each of which takes in what the one before gives, with elementwise
-    activations, pooling, flattening and batch norm between them, declared in the order in which they run.
+    Only for chains of linear and convolution layers, each of which takes in what the one before gives. Elementwise
+    activations, pooling, flattening and batch norm may lie between them. Layers must be declared in the order in which
+    they run.
 
     Args:
         first: the net to come close to.

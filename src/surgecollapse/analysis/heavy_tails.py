@@ -98,8 +98,8 @@ def heavy_tails(weights: Mapping[str, Tensor], *, least: int = 20) -> HeavyTails
     """Fit a power law to the spectrum of each weight (Martin and Mahoney, arXiv 1810.01075), and a random bulk.
 
     Args:
-        weights: by name, real or complex; those of fewer than two axes, fewer than ``least`` columns or rows, or only
-            zeros are left out, convolutions are taken as ``(channels, rest)``. Those that are not finite are named in
+        weights: by name, real or complex. Those of fewer than two axes, fewer than ``least`` columns or rows, or only
+            zeros are left out. Convolutions are taken as ``(channels, rest)``. Those that are not finite are named in
             ``left_out``.
         least: fewest eigenvalues in a tail.
 

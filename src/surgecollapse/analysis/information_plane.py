@@ -83,9 +83,9 @@ def information_plane(
 
     The paper bins every unit, which for layers of more than some ten units gives each sample a pattern of its own, and
     so saturates. Deviation: the leading principal components of the layer at that time are binned, each between its own
-    ends, so that scale and rotation do not matter. As these are functions of the layer, what they know of the label is
-    no more than what the layer knows, but for the bias of the estimate. I(T; Y) has the correction of Miller and Madow.
-    All rows of the input count as different, so that I(X; T) = H(T), at most components·ln bins.
+    ends. So scale and rotation do not matter. These are functions of the layer. So they know no more of the label than
+    the layer does, but for the bias of the estimate. I(T; Y) has the correction of Miller and Madow. All rows of the
+    input count as different, so that I(X; T) = H(T), at most components·ln bins.
 
     Args:
         steps: optimizer step of each time.

@@ -205,7 +205,7 @@ def reduced_rank_regression(inputs: int, outputs: int, hidden: int, rank: int = 
         λ = (2sM + 2sN + 2MN − s² − M² − N²)/8, m = 1, where M + N + s is even;  1/8 more, m = 2, where it is odd
 
     otherwise m = 1 and λ is (HM − Hr + Nr)/2, (HN − Hr + Mr)/2 or MN/2. Sampling from a true (A, B), both of rank r,
-    tends to it as n grows; at finite n it finds less, where m = 2 by about 1/ln n.
+    tends to it as n grows. At finite n it finds less, where m = 2 by about 1/ln n.
 
     Args:
         inputs: M.

@@ -87,7 +87,7 @@ def linear_path(
 ) -> LossPath:
     """Loss along the straight line between two nets of one architecture.
 
-    Where there is batch norm, its statistics are those of ``inputs`` at every point, the ends too: interpolated ones
+    Where there is batch norm, its statistics are those of ``inputs`` at every point, the ends too. Interpolated ones
     belong to no net on the way (Jordan et al., arXiv 2211.08403).
 
     Args:

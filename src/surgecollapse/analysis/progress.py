@@ -1,8 +1,8 @@
 """Progress measures of modular addition: how much of a net's answer is its trigonometric circuit, and how much memory.
 
 Nets that generalize on (a ± b) mod p come to answer with waves in a ± b of a few key frequencies (Nanda et al. 2023,
-arXiv 2301.05217, section 5). On the logits of all p² questions, z(a, b, c), the part made of these waves is
-z_K = Σ_{k∈K} Σ_w ⟨z, w_k⟩ w_k with w_k = √2/p · cos(2πk(a ± b)/p) and √2/p · sin(2πk(a ± b)/p), which are orthonormal:
+arXiv 2301.05217, section 5). Let z(a, b, c) be the logits of all p² questions. The waves w_k = √2/p · cos(2πk(a ± b)/p)
+and √2/p · sin(2πk(a ± b)/p) are orthonormal. The part of the logits made of these is z_K = Σ_{k∈K} Σ_w ⟨z, w_k⟩ w_k:
 
 * *restricted* logits are the mean over questions and z_K: the loss that the circuit alone would have;
 * *excluded* logits are z − z_K: the loss without it. On the training set it rises when the circuit takes over from

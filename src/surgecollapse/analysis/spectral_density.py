@@ -73,8 +73,8 @@ def lanczos(operator: Operator, start: Tensor, steps: int) -> tuple[Tensor, Tens
     """Ritz values of a symmetric operator and their weights in a start vector (Golub and Welsch 1969).
 
     Every new vector is made orthogonal to all before, twice, so that no eigenvalue is found twice. The weights are
-    squared first components of the tridiagonal matrix's eigenvectors: Σ w f(θ) = vᵀf(H)v/‖v‖², exact for polynomials
-    up to degree 2·steps − 1.
+    squared first components of the tridiagonal matrix's eigenvectors. That is, Σ w f(θ) = vᵀf(H)v/‖v‖², exact for
+    polynomials up to degree 2·steps − 1.
 
     Args:
         operator: symmetric; a matrix or :class:`surgecollapse.functional.Hessian`.

@@ -1,7 +1,7 @@
 """Slow and fast parts of a recorded trajectory, of weights or of gradients, and its power by frequency.
 
-A trajectory is taken apart by the discrete cosine transform (DCT-II, orthonormal): a path does not end where it began,
-and a Fourier transform would see the jump between its ends as power at all frequencies. The DCT continues it mirrored.
+A trajectory is taken apart by the discrete cosine transform (DCT-II, orthonormal). A path does not end where it began.
+A Fourier transform would see the jump between its ends as power at all frequencies. The DCT continues it mirrored.
 Component k of n points, τ steps apart, has the frequency k/(2nτ) cycles per step; component 0 is the mean.
 """
 

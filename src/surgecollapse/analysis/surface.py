@@ -58,8 +58,8 @@ def filter_direction(
 ) -> dict[str, Tensor]:
     """A normal direction, each filter scaled to the norm of the net's: d ← d‖w‖/‖d‖ (Li et al., arXiv 1712.09913).
 
-    A filter is one row of a weight of two axes or more; biases and norms are left alone, and so is what a mask
-    holds at zero.
+    A filter is one row of a weight of two axes or more. Biases and norms are left alone, and so is what a mask holds at
+    zero.
 
     >>> w = {"w": torch.tensor([[3.0, 4.0], [0.0, 0.0]])}
     >>> filter_direction(w, torch.Generator())["w"].norm(dim=1).round(decimals=4)

@@ -1,8 +1,8 @@
 """Universality of learning: do the curves of different nets on one task become one curve when they are rescaled?
 
 Loss curves of nets of many sizes fall onto one curve once each is divided by its final time and loss (Qiu et al. 2025,
-arXiv 2507.02119). Here nets may differ in anything, and may rise late, as in grokking, so that time is measured by when
-half of the way is done:
+arXiv 2507.02119). Here nets may differ in anything, and may rise late, as in grokking. So time is measured by when half
+of the way is done:
 
     level  u(t) = (y(t) − y₀)/(y∞ − y₀),      time  s = t/t½ with u(t½) = ½ for the first time,
 
@@ -100,9 +100,9 @@ class Universality(PlainValues):
 def universality(curves: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> Universality:
     """Rescale learning curves and measure how well they collapse.
 
-    The distance of two curves is ∫|u_i − u_j| d ln s over the times in [1/8, 8] that both have, over the length of that
-    interval: 0 for one curve, and for two sharp rises the share of that window by which they are apart. Before
-    rescaling time it is the same, with the geometric mean of both t½ in the place of each one's own.
+    The distance of two curves is ∫|u_i − u_j| d ln s over the times in [1/8, 8] that both have. It is divided by the
+    length of that interval. It is 0 for one curve, and for two sharp rises the share of that window by which they are
+    apart. Before rescaling time it is the same, with the geometric mean of both t½ in the place of each one's own.
 
     Args:
         curves: steps and values of each net, by name. Steps must ascend; the first above 0 counts.

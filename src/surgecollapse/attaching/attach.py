@@ -41,9 +41,9 @@ def attach(
     Args:
         model: the module that the loop calls; ``torch.compile`` and DDP wrappers are looked through.
         optimizer: the optimizer whose ``step()`` the loop calls, or a list of them, stepped in that order.
-        sparsity: share of the prunable weights that end at exactly zero, in [0, 1); or a
-            :class:`~surgecollapse.controller.options.Target`, which also says which weights, in which pattern, and how
-            zeros are spread over layers.
+        sparsity: share of the prunable weights that end at exactly zero, in [0, 1). A
+            :class:`~surgecollapse.controller.options.Target` also says which weights, in which pattern, and how zeros
+            are spread over layers.
         total_steps: optimizer steps of the whole run; scheduled policies (the default one) need it.
         policy: a key of :data:`surgecollapse.policies.POLICIES`, a name that a package registered, or a policy object.
         updates: how weights are pruned and regrown, see :class:`~surgecollapse.controller.options.Updates`.
@@ -60,10 +60,10 @@ def attach(
             were sent to the run from a page or a terminal, at step boundaries.
         seed: of the library's own generators.
         hooks: ``False``: the loop calls :meth:`Controller.before_step` and :meth:`Controller.after_step` itself.
-        compile: put the masks on large weights in one compiled pass each (``torch.compile``; the first masked step
-            takes seconds): a quarter of the memory for masks, 0.9 of the time, the same values. For nets of millions
-            of weights on a CPU; without a C++ compiler there is one warning, and plain operations do the work. On a
-            GPU it made a step slower.
+        compile: put the masks on large weights in one compiled pass each, with ``torch.compile``. The first masked step
+            takes seconds. Masks take a quarter of the memory and 0.9 of the time, and the values are the same. It is
+            for nets of millions of weights on a CPU. Without a C++ compiler there is one warning, and plain operations
+            do the work. On a GPU it made a step slower.
         process_group: the ranks that train this model together, each on data of its own; default: those of the
             ``DistributedDataParallel`` around the model. Their readings are pooled, so that every rank takes the same
             decision. Without either no collective is ever called.

@@ -124,14 +124,14 @@ def average_weights(
 ) -> AveragedWeights:
     """Average the weights over the steps of an optimizer: θ̄ ← dθ̄ + (1 − d)θ after each, from θ̄ = θ after the first.
 
-    The iterates of a high learning rate swing about the weights that it heads for, and their average is nearer to these
+    The iterates of a high learning rate swing about the weights that it heads for. Their average is nearer to these
     (Polyak and Juditsky 1992, SIAM J. Control Optim. 30(4); the exponential form as in
-    ``torch.optim.swa_utils.get_ema_multi_avg_fn``). It forgets with a time constant of 1/(1 − d) steps and lags by
-    d/(1 − d) of them. Training with it is bitwise the training without it: only what one evaluates differs. Buffers of
-    a floating dtype, as the statistics of batch norms, are averaged too.
+    ``torch.optim.swa_utils.get_ema_multi_avg_fn``). It forgets with a time constant of 1/(1 − d) steps and lags by d/(1
+    − d) of them. Training with it is bitwise the training without it: only what one evaluates differs. Buffers of a
+    floating dtype, as the statistics of batch norms, are averaged too.
 
     Pruned nets: a weight that the masks close is zero in the average at once, and one that they open enters it from
-    zero, so that the average is as sparse as the net. :meth:`AveragedWeights.apply` comes after ``finalize()``.
+    zero. So the average is as sparse as the net. :meth:`AveragedWeights.apply` comes after ``finalize()``.
 
     Args:
         model: the module whose weights are averaged; ``torch.compile`` and DDP wrappers are looked through.

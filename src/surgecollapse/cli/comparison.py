@@ -28,8 +28,8 @@ def compare(
     What is finished is kept: the same command goes on where it stopped, on any machine that has the folder.
 
     Args:
-        suite: What to train: smoke, quick, quick-mlp, quick-cnn, noise, full or long-text; or a TOML file of keys, or
-            a Python file of your own that defines data and model.
+        suite: What to train: smoke, quick, quick-mlp, quick-cnn, noise, full or long-text. It may also be a TOML file
+            of keys, or a Python file of your own that defines data and model.
         choices: What of the suite, and how.
         out: Folder of rows, tables and plots. Default: runs/compare-SUITE.
         dry_run: Only say how many runs are to do, and how long they will take.

@@ -43,13 +43,13 @@ def send(
     Args:
         run: Run directory.
         kind: set NAME VALUE (optimizer.OPTION, optimizer.GROUP.OPTION, policy.OPTION, dropout, batch_size, sparsity,
-            noise_std, loss.label_smoothing, loss.class_weights), or: collapse or surge (--fraction, --layers), pump
-            (--noise-std, 0 stops), set-sparsity (--sparsity), set-thresholds (--values), learning-rate (--factor),
-            hold-schedule, release-schedule, freeze-layers, unfreeze-layers or reset-layers (--layers), weigh-samples
-            (rows=, weight=), drop-samples (rows=), rank-samples, evaluate, cadence of the monitors (--every),
-            pace of the policy's schedule (--factor), pause-policy, resume-policy (the policy decides again), pause or
-            continue training, checkpoint, delete-checkpoint (--step), inspect, stop, roll-back (--step). Without a
-            kind, with --json: the state of the run.
+            noise_std, loss.label_smoothing, loss.class_weights), or another command. Weights: collapse or surge
+            (--fraction, --layers), pump (--noise-std, 0 stops), set-sparsity (--sparsity), freeze-layers,
+            unfreeze-layers or reset-layers (--layers). Policy: set-thresholds (--values), pace of its schedule
+            (--factor), pause-policy, resume-policy. Learning rate: learning-rate (--factor), hold-schedule,
+            release-schedule. Samples: weigh-samples (rows=, weight=), drop-samples (rows=), rank-samples. Training:
+            pause, continue, stop, evaluate, inspect, cadence of the monitors (--every), checkpoint, delete-checkpoint
+            (--step), roll-back (--step). Without a kind, with --json: the state of the run.
         words: Values of the command, as in rows=3,17; for set, a name and a value.
         fraction: Share of the open weights to close, or of the closed ones to reopen.
         layers: Comma-separated names of parameters or modules, with wildcards; default: all that the command is for.

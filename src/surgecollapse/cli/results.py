@@ -31,8 +31,8 @@ def report(
     Args:
         runs: Run directories.
         out: Folder of the report. Default: report/ in the run, or beside the runs if there are several.
-        to: html, or a tracker: tensorboard (event files in the run), trackio (its local project surgecollapse), wandb
-            (offline files beside the run), mlflow (mlruns beside the run), or one that a package offers.
+        to: html, tensorboard (event files in the run), trackio (its local project surgecollapse), wandb (offline files
+            beside the run) or mlflow (mlruns beside the run). A package may offer further trackers.
         follow: Go on telling the tracker until the run ends.
         include_modified: Compare also runs that a user changed while they trained.
     """
@@ -71,9 +71,10 @@ def export(
 
     Args:
         run: Run directory.
-        form: sparse: a small file with the same values; csr: linear layers as sparse rows where that is measured
-            faster here; compact: a smaller dense net without its dead neurons, channels and heads; onnx: a file for
-            onnxruntime and others; 2:4: in half precision, if layers have the pattern of sparse tensor cores.
+        form: sparse is a small file with the same values. With csr, linear layers are sparse rows where that is
+            measured faster here. The form compact is a smaller dense net without its dead neurons, channels and heads,
+            and onnx a file for onnxruntime and others. The form 2:4 is in half precision, if layers have the pattern of
+            sparse tensor cores.
         out: The file. Default: in the folder export of the run.
         batch: Samples in the batch that speed is measured with.
         model: Of a run of a loop of your own, which has no config.toml: its net, as file.py:name. Its weights are the

@@ -48,10 +48,10 @@ def run(
     written with the section of its key, as in --optimizer.lr.
 
     Args:
-        task: What to learn: digits, mnist1d, mnist5k, mnist, fashion-mnist, modular, parity, dummy, imdb, kjv, qm9;
-            or a published experiment with its settings: grokfast-modular, prieto-modular, nanda-modular and others; or
-            files in --data-dir: image-folder, webdataset, parquet, coco-detection, coco-captions, text-files,
-            token-files; or a Python file of your own that defines data, model (or net) and, if need be, loss.
+        task: What to learn: digits, mnist1d, mnist5k, mnist, fashion-mnist, modular, parity, dummy, imdb, kjv, qm9. It
+            may be a published experiment with its settings: grokfast-modular, prieto-modular, nanda-modular and others.
+            It may be files in --data-dir: image-folder, webdataset, parquet, coco-detection, coco-captions, text-files,
+            token-files. It may be a Python file of your own that defines data, model (or net) and, if need be, loss.
         config: TOML file with any of the keys below, in sections or not, and `task`.
         out: Run directory, one that holds no run yet. Default: runs/TASK-POLICY-sSEED, numbered if that is taken.
         resume: Go on with the run in this directory, bit for bit as if it had never stopped. Takes no other flags.

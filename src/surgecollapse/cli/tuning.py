@@ -53,7 +53,7 @@ def tune(
     Args:
         task: What to learn, a published experiment, or a Python file of your own, as in `surgecollapse run`.
         search: What is searched: NAME=LOW..HIGH, with :log or :step=S behind it, NAME=A,B,C, or a NAME alone, whose
-            range is the library's; as in --search sparsity=0.8..0.98 lr=1e-4..1e-2:log policy=rigl,gmp policy.floor.
+            range is the library's. Example: --search sparsity=0.8..0.98 lr=1e-4..1e-2:log policy=rigl,gmp policy.floor.
         space: TOML file of the same.
         objective: Comma-separated: accuracy, loss, bits_per_character, robust_accuracy, latency, density, mean_density,
             flops_training, flops_inference, bytes, seconds, steps_to_grok; of the validation set. NAME:min or NAME:max

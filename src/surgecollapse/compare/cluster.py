@@ -1,7 +1,7 @@
 """The runs of a comparison on the workers of a Dask cluster, which may lie on many machines.
 
-Dask is chosen for what it leaves alone: a scheduler and workers are two commands, a cluster of Slurm, Kubernetes or SSH
-is made by packages of its own, and it needs no daemon of a service. Ray brings its own store and dashboard, submitit
+Dask is chosen for what it leaves alone. A scheduler and workers are two commands, and it needs no daemon of a service.
+A cluster of Slurm, Kubernetes or SSH is made by packages of its own. Ray brings its own store and dashboard, submitit
 Slurm alone. The rows, their keys and the resume are those of the process pool: the process that compares writes them.
 """
 

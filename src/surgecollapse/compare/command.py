@@ -26,9 +26,8 @@ class Choices:
     """What of a suite is trained, and how.
 
     Attributes:
-        methods: Comma-separated; default: all (dense, weight_decay, dropout, one_shot, gmp, static, set, rigl, granet,
-            dsd, acdc, cyclical_pruning, straight_through, st3, feather, small_dense, cyclic_pruning, soft_threshold).
-            gmp_equal_flops and rigl_equal_flops train as long as costs the training FLOPs of the reference.
+        methods: Comma-separated names of `surgecollapse list methods`; default: all but gmp_equal_flops and
+            rigl_equal_flops. Those two train as long as costs the training FLOPs of the reference.
         entries: Comma-separated labels of the nets to train now, as in mnist-mlp,kjv-gpt; default: all of the suite.
             The tables show all that have rows.
         sparsities: Comma-separated, as in 0.9,0.95; default: those of the suite.

@@ -155,8 +155,8 @@ def _folder_of(task: str, data_dir: Path | None) -> Path | None:
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     """All that decides the outcome of a run: the resolved configuration by own name, with every option of its policy.
 
-    A key or an option that is missing, because the configuration was written before there was one, has its default:
-    what the runs of that time did.
+    A key or an option may be missing, because the configuration was written before there was one. It then has its
+    default, which is what the runs of that time did.
 
     Raises:
         ValueError: if an option of the policy is unknown.

@@ -51,12 +51,12 @@ def only_writer(folder: Path) -> Iterator[None]:
 class Rows:
     """All finished runs of a folder, by key.
 
-    The key is computed anew from the configuration that stands in the row, so that rows survive new options of the
-    library (which have their default in old rows) but not a change of what they were run with. Rows of failures and of
-    another major or minor version stay in the file and are not used for a comparison.
+    The key is computed anew from the configuration that stands in the row. So rows survive new options of the library,
+    which have their default in old rows. They do not survive a change of what they were run with. Rows of failures and
+    of another major or minor version stay in the file and are not used for a comparison.
 
-    A configuration is written once for all rows that differ in seed and sparsity alone: a line ``{"base": ID, "config":
-    {…}}``, to which the ``config`` of a row refers.
+    A configuration is written once for all rows that differ in seed and sparsity alone. It is a line ``{"base": ID,
+    "config": {…}}``, to which the ``config`` of a row refers.
 
     Args:
         folder: where ``rows.jsonl`` is, or will be.

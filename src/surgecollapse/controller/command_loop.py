@@ -42,8 +42,8 @@ class CommandLoop:
 
     Looking whether there are any costs a comparison of clocks, and ten times a second one pragma of SQLite.
 
-    Where several processes train one model (``DistributedDataParallel``), rank 0 alone takes commands;
-    every :data:`TOGETHER` steps they go to all ranks, which carry them out at the same boundary. Every rank must call
+    Where several processes train one model (``DistributedDataParallel``), rank 0 alone takes commands. Every
+    :data:`TOGETHER` steps they go to all ranks, which carry them out at the same boundary. Every rank must call
     :meth:`boundary` for the same steps.
 
     Args:
@@ -219,8 +219,8 @@ def _read(asked: QueuedCommand) -> _Taken:
 def effective(applied: Sequence[QueuedCommand]) -> list[QueuedCommand]:
     """What made the run what it is in the end: without what a later roll-back undid, and the roll-backs themselves.
 
-    A checkpoint holds every command that was applied at its own step, so that a roll-back to step m undoes those of
-    later steps and no other.
+    A checkpoint holds every command that was applied at its own step. So a roll-back to step m undoes those of later
+    steps and no other.
 
     Args:
         applied: the applied commands of a run, in order.

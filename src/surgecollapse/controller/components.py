@@ -37,8 +37,8 @@ from surgecollapse.torch_utils.step_hooks import parameters_of
 class Components:
     """Masked weights, the growth signal, what observes them and what acts on them.
 
-    Which layer produces the model's output, and so is not prunable by default, only a forward pass can tell: the
-    controller builds provisional ones first and new ones when the probe batch is known.
+    The layer that produces the model's output is not prunable by default, and only a forward pass can tell which it is.
+    So the controller builds provisional components first and new ones when the probe batch is known.
 
     Args:
         model: the unwrapped model.

@@ -43,8 +43,8 @@ class OptimizerSteps:
 
         Args:
             index: of the optimizer.
-            rehearsal: no training batch was seen yet, so that a step which moves nothing is not counted either: with
-                such a one ``torch.distributed.checkpoint`` has an optimizer make its state.
+            rehearsal: no training batch was seen yet, so that a step which moves nothing is not counted either. With
+                such a step ``torch.distributed.checkpoint`` has an optimizer make its state.
         """
         self._skipped.discard(index)
         if overflowed(self._optimizers[index]) or (rehearsal and moves_nothing(self._optimizers[index])):
@@ -69,7 +69,7 @@ class OptimizerSteps:
             index: of the optimizer.
             components: what is masked, and what observes it.
             rates: gives the learning rates of all groups, of all optimizers, for this one step from the scheduled ones,
-                or ``None`` for these; schedulers see nothing of them.
+                or ``None`` for these. Schedulers see nothing of them.
             until_due: steps until the next reading, 0: this one is read; negative, if it is too far ahead to be known.
         """
         optimizer = self._optimizers[index]

@@ -36,9 +36,9 @@ class Target:
 
     Args:
         sparsity: share of the prunable weights that end at exactly zero, in [0, 1).
-        pattern: weights that open and close together: ``N:M`` (N of every M along the inputs stay, as in ``2:4``; the
-            sparsity is then 1 − N/M), ``block:RxC`` (as in ``block:4x1``), or ``unit`` (rows of the weight: output
-            units, or channels). Whole groups reach the sparsity only as near as their size allows.
+        pattern: weights that open and close together: ``N:M``, ``block:RxC`` (as in ``block:4x1``), or ``unit`` (rows
+        of the weight: output units, or channels). With ``N:M``, N of every M along the inputs stay, as in ``2:4``, and
+            the sparsity is 1 − N/M. Whole groups reach the sparsity only as near as their size allows.
         allocation: how zeros are spread over layers: ``global | layer | erk``.
         min_density: least share of each parameter that stays open; under a pattern, of its blocks or units.
         include: patterns on parameter or module names, or parameters, to prune instead of the default choice.
@@ -102,7 +102,7 @@ class Updates:
         regrow_init: first value of regrown weights: ``zero | noise | last``; else ``zero``.
         noise_energy_budget: bound on injected over live energy; else 0.1.
         optimizer_state: what the optimizer remembers of pruned and regrown weights: ``reset | keep | warmup | ramp``.
-            ``reset`` sets moments to zero; ``warmup`` begins second moments at the mean of the open weights; ``ramp``
+            ``reset`` sets moments to zero. ``warmup`` begins second moments at the mean of the open weights. ``ramp``
             gives regrown weights a step count of their own and small first steps (SMET, arXiv 2606.00888).
 
     Raises:
@@ -146,13 +146,13 @@ class Readings:
         every: steps between readings.
         rows: samples per reading.
         probe: a batch as the model is called (tensor, tuple of arguments, dict of keyword arguments) for looking at the
-            net undisturbed; default: the first 64 rows of the first training batch.
+            net undisturbed. The default is the first 64 rows of the first training batch.
         sites: patterns on module names to read instead of the activations that follow prunable layers.
         entropy: form of the activation entropy, see :data:`surgecollapse.functional.ENTROPY`, or a function.
         output: the entry of the model's output that holds the class scores, or a function that takes them out, for the
             prediction confidence; default: ``logits`` or its like, else the first tensor of at least two axes.
-        confidence: measure the prediction confidence at every reading, also where the policy does not ask for it, at
-            the cost of one pass of the probe batch.
+        confidence: measure the prediction confidence at every reading, also where the policy does not ask for it. It
+            costs one pass of the probe batch.
 
     Raises:
         ValueError: if an option is out of range or unknown.

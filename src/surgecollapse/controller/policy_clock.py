@@ -12,7 +12,7 @@ class PolicyClock:
     """Which step the policy is told at a step of the run, from when its pace was last set.
 
     At the pace f the time after that is v(t) = v₀ + ⌊f·(t − t₀)⌋. Where the schedule's last step e is known, v is at
-    least e − (T − t), so that a slow schedule still ends with the run, at step T.
+    least e − (T − t). So a slow schedule still ends with the run, at step T.
 
     >>> clock = PolicyClock(step=20, time=20, factor=0.5)
     >>> [clock.at(step, last=75, total=100) for step in (20, 21, 22, 60, 70, 71, 100)]

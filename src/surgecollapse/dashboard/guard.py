@@ -34,9 +34,9 @@ HEADERS = {
 class Guard:
     """Checks Host, Origin and, under ``/api/``, the token; adds headers that confine the page.
 
-    A foreign page can reach a loopback address through the browser, by a name that resolves to it (DNS rebinding, hence
-    the check of Host) or across origins (hence Origin). Starlette's ``TrustedHostMiddleware`` leaves out the port and
-    answers in plain text, so that the check is made here.
+    A foreign page can reach a loopback address through the browser. It may use a name that resolves to it (DNS
+    rebinding, hence the check of Host) or go across origins (hence Origin). Starlette's ``TrustedHostMiddleware``
+    leaves out the port and answers in plain text, so that the check is made here.
 
     Args:
         app: what it protects.

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 def operations(connection: Connection) -> dict[str, list[float]]:
     """Floating-point operations of training up to each change of the mask, and to the last reading or change.
 
-    Σ_t 2·B·Σ_l c_l·(2·d_l(t) + g_l(t)): B samples in a step, c_l multiplications by layer l for one sample (each with
-    its addition, hence the 2), d_l(t) its density, g_l(t) that of its gradient. The run records B, c_l and how many
-    steps before a reading take a dense gradient; densities are those of its interventions. It is what an engine that
-    skips zeros needs, with the same things left out as in
-    :mod:`surgecollapse.lab.training.flops`: no measure of this hardware.
+    Σ_t 2·B·Σ_l c_l·(2·d_l(t) + g_l(t)): A step has B samples. Layer l takes c_l multiplications for one sample, each
+    with its addition, hence the 2. Its density is d_l(t), that of its gradient g_l(t). The run records B, c_l and how
+    many steps before a reading take a dense gradient; densities are those of its interventions. It is what an engine
+    that skips zeros needs, with the same things left out as in :mod:`surgecollapse.lab.training.flops`: no measure of
+    this hardware.
 
     Args:
         connection: of a run store.

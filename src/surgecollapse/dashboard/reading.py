@@ -206,7 +206,7 @@ def array(connection: Connection, name: str) -> dict[str, Any]:
 
     Returns:
         ``edges`` and ``counts``, of a recorded histogram with ``zeros``, ``bad`` (not finite) and ``total``; or
-        ``rows`` for two dimensions of at most 64; of the hardest samples, ``columns`` and ``table``; empty if there is
+        ``rows`` for two dimensions of at most 64. For the hardest samples, ``columns`` and ``table``. Empty if there is
         none.
 
     Raises:

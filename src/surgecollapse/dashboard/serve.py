@@ -27,9 +27,8 @@ def serve(root: str | Path, *, port: int = 8321, host: str = "127.0.0.1", expose
         port: 0 takes a free one.
         host: the address to listen at.
         exposed: must be set for any address that other machines can reach.
-        token: by default the folder's own, drawn at random once and kept
-            (:mod:`~surgecollapse.dashboard.access_token`), so that an open page finds the server again
-            after a restart at the same port.
+        token: by default the folder's own, drawn at random and kept (:mod:`~surgecollapse.dashboard.access_token`), so
+            that an open page still works after a restart at the same port.
         tell: is given the address with the token, and warnings.
 
     Raises:

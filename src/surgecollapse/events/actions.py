@@ -150,9 +150,9 @@ class SetNoise:
 class Threshold:
     """Close weights under a soft threshold, while they go on learning in a shadow copy.
 
-    From then on, until another action writes masks or the mask is frozen, the optimizer steps the shadow w, and the
-    model has the thresholded weights v = s·soft(w; t) (see :func:`surgecollapse.functional.soft_threshold`). A closed
-    weight whose shadow grows comes back by itself.
+    From then on the optimizer steps the shadow w, until another action writes masks or the mask is frozen. The model
+    has the thresholded weights v = s·soft(w; t) (see :func:`surgecollapse.functional.soft_threshold`). A closed weight
+    whose shadow grows comes back by itself.
 
     Raises:
         ValueError: if an option is out of range.

@@ -1,8 +1,8 @@
 """Sparse checkpoints: one safetensors file that holds no zeros, checked before it is trusted, without pickle.
 
-Each tensor is stored as :func:`~surgecollapse.export.packing.encode` packs it, under its number; names, shapes and
-dtypes, in the order of the state dict, stand in the file's metadata as JSON, with a SHA-256 of it all and one of the
-whole file, which is checked before anything is used (files of version 0.1.0 have the first alone).
+Each tensor is stored as :func:`~surgecollapse.export.packing.encode` packs it, under its number. Names, shapes and
+dtypes, in the order of the state dict, stand in the file's metadata as JSON. There is a SHA-256 of it all and one of
+the whole file, which is checked before anything is used. Files of version 0.1.0 have the first alone.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ def save_sparse(
 ) -> SparseFile:
     """Write the tensors of a model without their zeros; the file appears whole or not at all.
 
-    Of N entries with n non-zeros of b bytes, a tensor takes min(N·b, n·b + ⌈N/8⌉, (n + p)·(b + 1)) bytes, where p
-    pads runs of zeros longer than 255, and about 200 bytes of names and shapes.
+    Take N entries with n non-zeros of b bytes. The tensor takes min(N·b, n·b + ⌈N/8⌉, (n + p)·(b + 1)) bytes, where p
+    pads runs of zeros longer than 255. Names and shapes add about 200 bytes.
 
     Args:
         model: a model, whose names lose the prefixes of wrappers, or a state dict.
@@ -74,7 +74,7 @@ def save_sparse(
         masks: bool masks by name, as in ``Controller.masks``: stored exactly, so that live weights that happen to be
             zero stay live; :func:`load_masks` reads them. Outside its mask everything comes back as 0.0.
         signed_zeros: whether −0.0 comes back as −0.0. A weight that was held at zero by a product with its mask has
-            either sign, and the signs alone take a bit or more for each; ``False`` drops them, and no value changes.
+            either sign. The signs alone take a bit or more for each. ``False`` drops them, and no value changes.
         metadata: text to keep in the file.
 
     Returns:

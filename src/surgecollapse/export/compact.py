@@ -63,12 +63,12 @@ def compact_model(
 ) -> CompactResult:
     """Copy a model without the units that have no effect on its outputs.
 
-    A neuron or channel is cut out if everything that reads it has zero weights on it, or is itself cut out; or if its
-    own weights are zero, so that it is a constant that the biases of its readers can hold. That is carried through
-    elementwise functions, batch norm, pooling, sums, products, concatenation and views, to a fixed point; channels that
-    a skip connection ties are cut where no branch needs them. Zero padding hides a constant at the borders: there, only
-    the constant zero counts. What a LayerNorm, an attention, a softmax or an output of the model reads stays, and so do
-    tied weights. The outputs stay the same but for float rounding, in eval mode.
+    A neuron or channel is cut out if everything that reads it has zero weights on it, or is itself cut out. It is also
+    cut out if its own weights are zero, so that the biases of its readers can hold its constant. That is carried
+    through elementwise functions, batch norm, pooling, sums, products, concatenation and views, to a fixed point.
+    Channels that a skip connection ties are cut where no branch needs them. Zero padding hides a constant at the
+    borders: there, only the constant zero counts. What a LayerNorm, an attention, a softmax or an output of the model
+    reads stays, and so do tied weights. The outputs stay the same but for float rounding, in eval mode.
 
     A layer whose units are all dead keeps one.
 
@@ -76,15 +76,15 @@ def compact_model(
         model: a trained model; it is left as it is. Detach a controller first: modules with hooks are left alone.
         example_inputs: a tensor, a tuple of arguments or a dict of them, as the model is called.
         opaque: names of modules whose inside is not to be looked at; all that they read and give stays.
-        multiple_of: keep idle units too, until the width of a layer is a multiple of this: matrix kernels are slower at
-            odd widths, and where few units are dead that can cost more than they did.
+        multiple_of: keep idle units too, until the width of a layer is a multiple of this. Matrix kernels are slower at
+            odd widths. Where few units are dead, that can cost more than they did.
 
     Returns:
         The smaller copy, what became of each layer, sizes, and the largest difference of the outputs.
 
     Raises:
-        ValueError: if the model's forward pass depends on its input's values, so that units cannot be followed, if the
-            smaller model would compute something else, or if ``multiple_of`` is less than 1.
+        ValueError: if the model's forward pass depends on its input's values, so that units cannot be followed. Also if
+            the smaller model would compute something else, or if ``multiple_of`` is less than 1.
         TypeError: if ``example_inputs`` are no inputs.
 
     >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))

@@ -75,8 +75,8 @@ def to_csr(
         example_inputs: a tensor, a tuple of arguments or a dict of them, as the model is called: the batch size that
             counts.
         layers: names or shell patterns of the layers to consider; all by default.
-        rows: further numbers of rows of a layer's input (samples, or samples × positions) to measure at, such as
-            (1, 16, 128); a layer that is faster only at some holds both forms and chooses in each call.
+        rows: further numbers of rows of a layer's input (samples, or samples × positions) to measure at, such as (1,
+            16, 128). A layer that is faster only at some holds both forms and chooses in each call.
         min_speedup: least ratio of dense to CSR time at which a layer goes over.
         repeats: timings of each.
 

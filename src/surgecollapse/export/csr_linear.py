@@ -16,8 +16,9 @@ _LARGEST = 2**31 - 1
 class CsrLinear(nn.Module):
     r"""y = x·Wᵀ + b with W as compressed sparse rows (CSR): inference only, on the CPU, in float32 or float64.
 
-    The rows of x multiply W in one call of the sparse kernel, (W·xᵀ)ᵀ, and a single row in the kernel for one vector;
-    indices are 32-bit, which is faster than 64-bit ones. The result has the layout that :class:`torch.nn.Linear` gives.
+    The rows of x multiply W in one call of the sparse kernel, (W·xᵀ)ᵀ. A single row does so in the kernel for one
+    vector. Indices are 32-bit, which is faster than 64-bit ones. The result has the layout that
+    :class:`torch.nn.Linear` gives.
 
     Args:
         weight: dense matrix (out, in).

@@ -57,8 +57,8 @@ def export_onnx(
 ) -> OnnxResult:
     """Write a model as one ONNX file, once onnxruntime has computed from it what the model does.
 
-    The model goes through ``torch.export`` and the exporter of ``torch.onnx``, the checker of onnx, and onnxruntime on
-    the CPU: with the example inputs, and if the batch may vary also with its first sample alone. Weights are in the
+    The model goes through ``torch.export``, the exporter of ``torch.onnx``, the checker of onnx, and onnxruntime on the
+    CPU. It runs with the example inputs, and if the batch may vary also with its first sample alone. Weights are in the
     file itself. Zeros are stored as any other value: compact the model first
     (:func:`surgecollapse.export.compact.compact_model`).
 

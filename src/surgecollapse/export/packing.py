@@ -62,14 +62,14 @@ def is_nonzero(tensor: Tensor) -> Tensor:
 def encode(tensor: Tensor, mask: Tensor | None = None, *, signed_zeros: bool = True) -> Packed:
     """Pack one tensor.
 
-    With N entries of b bytes, of which n are not zero, a mask takes n·b + ⌈N/8⌉ bytes and gaps take (n + p)·(b + 1),
-    where p counts the zeros that are stored because a run of more than 255 zeros has no gap of one byte. A gap is the
+    Take N entries of b bytes, of which n are not zero. A mask takes n·b + ⌈N/8⌉ bytes, and gaps take (n + p)·(b + 1).
+    Here p counts the zeros that are stored because a run of more than 255 zeros has no gap of one byte. A gap is the
     number of zeros before an entry.
 
     Args:
         tensor: any strided tensor on the CPU.
-        mask: store exactly the entries that are ``True`` here, by mask, so that it can be read back; all others must
-            be zero, and come back as 0.0.
+        mask: store exactly the entries that are ``True`` here, by mask, so that it can be read back. All others must be
+            zero, and come back as 0.0.
         signed_zeros: whether −0.0 is stored as the value that it is; otherwise it comes back as 0.0.
 
     Returns:

@@ -1,7 +1,7 @@
 """Weights with two zeros in every four, for the sparse tensor cores of NVIDIA GPUs (2:4 sparsity).
 
 The check of the pattern and of the shapes runs anywhere. The conversion needs a GPU, and has not been run on one by us
-yet: on the CPU its form is tested with PyTorch's own packing functions.
+yet. On the CPU its form is tested with PyTorch's own packing functions.
 """
 
 from __future__ import annotations

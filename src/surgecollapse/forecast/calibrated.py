@@ -16,9 +16,9 @@ def calibrated(name: str) -> Combination:
     """A detector with its threshold, which ``benchmarks/early_warning.py --write`` sets from a bank of runs.
 
     * ``slope``: the net is about to generalize, since d ln(validation loss)/d ln(step) over the last third of the steps
-      is steep. No detector with learned weights raises more alarms for runs that grok at as few false ones, on tasks
-      that it has not seen, so that none is shipped for this purpose. The threshold lies between the steepest slope of
-      six runs that did not grok and the gentlest of six that did, of the slice of the bank in ``tests/data/bank``.
+      is steep. On tasks that they have not seen, no detector with learned weights raises more alarms for runs that grok
+      at as few false ones. So none is shipped for this purpose. The threshold lies between the steepest slope of six
+      runs that did not grok and the gentlest of six that did. They are of the slice of the bank in ``tests/data/bank``.
     * ``give up``: the net will not generalize; learned weights over training and validation series,
       calibrated on the whole bank.
 

@@ -12,10 +12,10 @@ def apportion(
 ) -> dict[str, int]:
     """Split ``total`` in proportion to ``weights``, each part within its bounds.
 
-    Part i is clamp(ε·weightᵢ, lowerᵢ, upperᵢ) with the one ε at which the parts sum to ``total``, so what one bound
-    takes or gives is shared by the others. The arithmetic is exact (fractions); what rounding down leaves goes to
-    the largest remainders, equal ones in the order of ``weights``. Parts of weight 0 stay at their lower bound,
-    unless all others are full: then they share the rest in proportion to their room.
+    Part i is clamp(ε·weightᵢ, lowerᵢ, upperᵢ) with the one ε at which the parts sum to ``total``. So what one bound
+    takes or gives is shared by the others. The arithmetic is exact (fractions); what rounding down leaves goes to the
+    largest remainders, equal ones in the order of ``weights``. Parts of weight 0 stay at their lower bound, unless all
+    others are full: then they share the rest in proportion to their room.
 
     Args:
         weights: at least 0.

@@ -24,9 +24,9 @@ class LocalLoss(Protocol):
 def commutator_defect(first: LocalLoss, second: LocalLoss) -> Tensor:
     """How much the order of two gradient steps matters: ‖H_A g_B − H_B g_A‖ / (‖g_A‖‖g_B‖).
 
-    A step of size η on batch A and then one on B ends at θ − η(g_A + g_B) + η²H_B g_A + O(η³); in the other order it
+    A step of size η on batch A and then one on B ends at θ − η(g_A + g_B) + η²H_B g_A + O(η³). In the other order it
     ends at θ − η(g_A + g_B) + η²H_A g_B + O(η³). The distance between the two ends over ‖ηg_A‖‖ηg_B‖ is the published
-    defect; this is its limit for small steps, and equal to it on quadratic losses for every η. It is 0 for equal
+    defect. This is its limit for small steps, and equal to it on quadratic losses for every η. It is 0 for equal
     batches, and where a gradient vanishes. Its unit is that of curvature.
 
     Args:

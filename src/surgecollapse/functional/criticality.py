@@ -11,9 +11,9 @@ from torch import Tensor
 def chi(before: Tensor, after: Tensor) -> Tensor:
     """Growth of a small disturbance over one layer, χ = ⟨δ'²⟩/⟨δ²⟩, means over samples and units.
 
-    For a random δ this is ‖J‖²_F divided by the number of outputs: the mean squared singular value of a square
-    Jacobian J, and the slope of the correlation map at 1 (Poole et al., arXiv 1606.05340; Schoenholz et al.,
-    arXiv 1611.01232). χ < 1: ordered, neighbors merge; χ > 1: chaotic; χ = 1: the edge.
+    For a random δ this is ‖J‖²_F divided by the number of outputs. It is the mean squared singular value of a square
+    Jacobian J. It is also the slope of the correlation map at 1 (Poole et al., arXiv 1606.05340; Schoenholz et al.,
+    arXiv 1611.01232). With χ < 1 the net is ordered and neighbors merge; with χ > 1 it is chaotic; χ = 1 is the edge.
 
     Args:
         before: ``(n, …)``, disturbance of the input of the layer.

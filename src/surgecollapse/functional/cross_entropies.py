@@ -5,10 +5,10 @@ Softmax cross-entropy stops learning in floating point when the largest logit ab
 this needs logits some ten million times larger.
 
 StableMax is the softmax of f(x) = sign(x)·log(1 + |x|), and its cross-entropy that of f(x). So the classes' weights,
-label smoothing, ignored labels, class probabilities and reductions mean what they mean in
-:func:`torch.nn.functional.cross_entropy`, and nothing overflows. f and its slope 1/(1 + |x|) are written out: the
-slope is right at zero, where that of the form sign(x)·log1p(|x|) comes out as 0 and a zero-initialized head never
-learns, and finite everywhere, where the published s(x) = where(x < 0, 1/(1 − x), x + 1) has NaN at x = 1.
+label smoothing, ignored labels, class probabilities and reductions mean what they do in
+:func:`torch.nn.functional.cross_entropy`, and nothing overflows. The function f and its slope 1/(1 + |x|) are written
+out. The slope is right at zero, where that of the form sign(x)·log1p(|x|) comes out as 0 and a zero-initialized head
+never learns. It is finite everywhere, where the published s(x) = where(x < 0, 1/(1 − x), x + 1) has NaN at x = 1.
 
 Half precision is computed in float32 and rounded once. First and second derivatives, forward mode, ``torch.func``
 transforms and ``torch.compile`` work.

@@ -113,8 +113,8 @@ def batch_loss(
 ) -> Callable[[Mapping[str, Tensor]], Tensor]:
     """Turn a model and a batch into a loss of the weights.
 
-    The model is called with the weights given and copies of its buffers, so that neither is changed; it runs in the
-    mode in which it is: put it in eval mode, where dropout and batch statistics must not disturb.
+    The model is called with the weights given and copies of its buffers, so that neither is changed. It runs in the
+    mode in which it is. Put it in eval mode where dropout and batch statistics must not disturb.
 
     Args:
         model: any module; tied parameters count once.
@@ -158,9 +158,9 @@ def largest_eigenvalue(
 ) -> Eigenpair:
     """λ_max by power iteration, v ← (H + cI)v/‖·‖, one product an iteration; no host sync.
 
-    Power iteration finds the eigenvalue of largest magnitude. Where the Rayleigh quotient ρ turns negative that is not
-    λ_max, so c is raised to ‖Hv‖ ≥ |ρ|, which takes that direction out of the way (|ρ| alone can end in a tie). Warm:
-    start from the vector and shift of a moment ago.
+    Power iteration finds the eigenvalue of largest magnitude. A Rayleigh quotient ρ that turns negative is not λ_max.
+    So c is raised to ‖Hv‖ ≥ |ρ|, which takes that direction out of the way (|ρ| alone can end in a tie). Warm: start
+    from the vector and shift of a moment ago.
 
     Args:
         operator: symmetric; a matrix or :class:`Hessian`.
@@ -242,8 +242,8 @@ def stability_threshold(
     Adam, on P^−½HP^−½             (1 + β)/(1 − β)             38/η for β₁ = .9
     =============================  ==========================  ======================
 
-    They come from the iteration's characteristic polynomial at z = −1. For Adam P = diag(√v̂ + ε) is held fixed, β is
-    β₁, and its average of gradients is heavy ball with dampening β₁ (Cohen et al., arXiv 2207.14484). Decoupled weight
+    They come from the iteration's characteristic polynomial at z = −1. For Adam P = diag(√v̂ + ε) is held fixed and β
+    is β₁. Its average of gradients is heavy ball with dampening β₁ (Cohen et al., arXiv 2207.14484). Decoupled weight
     decay is left out; coupled decay adds itself to every eigenvalue.
 
     Args:

@@ -9,9 +9,9 @@ from torch import Tensor
 def two_nn(points: Tensor, discard: float = 0.1) -> Tensor:
     """Intrinsic dimension from the two nearest neighbors (Facco et al. 2017, arXiv 1803.06992).
 
-    With μ = r₂/r₁, P(μ > x) = x^−d, whatever the density; d̂ is the maximum likelihood estimate with the largest
-    ``discard`` of the ratios censored, d̂ = m/(Σ ln μᵢ + (n − m)·ln μ₍ₘ₎) over the m smallest. The paper fits a line to
-    the same ratios with the largest tenth left out.
+    With μ = r₂/r₁, P(μ > x) = x^−d, whatever the density. The estimate d̂ is that of maximum likelihood with the
+    largest ``discard`` of the ratios censored. Over the m smallest, d̂ = m/(Σ ln μᵢ + (n − m)·ln μ₍ₘ₎). The paper fits
+    a line to the same ratios with the largest tenth left out.
 
     Args:
         points: ``(n, features)``, at least 3 different ones; the distances take n² numbers.
@@ -58,8 +58,9 @@ def _ratios(points: Tensor) -> Tensor:
 def levina_bickel(points: Tensor, neighbors: int = 10) -> Tensor:
     """Intrinsic dimension by maximum likelihood over k neighbors (Levina and Bickel 2004, NIPS).
 
-    d̂⁻¹ = mean over points and over j < k of ln(r_k/r_j): inverse estimates are averaged and the mean is inverted, which
-    is unbiased in 1/d (the correction of MacKay and Ghahramani; the paper averages the estimates themselves).
+    The inverse d̂⁻¹ is the mean over points and over j < k of ln(r_k/r_j). So inverse estimates are averaged and the
+    mean is inverted, which is unbiased in 1/d. This is the correction of MacKay and Ghahramani. The paper averages the
+    estimates themselves.
 
     Args:
         points: ``(n, features)``.

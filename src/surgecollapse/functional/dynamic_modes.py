@@ -10,8 +10,8 @@ def dynamic_mode_residual(history: Tensor, *, delays: int = 4, rank: int = 4) ->
     """Share of a history's motion that the best linear map of a given rank does not predict, one step ahead.
 
     Of the snapshots x_0 … x_T the differences y_t = x_{t+1} − x_t are taken, so that constants do not count. Column t
-    of the Hankel matrix H stacks y_t … y_{t+delays−1}. With X all columns of H but the last, Y all but the first, and
-    V_r the leading ``rank`` right singular vectors of X, the map that fits Y best leaves::
+    of the Hankel matrix H stacks y_t … y_{t+delays−1}. Let X be all columns of H but the last, Y all but the first, and
+    V_r the leading ``rank`` right singular vectors of X. The map that fits Y best leaves::
 
         residual = ‖Y − Y V_r V_rᵀ‖ / ‖Y‖,  in [0, 1]
 

@@ -53,8 +53,8 @@ def bounded_noise_scale(live_energy: Tensor, count: int, noise_energy_budget: fl
 def bounded_noise_scale(live_energy: float | Tensor, count: int, noise_energy_budget: float) -> float | Tensor:
     """Standard deviation σ at which noise on ``count`` weights adds the share ρ of the live energy.
 
-    count·σ² = ρ·E_live: the expected energy of the noise, so that a surge is bounded by what is alive and
-    not by a fixed σ, whose harm depends on the scale of the net.
+    count·σ² = ρ·E_live: the expected energy of the noise. So a surge is bounded by what is alive, not by a fixed σ,
+    whose harm depends on the scale of the net.
 
     Args:
         live_energy: energy of the live weights, at least 0; a float, or a 0-dimensional tensor.

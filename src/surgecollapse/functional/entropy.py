@@ -1,8 +1,8 @@
 """Entropies of activations, predictions and labels: 0-dimensional tensors on the device, never a host sync.
 
-Activations come as ``(rows, units)``, one row per sample. Low-precision and integer input is computed in
-float32, float64 stays float64. A value that is not defined (one unit, too few rows) or not finite is NaN,
-so that a caller that must not wait for the device can still tell; host code turns it into ``None``.
+Activations come as ``(rows, units)``, one row per sample. Low-precision and integer input is computed in float32,
+float64 stays float64. A value that is not defined (one unit, too few rows) or not finite is NaN. So a caller that must
+not wait for the device can still tell. Host code turns it into ``None``.
 """
 
 from __future__ import annotations
@@ -22,10 +22,9 @@ def sign_covariance_entropy(x: Tensor) -> Tensor:
 
         E = clip(−ln max(m, 1/d) / ln d, 0, 1)
 
-    m estimates tr Σ² of the spatial Kendall's tau Σ = E[uuᵀ] without bias: it needs no centering, no
-    correction and no eigensolver. E is ln k/ln d for isotropic data of rank k, unchanged by scale and
-    rotation of the units and by the scale of single rows. It is *not* robust to one unit of far larger
-    scale than the rest.
+    m estimates tr Σ² of the spatial Kendall's tau Σ = E[uuᵀ] without bias: it needs no centering, no correction and no
+    eigensolver. E is ln k/ln d for isotropic data of rank k. Scale and rotation of the units do not change it, nor does
+    the scale of single rows. It is *not* robust to one unit of far larger scale than the rest.
 
     Pairs of equal rows have no direction and are left out. Constant activations have entropy 0, and so have
     those with a single pair that differs.
@@ -59,8 +58,8 @@ def sign_covariance_entropy(x: Tensor) -> Tensor:
 def pair_overlap(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean squared overlap m of the directions of disjoint pairwise differences, and over how many pairs it is taken.
 
-    m is the sufficient statistic of :func:`sign_covariance_entropy`: of several parts of a batch, the mean of their m
-    weighted by their pairs estimates tr Σ² without bias, as that of one part does.
+    It is the sufficient statistic of :func:`sign_covariance_entropy`. The mean of the m of several parts of a batch,
+    weighted by their pairs, estimates tr Σ² without bias, too.
 
     Args:
         x: activations ``(rows, units)``; rows in random order, an odd last row is left out.
@@ -91,8 +90,8 @@ def pair_overlap(x: Tensor) -> tuple[Tensor, Tensor]:
 def on_off_entropy(x: Tensor, threshold: float = 0.0) -> Tensor:
     """Mean over units of the binary entropy of being on.
 
-    With pⱼ the share of rows in which unit j lies above the threshold: mean over j of −p log₂ p − (1−p)
-    log₂(1−p).
+    Let pⱼ be the share of rows in which unit j lies above the threshold. The entropy is the mean over j of −p log₂ p −
+    (1−p) log₂(1−p).
 
     Args:
         x: activations ``(rows, units)``.
@@ -144,7 +143,7 @@ def spectral_entropy(x: Tensor) -> Tensor:
         x: activations ``(rows, units)``, at least 2 rows.
 
     Returns:
-        Entropy in [0, 1] (nats over ln d), 0 for constant activations; NaN for one unit, fewer than 2 rows,
+        Entropy in [0, 1] (nats over ln d). It is 0 for constant activations, and NaN for one unit, fewer than 2 rows,
         or input that is not finite.
 
     Raises:
@@ -222,7 +221,7 @@ def target_entropy(labels: Tensor, num_classes: int | None = None) -> Tensor:
     """Shannon entropy of the labels of a batch, over ln K: the diversity of what is asked for.
 
     Args:
-        labels: class indices of any shape, negative ones (ignored positions) left out; or a floating-point
+        labels: class indices of any shape, negative ones (ignored positions) left out. Alternatively a floating-point
             ``(rows, K)`` of class probabilities, of which the mean over rows is taken.
         num_classes: K. Without it, indices give K = 1 + the largest label of the batch.
 

@@ -1,7 +1,7 @@
 """Linear filters of gradient histories: coefficients, direct computation, frequency response.
 
-A filter has numerator coefficients b and denominator coefficients a:
-a₀ y_t = b₀ x_t + b₁ x_{t−1} + … − a₁ y_{t−1} − a₂ y_{t−2} − …, with x and y zero before the first step.
+A filter has numerator coefficients b and denominator coefficients a. It is a₀ y_t = b₀ x_t + b₁ x_{t−1} + … − a₁
+y_{t−1} − …. Both x and y are zero before the first step.
 
 Histories are whole recordings, the first dimension being time. During training :class:`surgecollapse.Grokfast` and
 :class:`surgecollapse.GrokfastMA` compute the same step by step; tests hold them against these functions.
@@ -94,8 +94,8 @@ def frequency_response(b: Sequence[float], a: Sequence[float], frequencies: Tens
 def is_stable(a: Sequence[float]) -> bool:
     """Whether a filter's memory fades: all roots of Σ_k a_k z^{−k} lie inside the unit circle.
 
-    Decided without computing roots, by the Schur–Cohn recursion: the polynomial is stepped down a degree at a time, and
-    each time its last coefficient must be smaller than its first.
+    Decided without computing roots, by the Schur–Cohn recursion: the polynomial is stepped down a degree at a time.
+    Each time its last coefficient must be smaller than its first.
 
     Args:
         a: denominator coefficients.

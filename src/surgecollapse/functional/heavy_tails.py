@@ -98,16 +98,15 @@ def power_law(values: Tensor, *, least: int = 10) -> PowerLaw:
 def marchenko_pastur_bulk(matrix: Tensor) -> Bulk:
     """Split the spectrum of WᴴW/n, n the longer side, into a random bulk and spikes above it.
 
-    The edge is σ²(√r + √c)²/n, where r and c are the most non-zero entries of a row and of a column. For a dense
-    matrix it is that of Marchenko and Pastur. Sparse random matrices have eigenvalues above that law's edge; the norm
-    of a matrix with independent entries is bounded by its longest row and column instead (Bandeira and van Handel 2016,
-    arXiv 1408.6185, theorem 3.1). The largest eigenvalue of noise fluctuates around the edge by about
-    σ²(√r + √c)(1/√r + 1/√c)^⅓/n (Johnstone 2001, Annals of Statistics 29). A spike is more than three times that above
-    it.
+    The edge is σ²(√r + √c)²/n, where r and c are the most non-zero entries of a row and of a column. For a dense matrix
+    it is that of Marchenko and Pastur. Sparse random matrices have eigenvalues above that law's edge. The longest row
+    and column bound the norm of a matrix with independent entries instead. See Bandeira and van Handel 2016, arXiv
+    1408.6185, theorem 3.1. The largest eigenvalue of noise fluctuates around the edge by about σ²(√r + √c)(1/√r +
+    1/√c)^⅓/n (Johnstone 2001, Annals of Statistics 29). A spike is more than three times that above it.
 
-    The variance σ² is that of the bulk alone: eigenvalues above the edge are removed, and the variance is computed
-    again from the rest, until nothing changes (as in Laloux et al. 1999, cond-mat/9810255). Directions that
-    the matrix has only by rounding (:func:`surgecollapse.functional.rounding_level`) are zeros: no bulk, no spikes.
+    The variance σ² is that of the bulk alone. Eigenvalues above the edge are removed, and the variance is computed
+    again from the rest, until nothing changes (as in Laloux et al. 1999, cond-mat/9810255). Directions that the matrix
+    has only by rounding (:func:`surgecollapse.functional.rounding_level`) are zeros: no bulk, no spikes.
 
     Args:
         matrix: ``(rows, columns)``, real or complex; a convolution's weight as ``weight.flatten(1)``.

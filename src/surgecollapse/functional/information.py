@@ -1,10 +1,10 @@
 """Estimates of entropy and mutual information from samples, in nats.
 
-Read these with care. No estimator of mutual information works in high dimension from few samples: a lower bound with
+Read these with care. No estimator of mutual information works in high dimension from few samples. A lower bound with
 high confidence cannot exceed O(ln n) (McAllester and Stratos, arXiv 1811.04251), and plug-in estimates saturate there.
-In a deterministic net with continuous activations I(input; layer) is infinite or constant, so that what binned
-estimates show is how activations cluster at the scale of the bins, not how information is compressed (Goldfeld et al.,
-arXiv 1810.05728; Saxe et al. 2018, ICLR). Compare only estimates of one kind, with the same bins and samples.
+In a deterministic net with continuous activations I(input; layer) is infinite or constant. Binned estimates show how
+activations cluster at the scale of the bins, not how information is compressed (Goldfeld et al., arXiv 1810.05728; Saxe
+et al. 2018, ICLR). Compare only estimates of one kind, with the same bins and samples.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def discretize(x: Tensor, bins: int = 30, *, low: float | None = None, high: flo
 def symbol_entropy(symbols: Tensor, *, correct: bool = True) -> Tensor:
     """Plug-in entropy −Σ p̂ ln p̂ of what occurs, with the correction of Miller (1955) and Madow, (m − 1)/(2n).
 
-    The plug-in form is biased downward, the more so the more of the m symbols occur once or never; the correction takes
+    The plug-in form is biased downward, the more so the more of the m symbols occur once or never. The correction takes
     away the first order of that.
 
     Args:
@@ -72,7 +72,7 @@ def symbol_entropy(symbols: Tensor, *, correct: bool = True) -> Tensor:
 def symbol_mutual_information(first: Tensor, second: Tensor, *, correct: bool = True) -> Tensor:
     """H(A) + H(B) − H(A, B) of two rows of symbols, each by :func:`symbol_entropy`.
 
-    The plug-in form is biased upward by about (m_A − 1)(m_B − 1)/(2n) for independent symbols; with as many symbols as
+    The plug-in form is biased upward by about (m_A − 1)(m_B − 1)/(2n) for independent symbols. With as many symbols as
     samples it is H of the other one, whatever the truth.
 
     Args:

@@ -64,11 +64,10 @@ def collapse_masks(
 ) -> dict[str, Tensor]:
     """Choose which weights stay live: those of highest score, exactly ``live`` of them in all.
 
-    ``global`` ranks all layers together; a layer that would fall under the minimum keeps exactly its
-    minimum of its own best, and the others are ranked again for the rest until no layer falls short. That
-    is the choice of highest total score under the minima. ``layer`` and ``erk`` rank within each layer, to
-    the counts of :func:`allocate`. Ties are pruned lowest position first (see
-    :func:`~surgecollapse.functional.lowest`).
+    ``global`` ranks all layers together. A layer that would fall under the minimum keeps exactly its minimum of its own
+    best. The others are ranked again for the rest until no layer falls short. That is the choice of highest total score
+    under the minima. ``layer`` and ``erk`` rank within each layer, to the counts of :func:`allocate`. Ties are pruned
+    lowest position first (see :func:`~surgecollapse.functional.lowest`).
 
     Args:
         scores: absolute scores by layer name, floating point, any shapes and strides, on one device.

@@ -33,10 +33,10 @@ def neural_collapse(
 ) -> NeuralCollapse:
     """Measure the four properties on the features before the last linear layer.
 
-    μ_c is the mean of class c and μ_G the mean of the μ_c; Σ_B = mean_c (μ_c − μ_G)(μ_c − μ_G)ᵀ, Σ_W the mean over
-    classes of the covariance within each. Deviation: the paper has balanced classes, where this is the same; with
-    unbalanced ones each class counts alike. The paper measures on the training data; on held-out data the same numbers
-    say how far collapse generalizes.
+    Here μ_c is the mean of class c and μ_G the mean of the μ_c. Between classes Σ_B = mean_c (μ_c − μ_G)(μ_c − μ_G)ᵀ.
+    Σ_W is the mean over classes of the covariance within each. Deviation: the paper has balanced classes, where this is
+    the same; with unbalanced ones each class counts alike. The paper measures on the training data; on held-out data
+    the same numbers say how far collapse generalizes.
 
     Args:
         features: ``(n, d)``, the inputs of the last layer.

@@ -22,15 +22,15 @@ VALID = (
 class Pattern:
     """Tiles of a weight that are collapsed and reopened whole.
 
-    The weight is seen as a matrix: its first dimension (output units, or channels) by all others, flattened in their
-    order (inputs; of a convolution in_channels/groups·kh·kw). From the first entry on, tiles of ``rows`` × ``columns``
-    cover it. A collapsed tile keeps its ``keep`` highest entries open, an open one all.
+    The weight is seen as a matrix. Rows are its first dimension (output units, or channels), columns all others,
+    flattened in their order (inputs; of a convolution in_channels/groups·kh·kw). From the first entry on, tiles of
+    ``rows`` × ``columns`` cover it. A collapsed tile keeps its ``keep`` highest entries open, an open one all.
 
     What is a row of other layers than linear ones and convolutions, :mod:`surgecollapse.act.layouts` says.
 
-    ``N:M`` is a tile of one row and M columns that keeps N. Where the row's length is no multiple of M, the rest of it
-    stays dense: formats that store N of M have no place for it. Blocks and units keep none; at the edges of the matrix
-    a block is as large as the matrix leaves it.
+    ``N:M`` is a tile of one row and M columns that keeps N. Where the row's length is not a multiple of M, the rest of
+    it stays dense. Formats that store N of M have no place for it. Blocks and units keep none; at the edges of the
+    matrix a block is as large as the matrix leaves it.
 
     Args:
         name: as it was written.
@@ -120,9 +120,9 @@ def parse_pattern(text: str) -> Pattern:
 def nm_mask(scores: Tensor, n: int, m: int) -> Tensor:
     """Keep exactly the ``n`` highest of every ``m`` consecutive entries along the inputs.
 
-    Entries are counted along the flattened dimensions from the second on (of a convolution: in_channels·kh·kw of each
-    output channel), in tiles that start with the row. What is left over at the end of a row whose length is no multiple
-    of ``m`` stays open. Ties are closed lowest index first and NaN ranks highest, as in
+    Entries are counted along the flattened dimensions from the second on, in tiles that start with the row. Of a
+    convolution these are in_channels·kh·kw of each output channel. What is left over at the end of a row whose length
+    is no multiple of ``m`` stays open. Ties are closed lowest index first and NaN ranks highest, as in
     :func:`~surgecollapse.functional.collapse_masks`.
 
     Mishra et al. 2021 (arXiv 2104.08378, §3) choose 2 of 4 by magnitude in this way.
@@ -147,9 +147,9 @@ def nm_mask(scores: Tensor, n: int, m: int) -> Tensor:
 def tile_scores(scores: Tensor, pattern: Pattern) -> Tensor:
     """Score the tiles by what collapsing each would take: the mean |score| of the entries that would close.
 
-    For blocks and units that is the ℓ₁ norm over the number of entries, so that smaller tiles (at an edge, or the units
-    of a narrower layer) compete fairly for a budget of weights; Li et al. 2017 (arXiv 1608.08710, §3.1) rank the
-    filters of one layer by their ℓ₁ norm. For ``N:M`` it is the mean of the M − N lowest.
+    For blocks and units that is the ℓ₁ norm over the number of entries. So smaller tiles (at an edge, or the units of a
+    narrower layer) compete fairly for a budget of weights. Li et al. 2017 (arXiv 1608.08710, §3.1) rank the filters of
+    one layer by their ℓ₁ norm. For ``N:M`` it is the mean of the M − N lowest.
 
     Args:
         scores: of a weight, floating point; low precision is averaged in float32.

@@ -88,7 +88,7 @@ def projection_factors(
 ) -> tuple[Tensor, Tensor]:
     """Numbers a and r of the projection g⊥ = g − a·w and of its rescaling r·g⊥, from inner products.
 
-    a = (w·g)/(w·w), and r = ‖g‖/max(‖g⊥‖, floor·‖g‖): the norm is restored in full as long as more than the share
+    a = (w·g)/(w·w), and r = ‖g‖/max(‖g⊥‖, floor·‖g‖). The norm is restored in full as long as more than the share
     ``floor`` of it is left.
 
     Args:
@@ -119,9 +119,9 @@ def orthogonal_gradient(
 ) -> Tensor:
     """The part of a gradient that is orthogonal to its weight: g⊥ = g − (w·g)/(w·w)·w.
 
-    With ``rescale`` it is brought back to the norm of g, unless what is left is no more than ``floor`` times that norm:
-    then the factor is 1/floor. So a gradient that is parallel to the weight becomes (nearly) zero, not rounding
-    errors in the size of the gradient.
+    With ``rescale`` it is brought back to the norm of g. If what is left is no more than ``floor`` times that norm, the
+    factor is 1/floor. So a gradient that is parallel to the weight becomes (nearly) zero, not rounding errors in the
+    size of the gradient.
 
     Args:
         weight: any shape; half precision is computed in float32.

@@ -39,7 +39,7 @@ def as_double(tensor: Tensor) -> Tensor:
 def rounding_level(matrix: Tensor) -> float:
     """The size of singular values that a matrix may have by rounding alone.
 
-    Entries that are rounded to a relative ε add a random matrix of variance at most ε²‖W‖²_F/12mn, whose norm is about
+    Entries that are rounded to a relative ε add a random matrix of variance at most ε²‖W‖²_F/12mn. Its norm is about
     ε‖W‖_F(1/√m + 1/√n)/√12. Fourteen times this is taken, for entries that were themselves computed from rounded ones,
     and at least the error of the decomposition in float64.
 
@@ -214,7 +214,7 @@ def sample_participation_ratio(x: Tensor, *, debiased: bool = True) -> Tensor:
     """Participation ratio of the covariance of activations, without a decomposition, corrected for the sample size.
 
     PR̂ = (tr C)²/tr C² on centered rows. For Gaussian rows 1/PR̂ ≈ 1/PR + 1/(n − 1), so that 64 rows of 512 independent
-    units give 57 where 512 is right; the correction takes the second term away. Where the estimate then exceeds the
+    units give 57 where 512 is right. The correction takes the second term away. Where the estimate then exceeds the
     number of units (or is not positive), it is that number: the sample cannot tell it from white noise.
 
     Args:

@@ -1,12 +1,11 @@
 """Exact selection of the k smallest or largest entries of many tensors at once, of any total size.
 
-Non-negative floats order like the integers of their bits, so every score becomes one integer key (|score|,
-with one common key for every NaN) and all comparisons are exact. On the host the threshold is bracketed by
-a scattered sample; one pass counts what lies under the bracket and keeps what lies inside it, and the order
-statistic among those few is exact. Heavy ties (pruned weights are exact zeros) sit on an end of the bracket
-and are only counted. Where two samples mislead, a radix histogram of 16 bits a pass gives the same answer.
-On an accelerator the keys are bisected bit by bit without a host sync. Ties go to the lowest position:
-order of the tensors, then flat logical index.
+Non-negative floats order like the integers of their bits. So every score becomes one integer key (|score|, with one
+common key for every NaN) and all comparisons are exact. On the host the threshold is bracketed by a scattered sample.
+One pass counts what lies under the bracket and keeps what lies inside it. The order statistic among those few is exact.
+Heavy ties (pruned weights are exact zeros) sit on an end of the bracket and are only counted. Where two samples
+mislead, a radix histogram of 16 bits a pass gives the same answer. On an accelerator the keys are bisected bit by bit
+without a host sync. Ties go to the lowest position: order of the tensors, then flat logical index.
 """
 
 from __future__ import annotations
@@ -57,10 +56,9 @@ def kept(size: int, sparsity: float) -> int:
 def lowest(scores: Sequence[Tensor], k: int, *, eligible: Sequence[Tensor] | None = None) -> list[Tensor]:
     """Mark exactly the ``k`` entries of lowest absolute score over all tensors together.
 
-    Ties are broken by position (order of the tensors, then flat logical index, whatever the strides); NaN
-    ranks above infinity. Scores are compared as float32, or as float64 if any tensor is float64. Temporary
-    memory on the host is bounded by a chunk and by a sixteenth of the entries; on an accelerator it is one
-    key per entry.
+    Ties are broken by position (order of the tensors, then flat logical index, whatever the strides); NaN ranks above
+    infinity. Scores are compared as float32, or as float64 if any tensor is float64. Temporary memory on the host is
+    bounded by a chunk and by a sixteenth of the entries. On an accelerator it is one key per entry.
 
     Args:
         scores: floating-point tensors of any shapes, strides and dtypes, all on one device. They are not

@@ -13,8 +13,11 @@ from torch import Tensor
 def unbiased_hsic(first: Tensor, second: Tensor) -> Tensor:
     """Hilbert–Schmidt independence criterion of two kernels, without bias (Song et al. 2012; arXiv 2010.15327, eq. 3).
 
-    HSIC₁ = [tr(K̃L̃) + 1ᵀK̃1·1ᵀL̃1/((n−1)(n−2)) − 2·1ᵀK̃L̃1/(n−2)]/(n(n−3)), the diagonals of K̃ and L̃ being zero. Its
-    expectation is 0 for independent samples, so that it may come out negative.
+    K̃ and L̃ are the kernels with zeros on their diagonals. Then::
+
+        HSIC₁ = [tr(K̃L̃) + 1ᵀK̃1·1ᵀL̃1/((n−1)(n−2)) − 2·1ᵀK̃L̃1/(n−2)]/(n(n−3))
+
+    The expectation is 0 for independent samples, so that it may come out negative.
 
     Args:
         first: K, symmetric ``(n, n)``, n at least 4.
@@ -45,7 +48,7 @@ def linear_cka(first: Tensor, second: Tensor, *, debiased: bool = True) -> Tenso
     """Centered kernel alignment with the linear kernel (Kornblith et al. 2019, arXiv 1905.00414, eq. 3).
 
     CKA = HSIC(XXᵀ, YYᵀ)/√(HSIC(XXᵀ, XXᵀ)·HSIC(YYᵀ, YYᵀ)). The biased form is ‖YᵀX‖²_F/(‖XᵀX‖_F‖YᵀY‖_F) on centered
-    columns, which goes to 1 for *unrelated* representations that are wider than there are samples; the debiased form
+    columns. It goes to 1 for *unrelated* representations that are wider than there are samples. The debiased form
     (Nguyen et al., arXiv 2010.15327) takes :func:`unbiased_hsic` and has expectation near 0 there.
 
     Args:
@@ -54,7 +57,7 @@ def linear_cka(first: Tensor, second: Tensor, *, debiased: bool = True) -> Tenso
         debiased: whether the bias of small samples is taken away.
 
     Returns:
-        0-dim tensor, 1 for representations that are equal up to shift, rotation and scale; from 0 if biased, where
+        0-dim tensor, 1 for representations that are equal up to shift, rotation and scale. It starts from 0 if biased;
         the debiased form can be a little below. NaN for a constant representation, or one that is not finite.
 
     Raises:

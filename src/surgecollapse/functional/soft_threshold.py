@@ -11,9 +11,9 @@ from torch import Tensor
 def soft_threshold(weight: Tensor, threshold: Tensor | float, p: float = 1.0) -> Tensor:
     """Shrink weights toward zero: sign(w)·(|w|ᵖ − tᵖ)₊^(1/p), and for p = 0 the hard threshold w·1[|w| > t].
 
-    p = 1 is sign(w)·(|w| − t)₊, the proximal operator of the ℓ₁ norm; the greater p is, the less the weights above the
-    threshold shrink. It is taken as w·(1 − (t/|w|)ᵖ)^(1/p), with 1 − (t/|w|)ᵖ = −expm1(p·log1p(−(|w| − t)/|w|)), so
-    that a weight just above the threshold keeps its relative precision and never becomes zero.
+    p = 1 is sign(w)·(|w| − t)₊, the proximal operator of the ℓ₁ norm. The greater p is, the less the weights above the
+    threshold shrink. It is taken as w·(1 − (t/|w|)ᵖ)^(1/p), with 1 − (t/|w|)ᵖ = −expm1(p·log1p(−(|w| − t)/|w|)). So a
+    weight just above the threshold keeps its relative precision and never becomes zero.
 
     Args:
         weight: w, finite, floating point, of any shape.

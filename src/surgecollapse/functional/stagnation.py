@@ -1,8 +1,9 @@
 """Why a net that fits its training data stands still: softmax collapse and naive loss minimization.
 
-Prieto, Barsbey, Mediano, Birdal 2025 (arXiv 2501.04697): once the data is fitted, the gradient turns into the direction
-of the weights themselves, which only scales the logits (naive loss minimization), until the softmax absorbs all
-logits but the largest: then the loss is exactly zero, and so is its gradient by the right logit (softmax collapse).
+After Prieto, Barsbey, Mediano, Birdal 2025 (arXiv 2501.04697). Once the data is fitted, the gradient turns into the
+direction of the weights themselves. That only scales the logits (naive loss minimization). In the end the softmax
+absorbs all logits but the largest. Then the loss is exactly zero, and so is its gradient by the right logit (softmax
+collapse).
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from surgecollapse.functional.projections import gram
 def softmax_collapse(logits: Tensor, dim: int = -1) -> Tensor:
     """Share of samples whose softmax has absorbed all classes but the largest, in the logits' own precision.
 
-    mean_i 1[Σ_k exp(z_ik − max_k z_ik) = 1] as computed: the condition under which the loss of a correctly classified
-    sample, and its gradient by the logit of the right class, are exactly zero.
+    mean_i 1[Σ_k exp(z_ik − max_k z_ik) = 1] as computed. Under this condition the loss of a correctly classified sample
+    is exactly zero, and so is its gradient by the logit of the right class.
 
     Args:
         logits: any shape, floating point, in the precision in which the loss is computed.
@@ -72,8 +73,8 @@ class Alignment(NamedTuple):
 def naive_loss_minimization(weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> Alignment:
     """Cosine between the descent direction and the weights: cos(−∇L, W), for each tensor and for all together.
 
-    1 says that a gradient step does nothing but scale the weights up, 0 that it is orthogonal to them, as after
-    :class:`surgecollapse.OrthoGrad`; weight decay alone would be −1.
+    1 says that a gradient step does nothing but scale the weights up. 0 says that it is orthogonal to them, as after
+    :class:`surgecollapse.OrthoGrad`. Weight decay alone would be −1.
 
     Args:
         weights: by name.

@@ -40,10 +40,10 @@ def collapse_tiles(
     """Choose which tiles stay open, as :func:`~surgecollapse.functional.collapse_masks` chooses weights.
 
     Tiles are collapsed from the lowest score (:func:`~surgecollapse.functional.patterns.tile_scores`) up, those of
-    equal score lowest position first, until the number of open weights is as near to ``live`` as whole tiles allow; of
-    two numbers equally near, the one with more open. ``global`` ranks the tiles of all layers together, ``layer`` and
-    ``erk`` come as near as they can to the layer's own count. ``N:M``: fewer open weights than the pattern leaves are
-    out of reach, so that asking for as few or fewer collapses every tile, whatever the allocation.
+    equal score lowest position first. The number of open weights comes as near to ``live`` as whole tiles allow. Of two
+    numbers equally near, the one with more open is taken. ``global`` ranks the tiles of all layers together, ``layer``
+    and ``erk`` come as near as they can to the layer's own count. ``N:M``: fewer open weights than the pattern leaves
+    are out of reach. Asking for as few or fewer collapses every tile, whatever the allocation.
 
     Args:
         scores: scores by layer name, floating point, on one device.
@@ -90,7 +90,7 @@ def reopen_tiles(scores: Sequence[Tensor], count: int, pattern: Pattern, *, elig
     """Choose which tiles to reopen: of highest mean |score| over their eligible entries.
 
     The number of reopened weights comes as near to ``count`` as whole tiles allow, from below where two are equally
-    near; ties go to the lowest position, NaN ranks highest.
+    near. Ties go to the lowest position, NaN ranks highest.
 
     Args:
         scores: growth scores, floating point, on one device.
@@ -120,8 +120,8 @@ def reopen_tiles(scores: Sequence[Tensor], count: int, pattern: Pattern, *, elig
 def exchange_tiles(saliency: Tensor, growth: Tensor, mask: Tensor, share: float, pattern: Pattern) -> Tensor:
     """Exchange ``share`` of what is open in one weight for as much that is closed.
 
-    Blocks and units: the open tiles of lowest saliency are closed and as many reopened by growth, so that their number
-    stays exactly what it is (the number of weights too, where all tiles are whole). ``N:M``: the open entries of lowest
+    Blocks and units: the open tiles of lowest saliency are closed and as many reopened by growth. Their number stays
+    exactly what it is, and the number of weights too, where all tiles are whole. ``N:M``: the open entries of lowest
     saliency are closed, and every tile reopens as many of its own as it lost. What would be closed may be the very one
     that is reopened: it then stays.
 

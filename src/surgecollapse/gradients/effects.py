@@ -16,8 +16,8 @@ from surgecollapse.protocols import GradientTransform
 class Effects:
     """Compares gradients before and after each transform; the transforms and what they give stay the same, bitwise.
 
-    Sums of products wait on the device until :meth:`read`: one copy of the gradients and one pass over both for each
-    transform, at the steps that are looked at, and one host sync.
+    Sums of products wait on the device until :meth:`read`: there is one host sync. A transform costs one copy of the
+    gradients and one pass over both, at the steps that are looked at.
 
     =========================  ======================================================================================
     ``grokfast/slow_norm``     ‖h‖ of the slow gradient h that a filter adds λ times (or puts in the gradient's place)

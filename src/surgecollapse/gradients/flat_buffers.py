@@ -1,6 +1,6 @@
 """Many tensors as rows of one matrix, so that an accelerator is told each operation once and not once a tensor.
 
-Launching an operation costs some microseconds whatever the size of its tensor: a net of a hundred parameters and a
+Launching an operation costs some microseconds whatever the size of its tensor. A net of a hundred parameters and a
 filter of ten operations would wait for a thousand launches.
 """
 

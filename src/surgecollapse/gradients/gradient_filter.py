@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 class GradientFilter(SlowGradients):
     """Amplify what a linear filter leaves of the gradient history, or put it in the gradient's place.
 
-    a₀ h_t = b₀ g_t + b₁ g_{t−1} + … − a₁ h_{t−1} − a₂ h_{t−2} − …, and ĝ = g + λ h, or ĝ = λ h with ``replace``.
-    Computed in direct form II transposed, y = b₀x + z₁, zᵢ = b_i x − a_i y + z_{i+1}: as many values are kept for each
-    entry as the filter's order n = max(len(b), len(a)) − 1, and a step costs O(n). They are kept in float32 for half
+    a₀ h_t = b₀ g_t + b₁ g_{t−1} + … − a₁ h_{t−1} − a₂ h_{t−2} − …. Then ĝ = g + λ h, or ĝ = λ h with ``replace``.
+    Computed in direct form II transposed, y = b₀x + z₁, zᵢ = b_i x − a_i y + z_{i+1}. As many values are kept for each
+    entry as the filter's order n = max(len(b), len(a)) − 1. A step costs O(n). They are kept in float32 for half
     precision, else in the gradient's precision.
 
     :class:`~surgecollapse.gradients.grokfast.Grokfast` is the case ``*ema_coefficients(alpha)``, and
     :class:`~surgecollapse.gradients.grokfast.GrokfastMA` the case ``*ma_coefficients(window)``, once the window is
-    full; both cost less there, the latter at long windows very much less. Filters of SciPy's design functions
+    full. Both cost less there, the latter at long windows very much less. Filters of SciPy's design functions
     (``scipy.signal.butter`` and others) can be given as they are.
 
     A gradient with a non-finite entry passes as it is and leaves the filter as it was. With ``lamb=0`` no gradient is
@@ -38,7 +38,7 @@ class GradientFilter(SlowGradients):
         a: denominator coefficients a₀, a₁, …; all poles must lie inside the unit circle.
         lamb: amplification λ.
         replace: ``True``: ĝ = λ h, the filtered gradient alone.
-        start: ``zero``: nothing before the first gradient; ``gradient``: as if the first had been there for ever, so
+        start: ``zero``: nothing before the first gradient. ``gradient``: as if the first had been there for ever, so
             that a constant gradient gives its final value at once.
         parameters: filter these parameters only, so that groups can have settings of their own; default: all.
 

@@ -1,23 +1,23 @@
 """Grokfast (Lee et al. 2024, arXiv 2405.20233): amplify the slow part of each parameter's gradient.
 
-Both filters add to the gradient what a low-pass filter over past steps leaves of it:
-ĝ_t = g_t + λ·(f ∗ g)_t, with f an exponential (:class:`Grokfast`) or a windowed mean (:class:`GrokfastMA`).
+Both filters add to the gradient what a low-pass filter over past steps leaves of it. That is ĝ_t = g_t + λ·(f ∗ g)_t,
+with f an exponential (:class:`Grokfast`) or a windowed mean (:class:`GrokfastMA`).
 
 What they share:
 
-* State is made for a parameter when its first gradient comes, and holds copies only: gradients zeroed in place
+* State is made for a parameter when its first gradient comes, and holds copies only. Gradients zeroed in place
   (``zero_grad(set_to_none=False)``) and gradients made anew give the same results.
-* A gradient with a non-finite entry leaves its parameter's state as it is, and is left as it is; so does one with an
+* A gradient with a non-finite entry leaves its parameter's state as it is, and is left as it is. So does one with an
   entry so large that sums of such could overflow. On the CPU such parameters are left out; elsewhere a flag on the
   device selects, and the host does not wait for it.
 * On an accelerator the state of all parameters lies side by side, and nearly every operation is launched once for all
   of them. That keeps one more copy of the gradients, and makes two or three more for the length of a step.
 * With ``lamb=0`` gradients are not touched at all.
-* With ``compile=True`` large tensors are filtered in one compiled pass each (``torch.compile``; the first steps take
-  seconds), which is what memory asks for and no more. Results differ by float rounding, and on the CPU non-finite
-  values are dealt with entry by entry: such an entry passes as it is and leaves its own state alone, while its
-  neighbors are filtered, since looking at all of them first would be another pass. Without a compiler there is one
-  warning, and plain operations do the work.
+* With ``compile=True`` large tensors are filtered in one compiled pass each, which is what memory asks for and no more.
+  With ``torch.compile`` the first steps take seconds. Results differ by float rounding. On the CPU non-finite values
+  are dealt with entry by entry, since looking at all of them first would be another pass. Such an entry passes as it is
+  and leaves its own state alone, while its neighbors are filtered. Without a compiler there is one warning, and plain
+  operations do the work.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ _READS = 1 << 17
 class Grokfast(SlowGradients):
     """Grokfast-EMA: amplify the exponential mean of each gradient, h ← α h + (1 − α) g, ĝ = g + λ h.
 
-    On a constant gradient g the result is (1 + λ) g from the first step on; with ``start="zero"`` it is
-    (1 + λ(1 − αᵗ)) g at step t. The mean is kept in float32 for half precision, else in the gradient's precision.
+    On a constant gradient g the result is (1 + λ) g from the first step on. With ``start="zero"`` it is (1 + λ(1 − αᵗ))
+    g at step t. The mean is kept in float32 for half precision, else in the gradient's precision.
 
     Args:
         alpha: decay α of the mean, in [0, 1); about 1/(1 − α) steps are averaged.
@@ -77,8 +77,8 @@ class Grokfast(SlowGradients):
         decay. Published settings for modular multiplication: ``alpha=0.98, lamb=2.0``, weight decay 0.005.
 
     Cost:
-        One more copy of the gradients. On a CPU about the time of a plain ``lerp_`` and ``add_`` over them, two
-        thirds of it with ``compile=True`` on large tensors; on one H200, no effect on a training step beyond its
+        One more copy of the gradients. On a CPU it takes about the time of a plain ``lerp_`` and ``add_`` over them,
+        two thirds of it with ``compile=True`` on large tensors. On one H200, no effect on a training step exceeds its
         noise.
 
     Deviations:
@@ -182,13 +182,13 @@ class GrokfastMA(SlowGradients):
     ĝ_t = g_t + λ · mean(g_{t−w+1} … g_t). On a constant gradient g that is (1 + λ) g, with ``filter="sum"``
     (1 + λw) g, from step w on. The code waits for a full window, the paper filters at once: ``warmup`` chooses.
 
-    **Cost.** A step adds the new gradient to a running sum, takes off the one that leaves, and sums one 2w-th of the
+    **Cost.** A step adds the new gradient to a running sum and takes off the one that leaves. It sums one 2w-th of the
     entries afresh over their whole window: w · N/2w = N/2 reads. Nothing depends on w but the memory of w gradients.
 
     **Drift.** Each entry's sum is formed afresh every 2w steps, so it carries the rounding of at most 2w steps, however
-    long the training: with u the unit roundoff of the sum, |error| ≤ (5w + 1)·u·S (to first order), where S bounds
-    Σ|g| over any window of the last 2w steps: w − 1 additions afresh, then two a step. A plain running sum has no such
-    bound, since 2u·S may be added at each step for ever. The sum is that of the *stored* entries: with
+    long the training. There are w − 1 additions afresh, then two a step. Let u be the unit roundoff of the sum, and let
+    S bound Σ|g| over any window of the last 2w steps. Then |error| ≤ (5w + 1)·u·S, to first order. A plain running sum
+    has no such bound, since 2u·S may be added at each step for ever. The sum is that of the *stored* entries: with
     ``buffer_dtype=torch.bfloat16`` what is added is what will be taken off.
 
     Args:

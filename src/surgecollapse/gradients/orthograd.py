@@ -29,7 +29,7 @@ class OrthoGrad(Stateless):
     keeps its groups, schedulers and state dict: see :func:`surgecollapse.transform_gradients`.
 
     * Inner products are those of whole parameter tensors, summed over the processes that hold parts of one, in float64
-      (float32 on devices without); half precision is computed in float32 and rounded once.
+      (float32 on devices without). Half precision is computed in float32 and rounded once.
     * One-dimensional and single-element parameters are left alone: their gradient is mostly, or wholly, along
       themselves.
     * A zero weight, a zero gradient and non-finite gradients are left as they are.
@@ -39,7 +39,7 @@ class OrthoGrad(Stateless):
     Args:
         rescale: bring g⊥ back to the norm of g, as the published code does; ``False``: eq. 12 of the paper.
         floor: the largest factor of the rescaling is 1/floor, in (0, 1]. Where ‖g⊥‖ ≤ floor·‖g‖, what is left of the
-            gradient is taken to be rounding, and stays small, whereas the published code amplifies it to the full norm.
+            gradient is taken to be rounding, and stays small. The published code amplifies it to the full norm.
             Default: √ε of the gradient's dtype, 3.5e-4 in float32.
         parameters: project these parameters only; default: all.
 

@@ -19,7 +19,7 @@ class SurgeCollapse(pl.Callback):
     It attaches before the checkpoint's optimizers are loaded, so that ``fit(ckpt_path=...)`` goes on bitwise: the state
     lies in the optimizer's own state. Automatic and manual optimization, several optimizers, accumulation, clipping and
     mixed precision work as they are. Of several networks (a GAN), each that is pruned has a callback of its own, with
-    ``module=``; the optimizers that step none of its parameters are left alone. ``sparsity`` and ``activation_entropy``
+    ``module=``. The optimizers that step none of its parameters are left alone. ``sparsity`` and ``activation_entropy``
     are logged at every reading. At the end the mask is exact, and the controller is detached.
 
     With ``recorders=[store]`` and ``commands=store.path`` a run is on the live page and takes commands; the trainer

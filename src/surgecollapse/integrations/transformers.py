@@ -31,7 +31,7 @@ class SurgeCollapseCallback(TrainerCallback):
     ``state.log_history``; trackers of ``report_to`` get them after :meth:`before_trackers`. At the end the mask is
     exact, and the controller is detached.
 
-    With ``recorders=[store]`` and ``commands=store.path`` a run is on the live page and takes commands; the trainer
+    With ``recorders=[store]`` and ``commands=store.path`` a run is on the live page and takes commands. The trainer
     itself carries out ``stop``, ``checkpoint`` and, where it evaluates, ``evaluate``.
 
     With ``load_best_model_at_end`` only evaluations under the final mask count: what came before is denser, and pruning

@@ -144,8 +144,8 @@ def found_part(reference: str, what: str) -> Any:
         what: the kind of part, for errors.
 
     Raises:
-        ConfigError: if it is not a reference, there is no such file, module or name, or it is one of the standard
-            library's, which holds no parts.
+        ConfigError: if it is not a reference, or there is no such file, module or name. Also if it is one of the
+            standard library's, which holds no parts.
     """
     if not is_reference(reference):
         raise ConfigError(f"{what} {reference!r}: expected {FORM}")

@@ -1,8 +1,8 @@
 """Activation readings: a few rows per site, reduced on the device, read by the host in one go.
 
 *Sites* are the layers that own prunable weights. What is read is the output of the activation module that follows the
-layer before the next such layer runs; of the layer itself where the activation is functional; and of the whole module
-for attention (hooks on ``MultiheadAttention.out_proj`` never fire).
+layer before the next such layer runs. Where the activation is functional, it is that of the layer itself. For attention
+it is that of the whole module (hooks on ``MultiheadAttention.out_proj`` never fire).
 """
 
 from __future__ import annotations

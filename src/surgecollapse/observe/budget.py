@@ -49,16 +49,17 @@ class BudgetKeeper:
     """Spends on passive monitors what training has earned for them: at no event more than that.
 
     With t the seconds of a step and L three quarters of ``limit``, every step earns L·t. An event is due after
-    max(asked, c/(L·t)) steps, c being its cost, and happens once what it is expected to cost has been earned: part by
-    part the costliest but one of its last five (the costliest may have been disturbed), a guess where none is known
-    yet. So the cost of all events stays below ``limit`` of the training time from the first one on, as long as none
-    costs much more than was expected; one that does is paid back before the next. What lies between two steps and takes
-    more than three times the median step (an evaluation, a save) is no training: it earns what one median step does.
+    max(asked, c/(L·t)) steps, c being its cost. It happens once what it is expected to cost has been earned. Part by
+    part that is the costliest but one of its last five, as the costliest may have been disturbed. It is a guess where
+    none is known yet. So the cost of all events stays below ``limit`` of the training time from the first one on. This
+    holds as long as none costs much more than was expected. One that does is paid back before the next. What lies
+    between two steps and takes more than three times the median step (an evaluation, a save) is not training. It earns
+    what one median step does.
 
-    Where c/(L·t) is more than was asked for, monitors that rotate first do one n-th of the layers an event,
-    n = ⌈c/(L·t·asked)⌉, at most the number of layers; the cadence does the rest. Both times are medians of its own
-    measurements, so that a disturbance of one step or one event moves neither; of few events the lower median, since
-    what disturbs only adds.
+    Where c/(L·t) is more than was asked for, monitors that rotate first do one n-th of the layers an event. There n =
+    ⌈c/(L·t·asked)⌉, at most the number of layers. The cadence does the rest. Both times are medians of its own
+    measurements, so that a disturbance of one step or one event moves neither. Of few events it is the lower median,
+    since what disturbs only adds.
 
     Args:
         every: steps between two events, as asked for.

@@ -90,13 +90,13 @@ class _State:
 def trace_dataflow(model: nn.Module, forward: Callable[[], Any]) -> Dataflow:
     r"""Run one forward pass and follow its output back to the layers that produce it.
 
-    A *layer* is a product of activations with parameters. From every tensor of the output the values are followed back,
-    through anything that is no such product (softmax, tanh, division, casts, sums, concatenations, indexing, norms), to
-    the first layers. Of those, a layer is inside the net where another of them takes its output in (the earlier blocks
-    of a residual stream, a trunk whose features are returned beside the logits), unless its output is returned too
-    without an activation function or a norm in between (an action that a critic takes in). Sigmoid, tanh and softmax
-    are none here, as they stand behind output layers. Recurrent layers end the search; they are not output
-    layers themselves.
+    A *layer* is a product of activations with parameters. From every tensor of the output the values are followed back
+    to the first layers, through anything that is not such a product. Examples are softmax, tanh, division, casts, sums,
+    concatenations, indexing and norms. Of those, a layer is inside the net where another of them takes its output in.
+    Examples are the earlier blocks of a residual stream, and a trunk whose features are returned beside the logits. A
+    layer whose output is returned too is not inside, as an action that a critic takes in. That holds where no
+    activation function or norm lies in between. Sigmoid, tanh and softmax are not activation functions here, as they
+    stand behind output layers. Recurrent layers end the search; they are not output layers themselves.
 
     Args:
         model: the unwrapped model.

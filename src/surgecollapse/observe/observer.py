@@ -173,8 +173,9 @@ class Observer:
         """Take one measure of the net as it is now, on the probe batch; −∞ where it is not defined.
 
         A floor that cannot be measured is never met: a collapse then goes no deeper than its target.
-        ``prediction_confidence`` is 1 − H(softmax(z))/ln K, the mean over rows (and positions) of the class scores z of
-        K classes, see :func:`~surgecollapse.observe.predictions.class_scores`; of a single class it is not defined.
+        ``prediction_confidence`` is 1 − H(softmax(z))/ln K, the mean over rows (and positions). The class scores z of K
+        classes are those of :func:`~surgecollapse.observe.predictions.class_scores`; of a single class it is not
+        defined.
         """
         if name == "prediction_confidence":
             return self._prediction_confidence()

@@ -1,8 +1,8 @@
 """Readings of several processes that train one model: sums of sufficient statistics, one all-reduce a reading.
 
-Entropies of the ranks do not average to the entropy of all rows. What adds up is taken instead: the pair total of the
-sign covariance with its number of pairs, the rows in which each unit is on, squares, and the ranks on which a unit is
-constant.
+Entropies of the ranks do not average to the entropy of all rows. What adds up is taken instead. It is the pair total of
+the sign covariance with its number of pairs, and squares. It is also the rows in which each unit is on, and the ranks
+on which a unit is constant.
 """
 
 from __future__ import annotations

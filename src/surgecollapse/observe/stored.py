@@ -25,7 +25,7 @@ def to_plain(value: Any) -> Any:
     """Write a batch in tensors, numbers, text, lists and dictionaries.
 
     Of an object (a dataclass, ``BatchEncoding``, ``Data`` of PyTorch Geometric) the name of its class and its
-    attributes are kept; a private attribute that cannot be kept becomes ``None``.
+    attributes are kept. A private attribute that cannot be kept becomes ``None``.
 
     Raises:
         NotStorableError: for anything else; names its type.

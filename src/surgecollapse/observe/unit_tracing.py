@@ -1,8 +1,8 @@
 """Follows units through one forward pass: from the weight that makes them to the one weight that takes them in.
 
 Every torch function that the pass calls is seen, in modules or outside. Units are lost, and their layer left alone,
-where something other than an elementwise function, a pooling or a flattening of channels gets them: a residual sum, a
-concatenation, attention, a second layer. So a connection that is found is the only one.
+where something other than an elementwise function, a pooling or a flattening of channels gets them. Examples are a
+residual sum, a concatenation, attention, and a second layer. So a connection that is found is the only one.
 """
 
 from __future__ import annotations

@@ -30,9 +30,9 @@ CONTEXT = 0.5
 class Watch:
     """Shows monitors the net just before optimizer steps, and emits what they measure.
 
-    Training with it is bitwise the training without it: monitors get no gradient, the global random state is kept, the
-    probe batch passes in eval mode with buffers and modes kept. All numbers of an event are read back to the host at
-    once.
+    Training with it is bitwise the training without it. Monitors get no gradient, and the global random state is kept.
+    The probe batch passes in eval mode with buffers and modes kept. All numbers of an event are read back to the host
+    at once.
 
     Args:
         model: the unwrapped model.

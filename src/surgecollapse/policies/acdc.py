@@ -22,11 +22,10 @@ class _State(PolicyState):
 class ACDC(BasePolicy):
     """AC/DC: sparse and dense phases of fixed length in turn, then the exact final mask.
 
-    Dense until ``dense_until``; then collapses to the plan's sparsity and surges in turn, one every
-    ``phase``, up to ``cycles_until``; open until ``freeze_at``; there the exact target is collapsed to and
-    the mask frozen. All pruned weights reopen at zero. Level-triggered: the phase that the schedule wants is
-    compared with the one training is in, so a skipped change is made at the next reading, and two skipped
-    changes cancel.
+    Dense until ``dense_until``. Then collapses to the plan's sparsity and surges in turn, one every ``phase``, up to
+    ``cycles_until``. Open until ``freeze_at``, where it collapses to the exact target and freezes the mask. All pruned
+    weights reopen at zero. Level-triggered: the phase that the schedule wants is compared with the one training is in.
+    So a skipped change is made at the next reading, and two skipped changes cancel.
 
     Args:
         dense_until: fraction of the run before the first collapse, in (0, 1).

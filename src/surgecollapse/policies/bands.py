@@ -1,8 +1,8 @@
 """What counts as high or low entropy: bands that stay, roll or are steered, and hysteresis.
 
-Small classes of host floats, each with ``state_dict`` of plain JSON-able values. A *band* gives the two
-limits that hold for the next reading (``bounds``), and learns from that reading afterwards (``update``), so
-that a reading is never compared with itself.
+Small classes of host floats, each with ``state_dict`` of plain JSON-able values. A *band* gives the two limits that
+hold for the next reading (``bounds``), and learns from that reading afterwards (``update``). So a reading is never
+compared with itself.
 """
 
 from __future__ import annotations
@@ -158,10 +158,9 @@ class QuantileBand:
 class TargetBand:
     """A band whose center an integral controller moves until entropy tracks a target.
 
-    With c the center, e the entropy and e* the target, each reading moves c ← clip(c − gain·(e − e*), e* ±
-    reach), and the limits are c ± width. While entropy stays above its target the band sinks, so that "high"
-    is answered more often; while it stays below, the band rises and "low" is. ``reach`` bounds the integral
-    (no wind-up).
+    Let c be the center, e the entropy and e* the target. Each reading moves c ← clip(c − gain·(e − e*), e* ± reach).
+    The limits are c ± width. While entropy stays above its target the band sinks, so that "high" is answered more
+    often. While it stays below, the band rises and "low" is. ``reach`` bounds the integral (no wind-up).
 
     Args:
         target: the entropy to track, in [0, 1].

@@ -51,7 +51,7 @@ class BasePolicy:
 
     One that never regrows by the dense gradient says ``growth: ClassVar[str] = "random"``, so that none is tracked.
 
-    Level-triggered: a decision that is skipped, because the step was not finite, leaves the state as it is, so that
+    Level-triggered: a decision that is skipped, because the step was not finite, leaves the state as it is. So
     :meth:`_act` makes up for it at the next reading.
     """
 

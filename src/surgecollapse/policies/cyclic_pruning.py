@@ -33,16 +33,16 @@ class _State(ScheduledState):
 class CyclicPruning(ScheduledPolicy):
     """Prune gradually, regrow (*surge*), prune again: gradual pruning several times over. The default policy.
 
-    Cycle k = 0 … ``cycles`` − 1 begins at the fraction b_k of the run: the first at ``dense_until``, the last at
+    Cycle k = 0 … ``cycles`` − 1 begins at the fraction b_k of the run. The first begins at ``dense_until``, the last at
     ``last_cycle_start``, the others evenly in between. Within a cycle the sparsity follows the cubic schedule of
-    gradual pruning (Zhu and Gupta 2017, arXiv 1710.01878) from s_k, what the surge left, to d, its depth::
+    gradual pruning (Zhu and Gupta 2017, arXiv 1710.01878). It goes from s_k, what the surge left, to d, its depth::
 
         s(t) = s_k + (d − s_k)·(1 − (1 − u)³),    u = (t − b_k·T)/((e_k − b_k)·T)
 
     It ends at e_k: ``settle_fraction`` before the next one begins, so that training can settle; the last at
     ``freeze_at``, with the exact target and the final mask. At the beginning of every cycle but the first a *surge*
     regrows ``surge`` of the pruned weights, at zero, by |EMA of the dense gradient|. The depth d of the last cycle is
-    the target. That of the others lies between the target and ``min_density_ratio`` of the target's density: the
+    the target. That of the others lies between the target and ``min_density_ratio`` of the target's density. The
     controller goes as deep as leaves the ``measure`` of the probe batch at ``floor`` or above. By default the measure
     is the confidence of the predictions. With ``floor=1`` the depth stays at the target, with ``floor=0`` it always
     goes to ``min_density_ratio``.
@@ -63,12 +63,12 @@ class CyclicPruning(ScheduledPolicy):
         measure: ``prediction_confidence`` (1 − the normalized entropy of the predictions on the probe batch),
             ``on_off`` (lowest on/off unit entropy over layers) or ``entropy`` (mean activation entropy).
         when_not_recovering: ``exact``: the target is reached in any case. ``at_most``: pruning begins with the first
-            cycle after training has learned (its loss is a tenth of the first, or its predictions are 90% confident),
-            or at two thirds of ``freeze_at``. Where the last cycle is the first, it takes half of the time until
-            ``freeze_at``. Where training does not recover (see
+            cycle after training has learned, or at two thirds of ``freeze_at``. It has learned once its loss is a tenth
+            of the first, or its predictions are 90% confident. Where the last cycle is the first, it takes half of the
+            time until ``freeze_at``. Where training does not recover (see
             :class:`~surgecollapse.policies.recovery.Recovery`), the density is doubled, the reason is recorded, and
             that sparsity is the new target. Both warn, and record an event ``warning``, where training does not recover
-            in the last cycle, or has learned nothing; ``exact`` sees it by the noted loss alone.
+            in the last cycle, or has learned nothing. ``exact`` sees it by the noted loss alone.
 
     Raises:
         ValueError: if an option is out of range, or a cycle would be no longer than ``settle_fraction``.

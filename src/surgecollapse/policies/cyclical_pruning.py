@@ -30,7 +30,7 @@ class CyclicalPruning(ScheduledPolicy):
     last cycle the mask is final once the target is reached.
 
     :class:`~surgecollapse.policies.CyclicPruning`, the default, differs in three ways: its surges reopen a part, by the
-    gradient; its early cycles may go deeper than the target; and entropy decides how deep.
+    gradient. Its early cycles may go deeper than the target. Entropy decides how deep.
 
     Args:
         cycles: how many, at least 1; one is gradual pruning.

@@ -42,19 +42,18 @@ class EntropyCycles(BasePolicy):
     alternating phases, open, final mask, at the same fractions of the run. Inside it, with lengths as
     fractions of the run:
 
-    - an *open* phase collapses from ``shortest`` on at a plateau or high entropy; at its nominal length
-      unless the measure is under ``floor``; at ``longest`` always;
-    - a *sparse* phase surges from ``shortest`` on if the measure is under its floor; at its nominal length
-      unless entropy still rises clearly; at ``longest`` always.
+    - an *open* phase collapses from ``shortest`` on at a plateau or high entropy. It does so at its nominal length
+      unless the measure is under ``floor``, and at ``longest`` always;
+    - a *sparse* phase surges from ``shortest`` on if the measure is under its floor. It does so at its nominal length
+      unless entropy still rises clearly, and at ``longest`` always.
 
-    A collapse may go from the plan's sparsity down to ``max_sparsity``; the controller goes as deep as leaves the
-    measure on the probe batch at ``floor`` or above. A surge reopens ``surge`` of the pruned weights, at
-    zero, by |EMA of the dense gradient|; where the measure is under its floor it also starts input noise,
-    which stops at the next collapse or once the measure is back. At ``cycles_until`` a sparse phase surges;
-    no sparse phase is begun that could not last ``shortest`` until then. At ``freeze_at`` the exact target is
-    collapsed to and the mask is final. Where entropy is missing, phases have their nominal length. The bounds
-    by entropy are this project's; that they beat fixed times is a hypothesis to test, with ``periodic=True``
-    as its ablation.
+    A collapse may go from the plan's sparsity down to ``max_sparsity``. The controller goes as deep as leaves the
+    measure on the probe batch at ``floor`` or above. A surge reopens ``surge`` of the pruned weights, at zero, by |EMA
+    of the dense gradient|. Where the measure is under its floor it also starts input noise, which stops at the next
+    collapse or once the measure is back. At ``cycles_until`` a sparse phase surges; no sparse phase is begun that could
+    not last ``shortest`` until then. At ``freeze_at`` the exact target is collapsed to and the mask is final. Where
+    entropy is missing, phases have their nominal length. The bounds by entropy are this project's; that they beat fixed
+    times is a hypothesis to test, with ``periodic=True`` as its ablation.
 
     Args:
         dense_until: fraction of the run before the first collapse, in (0, 1).
@@ -76,11 +75,11 @@ class EntropyCycles(BasePolicy):
         window: such readings over which that quantile rolls.
         timing: what ends a phase: ``entropy``, or as its ablations ``random`` (lengths drawn uniformly from
             [shortest, longest]) and ``fixed`` (the nominal length).
-        full_depth_at: fraction of the run from which collapses go to their full depth; sooner ones are scaled by
-            the cubic 1 − (1 − t/(full_depth_at·T))³ of gradual pruning (arXiv 1710.01878). 0: always full.
+        full_depth_at: fraction of the run from which collapses go to their full depth. Sooner ones are scaled by the
+            cubic 1 − (1 − t/(full_depth_at·T))³ of gradual pruning (arXiv 1710.01878). 0: always full.
         anneal: whether surges shrink: the share at step t is surge/2·(1 + cos(πt/t_c)), with t_c the step of
-            ``cycles_until`` (the decay of RigL's exchanges, arXiv 1911.11134), so that the mask settles; the last
-            collapse of the cycles is then not reopened.
+            ``cycles_until``. This is the decay of RigL's exchanges (arXiv 1911.11134), so that the mask settles. The
+            last collapse of the cycles is then not reopened.
         final_ramp: how the target is reached after the cycles: ``none``, at once at ``freeze_at``; or ``cubic``, by
             the cubic schedule of gradual pruning (arXiv 1710.01878) from ``cycles_until`` to ``freeze_at``.
         periodic: decide exactly as ``ACDC`` does: nominal phases, depth at the target, all pruned reopened,
@@ -216,8 +215,8 @@ class EntropyCycles(BasePolicy):
     def due(self, step: int) -> bool:
         """Whether ``step`` is a multiple of the plan's ``every`` or a nominal boundary.
 
-        Where ``every`` is longer than the shortest phase, also every shortest phase inside the cycles: fixed
-        times, so that a resumed run reads at the same steps.
+        Where ``every`` is longer than the shortest phase, also every shortest phase inside the cycles. The times are
+        fixed, so that a resumed run reads at the same steps.
         """
         if self._fixed.due(step) or self.periodic or self._plan.every <= self._shortest_steps:
             return self._fixed.due(step)

@@ -27,8 +27,8 @@ class FixedInterval(BasePolicy):
         collapse:  w ← 0 for the share sparsity of lowest |w|
         surge:     w ← N(0, recovery²) for every w = 0
 
-    No mask is held, so weights that were set to zero train on at once, and the noise is not bounded by the energy of
-    the weights. It keeps its own ``sparsity`` whatever the plan's is; ``controller.finalize()`` prunes to the plan's.
+    No mask is held, so weights that were set to zero train on at once. The noise is not bounded by the energy of the
+    weights. It keeps its own ``sparsity`` whatever the plan's is; ``controller.finalize()`` prunes to the plan's.
 
     It is level-triggered by counting: at step t, t // collapse_every collapses should have been made. A
     skipped one is made at the next step that is due; two skipped ones are one collapse.

@@ -17,8 +17,8 @@ from surgecollapse.schedules import cosine
 class GraNet(GradualPruning):
     """Gradual pruning in which every step also exchanges weights: regenerate as many as are dropped.
 
-    After the cubic schedule has pruned, a share of what is left in each layer is pruned by magnitude and as many
-    weights are regrown, at zero, by the magnitude of the dense gradient::
+    After the cubic schedule has pruned, a share of what is left in each layer is pruned by magnitude. As many weights
+    are regrown, at zero, by the magnitude of the dense gradient::
 
         share(t) = drop_fraction/2 · (1 + cos(πt/t_end)),  t_end = end_at · total_steps
 

@@ -15,8 +15,8 @@ from surgecollapse.policies.registry import policy
 class OneShot(ScheduledPolicy):
     """Train dense, prune once to the target, fine-tune what is left (Han et al. 2015, arXiv 1506.02626).
 
-    Of the N prunable weights the k of largest |w| stay, k = round((1 − s)·N) with s the target, by the allocation and
-    saliency that ``attach`` was given.
+    Of the N prunable weights the k of largest |w| stay, k = round((1 − s)·N) with s the target. Allocation and saliency
+    are those that ``attach`` was given.
 
     Args:
         at: fraction of the run at which the weights are pruned, in (0, 1).

@@ -18,10 +18,11 @@ Timing = Literal["entropy", "random", "fixed"]
 class PhaseTiming:
     """Says whether the present phase ends; all lengths are fractions of the run.
 
-    ``entropy``: never before ``shortest``, always at ``longest``; in between, an open phase ends at a plateau or high
-    entropy, a sparse one under the floor; at the nominal length unless entropy speaks against it. ``random``: after a
-    length drawn uniformly from [shortest, longest], whatever entropy does; a function of the run's seed and of the step
-    at which the phase began. ``fixed``: after the nominal length. The last two are the ablations of the first.
+    ``entropy``: never before ``shortest``, always at ``longest``. In between, an open phase ends at a plateau or high
+    entropy, a sparse one under the floor. Both end at the nominal length unless entropy speaks against it. ``random``:
+    after a length drawn uniformly from [shortest, longest], whatever entropy does. It is a function of the run's seed
+    and of the step at which the phase began. ``fixed``: after the nominal length. The last two are the ablations of the
+    first.
 
     Args:
         shortest: least length, in (0, nominal].

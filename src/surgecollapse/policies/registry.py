@@ -21,7 +21,7 @@ def make_policy(policy: str | Policy, **options: Any) -> Policy:
 
     Args:
         policy: a key of :data:`POLICIES`, a name that a package registered under the entry-point group
-            ``surgecollapse.policies``, or any object of the protocol, which is returned as it is.
+            ``surgecollapse.policies``, or any object of the protocol. An object is returned as it is.
         **options: constructor options of the named policy.
 
     Returns:

@@ -34,8 +34,8 @@ class SoftThreshold(StraightThroughPolicy):
 
         v = scale·sign(w)·(|w|^p − t^p)₊^(1/p),    scale = Σ|w| / Σ|v| over the open weights of each tensor
 
-    The gradient at v goes straight to w, also where v is 0. A pruned weight that the gradient wants grows back
-    by itself. The threshold t leaves exactly as many weights open as the sparsity asks, which follows the cubic
+    The gradient at v goes straight to w, also where v is 0. A pruned weight that the gradient wants grows back by
+    itself. The threshold t leaves exactly as many weights open as the sparsity asks. The sparsity follows the cubic
     schedule of gradual pruning (Zhu and Gupta 2017, arXiv 1710.01878)::
 
         s(step) = target·(1 − (1 − u)³),    u = (step − start_at·T)/((end_at − start_at)·T)
@@ -52,8 +52,8 @@ class SoftThreshold(StraightThroughPolicy):
         rescale: whether v gets back the magnitude that the threshold took from the open weights; ``None``: with p = 1.
         allocation: ``global | layer | erk``; ``None`` takes the target's.
         when_not_recovering: ``exact``: the target is reached in any case. ``at_most``: the threshold begins to rise
-            once training has learned (its loss is a tenth of the first, or its predictions are 90% confident), or at
-            two thirds of ``freeze_at``; where training does not recover (see
+            once training has learned, or at two thirds of ``freeze_at``. It has learned once its loss is a tenth of the
+            first, or its predictions are 90% confident. Where training does not recover (see
             :class:`~surgecollapse.policies.recovery.Recovery`), the density is doubled, the reason is recorded, and
             that sparsity is the new target. Both warn, and record an event ``warning``, where training does not
             recover; ``exact`` sees it by the noted loss alone.
@@ -78,9 +78,9 @@ class SoftThreshold(StraightThroughPolicy):
         learning.
 
     Cost:
-        One copy of the prunable weights until the mask is frozen, and 3.9% of a step of a transformer of 25 million
-        weights (9.9% with ``p=3``). Mean training density 0.22 at 90% sparsity on the MLP of MNIST-1D. The gradient of
-        the weights is dense, so that training takes 0.42 of the dense operations.
+        One copy of the prunable weights until the mask is frozen. It costs 3.9% of a step of a transformer of 25
+        million weights (9.9% with ``p=3``). Mean training density 0.22 at 90% sparsity on the MLP of MNIST-1D. The
+        gradient of the weights is dense, so that training takes 0.42 of the dense operations.
 
     Deviations:
         ST-3 is p = 1 with another scale (``st3``), Feather p = 3 without one and with θ < 1 above 95% (``feather``).

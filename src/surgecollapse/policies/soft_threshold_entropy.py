@@ -32,7 +32,7 @@ class SoftThresholdEntropy(SoftThreshold):
     of two cubic schedules to the target: fast ends at ``earliest_end``, slow at ``end_at``. The pace starts at 0.5.
 
     - The network is *starved* where the prediction confidence is under ``confidence_floor`` of its greatest value so
-      far, or ``measure`` under ``floor``: the pace falls by ``relief``. The threshold falls with it (a *surge*),
+      far, or ``measure`` under ``floor``. Then the pace falls by ``relief``. The threshold falls with it (a *surge*),
       unless slow rises faster.
     - It has *room* where activation entropy is high (above the rolling ``high`` quantile) or on a plateau: the pace
       rises by ``gain`` (a deeper *collapse*).

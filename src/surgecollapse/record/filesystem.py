@@ -14,7 +14,7 @@ def is_network(path: Path, mounts: Path = Path("/proc/mounts")) -> bool:
     """Whether ``path`` lies on a network file system, as far as the mount table tells.
 
     SQLite's write-ahead log keeps its index in shared memory and is unsafe across hosts
-    (https://www.sqlite.org/wal.html), so that such a place takes a rollback journal instead.
+    (https://www.sqlite.org/wal.html). Such a place takes a rollback journal instead.
 
     Args:
         path: a file or folder; it need not exist.

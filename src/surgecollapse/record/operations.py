@@ -11,7 +11,7 @@ def stretch_operations(
     """Σ_l c_l·(3·T·d_l + G·(1 − d_l)): multiplications by weights for one sample in T steps of equal densities.
 
     A step multiplies by a layer's open weights three times: forward, for the gradient of the inputs, and for the
-    gradient of the weights, which on G of the steps is taken dense (Evci et al. 2020, arXiv 1911.11134, app. H).
+    gradient of the weights. The last is taken dense on G of the steps (Evci et al. 2020, arXiv 1911.11134, app. H).
 
     Args:
         counts: c_l, multiplications by each weight tensor in one forward pass of one sample.

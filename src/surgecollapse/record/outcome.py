@@ -21,8 +21,8 @@ _GROKKING_TASKS = ("modular", "parity", "permutations")
 class Difference:
     """Mean of paired differences with half the width of a 95% interval.
 
-    ``source`` says what the interval covers: ``seeds`` (Student's t over pairs of one seed each), or ``samples`` (one
-    pair: two independent shares of the test samples, so that the noise of seeds is not in it).
+    ``source`` says what the interval covers: ``seeds`` (Student's t over pairs of one seed each), or ``samples``. The
+    latter is one pair, two independent shares of the test samples, so that the noise of seeds is not in it.
     """
 
     mean: float

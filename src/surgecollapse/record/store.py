@@ -12,8 +12,8 @@ Tables (schema version in ``PRAGMA user_version``, this library's mark in ``PRAG
 - ``commands(id, token, created, source, kind, body, status, step, reason, settled)``: what people asked of the run,
   see :class:`~surgecollapse.record.commands.CommandQueue`.
 
-The file is in write-ahead-log mode (a rollback journal on network file systems): readers never block the
-writer, and a process that is killed leaves a readable store that lacks at most the last tenth of a second.
+The file is in write-ahead-log mode (a rollback journal on network file systems). Readers never block the writer. A
+process that is killed leaves a readable store that lacks at most the last tenth of a second.
 """
 
 from __future__ import annotations
@@ -89,10 +89,10 @@ class RunStore:
     """The record of one run in one SQLite file; a :class:`~surgecollapse.protocols.Recorder`.
 
     A thread of its own writes (:class:`~surgecollapse.record.writer.Writer`): rows are committed at most about ten
-    times a second, and at :meth:`flush`, :meth:`set` and :meth:`close`, which wait for it. On a disk that cannot keep
-    up, measurements are dropped and counted (``dropped`` in ``meta``), events never. Reading from the object that
-    writes flushes first, so that it always sees all it wrote. One object belongs to one thread; other threads and
-    processes open the file themselves with ``mode="r"``.
+    times a second. They are also committed at :meth:`flush`, :meth:`set` and :meth:`close`, which wait for it. On a
+    disk that cannot keep up, measurements are dropped and counted (``dropped`` in ``meta``), events never. Reading from
+    the object that writes flushes first, so that it always sees all it wrote. One object belongs to one thread; other
+    threads and processes open the file themselves with ``mode="r"``.
 
     Args:
         path: the file, by convention ``run.db`` in the run directory.

@@ -1,7 +1,7 @@
 """What may be written into a record, and what is believed of what is read from one.
 
-A record may be damaged, written by another program, or hostile: everything that is read is checked for its type, its
-depth and its size, and raises :class:`ValueError` where it does not fit, so that readers can skip that row alone.
+A record may be damaged, written by another program, or hostile. Everything that is read is checked for its type, its
+depth and its size. It raises :class:`ValueError` where it does not fit, so that readers can skip that row alone.
 """
 
 from __future__ import annotations

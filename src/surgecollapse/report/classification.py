@@ -73,7 +73,7 @@ def rocs(predictions: Predictions) -> tuple[dict[int, Roc], Roc | None, Roc | No
 
     Returns:
         Curves by class, macro average (mean true positive rate at equal false positive rate), micro average (all
-        row–class pairs pooled); the averages are ``None`` where no class can be ranked.
+        row–class pairs pooled). The averages are ``None`` where no class can be ranked.
 
     >>> perfect = Predictions(np.array([0, 1]), np.array([[0.9, 0.1], [0.2, 0.8]]), ("no", "yes"), "test")
     >>> {k: r.area for k, r in rocs(perfect)[0].items()}

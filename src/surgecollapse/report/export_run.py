@@ -79,8 +79,8 @@ def export_run(
 
     Raises:
         FileNotFoundError: if the directory holds no run.
-        ValueError: if the format is unknown, the run is not finished or has diverged, it cannot be exported so, or the
-            file in the run's folder is a link out of it.
+        ValueError: if the format is unknown, the run is not finished or has diverged, or it cannot be exported so. Also
+            if the file in the run's folder is a link out of it.
         ImportError: without the packages of the extra ``export``.
         OSError: if the file cannot be written.
     """

@@ -31,8 +31,8 @@ def radial_spectrum(filters: Array, bins: int = 12) -> tuple[Array, Array]:
     """Mean two-dimensional power spectrum of filters ``(n, h, w)`` by radial frequency.
 
     Returns:
-        Middle of each ring in cycles per pixel, in (0, 0.5), and its share of the mean power per coefficient;
-        the constant is left out, rings without a coefficient too.
+        Middle of each ring in cycles per pixel, in (0, 0.5), and its share of the mean power per coefficient. The
+        constant is left out, rings without a coefficient too.
 
     >>> x = np.arange(16)
     >>> rings, share = radial_spectrum(np.tile(np.cos(2 * np.pi * x / 4), (1, 16, 1)))

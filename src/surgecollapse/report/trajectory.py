@@ -25,9 +25,9 @@ class Plane:
 def project(sketches: Sequence[Array]) -> Plane:
     """Project several paths into the plane of their joint principal components.
 
-    The rows of all paths are centered on their common mean, X = UΣVᵀ, and mapped to X·v₁, X·v₂; the explained
-    share of axis i is σᵢ²/Σσ². Each axis is oriented so that its largest loading is positive, which makes the
-    picture deterministic.
+    The rows of all paths are centered on their common mean, X = UΣVᵀ, and mapped to X·v₁, X·v₂. The explained share of
+    axis i is σᵢ²/Σσ². Each axis is oriented so that its largest loading is positive, which makes the picture
+    deterministic.
 
     Args:
         sketches: arrays ``(points, dimensions)`` with equal dimensions.

@@ -443,7 +443,7 @@ _CONCLUSION = """
   scale and shift at zero leaves 0.39 of the multiplications at 50%, instead of 0.64, and lost 0.3 points, not 0.6.
 - **Twice as fast needs width.** At 16 to 64 channels, time hardly follows multiplications. At 64 to 256 channels,
   closing 50% gives 1.5 to 1.7 times the speed, 70% gives 2.0 to 2.3 times. On the narrow network 70% lost 1.7 points.
-- **A narrower dense network is the better bargain so far**: half the width lost 0.8 points, and is 1.9 to 2.4 times as
+- **A narrower dense network is the better bargain so far**: half the width lost 0.8 points. It is 1.9 to 2.4 times as
   fast at the larger widths.
 - **8 bits** halve the file once more at no loss of accuracy, and are not faster in onnxruntime at this size.
 

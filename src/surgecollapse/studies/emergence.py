@@ -199,9 +199,9 @@ def tables(rows: Rows) -> list[Table]:
             headings=["method", "rank", "CKA", "NC1", "NC2", "five frequencies, %"],
             lines=shape,
             note=(
-                "Effective rank of the hidden layer over all pairs; CKA with the dense network of the same seed; "
-                "neural collapse on the training pairs, 0 where complete; share of the five strongest frequencies of "
-                "a summand."
+                "Effective rank is that of the hidden layer over all pairs, and CKA is with the dense network of the "
+                "same seed. Neural collapse is that on the training pairs, 0 where complete. The last column is the "
+                "share of the five strongest frequencies of a summand."
             ),
         ),
     ]

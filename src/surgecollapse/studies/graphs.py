@@ -107,12 +107,11 @@ def plot(rows: Rows) -> Figure:
     return figure
 
 
-_SETTING = """
-Contextual stochastic block model: 400 nodes in four classes, edges with probability 0.05 within a class and 0.01
-between classes, 32 features around class means of length 1, 80 labeled nodes. Two graph convolutions of width 64 and
-a linear layer, Adam with a learning rate of 5e-3 and weight decay 5e-4, 500 steps on the whole graph. Edges are removed
-at random before training. Weights of the convolutions are at 90% sparsity, in default forms. The small dense network
-has about as many weights. Dropout is 0.5. Each seed draws its own graph; seeds are paired.
+_SETTING = """ Contextual stochastic block model: 400 nodes in four classes, 80 of them labeled. Edges have probability
+0.05 within a class and 0.01 between classes. The 32 features lie around class means of length 1. Two graph convolutions
+of width 64 and a linear layer take 500 steps on the whole graph. Adam has a learning rate of 5e-3 and weight decay
+5e-4. Edges are removed at random before training. Weights of the convolutions are at 90% sparsity, in default forms.
+The small dense network has about as many weights. Dropout is 0.5. Each seed draws its own graph; seeds are paired.
 """
 
 _CONCLUSION = """

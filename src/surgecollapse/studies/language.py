@@ -117,8 +117,9 @@ def _judged(data: Data, part: str) -> tuple[Tensor, Tensor]:
 def counted_loss(sequence: Sequence[int], x: Tensor, y: Tensor, vocabulary: int, order: int = _ORDER) -> float:
     """Mean loss of a model of counted n-grams with Witten–Bell smoothing, in nats a character.
 
-    p(c|h) = (n(h, c) + d(h)·p(c|h′))/(n(h) + d(h)), with n counts in the training text, d(h) the number of different
-    characters that follow h, and h′ the context h without its first character; 1/vocabulary below the shortest.
+    p(c|h) = (n(h, c) + d(h)·p(c|h′))/(n(h) + d(h)), with n counts in the training text. Here d(h) is the number of
+    different characters that follow h, and h′ the context h without its first character. Below the shortest it is
+    1/vocabulary.
 
     Args:
         sequence: numbers of the training text.
@@ -342,8 +343,9 @@ study(
         conclusion=_CONCLUSION,
         limits=(
             "Networks of about 0.1 million weights, which see a text 29 times at most. Larger ones overfit earlier.",
-            "Learning rates were chosen by hand for the dense networks on the first stretch of the King James text, "
-            "dropout and decay for the LSTM on its last one, out of three each. The sparse methods were not tuned.",
+            "Learning rates were chosen by hand, out of three, for the dense networks on the first stretch of the King "
+            "James text. Dropout and decay for the LSTM were chosen so on its last stretch. The sparse methods "
+            "were not tuned.",
             "Texts of 300,000 and 2,000,000 characters are planned and were not run. The GPT has a single stretch.",
         ),
     )

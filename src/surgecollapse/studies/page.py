@@ -51,7 +51,7 @@ def _table(table: Table) -> list[str]:
 def _provenance(rows: Rows, total: int) -> str:
     machines = sorted({_machine(row["machine"]) for row in rows if "machine" in row})
     seconds = sum(float(row.get("seconds", 0.0)) for row in rows)
-    where = f" {'; '.join(machines)}." if machines else ""
+    where = "".join(f" Run with {machine}." for machine in machines)
     done = f"{len(rows)} of {total} runs, {seconds / 3600:.1f} hours of one process."
     return _filled(f"{done}{where} What is finished is kept; the command goes on:")
 

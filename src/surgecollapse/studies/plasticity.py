@@ -317,12 +317,11 @@ def plot(rows: Rows) -> Figure:
     return figure
 
 
-_SETTING = """
-Digits of scikit-learn, 200 tasks. Each task shuffles the 64 pixels in a way of its own and shows 40 batches of 16
-digits once (online permuted MNIST of Dohare et al. 2024, in small). Perceptron 64-64-64-10, Adam with a learning rate
-of 3e-3, nothing reset between tasks. Rivals: shrink-and-perturb, L2-Init, ReDo, continual backprop, each with two
-settings, and a network of half the width. Ours: `endless_exchange` at 50% sparsity, which needs no length of the run,
-alone and with dormant units recycled. Seeds are paired.
+_SETTING = """ Digits of scikit-learn, 200 tasks. Each task shuffles the 64 pixels in a way of its own and shows 40
+batches of 16 digits once. This is the online permuted MNIST of Dohare et al. 2024, in small. Perceptron 64-64-64-10,
+Adam with a learning rate of 3e-3, nothing reset between tasks. Rivals: shrink-and-perturb, L2-Init, ReDo, continual
+backprop, each with two settings, and a network of half the width. Ours: `endless_exchange` at 50% sparsity, which needs
+no length of the run, alone and with dormant units recycled. Seeds are paired.
 """
 
 _CONCLUSION = """

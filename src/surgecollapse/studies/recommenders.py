@@ -204,8 +204,9 @@ def tables(rows: Rows) -> list[Table]:
 
 _NOTE = "All in %, mean over the stream and over its last fifth; higher is better."
 _NOTE_NETS = (
-    "Differences are of NDCG@10 in the last fifth, in points. kB: user and item vectors at the end, in the smallest of "
-    "three layouts: whole, a bit for each entry and its numbers, or a bit for each row and its vectors."
+    "Differences are of NDCG@10 in the last fifth, in points. The column kB is the size of user and item "
+    "vectors at the end, in the smallest of three layouts. These are: whole, a bit for each entry and its numbers, "
+    "or a bit for each row and its vectors."
 )
 
 

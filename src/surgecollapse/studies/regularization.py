@@ -166,11 +166,11 @@ def plot(rows: Rows) -> Figure:
     return figure
 
 
-_SETTING = """
-MNIST-1D with 500 or 2,000 training samples and 8,000 for the test. Perceptron 40-256-256-10, AdamW with a learning rate
-of 3e-3 on a cosine, 2,000 steps of 100 samples. Surge is the default policy at 90% sparsity. Remedies: dropout 0.2,
-weight decay 0.3, label smoothing 0.1, shifts and noise on the inputs, SAM with radius 0.05, early stopping on 2,000
-validation samples, and a small dense network with about as many weights as the sparse one. Seeds are paired.
+_SETTING = """ MNIST-1D with 500 or 2,000 training samples and 8,000 for the test. Perceptron 40-256-256-10, AdamW with
+a learning rate of 3e-3 on a cosine, 2,000 steps of 100 samples. Surge is the default policy at 90% sparsity. Remedies:
+dropout 0.2, weight decay 0.3, label smoothing 0.1, shifts and noise on the inputs, SAM with radius 0.05. Further ones
+are early stopping on 2,000 validation samples, and a small dense network with about as many weights as the sparse one.
+Seeds are paired.
 """
 
 _CONCLUSION = """

@@ -123,12 +123,12 @@ def plot(rows: Rows) -> Figure:
     return figure
 
 
-_SETTING = """
-CartPole-v1, written anew and checked against Gymnasium's. Double deep Q-learning: 1,500 updates of 128 transitions,
-16 carts pushed once between two of them (24,000 steps), a memory of 30,000, copies to the target network every 100
-updates, exploration from 1 to 0.05 over 30%. Network 4-128-128-2, Adam with a learning rate of 1e-3, discount 0.99.
-Sparse networks end at 90%, the output layer is dense. The small dense network has as many weights. The final return is
-that of the greedy rule over 32 episodes; noise of σ = 0.05 on all four observations is added after training only.
+_SETTING = """ CartPole-v1, written anew and checked against Gymnasium's. Double deep Q-learning takes 1,500 updates of
+128 transitions. Between two updates, 16 carts are pushed once (24,000 steps). The memory holds 30,000, and the target
+network is copied every 100 updates. Exploration goes from 1 to 0.05 over 30%. Network 4-128-128-2, Adam with a learning
+rate of 1e-3, discount 0.99. Sparse networks end at 90%, the output layer is dense. The small dense network has as many
+weights. The final return is that of the greedy rule over 32 episodes; noise of σ = 0.05 on all four observations is
+added after training only.
 """
 
 _CONCLUSION = """

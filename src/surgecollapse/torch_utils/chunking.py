@@ -97,7 +97,7 @@ def blocks(items: Iterable[Sequence[Tensor]], size: int = BLOCK) -> Iterator[tup
     Args:
         items: tuples of tensors; those of one tuple have the same shape and correspond entry by entry.
         size: entries that a list may have; what cannot be split (differing strides) is given whole. With several
-            threads, lists are of views of :data:`SERIAL` entries at most, and up to four times as long where there
+            threads, lists are of views of :data:`SERIAL` entries at most. They are up to four times as long where there
             are enough of them for every thread.
 
     Yields:

@@ -31,7 +31,7 @@ def _compiled(function: _Pass) -> _Pass:
 def in_one_pass(function: _Pass, *tensors: Tensor) -> bool:
     """Run ``function`` compiled; say whether that was possible.
 
-    A function that cannot be compiled the first time (no C++ compiler, a Python that torch does not support yet) warns
+    A function may not compile the first time (no C++ compiler, a Python that torch does not support yet). Then it warns
     once and is not tried again in this process.
 
     Args:

@@ -236,8 +236,8 @@ def undisturbed(model: nn.Module, *, training: bool = False) -> Iterator[None]:
     """Run passes in eval mode, without gradient and eagerly; leave no trace.
 
     With ``training`` every module stays in the mode that it is in, but for batch norms: they would need several samples
-    and the other processes. The training flag of every module, every buffer and the global random state of the CPU and
-    of the devices that the model lives on are exactly what they were before.
+    and the other processes. The training flag of every module and every buffer are exactly what they were before. So is
+    the global random state of the CPU and of the devices that the model lives on.
     """
     buffers = [
         (module, name, buffer, buffer.clone())

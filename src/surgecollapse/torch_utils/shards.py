@@ -253,7 +253,7 @@ def together(model: nn.Module, group: ProcessGroup | None = None) -> tuple[Ranks
     Args:
         model: wrapped or not.
         group: as the user gave it. Without one it is that of a ``DistributedDataParallel`` wrapper, or of the mesh of
-            the parameters, if they have one mesh of one dimension, else all ranks of the program.
+            the parameters, if they have one mesh of one dimension. Else it is all ranks of the program.
     """
     params = list(model.parameters())
     ranks = Ranks.of(model, _group_of(params) if group is None else group)

@@ -229,10 +229,10 @@ def _inner(optimizer: Any) -> Optimizer | None:
 def is_within_a_step(optimizer: Optimizer) -> bool:
     """Whether the hook that asks runs for a ``super().step()`` inside of the optimizer's own step.
 
-    torch wraps the ``step`` of every class of which an optimizer was made, so that a subclass whose step calls that of
-    its base runs the hooks twice: once for each class. Only the outer one is the step that the loop made.
-    Frames take microseconds, so that they are walked only where the class has two such steps of its own; one that was
-    inherited and wrapped twice (of ``AdamW``, then of ``Adam``) is one.
+    torch wraps the ``step`` of every class of which an optimizer was made. So a subclass whose step calls that of its
+    base runs the hooks twice: once for each class. Only the outer one is the step that the loop made. Frames take
+    microseconds, so that they are walked only where the class has two such steps of its own. One that was inherited and
+    wrapped twice (of ``AdamW``, then of ``Adam``) is one.
     """
     steps_of = (vars(cls).get("step") for cls in type(optimizer).__mro__)
     if len({getattr(step, "__wrapped__", step) for step in steps_of if hasattr(step, "hooked")}) < 2:
@@ -273,7 +273,7 @@ def moves_nothing(optimizer: Optimizer) -> bool:
 def unscale(optimizer: Optimizer) -> None:
     """Divide gradients that ``GradScaler`` left scaled for a fused kernel, and tell the kernel so.
 
-    A fused optimizer gets scaled gradients and divides by ``optimizer.grad_scale`` itself; whoever needs true
+    A fused optimizer gets scaled gradients and divides by ``optimizer.grad_scale`` itself. Code that needs true
     gradients in a pre-hook must divide first *and* clear the mark, else the kernel divides again.
     """
     scale = getattr(optimizer, "grad_scale", None)

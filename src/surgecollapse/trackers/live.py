@@ -26,9 +26,9 @@ def exporting(run: Path, trackers: Sequence[str], tell: Callable[[str], None]) -
     """Have a run followed for the length of a block, in which it trains.
 
     Each exporter is another process with a lower priority, which reads the run's file through a connection that cannot
-    write. If it fails or is slow, training knows nothing of it; what it says lies in ``export-NAME.log`` in the run.
-    At the end of the block exporters may finish for :data:`PATIENCE` seconds, all together, and after an error in it
-    for :data:`AFTER_FAILURE`; they go on by themselves after that.
+    write. If it fails or is slow, training knows nothing of it; what it says lies in ``export-NAME.log`` in the run. At
+    the end of the block exporters may finish for :data:`PATIENCE` seconds, all together. After an error in it they may
+    do so for :data:`AFTER_FAILURE`; they go on by themselves after that.
 
     Args:
         run: run directory, whose record is there already.

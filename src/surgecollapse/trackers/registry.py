@@ -25,8 +25,9 @@ def export_to(
     """Write a run for a tracker: its whole record, as one new run there.
 
     Numbers of every step, readings by layer, interventions, requests and alarms as texts, histograms of the weights and
-    what ``inspect`` recorded, the plots of the report with the confusion matrix, configuration and final numbers, as
-    far as the tracker has such things. No request leaves this machine, unless ``MLFLOW_TRACKING_URI`` asks for that.
+    what ``inspect`` recorded. The plots of the report with the confusion matrix, configuration and final numbers go
+    there, too, as far as the tracker has such things. No request leaves this machine, unless ``MLFLOW_TRACKING_URI``
+    asks for that.
 
     Args:
         name: one of :data:`TRACKERS`.

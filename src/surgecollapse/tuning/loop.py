@@ -52,7 +52,7 @@ def tune(
     """Search for the best settings of any training loop, with Optuna.
 
     The settings of a trial are drawn before the objective is called, and lie in ``trial.params``. A trial whose value
-    is not finite is recorded as pruned, one that raises an error of :data:`RECORDED` as failed, each with its reason in
+    is not finite is recorded as pruned, one that raises an error of :data:`RECORDED` as failed. Each has its reason in
     the user attribute ``reason``; the study goes on. Called again with the same storage and name it goes on where it
     stopped, also after a kill: ``trials`` counts those that are there.
 
@@ -219,8 +219,9 @@ def values_of(values: Any, objectives: int) -> list[float]:
 class TrialPruning:
     """Reports to a trial how training goes, and stops a trial that the study's pruner gives up.
 
-    As a recorder of a controller it reports a number of each reading, or a measurement by its name; called by a loop,
-    any number (for instance of the ``Trainer`` of transformers or of Lightning, see the how-to on tuning)::
+    As a recorder of a controller it reports a number of each reading, or a measurement by its name. Called by a loop,
+    it reports any number. That may be one of the ``Trainer`` of transformers or of Lightning (see the how-to on
+    tuning)::
 
         controller = attach(model, optimizer, ..., recorders=[TrialPruning(trial, "loss")])  # of each reading
         pruning = TrialPruning(trial)

@@ -33,8 +33,8 @@ def make_sampler(
 ) -> BaseSampler:
     """A sampler of Optuna.
 
-    ``grid`` is not a sampler of its own here: every combination is enqueued, so that a grid survives a kill and several
-    hosts share it, and none is left to draw.
+    ``grid`` is not a sampler of its own here. Every combination is enqueued, so that a grid survives a kill and several
+    hosts share it. None is left to draw.
 
     Args:
         name: one of :data:`SAMPLERS`.

@@ -1,7 +1,7 @@
 """A search over the settings of lab runs: trials in worker processes, then the best settings on fresh seeds.
 
-The parent alone touches the study. Every finished run is a line of ``rows.jsonl`` before anything else happens, so that
-a repeated trial takes from there what it has, and the same settings are never trained twice.
+The parent alone touches the study. Every finished run is a line of ``rows.jsonl`` before anything else happens. So a
+repeated trial takes from there what it has, and the same settings are never trained twice.
 """
 
 from __future__ import annotations

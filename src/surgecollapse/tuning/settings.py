@@ -52,8 +52,8 @@ class Setting:
 def resolve(name: str) -> tuple[str, str | None]:
     """The key that a name stands for, and the entry of it, if the key is a table.
 
-    Names are a key's own (``lr``), dotted (``optimizer.lr``, ``grokfast.lamb``), or an option of the policy
-    (``policy.floor``) or of another part that has a table of options.
+    Names are a key's own (``lr``) or dotted (``optimizer.lr``, ``grokfast.lamb``). They may also be an option of the
+    policy (``policy.floor``) or of another part that has a table of options.
 
     Raises:
         ConfigError: for an unknown name.

@@ -43,8 +43,8 @@ def parse_space(given: Mapping[str, Any]) -> Space:
     """Read a whole space.
 
     Args:
-        given: by the name of the setting: text in the grammar of this module, a sequence of choices, a mapping with
-            ``low``, ``high`` and perhaps ``log`` and ``step``, or a distribution of Optuna.
+        given: by the name of the setting: text in the grammar of this module, a sequence of choices, a mapping, or a
+            distribution of Optuna. A mapping has ``low``, ``high`` and perhaps ``log`` and ``step``.
 
     Raises:
         ValueError: for an empty space, or a setting that cannot be read.

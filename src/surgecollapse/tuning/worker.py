@@ -78,15 +78,15 @@ def train_run(
     """Train one run in a temporary directory.
 
     Args:
-        message: ``config``, the configuration as a mapping; ``report``, the number that evaluations report, or
-            ``None``; ``extra``, names of objectives that need the net itself; ``test``, whether the test set may be
-            seen.
+        message: ``config``, the configuration as a mapping, and ``report``, the number that evaluations report, or
+            ``None``. ``extra`` has names of objectives that need the net itself, and ``test`` says whether the test set
+            may be seen.
         scratch: where the temporary directory goes.
         tell: takes a step and a number, and says whether to stop.
 
     Returns:
-        Numbers of the validation set and of the net, those of the test set under names with ``test_``; only
-        ``pruned`` and ``flops`` if the run was stopped; ``None`` if it was interrupted.
+        Numbers of the validation set and of the net, those of the test set under names with ``test_``. If the run was
+        stopped, only ``pruned`` and ``flops``. ``None`` if it was interrupted.
     """
     from surgecollapse.lab.config import make_config
     from surgecollapse.lab.training.progress import Silent

@@ -1,13 +1,13 @@
 """Units on their way through a model: which tensors carry them, which are constant, and who reads them.
 
 A *unit* is a neuron or a channel: one index of a layer's output. Tensors that are added, multiplied or normalized unit
-by unit carry the same units, so a skip connection ties the channels of both of its sides into one unit.
+by unit carry the same units. So a skip connection ties the channels of both of its sides into one unit.
 
-* Forward, in the order of the graph: a unit is *constant* at a place if all its varying inputs have zero weights; its
+* Forward, in the order of the graph: a unit is *constant* at a place if all its varying inputs have zero weights. Its
   value there is act(b + Σ w·c) over its constant inputs c.
-* Backward, to a fixed point: a unit *matters* if an operation reads it that no unit can be cut from (an output of the
-  model, a LayerNorm, a softmax …), or if a unit that matters has a weight other than zero on it at a place where its
-  value is not a constant that the reader's bias can hold.
+* Backward, to a fixed point: a unit *matters* if an operation reads it that no unit can be cut from. Examples are an
+  output of the model, a LayerNorm and a softmax. It also matters if a unit that matters has a weight other than zero on
+  it. That counts where its value is not a constant that the reader's bias can hold.
 
 What does not matter can be cut, and its constants go into the biases of its readers.
 """

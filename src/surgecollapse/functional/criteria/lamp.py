@@ -12,7 +12,7 @@ from surgecollapse.functional.criteria.registry import criterion
 def lamp(weight: Tensor, signal: Tensor | None = None) -> Tensor:
     """Score by the share of what is left of the tensor's energy, wᵢ² / Σ wⱼ² over |wⱼ| ≥ |wᵢ| (LAMP).
 
-    Lee et al. 2021 (arXiv 2010.07611, eq. 3). Inside a tensor the order is that of magnitude; scores of different
+    Lee et al. 2021 (arXiv 2010.07611, eq. 3). Inside a tensor the order is that of magnitude. Scores of different
     tensors compare whatever their scales, and the largest weight of each (score 1) goes last. Of equal magnitudes, the
     one of higher index has the higher score. Sums are taken in float64.
 

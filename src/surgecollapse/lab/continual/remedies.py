@@ -84,7 +84,7 @@ class ShrinkAndPerturb:
 class L2Init:
     """Decay toward the first values: θ ← θ − rate·(θ − θ₀), the gradient step of (rate/2)·‖θ − θ₀‖², decoupled.
 
-    Kumar, Marklund and Van Roy 2023 (arXiv 2308.11958) add the term to the loss, so that Adam rescales it; here the
+    Kumar, Marklund and Van Roy 2023 (arXiv 2308.11958) add the term to the loss, so that Adam rescales it. Here the
     step is taken beside the optimizer's.
 
     Args:
@@ -118,9 +118,9 @@ class ContinualBackprop:
     """The mature unit of least utility of each hidden layer is replaced, at a rate.
 
     Dohare et al. 2024 (Nature 632, 768, algorithm 1): utility u ← η·u + (1 − η)·|h|·Σ|w_out|, with h the mean |output|
-    of the batch. Of the units older than ``maturity`` a share ``rate`` is replaced for each step (fractions are
-    saved up): incoming weights anew, bias and outgoing weights zero, utility and age zero, and the optimizer's moments
-    of all of them zero.
+    of the batch. Of the units older than ``maturity`` a share ``rate`` is replaced for each step (fractions are saved
+    up). Incoming weights are drawn anew. Bias, outgoing weights, utility and age become zero, and so do the optimizer's
+    moments of all of them.
 
     Args:
         model: a perceptron; its activations are observed.

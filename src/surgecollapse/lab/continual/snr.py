@@ -51,9 +51,9 @@ class SelfNormalizedResets:
     """Units are reset where P(A > a) ≤ η: each is judged by its own time A between firings (SNR).
 
     Farias and Jozefiak 2025 (ICLR, arXiv 2410.20098, algorithm 1). A unit fires on a sample where its output is above
-    zero. After each optimizer step, units whose silence has at most the probability η under the geometric law of their
-    own firings (:func:`silence_probability`) get new incoming weights, a bias and outgoing weights of zero, and
-    zero moments. Their record begins anew.
+    zero. After each optimizer step, some units are reset. Their silence has at most the probability η under the
+    geometric law of their own firings (:func:`silence_probability`). They get new incoming weights, a bias and
+    outgoing weights of zero, and zero moments. Their record begins anew.
 
     Deviations: sums of gaps and firings are forgotten at a rate instead of in a window. They begin with one firing in
     ``prior`` samples, so that units that never fired are judged, too. Ages count samples; resets come after batches.

@@ -37,8 +37,8 @@ def drifting_hyperplanes(
 ) -> tuple[Tensor, Tensor]:
     """Samples whose label is the side of a hyperplane, which another one replaces (after Hulten et al. 2001).
 
-    Ten features uniform on [−1, 1]; both planes pass through the origin and are orthogonal to each other, so that the
-    old concept is right on half of the samples of the new one. A share of the labels is flipped.
+    Ten features uniform on [−1, 1]; both planes pass through the origin and are orthogonal to each other. So the old
+    concept is right on half of the samples of the new one. A share of the labels is flipped.
 
     Args:
         length: samples.

@@ -104,8 +104,8 @@ def _batches(rows: Tensor, batches: int, size: int, generator: torch.Generator) 
 def forgetting(accuracies: Sequence[Sequence[float]]) -> float:
     """Mean over groups of the best accuracy so far less the last one, but for the group that was learned last.
 
-    Chaudhry, Dokania, Ajanthan and Torr 2018 (ECCV, arXiv 1801.10112): with a_{t,k} after task t on group k, and T the
-    last task, f_k = max_{t<T} a_{t,k} − a_{T,k}.
+    Chaudhry, Dokania, Ajanthan and Torr 2018 (ECCV, arXiv 1801.10112): f_k = max_{t<T} a_{t,k} − a_{T,k}. Here a_{t,k}
+    is the accuracy after task t on group k, and T is the last task.
 
     Args:
         accuracies: of each group, after each task; task t learned group t modulo their number.

@@ -16,8 +16,8 @@ def corrupt(images: Tensor, kind: str, severity: int, *, seed: int = 0) -> Tenso
     """Images as a disturbed sensor or a moved camera would give them.
 
     The fifteen kinds of MNIST-C (Mu and Gilmer 2019, arXiv 1906.02337) and Gaussian noise. Their definitions are
-    followed in words, with strengths of our own after ImageNet-C (Hendrycks and Dietterich 2019, arXiv 1903.12261),
-    so that figures do not compare with published ones.
+    followed in words, with strengths of our own after ImageNet-C (Hendrycks and Dietterich 2019, arXiv 1903.12261). So
+    figures do not compare with published ones.
 
     Args:
         images: gray values in [0, 1], ``(n, 1, height, width)``.
@@ -52,8 +52,8 @@ def moved(images: Tensor, matrix: Tensor) -> Tensor:
 
     Args:
         images: ``(n, 1, height, width)``.
-        matrix: ``(n, 2, 3)`` or ``(2, 3)``: from the place in the result to the place in the image, both from −1 to 1
-            with (x, y) in this order.
+        matrix: ``(n, 2, 3)`` or ``(2, 3)``: from the place in the result to the place in the image. Both go from −1 to
+            1 with (x, y) in this order.
 
     >>> image = torch.arange(9.0).reshape(1, 1, 3, 3) / 9
     >>> torch.allclose(moved(image, torch.tensor([[0.0, -1, 0], [1, 0, 0]])), image.rot90(1, (2, 3)), atol=1e-6)

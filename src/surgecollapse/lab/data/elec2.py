@@ -25,7 +25,7 @@ def elec2(data_dir: Path | None = None) -> tuple[Tensor, Tensor]:
 
     Args:
         data_dir: folder of ``electricity.csv`` or ``elec.csv``: a header, numbers, and the class in the last column (UP
-            and DOWN, or 1 and 0); default: the copy in the package ``scikit-multiflow``.
+            and DOWN, or 1 and 0). The default is the copy in the package ``scikit-multiflow``.
 
     Returns:
         Features ``(n, d)`` in float32, labels ``(n,)``.

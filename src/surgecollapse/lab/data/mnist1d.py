@@ -20,8 +20,8 @@ def mnist1d() -> Data:
     """MNIST-1D (Greydanus and Kobak, arXiv 2011.14439), generated with 14,000 samples instead of 5,000.
 
     The published generator with its published seed and settings: templates of ten digits, padded, shifted, sheared,
-    with correlated noise, 40 values a sample. The set is the same for every seed of a run: the first 4,000 samples are
-    for training, 2,000 for validation and 8,000 for the test, which makes the standard error of a test accuracy 0.5
+    with correlated noise, 40 values a sample. The set is the same for every seed of a run. The first 4,000 samples are
+    for training, 2,000 for validation and 8,000 for the test. That makes the standard error of a test accuracy 0.5
     points. Made once a process (about 2 seconds).
 
     Raises:

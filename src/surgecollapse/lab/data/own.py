@@ -1,7 +1,7 @@
 """Data of a user's own project: whatever their factory returns, as a task of the lab.
 
-Tensors stay in memory; iterables are read into it once; data sets and the data sets of loaders are read while the run
-trains, in its own order and batch size.
+Tensors stay in memory, and iterables are read into it once. Data sets and the data sets of loaders are read while the
+run trains, in its own order and batch size.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ Molecules = tuple[tuple[Any, ...], tuple[float, ...]]
 def qm9(seed: int, *, data_dir: Path | None = None, samples: int | None = 50, first_molecules: bool = False) -> Data:
     """Isotropic polarizability of molecules of QM9, in bohr³, from atoms and bonds alone.
 
-    Molecules are drawn at random, as they are sorted by size in the files: so many for training, as many for validation
+    Molecules are drawn at random, as they are sorted by size in the files. As many are for validation as for training,
     and as many for the test. Hydrogens are atoms. Aromaticity and hybridization are those that RDKit perceives.
 
     Args:
@@ -43,7 +43,7 @@ def qm9(seed: int, *, data_dir: Path | None = None, samples: int | None = 50, fi
         data_dir: folder of the standard download; default: the package ``qm9pack``.
         samples: molecules of each set.
         first_molecules: draw training and validation from the first of the files, which are the smallest, as many as
-            both need, and take those that follow for the test, which is then of larger ones.
+            both need. The test takes those that follow, so it is of larger ones.
 
     Raises:
         ConfigError: if there are not that many, or no number is given.
@@ -85,7 +85,7 @@ def atoms_and_bonds(molecule: Any) -> tuple[Tensor, Tensor]:
 
     Returns:
         Atoms (count, 11): element H, C, N, O, F as a one-hot, atomic number, aromatic, sp, sp², sp³, hydrogens bound to
-        it; bonds (count, 4, count): 1 where two atoms have a single, double, triple or aromatic bond.
+        it. Bonds (count, 4, count): 1 where two atoms have a single, double, triple or aromatic bond.
 
     Raises:
         ConfigError: for other elements or bonds.

@@ -45,7 +45,7 @@ def picture(curvature: Tensor, offset: Tensor, grays: Tensor, *, height: int = 1
     """Draw roads, without noise.
 
     A row at depth share v ∈ (0, 1], from the horizon to the bumper, shows the road at the distance 1/v. Its middle is
-    at x = −o·v + κ·(1/v − 1)/6 and its half width 0.6·v, where x runs from −1 to 1; the middle line is bright.
+    at x = −o·v + κ·(1/v − 1)/6 and its half width 0.6·v, where x runs from −1 to 1. The middle line is bright.
 
     Args:
         curvature: κ ``(n,)``, to the right above zero.

@@ -31,10 +31,10 @@ _SHOWN = 3
 class Source(Protocol):
     """Samples by number, each read when it is asked for.
 
-    A source may also have ``num_classes`` or ``classes``, ``vocabulary``, ``blocks`` (numbers of samples that lie
-    together in a file, in order: they are read together), ``plain`` (the same without augmentation), ``sources``
-    (name of each source in it → numbers of its samples), and ``collate`` (makes a batch ``(inputs, labels)`` of a list
-    of its samples).
+    A source may also have ``num_classes`` or ``classes``, and ``vocabulary``. Its ``blocks`` are numbers of samples
+    that lie together in a file, in order: they are read together. ``plain`` is the same without augmentation.
+    ``sources`` maps the name of each source in it to the numbers of its samples. ``collate`` makes a batch ``(inputs,
+    labels)`` of a list of its samples.
     """
 
     def __len__(self) -> int: ...
@@ -274,8 +274,8 @@ def held_rows(source: Source, bad: BadSamples, seed: int, what: str) -> tuple[Te
 def epoch_order(size: int, epoch: int, seed: int, blocks: Sequence[int] | None) -> Tensor:
     """The order of the samples in one epoch, a function of its arguments alone.
 
-    Without blocks a random permutation. With blocks, samples that lie together in a file: the blocks are permuted, and
-    the samples of every :data:`WINDOW` of them are permuted together, so that files are read one after another.
+    Without blocks a random permutation. With blocks, samples that lie together in a file: the blocks are permuted. The
+    samples of every :data:`WINDOW` of them are permuted together, so that files are read one after another.
 
     Args:
         size: number of samples.

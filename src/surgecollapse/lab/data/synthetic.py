@@ -18,11 +18,11 @@ def modular(
 ) -> Data:
     """All pairs of modular arithmetic; the classes are the residues.
 
-    As tokens, a sample is ``x op y =`` with residues 0 … p−1, ``op`` = p and ``=`` = p+1 (Power et al.
-    2201.02177); as pairs, two one-hots of length p (Prieto et al. 2501.04697). For ``mul``, y runs from 1, as
-    in Grokfast (2405.20233): y = 0 would only add samples whose answer is 0. For ``div``, x/y is the residue z with
-    z·y = x; y runs from 1, and the modulus must be prime, so that every y has an inverse. ``quadratic`` is
-    x² + xy + y²; ``mixed`` has all four operations of arithmetic, as tokens.
+    As tokens, a sample is ``x op y =`` with residues 0 … p−1, ``op`` = p and ``=`` = p+1 (Power et al. 2201.02177); as
+    pairs, two one-hots of length p (Prieto et al. 2501.04697). For ``mul``, y runs from 1, as in Grokfast (2405.20233):
+    y = 0 would only add samples whose answer is 0. For ``div``, x/y is the residue z with z·y = x. Here y runs from 1,
+    and the modulus must be prime, so that every y has an inverse. ``quadratic`` is x² + xy + y²; ``mixed`` has all four
+    operations of arithmetic, as tokens.
 
     >>> data = modular("sub", 5, 0.6, "tokens", seed=0)
     >>> x, op, y, equals = data.x_train[0].tolist()
@@ -90,7 +90,7 @@ def _mixed(modulus: int, train_fraction: float, representation: str, seed: int) 
 def permutations(degree: int, train_fraction: float, seed: int) -> Data:
     """All products of two permutations of ``degree`` things; the classes are the n! permutations.
 
-    A sample is ``a op b =`` with permutations 0 … n!−1 in lexicographic order, ``op`` = n! and ``=`` = n!+1; the
+    A sample is ``a op b =`` with permutations 0 … n!−1 in lexicographic order, ``op`` = n! and ``=`` = n!+1. The
     product takes i to b(a(i)) (Power et al. 2201.02177, their S₅).
 
     >>> data = permutations(3, 0.5, seed=0)
@@ -153,10 +153,9 @@ def parity(relevant: int, irrelevant: int, samples: int, train_fraction: float, 
 def dummy(noise: float, samples: int, seed: int) -> Data:
     """A noisy 128→128 task: which of 128 random prototypes is this?
 
-    The published experiments name a noisy dummy set of 10,000 samples with 128 inputs and 128 outputs,
-    trained with cross-entropy, and do not say what is to be learned. Here x = μ_y + σ·ε with prototypes μ_k ~
-    N(0, I₁₂₈), so that the best possible answer (the nearest prototype) is known, and a net can be told from
-    a guess (1/128).
+    The published experiments name a noisy dummy set of 10,000 samples with 128 inputs and 128 outputs, trained with
+    cross-entropy. They do not say what is to be learned. Here x = μ_y + σ·ε with prototypes μ_k ~ N(0, I₁₂₈). So the
+    best possible answer (the nearest prototype) is known, and a net can be told from a guess (1/128).
 
     >>> data = dummy(0.0, 1_000, seed=0)
     >>> data.num_classes, tuple(data.x_train.shape), len(data.x_test)

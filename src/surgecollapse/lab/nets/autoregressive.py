@@ -11,9 +11,9 @@ class AutoregressiveMLP(nn.Module):
     """The published project's "auto-regressive" net: one fully connected ReLU layer of 256 units, then a
     linear head.
 
-    As published (CogNetSys/stabilai, model architecture) the class is a plain two-layer perceptron on a
-    vector. Our reading for token tasks: it sees the sequence so far as one-hots, side by side, and gives the
-    logits of the next token; vectors and images enter as they are.
+    As published (CogNetSys/stabilai, model architecture) the class is a plain two-layer perceptron on a vector. Our
+    reading for token tasks: it sees the sequence so far as one-hots, side by side, and gives the logits of the next
+    token. Vectors and images enter as they are.
 
     Args:
         inputs: values of a vector or image, or the number of tokens in a sample.

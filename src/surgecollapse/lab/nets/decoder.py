@@ -20,15 +20,15 @@ ECONOMIES = ("all", "last", "prefixes")
 class Decoder(TokenStack):
     """A causal decoder that goes on from the *normalized* value: n = LN₁(x), x ← n + attention(n), x ← x + MLP(LN₂(x)).
 
-    That is how the published code of Grokfast has it (arXiv 2405.20233, modular arithmetic): two layers of width 128,
-    four heads, GELU, MLP four times as wide, learned positions, a final LayerNorm, an untied head without bias over all
-    tokens, and one position more than there are tokens in a question: 422,784 parameters for 99 tokens.
+    The published code of Grokfast has it so (arXiv 2405.20233, modular arithmetic). It has two layers of width 128,
+    four heads, GELU, MLP four times as wide, learned positions. A final LayerNorm and an untied head without bias over
+    all tokens follow. There is one position more than there are tokens in a question: 422,784 parameters for 99 tokens.
 
     Only the last position's logits enter the loss, and ``economy`` says what else is computed:
 
     * ``all``: every position of every layer, as published.
     * ``last``: the last layer's queries, MLP and head at the last position alone.
-    * ``prefixes``: also, what is computed at a position depends on the tokens up to it alone, so each prefix that
+    * ``prefixes``: also, what is computed at a position depends on the tokens up to it alone. So each prefix that
       occurs in a batch is computed once. Of ``x op y =`` the first two positions have at most p different ones.
 
     All three give the same logits and gradients but for float rounding.
@@ -43,9 +43,9 @@ class Decoder(TokenStack):
         activation: ``relu`` or ``gelu``.
         dropout: rate after the MLP's activation; not with ``prefixes``, where samples share what is computed.
         economy: ``all``, ``last`` or ``prefixes``.
-        temperature: where given, the stream stays on the unit sphere: every LayerNorm gives way to x/‖x‖, also after
-            the last residual sum, and the logits are this temperature times the cosines of stream and rows of the head
-            (Yildirim 2026, arXiv 2603.05228; there the net has one layer and other residual sums).
+        temperature: where given, the stream stays on the unit sphere. Every LayerNorm gives way to x/‖x‖, also after
+            the last residual sum. The logits are this temperature times the cosines of stream and rows of the head
+            (Yildirim 2026, arXiv 2603.05228). There the net has one layer and other residual sums.
 
     Raises:
         ConfigError: for shapes that do not fit, or an unknown economy.

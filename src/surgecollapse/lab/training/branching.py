@@ -56,7 +56,7 @@ def fork(
 ) -> RunResult:
     """Train a branch of a run: as the run up to a step, then on with other settings; the run itself is left alone.
 
-    Without changes, the branch is bitwise the run's own continuation. The step need not have a checkpoint: the branch
+    Without changes, the branch is bitwise the run's own continuation. The step need not have a checkpoint. The branch
     starts from the newest one before it and repeats the steps between, with the commands that people gave in them.
 
     Args:

@@ -146,9 +146,9 @@ def training_flops(
 ) -> float:
     """Operations of a whole training run over those of a dense one of as many steps.
 
-    Σ_t Σ_l c_l·(2·d_l(t) + g_l(t)) / (3·T·Σ_l c_l): c_l multiplications by layer l, d_l(t) its density at step t (1 for
-    what is not pruned), for the forward pass and for the gradient of the inputs; g_l(t) for the gradient of the
-    weights, which is d_l(t), or 1 on the steps whose dense gradient is taken for growth.
+    Σ_t Σ_l c_l·(2·d_l(t) + g_l(t)) / (3·T·Σ_l c_l), with c_l multiplications by layer l. The density d_l(t) at step t
+    (1 for what is not pruned) counts for the forward pass and for the gradient of the inputs. For the gradient of the
+    weights g_l(t) counts, which is d_l(t), or 1 on the steps whose dense gradient is taken for growth.
 
     Args:
         interventions: of the whole run, in order.
@@ -259,8 +259,8 @@ def step_costs(config: RunConfig, data: Data, controller: Controller | None) -> 
         controller: what masks it, if anything does.
 
     Returns:
-        ``multiplications`` by each weight tensor for one sample (of a net built anew, as the run's own has hooks),
-        ``rows``, samples in a step on average, and ``window``, steps before a reading whose dense gradient is taken.
+        ``multiplications`` by each weight tensor for one sample (of a net built anew, as the run's own has hooks).
+        ``rows``, samples in a step on average. ``window``, steps before a reading whose dense gradient is taken.
     """
     samples = data.train_size
     per_epoch = -(-samples // min(config.run.batch_size or samples, samples))

@@ -79,7 +79,7 @@ def prediction_confidence(logits: Tensor, part: str) -> dict[str, float]:
         part: ``train`` or ``validation``.
 
     Returns:
-        Mean largest probability (``confidence/…``) and its distance from the second (``margin/…``); of the validation
+        Mean largest probability (``confidence/…``) and its distance from the second (``margin/…``). Of the validation
         rows also the entropy over ln K, and the root mean square of the logits about their mean.
 
     >>> import torch

@@ -87,8 +87,8 @@ def inspect(training: Training) -> str:
     """Record what the net looks like now; nothing that the run computes is changed.
 
     Arrays ``histogram/weights/…``, ``histogram/gradients/…`` (of the last step, as the optimizer took them) and
-    ``histogram/activations/…`` (256 held-out samples), 24 tensors of each at most, and ``confusion/validation`` for up
-    to 64 classes.
+    ``histogram/activations/…`` (256 held-out samples), 24 tensors of each at most. ``confusion/validation`` is written
+    for up to 64 classes.
 
     Returns:
         What was recorded, in words.

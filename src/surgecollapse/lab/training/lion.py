@@ -13,8 +13,8 @@ from torch.optim import Optimizer
 class Lion(Optimizer):
     """Lion: w ← (1 − ηλ)w − η·sign(β₁m + (1 − β₁)g), then m ← β₂m + (1 − β₂)g.
 
-    Every entry moves by the rate η, or not at all where the sign is zero, so that rates are 3 to 10 times smaller than
-    those of AdamW.
+    Every entry moves by the rate η, or not at all where the sign is zero. So rates are 3 to 10 times smaller than those
+    of AdamW.
 
     Args:
         params: parameters, or groups of them.

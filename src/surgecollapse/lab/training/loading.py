@@ -1,7 +1,7 @@
 """From a configuration to its data.
 
-Every task gives three disjoint sets; what is learned from data (means, scales) is learned on the training
-set, and the test set is never used before the end. All randomness comes from generators of its own.
+Every task gives three disjoint sets. What is learned from data (means, scales) is learned on the training set, and the
+test set is never used before the end. All randomness comes from generators of its own.
 """
 
 from __future__ import annotations

@@ -188,9 +188,9 @@ def bounded_rows(model: nn.Module) -> list[Tensor]:
 def make_optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer:
     """The optimizer of a configuration over all parameters of the model.
 
-    ``muon`` moves the hidden matrices by Muon and embeddings, norms, biases and the output layer by AdamW; with
-    ``muon_tokens`` it moves the table of tokens, too, but not that of positions. Embeddings have a group of their own
-    where ``embedding_lr`` is not 1, and the table of positions where ``position_lr`` is not; a group's ``factor``
+    ``muon`` moves the hidden matrices by Muon and embeddings, norms, biases and the output layer by AdamW. With
+    ``muon_tokens`` Muon moves the table of tokens, too, but not that of positions. Embeddings have a group of their own
+    where ``embedding_lr`` is not 1, and the table of positions where ``position_lr`` is not. A group's ``factor``
     multiplies the rate.
     """
     chosen = config.optimizer

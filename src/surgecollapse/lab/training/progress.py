@@ -128,8 +128,8 @@ class Lines:
 class Bar:
     """The state strip over a live bar, on standard error.
 
-    One line says the state, why it is so, and when the policy may act next; one says phase, sparsity, entropy, loss and
-    validation accuracy; the bar, how far the run is.
+    One line says the state, why it is so, and when the policy may act next. One says phase, sparsity, entropy, loss and
+    validation accuracy. The bar says how far the run is.
     """
 
     def __init__(self) -> None:

@@ -66,8 +66,8 @@ def around_blocks(
 class RecomputedBlocks:
     """The blocks of a model, which keep their inputs alone until the backward pass.
 
-    Results are those without it, bitwise: random numbers are drawn again as they were, and buffers such as the running
-    statistics of batch norm, which a second pass would move once more, are left as the first pass left them.
+    Results are those without it, bitwise. Random numbers are drawn again as they were. A second pass would move buffers
+    such as the running statistics of batch norm once more, so they stay as the first pass left them.
 
     Args:
         model: the network.

@@ -78,9 +78,9 @@ def train(
 ) -> RunResult:
     """Train, recording everything in the directory ``out``.
 
-    The run is a function of the configuration alone: it has its own generators and leaves the global random
-    state and the number of threads as they were. Ctrl-C or SIGTERM ends it cleanly after the step; a resumed
-    run is bitwise the uninterrupted one.
+    The run is a function of the configuration alone. It has its own generators, and leaves the global random state and
+    the number of threads as they were. Ctrl-C or SIGTERM ends it cleanly after the step; a resumed run is bitwise the
+    uninterrupted one.
 
     Args:
         config: the run; with ``resume``, ``None``, since the directory has it.

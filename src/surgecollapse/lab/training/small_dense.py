@@ -26,9 +26,10 @@ _HALVINGS = 40
 def with_small_widths(section: Model, data: Data) -> Model:
     """The section with widths that give a dense network as many weights as the given one has open when it is pruned.
 
-    All widths are multiplied by the greatest factor with which the network has no more parameters than the sparse one:
-    its open prunable weights, and all that is never pruned (biases, embeddings, the output layer). Then single widths
-    grow by a step each, in turn, while that still fits. Of attention, the first width stays a multiple of the heads.
+    All widths are multiplied by the greatest factor with which the network has no more parameters than the sparse one.
+    Those are its open prunable weights, and all that is never pruned (biases, embeddings, the output layer). Then
+    single widths grow by a step each, in turn, while that still fits. Of attention, the first width stays a multiple of
+    the heads.
 
     Args:
         section: with ``shrink_to_sparsity`` above 0.

@@ -22,10 +22,10 @@ def weight_summary(model: nn.Module, controller: Controller | None) -> dict[str,
     """Counts and sizes of the parameters as they are now.
 
     Returns:
-        ``parameters`` and ``nonzeros`` of the whole model; ``prunable`` of them under a mask; ``sparsity``,
-        share of the prunable that the mask holds at zero; ``sparsity_total``, share of all parameters that
-        are exactly zero; ``bytes_dense`` and ``bytes_sparse`` (an estimate: non-zero values and a bit mask
-        for each parameter).
+        ``parameters`` and ``nonzeros`` of the whole model, and ``prunable`` of them under a mask. ``sparsity`` is the
+        share of the prunable that the mask holds at zero, ``sparsity_total`` that of all parameters that are exactly
+        zero. ``bytes_dense`` and ``bytes_sparse``; the latter is an estimate with non-zero values and a bit mask for
+        each parameter.
     """
     parameters = list(model.parameters())
     count = sum(parameter.numel() for parameter in parameters)

@@ -23,8 +23,8 @@ class Usage:
         """What was used since the last call.
 
         Returns:
-            ``system/cores``: processor seconds a second, that is cores that were busy; ``system/memory_mb``: resident
-            memory; ``system/gpu_memory_mb``: memory that tensors hold on the accelerator, where there is one.
+            ``system/cores``: processor seconds a second, that is cores that were busy. ``system/memory_mb``: resident
+            memory. ``system/gpu_memory_mb``: memory that tensors hold on the accelerator, where there is one.
         """
         wall, busy = time.perf_counter(), time.process_time()
         found = {"system/cores": (busy - self._busy) / max(wall - self._wall, 1e-9)}

@@ -23,9 +23,9 @@ QUANTILE = 2.0234
 class CorrelationTraps:
     """``trap/count`` and ``trap/excess`` of each weight matrix: eigenvalues that shuffling its entries cannot explain.
 
-    The entries of W are permuted at random, which destroys every correlation between them. Had they independent equal
-    tails, the largest eigenvalue of WᵀW would lie at the edge of Marchenko and Pastur, with the spread of Tracy and
-    Widom. For n × m entries of variance σ² (Johnstone 2001)::
+    The entries of W are permuted at random, which destroys every correlation between them. Suppose they had independent
+    equal tails. Then the largest eigenvalue of WᵀW would lie at the edge of Marchenko and Pastur, with the spread of
+    Tracy and Widom. For n × m entries of variance σ² (Johnstone 2001)::
 
         edge = σ²(√(n−1) + √m)²,  spread = σ²(√(n−1) + √m)(1/√(n−1) + 1/√m)^(1/3)
 

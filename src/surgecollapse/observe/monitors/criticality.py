@@ -24,11 +24,11 @@ class Criticality:
     """``criticality/chi``, ``criticality/branching`` by site and ``criticality/lyapunov`` of the whole net.
 
     Activations are read at the sites in the order in which they run. A small random disturbance is added at the first,
-    and is followed: χ of a site is its growth from the site before, the Lyapunov exponent its mean logarithmic growth
-    over the sites (:mod:`surgecollapse.functional.criticality`). At the edge of chaos χ = 1 and the exponent is 0.
-    Between sites inside the branches of residual nets χ is of the branches, and no number of the whole stream. The
+    and is followed. The χ of a site is its growth from the site before, the Lyapunov exponent its mean logarithmic
+    growth over the sites (:mod:`surgecollapse.functional.criticality`). At the edge of chaos χ = 1 and the exponent is
+    0. Between sites inside the branches of residual nets χ is of the branches, and no number of the whole stream. The
     branching ratio is that of the shares of units above zero. Nets of less than two sites, and half precision, which
-    cannot hold a small disturbance, give nothing; a site that runs more than once is read the first time.
+    cannot hold a small disturbance, give nothing. A site that runs more than once is read the first time.
 
     Args:
         scale: size of the disturbance relative to the root mean square of the activations.

@@ -24,10 +24,10 @@ class Curvature:
     """``curvature/sharpness``, ``curvature/threshold`` and ``curvature/trace`` on the probe batch, in eval mode.
 
     Sharpness is λ_max(D^½ H D^½)/2 with D the step sizes: η, or η/(√v̂ + ε) for optimizers of Adam's kind. With plain
-    gradient descent it is ηλ_max/2. Above the threshold (:func:`surgecollapse.functional.stability_threshold`) steps
-    on a quadratic diverge; full-batch training settles near it (Cohen et al., arXiv 2103.00065, 2207.14484). λ_max is
-    followed by warm power iteration, one Hessian product an event; it lags a little where it changes fast. The trace
-    is that of H by Hutchinson's estimate, noisy: average over events. Weights that a mask holds at zero are left out.
+    gradient descent it is ηλ_max/2. Above the threshold (:func:`surgecollapse.functional.stability_threshold`) steps on
+    a quadratic diverge. Full-batch training settles near it (Cohen et al., arXiv 2103.00065, 2207.14484). Warm power
+    iteration follows λ_max, one Hessian product an event. It lags a little where it changes fast. The trace is that of
+    H by Hutchinson's estimate, noisy: average over events. Weights that a mask holds at zero are left out.
 
     The loss is ``criterion`` of the output and the noted labels; without one, cross-entropy where the output is
     ``(n, classes)`` and the labels are ``(n,)`` integers. Where neither fits, or the optimizer is neither SGD nor keeps

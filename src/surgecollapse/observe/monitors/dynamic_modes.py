@@ -24,8 +24,8 @@ class DynamicModes:
 
     A snapshot is the distribution of log-probabilities over the probe batch, as sixteen quantiles: of the noted labels,
     without labels of the likeliest class. The last ``window`` of them give
-    :func:`surgecollapse.functional.dynamic_mode_residual`. With X and Y the differences of snapshots, stacked over
-    ``delays``, before and after a step, and V the ``rank`` leading right singular vectors of X::
+    :func:`surgecollapse.functional.dynamic_mode_residual`. Let X and Y be the differences of snapshots, stacked over
+    ``delays``, before and after a step. Let V be the ``rank`` leading right singular vectors of X. Then::
 
         modes/residual = ‖Y − Y V Vᵀ‖/‖Y‖
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class Norms:
     """Euclidean norms, by weight matrix and of all parameters together.
 
-    With w the weights, g the gradients as the loop leaves them (after its own clipping, before transforms and masks)
-    and Δ what the optimizer's last step changed, masks included::
+    Let w be the weights and g the gradients as the loop leaves them (after its own clipping, before transforms and
+    masks). Let Δ be what the optimizer's last step changed, masks included::
 
         norm/weight        ‖w‖
         norm/gradient      ‖g‖

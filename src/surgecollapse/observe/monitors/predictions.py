@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class Predictions:
     """Logits of the probe batch: their scale, their entropy and whether the softmax has collapsed.
 
-    ``logits/scale``: root mean square of the logits about their mean over the classes; ``entropy/predictive``: mean
-    H(softmax)/ln K; ``logits/softmax_collapse``: share of samples whose softmax has absorbed all classes but one, in
+    ``logits/scale``: root mean square of the logits about their mean over the classes. ``entropy/predictive``: mean
+    H(softmax)/ln K. ``logits/softmax_collapse``: share of samples whose softmax has absorbed all classes but one, in
     the logits' own precision (Prieto et al. 2025, arXiv 2501.04697). Which output holds the logits, and on which axis
     the classes are, is found as for readings (``Readings(output=…)``). Of a model that ends in a softmax, logarithms of
     its probabilities stand for the logits. Outputs of one number are no logits: nothing is recorded.

@@ -33,8 +33,9 @@ def make_monitors(monitors: Monitors) -> list[Monitor]:
     """Turn names and objects into monitors.
 
     Args:
-        monitors: ``"default"``, a key of :data:`MONITORS`, a name that a package registered under the entry-point group
-            ``surgecollapse.monitors``, an object of the protocol, or a sequence of these; ``()`` is none.
+        monitors: ``"default"``, a key of :data:`MONITORS`, an object of the protocol, or a sequence of these. Further
+            names are those that packages registered under the entry-point group ``surgecollapse.monitors``. ``()`` is
+            none.
 
     Returns:
         New monitors for the names, the objects as they are.

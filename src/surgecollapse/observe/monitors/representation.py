@@ -32,7 +32,7 @@ class Representation:
     and ``rank/activation_numerical``. Of the centered rows: ``dimension/participation_ratio``, corrected for the sample
     size, and ``entropy/spectral`` = H(λ/Σλ)/ln d. With n rows no rank can exceed n: compare these numbers over time,
     not between probes of different size. The numerical rank counts singular values above ε·max(n, d) of the largest,
-    for the dtype of the activations, and at least 1e-7 of it.
+    with ε that of the activations' dtype. The bound is at least 1e-7 of it.
 
     When to use:
         To follow how many directions each layer uses, for instance while a network groks or its representations

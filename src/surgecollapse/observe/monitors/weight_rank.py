@@ -27,8 +27,8 @@ class WeightRank:
         rank/numerical  #{σ > ε·k·σ_1}, k the number of σ
 
     Weights with more than two dimensions are taken as (first, all others). Of a matrix that is larger than ``short`` ×
-    ``long`` a block of that size is measured, with rows and columns drawn at random once and for all: a rank well below
-    ``short`` is that of the whole, a larger one is a lower bound to compare over time. Weights change slowly and
+    ``long`` a block of that size is measured. Its rows and columns are drawn at random once and for all. A rank well
+    below ``short`` is that of the whole. A larger one is a lower bound to compare over time. Weights change slowly and
     decompositions are dear: only every fourth event.
 
     Args:

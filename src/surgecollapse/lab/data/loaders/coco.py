@@ -125,8 +125,8 @@ class Detection(_Annotated):
     Left out are crowds, boxes without area (COCO has a few), and pictures without objects. A picture with a box that is
     not four finite numbers, or of an unknown category, is damaged.
 
-    A label has one row for each object: its class, counted from 0 in the order of the categories' ids, and center,
-    width and height of its box as shares of the picture's sides. Rows of −1 follow.
+    A label has one row for each object. It begins with its class, counted from 0 in the order of the categories' ids.
+    Center, width and height of its box follow, as shares of the picture's sides. Rows of −1 follow.
 
     Args:
         file: ``instances_train2017.json``.

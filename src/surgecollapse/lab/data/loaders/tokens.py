@@ -23,8 +23,9 @@ BYTES = 256
 class Tokens:
     """Windows of tokens, side by side in each file; a label is the token that follows.
 
-    Files: ``.txt`` (each byte of the UTF-8 text is a token), ``.bin`` (unsigned 16-bit numbers in the order of this
-    machine, as nanoGPT writes them) and ``.npy`` (one axis of whole numbers).
+    Files: ``.txt``, ``.bin`` and ``.npy``. In a ``.txt`` each byte of the UTF-8 text is a token. A ``.bin`` has
+    unsigned 16-bit numbers in the order of this machine, as nanoGPT writes them. A ``.npy`` has one axis of whole
+    numbers.
 
     Args:
         files: of one part.

@@ -1,8 +1,8 @@
 """WebDataset shards: tar files whose members ``KEY.jpg`` and ``KEY.cls`` are one sample.
 
-The tar files are indexed once, when the run begins, and samples are then read by their place: so the order is that of
-the run, whatever the number of workers, and a run goes on anywhere in an epoch. The package ``webdataset`` streams in
-the order of the files and cannot go on in the middle, so it is not used.
+The tar files are indexed once, when the run begins, and samples are then read by their place. So the order is that of
+the run, whatever the number of workers. A run goes on anywhere in an epoch. The package ``webdataset`` streams in the
+order of the files and cannot go on in the middle, so it is not used.
 """
 
 from __future__ import annotations
