@@ -184,6 +184,7 @@ def test_a_diagnostic_that_fails_is_said_instead_of_the_number(runs, tmp_path, m
     monkeypatch.setattr(landscape, "local_learning_coefficient", unmixed)
     (one,) = analyze([runs / "narrow"], ["llc"], out=tmp_path, samples=40).findings
     assert one.said.startswith("not determined: the chains have not mixed: R̂ = 1.25")
+    assert "the step itself" not in one.caption
     (tails,) = analyze([runs / "narrow"], ["heavy_tails"], out=tmp_path, samples=40).findings
     for layer in tails.result.layers:
         assert (f"{layer.layer}: {layer.doubt}" in tails.said) == bool(layer.doubt)

@@ -180,12 +180,12 @@ def learning_coefficient(run: LoadedRun, file: str) -> AnalysisResult:
     )
     caption = (
         f"Local learning coefficient by Langevin dynamics on {len(x)} training samples (Lau et al., arXiv "
-        f"2308.12108), of the weights that are open. R̂ = {estimate.r_hat:.2f}, must be at most {MIXED}. Half the step "
-        f"size gives {estimate.at_half_step:.3g}, and the step itself {estimate.value:.3g}."
+        f"2308.12108), of the weights that are open. R̂ = {estimate.r_hat:.2f}, must be at most {MIXED}."
     )
-    said = f"{estimate.value:.3g} ± {estimate.standard_error:.2g}, at half the step {estimate.at_half_step:.3g}"
-    if estimate.doubt:
-        said = f"not determined: {estimate.doubt}"
+    said = f"not determined: {estimate.doubt}"
+    if not estimate.doubt:
+        said = f"{estimate.value:.3g} ± {estimate.standard_error:.2g}, at half the step {estimate.at_half_step:.3g}"
+        caption += f" Half the step size gives {estimate.at_half_step:.3g}, and the step itself {estimate.value:.3g}."
     title = f"Learning coefficient of {run.name}"
     return AnalysisResult(file, title, caption, estimate, said, run.name)
 
