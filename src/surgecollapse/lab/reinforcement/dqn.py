@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from surgecollapse.lab.reinforcement.cartpole import CartPole
+from surgecollapse.lab.reinforcement.environment import Environment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,8 +19,8 @@ class Schedule:
     """How long and how fast the agent learns."""
 
     updates: int
-    """Gradient steps; between two of them every cart is pushed once."""
-    carts: int = 16
+    """Gradient steps; between two of them every copy of the environment is stepped once."""
+    copies: int = 16
     batch: int = 128
     discount: float = 0.99
     copy_every: int = 100
@@ -28,46 +29,51 @@ class Schedule:
     """Share of the updates over which the share of random actions falls from 1 to ``explore``."""
     explore: float = 0.05
     memory: int = 30_000
+    anneal: bool = False
+    """Whether learning rates fall linearly to zero."""
 
 
 class Replay:
-    """The last ``size`` transitions.
+    """The last ``size`` transitions, with observations of ``observed`` numbers.
 
-    >>> memory = Replay(3)
-    >>> for reward in range(5):
-    ...     memory.add(torch.zeros(1, 4), torch.tensor([0]), torch.zeros(1, 4), torch.tensor([reward % 2 == 0]))
+    >>> memory, no = Replay(3, 4), torch.tensor([0])
+    >>> for turn in range(5):
+    ...     memory.add(torch.zeros(1, 4), no, torch.ones(1), torch.zeros(1, 4), torch.tensor([turn % 2 == 0]))
     >>> len(memory), sorted(memory.ended[:3].tolist())
     (3, [False, True, True])
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, observed: int) -> None:
         self._size, self._next, self._count = size, 0, 0
-        self.states, self.after = torch.zeros(2, size, 4).unbind(0)
+        self.states, self.after = torch.zeros(2, size, observed).unbind(0)
+        self.rewards = torch.zeros(size)
         self.actions, self.ended = torch.zeros(size, dtype=torch.long), torch.zeros(size, dtype=torch.bool)
 
     def __len__(self) -> int:
         return self._count
 
-    def add(self, states: Tensor, actions: Tensor, after: Tensor, ended: Tensor) -> None:
+    def add(self, states: Tensor, actions: Tensor, rewards: Tensor, after: Tensor, ended: Tensor) -> None:
         """Keep transitions, in place of the oldest."""
         at = (torch.arange(len(states)) + self._next) % self._size
-        self.states[at], self.actions[at] = states.float(), actions
+        self.states[at], self.actions[at], self.rewards[at] = states.float(), actions, rewards
         self.after[at], self.ended[at] = after.float(), ended
         self._next = (self._next + len(states)) % self._size
         self._count = min(self._size, self._count + len(states))
 
-    def sample(self, count: int, draws: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """States, actions, states after, and ends, drawn with replacement."""
+    def sample(self, count: int, draws: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Observations, actions, rewards, observations after, and ends, drawn with replacement."""
         at = torch.randint(self._count, (count,), generator=draws)
-        return self.states[at], self.actions[at], self.after[at], self.ended[at]
+        return self.states[at], self.actions[at], self.rewards[at], self.after[at], self.ended[at]
 
 
 @torch.no_grad()
-def targets(network: nn.Module, late: nn.Module, after: Tensor, ended: Tensor, discount: float) -> Tensor:
-    """Double Q-learning: 1 + γ·Q′(s′, argmax Q(s′, ·)), and 1 where the episode ended; every reward is 1."""
+def targets(
+    network: nn.Module, late: nn.Module, rewards: Tensor, after: Tensor, ended: Tensor, discount: float
+) -> Tensor:
+    """Double Q-learning: r + γ·Q′(s′, argmax Q(s′, ·)), and r where the episode ended."""
     best = network(after).argmax(1, keepdim=True)
     following: Tensor = late(after).gather(1, best)[:, 0]
-    return 1 + discount * following * ~ended
+    return rewards + discount * following * ~ended
 
 
 def learn(
@@ -76,35 +82,41 @@ def learn(
     schedule: Schedule,
     *,
     seed: int,
+    kind: type[Environment] = CartPole,
     each: Callable[[int], None] = lambda update: None,  # noqa: ARG005
 ) -> Replay:
-    """Train a network of action values on :class:`~surgecollapse.lab.reinforcement.cartpole.CartPole`.
+    """Train a network of action values.
 
     Args:
-        network: from states ``(n, 4)`` to values ``(n, 2)``.
+        network: from observations ``(n, observed)`` to values ``(n, actions)``.
         optimizer: of its parameters.
         schedule: lengths and rates.
         seed: of starts, exploration and replay.
+        kind: of the environment.
         each: called after every update with its number, from 1.
 
     Returns:
         The memory.
     """
     draws = torch.Generator().manual_seed(seed)
-    carts, memory, late = CartPole(schedule.carts, draws), Replay(schedule.memory), copy.deepcopy(network)
-    late.requires_grad_(requires_grad=False)
+    worlds, memory = kind(schedule.copies, draws), Replay(schedule.memory, kind.observed)
+    late = copy.deepcopy(network).requires_grad_(requires_grad=False)
+    first_rates = [group["lr"] for group in optimizer.param_groups]
     for update in range(1, schedule.updates + 1):
         done = update / (schedule.explore_until * schedule.updates)
         explore = max(schedule.explore, 1 - (1 - schedule.explore) * done)
-        states = carts.states
-        actions = greedy(network, states)
+        if schedule.anneal:
+            for group, rate in zip(optimizer.param_groups, first_rates, strict=True):
+                group["lr"] = rate * (1 - (update - 1) / schedule.updates)
+        seen = worlds.observations
+        actions = greedy(network, seen)
         random = torch.rand(len(actions), generator=draws) < explore
-        actions = torch.where(random, torch.randint(0, 2, actions.shape, generator=draws), actions)
-        after, ended, cut = carts.step(actions)
-        memory.add(states, actions, after, ended)
-        carts.reset(ended | cut)
-        x, chosen, following, over = memory.sample(schedule.batch, draws)
-        wanted = targets(network, late, following, over, schedule.discount)
+        actions = torch.where(random, torch.randint(0, kind.actions, actions.shape, generator=draws), actions)
+        gained, ended, cut = worlds.step(actions)
+        memory.add(seen, actions, gained, worlds.observations, ended)
+        worlds.reset(ended | cut)
+        x, chosen, rewards, following, over = memory.sample(schedule.batch, draws)
+        wanted = targets(network, late, rewards, following, over, schedule.discount)
         optimizer.zero_grad()
         F.smooth_l1_loss(network(x).gather(1, chosen[:, None])[:, 0], wanted).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -124,31 +136,3 @@ def greedy(network: nn.Module, states: Tensor) -> Tensor:
     found: Tensor = network(states.float()).argmax(1)
     network.train(training)
     return found
-
-
-def returns(choose: Callable[[Tensor], Tensor], *, episodes: int, seed: int, noise: float = 0.0) -> Tensor:
-    """Length of each episode under a rule, which is its return.
-
-    Args:
-        choose: from observations ``(n, 4)`` to actions ``(n,)``.
-        episodes: at a time.
-        seed: of their starts and of the noise.
-        noise: σ of Gaussian noise on what is observed, in m, m/s, rad and rad/s.
-
-    Returns:
-        ``(episodes,)``, from 1 to 500.
-
-    >>> returns(lambda x: (x[:, 2] + x[:, 3] > 0).long(), episodes=4, seed=0).tolist()
-    [500, 500, 500, 500]
-    """
-    draws = torch.Generator().manual_seed(seed)
-    carts, lengths = CartPole(episodes, draws), torch.zeros(episodes, dtype=torch.long)
-    running = torch.ones(episodes, dtype=torch.bool)
-    while bool(running.any()):
-        seen = carts.states
-        if noise:
-            seen = seen + noise * torch.randn(seen.shape, generator=draws, dtype=seen.dtype)
-        _, ended, cut = carts.step(choose(seen))
-        lengths += running
-        running &= ~(ended | cut)
-    return lengths

@@ -1,4 +1,4 @@
-"""The cart against its equations and Gymnasium's, Q-learning against hand-made values, statistics against SciPy."""
+"""Environments against their equations and Gymnasium's, Q-learning by hand, statistics against SciPy."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ import torch
 from scipy.stats import trim_mean
 from torch import nn
 
+from surgecollapse.lab.reinforcement.acrobot import Acrobot, moving, swung
 from surgecollapse.lab.reinforcement.cartpole import CartPole, pushed
-from surgecollapse.lab.reinforcement.dqn import Replay, Schedule, greedy, learn, returns, targets
+from surgecollapse.lab.reinforcement.dqn import Replay, Schedule, greedy, learn, targets
 from surgecollapse.lab.reinforcement.reliability import interquartile_mean, stratified_bootstrap
+from surgecollapse.lab.reinforcement.returns import returns
 
 
 def generator(seed=0):
@@ -55,11 +57,106 @@ def test_the_cart_is_gymnasiums():
         for _ in range(500):
             action = int(torch.randint(0, 2, (1,), generator=draws))
             _, reward, ended, _, _ = theirs.step(action)
-            states, over, _ = ours.step(torch.tensor([action]))
-            assert states[0].tolist() == pytest.approx([float(value) for value in theirs.state], rel=1e-9, abs=1e-12)
-            assert (reward, ended) == (1.0, bool(over))
+            gained, over, _ = ours.step(torch.tensor([action]))
+            state = [float(value) for value in theirs.state]
+            assert ours.states[0].tolist() == pytest.approx(state, rel=1e-9, abs=1e-12)
+            assert (reward, ended) == (float(gained), bool(over))
             if ended:
                 break
+
+
+@pytest.mark.parametrize("scale", [0.1, 3.0])
+def test_the_links_obey_lagranges_equations(scale):
+    # d/dt ∂L/∂θ̇ − ∂L/∂θ = (0, τ), with L from places and speeds of both centers of mass, and moments of inertia of 1.
+    draws = generator(4)
+    states = scale * torch.randn(20, 4, generator=draws, dtype=torch.float64)
+    torques = torch.randint(-1, 2, (20,), generator=draws).double()
+
+    def lagrangian(angles, speeds):
+        first, both = angles[0], angles.sum()
+        inner = speeds[0] * torch.stack([first.cos(), first.sin()])
+        outer = inner + 0.5 * speeds.sum() * torch.stack([both.cos(), both.sin()])
+        heights = -0.5 * first.cos() - first.cos() - 0.5 * both.cos()
+        kinetic = ((0.5 * inner) ** 2).sum() + (outer**2).sum() + speeds[0] ** 2 + speeds.sum() ** 2
+        return 0.5 * kinetic - 9.8 * heights
+
+    for state, torque, found in zip(states, torques, moving(states, torques), strict=True):
+        assert torch.equal(found[:2], state[2:])
+        angles, speeds = state[:2].clone().requires_grad_(), state[2:].clone().requires_grad_()
+        pulls, momenta = torch.autograd.grad(lagrangian(angles, speeds), (angles, speeds), create_graph=True)
+        for momentum, pull, force in zip(momenta, pulls, (0.0, float(torque)), strict=True):
+            by_angle, by_speed = torch.autograd.grad(momentum, (angles, speeds), retain_graph=True)
+            changing = by_angle @ found[:2] + by_speed @ found[2:]
+            # Sums of about ten products of values below 100, in float64.
+            assert float((changing - pull).detach()) == pytest.approx(force, abs=1e-10)
+
+
+def test_a_step_of_the_links_has_an_error_of_the_fifth_order():
+    from scipy.integrate import solve_ivp
+
+    state = torch.tensor([[0.4, -0.3, 0.5, 0.7]], dtype=torch.float64)
+    torque = torch.ones(1, dtype=torch.float64)
+    errors = []
+    for seconds in (0.05, 0.025):
+        exact = solve_ivp(
+            lambda _, y: moving(torch.tensor(y)[None], torque)[0].numpy(),
+            (0, seconds),
+            state[0].numpy(),
+            rtol=1e-12,
+            atol=1e-13,
+        ).y[:, -1]
+        errors.append(float((swung(state, torque, seconds)[0] - torch.tensor(exact)).abs().max()))
+    # Half the step leaves 1/32 of the error, up to terms of the next order, of 0.05 times rates of a few per second.
+    assert 20 < errors[0] / errors[1] < 50
+
+
+def test_links_turn_within_a_circle_and_their_limits():
+    states = torch.tensor([[3.1, -3.1, 12.5, -28.2], [0.0, 0.0, 12.5, 28.2]], dtype=torch.float64)
+    after = swung(states, torch.zeros(2))
+    assert bool((after[:, :2].abs() <= math.pi).all())
+    assert bool((after[:, 2].abs() <= 4 * math.pi).all())
+    assert bool((after[:, 3].abs() <= 9 * math.pi).all())
+
+
+def test_the_links_are_gymnasiums():
+    gymnasium = pytest.importorskip("gymnasium")
+    theirs = gymnasium.make("Acrobot-v1").unwrapped
+    draws = generator(5)
+    for episode in range(5):
+        theirs.reset(seed=episode)
+        ours = Acrobot(1, draws)
+        for turn in range(200):
+            # Taken over at every step: the motion is chaotic, so that rounding would grow without a bound.
+            ours.states = torch.tensor([float(value) for value in theirs.state], dtype=torch.float64)[None]
+            action = int(torch.randint(0, 3, (1,), generator=draws)) if turn < 20 else 2 * int(theirs.state[3] > 0)
+            seen, reward, ended, _, _ = theirs.step(action)
+            gained, over, _ = ours.step(torch.tensor([action]))
+            assert ours.observations[0].tolist() == pytest.approx(seen.tolist(), rel=1e-6, abs=1e-6)  # theirs: float32
+            assert (reward, ended) == (float(gained), bool(over))
+            if ended:
+                break
+
+
+def test_links_start_near_hanging_and_end_above_the_line():
+    links = Acrobot(1000, generator())
+    assert float(links.states.abs().max()) <= 0.1
+    # Uniform on [−0.1, 0.1]: six standard errors of the deviation of 4,000 values.
+    assert float(links.states.std()) == pytest.approx(0.2 / math.sqrt(12), rel=6 * math.sqrt(0.2 / 4000))
+    poses = [[math.pi, 0.0, 0.0, 0.0], [math.pi / 2, 0.0, 0.0, 0.0]]  # upright; level
+    links.states[:2] = torch.tensor(poses, dtype=torch.float64)
+    rewards, ended, _ = links.step(torch.ones(1000, dtype=torch.long))
+    assert (rewards[:2].tolist(), ended[:2].tolist()) == ([0.0, -1.0], [True, False])
+    assert links.observations[0].tolist()[:4] == pytest.approx([-1.0, 0.0, 1.0, 0.0], abs=1e-12)
+
+
+def test_driving_along_with_the_swing_lifts_the_links():
+    def pump(x):
+        return 2 * (x[:, 5] > 0).long()
+
+    found = returns(pump, episodes=20, seed=0, kind=Acrobot)
+    idle = returns(lambda x: torch.ones(len(x), dtype=torch.long), episodes=20, seed=0, kind=Acrobot)
+    assert idle.tolist() == [-500.0] * 20
+    assert float(found.mean()) > -400
 
 
 def test_episodes_start_near_upright_end_at_their_limits_and_are_cut():
@@ -70,7 +167,8 @@ def test_episodes_start_near_upright_end_at_their_limits_and_are_cut():
     carts.states[:5] = torch.tensor(
         [[2.41, 0, 0, 0], [-2.41, 0, 0, 0], [0, 0, 0.2096, 0], [0, 0, -0.2096, 0], [2.39, 0, 0.2093, 0]]
     )
-    _, ended, cut = carts.step(torch.zeros(1000, dtype=torch.long))
+    rewards, ended, cut = carts.step(torch.zeros(1000, dtype=torch.long))
+    assert rewards.tolist() == [1.0] * 1000
     assert ended[:6].tolist() == [True, True, True, True, False, False]
     assert not bool(cut.any())
     _, ended, cut = carts.step(torch.zeros(1000, dtype=torch.long))
@@ -107,17 +205,19 @@ class _Table(nn.Module):
 
 def test_targets_are_those_of_double_q_learning():
     now, late = _Table([1.0, 2.0]), _Table([30.0, 10.0])  # chooses the second, which is worth 10 there
-    found = targets(now, late, torch.zeros(2, 4), torch.tensor([False, True]), 0.9)
-    assert found.tolist() == [pytest.approx(10.0), 1.0]
+    found = targets(now, late, torch.tensor([1.0, -2.0]), torch.zeros(2, 4), torch.tensor([False, True]), 0.9)
+    assert found.tolist() == [pytest.approx(10.0), -2.0]
 
 
 def test_the_memory_forgets_the_oldest_and_draws_what_it_holds():
-    memory = Replay(5)
+    memory = Replay(5, 4)
     for first in (0, 3, 6):
         values = torch.arange(first, first + 3)
-        memory.add(values[:, None].expand(3, 4).double(), values % 2, values[:, None].expand(3, 4) + 1.0, values > 6)
+        states = values[:, None].expand(3, 4).double()
+        memory.add(states, values % 2, -values.float(), states + 1, values > 6)
     assert sorted(memory.states[:, 0].tolist()) == [4, 5, 6, 7, 8]
-    states, actions, after, ended = memory.sample(100, generator())
+    states, actions, rewards, after, ended = memory.sample(100, generator())
+    assert torch.equal(rewards, -states[:, 0])
     assert set(states[:, 0].tolist()) == {4, 5, 6, 7, 8}
     assert torch.equal(actions, states[:, 0].long() % 2)
     assert torch.equal(after, states + 1)
@@ -196,5 +296,5 @@ def test_no_scores_are_refused(arguments, options):
         stratified_bootstrap(*arguments, **options)
     with pytest.raises(ValueError, match="at least one score"):
         interquartile_mean(torch.zeros(0))
-    with pytest.raises(ValueError, match="at least one cart"):
+    with pytest.raises(ValueError, match="at least one copy"):
         CartPole(0, generator())
