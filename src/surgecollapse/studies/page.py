@@ -94,9 +94,11 @@ def grouped(rows: Rows, *keys: str) -> dict[tuple[Any, ...], list[Mapping[str, A
 def method_name(method: str) -> str:
     """How a page writes a method.
 
-    >>> method_name("rigl"), method_name("set"), method_name("small_dense")
-    ('RigL', 'SET', 'small dense')
+    >>> method_name("rigl"), method_name("set"), method_name("small_dense"), method_name("s2sam_rigl")
+    ('RigL', 'SET', 'small dense', 'RigL + S²-SAM')
     """
+    if method.startswith("s2sam_"):
+        return f"{method_name(method.removeprefix('s2sam_'))} + S²-SAM"
     return {"rigl": "RigL", "set": "SET", "gmp": "GMP"}.get(method, method.replace("_", " "))
 
 

@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from surgecollapse.attaching.attach import attach
+from surgecollapse.attaching.sharpness import single_step_sam
 from surgecollapse.controller.options import Readings
 from surgecollapse.lab.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from surgecollapse.lab.data.roads import roads
+from surgecollapse.lab.data.sensors import CLASSES, FAILING, FAILURES, failed, sensor_series
 from surgecollapse.lab.nets.mlp import MLP
 from surgecollapse.policies import EntropyCycles
 from surgecollapse.studies.page import grouped, interval, method_name, paired_difference
@@ -28,6 +30,9 @@ _DENSE = ("dense", "dropout", "small_dense")
 _SPARSE = ("set", "rigl", "gmp", "soft_threshold", "cyclic_pruning")
 _PUMPS = ("dense_noise", "entropy_pump", "entropy_no_pump")
 """Of the two with entropy, readings are every ten steps, and the floor is 0.7, so that the pump runs."""
+_SHARP = ("s2sam_dense", "s2sam_rigl", "s2sam_cyclic_pruning")
+"""With S²-SAM: the dense network, and two policies."""
+_RHO = 0.05
 _SENSOR = ("gaussian_noise", "shot_noise", "impulse_noise", "motion_blur", "brightness", "fog", "spatter")
 """Kinds that leave the steering what it was."""
 
@@ -39,20 +44,26 @@ def runs(quick: bool) -> list[Settings]:
     for seed in range(1 if quick else 10):
         kinds: list[tuple[str, str, float, float]] = [("digits", method, 0.0, 0.0) for method in _DENSE]
         kinds += [("digits", method, 0.9, 0.0) for method in (*_SPARSE, *_PUMPS)]
+        kinds += [("digits", method, _sparsity(method), 0.0) for method in _SHARP]
         if not quick:
-            kinds += [("digits", method, sparsity, 0.0) for sparsity in (0.5, 0.8, 0.95) for method in _SPARSE]
+            kinds += [("digits", method, sparsity, 0.0) for sparsity in (0.3, 0.5, 0.8, 0.95) for method in _SPARSE]
             kinds += [
-                ("digits", method, 0.0 if method in _DENSE else 0.9, wrong)
+                ("digits", method, _sparsity(method), wrong)
                 for wrong in (0.2, 0.4)
-                for method in (*_DENSE, *_SPARSE)
+                for method in (*_DENSE, *_SPARSE, *_SHARP)
             ]
         ways = ("dense", "cyclic_pruning") if quick else (*_DENSE, *_SPARSE)
-        kinds += [("roads", method, 0.0 if method in _DENSE else 0.9, 0.0) for method in ways]
+        kinds += [(data, method, _sparsity(method), 0.0) for data in ("roads", "sensors") for method in ways]
         found += [
             {"method": method, "data": data, "sparsity": sparsity, "wrong": wrong, "seed": seed, "steps": steps}
             for data, method, sparsity, wrong in kinds
         ]
     return found
+
+
+def _sparsity(method: str) -> float:
+    """Of a method where the sparsity is not what is varied."""
+    return 0.0 if method in (*_DENSE, "s2sam_dense") else 0.9
 
 
 def measure(config: Settings) -> Mapping[str, Any]:
@@ -69,10 +80,10 @@ def measure(config: Settings) -> Mapping[str, Any]:
             return _score(model((images - mean) / deviation), y_test)
 
     corrupted = _corrupted(data, seed)
-    by_kind = {kind: statistics.fmean(judged(images.float() / 255) for images in of) for kind, of in corrupted.items()}
-    by_severity = [
-        statistics.fmean(judged(of[at].float() / 255) for of in corrupted.values()) for at in range(len(SEVERITIES))
-    ]
+    # Images are kept in 8 bits, series as they are.
+    by_both = {kind: [judged(x / 255 if x.dtype == torch.uint8 else x) for x in of] for kind, of in corrupted.items()}
+    by_kind = {kind: statistics.fmean(of) for kind, of in by_both.items()}
+    by_severity = [statistics.fmean(of[at] for of in by_both.values()) for at in range(len(SEVERITIES))]
     weights = [p for p in model.parameters() if p.ndim > 1]
     return {
         "clean": judged(x_test),
@@ -103,6 +114,9 @@ def _samples(data: str, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     if data == "roads":
         x, y = roads(2000, seed=seed)
         return x, y, *roads(_JUDGED, seed=500 + seed)
+    if data == "sensors":
+        x, y = sensor_series(2000, seed=seed)
+        return x, y, *sensor_series(_JUDGED, seed=500 + seed)
     from surgecollapse.lab.data.images import mnist5k
 
     found = mnist5k(seed, standardize=False)
@@ -111,8 +125,10 @@ def _samples(data: str, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 @lru_cache(maxsize=2)
 def _corrupted(data: str, seed: int) -> dict[str, list[Tensor]]:
-    """The test images by kind and severity, in 8 bits."""
+    """What is tested on by kind and severity: images in 8 bits, or series with failing sensors."""
     images = _samples(data, seed)[2]
+    if data == "sensors":
+        return {kind: [failed(images, kind, channels, seed=seed) for channels in FAILING] for kind in FAILURES}
     kinds = _SENSOR if data == "roads" else tuple(CORRUPTIONS)
     return {
         kind: [(255 * corrupt(images, kind, severity, seed=seed)).round().byte() for severity in SEVERITIES]
@@ -133,7 +149,7 @@ def _train(config: Settings, x: Tensor, y: Tensor, steps: int) -> tuple[nn.Modul
     torch.manual_seed(seed)
     draws = torch.Generator().manual_seed(seed)
     width = _SMALL if method == "small_dense" else _WIDTH
-    classes = 10 if data == "digits" else 1
+    classes = {"digits": 10, "sensors": CLASSES, "roads": 1}[data]
     model = MLP(x[0].numel(), (width, width), classes, dropout=0.2 if method == "dropout" else 0.0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -142,6 +158,9 @@ def _train(config: Settings, x: Tensor, y: Tensor, steps: int) -> tuple[nn.Modul
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         controller = None
+        if method in _SHARP:
+            single_step_sam(model, optimizer, rho=_RHO)
+            method = method.removeprefix("s2sam_")
         if method not in (*_DENSE, "dense_noise"):
             readings = Readings(every=10) if method in _PUMPS else Readings()
             controller = attach(
@@ -154,7 +173,7 @@ def _train(config: Settings, x: Tensor, y: Tensor, steps: int) -> tuple[nn.Modul
                 inputs = inputs + _NOISE * torch.randn(inputs.shape, generator=draws)
             optimizer.zero_grad()
             outputs = model(inputs)
-            loss = F.cross_entropy(outputs, y[batch]) if data == "digits" else F.mse_loss(outputs[:, 0], y[batch])
+            loss = F.mse_loss(outputs[:, 0], y[batch]) if data == "roads" else F.cross_entropy(outputs, y[batch])
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
@@ -202,8 +221,9 @@ def tables(rows: Rows) -> list[Table]:
     note = "Accuracy, %, over sixteen kinds in five severities; relative: corrupted over clean."
     found = []
     clean = _of(rows, "digits")
-    dense = [row for row in clean if row["config"]["method"] == "dense"]
-    of_level = grouped([row for row in clean if row["config"]["method"] not in _PUMPS], "sparsity")
+    dense = plain = [row for row in clean if row["config"]["method"] == "dense"]
+    aside = (*_PUMPS, *_SHARP)
+    of_level = grouped([row for row in clean if row["config"]["method"] not in aside], "sparsity")
     for (sparsity,) in sorted(of_level):
         title = "Dense networks" if sparsity == 0 else f"{sparsity:.0%} sparse"
         found.append(Table(title=title, headings=_HEADINGS, lines=_lines(of_level[(sparsity,)], dense), note=note))
@@ -226,6 +246,19 @@ def tables(rows: Rows) -> list[Table]:
             note = "Accuracy on right labels, %. Sparse networks are at 90%."
             title = f"{wrong:.0%} wrong labels"
             found.append(Table(title=title, headings=_HEADINGS, lines=_lines(of_wrong, dense), note=note))
+    sharp = [row for row in clean if row["config"]["method"] in _SHARP]
+    if sharp:
+        note = f"S²-SAM with ρ = {_RHO}: dense, and two policies at 90%."
+        found.append(Table(title="S²-SAM, right labels", headings=_HEADINGS, lines=_lines(sharp, plain), note=note))
+    heard = _of(rows, "sensors")
+    if heard:
+        dense = [row for row in heard if row["config"]["method"] == "dense"]
+        note = (
+            "Accuracy, %, over three kinds of failure with one to five of eight channels failing. "
+            "Sparse networks are at 90%."
+        )
+        title = "Failing sensors of a time series"
+        found.append(Table(title=title, headings=_HEADINGS, lines=_lines(heard, dense), note=note))
     steered = _of(rows, "roads")
     if steered:
         dense = [row for row in steered if row["config"]["method"] == "dense"]
@@ -242,7 +275,8 @@ def plot(rows: Rows) -> Figure:
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(7.6, 3.4))
     clean = _of(rows, "digits")
-    for (method,), group in grouped([row for row in clean if row["config"]["method"] not in _PUMPS], "method").items():
+    aside = (*_PUMPS, *_SHARP)
+    for (method,), group in grouped([row for row in clean if row["config"]["method"] not in aside], "method").items():
         name = method_name(method)
         levels = sorted(grouped(group, "sparsity").items())
         at = [100 * sparsity for (sparsity,), _ in levels]

@@ -13,7 +13,14 @@ from torch.nn import functional as F
 
 from surgecollapse.attaching.attach import attach
 from surgecollapse.controller.options import Readings
-from surgecollapse.lab.continual.streams import DRIFTS, drifting_hyperplanes, kappa_temporal, repeat_last_label
+from surgecollapse.lab.continual.prequential import balanced_accuracy, cohen_kappa, recovery, rolling_accuracy
+from surgecollapse.lab.continual.streams import (
+    DRIFTS,
+    drifting_hyperplanes,
+    drifting_sines,
+    kappa_temporal,
+    repeat_last_label,
+)
 from surgecollapse.lab.data.elec2 import elec2
 from surgecollapse.policies import EndlessExchange, EntropyThresholds, FixedInterval, Static
 from surgecollapse.studies.local_data import data_dir
@@ -33,50 +40,66 @@ _NETS: dict[str, dict[str, Any]] = {
 }
 _CONTROLS = ("repeat_last_label", "last_hundred")
 _REAL, _ELEC2 = "as recorded", 45_312
+_WINDOW = 200
+"""Samples of the rolling accuracy."""
 
 
 def runs(quick: bool) -> list[Settings]:
-    """Sticky labels of one seed, then Elec2, then seeds outermost with independent and with sticky labels."""
+    """Sticky labels of one seed, Elec2, sticky labels of the second stream, then seeds outermost."""
     length = 200 if quick else 10_000
     drifts = DRIFTS[1:2] if quick else DRIFTS
-    generated: list[Settings] = [
-        {"method": method, "drift": drift, "stay": stay, "seed": seed, "length": length}
-        for seed in range(1 if quick else 10)
-        for stay in (0.9, None)
-        for drift in drifts
-        for method in (*_CONTROLS, *_NETS)
-    ]
+    planes, sines = (
+        [
+            # Rows of hyperplanes were run before there were other streams, and name none.
+            {"method": method, "drift": drift, "stay": stay, "seed": seed, "length": length, **stream}
+            for seed in range(1 if quick else 10)
+            for stay in (0.9, None)
+            for drift in (drifts if not stream else drifts[1:] or drifts)
+            for method in (*_CONTROLS, *_NETS)
+        ]
+        for stream in ({}, {"stream": "sines"})
+    )
     if quick:
-        return generated
+        return [*planes, *sines]
     real = {"drift": "elec2", "stay": _REAL, "length": _ELEC2}
     recorded = [{"method": method, **real, "seed": 0} for method in _CONTROLS]
     recorded += [{"method": method, **real, "seed": seed} for seed in range(10) for method in _NETS]
     first = len(_CONTROLS) + len(_NETS)
-    return [*generated[: first * len(drifts)], *recorded, *generated[first * len(drifts) :]]
+    sticky = [config for config in sines if config["stay"] is not None]
+    independent = [config for config in sines if config["stay"] is None]
+    return [*planes[: first * len(drifts)], *recorded, *sticky, *planes[first * len(drifts) :], *independent]
 
 
 def measure(config: Settings) -> Mapping[str, Any]:
-    """Prequential accuracy: each batch is predicted before it is learned."""
+    """Prequential metrics: each batch is predicted before it is learned."""
     if config["stay"] == _REAL:
         x, y = (part[: config["length"]] for part in elec2(data_dir()))
     else:
-        x, y = drifting_hyperplanes(config["length"], config["drift"], seed=config["seed"], stay=config["stay"])
-    method = config["method"]
+        made = drifting_sines if config.get("stream") == "sines" else drifting_hyperplanes
+        x, y = made(config["length"], config["drift"], seed=config["seed"], stay=config["stay"])
+    method, density = config["method"], 1.0
     if method == "repeat_last_label":
         predicted = repeat_last_label(y)
     elif method == "last_hundred":
         predicted = _majority(y, 100)
     else:
-        predicted = _learned(method, x, y, config["seed"])
+        predicted, density = _learned(method, x, y, config["seed"])
     right = (predicted == y).double()
-    tenth = config["length"] // 10
-    middle = right[config["length"] // 2 :][:tenth]
-    return {
+    tenth, middle = config["length"] // 10, config["length"] // 2
+    window = min(_WINDOW, tenth)
+    found = {
         "accuracy": float(right.mean()),
-        "after_drift": float(middle.mean()),
+        "after_drift": float(right[middle:][:tenth].mean()),
+        "kappa": cohen_kappa(predicted, y),
+        "balanced": balanced_accuracy(predicted, y),
+        "lowest": float(rolling_accuracy(predicted, y, window)[window - 1 :].min()),
         "kappa_temporal": kappa_temporal(predicted, y),
         "parts": [round(float(part.mean()), 4) for part in right.chunk(_PARTS)],
+        "density": density,
     }
+    if config["drift"] == "abrupt":
+        found["recovery"] = recovery(predicted, y, middle, window)
+    return found
 
 
 def _majority(y: Tensor, window: int) -> Tensor:
@@ -87,7 +110,8 @@ def _majority(y: Tensor, window: int) -> Tensor:
     return (2 * (total[end] - total[start]) > end - start).long()
 
 
-def _learned(method: str, x: Tensor, y: Tensor, seed: int) -> Tensor:
+def _learned(method: str, x: Tensor, y: Tensor, seed: int) -> tuple[Tensor, float]:
+    """Predictions, and the share of the weights that is not zero, averaged over the steps."""
     options = _NETS[method]
     torch.manual_seed(seed)
     model = perceptron(x.shape[1], options.get("width", _WIDTH), 2)
@@ -111,7 +135,9 @@ def _learned(method: str, x: Tensor, y: Tensor, seed: int) -> Tensor:
                 readings=Readings(every=_EVERY // 5),
                 seed=seed,
             )
-    found = []
+    weights = [p for p in model.parameters() if p.ndim > 1]
+    size = sum(p.numel() for p in weights)
+    found, densities = [], []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         for inputs, labels in zip(torch.split(x, _BATCH), torch.split(y, _BATCH), strict=True):
@@ -120,16 +146,17 @@ def _learned(method: str, x: Tensor, y: Tensor, seed: int) -> Tensor:
             found.append(logits.detach().argmax(1))
             F.cross_entropy(logits, labels).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-    return torch.cat(found)
+            densities.append(sum(int(torch.count_nonzero(p)) for p in weights) / size)
+    return torch.cat(found), statistics.fmean(densities)
 
 
 def tables(rows: Rows) -> list[Table]:
-    """One table for each kind of labels: accuracy by drift, and kappa temporal over all."""
+    """One table for each stream and kind of labels; a second one where rolling metrics were measured."""
     found = []
-    for (stay,), of_kind in grouped(rows, "stay").items():
+    for (stream, stay), of_kind in grouped(rows, "stream", "stay").items():
         drifts = [drift for (drift,) in grouped(of_kind, "drift")]
         dense = grouped(of_kind, "method").get(("dense",), [])
-        lines = []
+        lines, more = [], []
         for (method,), group in grouped(of_kind, "method").items():
             by_drift = grouped(group, "drift")
             cells = [
@@ -138,28 +165,58 @@ def tables(rows: Rows) -> list[Table]:
             ]
             kappa = statistics.fmean(row["kappa_temporal"] for row in group)
             against = paired_difference(group, dense, "accuracy", digits=1, scale=100, pair=("seed", "drift"))
-            lines.append([method.replace("_", " "), *cells, against, f"{kappa:+.2f}", str(len(group))])
+            name = method.replace("_", " ")
+            lines.append([name, *cells, against, f"{kappa:+.2f}", str(len(group))])
+            if all("kappa" in row for row in group):
+                more.append([name, *_rolling(group), str(len(group))])
         kind = "independent" if stay is None else stay if stay == _REAL else f"repeated with probability {stay:g}"
+        of = f"{stream.capitalize()}, labels" if stream else "Labels"
         names = ["Elec2" if drift == "elec2" else drift for drift in drifts]
         headings = ["method", *names, "minus dense", "kappa temporal", "runs"]
         note = "Prequential accuracy, %. Kappa temporal is 0 for repeating the last label, 1 for the truth."
-        found.append(Table(title=f"Labels {kind}", headings=headings, lines=lines, note=note))
+        found.append(Table(title=f"{of} {kind}", headings=headings, lines=lines, note=note))
+        if more:
+            headings = ["method", "Cohen's kappa", "balanced", "lowest", "recovery", "density", "runs"]
+            note = (
+                f"Over all drifts. Balanced accuracy, %. Lowest: worst accuracy of {_WINDOW} samples in a row, %. "
+                f"Recovery: samples after an abrupt drift until {_WINDOW} in a row reach 95% of the accuracy before, "
+                "median; – if none did. Density of the weights, mean over the stream, %; controls have none."
+            )
+            found.append(Table(title=f"{of} {kind}: drift", headings=headings, lines=more, note=note))
     return found
 
 
+def _rolling(group: Rows) -> list[str]:
+    back = [row["recovery"] for row in group if row.get("recovery", -1) >= 0]
+    control = group[0]["config"]["method"] in _CONTROLS
+    return [
+        f"{statistics.fmean(row['kappa'] for row in group):+.2f}",
+        f"{100 * statistics.fmean(row['balanced'] for row in group):.1f}",
+        f"{100 * statistics.fmean(row['lowest'] for row in group):.1f}",
+        f"{statistics.median(back):.0f}" if back else "–",
+        "–" if control else f"{100 * statistics.fmean(row['density'] for row in group):.0f}",
+    ]
+
+
 def plot(rows: Rows) -> Figure:
-    """Accuracy along the streams with sticky labels, mean over seeds."""
+    """Accuracy along the streams with sticky labels, mean over seeds; the second stream abrupt alone."""
     import matplotlib.pyplot as plt
 
-    sticky = [row for row in rows if row["config"]["stay"] is not None]
-    drifts = list(grouped(sticky, "drift").items())
+    sticky = [
+        row
+        for row in rows
+        if row["config"]["stay"] is not None
+        and (row["config"].get("stream") is None or row["config"]["drift"] == "abrupt")
+    ]
+    drifts = list(grouped(sticky, "drift", "stream").items())
     figure, axes = plt.subplots(1, len(drifts), figsize=(2.6 * len(drifts) + 1, 2.8), sharey=True, squeeze=False)
-    for axis, ((drift,), of_drift) in zip(axes[0], drifts, strict=True):
+    for axis, ((drift, stream), of_drift) in zip(axes[0], drifts, strict=True):
         for (method,), group in grouped(of_drift, "method").items():
             parts = [100 * statistics.fmean(values) for values in zip(*(row["parts"] for row in group), strict=True)]
             at = [100 * (place + 0.5) / len(parts) for place in range(len(parts))]
             axis.plot(at, parts, linewidth=1, label=method.replace("_", " "))
-        axis.set(title="Elec2" if drift == "elec2" else drift, xlabel="% of the stream")
+        name = "Elec2" if drift == "elec2" else drift
+        axis.set(title=f"{stream}, {name}" if stream else name, xlabel="% of the stream")
         axis.grid(alpha=0.2)
     axes[0][0].set_ylabel("accuracy, %")
     axes[0][-1].legend(fontsize=6, loc="center left", bbox_to_anchor=(1.0, 0.5))

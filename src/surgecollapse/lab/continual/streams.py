@@ -67,6 +67,49 @@ def drifting_hyperplanes(
     return x.float(), ((side > 0) != flipped).long()
 
 
+def second_sine(x: Tensor) -> Tensor:
+    """Side of the curve x₀ = 0.5 + 0.3·sin(3π·x₁), on the left of which samples are 1 (SINE2)."""
+    return x[:, 0] < 0.5 + 0.3 * torch.sin(3 * torch.pi * x[:, 1])
+
+
+def drifting_sines(
+    length: int, drift: Drift, *, seed: int, noise: float = 0.05, stay: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """Samples on the sides of one curve, which another one replaces.
+
+    Gama, Medas, Castillo and Rodrigues 2004 (SBIA, "Learning with drift detection"). Two features uniform on [0, 1].
+    The label is 1 where x₀ < sin(x₁) (SINE1), then where :func:`second_sine` says so (SINE2). Both concepts are curved.
+    A share of the labels is flipped.
+
+    Args:
+        length: samples.
+        drift: when the second curve replaces the first, see :func:`share_of_second`.
+        seed: of all draws.
+        noise: share of flipped labels.
+        stay: probability that a label is followed by the same one; samples are drawn until their label fits.
+            ``None``: samples are independent.
+
+    Returns:
+        Features ``(length, 2)`` in float32, labels ``(length,)`` of 0 and 1.
+    """
+    draws = torch.Generator().manual_seed(seed)
+    second = torch.rand(length, generator=draws, dtype=torch.float64) < share_of_second(drift, length)
+
+    def sampled() -> tuple[Tensor, Tensor]:
+        x = torch.rand(length, 2, generator=draws, dtype=torch.float64)
+        return x, torch.where(second, second_sine(x), x[:, 0] < torch.sin(x[:, 1]))
+
+    x, side = sampled()
+    if stay is not None:
+        wanted = (torch.rand(length, generator=draws) >= stay).long().cumsum(0) % 2 == 1
+        while bool((side != wanted).any()):
+            fresh, its = sampled()
+            x = torch.where((side != wanted)[:, None], fresh, x)
+            side = torch.where(side != wanted, its, side)
+    flipped = torch.rand(length, generator=draws) < noise
+    return x.float(), (side != flipped).long()
+
+
 def repeat_last_label(y: Tensor) -> Tensor:
     """The predictions of the classifier that repeats the label before; 0 for the first sample.
 

@@ -10,8 +10,10 @@ import torch
 from surgecollapse.lab.continual.streams import (
     DRIFTS,
     drifting_hyperplanes,
+    drifting_sines,
     kappa_temporal,
     repeat_last_label,
+    second_sine,
     share_of_second,
 )
 
@@ -66,3 +68,29 @@ def test_kappa_temporal_is_zero_for_its_control_and_one_for_the_truth():
     assert kappa_temporal(repeat_last_label(y), y) == 0.0
     assert kappa_temporal(y, y) == 1.0
     assert math.isnan(kappa_temporal(torch.zeros(5), torch.zeros(5)))
+
+
+@pytest.mark.parametrize("stay", [None, 0.9])
+def test_sines_have_one_concept_and_then_the_other(stay):
+    (x, clean), (same, noisy) = (drifting_sines(N, "abrupt", seed=0, noise=share, stay=stay) for share in (0.0, 0.1))
+    assert torch.equal(x, same)
+    assert float((clean != noisy).double().mean()) == pytest.approx(0.1, abs=6 * math.sqrt(0.09 / N))
+    half = N // 2
+    x = x.double()
+    sides = torch.stack([x[:, 0] < torch.sin(x[:, 1]), second_sine(x)])
+    # Features are rounded to float32 after the label is drawn: a sample within 2⁻²⁴ of a curve may change sides.
+    agree = [
+        (sides[which, part] == clean[part].bool()).double().mean()
+        for which, part in ((0, slice(half)), (1, slice(half, N)))
+    ]
+    assert min(agree) >= 1 - 2 / half
+    other = (sides[1, :half] == clean[:half].bool()).double().mean()
+    assert 0.5 < float(other) < 0.9  # the concepts differ
+    if stay is not None:
+        kept = float((clean[1:] == clean[:-1]).double().mean())
+        assert kept == pytest.approx(stay, abs=6 * math.sqrt(stay * (1 - stay) / N))
+
+
+def test_the_second_sine_is_its_curve():
+    at = torch.tensor([[0.79, 1 / 6], [0.81, 1 / 6], [0.19, 0.5], [0.21, 0.5]])  # 0.5 + 0.3 and 0.5 − 0.3
+    assert second_sine(at).tolist() == [True, False, True, False]
