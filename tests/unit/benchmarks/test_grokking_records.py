@@ -237,6 +237,16 @@ def test_failures_that_had_fewer_steps_are_not_compared(page):
     assert cells[7].strip() == "–"
 
 
+def test_a_row_is_compared_with_the_nearest_above_whose_failures_had_as_many_steps(page):
+    baseline = page.Series("s5", "baseline", dict.fromkeys(range(10), FAILED), None, {}, "", 9_000)
+    short = page.Series("s5", "spherical", dict.fromkeys(range(10), FAILED), None, {}, "", 100)
+    slow = page.Series("s5", "adamw", {i: 500.0 + i for i in range(10)}, None, {}, "", 600)
+    (*_, line) = page.table("s5", [slow, short, baseline])
+    assert [cell.strip() for cell in line.split("|")][7] == "< 0.0001"
+    (*_, alone) = page.table("s5", [slow, short])
+    assert "failures above had fewer steps" in alone
+
+
 def test_the_goal_of_a_configuration_takes_the_place_of_95_percent(records):
     from grokking_tracks.runs import Run
 
