@@ -1,0 +1,62 @@
+"""Deployment: networks of a width, threads that are given back, and the table of forms."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from surgecollapse.studies import deployment
+
+
+@pytest.mark.parametrize(
+    ("net", "width", "expected"),
+    [("residual", 2, [32, 64, 128]), ("plain", 0.5, [16, 32, 32]), ("perceptron", 0.25, [256, 256])],
+)
+def test_networks_have_the_width_that_is_asked_for(net, width, expected):
+    model = deployment.build(net, width)
+    kinds = (nn.Linear,) if net == "perceptron" else (nn.Conv2d,)
+    widths = [module.weight.shape[0] for module in model.modules() if isinstance(module, kinds)]
+    assert sorted(set(widths) - {10}) == sorted(set(expected))
+    assert model(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+
+
+def test_threads_are_given_back_after_an_error():
+    before, seen = torch.get_num_threads(), []
+
+    def fail():
+        with deployment._threads(before + 1):
+            seen.append(torch.get_num_threads())
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert (seen, torch.get_num_threads()) == ([before + 1], before)
+
+
+def row(seed, threads, accuracy, speed):
+    forms = {
+        form: {"accuracy": accuracy, "bytes": 0.25, "speedup": {"1": speed, "64": 2 * speed}}
+        for form in ("csr", "compact", "onnx", "onnx_int8")
+    }
+    config = {"net": "perceptron", "method": "single", "sparsity": 0.9, "seed": seed, "threads": threads}
+    return {"config": config, "accuracy": accuracy, "devices": forms}
+
+
+def test_forms_are_tabled_by_threads_and_images():
+    rows = [row(0, 1, 0.9, 1.0), row(1, 1, 0.8, 3.0), row(0, 2, 0.9, 5.0)]
+    (table,) = deployment.tables(rows)
+    assert table.lines[0][:4] == ["90%", "as trained", table.lines[1][2], "1.00"]
+    # The median of 1 and 3, at 64 images twice as much; one row on two threads; two seeds, of which none counts twice.
+    assert table.lines[1][1:2] + table.lines[1][3:] == [
+        "sparse rows (CSR)",
+        "0.25",
+        "2.00",
+        "4.00",
+        "5.00",
+        "10.00",
+        "2",
+    ]
+    assert table.lines[1][2].startswith("85.0 ± ")
+    (table,) = deployment.tables(rows[:2])
+    assert table.lines[1][6:8] == ["–", "–"]
