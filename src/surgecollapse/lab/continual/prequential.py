@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 
 import torch
 from torch import Tensor
@@ -60,7 +61,7 @@ def balanced_accuracy(predictions: Tensor, y: Tensor) -> float:
     0.5
     """
     right = predictions == y
-    return sum(float(right[y == label].double().mean()) for label in y.unique()) / len(y.unique())
+    return statistics.fmean(float(right[y == label].double().mean()) for label in set(y.tolist()))
 
 
 def recovery(predictions: Tensor, y: Tensor, drift: int, window: int, share: float = 0.95) -> int:

@@ -61,7 +61,7 @@ class UPGD(torch.optim.Optimizer):
         self.generator = generator
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update utilities, then weights."""
         loss = None
         if closure is not None:
@@ -92,4 +92,5 @@ class UPGD(torch.optim.Optimizer):
         state["step"] += 1
         utility: Tensor = state["utility"]
         utility.mul_(beta).sub_(grad * p, alpha=1 - beta)
-        return utility / (1 - beta ** state["step"])
+        corrected: Tensor = utility / (1 - beta ** state["step"])
+        return corrected
