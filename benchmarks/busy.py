@@ -36,6 +36,8 @@ from surgecollapse.protocols import MonitorContext
 
 GOALS = {"alone": 1.25, "busy": 3.0}
 TENSORS = 24
+WARM = 12
+"""Turns before those that count: enough to find out which way to use threads is the faster."""
 SLOW = ("weight_rank",)
 """Default monitors that factor matrices, which no flat pass compares with."""
 FLAT = {
@@ -158,7 +160,7 @@ def measure(options: argparse.Namespace) -> dict:
                     actions[base] = on_one_thread(actions[base], options.threads)
             for state, processes in (("alone", 0), ("busy", options.busy)):
                 with busy(processes):
-                    turns = in_turn(actions, options.repeats, warm=3, clock=clock)
+                    turns = in_turn(actions, options.repeats, warm=WARM, clock=clock)
                 ratios = {name: over(turns, name, base) for name, base in FLAT.items()}
                 found.append({"size": size, "state": state, "seconds": medians(turns), "ratios": ratios})
     return {

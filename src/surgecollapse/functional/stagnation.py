@@ -8,7 +8,7 @@ collapse).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from surgecollapse.functional.projections import gram
+from surgecollapse.torch_utils.row_sums import grams
 
 
 def softmax_collapse(logits: Tensor, dim: int = -1) -> Tensor:
@@ -93,17 +94,29 @@ def naive_loss_minimization(weights: Mapping[str, Tensor], gradients: Mapping[st
     names = [name for name in weights if name in gradients]
     if not names:
         raise ValueError(f"no weight has a gradient: weights {sorted(weights)}, gradients {sorted(gradients)}")
-    products = []
     for name in names:
         weight, gradient = weights[name], gradients[name]
         if weight.shape != gradient.shape:
             raise ValueError(
                 f"{name}: weight {tuple(weight.shape)} and gradient {tuple(gradient.shape)} differ in shape"
             )
-        products.append(gram(weight, gradient))
+    products = _products([(weights[name], gradients[name]) for name in names])
     device = products[0].device
     cosines = {name: _descent_cosine(found) for name, found in zip(names, products, strict=True)}
     return Alignment(cosines, _descent_cosine(torch.stack([found.to(device) for found in products]).sum(0)))
+
+
+def _products(pairs: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
+    """The inner products of each pair, on its device."""
+    if any(tensor.requires_grad for pair in pairs for tensor in pair):
+        return [gram(weight, gradient) for weight, gradient in pairs]
+    plain = [
+        (torch.view_as_real(w.resolve_conj()), torch.view_as_real(g.resolve_conj())) if g.is_complex() else (w, g)
+        for w, g in pairs
+    ]
+    if all(tensor.device.type == "cpu" and not tensor.is_complex() for pair in plain for tensor in pair):
+        return list(grams(plain))
+    return [gram(weight, gradient) for weight, gradient in pairs]
 
 
 def _descent_cosine(products: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 from surgecollapse.functional.projections import inner_product
 from surgecollapse.gradients.dense_check import check_dense
 from surgecollapse.gradients.stateless import Stateless
+from surgecollapse.torch_utils.row_sums import squares
 from surgecollapse.torch_utils.shards import Shards, local
 
 
@@ -86,4 +87,6 @@ def _energy(grads: list[Tensor]) -> Tensor:
     if grads[0].device.type == "cuda":  # launched once for all tensors
         real = [torch.view_as_real(grad) if grad.is_complex() else grad for grad in grads]
         return torch.stack(torch._foreach_norm(real, 2, dtype=torch.float64)).square().sum()
+    if grads[0].device.type == "cpu":
+        return squares([torch.view_as_real(grad) if grad.is_complex() else grad for grad in grads]).sum()
     return torch.stack([inner_product(grad, grad) for grad in grads]).sum()

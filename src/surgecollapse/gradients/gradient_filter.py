@@ -11,7 +11,7 @@ from torch import Tensor
 
 from surgecollapse.functional.filters import is_stable, largest_pole
 from surgecollapse.gradients.slow_gradients import FlatState, SlowGradients, State, slots_like, state_dtype
-from surgecollapse.torch_utils.chunking import BLOCK, blocks, share
+from surgecollapse.torch_utils.chunking import Run
 
 if TYPE_CHECKING:
     from surgecollapse.gradients.flat_buffers import FlatBuffer
@@ -122,7 +122,7 @@ class GradientFilter(SlowGradients):
         memory = slots_like(self.order, like, like.dtype)
         return {"memory": memory, "started": torch.tensor(self.start == "zero", device=grad.device)}
 
-    def _filter_finite(self, items: list[tuple[State, Tensor]]) -> None:
+    def _filter_finite(self, items: list[tuple[State, Tensor]], run: Run) -> None:
         chosen = []
         for state, grad in items:
             if not state["started"]:
@@ -130,7 +130,7 @@ class GradientFilter(SlowGradients):
                     held.copy_(grad).mul_(value)
                 state["started"].fill_(True)
             chosen.append((grad, *state["memory"]))
-        share(self._filter_block, blocks(chosen, max(BLOCK * 2 // (self.order + 3), 4096)))
+        run(self._filter_block, chosen, streams=self.order + 3)
 
     def _filter_block(self, pieces: tuple[list[Tensor], ...]) -> None:
         grads, *memory = pieces

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from surgecollapse.functional.projections import gram, projection_factors, relative_floor
+from surgecollapse.functional.projections import projection_factors, relative_floor
 from surgecollapse.gradients.dense_check import check_dense
 from surgecollapse.gradients.flat_buffers import FlatBuffer, groups
 from surgecollapse.gradients.stateless import Stateless
-from surgecollapse.torch_utils.chunking import SERIAL, blocks, share
-from surgecollapse.torch_utils.compiled import flattened
+from surgecollapse.torch_utils.chunking import Run, blocks, faster, share, shared
+from surgecollapse.torch_utils.row_sums import grams, row_sums
 from surgecollapse.torch_utils.shards import Shards, is_sharded, local
 
 _LAYOUTS = 64
 """Sets of shapes that are remembered: a net gives gradients to few."""
-_TOGETHER = 4
-"""Pieces whose inner products a thread takes at a time."""
 
 
 class OrthoGrad(Stateless):
@@ -58,7 +57,8 @@ class OrthoGrad(Stateless):
         most in front of Muon.
 
     Cost:
-        No state. Two passes over weights and gradients. On one H200 a training step of a 25-million-parameter
+        No state. Two passes over weights and gradients, of which one sums in float64. On a CPU both take 2.3 times the
+        same operations in float32, over 24 million entries. On one H200 a training step of a 25-million-parameter
         transformer takes 1.09 (0.90 to 1.18) of the plain one.
 
     Deviations:
@@ -118,10 +118,9 @@ class OrthoGrad(Stateless):
 
     def _project(self, pairs: list[tuple[Tensor, Tensor]], dtype: torch.dtype) -> None:
         def left(along: Tensor) -> Tensor:
-            numbers = along.tolist()
-            return sums_of_pieces(pairs, lambda i, w, g: gram(rest := g.sub(w, alpha=numbers[i]), rest))[:, 0]
+            return _squares_of_the_rest(pairs, along)
 
-        along, factor = self._factors(sums_of_pieces(pairs, lambda _, w, g: gram(w, g)), dtype, left)
+        along, factor = self._factors(grams(pairs), dtype, left)
         _change_on_host(pairs, along, factor)
 
     def _project_parts(self, pairs: list[tuple[Tensor, Tensor]], dtype: torch.dtype) -> None:
@@ -130,11 +129,9 @@ class OrthoGrad(Stateless):
         shards, parts = Shards.of(grads), [(local(weight).detach(), local(grad)) for weight, grad in pairs]
 
         def left(along: Tensor) -> Tensor:
-            numbers = along.tolist()
-            own = sums_of_pieces(parts, lambda i, w, g: gram(rest := g.sub(w, alpha=numbers[i]), rest))[:, 0]
-            return shards.totals(grads, own)
+            return shards.totals(grads, _squares_of_the_rest(parts, along))
 
-        products = shards.totals(grads, sums_of_pieces(parts, lambda _, w, g: gram(w, g)))
+        products = shards.totals(grads, grams(parts))
         along, factor = self._factors(products, dtype, left)
         _change_on_host(parts, along, factor)
 
@@ -179,50 +176,39 @@ class OrthoGrad(Stateless):
         return along, factor
 
 
-def sums_of_pieces(pairs: Sequence[tuple[Tensor, Tensor]], products: Callable[[int, Tensor, Tensor], Tensor]) -> Tensor:
-    """Sums over the pieces of each pair, on several threads; those of a pair are added in their order.
+def _squares_of_the_rest(pairs: Sequence[tuple[Tensor, Tensor]], along: Tensor) -> Tensor:
+    """‖g − a·w‖² of each pair of float64 tensors."""
+    numbers = along.tolist()
 
-    Args:
-        pairs: weights and gradients.
-        products: number of a pair and its pieces (n,) → what is summed, (3,).
+    def work(i: int, w: Tensor, g: Tensor, _: Tensor) -> list[Tensor]:
+        g.sub_(w, alpha=numbers[i])
+        return [g.mul_(g).sum(1)]
 
-    Returns:
-        Tensor (pairs, 3).
-    """
-    pieces = [(i, w, g) for i, pair in enumerate(pairs) for w, g in _pieces(*pair)]
-    found: dict[int, Tensor] = {}
-
-    def work(first: int) -> None:
-        for j in range(first, min(first + _TOGETHER, len(pieces))):
-            found[j] = products(*pieces[j])
-
-    share(work, range(0, len(pieces), _TOGETHER))
-    rows = torch.stack([found[j] for j in range(len(pieces))])
-    return torch.stack([own.sum(0) for own in rows.split(_counts(pieces, len(pairs)))])  # type: ignore[no-untyped-call]
-
-
-def _pieces(weight: Tensor, grad: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
-    flat = flattened((weight, grad)) or (weight.reshape(-1), grad.reshape(-1))
-    return zip(*(tensor.split(SERIAL) for tensor in flat), strict=True)  # type: ignore[no-untyped-call]
-
-
-def _counts(pieces: Sequence[tuple[int, Tensor, Tensor]], pairs: int) -> list[int]:
-    counts = [0] * pairs
-    for i, _, _ in pieces:
-        counts[i] += 1
-    return counts
+    return row_sums("rests", pairs, work, sums=1)[:, 0]
 
 
 def _change_on_host(pairs: list[tuple[Tensor, Tensor]], along: Tensor, factor: Tensor) -> None:
-    todo: list[tuple[float, float, tuple[list[Tensor], ...]]] = []
-    for pair, number, scale in zip(pairs, along.tolist(), factor.tolist(), strict=True):
-        if number != 0 or scale != 1:  # else nothing is along the weight, or not sound: left bit by bit as it is
-            todo += [(number, scale, lists) for lists in blocks([pair])]
-    share(_change, todo)
+    changes = [
+        (pair, number, scale)
+        for pair, number, scale in zip(pairs, along.tolist(), factor.tolist(), strict=True)
+        if number != 0 or scale != 1  # else nothing is along the weight, or not sound: left bit by bit as it is
+    ]
+
+    def change(some: list[tuple[tuple[Tensor, Tensor], float, float]], run: Run) -> None:
+        if run is not shared:
+            for pair, number, scale in some:
+                run(partial(_change, number, scale), [pair])
+            return
+        threads = torch.get_num_threads()
+        todo = [(number, scale, lists) for pair, number, scale in some for lists in blocks([pair], threads=threads)]
+        share(lambda item: _change(*item), todo)
+
+    if changes:
+        faster(("orthogonal", changes[0][0][1].dtype), changes, lambda item: item[0][1].numel(), change)
 
 
-def _change(item: tuple[float, float, tuple[list[Tensor], ...]]) -> None:
-    number, scale, (weights, grads) = item
+def _change(number: float, scale: float, lists: tuple[list[Tensor], ...]) -> None:
+    weights, grads = lists
     for w, g in zip(weights, grads, strict=True):
         if g.dtype in (torch.float16, torch.bfloat16):
             g.copy_(g.float().sub_(w.float(), alpha=number).mul_(scale))

@@ -13,13 +13,15 @@ from torch import Tensor
 
 from surgecollapse.gradients.dense_check import check_dense
 from surgecollapse.gradients.flat_buffers import FlatBuffer, all_finite
-from surgecollapse.torch_utils.chunking import blocks, share
+from surgecollapse.torch_utils.chunking import Run, faster, shared
+from surgecollapse.torch_utils.compiled import flattened
 from surgecollapse.torch_utils.shards import Shards, local, part_of, whole
 
 SMALLEST = 1 << 16
 """Entries from which on a compiled pass costs no more than plain operations."""
-_AT_ONCE = 1 << 18
-"""Entries that are looked at before they are filtered."""
+_LARGE = 1 << 16
+"""Entries from which on all threads of torch find a sum of squares sooner than one does."""
+_REAL = (torch.float32, torch.float64)
 State = dict[str, Any]
 """What is kept for one parameter, by name."""
 
@@ -76,24 +78,23 @@ class SlowGradients(ABC):
         """
         on_host: list[tuple[Tensor, Tensor]] = []
         elsewhere: dict[tuple[torch.device, torch.dtype], dict[Tensor, Tensor]] = {}
-        entries = 0
         for param, grad in self._chosen(params, grads):
             if not self._waits_for(grad):
                 if not grad.numel():
                     self._state_of(param, grad)
                 else:
                     elsewhere.setdefault((grad.device, grad.dtype), {})[param] = grad
-                continue
-            if self.compile and self._passes_once(param, grad):
-                continue
-            on_host.append((param, grad))
-            entries += grad.numel()
-            # One thread filters while the cache still holds what was looked at; several are rather asked once.
-            if entries >= _AT_ONCE and torch.get_num_threads() == 1:
-                self._filter_healthy(on_host)
-                on_host, entries = [], 0
+            elif not (self.compile and self._passes_once(param, grad)):
+                on_host.append((param, grad))
         if on_host:
-            self._filter_healthy(on_host)
+            known = len(self._state)
+            faster(
+                (type(self).__name__, on_host[0][1].dtype),
+                on_host,
+                lambda pair: pair[1].numel(),
+                self._filter_healthy,
+                counts=lambda: len(self._state) == known,  # making state takes longer than filtering
+            )
         for kind, given in elsewhere.items():
             self._filter_together(kind, given)
 
@@ -118,26 +119,34 @@ class SlowGradients(ABC):
         counts = shards.total(found).tolist()
         return [(param, part) for (param, _), part, bad in zip(pairs, parts, counts, strict=True) if not bad]
 
-    def _filter_healthy(self, pairs: list[tuple[Tensor, Tensor]]) -> None:
-        """Filter the gradients of which every entry may enter the state."""
-        if torch.get_num_threads() == 1 or not self._all_are_at_most([grad for _, grad in pairs]):
+    def _filter_healthy(self, pairs: list[tuple[Tensor, Tensor]], run: Run) -> None:
+        """Filter the gradients of which every entry may enter the state; none is filtered in part."""
+        if not self._all_are_at_most([grad for _, grad in pairs], run):
             pairs = [(param, grad) for param, grad in pairs if _is_at_most(grad, self.largest(grad.dtype))]
         if pairs:
-            self._filter_finite([(self._state_of(param, grad), grad) for param, grad in pairs])
+            self._filter_finite([(self._state_of(param, grad), grad) for param, grad in pairs], run)
 
-    def _all_are_at_most(self, grads: list[Tensor]) -> bool:
-        """Whether the norms of all pieces say so; where not, each gradient has to be looked at."""
-        by_dtype: dict[torch.dtype, list[tuple[Tensor]]] = {}
+    def _all_are_at_most(self, grads: list[Tensor], run: Run) -> bool:
+        """Whether sums of squares say so; where not, each gradient has to be looked at."""
+        small: dict[torch.dtype, list[Tensor]] = {}
         for grad in grads:
-            by_dtype.setdefault(grad.dtype, []).append((grad,))
+            dtype = grad.dtype
+            if run is not shared and grad.numel() > _LARGE and dtype in _REAL and (flat := flattened((grad,))):
+                if not _product_is_at_most(flat[0], self.largest(dtype)):
+                    return False
+            else:
+                small.setdefault(dtype, []).append(grad)
         healthy: list[bool] = []
-        for dtype, alike in by_dtype.items():
+        for dtype, alike in small.items():
             largest = self.largest(dtype)
 
-            def look(pieces: tuple[list[Tensor], ...], largest: float = largest) -> None:
+            def look(pieces: Sequence[list[Tensor]], largest: float = largest) -> None:
                 healthy.append(all(norm.item() <= largest for norm in torch._foreach_norm(pieces[0])))
 
-            share(look, blocks(alike))
+            if run is shared:
+                run(look, [(grad,) for grad in alike])
+            else:
+                look([alike])
         return all(healthy)
 
     def _filter_together(self, kind: tuple[torch.device, torch.dtype], given: dict[Tensor, Tensor]) -> None:
@@ -225,15 +234,16 @@ class SlowGradients(ABC):
         return False
 
     def _state_of(self, param: Tensor, grad: Tensor) -> State:
-        if param not in self._state:
-            self._state[param] = self._new_state(grad)
-        return self._state[param]
+        state = self._state.get(param)
+        if state is None:
+            state = self._state[param] = self._new_state(grad)
+        return state
 
     @abstractmethod
     def _new_state(self, grad: Tensor) -> State: ...
 
     @abstractmethod
-    def _filter_finite(self, items: list[tuple[State, Tensor]]) -> None: ...
+    def _filter_finite(self, items: list[tuple[State, Tensor]], run: Run) -> None: ...
 
     @abstractmethod
     def _new_matrices(self, rows: FlatBuffer, dtype: torch.dtype) -> State:
@@ -313,6 +323,11 @@ def _part_of_state(param: Tensor, value: Any) -> Any:
     """The part of it that belongs to the part of the parameter that is here."""
     fits = isinstance(value, Tensor) and value.shape[value.ndim - param.ndim :] == param.shape
     return part_of(param, value) if fits and value.ndim >= max(1, param.ndim) else value
+
+
+def _product_is_at_most(flat: Tensor, largest: float) -> bool:
+    # Unlike a norm, a product is computed on all threads. Where it is not finite, entries of 2e19 may be the reason.
+    return torch.dot(flat, flat).item() <= min((largest / 2) * (largest / 2), torch.finfo(flat.dtype).max)
 
 
 def _is_at_most(grad: Tensor, largest: float) -> bool:

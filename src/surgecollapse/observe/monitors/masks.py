@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from surgecollapse.observe.monitors.registry import monitor
+from surgecollapse.torch_utils.row_sums import squares
 
 if TYPE_CHECKING:
     from surgecollapse.protocols import MonitorContext, Number, Series
@@ -43,9 +44,13 @@ class Masks:
         names = [name for name in context.live if name in context.weights]
         if not names:
             return {}
-        norms = torch._foreach_norm([context.weights[name] for name in names], 2, dtype=torch.float64)
+        weights = [context.weights[name] for name in names]
+        if all(weight.device.type == "cpu" and not weight.is_complex() for weight in weights):
+            energies = squares(weights)
+        else:
+            energies = torch.stack(torch._foreach_norm(weights, 2, dtype=torch.float64)).square()
         energy: dict[str | None, Number] = {
-            name: norm.square() / max(1.0, context.live[name] * context.weights[name].numel())
-            for name, norm in zip(names, norms, strict=True)
+            name: total / max(1.0, context.live[name] * context.weights[name].numel())
+            for name, total in zip(names, energies, strict=True)
         }
         return {"mask/sparsity": {name: 1.0 - context.live[name] for name in names}, "energy/live": energy}
