@@ -38,10 +38,11 @@ from grokking_bank.calibration import (
 )
 from grokking_bank.learning import learn
 from grokking_bank.store import BankRun, read_bank
+from grokking_bank.tracks import TRACKS, features_of
 
 from surgecollapse.forecast.calibrated import SHIPPED, calibrated
 from surgecollapse.forecast.combination import Combination, Score, to_plain
-from surgecollapse.forecast.features import TIME, TRACKS, Feature, features_of
+from surgecollapse.forecast.features import TIME, Feature
 
 HORIZONS = (1, 2, 4, 8, 16)
 """Multiples of t_fit at which runs are ranked."""

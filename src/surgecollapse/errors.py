@@ -1,4 +1,4 @@
-"""What users read in errors and warnings: one way to say that a word is unknown, and how many there are."""
+"""What users read in errors and warnings: one way to say that a word is unknown, or a package missing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import difflib
 import os
 import sys
 import warnings
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Generator, Iterable
+from contextlib import contextmanager
 from typing import TextIO, TypeVar
 
 Word = TypeVar("Word", bound=str)
@@ -83,6 +84,27 @@ def counted(number: int, what: str) -> str:
     ('1 reading', '0 readings', '1,200 steps')
     """
     return f"{number:,} {what}" + "s" * (number != 1)
+
+
+@contextmanager
+def needs(what: str, extra: str) -> Generator[None]:
+    """Say what to install if a package is missing that is imported inside the block.
+
+    Args:
+        what: needs the package.
+        extra: of the distribution, which brings it.
+
+    >>> with needs("a plot", "plots"):
+    ...     import no_such_package
+    Traceback (most recent call last):
+    ...
+    ModuleNotFoundError: a plot needs no_such_package: pip install 'surgecollapse[plots]'
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        message = f"{what} needs {error.name}: pip install 'surgecollapse[{extra}]'"
+        raise ModuleNotFoundError(message, name=error.name) from error
 
 
 def redraws(stream: TextIO) -> bool:

@@ -24,7 +24,7 @@ from surgecollapse.lab.config import ConfigError, make_config
 from surgecollapse.lab.training.checkpoint import load_checkpoint
 from surgecollapse.lab.training.run import train
 from surgecollapse.record import CommandQueue, RunStore, Tail, heartbeat, load_run
-from surgecollapse.trackers import TRACKERS, export_to, exporting, live, to_tensorboard
+from surgecollapse.trackers import TRACKERS, export_to, exporting, live
 from surgecollapse.trackers import registry as export_module
 from surgecollapse.trackers.following import follow
 
@@ -80,9 +80,9 @@ def events_in(folder):
 
 def test_every_number_of_the_record_is_in_the_event_file(shown):
     run = shown
-    to_tensorboard(run)
-    folder = to_tensorboard(run)  # the second takes the place of the first
-    found = list(events_in(folder))
+    export_to("tensorboard", run)
+    export_to("tensorboard", run)  # the second takes the place of the first
+    found = list(events_in(run / "tensorboard"))
     scalars = {(tag, step): value for tag, step, kind, value in found if kind == "simple_value"}
     kinds = {(tag.split("/")[0], kind) for tag, _, kind, _ in found}
     assert sum(tag == "loss/train" and step == 40 for tag, step, *_ in found) == 1
@@ -100,7 +100,8 @@ def test_every_number_of_the_record_is_in_the_event_file(shown):
 
 def test_the_event_file_has_figures_hparams_and_a_layout_that_shows_the_state(run):
     pytest.importorskip("matplotlib")
-    found = list(events_in(to_tensorboard(run)))
+    export_to("tensorboard", run)
+    found = list(events_in(run / "tensorboard"))
     images = {tag: value for tag, _, kind, value in found if kind == "image"}
     assert {"report/confusion", "report/loss", "report/entropy", "confusion/validation"} <= set(images)
     assert images["report/confusion"].width > 200

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from surgecollapse.analysis.colors import plain
 from surgecollapse.analysis.plain_values import PlainValues
+from surgecollapse.errors import needs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -68,9 +69,10 @@ def align(first: nn.Module, second: nn.Module, inputs: Tensor, *, most: int = 10
 
     Raises:
         ValueError: if the nets differ, or are no chain.
-        ModuleNotFoundError: without SciPy (``pip install surgecollapse[analysis]``).
+        ModuleNotFoundError: without SciPy (extra ``analysis``).
     """
-    from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
+    with needs("alignment", "analysis"):
+        from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
 
     chain, other = _chain(first), _chain(second)
     a, b = ({n: p.detach().double().cpu() for n, p in net.named_parameters()} for net in (first, second))

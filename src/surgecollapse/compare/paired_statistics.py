@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from surgecollapse.errors import needs
+
 _LEVEL = 0.95
 
 
@@ -59,9 +61,6 @@ def student_quantile(share: float, freedom: int) -> float:
     """
     if not 0.5 <= share < 1.0 or freedom < 1:
         raise ValueError(f"expected share in [0.5, 1) and freedom of at least 1, got {share} and {freedom}")
-    try:
+    with needs("an interval", "analysis"):
         from scipy.special import stdtrit  # type: ignore[import-untyped]
-    except ModuleNotFoundError as error:
-        message = "intervals need SciPy: install the extra, pip install 'surgecollapse[analysis]'"
-        raise ModuleNotFoundError(message, name=error.name) from error
     return float(stdtrit(freedom, share))

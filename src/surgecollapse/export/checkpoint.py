@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from surgecollapse.errors import needs
 from surgecollapse.export.packing import PARTS, decode, encode, is_nonzero
 from surgecollapse.export.plain_check import check_plain
 from surgecollapse.functional.masks import unpack
@@ -92,7 +93,8 @@ def save_sparse(
     >>> written.dense, written.bound, bool(torch.equal(load_sparse(file)["weight"], weight))
     (16384, 768, True)
     """
-    from safetensors.torch import save
+    with needs("a sparse file", "export"):
+        from safetensors.torch import save
 
     entries, parts = _pack(_tensors(model), dict(masks or {}), signed_zeros)
     index = json.dumps({"entries": entries, "metadata": dict(metadata or {})}, separators=(",", ":"))
@@ -268,7 +270,8 @@ def _named(name: str) -> Generator[None]:
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, str]]:
     """State dict, masks and metadata of a file, all checked."""
-    from safetensors import SafetensorError, safe_open
+    with needs("a sparse file", "export"):
+        from safetensors import SafetensorError, safe_open
 
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder: expected a file written by save_sparse")

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from surgecollapse.errors import needs
 from surgecollapse.export.measure import max_difference, refuse_nan
 from surgecollapse.export.plain_check import check_plain
 from surgecollapse.record.whole_files import write_whole
@@ -126,12 +127,9 @@ def onnxruntime() -> Any:
 
 def _require() -> None:
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    for name in _PACKAGES:
-        try:
+    with needs("ONNX export", "onnx"):
+        for name in _PACKAGES:
             import_module(name)
-        except ModuleNotFoundError as error:
-            message = f"ONNX export needs {error.name}: pip install 'surgecollapse[onnx]'"
-            raise ModuleNotFoundError(message, name=error.name) from error
 
 
 def _arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -10,21 +10,20 @@ from surgecollapse.policies import validation
 NotRecovering = Literal["exact", "at_most"]
 """Whether the target is reached in any case, or given up where training does not recover."""
 
+_BEGUN, _LEARNED, _ENOUGH = 0.05, 0.9, 0.8
+
 
 class Recovery:
     """Follows how much training has learned: first loss − loss where the loss is noted, else prediction confidence.
 
-    A moving average h of it is kept, with its greatest value. Training *has begun to learn* once h exceeds
-    ``begun`` of the scale: of the first loss, or of full confidence. It *has learned* once h exceeds ``learned`` of
-    it. It *does not recover* where h is under ``enough`` of its greatest value for ``patience`` readings in a row. A
-    reading with neither number says nothing.
+    A moving average h of it is kept, with its greatest value. Training *has begun to learn* once h exceeds 5% of the
+    scale: of the first loss, or of full confidence. It *has learned* once h exceeds 90% of it. It *does not recover*
+    where h is under 80% of its greatest value for ``patience`` readings in a row. A reading with neither number says
+    nothing.
 
     Args:
         patience: readings, at least 1.
-        begun: share of the scale, in (0, 1).
-        learned: share of the scale, in (begun, 1).
         decay: of the moving average, in [0, 1).
-        enough: share of the greatest value, in (0, 1).
 
     >>> recovery = Recovery(patience=2, decay=0.0)
     >>> for step, loss in enumerate((2.0, 0.2, 1.9, 1.9), start=1):
@@ -33,17 +32,9 @@ class Recovery:
     (True, False, 'average loss 1.9 for 2 readings, against 0.2 at best and 2 at first')
     """
 
-    def __init__(
-        self,
-        *,
-        patience: int = 4,
-        begun: float = 0.05,
-        learned: float = 0.9,
-        decay: float = 0.5,
-        enough: float = 0.8,
-    ) -> None:
+    def __init__(self, *, patience: int = 4, decay: float = 0.5) -> None:
         validation.whole("patience", patience)
-        self._patience, self._begun, self._learned, self._decay, self._enough = patience, begun, learned, decay, enough
+        self._patience, self._decay = patience, decay
         self._first: float | None = None
         self._now, self._best, self._bad = 0.0, 0.0, 0
 
@@ -57,7 +48,7 @@ class Recovery:
             return
         self._now = self._decay * self._now + (1.0 - self._decay) * value
         self._best = max(self._best, self._now)
-        self._bad = self._bad + 1 if self.begun and self._now < self._enough * self._best else 0
+        self._bad = self._bad + 1 if self.begun and self._now < _ENOUGH * self._best else 0
 
     @property
     def known(self) -> bool:
@@ -67,12 +58,12 @@ class Recovery:
     @property
     def begun(self) -> bool:
         """Whether training has begun to learn."""
-        return self._best > self._begun * self._scale
+        return self._best > _BEGUN * self._scale
 
     @property
     def learned(self) -> bool:
         """Whether training has learned most of what there is to learn."""
-        return self._best > self._learned * self._scale
+        return self._best > _LEARNED * self._scale
 
     @property
     def _scale(self) -> float:

@@ -8,6 +8,7 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
+from surgecollapse.errors import needs
 from surgecollapse.events import Intervention, Reading
 
 _COLORS = {"collapse": "#c0392b", "surge": "#27ae60", "exchange": "#2980b9", "freeze": "#2c3e50", "recycle": "#8e44ad"}
@@ -27,10 +28,7 @@ def plot_run(readings: Iterable[Reading], events: Iterable[Intervention]) -> Any
     Raises:
         ImportError: without matplotlib, with what to install.
     """
-    try:
-        figure = new_figure(figsize=(8, 4), layout="constrained")
-    except ImportError as error:
-        raise ImportError("plot() needs matplotlib: pip install 'surgecollapse[plots]'") from error
+    figure = new_figure(figsize=(8, 4), layout="constrained")
     taken, done = list(readings), list(events)
     above, below = figure.subplots(2, 1, sharex=True)
     steps = [(0, 0.0), *((e.step, e.sparsity_after) for e in done), *((r.step, r.sparsity) for r in taken)]
@@ -73,7 +71,8 @@ def _shown_kind() -> Any:
     Raises:
         ImportError: without matplotlib.
     """
-    figure: Any = import_module("matplotlib.figure").Figure
+    with needs("plot()", "plots"):
+        figure: Any = import_module("matplotlib.figure").Figure
     return type("RunFigure", (figure,), {"_repr_png_": _png})
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from surgecollapse.errors import ConfigError
+from surgecollapse.errors import ConfigError, needs
 from surgecollapse.record.whole_files import write_whole
 from surgecollapse.report.result import result, settings
 from surgecollapse.report.rundata import RunData
@@ -77,16 +78,9 @@ def _refuse_mixed(runs: Sequence[RunData]) -> None:
 
 def _require_plots() -> None:
     """Say what to install if the plotting extra is missing."""
-    try:
-        import jinja2
-        import matplotlib
-        import sklearn  # type: ignore[import-untyped]  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"the report needs {error.name}: install the extra, pip install 'surgecollapse[plots]'",
-            name=error.name,
-        ) from error
-    del jinja2, matplotlib
+    with needs("the report", "lab"):
+        for package in ("jinja2", "matplotlib", "sklearn"):
+            import_module(package)
 
 
 def _lead(runs: Sequence[RunData]) -> str:

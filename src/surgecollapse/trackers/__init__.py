@@ -7,6 +7,6 @@ own. The record is the truth, and no tracker can stop training or make it wait.
 from __future__ import annotations
 
 from surgecollapse.trackers.live import exporting
-from surgecollapse.trackers.registry import TRACKERS, check_tracker, export_to, to_tensorboard
+from surgecollapse.trackers.registry import TRACKERS, check_tracker, export_to
 
-__all__ = ["TRACKERS", "check_tracker", "export_to", "exporting", "to_tensorboard"]
+__all__ = ["TRACKERS", "check_tracker", "export_to", "exporting"]

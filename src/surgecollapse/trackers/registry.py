@@ -52,18 +52,6 @@ def export_to(
     return follow(folder, _tracker(name, folder, None if out is None else Path(out)), until=until)
 
 
-def to_tensorboard(run: str | Path, out: str | Path | None = None) -> Path:
-    """Write a run's record for TensorBoard; the same as :func:`export_to`, but returns the folder.
-
-    >>> to_tensorboard("nowhere")
-    Traceback (most recent call last):
-    ...
-    FileNotFoundError: nowhere holds no run: expected a directory made by `surgecollapse run`
-    """
-    export_to("tensorboard", run, out)
-    return Path(out) if out is not None else Path(run) / "tensorboard"
-
-
 def check_tracker(name: str, *, also: Collection[str] = ()) -> None:
     """Check that a tracker can be told anything.
 

@@ -16,12 +16,13 @@ from grokking_bank.calibration import (
     scores_of,
 )
 from grokking_bank.learning import learn
+from grokking_bank.tracks import TRACKS, features_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from surgecollapse.events import Alarm, Measurement, from_dict, to_dict
 from surgecollapse.forecast.combination import Combination, Score, from_plain, to_plain
-from surgecollapse.forecast.features import TIME, TRACKS, Feature, Features, features_of
+from surgecollapse.forecast.features import TIME, Feature, Features
 
 FEATURES = (
     TIME,
