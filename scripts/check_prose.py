@@ -24,8 +24,9 @@ ROOT = Path(__file__).parents[1]
 LINE, CODE, SUBJECT, CELL, SENTENCE = 140, 84, 72, 12, 25
 _BRITISH = re.compile(
     r"\b\w*(?:(?:general|memor|standard|normal|optim|regular|initial|minim|recogn|local|summar|discret|orthogonal|"
-    r"character|parametr|organ|vector|quant|serial|synchron)is(?:e|ed|es|er|ing|ation|ations)(?![a-z])|"
-    r"behaviour|colour|neighbour|centre|centring|labelled|modelling|favour)\w*|\banalys(?:e|ed|er|ing)\b",
+    r"character|parametr|organ|vector|quant|serial|synchron|polar|symbol|util|visual)"
+    r"is(?:e|ed|es|er|ing|able|ation|ations)(?![a-z])|behaviour|colour|neighbour|centre|centring|labelled|modelling|favour|"
+    r"licence|defence|catalogue|travelled|honour)\w*|\banalys(?:e|ed|er|ing)\b",
     re.IGNORECASE,
 )
 _BARE_DECIMAL = re.compile(r"(?<![\w.\])/-])\.\d")

@@ -604,7 +604,7 @@ def test_copies_of_an_attached_model_are_plain_models():
     clone = copy.deepcopy(model)
     buffer = io.BytesIO()
     torch.save(model, buffer)
-    assert buffer.tell() < 30_000  # neither the controller nor the optimizer travelled along
+    assert buffer.tell() < 30_000  # neither the controller nor the optimizer traveled along
     buffer.seek(0)
     for other in (clone, torch.load(buffer, weights_only=False)):
         assert torch.equal(other(X), model(X))

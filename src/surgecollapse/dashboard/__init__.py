@@ -2,7 +2,7 @@
 
 Reads run stores through read-only connections and writes to their command queues alone; never imports torch. The page
 itself is the folder ``page``: no build step, no request to anywhere else. uPlot 1.6.32 is vendored there with its MIT
-licence.
+license.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""QM9: molecules of up to nine heavy atoms, as graphs; how polarisable is each?"""
+"""QM9: molecules of up to nine heavy atoms, as graphs; how polarizable is each?"""
 
 from __future__ import annotations
 
