@@ -560,6 +560,20 @@ def test_include_overrides_and_explain_says_so():
     assert len(lines) == 1 + len(list(net.parameters())) == 1 + len(table)
 
 
+def test_explain_says_that_the_output_layer_is_not_known_before_the_first_batch():
+    net = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 3))
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    controller = sc.attach(net, optimizer, sparsity=0.5, policy="no_op")
+    before = controller.explain()
+    net(X).sum().backward()
+    optimizer.step()
+    after = controller.explain()
+    assert before["2.weight"].prunable
+    assert str(before).splitlines()[-1].startswith("No batch was seen yet")
+    assert not after["2.weight"].prunable
+    assert "No batch" not in str(after)
+
+
 def test_explain_says_what_is_frozen_and_what_no_optimizer_steps():
     net = nn.Sequential(*(nn.Linear(16, 16) for _ in range(4)))
     net[0].requires_grad_(False)

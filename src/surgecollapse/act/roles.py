@@ -103,6 +103,8 @@ class Explanation:
     """
 
     rows: tuple[ParameterRole, ...]
+    note: str = ""
+    """What the reader has to know of the table; stands below it."""
 
     def __iter__(self) -> Iterator[ParameterRole]:
         return iter(self.rows)
@@ -124,10 +126,11 @@ class Explanation:
         head = ("parameter", "shape", "role", "prunable", "reason")
         cells = [(row.name, str(row.shape), row.role, "yes" if row.prunable else "no", row.reason) for row in self.rows]
         widths = [max(len(line[i]) for line in [head, *cells]) for i in range(len(head))]
-        return "\n".join(
+        lines = [
             "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
             for line in [head, *cells]
-        )
+        ]
+        return "\n".join([*lines, self.note] if self.note else lines)
 
 
 def explain_parameters(model: nn.Module, dataflow: Dataflow | None = None) -> Explanation:

@@ -54,6 +54,9 @@ if TYPE_CHECKING:
 _ROLES = ("rows", "noise", "growth")
 _LEAST_ROWS = 2
 """Of a rank's probe batch: the fewest that have a spread."""
+_OUTPUT_UNKNOWN = (
+    "No batch was seen yet. The layers that produce the output are found with the first one, and are not pruned."
+)
 _APART = 1_000_003
 """Between the seeds of two roles: neighboring seeds of a study must not share a stream."""
 
@@ -672,7 +675,7 @@ class Controller:
     def explain(self) -> Explanation:
         """Say of every parameter what it is for, whether it is pruned, and why; prints as a table.
 
-        Before the first batch the layers that produce the output are not known.
+        Before the first batch the layers that produce the output are not known; the table says so then.
 
         >>> import torch, surgecollapse
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
@@ -686,7 +689,8 @@ class Controller:
         2.weight   (2, 8)  output layer  no        belongs to a layer that produces the model's output
         2.bias     (2,)    bias          no        is a bias
         """
-        return self._components.explain()
+        found = self._components.explain()
+        return found if self._resolved else replace(found, note=_OUTPUT_UNKNOWN)
 
     @property
     def noise_std(self) -> float:
