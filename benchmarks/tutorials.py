@@ -4,12 +4,14 @@
     python benchmarks/tutorials.py fine_tune gpt_on_text --seeds 3
 
 The scripts are taken from the pages themselves, with their own defaults. A run that is there already is not repeated,
-so that an interrupted benchmark goes on where it stopped. Tables are written into the pages.
+so that an interrupted benchmark goes on where it stopped. Tables of the rows with these defaults are written into the
+pages; rows with others stay in ``results/tutorials.jsonl``.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import json
 import re
 import statistics
@@ -104,12 +106,22 @@ RUNS: dict[str, Callable[[ModuleType, float, int], tuple[float, Any, Any]]] = {
 }
 
 
+def settings(name: str) -> dict[str, Any]:
+    """What the script of a page trains with: the defaults of its function, but sparsity and seed."""
+    module = script(name)
+    function = module.fine_tune if name == "fine_tune" else module.train
+    parameters = inspect.signature(function).parameters.values()
+    found = {each.name: each.default for each in parameters if each.default is not each.empty}
+    return {key: value for key, value in found.items() if key not in ("sparsity", "seed")}
+
+
 def run(name: str, sparsity: float, seed: int) -> dict[str, Any]:
     """Train once; returns the row."""
     began = time.process_time()
     value, model, controller = RUNS[name](script(name), sparsity, seed)
     return {
         "tutorial": name,
+        "settings": settings(name),
         "sparsity": sparsity,
         "seed": seed,
         "value": value,
@@ -119,6 +131,12 @@ def run(name: str, sparsity: float, seed: int) -> dict[str, Any]:
         "seconds": round(time.process_time() - began, 1),
         "versions": versions(),
     }
+
+
+def rows_of(name: str, file: Path) -> list[dict[str, Any]]:
+    """Rows of a page that were made with the settings it has now."""
+    now = settings(name)
+    return [row for row in read_rows(file) if row["tutorial"] == name and row["settings"] == now]
 
 
 def summary(name: str, rows: list[dict[str, Any]]) -> list[str]:
@@ -157,11 +175,11 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     file = given.out / "tutorials.jsonl"
     for name in given.names or PAGES:
-        there = {(row["tutorial"], row["sparsity"], row["seed"]) for row in read_rows(file)}
-        missing = [(level, seed) for seed in range(given.seeds) for level in LEVELS if (name, level, seed) not in there]
+        there = {(row["sparsity"], row["seed"]) for row in rows_of(name, file)}
+        missing = [(level, seed) for seed in range(given.seeds) for level in LEVELS if (level, seed) not in there]
         for level, seed in shown(missing, name):
             append_row(file, run(name, level, seed))
-        rows = [row for row in read_rows(file) if row["tutorial"] == name]
+        rows = rows_of(name, file)
         write(name, rows)
         print("\n".join(summary(name, rows)))
 

@@ -204,6 +204,35 @@ def test_our_numbers_are_logged(tmp_path):
     assert 0.0 <= trainer.callback_metrics["activation_entropy"] <= 1.0
 
 
+class Losses(pl.Callback):
+    """What the training step returned, over the number of batches a step, batch by batch."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, *_):
+        self.seen.append(float(outputs["loss"]))
+
+
+@pytest.mark.parametrize("batches", [1, 2], ids=["each batch", "accumulation"])
+def test_each_reading_has_the_loss_of_its_step(tmp_path, batches):
+    losses, options = Losses(), {"accumulate_grad_batches": batches, "enable_checkpointing": False}
+    _, callback = fit(tmp_path, Automatic(), more=[losses], **options)
+    readings = callback.controller.readings
+    wanted = [batches * losses.seen[batches * reading.step - 1] for reading in readings]
+    assert [reading.loss for reading in readings] == pytest.approx(wanted, rel=1e-6)
+
+
+class Frozen(Automatic):
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.0)
+
+
+def test_it_warns_of_a_run_that_learns_nothing(tmp_path):
+    with pytest.warns(UserWarning, match="training has learned nothing"):
+        fit(tmp_path, Frozen(), enable_checkpointing=False)
+
+
 def test_a_run_without_an_end_is_refused(tmp_path):
     with pytest.raises(ValueError, match="the trainer has no end"):
         fit(tmp_path, Automatic(), epochs=-1, enable_checkpointing=False)

@@ -12,7 +12,7 @@ import torch
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
 
-from surgecollapse import Readings, RunStore, Target  # noqa: E402
+from surgecollapse import CyclicPruning, Readings, RunStore, Target  # noqa: E402
 from surgecollapse.commands import command_from  # noqa: E402
 from surgecollapse.dashboard.runs import Runs  # noqa: E402
 from surgecollapse.integrations.transformers import SurgeCollapseCallback  # noqa: E402
@@ -90,6 +90,23 @@ def test_our_numbers_are_in_the_trainers_log(whole):
     assert any("activation_entropy" in entry for entry in logged)
 
 
+def test_each_logged_loss_is_in_one_reading(whole):
+    _, trainer, callback = whole
+    logged = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert [reading.loss for reading in callback.controller.readings if reading.loss is not None] == logged[:-1]
+
+
+def test_it_warns_of_a_run_that_learns_nothing(tmp_path):
+    with pytest.warns(UserWarning, match="training has learned nothing"):
+        trained(tmp_path, learning_rate=0.0)
+
+
+def test_a_policy_that_reads_confidence_is_left_to_it(tmp_path):
+    policy = CyclicPruning(when_not_recovering="at_most")
+    _, callback = trained(tmp_path, SurgeCollapseCallback(sparsity=0.8, readings=Readings(every=5), policy=policy))
+    assert all(reading.loss is None for reading in callback.controller.readings)
+
+
 @pytest.mark.conformance("resume bitwise", place="transformers Trainer")
 def test_a_resumed_run_is_bitwise_the_uninterrupted_one(whole):
     folder, trainer, callback = whole
@@ -97,6 +114,8 @@ def test_a_resumed_run_is_bitwise_the_uninterrupted_one(whole):
     for name, p in trainer.model.named_parameters():
         assert torch.equal(p, dict(again.model.named_parameters())[name]), name
     assert all(torch.equal(mask, resumed.controller.masks[name]) for name, mask in callback.controller.masks.items())
+    assert resumed.controller.readings[-1].loss == callback.controller.readings[-1].loss
+    assert resumed.controller.policy.state_dict() == callback.controller.policy.state_dict()
 
 
 def same_end(one, other):

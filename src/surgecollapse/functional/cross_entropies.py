@@ -69,7 +69,8 @@ def _signed_log(logits: Tensor) -> Tensor:
         raise TypeError(f"logits must be floating-point numbers, got {logits.dtype}: convert them")
     x = _precise(logits)  # in bfloat16 a logarithm near 10 is good to .03, and so a probability to 3 percent
     if torch.compiler.is_compiling():  # the compiler fuses the passes itself, and refuses a forward mode of our own
-        return torch.where(x >= 0, x.clamp(min=0).log1p(), -(-x).clamp(min=0).log1p())
+        above, below = _parts(x)
+        return torch.where(x >= 0, above.log1p(), -below.log1p())
     result: Tensor = (_SignedLogTransformed if is_transformed() else _SignedLog).apply(x)  # type: ignore[no-untyped-call]
     return result
 
@@ -169,7 +170,14 @@ def _log_of_ratios(logits: Tensor) -> Tensor:
 
 def _growth(x: Tensor) -> Tensor:
     """The paper's s(x), with the gradient of the branch that is taken alone."""
-    return torch.where(x >= 0, x.clamp(min=0) + 1, 1 / ((-x).clamp(min=0) + 1))
+    above, below = _parts(x)
+    return torch.where(x >= 0, above + 1, 1 / (below + 1))
+
+
+def _parts(x: Tensor) -> tuple[Tensor, Tensor]:
+    """max(x, 0) and max(−x, 0), the first with slope 1 at 0, where the slope of ``clamp`` depends on torch."""
+    zero = x.new_zeros(())
+    return torch.where(x >= 0, x, zero), torch.where(x >= 0, zero, -x)
 
 
 def softmax_cross_entropy_float64(

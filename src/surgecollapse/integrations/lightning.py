@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import lightning.pytorch as pl
-from torch import nn
+from torch import Tensor, nn
 
 from surgecollapse.attaching.attach import attach
 from surgecollapse.controller.controller import Controller
@@ -20,7 +20,8 @@ class SurgeCollapse(pl.Callback):
     lies in the optimizer's own state. Automatic and manual optimization, several optimizers, accumulation, clipping and
     mixed precision work as they are. Of several networks (a GAN), each that is pruned has a callback of its own, with
     ``module=``. The optimizers that step none of its parameters are left alone. ``sparsity`` and ``activation_entropy``
-    are logged at every reading. At the end the mask is exact, and the controller is detached.
+    are logged at every reading. At the end the mask is exact, and the controller is detached. With automatic
+    optimization the controller is told each loss, and warns where training does not recover.
 
     With ``recorders=[store]`` and ``commands=store.path`` a run is on the live page and takes commands; the trainer
     itself carries out ``stop`` and ``checkpoint``.
@@ -75,6 +76,14 @@ class SurgeCollapse(pl.Callback):
     def _ask_to_save(self, _: Any) -> str:
         self._save = True
         return "the trainer saves a checkpoint after this batch"
+
+    def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
+        """Tell the controller the loss, where there is one a step."""
+        if self.controller is None or not pl_module.automatic_optimization:
+            return
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        scale = 1.0 if scaler is None else scaler.get_scale()
+        self.controller.note(loss.detach() * (trainer.accumulate_grad_batches / scale))
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,9 @@ class SurgeCollapseCallback(TrainerCallback):
 
     With ``load_best_model_at_end`` only evaluations under the final mask count: what came before is denser, and pruning
     it at the end would cost accuracy. If there was none, the last weights stay, with a warning.
+
+    Every loss that the trainer logs is told to the controller, which warns where training does not recover. A policy
+    that reads prediction confidence itself goes by that.
 
     Args:
         sparsity: share of the prunable weights that end at zero, or a :class:`~surgecollapse.Target`.
@@ -124,6 +128,16 @@ class SurgeCollapseCallback(TrainerCallback):
         logs.update(numbers)
         if state.log_history:
             state.log_history[-1].update(numbers)
+
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Give the next reading the trainer's last logged loss, once; it is a mean over ``logging_steps``."""
+        controller = self.controller
+        if controller is None or "prediction_confidence" in getattr(controller.policy, "measures", ()):
+            return  # such a policy knows more often how well training does
+        last = next((entry for entry in reversed(state.log_history) if "loss" in entry), None)
+        read = controller.readings[-1].step if controller.readings else 0
+        if last is not None and last["step"] >= read and isfinite(last["loss"]):
+            controller.note(float(last["loss"]))
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Forget the best evaluation so far unless it was made under the final mask."""
