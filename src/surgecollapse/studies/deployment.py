@@ -6,7 +6,7 @@ import io
 import statistics
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
@@ -75,8 +75,8 @@ def runs(quick: bool) -> list[Settings]:
     """Seeds outermost, so that every method has as many; the residual net first."""
     if quick:
         base = {"net": "plain", "steps": 5, "forms": "compact", "seed": 0}
-        rows = {**base, "net": "perceptron", "forms": "rows", **_SINGLE, "threads": 1}
-        return [{**base, "method": "dense"}, {**base, **_unit("layer", 0.5, "held")}, rows]
+        listed = {**base, "net": "perceptron", "forms": "rows", **_SINGLE, "threads": 1}
+        return [{**base, "method": "dense"}, {**base, **_unit("layer", 0.5, "held")}, listed]
     speeds: list[Settings] = [
         {"method": "speed", "net": "residual", "width": width, "side": side, "sparsity": sparsity}
         for width, side in ((1, 8), (4, 8), (4, 16))
@@ -155,7 +155,7 @@ def measure(config: Settings) -> Mapping[str, Any]:
     dense = build(config["net"], config.get("scale", 1)).eval()
     with tempfile.TemporaryDirectory() as folder:
         sparse_bytes = save_sparse(model, Path(folder) / "net.safetensors").bytes
-        found = {
+        found: dict[str, Any] = {
             "accuracy": accuracy,
             "accuracy_compact": _accuracy(smaller.model, data.x_test, data.y_test),
             "channels": _channels(model),
@@ -283,7 +283,7 @@ def _speedup(dense: nn.Module, other: nn.Module, images: Tensor) -> float:
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def _threads(count: int) -> Generator[None]:
     """Run with a number of threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
