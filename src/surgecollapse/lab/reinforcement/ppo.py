@@ -151,13 +151,17 @@ def learn_policy(
             group["lr"] = rate * (1 - (turn - 1) / rounds.rounds)
         seen, actions, old, advantage, wanted = _round(model, worlds, rounds, draws)
         for _ in range(rounds.passes):
-            for at in torch.randperm(len(seen), generator=draws).split(rounds.batch):
+            order = torch.randperm(len(seen), generator=draws)
+            for start in range(0, len(order), rounds.batch):
+                at = order[start : start + rounds.batch]
                 logits, values = model(seen[at])
                 policy = Categorical(logits=logits, validate_args=False)
                 gain = advantage[at]
                 gain = (gain - gain.mean()) / (gain.std(correction=0) + 1e-8)
-                loss = clipped_loss(policy.log_prob(actions[at]), old[at], gain, rounds.clip)
-                loss = loss + F.mse_loss(values, wanted[at]) / 2 - rounds.entropy * policy.entropy().mean()
+                chosen: Tensor = policy.log_prob(actions[at])  # type: ignore[no-untyped-call]
+                spread: Tensor = policy.entropy()  # type: ignore[no-untyped-call]
+                loss = clipped_loss(chosen, old[at], gain, rounds.clip)
+                loss = loss + F.mse_loss(values, wanted[at]) / 2 - rounds.entropy * spread.mean()
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 nn.utils.clip_grad_norm_(model.parameters(), rounds.longest_gradient)
