@@ -83,8 +83,9 @@ def wild(tmp_path, monkeypatch):
 def test_the_tutorial_saves_its_run(wild, capsys):
     told = commands()
     assert list(told) == [
-        "run digits runs/wild", "watch runs", "fork runs/wild --at", "send runs/wild roll-back",
-        "send runs/wild set schedule", "send runs/wild set optimizer.lr", "send runs/wild checkpoint",
+        "run digits runs/wild", "watch runs", "fork runs/wild --at", "send runs/wild pause",
+        "send runs/wild roll-back", "send runs/wild set schedule", "send runs/wild set optimizer.lr",
+        "send runs/wild continue", "send runs/wild checkpoint",
         "run digits runs/ruled", "twin runs/wild --seeds",
     ]  # fmt: skip
 
@@ -94,9 +95,12 @@ def test_the_tutorial_saves_its_run(wild, capsys):
         return capsys.readouterr().out
 
     assert newest(wild, "accuracy/validation") < 0.5
+    send(told["send runs/wild pause"])
     assert "to step 300; what came after it is kept in wild-left-at-" in send(told["send runs/wild roll-back"])
     assert ": cosine schedule from " in send(told["send runs/wild set schedule"])
     assert ": lr 0.05" in send(told["send runs/wild set optimizer.lr"])
+    time.sleep(2.0)  # as a person takes; the run stands
+    send(told["send runs/wild continue"])
     assert re.search(r"checkpoint of step \d+, kept", send(told["send runs/wild checkpoint"]))
     at = last_step(wild / "run.db")
     until(lambda: last_step(wild / "run.db") > at + 300, "the run stands still")
