@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -221,6 +222,15 @@ def test_each_reading_has_the_loss_of_its_step(tmp_path, batches):
     readings = callback.controller.readings
     wanted = [batches * losses.seen[batches * reading.step - 1] for reading in readings]
     assert [reading.loss for reading in readings] == pytest.approx(wanted, rel=1e-6)
+
+
+def test_the_loss_is_free_of_the_scale_of_half_precision():
+    noted, callback = [], SurgeCollapse(0.8)
+    callback.controller = SimpleNamespace(note=noted.append)
+    plugin = SimpleNamespace(scaler=torch.amp.GradScaler("cpu", init_scale=64.0))
+    trainer = SimpleNamespace(precision_plugin=plugin, accumulate_grad_batches=2)
+    callback.on_before_backward(trainer, Automatic(), plugin.scaler.scale(torch.tensor(1.5)))
+    assert noted == [torch.tensor(3.0)]
 
 
 class Frozen(Automatic):

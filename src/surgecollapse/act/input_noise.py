@@ -17,7 +17,7 @@ from surgecollapse.torch_utils.modules import is_recomputed, is_undisturbed, map
 class InputNoise:
     """Adds Gaussian noise to the model's first input.
 
-    Floating-point input: x + σ·ε, ε ~ N(0, 1), in the units of the input. The published values .05, .1 and .2 are for
+    Floating-point input: x + σ·ε, ε ~ N(0, 1), in the units of the input. The published 0.05, 0.1 and 0.2 are for
     standardized inputs. Token input (integers): the noise goes on the output e of the first embedding that runs, as e +
     σ·rms(e)·ε. Embeddings have no common scale.
 

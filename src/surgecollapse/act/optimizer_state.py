@@ -121,7 +121,7 @@ def forget(
     """Forget the optimizer's moments where the mask of ``param`` flipped.
 
     * ``reset``: zero. Once bias correction has worn off, Adam's first step from zero moments moves a weight by (1 −
-      β₁)/√(1 − β₂) learning rates. That is 3.2 at β = .9, .999.
+      β₁)/√(1 − β₂) learning rates. That is 3.2 at β = 0.9, 0.999.
     * ``warmup``: as ``reset``, but second moments start at the mean over the weights of the same parameter that stayed
       open. So the first step is an ordinary one.
     * ``ramp``: as ``reset``; :class:`~surgecollapse.act.regrowth_ramp.RegrowthRamp` then shortens the first steps.

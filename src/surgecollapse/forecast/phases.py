@@ -143,9 +143,9 @@ def phases(
     After Nanda et al. (arXiv 2301.05217), but from what every run records, in place of their restricted and excluded
     losses, which need to know the circuit: *memorization* before t_fit. *plateau* until the validation loss has fallen
     a tenth below its highest value since t_fit (three evaluations on end). *circuit formation* from there until the
-    validation accuracy has gone a tenth of the way from its value at t_fit to .95. *cleanup* until .95 is sustained.
+    validation accuracy has gone a tenth of the way from its value at t_fit to 0.95. *cleanup* until 0.95 is sustained.
     Then *grokked*: also the phase of runs that generalized at once, which the outcome tells apart. *Collapsed*: the
-    training loss is not finite, or a fitted training accuracy is below .9 for three evaluations. Without validation
+    training loss is not finite, or a fitted training accuracy is below 0.9 for three evaluations. Without validation
     losses no circuit formation is seen: the plateau lasts until cleanup.
 
     Args:

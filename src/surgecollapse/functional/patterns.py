@@ -122,7 +122,7 @@ def nm_mask(scores: Tensor, n: int, m: int) -> Tensor:
 
     Entries are counted along the flattened dimensions from the second on, in tiles that start with the row. Of a
     convolution these are in_channels·kh·kw of each output channel. What is left over at the end of a row whose length
-    is no multiple of ``m`` stays open. Ties are closed lowest index first and NaN ranks highest, as in
+    ``m`` does not divide stays open. Ties are closed lowest index first and NaN ranks highest, as in
     :func:`~surgecollapse.functional.collapse_masks`.
 
     Mishra et al. 2021 (arXiv 2104.08378, §3) choose 2 of 4 by magnitude in this way.

@@ -119,7 +119,7 @@ def orthogonal_gradient(
 ) -> Tensor:
     """The part of a gradient that is orthogonal to its weight: g⊥ = g − (w·g)/(w·w)·w.
 
-    With ``rescale`` it is brought back to the norm of g. If what is left is no more than ``floor`` times that norm, the
+    With ``rescale`` it is brought back to the norm of g. If what is left is at most ``floor`` times that norm, the
     factor is 1/floor. So a gradient that is parallel to the weight becomes (nearly) zero, not rounding errors in the
     size of the gradient.
 

@@ -82,8 +82,9 @@ class SurgeCollapse(pl.Callback):
         if self.controller is None or not pl_module.automatic_optimization:
             return
         scaler = getattr(trainer.precision_plugin, "scaler", None)
-        scale = 1.0 if scaler is None else scaler.get_scale()
-        self.controller.note(loss.detach() * (trainer.accumulate_grad_batches / scale))
+        found = loss.detach() * trainer.accumulate_grad_batches
+        # Scaling a one instead of asking for the scale leaves the host ahead of the device.
+        self.controller.note(found if scaler is None else found / scaler.scale(loss.new_ones(())))
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -144,7 +144,7 @@ def found_part(reference: str, what: str) -> Any:
         what: the kind of part, for errors.
 
     Raises:
-        ConfigError: if it is not a reference, or there is no such file, module or name. Also if it is one of the
+        ConfigError: if it is not a reference, or the file, module or name does not exist. Also if it is one of the
             standard library's, which holds no parts.
     """
     if not is_reference(reference):

@@ -6,8 +6,7 @@ import io
 import statistics
 import tempfile
 import warnings
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -21,6 +20,7 @@ from surgecollapse.attaching.attach import attach
 from surgecollapse.controller.options import Readings, Target
 from surgecollapse.studies.page import grouped, interval, paired_difference
 from surgecollapse.studies.registry import Figure, Rows, Settings, Study, Table, study
+from surgecollapse.torch_utils.threads import torch_threads
 
 _BATCH = 64
 """Images of a timed pass."""
@@ -282,17 +282,6 @@ def _speedup(dense: nn.Module, other: nn.Module, images: Tensor) -> float:
     return _median_ratio(lambda: dense(images), lambda: other(images))
 
 
-@contextmanager
-def _threads(count: int) -> Generator[None]:
-    """Run with a number of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 @torch.inference_mode()
 def _devices(
     dense: nn.Module, model: nn.Module, smaller: nn.Module, data: Any, folder: Path, threads: int
@@ -311,7 +300,7 @@ def _devices(
         found[form] = {"bytes": sizes[name] / whole, "accuracy": _right(sessions[name](x.numpy()), y)}
     for facts in found.values():
         facts["speedup"] = {}
-    with _threads(threads):
+    with torch_threads(threads):
         for batch in _BATCHES:
             some = x[:batch]
             for form, other in {"csr": rows, "compact": smaller}.items():

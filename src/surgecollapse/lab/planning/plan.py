@@ -18,6 +18,7 @@ from surgecollapse.lab.training.flops import multiplications
 from surgecollapse.lab.training.loading import load_data
 from surgecollapse.lab.training.optim import make_loss, make_optimizer
 from surgecollapse.lab.training.recomputing import RecomputedBlocks
+from surgecollapse.torch_utils.threads import torch_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -121,19 +122,14 @@ def _times_here(
     again: bool,
 ) -> StepTimes:
     """Times of this machine's CPU, on the threads of the run."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(config.run.threads)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            model = build_model(config, data)
-            operations, sums = called_operations(model, x, y, loss, mixed=mixed)
-            optimizer = make_optimizer(config, model)
-            for parameter in model.parameters():
-                parameter.grad = torch.zeros_like(parameter)
-            update = best_time(optimizer.step)
-            forward, backward, repeated = timed(operations, sums)
-    finally:
-        torch.set_num_threads(threads)
+    with torch_threads(config.run.threads), torch.random.fork_rng(devices=[]):
+        model = build_model(config, data)
+        operations, sums = called_operations(model, x, y, loss, mixed=mixed)
+        optimizer = make_optimizer(config, model)
+        for parameter in model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        update = best_time(optimizer.step)
+        forward, backward, repeated = timed(operations, sums)
     return StepTimes(forward=forward, backward=backward + repeated * again, update=update)
 
 

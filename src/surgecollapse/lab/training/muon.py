@@ -45,8 +45,8 @@ class Muon(Optimizer):
 
     Matrices move along the orthogonalized Nesterov momentum. It is scaled so that the root mean square of its entries
     is about 1, as Adam's steps have it. So m ← βm + g, W ← (1 − ηλ)W − η √max(rows, columns) · orth(g + βm).
-    ``torch.optim.Muon`` with ``adjust_lr_fn="match_rms_adamw"`` is the same with .2 of this rate, in bfloat16. Here one
-    optimizer takes both kinds of parameters, so that schedules, hooks and checkpoints see one.
+    ``torch.optim.Muon`` with ``adjust_lr_fn="match_rms_adamw"`` is the same at 0.2 of this rate, in bfloat16. Here
+    one optimizer takes both kinds of parameters, so that schedules, hooks and checkpoints see one.
 
     Args:
         matrices: parameters with two dimensions.

@@ -33,6 +33,7 @@ from surgecollapse.lab.training.summary import run_summary
 from surgecollapse.lab.training.trainer import Training
 from surgecollapse.record import CommandQueue, RunStore
 from surgecollapse.torch_utils.distributed import Ranks
+from surgecollapse.torch_utils.threads import torch_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -293,15 +294,10 @@ def _agreed(training: Training, interrupt: Interrupt) -> tuple[bool, bool]:
 @contextmanager
 def _isolated(config: RunConfig, rank: int) -> Iterator[None]:
     """Pin threads and the global random state (dropout draws from it) to the run, and give both back."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(config.run.threads)
-    try:
-        gpus = [0] if config.run.device == "cuda" and torch.cuda.is_available() else []
-        with torch.random.fork_rng(devices=gpus):
-            seed = (config.run.seed + 0x5C0FFEE + _APART * rank) % 2**63
-            torch.default_generator.manual_seed(seed)
-            if gpus:
-                torch.cuda.manual_seed(seed)
-            yield
-    finally:
-        torch.set_num_threads(threads)
+    gpus = [0] if config.run.device == "cuda" and torch.cuda.is_available() else []
+    with torch_threads(config.run.threads), torch.random.fork_rng(devices=gpus):
+        seed = (config.run.seed + 0x5C0FFEE + _APART * rank) % 2**63
+        torch.default_generator.manual_seed(seed)
+        if gpus:
+            torch.cuda.manual_seed(seed)
+        yield

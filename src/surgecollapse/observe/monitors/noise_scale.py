@@ -21,7 +21,7 @@ class NoiseScale:
 
     Estimated from two *successive* gradients g, g′ of batches of b samples: E g·g′ = |G|² and E(|g|² + |g′|²)/2 = |G|²
     + tr Σ/b. This supposes that G changes little in one step and that the batches are drawn independently. The paper
-    compares batches of two sizes (appendix A.1) instead. As there, both parts are averaged over events (decay .9)
+    compares batches of two sizes (appendix A.1) instead. As there, both parts are averaged over events (decay 0.9)
     before they are divided. Sums over more than 16,384 entries of a tensor are estimated from so many, drawn once.
     ``noise/scale`` is not recorded while the estimate of |G|² is not positive, nor before the batch size is known.
     Where the batches of an epoch are disjoint parts of few samples, g·g′ is too small and the scale too large.

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import torch
 
 from surgecollapse.errors import ConfigError, unknown
 from surgecollapse.plugins import find, offered
@@ -18,6 +15,7 @@ from surgecollapse.record.whole_files import write_whole
 from surgecollapse.report.analyses.loaded_run import LoadedRun
 from surgecollapse.report.analyses.registry import ANALYSES, TITLES
 from surgecollapse.report.analyses.result import PartlyApplicable
+from surgecollapse.torch_utils.threads import torch_threads
 
 if TYPE_CHECKING:
     from surgecollapse.report.analyses.result import AnalysisResult
@@ -83,7 +81,7 @@ def analyze(
     for done, name in enumerate(chosen):
         tell(name, len(folders) + done, len(folders) + len(chosen))
         try:
-            with _threads(loaded[0].config.run.threads):
+            with torch_threads(loaded[0].config.run.threads):
                 findings[name] = find("analyses", "analysis", name, ANALYSES)(loaded)
         except PartlyApplicable as error:
             skipped.append((name, str(error)))
@@ -97,17 +95,6 @@ def analyze(
     page = _write(place, findings, skipped, loaded)
     broken = tuple(f"{run.name} has diverged: not finite are {', '.join(run.broken)}" for run in loaded if run.broken)
     return Analyzed(page, tuple(one for found in findings.values() for one in found), tuple(skipped), broken)
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """As many threads as the run had, so that its numbers come out again; matrices are small."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _checked(runs: Sequence[str | Path], what: Sequence[str], samples: int, times: int) -> list[str]:

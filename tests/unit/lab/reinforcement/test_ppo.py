@@ -102,17 +102,8 @@ class _Bandit(Environment):
         return self.states[:, 0].float(), torch.ones(len(self.states), dtype=torch.bool)
 
 
-class _Endless(Environment):
+class _Endless(_Bandit):
     """Every step earns 1, whatever is done, and no episode ends: each state is worth 1/(1 − γ)."""
-
-    observed, actions, inside = 1, 2, 1
-
-    @property
-    def observations(self):
-        return torch.ones_like(self.states)
-
-    def _first(self, uniform):
-        return uniform
 
     def _moved(self, actions):
         return self.states
