@@ -1,4 +1,4 @@
-"""Deployment: networks of a width, threads that are given back, and the table of forms."""
+"""Deployment: networks of a width and the table of forms."""
 
 from __future__ import annotations
 
@@ -19,19 +19,6 @@ def test_networks_have_the_width_that_is_asked_for(net, width, expected):
     widths = [module.weight.shape[0] for module in model.modules() if isinstance(module, kinds)]
     assert sorted(set(widths) - {10}) == sorted(set(expected))
     assert model(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
-
-
-def test_threads_are_given_back_after_an_error():
-    before, seen = torch.get_num_threads(), []
-
-    def fail():
-        with deployment._threads(before + 1):
-            seen.append(torch.get_num_threads())
-            raise KeyError
-
-    with pytest.raises(KeyError):
-        fail()
-    assert (seen, torch.get_num_threads()) == ([before + 1], before)
 
 
 def row(seed, threads, accuracy, speed):
