@@ -10,6 +10,7 @@ from zlib import crc32
 import torch
 from torch import Tensor
 
+from surgecollapse.functional.rank import gram_spectra
 from surgecollapse.observe.monitors.registry import monitor
 
 if TYPE_CHECKING:
@@ -71,15 +72,14 @@ class CorrelationTraps:
         return {"trap/count": counts, "trap/excess": excess} if counts else {}
 
     def _traps(self, name: str, matrix: Tensor) -> tuple[Tensor, Tensor]:
-        block = matrix[: self._most, : self._most].to(torch.promote_types(matrix.dtype, torch.float32))
+        block = matrix[: self._most, : self._most].double()
         order = torch.randperm(block.numel(), generator=torch.Generator().manual_seed(crc32(name.encode())))
         shuffled = block.reshape(-1)[order.to(block.device, non_blocking=True)].reshape(block.shape)
-        if block.shape[0] < block.shape[1]:
-            shuffled = shuffled.T
-        n, m = shuffled.shape
-        values = torch.linalg.eigvalsh(shuffled.T @ shuffled)
+        values = gram_spectra([shuffled])[0].square()
+        n, m = max(block.shape), min(block.shape)
         limit = shuffled.square().mean() * trap_limit(n, m)
-        return (values > limit).sum().to(values.dtype), values[-1] / limit
+        count = (values > limit).sum().to(values.dtype)
+        return torch.where(limit.isfinite(), count, torch.nan), values[0] / limit
 
 
 def trap_limit(n: int, m: int) -> float:

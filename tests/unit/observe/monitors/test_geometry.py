@@ -148,6 +148,17 @@ def test_the_scale_does_not_matter_nor_which_side_is_the_longer(scale):
     assert wide["trap/count"]["v"].item() == 1
 
 
+@pytest.mark.parametrize(("entry", "count"), [(1e30, 1.0), (math.inf, None), (math.nan, None)])
+def test_a_net_that_diverges_is_measured_as_far_as_it_is_finite(entry, count):
+    weight = normal(40, 20)
+    weight[0, 0] = entry  # its square exceeds float32
+    found = traps(weight)
+    if count is None:
+        assert all(map(math.isnan, found))
+    else:
+        assert found == (count, pytest.approx(40 * 20 / trap_limit(40, 20), rel=1e-6))
+
+
 def test_vectors_and_single_rows_have_no_spectrum():
     assert CorrelationTraps().measure(context(1, b=normal(5), row=normal(1, 9))) == {}
 
