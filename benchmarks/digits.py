@@ -86,7 +86,7 @@ def train(size: str, method: str, seed: int, steps: int, device: str) -> dict[st
             getattr(config.model, "embedding_scale", 1.0) * getattr(config.model, "position_scale", 1.0)
         )
     model.to(device)
-    optimizer, transforms = make_optimizer(config, model), make_transforms(config)
+    optimizer, transforms = make_optimizer(config, model), make_transforms(config, model)
     if transforms:
         transform_gradients(optimizer, transforms)
     decay = config.transforms.ema_decay

@@ -1,7 +1,7 @@
 """Does surge-collapse itself help a net to generalize? The default policy at three sparsities on grokking tracks.
 
     python benchmarks/grokking_sparse.py --track parity --seeds 10
-    python benchmarks/grokking_sparse.py --track multiplication addition --method one-setting --seeds 10
+    python benchmarks/grokking_sparse.py --track multiplication s5 --method one-setting --seeds 5
     python benchmarks/grokking_records.py      # write the table into docs/records-grokking.md
 
 A run with the policy goes on until its mask is final, since only then it is as sparse as was asked for; its first step
@@ -15,12 +15,19 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from _harness import append_row, make_parser, provenance, read_rows, single_thread
+from _harness import make_parser, provenance, read_rows, single_thread
 from grokking_records import SPARSE_ROWS, settings
+from grokking_tracks.rows import add_row
 
-STEPS = {"one-setting": 300, "adamw": 1_000, "preset": 2_000}
-"""Of a whole run, by method."""
-TRACKS = {"parity": ("preset",), "multiplication": ("one-setting", "adamw"), "addition": ("one-setting", "adamw")}
+STEPS = {"adamw": 1_000, "preset": 2_000}
+"""Of a whole run, by method; with the one setting as many as ``grokking_records.py`` allows."""
+_BOTH = ("one-setting", "adamw")
+TRACKS = {
+    "parity": ("preset",),
+    "multiplication": _BOTH,
+    "addition": _BOTH,
+    **dict.fromkeys(("subtraction", "division", "mixed", "s5"), ("one-setting",)),
+}
 """Methods by track; ``preset`` is ``surgecollapse run parity`` with an evaluation every ten steps."""
 SPARSITIES = (0.5, 0.8, 0.9)
 POLICY = "cyclic_pruning"
@@ -32,7 +39,7 @@ def sparse_settings(track: str, method: str, sparsity: float) -> dict[str, Any]:
         base = {"task": "parity", "monitors": "none", "evaluate_every": 10}
     else:
         base = settings(track, method)
-    steps = STEPS[method]
+    steps = int(base["steps"]) if method == "one-setting" else STEPS[method]
     if not sparsity:
         return {**base, "policy": "none", "steps": steps}
     return {**base, "policy": POLICY, "sparsity": sparsity, "steps": steps, "every": steps // 40}
@@ -55,7 +62,7 @@ def run(tracks: list[str], methods: list[str], seeds: range, out: Any) -> None:
                     config = make_config(**sparse_settings(track, method, asked), seed=seed)
                     row = {"track": track, "method": method, "asked": asked, "seed": seed}
                     row |= {**train(config).row, **provenance(config)}
-                    append_row(out, row)
+                    add_row(out, row, ("track", "method", "asked"))
                     print(
                         f"{track}, {method}, {asked:.0%}, seed {seed}: {row['reached'] or '–'} steps, "
                         f"{row['last']:.1%} at the end, {row['seconds']:.0f} s",

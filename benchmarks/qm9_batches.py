@@ -36,7 +36,7 @@ def run(task: str, seed: int, steps: int) -> dict[str, Any]:
     config = make_config(task=task, seed=seed, steps=steps)
     data = load_data(config)
     model, loss = build_model(config, data), make_loss(config, data)
-    optimizer, transforms = make_optimizer(config, model), make_transforms(config)
+    optimizer, transforms = make_optimizer(config, model), make_transforms(config, model)
     if transforms:
         transform_gradients(optimizer, transforms)
     batches, draws = batches_of(config, len(data.x_train)), torch.Generator().manual_seed(seed)

@@ -13,8 +13,9 @@ from typing import Any
 
 from _harness import RESULTS, command_lines, json_lines, read_rows
 
+from grokking_tracks.rows import config_of
+
 LEAST, SIGNIFICANT, FAILED = 10, 0.05, math.inf
-_OWN = ("seed", "data_dir", "device", "threads")
 TITLES = {
     "multiplication": "x·y mod 97",
     "addition": "x + y mod 97",
@@ -44,8 +45,10 @@ METHOD_TITLES = {
     "adamw": "tuned AdamW",
     "muon": "Muon",
     "clip-to-grok": "Clip to Grok (Lion)",
-    "egd": "Adam with egalitarian descent",
-    "spherical": "the one setting on the sphere",
+    "egd": "Adam with egalitarian descent (EGD)",
+    "orthograd": "⊥AdamW, no weight decay",
+    "spherical": "AdamW on the sphere, no weight decay",
+    "one-setting-spherical": "the one setting on the sphere",
     "record": "Muon, averaged weights",
     "record-125": "Muon, tokens too",
     "ema": "Grokfast-EMA, the paper's setting",
@@ -180,7 +183,8 @@ def collected(rows: Sequence[Mapping[str, Any]]) -> list[Series]:
 
 def _series(key: tuple[str, str], rows: list[Mapping[str, Any]]) -> Series:
     reached = {row["seed"]: FAILED if row["reached"] is None else float(row["reached"]) for row in rows}
-    config = {name: value for name, value in rows[0]["config"].items() if name not in _OWN}
+    config = config_of(rows)
+    assert config is not None, f"no row of {key} has a configuration"
     first, (track, method) = min(reached), key
     script = "grokking_records.py --track"
     if track.startswith("digits-"):
@@ -352,7 +356,9 @@ def sparse_section(rows: Sequence[Mapping[str, Any]], all_series: Sequence[Serie
     ]
     for (track, method, asked), given in sorted(found.items(), key=lambda item: _place(item[0])):
         values = sorted(FAILED if row["reached"] is None else float(row["reached"]) for row in given)
-        limit = int(given[0]["config"]["steps"])
+        config = config_of(given)
+        assert config is not None, f"no row of {track}, {method}, {asked:.0%} has a configuration"
+        limit = int(config["steps"])
         if not asked:
             controls[track, method] = (values, limit)
         elif (

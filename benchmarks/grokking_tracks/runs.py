@@ -147,7 +147,7 @@ def _attached(config: RunConfig, model: Any, optimizer: Any, loss: Any) -> Attac
         return attached_to(
             model, optimizer, config, total_steps=config.run.steps, criterion=loss, recorder=MemoryRecorder()
         )
-    transforms, clipped, decay = make_transforms(config), None, config.transforms.ema_decay
+    transforms, clipped, decay = make_transforms(config, model), None, config.transforms.ema_decay
     handle = transform_gradients(optimizer, transforms) if transforms else None
     if config.transforms.max_row_norm is not None:
         clipped = clip_rows(optimizer, config.transforms.max_row_norm, parameters=bounded_rows(model))

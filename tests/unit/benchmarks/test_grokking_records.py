@@ -19,7 +19,8 @@ def records(monkeypatch):
     import grokking_records
 
     yield grokking_records
-    for name in ("grokking_records", "grokking_tracks", "grokking_tracks.page", "grokking_tracks.runs"):
+    parts = ("page", "rows", "runs")
+    for name in ("grokking_records", "grokking_tracks", *(f"grokking_tracks.{part}" for part in parts)):
         sys.modules.pop(name, None)
 
 
@@ -182,7 +183,7 @@ def test_the_parts_that_need_a_gpu_are_commands_that_are_understood(records, mon
     assert [len(methods) for methods in taken] == [2, 1]
     assert all(settings["device"] == "cuda" for methods in taken for settings in methods.values())
     devices = []
-    monkeypatch.setattr(records, "run", lambda *given: devices.append(given[-1]))
+    monkeypatch.setattr(records, "run", lambda *given: devices.append(given[4]))
     monkeypatch.setattr(sys, "argv", commands["mixed"])
     records.main()
     monkeypatch.setattr(digits, "read_rows", lambda file: [])
@@ -245,6 +246,36 @@ def test_a_row_is_compared_with_the_nearest_above_whose_failures_had_as_many_ste
     assert [cell.strip() for cell in line.split("|")][7] == "< 0.0001"
     (*_, alone) = page.table("s5", [slow, short])
     assert "failures above had fewer steps" in alone
+
+
+def test_a_configuration_is_written_once_for_the_seeds_that_share_it(records, page, tmp_path):
+    from grokking_tracks.rows import add_row
+
+    file, kind = tmp_path / "rows.jsonl", ("track", "method")
+    for row in rows("s5", "muon", [100, 105, None]) + rows("s5", "adamw", [200]):
+        add_row(file, row, kind)
+    written = records.read_rows(file)
+    assert ["config" in row for row in written] == [True, False, False, True]
+    muon, adamw = page.collected(written)[:2]
+    assert muon.config == adamw.config == {"steps": 300, "lr": 0.1}
+    assert muon.values == [100, 105, FAILED]
+    (changed,) = rows("s5", "muon", [90])
+    add_row(file, {**changed, "seed": 3, "config": {**changed["config"], "lr": 0.2}}, kind)
+    assert records.read_rows(file)[-1]["config"]["lr"] == 0.2
+
+
+def test_a_limit_of_ones_own_is_for_a_file_of_ones_own(records, monkeypatch, tmp_path, capsys):
+    asked = ["grokking_records.py", "--track", "s5", "--first-seed", "29", "--seeds", "1", "--steps", "50"]
+    monkeypatch.setattr(sys, "argv", asked)
+    with pytest.raises(SystemExit):
+        records.main()
+    assert "another file" in capsys.readouterr().err
+    small = {"task": "permutations", "degree": 3, "model": "decoder", "widths": (8, 16), "batch_size": 8}
+    monkeypatch.setitem(records.TRACKS, "s5", small)
+    monkeypatch.setattr(sys, "argv", [*asked, "--out", str(tmp_path / "rows.jsonl")])
+    records.main()
+    (row,) = records.read_rows(tmp_path / "rows.jsonl")
+    assert (row["seed"], row["steps"], row["config"]["steps"]) == (29, 50, 50)
 
 
 def test_the_goal_of_a_configuration_takes_the_place_of_95_percent(records):

@@ -21,7 +21,8 @@ class AnyTransforms(Section):
         description="Project gradients orthogonally to their weights: rescaled to their norm, or plain (eq. 12).",
     )
     equalize_spectrum: bool = Field(
-        False, description="Set all singular values of each gradient matrix to 1 (egalitarian gradient descent)."
+        False,
+        description="Set all singular values of gradients of matrices to 1, in a transformer of the MLPs' alone (EGD).",
     )
     clip: float | None = Field(None, gt=0, allow_inf_nan=False, description="Clip the gradient norm to this.")
     max_row_norm: float | None = Field(

@@ -105,7 +105,7 @@ def attached_to(
         ConfigError: if options of the policy have values of the wrong type.
         ValueError: for options out of range, or unknown names.
     """
-    transforms = make_transforms(config)
+    transforms = make_transforms(config, model)
     monitors = _monitors(config)
     method = config.method
     budget = method.monitor_budget if method.monitor_budget < 1 else None

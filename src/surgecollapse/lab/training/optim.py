@@ -161,8 +161,11 @@ def _loss_of_rows(config: RunConfig, data: Data, smoothing: float, balance: str)
     return squared
 
 
-def make_transforms(config: RunConfig) -> list[GradientTransform]:
-    """The gradient transforms of a configuration, in the declared order."""
+def make_transforms(config: RunConfig, model: nn.Module | None = None) -> list[GradientTransform]:
+    """The gradient transforms of a configuration, in the declared order.
+
+    ``equalize_spectrum`` acts on the matrices of :func:`equalized`; without a model, on all.
+    """
     transforms: list[GradientTransform] = []
     chosen = config.transforms
     if isinstance(chosen, ExponentialFilter):
@@ -172,8 +175,17 @@ def make_transforms(config: RunConfig) -> list[GradientTransform]:
     if chosen.orthograd != "none":
         transforms.append(OrthoGrad(rescale=chosen.orthograd == "rescaled"))
     if chosen.equalize_spectrum:
-        transforms.append(EqualizeSpectrum())
+        transforms.append(EqualizeSpectrum(parameters=None if model is None else equalized(model)))
     return transforms
+
+
+def equalized(model: nn.Module) -> list[Tensor]:
+    """The matrices whose gradients ``equalize_spectrum`` changes: of the MLPs in a transformer, and all elsewhere.
+
+    The authors of egalitarian gradient descent choose them so.
+    """
+    matrices = {name: p for name, p in model.named_parameters() if p.ndim >= 2}
+    return [p for name, p in matrices.items() if "mlp" in name.split(".")] or list(matrices.values())
 
 
 def bounded_rows(model: nn.Module) -> list[Tensor]:

@@ -14,7 +14,7 @@ from surgecollapse.lab.training.attachments import attached_to
 from surgecollapse.lab.training.building import build_model
 from surgecollapse.lab.training.lion import Lion
 from surgecollapse.lab.training.loading import load_data
-from surgecollapse.lab.training.optim import bounded_rows, make_optimizer, make_transforms
+from surgecollapse.lab.training.optim import bounded_rows, equalized, make_optimizer, make_transforms
 
 TINY = {"task": "modular", "model": "decoder", "modulus": 7, "widths": (8, 16), "policy": "none"}
 
@@ -125,6 +125,21 @@ def test_the_spectrum_is_equalized_after_the_other_transforms():
     config = make_config(**TINY, grokfast="ema", orthograd="plain", equalize_spectrum=True)
     names = [type(transform).__name__ for transform in make_transforms(config)]
     assert names == ["Grokfast", "OrthoGrad", "EqualizeSpectrum"]
+
+
+def test_the_spectrum_is_equalized_in_the_mlps_of_a_transformer_and_in_all_matrices_of_an_mlp():
+    config = make_config(**TINY, equalize_spectrum=True)
+    data = load_data(config)
+    model = build_model(config, data)
+    names = {name for name, p in model.named_parameters() if any(p is chosen for chosen in equalized(model))}
+    assert names == {f"blocks.{i}.mlp.{j}.weight" for i in (0, 1) for j in (0, 2)}
+    nn.functional.cross_entropy(model(data.x_train), data.y_train).backward()
+    before = {name: p.grad.clone() for name, p in model.named_parameters()}
+    (transform,) = make_transforms(config, model)
+    transform(list(model.parameters()), [p.grad for p in model.parameters()])
+    assert {name for name, p in model.named_parameters() if not torch.equal(p.grad, before[name])} == names
+    perceptron = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    assert [tuple(p.shape) for p in equalized(perceptron)] == [(4, 3), (2, 4)]
 
 
 @pytest.mark.parametrize("key", ["max_row_norm", "init_row_norm", "temperature"])
