@@ -85,8 +85,42 @@ METHODS: dict[str, dict[str, Any]] = {
 """Settings by method; all have ten steps of warm-up. Those of the baselines are tuned, or the authors'."""
 
 
+_ON_SUMS = {
+    "adamw": {"optimizer": "adamw", "lr": 0.03, "weight_decay": 3.0, "eps": 1e-8, "steps": 1_000},
+}
+PERCEPTRONS: dict[str, dict[str, Any]] = {
+    "mlp": {"task": "prieto-modular", "evaluate_every": 5},
+    "product": {"task": "prieto-modular", "operation": "mul", "evaluate_every": 5},
+    "mnist": {"task": "grokfast-mnist-baseline", "stop_at_accuracy": 0.85, "evaluate_every": 25},
+}
+"""Tracks of other nets, by their experiment; most of their rows are those of ``grokking.py``."""
+ON_PERCEPTRONS: dict[str, dict[str, dict[str, Any]]] = {
+    "mlp": _ON_SUMS,
+    "product": _ON_SUMS,
+    "mnist": {
+        "clip-to-grok": {
+            "optimizer": "lion",
+            "lr": 1e-3,
+            "weight_decay": 0.0,
+            "beta2": 0.97,
+            "max_row_norm": 1.0,
+            "steps": 2_000,
+        },
+        "egd": {"weight_decay": 2.0, "equalize_spectrum": True, "steps": 2_000},
+        "orthograd": {"weight_decay": 0.0, "orthograd": "rescaled", "steps": 1_000},
+    },
+}
+"""Settings of methods there, chosen on seed 1000; the sphere needs a residual stream."""
+
+
 def settings(track: str, method: str) -> dict[str, Any]:
-    """Keys of a run, without its seed."""
+    """Keys of a run, without its seed.
+
+    Raises:
+        KeyError: if the method has no settings on that track.
+    """
+    if track in PERCEPTRONS:
+        return {"policy": "none", "monitors": "none", **PERCEPTRONS[track], **ON_PERCEPTRONS[track][method]}
     chosen = {"steps": STEPS.get(track, 300), **METHODS[method]}
     chosen["steps"] = min(chosen["steps"], MOST.get(track, chosen["steps"]))
     if method == "clip-to-grok":
@@ -95,10 +129,8 @@ def settings(track: str, method: str) -> dict[str, Any]:
     return {**common, **TRACKS[track], **chosen}
 
 
-def run(
-    tracks: list[str], methods: list[str], seeds: range, out: Path, device: str = "cpu", steps: int | None = None
-) -> None:
-    """Train what has no row yet, seed by seed; for ``steps`` at most, instead of those of the page."""
+def run(tracks: list[str], methods: list[str], seeds: range, out: Path, device: str = "cpu", **changed: Any) -> None:
+    """Train what has no row yet, seed by seed; ``changed`` are keys with other values than on the page."""
     single_thread()
     from grokking_tracks.runs import train
 
@@ -110,8 +142,7 @@ def run(
             for method in methods:
                 if (track, method, seed) in done:
                     continue
-                limit = {} if steps is None else {"steps": steps}
-                config = make_config(**{**settings(track, method), **limit}, seed=seed, device=device)
+                config = make_config(**{**settings(track, method), **changed}, seed=seed, device=device)
                 row = {"track": track, "method": method, "seed": seed, **train(config).row, **provenance(config)}
                 add_row(out, row, ("track", "method"))
                 print(
@@ -142,7 +173,7 @@ def rows_of_page(out: Path) -> list[dict[str, Any]]:
 def main() -> int:
     """Train, or write the page."""
     parser = make_parser(__doc__, out=ROWS, seeds=10)
-    parser.add_argument("--track", nargs="*", choices=list(TRACKS), default=[], help="train on these tracks")
+    parser.add_argument("--track", nargs="*", choices=[*TRACKS, *PERCEPTRONS], default=[], help="train on these")
     parser.add_argument("--method", nargs="*", choices=list(METHODS), default=["one-setting"], help="by these methods")
     parser.add_argument("--first-seed", type=int, default=0, help="searches take seeds from 1000 on")
     parser.add_argument("--steps", type=int, metavar="N", help="train for N steps at most, into a file of your own")
@@ -163,10 +194,17 @@ def main() -> int:
     if not given.track:
         given.page.write_text(page(collected(rows_of_page(given.out)), read_rows(SPARSE_ROWS)), encoding="utf-8")
         return 0
+    for track in given.track:
+        known = list(ON_PERCEPTRONS.get(track, METHODS))
+        unknown = [name for name in given.method if name not in known]
+        if unknown:
+            parser.error(f"{unknown[0]} has no settings on {track}: expected {', '.join(known)}")
     if given.steps is not None and given.out.resolve() == ROWS.resolve():
         parser.error("--steps changes when a run of the page has failed: expected another file for --out")
     seeds = range(given.first_seed, given.first_seed + given.seeds)
-    run(given.track, given.method, seeds, given.out, given.device, given.steps)
+    changed = {"steps": given.steps, "data_dir": given.data_dir}
+    asked = {name: value for name, value in changed.items() if value is not None}
+    run(given.track, given.method, seeds, given.out, given.device, **asked)
     return 0
 
 

@@ -121,6 +121,9 @@ def test_every_setting_is_a_configuration_and_only_the_clip_differs_by_track(rec
     for track in records.TRACKS:
         for method in records.METHODS:
             make_config(**records.settings(track, method))
+    for track, methods in records.ON_PERCEPTRONS.items():
+        for method in methods:
+            make_config(**records.settings(track, method))
     own = [
         {k: v for k, v in records.settings(track, "one-setting").items() if k not in {*records.TRACKS[track], "steps"}}
         for track in records.TRACKS
@@ -262,6 +265,22 @@ def test_a_configuration_is_written_once_for_the_seeds_that_share_it(records, pa
     (changed,) = rows("s5", "muon", [90])
     add_row(file, {**changed, "seed": 3, "config": {**changed["config"], "lr": 0.2}}, kind)
     assert records.read_rows(file)[-1]["config"]["lr"] == 0.2
+
+
+def test_a_method_without_settings_on_a_track_is_refused(records, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["grokking_records.py", "--track", "mnist", "--method", "spherical"])
+    with pytest.raises(SystemExit):
+        records.main()
+    assert "spherical has no settings on mnist: expected clip-to-grok, egd" in capsys.readouterr().err
+
+
+def test_grokfast_has_the_settings_of_the_papers_experiment(records):
+    from surgecollapse.lab.config import as_mapping, flat_values, make_config
+
+    ours = flat_values(as_mapping(make_config(**records.settings("multiplication", "ema"))))
+    paper = flat_values(as_mapping(make_config(task="grokfast-modular")))
+    different = {name for name in {*ours, *paper} if ours.get(name) != paper.get(name)}
+    assert different <= {"monitors", "checkpoint_every", "stop_at_accuracy", "steps"}
 
 
 def test_a_limit_of_ones_own_is_for_a_file_of_ones_own(records, monkeypatch, tmp_path, capsys):
