@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import pytest
 from study_pages import PAGES, page_of
 
-from surgecollapse.cli import MISTAKE, main
+from surgecollapse.cli import MISTAKE, main, studying
 from surgecollapse.studies import registered
 from surgecollapse.studies.local_data import VARIABLE, data_dir
-from surgecollapse.studies.session import StudyRun, rows_of, run_study
+from surgecollapse.studies.session import StudyRun, left_of, rows_of, run_study
 
 
 @pytest.mark.parametrize("name", list(registered()))
@@ -51,7 +52,7 @@ def test_processes_measure_what_this_one_does(tmp_path):
     for jobs in (0, 1):
         outcome = run_study(plain, tmp_path / str(jobs), jobs=jobs)
         assert (outcome.status, outcome.done) == ("complete", 1)
-        rows.append({**next(iter(rows_of(tmp_path / str(jobs)))), "seconds": None})
+        rows.append({**next(iter(rows_of(tmp_path / str(jobs)))), "seconds": None, "processor_seconds": None})
     assert rows[0] == rows[1]
 
 
@@ -62,6 +63,53 @@ def test_the_command_lists_studies_and_refuses_what_is_none(capsys):
     assert main(["study", "plasticty"]) == MISTAKE
     assert "Did you mean 'plasticity'?" in capsys.readouterr().err
     assert main(["study", "plasticity", "--jobs", "-1"]) == MISTAKE
+
+
+def test_the_plan_counts_runs_and_their_minutes_and_runs_nothing(tmp_path, capsys):
+    study = registered()["plasticity"]
+    assert main(["study", "plasticity", "--plan", "--quick", "--out", str(tmp_path)]) == 0
+    total = len(study.runs(True))
+    assert f"plasticity  {total}  0  {total}  –" in " ".join(capsys.readouterr().out.split()).replace(" ", "  ")
+    few = replace(study, runs=lambda _quick: study.runs(True)[:2])
+    run_study(few, tmp_path, jobs=0)
+    lines = (tmp_path / "rows.jsonl").read_text(encoding="utf-8")
+    left = left_of(study, tmp_path, quick=True)
+    assert (left.total, left.done) == (total, 2)
+    assert left.minutes > 0
+    assert main(["study", "--plan", "--out", str(tmp_path / "none")]) == 0
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in registered())
+    assert "0 core-minutes in all, without the 10 that have no run yet" in listed
+    assert not (tmp_path / "none").exists()
+    assert (tmp_path / "rows.jsonl").read_text(encoding="utf-8") == lines
+
+
+def test_a_budget_begins_no_further_run_and_the_next_call_goes_on(tmp_path):
+    study = registered()["graphs"]
+    few = replace(study, runs=lambda _quick: study.runs(True)[:3])
+    late = run_study(few, tmp_path, jobs=0, until=time.monotonic())
+    assert (late.status, late.done, late.total) == ("stopped", 0, 3)
+    again = run_study(few, tmp_path, jobs=0, until=time.monotonic() + 3600)
+    assert (again.status, again.done) == ("complete", 3)
+
+
+def test_all_studies_are_run_in_the_order_of_worth_until_the_time_is_up(tmp_path, capsys, monkeypatch):
+    begun = []
+
+    def run(study, folder, *_):
+        begun.append((study.name, folder))
+        return 0
+
+    monkeypatch.setattr(studying, "_run", run)
+    assert main(["study", "--all", "--out", str(tmp_path)]) == 0
+    assert [name for name, _ in begun][:4] == ["regularization", "language", "robustness", "plasticity"]
+    assert sorted(begun) == sorted((name, tmp_path / name) for name in registered())
+    begun.clear()
+    assert main(["study", "--all", "--out", str(tmp_path), "--budget-minutes", "1e-9"]) == 0
+    assert [name for name, _ in begun] == ["regularization"]
+    assert main(["study", "graphs", "--all"]) == MISTAKE
+    assert main(["study", "--all", "--budget-minutes", "0"]) == MISTAKE
+    capsys.readouterr()
 
 
 def test_the_command_says_where_data_files_are(tmp_path, capsys, monkeypatch):

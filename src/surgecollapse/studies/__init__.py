@@ -6,6 +6,6 @@ and how rows become tables and a plot. Everything else is shared: processes, res
 
 from __future__ import annotations
 
-from surgecollapse.studies.registry import Figure, Settings, Study, Table, registered, study
+from surgecollapse.studies.registry import Figure, Settings, Study, Table, by_worth, registered, study
 
-__all__ = ["Figure", "Settings", "Study", "Table", "registered", "study"]
+__all__ = ["Figure", "Settings", "Study", "Table", "by_worth", "registered", "study"]

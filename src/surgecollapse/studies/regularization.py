@@ -18,7 +18,7 @@ from surgecollapse.lab.calibration import calibration_error
 from surgecollapse.lab.data.scarce import TASKS, Scarce, scarce, shifted
 from surgecollapse.lab.nets.mlp import MLP
 from surgecollapse.lab.stability import diverged, spike_score
-from surgecollapse.studies.page import grouped, interval, paired_difference
+from surgecollapse.studies.page import grouped, interval, paired_difference, processor_seconds
 from surgecollapse.studies.registry import Figure, Rows, Settings, Study, Table, study
 
 _BATCH, _WIDTH, _LOOK, _NEAR = 100, 256, 20, 0.005
@@ -253,7 +253,7 @@ def _methods(title: str, by: Mapping[str, Rows]) -> Table:
             paired_difference(group, by.get("plain", []), "accuracy", digits=1, scale=100),
             interval([row["calibration_error"] for row in group], 1, 100),
             interval([row["gap"] for row in group], 1, 100),
-            f"{statistics.median(row['seconds'] for row in group):.0f}",
+            f"{statistics.median(map(processor_seconds, group)):.0f}",
             str(len(group)),
         ]
         for method, group in by.items()

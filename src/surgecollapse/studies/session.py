@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -21,7 +22,7 @@ from surgecollapse.errors import one_line
 from surgecollapse.lab.training.interrupt import Interrupt
 from surgecollapse.record.machine import machine
 from surgecollapse.record.whole_files import write_whole
-from surgecollapse.studies.page import draw, markdown
+from surgecollapse.studies.page import draw, markdown, processor_seconds
 from surgecollapse.studies.registry import Settings, Study, registered
 
 
@@ -76,13 +77,14 @@ def serve(connection: Connection, scratch: str, core: int | None = None) -> None
 
 
 def measure_run(name: str, config: Settings) -> dict[str, Any]:
-    """What one run measured, with its seconds."""
+    """What one run measured, with its seconds by the clock and of the processor."""
     import torch
 
     torch.set_num_threads(1)
-    began = time.perf_counter()
+    began, used = time.perf_counter(), time.process_time()
     found = dict(registered()[name].measure(config))
-    return {**found, "seconds": round(time.perf_counter() - began, 2)}
+    took, worked = time.perf_counter() - began, time.process_time() - used
+    return {**found, "seconds": round(took, 2), "processor_seconds": round(worked, 2)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +92,7 @@ class Outcome:
     """How a session ended."""
 
     status: str
-    """``complete``, ``failed`` (some runs did) or ``interrupted``."""
+    """``complete``, ``failed`` (some runs did), ``interrupted``, or ``stopped`` (its time was up)."""
     done: int
     total: int
     page: Path
@@ -98,7 +100,14 @@ class Outcome:
 
 
 def run_study(
-    study: Study, out: Path, *, quick: bool = False, jobs: int = 1, command: str = "", display: Display | None = None
+    study: Study,
+    out: Path,
+    *,
+    quick: bool = False,
+    jobs: int = 1,
+    command: str = "",
+    display: Display | None = None,
+    until: float | None = None,
 ) -> Outcome:
     """Run what is missing of a study, and write its page; interrupted, it keeps what is finished.
 
@@ -109,6 +118,7 @@ def run_study(
         jobs: processes of one thread each; 0: this one.
         command: the command line, for the page.
         display: shows progress.
+        until: value of ``time.monotonic()`` from which on no run is begun; those under way are finished.
 
     Raises:
         OSError: if the folder cannot be written.
@@ -120,14 +130,22 @@ def run_study(
     failures: dict[str, str] = {}
     with only_writer(out):
         rows = rows_of(out)
-        interrupted = _run_missing(runs, rows, failures, jobs, display)
+        interrupted = _run_missing(runs, rows, failures, jobs, display, until)
         page = write_page(study, out, [row for run in runs if (row := rows.get(run.key))], len(runs), command)
-    status = "interrupted" if interrupted else "failed" if failures else "complete"
     done = sum(run.key in rows for run in runs)
+    tried = done + len(failures) == len(runs)
+    status = "interrupted" if interrupted else "stopped" if not tried else "failed" if failures else "complete"
     return Outcome(status=status, done=done, total=len(runs), page=page, failures=failures)
 
 
-def _run_missing(runs: Sequence[StudyRun], rows: Rows, failures: dict[str, str], jobs: int, display: Display) -> bool:
+def _run_missing(
+    runs: Sequence[StudyRun],
+    rows: Rows,
+    failures: dict[str, str],
+    jobs: int,
+    display: Display,
+    until: float | None,
+) -> bool:
     missing = {run.key: run for run in runs if run.key not in rows}
     if not missing:
         return False
@@ -140,7 +158,13 @@ def _run_missing(runs: Sequence[StudyRun], rows: Rows, failures: dict[str, str],
                 running = [run.name for run in pool.running.values()]
                 display.update(len(runs) - len(missing), len(runs), left, running)
 
-            for done in pool.run(list(missing.values()), lambda: interrupt.requested, look):
+            waiting = deque(missing.values())
+
+            def take() -> StudyRun | None:
+                late = until is not None and time.monotonic() >= until
+                return waiting.popleft() if waiting and not late else None
+
+            for done in pool.feed(take, lambda: interrupt.requested, look):
                 del missing[done.cell.key]
                 warned.note(done.warned)
                 _keep(done, rows, failures, display)
@@ -161,12 +185,10 @@ class _Here:
     def __exit__(self, *_: object) -> None:
         self.running.clear()
 
-    def run(
-        self, runs: Sequence[StudyRun], stop: Callable[[], bool], look: Callable[[], None]
+    def feed(
+        self, take: Callable[[], StudyRun | None], stop: Callable[[], bool], look: Callable[[], None]
     ) -> Iterator[Done[StudyRun]]:
-        for run in runs:
-            if stop():
-                return
+        while not stop() and (run := take()) is not None:
             self.running = {None: run}
             look()
             try:
@@ -187,15 +209,47 @@ def _keep(done: Done[StudyRun], rows: Rows, failures: dict[str, str], display: D
         rows.append({**facts, "version": version(), **done.row, "machine": machine()})
 
 
-def remaining_seconds(missing: Sequence[StudyRun], rows: Iterable[Row], jobs: int) -> float | None:
-    """Estimate from the runs that are there: of the same method, else of all."""
-    same: dict[Any, list[float]] = {}
+def remaining_seconds(
+    missing: Sequence[StudyRun],
+    rows: Iterable[Row],
+    jobs: int,
+    seconds_of: Callable[[Row], float] = lambda row: float(row["seconds"]),
+) -> float | None:
+    """Estimate from the runs that are there: the median of the most alike (:func:`_likeness`), ``None`` without any."""
+    known: dict[object, list[float]] = {}
     for row in rows:
-        same.setdefault(row["config"].get("method"), []).append(row["seconds"])
-    every = [seconds for times in same.values() for seconds in times]
-    if not every:
+        for kind in _likeness(row["config"]):
+            known.setdefault(kind, []).append(seconds_of(row))
+    if not known:
         return None
-    return sum(statistics.median(same.get(run.config.get("method"), every)) for run in missing) / jobs
+    medians = {kind: statistics.median(seconds) for kind, seconds in known.items()}
+    alike = (next(kind for kind in _likeness(run.config) if kind in medians) for run in missing)
+    return sum(medians[kind] for kind in alike) / jobs
+
+
+def _likeness(config: Settings) -> list[object]:
+    """What runs can have in common, the most alike first: all but the seed, all names, the method, the study."""
+    shared = {name: value for name, value in config.items() if name != "seed"}
+    named = {name: value for name, value in shared.items() if isinstance(value, str)}
+    return [dumps(shared, sort_keys=True), dumps(named, sort_keys=True), ("method", config.get("method")), "study"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Left:
+    """How far a study is."""
+
+    total: int
+    done: int
+    minutes: float | None
+    """Of one core, for the runs that are left, from the seconds of those that are done; ``None`` without any."""
+
+
+def left_of(study: Study, folder: Path, *, quick: bool = False) -> Left:
+    """How many runs of a study a folder has, and what the others take."""
+    rows, runs = rows_of(folder), [StudyRun(study.name, config) for config in study.runs(quick)]
+    missing = [run for run in runs if run.key not in rows]
+    seconds = remaining_seconds(missing, rows, 1, processor_seconds) if missing else 0.0
+    return Left(total=len(runs), done=len(runs) - len(missing), minutes=None if seconds is None else seconds / 60)
 
 
 def write_page(study: Study, out: Path, rows: Sequence[Row], total: int, command: str = "") -> Path:

@@ -32,3 +32,17 @@ def test_time_left_is_that_of_like_runs():
     known = [{"config": {"method": "a", "seed": 0}, "seconds": 4.0}, {"config": {"method": "b"}, "seconds": 10.0}]
     assert remaining_seconds(missing, [], 1) is None
     assert remaining_seconds(missing, known, 2) == (4.0 + 7.0) / 2  # of the same method; else the median of all
+
+
+def test_time_left_is_that_of_the_same_settings_before_that_of_the_same_names():
+    def config(**own):
+        return {"method": "a", "net": "gpt", "size": 1, "seed": 0, **own}
+
+    known = [
+        {"config": config(), "seconds": 1.0},
+        {"config": config(size=2), "seconds": 10.0},
+        {"config": config(net="lstm"), "seconds": 100.0},
+    ]
+    left = [config(seed=1), config(size=3, seed=1), config(net="cnn", seed=1)]
+    found = [remaining_seconds([StudyRun("x", one)], known, 1) for one in left]
+    assert found == [1.0, 5.5, 10.0]  # the same but for the seed; the same names; the same method
