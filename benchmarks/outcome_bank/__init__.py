@@ -1,0 +1,1 @@
+"""Small banks of runs that diverge, lose units or lose plasticity, or do not, with the monitors before it."""
