@@ -4,11 +4,11 @@
     python benchmarks/outcomes.py --outcome dead        # one
     python benchmarks/outcomes.py --table               # only tables and plot, of the runs that are there
 
-Outcomes and margins were fixed before the runs. A reading comes after 50 of 400 steps, or at the end of the second of
-ten tasks. *Divergence*: the loss is not finite, ends above twice ln K, or has lost over half of its best gain on ln K.
-*Dead units*: at the end a quarter of the units or more is silent on 512 training samples. *Plasticity*: training
-accuracy at the end of the last two tasks is ten points below that of the first two, or the sequence broke off. Runs
-that had the outcome before the reading do not count, nor those that never learned.
+Outcomes and margins were fixed before the runs. *Divergence*, read after 50 of 400 steps: the loss is not finite, ends
+above twice ln K, or has lost over half of its best gain on ln K. *Dead units*, read after 20 of 200 steps: at the end a
+quarter of the units or more is silent on 512 training samples. *Plasticity*, read at the end of the second of ten
+tasks: training accuracy at the end of the last two tasks is ten points below that of the first two, or the sequence
+broke off. Runs that had the outcome before the reading do not count, nor those that never learned.
 
 Every score, sign, form and threshold comes from the other tasks; pairs are of one task, net, stream
 and optimizer. Intervals come from tasks drawn with replacement. A finished run is a row in ``runs/outcomes`` and is not

@@ -34,6 +34,7 @@ ALL, BOTH, CHOSEN = (
     "best single monitor of the other tasks",
 )
 SETTINGS, PRESENT, NORM = "control: settings of the run", "control: present value", "control: weight norm"
+CONTROLS = "control: logistic, all three controls"
 
 
 @dataclass(frozen=True)
@@ -197,8 +198,9 @@ def single(pick: Callable[[Read], Mapping[str, float]]) -> Scorer:
     """The form and sign that rank the runs of the training tasks best. What is unknown has their median."""
 
     def learned(rest: Sequence[Read]) -> Callable[[Read], float]:
-        forms = sorted({form for run in rest for form in pick(run)})
-        values = np.array([[pick(run).get(form, math.nan) for form in forms] for run in rest], float)
+        found = [pick(run) for run in rest]
+        forms = sorted({form for own in found for form in own})
+        values = np.array([[own.get(form, math.nan) for form in forms] for own in found], float)
         known, middles = filled(values)
         ranks = ranked(rest, known)
         best = int(np.abs(ranks - 0.5).argmax())
@@ -275,10 +277,16 @@ def entries(runs: Sequence[Read]) -> dict[str, list[Scored]]:
     def columns(run: Read) -> list[float]:
         return [run.monitors.get(name, {}).get(form, math.nan) for name, form in forms]
 
+    def known(run: Read) -> list[float]:
+        own = run.monitors.get("norm/weight", {})
+        norms = [own.get(form, math.nan) for name, form in forms if name == "norm/weight"]
+        return [*run.settings, *run.present.values(), *norms]
+
     found = {
         SETTINGS: held_out(runs, logistic(lambda run: run.settings), inner=True),
         PRESENT: held_out(runs, single(lambda run: run.present)),
         NORM: held_out(runs, single(of("norm/weight"))),
+        CONTROLS: held_out(runs, logistic(known), inner=True),
     }
     found |= {name: held_out(runs, single(of(name))) for name in names if name != "norm/weight"}
     found[CHOSEN] = held_out(runs, single(every))

@@ -87,7 +87,7 @@ class Schedule:
 
 SCHEDULES: dict[str, Schedule] = {
     "divergence": Schedule(400, 50),
-    "dead": Schedule(400, 50),
+    "dead": Schedule(200, 20),
     "plasticity": Schedule(100, 2, tasks=10),
 }
 
