@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import doctest
 import math
 from dataclasses import asdict, replace
 
 import numpy as np
+import outcome_bank.plan
+import outcome_bank.problems
+import outcome_bank.ranking
+import outcome_bank.runs
 import pytest
 import torch
 from outcome_bank.plan import groups, settings
@@ -214,3 +219,11 @@ def test_a_row_of_a_bank_is_read_into_forms_controls_and_a_group():
     result = summary(runs)
     assert (result["positive"], result["negative"]) == (3, 3)
     assert result["entries"][result["control"]]["auroc_minus_control"] == (0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("name", ["plan", "problems", "ranking", "runs"])
+def test_examples(name):
+    module = getattr(outcome_bank, name)
+    found = doctest.testmod(module)
+    assert found.attempted
+    assert not found.failed
