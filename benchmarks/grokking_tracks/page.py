@@ -235,6 +235,11 @@ def comparable(series: Series, before: Series) -> bool:
     return not before.failures or before.limit >= longest
 
 
+def enough(series: Series, before: Series) -> bool:
+    """Whether p can be below 0.05 at all: one order of all seeds of both must be that rare."""
+    return math.comb(len(series.reached) + len(before.reached), len(series.reached)) * SIGNIFICANT > 1
+
+
 def doubts(series: Series, before: Series | None) -> list[str]:
     """Why a row may not hold."""
     found = [f"under {LEAST} seeds"] if len(series.reached) < LEAST else []
@@ -266,7 +271,8 @@ def table(track: str, all_series: Sequence[Series]) -> Iterator[str]:
         (s for s in all_series if s.track == track), key=lambda s: (-s.median, -s.failures / len(s.reached), s.method)
     ):
         interval, p = median_interval(series.values), None
-        before = next((row for row in reversed(earlier) if comparable(series, row)), earlier[-1] if earlier else None)
+        told_apart = [row for row in reversed(earlier) if enough(series, row)]
+        before = next((row for row in told_apart if comparable(series, row)), told_apart[0] if told_apart else None)
         if before is not None and comparable(series, before):
             p = p_value(series.values, before.values)
         cells = [
@@ -340,7 +346,8 @@ How many optimizer steps until a network generalizes: one fixed task, network an
 - **The one setting** is the same on all tracks of the transformer. It was frozen before the seeds here were run, and on
   tracks other than x·y nothing was tuned.
 - **Interval**: of the median, from order statistics. A failure counts as later than every step.
-- **p**: one-sided Mann–Whitney test against the nearest row above whose failures were given as many steps.
+- **p**: one-sided Mann–Whitney test against the nearest row above that can be compared. Its failures were given as many
+  steps, and its seeds are enough for a p below 0.05.
 - **Seconds**: of one processor thread, for the whole run with its evaluations.
 - **Doubts**: fewer than 10 seeds, failures, p of 0.05 or more, or no p since the failures above had fewer steps.
 - **Again**: `python benchmarks/grokking_records.py --rerun ID` trains the seeds of a row and compares. Rounding differs

@@ -297,6 +297,23 @@ def test_a_limit_of_ones_own_is_for_a_file_of_ones_own(records, monkeypatch, tmp
     assert (row["seed"], row["steps"], row["config"]["steps"]) == (29, 50, 50)
 
 
+def test_a_row_of_one_seed_is_passed_over_where_p_could_not_be_below_5_percent(page):
+    def series(method, reached):
+        return page.Series("s5", method, dict(enumerate(reached)), None, {}, "", 2_000)
+
+    many, one = series("adamw", [900.0 + i for i in range(5)]), series("egd", [800.0])
+    few, ours = series("clip-to-grok", [700.0, 705.0, 710.0]), series("muon", [100.0 + i for i in range(5)])
+    # One order of 6 for five seeds and one; 1 of 20 for three and three; 1 of 56 for three and five.
+    assert not page.enough(ours, one)
+    assert not page.enough(few, series("ema", [1.0, 2.0, 3.0]))
+    assert page.enough(ours, few)
+    *_, last = page.table("s5", [many, one, ours])
+    assert last.split("|")[7].strip() == f"{1 / math.comb(10, 5):.4f}"
+    *_, alone = page.table("s5", [one, ours])
+    assert alone.split("|")[7].strip() == "–"
+    assert alone.split("|")[-2].strip() == "under 10 seeds"
+
+
 def test_the_goal_of_a_configuration_takes_the_place_of_95_percent(records):
     from grokking_tracks.runs import Run
 
