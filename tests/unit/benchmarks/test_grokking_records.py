@@ -92,6 +92,13 @@ def test_methods_stand_from_the_most_steps_to_the_fewest_with_failures_first(pag
     assert ours[-1] == "–"
 
 
+def test_failures_say_how_far_they_came(page):
+    given = rows("quadratic", "muon", [None, None, 200])
+    reached = [{**row, "best": best} for row, best in zip(given, (0.61, 0.84, 0.99), strict=True)]
+    (series,) = [s for s in page.collected(reached) if s.track == "quadratic"]
+    assert page.doubts(series, None) == ["under 10 seeds", "2 of 3 failed, best 84%"]
+
+
 def test_an_even_number_of_seeds_of_which_half_failed_has_no_finite_median(page):
     found = [s for s in page.collected(rows("s5", "adamw", [100, 100, None, None])) if s.track == "s5"]
     assert found[0].median == FAILED
