@@ -97,29 +97,60 @@ FORMS: dict[str, tuple[Settings, ...]] = {
 """The trials of the search. ST-3 takes masks anew every ten steps, like the soft threshold, not in every step."""
 
 
+def _grown(dropout: float, allocation: str = "layer", **options: Any) -> Settings:
+    return {"dropout": dropout, "policy_options": {"allocation": allocation, **options}}
+
+
+EARLY: dict[str, tuple[Settings, ...]] = {
+    "soft_threshold": (
+        _form(EVEN, 0.2),
+        _form(EVEN, 0.3),
+        _form(EVEN, 0.2, end_at=0.1),
+        _form(EVEN, 0.3, end_at=0.1),
+    ),
+    "set": (_grown(0.2), _grown(0.3), _grown(0.1), _grown(0.2, drop_fraction=0.5)),
+    "gmp": (
+        _form(EVEN, 0.2),
+        _form(EVEN, 0.3),
+        _form(EVEN, 0.2, start_at=0.0, end_at=0.1),
+        _form(EVEN, 0.3, start_at=0.0, end_at=0.1),
+    ),
+    "cyclic_pruning": (
+        _form(EVEN, 0.2),
+        _form(EVEN, 0.3),
+        _form(EVEN, 0.2, dense_until=0.01),
+        _form(EVEN, 0.3, dense_until=0.01),
+    ),
+}
+"""The trials of one question: is it *early* sparsity that puts SET ahead at 80% on the MLP of MNIST-1D?"""
+SETS = {"forms": FORMS, "early": EARLY}
+
+
 # --- Search -----------------------------------------------------------------------------------------------------------
-
-
-def cell(entry: Entry, method: str, trial: int, seed: int, sparsity: float, data_dir: Path | None) -> Cell:
-    """One run of the search."""
-    return make_cell(entry, METHODS[method], sparsity, seed, FORMS[method][trial], trial=trial, data_dir=data_dir)
 
 
 class Search:
     """The search on one net at one sparsity, as far as its rows go."""
 
-    def __init__(self, entry: Entry, sparsity: float, data_dir: Path | None) -> None:
-        self.entry, self.sparsity, self.data_dir = entry, sparsity, data_dir
+    def __init__(
+        self, entry: Entry, sparsity: float, data_dir: Path | None, forms: Mapping[str, tuple[Settings, ...]] = FORMS
+    ) -> None:
+        self.entry, self.sparsity, self.data_dir, self.forms = entry, sparsity, data_dir, forms
         self.rows = Rows(FOLDER)
+
+    def cell(self, method: str, trial: int, number: int) -> Cell:
+        """One run: a form on one of the seeds."""
+        form, seed = self.forms[method][trial], FIRST_SEED + number
+        return make_cell(self.entry, METHODS[method], self.sparsity, seed, form, trial=trial, data_dir=self.data_dir)
 
     def accuracies(self, method: str, trial: int) -> list[float]:
         """Validation accuracies in percent, seed by seed."""
-        cells = [cell(self.entry, method, trial, FIRST_SEED + i, self.sparsity, self.data_dir) for i in range(SEEDS)]
+        cells = [self.cell(method, trial, number) for number in range(SEEDS)]
         return [100 * row["accuracy_validation"] for at in cells if (row := self.rows.get(at.key)) is not None]
 
     def ranked(self, method: str) -> list[int]:
         """The trials that have a row, best first seed first."""
-        there = [trial for trial in range(len(FORMS[method])) if self.accuracies(method, trial)]
+        there = [trial for trial in range(len(self.forms[method])) if self.accuracies(method, trial)]
         return sorted(there, key=lambda trial: -self.accuracies(method, trial)[0])
 
     def chosen(self, method: str) -> Settings:
@@ -127,20 +158,20 @@ class Search:
         full = [trial for trial in self.ranked(method) if len(self.accuracies(method, trial)) == SEEDS]
         if not full:
             raise SystemExit(f"{method} on {self.entry.label} has not been searched: run `search` first")
-        return FORMS[method][max(full, key=lambda trial: statistics.fmean(self.accuracies(method, trial)))]
+        return self.forms[method][max(full, key=lambda trial: statistics.fmean(self.accuracies(method, trial)))]
 
     def run(self, methods: Sequence[str]) -> None:
         """Train what is missing."""
         with only_writer(FOLDER), tempfile.TemporaryDirectory() as scratch:
             for method in methods:
-                for trial in range(len(FORMS[method])):
+                for trial in range(len(self.forms[method])):
                     self._train(method, trial, 0, Path(scratch))
                 for trial in islice(self.ranked(method), BEST):
                     for i in range(1, SEEDS):
                         self._train(method, trial, i, Path(scratch))
 
     def _train(self, method: str, trial: int, number: int, scratch: Path) -> None:
-        at = cell(self.entry, method, trial, FIRST_SEED + number, self.sparsity, self.data_dir)
+        at = self.cell(method, trial, number)
         if at.key in self.rows:
             return
         row = train_cell(at.message, scratch)
@@ -152,13 +183,13 @@ class Search:
     def lines(self) -> list[str]:
         """The log: one line a trial."""
         lines = []
-        for method in FORMS:
+        for method in self.forms:
             for trial in self.ranked(method):
                 values = self.accuracies(method, trial)
                 mean = f"{statistics.fmean(values):.2f}" if len(values) == SEEDS else "–"
                 each = ", ".join(f"{value:.2f}" for value in values)
                 place = f"{self.entry.label}, {self.sparsity:g}"
-                lines.append([place, method, _words(FORMS[method][trial]), each, mean])
+                lines.append([place, method, _words(self.forms[method][trial]), each, mean])
         return table(["net, sparsity", "method", "form", "validation accuracy by seed, %", "mean"], lines)
 
 
@@ -296,12 +327,13 @@ def main() -> None:
     parser.add_argument("stage", choices=["search", "log", "test", "table", "summary"])
     parser.add_argument("--entry", choices=entries, default="mnist1d-mlp")
     parser.add_argument("--sparsity", type=float, default=0.9)
-    parser.add_argument("--methods", nargs="*", choices=dict.fromkeys([*FORMS, *TESTED]), help="default: all")
+    parser.add_argument("--methods", nargs="*", choices=dict.fromkeys([*FORMS, *EARLY, *TESTED]), help="default: all")
+    parser.add_argument("--set", choices=SETS, default="forms", help="which trials the search takes")
     parser.add_argument("--data-dir", type=Path)
     given = parser.parse_args()
-    search = Search(entries[given.entry], given.sparsity, given.data_dir)
+    search = Search(entries[given.entry], given.sparsity, given.data_dir, SETS[given.set])
     if given.stage == "search":
-        search.run(given.methods or list(FORMS))
+        search.run(given.methods or list(search.forms))
     elif given.stage == "test":
         test(search, given.methods or TESTED, given.seeds)
     elif given.stage == "summary":

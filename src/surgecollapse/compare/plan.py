@@ -13,7 +13,7 @@ from surgecollapse.compare.methods import Method
 from surgecollapse.compare.suites import Entry, Suite
 from surgecollapse.errors import unknown
 from surgecollapse.lab.config import ConfigError, RunConfig, as_mapping, flat_values, layered
-from surgecollapse.lab.config.keys import FAMILIES, unfit
+from surgecollapse.lab.config.keys import FAMILIES, KEYS, unfit
 from surgecollapse.lab.references import is_reference
 from surgecollapse.lab.section import Section
 from surgecollapse.policies import make_policy
@@ -120,9 +120,9 @@ def make_cell(
     Raises:
         ConfigError: if the settings do not go together.
     """
-    if is_reference(entry.settings.get("model")):  # such as dropout, which a user's own model need not have
-        useless = unfit({**entry.settings, **choice})
-        choice = {name: value for name, value in choice.items() if name not in useless}
+    # A trial may set dropout, which a residual net, or one of a user's own, need not have.
+    useless = {name for name in unfit({**entry.settings, **choice}) if KEYS[name][0] == "model"}
+    choice = {name: value for name, value in choice.items() if name not in useless}
     values = merged(method.settings, choice)
     if not {**entry.settings, **values}.get("early_stopping"):
         values["evaluate_every"] = _NEVER

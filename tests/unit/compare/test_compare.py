@@ -121,6 +121,16 @@ def test_settings_of_an_entry_are_dropped_where_the_method_has_no_use_for_them(s
         make_cell(entry, method("m", policy="none", min_density=0.2), 0.9, 0, {})
 
 
+def test_a_trial_may_set_what_the_model_of_an_entry_does_not_have():
+    settings = {"task": "mnist", "model": "resnet", "widths": (8,), "depth": 18}
+    entry = Entry(label="resnet", title="", settings=settings, sparsities=(0.9,))
+    plain = make_cell(entry, CYCLES, 0.9, 0, {"lr": 0.5})
+    assert make_cell(entry, CYCLES, 0.9, 0, {"lr": 0.5, "dropout": 0.2}).key == plain.key
+    assert plain.config.optimizer.lr == 0.5
+    with pytest.raises(ConfigError, match="modulus"):
+        make_cell(entry, CYCLES, 0.9, 0, {"modulus": 7})
+
+
 def test_nothing_is_evaluated_before_the_end_unless_early_stopping_asks_for_it():
     assert make_cell(ENTRY, DENSE, 0.9, 0, {}).config.run.evaluate_every >= 10**9
     assert make_cell(ENTRY, DENSE, 0.9, 0, {"early_stopping": 3, "evaluate_every": 5}).config.run.evaluate_every == 5
