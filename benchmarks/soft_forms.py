@@ -1,5 +1,7 @@
 """Which form do the soft threshold and its closest rivals want? An equal search, then ten paired test seeds.
 
+    python benchmarks/soft_forms.py suite --plan                                 # what is missing, and what it costs
+    python benchmarks/soft_forms.py suite --data-dir DATA                        # all of it, in the order of worth
     python benchmarks/soft_forms.py search --entry mnist1d-mlp --sparsity 0.9
     python benchmarks/soft_forms.py log --entry mnist1d-mlp --sparsity 0.9       # the search, one line a trial
     python benchmarks/soft_forms.py test --entry mnist1d-mlp --sparsity 0.9
@@ -8,122 +10,57 @@
 
 The *search* looks at validation accuracy alone, on seeds that no table uses. Every method has eight forms (exponent,
 end of the ramp, number of cycles, allocation, dropout) on one seed; the best two get two seeds more, and the best mean
-of three is the method's tuned form. Rows go to ``results/soft_forms/rows.jsonl``.
+of three is the method's tuned form. Rows go to ``results/soft_forms/rows.jsonl``. A sparsity that has no search of its
+own takes the forms of the one at 90%. ``--set early`` searches among the trials of a question instead.
 
 The *test* trains the tuned forms, the untuned default and the controls on the seeds 0 to 9. Its rows are those of
-``surgecollapse compare``, in ``results/compare/soft-ENTRY-SPARSITY``. A run that is there is not repeated: the same
-command goes on where it stopped. Images need ``--data-dir``.
+``surgecollapse compare``, in ``results/compare/soft-ENTRY-SPARSITY``. Methods whose name ends in ``_untuned`` have the
+same setting on every net, and those in ``_sam`` take sharpness-aware steps beside it.
+
+The *suite* is all tasks at 90, 95, 98 and 80%: first every method untuned with five seeds, then search and test. A run
+that is there is not repeated: the same command goes on where it stopped. Images need ``--data-dir``.
 """
 
 from __future__ import annotations
 
+import json
 import statistics
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from _harness import RESULTS, command, make_parser, single_thread, table
 
 single_thread()
 
+from _soft_trials import DEFAULT, FORMS, SETS, Settings  # noqa: E402
+from _unseen import UNSEEN  # noqa: E402
 from sparsity_records import Runs, read  # noqa: E402
 
-from surgecollapse.compare.comparison import Comparison  # noqa: E402
+from surgecollapse.compare.comparison import Comparison, Outcome  # noqa: E402
 from surgecollapse.compare.methods import METHODS, Method  # noqa: E402
-from surgecollapse.compare.methods.trials import EVEN, GLOBAL, LAMP  # noqa: E402
+from surgecollapse.compare.methods.parts import PARTS  # noqa: E402
 from surgecollapse.compare.paired_statistics import mean_interval  # noqa: E402
 from surgecollapse.compare.plan import Cell, Plan, identity, make_cell, merged  # noqa: E402
 from surgecollapse.compare.rows import Rows, only_writer  # noqa: E402
 from surgecollapse.compare.suites import SUITES, Entry  # noqa: E402
-from surgecollapse.compare.worker import train_cell  # noqa: E402
+from surgecollapse.compare.worker import FAILURES, train_cell  # noqa: E402
 from surgecollapse.lab.config import as_mapping  # noqa: E402
+from surgecollapse.lab.config.keys import unfit  # noqa: E402
+from surgecollapse.lab.references import is_reference  # noqa: E402
 
 FOLDER = RESULTS / "soft_forms"
 FIRST_SEED, SEEDS, BEST = 20_000, 3, 2
-ERK = {"allocation": "erk", "saliency": "magnitude"}
-Settings = Mapping[str, Any]
+ALL_SUITES = (*SUITES.values(), UNSEEN)
+ENTRIES = {entry.label: entry for suite in reversed(ALL_SUITES) for entry in reversed(suite.entries)}
+"""By label; a label that two suites have is that of the first."""
 
 
-def _form(how: Settings, dropout: float = 0.1, **options: Any) -> Settings:
-    return {"dropout": dropout, **how, "policy_options": options}
-
-
-FORMS: dict[str, tuple[Settings, ...]] = {
-    "soft_threshold": (
-        _form(EVEN),
-        _form(LAMP),
-        _form(GLOBAL),
-        _form(ERK),
-        _form(EVEN, p=3.0),
-        _form(LAMP, p=3.0),
-        _form(EVEN, 0.2),
-        _form(EVEN, end_at=0.75, freeze_at=0.9),
-    ),
-    "gmp": (
-        _form(EVEN),
-        _form(LAMP),
-        _form(GLOBAL),
-        _form(ERK),
-        _form(EVEN, 0.2),
-        _form(EVEN, 0.2, end_at=0.5),
-        _form(EVEN, 0.2, end_at=0.9),
-        _form(EVEN, start_at=0.0, end_at=0.5),
-    ),
-    "cyclical_pruning": (
-        _form(EVEN),
-        _form(LAMP),
-        _form(GLOBAL),
-        _form(EVEN, 0.2),
-        _form(EVEN, cycles=2),
-        _form(EVEN, cycles=8),
-        _form(EVEN, prune_fraction=0.5),
-        _form(LAMP, cycles=2),
-    ),
-    "st3": (
-        _form(EVEN, threshold_every=10),
-        _form(LAMP, threshold_every=10),
-        _form(GLOBAL, threshold_every=10),
-        _form(ERK, threshold_every=10),
-        _form(EVEN, 0.2, threshold_every=10),
-        _form(EVEN, 0.05, threshold_every=10),
-        _form(EVEN, threshold_every=10, end_at=0.75),
-        _form(EVEN, threshold_every=10, start_at=0.0),
-    ),
-    "small_dense": tuple({"lr": lr, "dropout": rate} for lr in (3e-3, 1e-2, 2e-2, 3e-2) for rate in (0.0, 0.05)),
-}
-"""The trials of the search. ST-3 takes masks anew every ten steps, like the soft threshold, not in every step."""
-
-
-def _grown(dropout: float, allocation: str = "layer", **options: Any) -> Settings:
-    return {"dropout": dropout, "policy_options": {"allocation": allocation, **options}}
-
-
-EARLY: dict[str, tuple[Settings, ...]] = {
-    "soft_threshold": (
-        _form(EVEN, 0.2),
-        _form(EVEN, 0.3),
-        _form(EVEN, 0.2, end_at=0.1),
-        _form(EVEN, 0.3, end_at=0.1),
-    ),
-    "set": (_grown(0.2), _grown(0.3), _grown(0.1), _grown(0.2, drop_fraction=0.5)),
-    "gmp": (
-        _form(EVEN, 0.2),
-        _form(EVEN, 0.3),
-        _form(EVEN, 0.2, start_at=0.0, end_at=0.1),
-        _form(EVEN, 0.3, start_at=0.0, end_at=0.1),
-    ),
-    "cyclic_pruning": (
-        _form(EVEN, 0.2),
-        _form(EVEN, 0.3),
-        _form(EVEN, 0.2, dense_until=0.01),
-        _form(EVEN, 0.3, dense_until=0.01),
-    ),
-}
-"""The trials of one question: is it *early* sparsity that puts SET ahead at 80% on the MLP of MNIST-1D?"""
-SETS = {"forms": FORMS, "early": EARLY}
+class NotSearchedError(SystemExit):
+    """A method's form is not known yet."""
 
 
 # --- Search -----------------------------------------------------------------------------------------------------------
@@ -137,6 +74,11 @@ class Search:
     ) -> None:
         self.entry, self.sparsity, self.data_dir, self.forms = entry, sparsity, data_dir, forms
         self.rows = Rows(FOLDER)
+
+    @property
+    def methods(self) -> list[str]:
+        """Those that can be searched here: a net of one's own has no smaller one, and not every net has dropout."""
+        return [name for name in self.forms if fits(self.entry, name)]
 
     def cell(self, method: str, trial: int, number: int) -> Cell:
         """One run: a form on one of the seeds."""
@@ -153,12 +95,29 @@ class Search:
         there = [trial for trial in range(len(self.forms[method])) if self.accuracies(method, trial)]
         return sorted(there, key=lambda trial: -self.accuracies(method, trial)[0])
 
+    def full(self, method: str) -> list[int]:
+        """The trials that all seeds have tried."""
+        if method not in self.forms:
+            return []
+        return [trial for trial in self.ranked(method) if len(self.accuracies(method, trial)) == SEEDS]
+
     def chosen(self, method: str) -> Settings:
-        """The form with the best mean among those that all seeds have tried."""
-        full = [trial for trial in self.ranked(method) if len(self.accuracies(method, trial)) == SEEDS]
-        if not full:
-            raise SystemExit(f"{method} on {self.entry.label} has not been searched: run `search` first")
-        return self.forms[method][max(full, key=lambda trial: statistics.fmean(self.accuracies(method, trial)))]
+        """The form with the best mean here, else that at 90%.
+
+        Raises:
+            NotSearchedError: if it has been searched at neither.
+        """
+        if full := self.full(method):
+            return self.forms[method][max(full, key=lambda trial: statistics.fmean(self.accuracies(method, trial)))]
+        if self.sparsity != self.entry.tuned_at:
+            return Search(self.entry, self.entry.tuned_at, self.data_dir, self.forms).chosen(method)
+        raise NotSearchedError(f"{method} on {self.entry.label} has not been searched: run `search` first")
+
+    def missing(self, method: str) -> int:
+        """How many runs of the search are missing."""
+        tried = [len(self.accuracies(method, trial)) for trial in range(len(self.forms[method]))]
+        best = sorted(tried)[-BEST:]
+        return tried.count(0) + sum(SEEDS - max(1, count) for count in best)
 
     def run(self, methods: Sequence[str]) -> None:
         """Train what is missing."""
@@ -204,53 +163,207 @@ def _words(settings: Settings) -> str:
 
 # --- Test -------------------------------------------------------------------------------------------------------------
 
-DEFAULT: Settings = _form(GLOBAL)
-"""The untuned default, one setting for all nets. It was frozen before any test figure of a soft threshold was seen."""
-CONTROLS: dict[str, Settings] = {
-    "cyclic_pruning": {"dropout": 0.1, **EVEN, "policy_options": {"floor": 0.6}},
-    "rigl": {"dropout": 0.1, "policy_options": {"allocation": "layer"}},
-    "dropout": {"dropout": 0.35},
-}
-"""What the tuning of version 0.1 chose on the MLP of MNIST-1D, over eight trials of each."""
+UNTUNED, SAM = "_untuned", "_sam"
 TITLES = {
     "soft_threshold": "soft threshold, untuned",
     "soft_threshold_tuned": "soft threshold, tuned",
     "soft_threshold_entropy": "soft threshold, entropy loop",
 }
-TESTED = ("soft_threshold", "soft_threshold_tuned", "soft_threshold_entropy", *list(FORMS)[1:], *CONTROLS)
+FIRST_PASS = (
+    "soft_threshold",
+    *(f"{name}{UNTUNED}" for name in ("cyclic_pruning", "gmp", "st3", "gmp_equal_flops", "small_dense", "dense")),
+)
+TESTED = (
+    *FIRST_PASS,
+    "soft_threshold_tuned",
+    *(name for name in FORMS if name != "soft_threshold"),
+    "gmp_equal_flops",
+    "rigl_equal_flops",
+)
+SHARP = tuple(f"{name}{ending}" for name in ("soft_threshold", "cyclic_pruning", "gmp") for ending in (UNTUNED, SAM))
+NAMES = tuple(dict.fromkeys([*TESTED, *SHARP, "soft_threshold_entropy"]))
+
+
+def fits(entry: Entry, name: str) -> bool:
+    """Whether a method can be had on a net: one of one's own has no smaller form, and not every net has dropout."""
+    own = is_reference(entry.settings["model"])
+    if name.startswith("small_dense"):
+        return not own
+    return name != "dropout" or not (own or "dropout" in unfit({**entry.settings, "dropout": 0.1}))
 
 
 def tested(name: str, search: Search) -> Method:
     """A method with the one setting that it is tested with."""
-    base = METHODS.get(name, METHODS["soft_threshold"])
-    if name == "soft_threshold":
-        settings = DEFAULT
-    elif name == "soft_threshold_tuned":
-        settings = search.chosen("soft_threshold")
-    elif name == "soft_threshold_entropy":
-        settings = {**DEFAULT, "policy": name}
+    plain = name.removesuffix(UNTUNED).removesuffix(SAM)
+    base, sparse = METHODS.get(plain, METHODS["soft_threshold"]), plain not in ("dense", "small_dense")
+    longer = base.longer
+    if name.endswith((UNTUNED, SAM)):
+        settings: Settings = DEFAULT if sparse else {}
+        settings = {**settings, **(PARTS["sam"].settings if name.endswith(SAM) else {})}
+        title = f"{base.title}, {'untuned' if name.endswith(UNTUNED) else 'sharpness-aware'}"
+        longer = longer and f"{longer}{UNTUNED}"
+    elif name in ("soft_threshold", "soft_threshold_entropy"):
+        settings, title = {**DEFAULT, **({"policy": name} if name != "soft_threshold" else {})}, TITLES[name]
     else:
-        settings = CONTROLS[name] if name in CONTROLS else search.chosen(name)
-    return replace(
-        base, name=name, title=TITLES.get(name, base.title), settings=merged(base.settings, settings), trials=()
-    )
+        form = "soft_threshold" if name == "soft_threshold_tuned" else base.longer or name
+        settings, title = search.chosen(form), TITLES.get(name, base.title)
+    useless = unfit({**search.entry.settings, **settings})
+    settings = {key: value for key, value in settings.items() if key not in useless}
+    return replace(base, name=name, title=title, settings=merged(base.settings, settings), trials=(), longer=longer)
 
 
-def test(search: Search, names: Sequence[str], seeds: int) -> None:
-    """Train what is missing of the test, and print the table."""
+def folder_of(search: Search) -> Path:
+    """Where the rows of the test are."""
+    return RESULTS / "compare" / f"soft-{search.entry.label}-{search.sparsity:g}"
+
+
+def comparison(search: Search, names: Sequence[str], seeds: int) -> Comparison:
+    """The test of some methods, as far as the rows go."""
     entry = search.entry
     plan = Plan(
-        suite=next(suite for suite in SUITES.values() if entry in suite.entries),
+        suite=next(suite for suite in ALL_SUITES if entry in suite.entries),
         entries=(entry,),
-        methods=tuple(tested(name, search) for name in names),
+        methods=tuple(tested(name, search) for name in names if fits(entry, name)),
         sparsities=(search.sparsity,),
         seeds=seeds,
         budget="none",
         data_dir=search.data_dir,
     )
-    folder = RESULTS / "compare" / f"soft-{entry.label}-{search.sparsity:g}"
-    Comparison(plan, folder, jobs=1, reference=names[0], command=command()).run()
-    print((folder / "table.md").read_text(encoding="utf-8"))
+    return Comparison(plan, folder_of(search), jobs=1, reference=names[0], command=command())
+
+
+def test(search: Search, names: Sequence[str], seeds: int) -> Outcome:
+    """Train what is missing of the test, and print the table."""
+    outcome = comparison(search, names, seeds).run()
+    print((folder_of(search) / "table.md").read_text(encoding="utf-8"))
+    for run, error in outcome.failures.items():
+        print(f"failed: {run}: {error}")
+    return outcome
+
+
+# --- Suite ------------------------------------------------------------------------------------------------------------
+
+WORTH = (
+    "figures-resnet",
+    "imdb-lstm",
+    "kjv-gpt",
+    "mnist-cnn",
+    "fashion-cnn",
+    "mnist-mlp",
+    "mnist1d-cnn",
+    "mnist1d-mlp",
+    "mnist1d-mlp-noise",
+    "mnist1d-cnn-noise",
+    "reviews-minilm",
+)
+"""Tasks in the order of worth: what no soft threshold was tested on, and is cheap, comes first."""
+LEVELS = (0.9, 0.95, 0.98, 0.8)
+FEW = 5
+"""Seeds of the untuned pass."""
+COSTS = FOLDER / "costs.json"
+_SHORT, _LONG = 20, 60
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A part of the suite: runs of one task at one sparsity."""
+
+    what: str
+    """``untuned``, ``sharp``, ``search`` or ``test``."""
+    search: Search
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The methods."""
+        names = {"untuned": FIRST_PASS, "sharp": SHARP, "search": tuple(FORMS), "test": TESTED}[self.what]
+        return tuple(name for name in names if fits(self.search.entry, name))
+
+    @property
+    def seeds(self) -> int:
+        """Of the test."""
+        return 10 if self.what == "test" else FEW
+
+    @property
+    def missing(self) -> int:
+        """Runs that have no row."""
+        if self.what == "search":
+            return sum(self.search.missing(name) for name in self.names)
+        try:
+            return comparison(self.search, self.names, self.seeds).counts()["final_missing"]
+        except NotSearchedError:
+            return len(self.names) * self.seeds
+
+    def run(self) -> bool:
+        """Train what is missing; whether the suite may go on."""
+        if self.what == "search":
+            self.search.run(self.names)
+            return True
+        return test(self.search, self.names, self.seeds).status != "interrupted"
+
+
+def stages(data_dir: Path | None, entries: Sequence[str], levels: Sequence[float]) -> Iterator[Stage]:
+    """The suite in the order of worth."""
+
+    def over(what: str, labels: Sequence[str], sparsity: float) -> Iterator[Stage]:
+        for label in labels:
+            yield Stage(what=what, search=Search(ENTRIES[label], sparsity, data_dir))
+
+    for sparsity in levels:
+        yield from over("untuned", entries, sparsity)
+        if sparsity == 0.9:
+            yield from over("sharp", [label for label in entries if label.endswith("noise")], sparsity)
+            for label in entries:
+                yield from over("search", [label], sparsity)
+                yield from over("test", [label], sparsity)
+        else:
+            yield from over("test", entries, sparsity)
+
+
+def costs(entries: Sequence[str], data_dir: Path | None) -> dict[str, tuple[float, float]]:
+    """Processor seconds of a step with the soft threshold, and of a run without its steps, by task.
+
+    Two runs of a few steps are timed once, and kept. A task whose data are missing has no cost.
+    """
+    known = json.loads(COSTS.read_text(encoding="utf-8")) if COSTS.is_file() else {}
+    for label in entries:
+        if label in known:
+            continue
+        search, seconds = Search(ENTRIES[label], 0.9, data_dir), []
+        try:
+            for steps in (_SHORT, _SHORT, _LONG):  # the first one also imports, and caches
+                cell = make_cell(search.entry, METHODS["soft_threshold"], 0.9, 0, {"steps": steps}, data_dir=data_dir)
+                began = time.process_time()
+                with tempfile.TemporaryDirectory() as scratch:
+                    train_cell(cell.message, Path(scratch))
+                seconds.append(time.process_time() - began)
+        except FAILURES as error:
+            print(f"{label} cannot be timed: {error}")
+            continue
+        step = (seconds[2] - seconds[1]) / (_LONG - _SHORT)
+        known[label] = {"step": round(step, 5), "fixed": round(max(0.0, seconds[1] - _SHORT * step), 2)}
+        COSTS.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+    return {label: (found["step"], found["fixed"]) for label, found in known.items()}
+
+
+def plan_table(every: Sequence[Stage], cost: Mapping[str, tuple[float, float]]) -> list[str]:
+    """What is missing, one line a stage, in core-minutes."""
+    lines, total = [], 0.0
+    for stage in every:
+        entry, missing = stage.search.entry, stage.missing
+        if not missing:
+            continue
+        step, fixed = cost.get(entry.label, (None, 0.0))
+        minutes = None if step is None else missing * (step * entry.settings["steps"] + fixed) / 60
+        total += minutes or 0.0
+        told = "–" if minutes is None else f"{minutes:.0f}"
+        one = "–" if minutes is None else f"{minutes / missing:.2f}"
+        how = f"--entry {entry.label} --sparsity {stage.search.sparsity:g} --only {stage.what}"
+        lines.append([entry.title, f"{stage.search.sparsity:.0%}", stage.what, str(missing), one, told, f"`{how}`"])
+    heads = ["task", "sparsity", "stage", "runs missing", "core-minutes a run", "core-minutes", "part of the suite"]
+    return [*table(heads, lines), "", f"In all {total / 60:.0f} core-hours, without tasks whose data are missing."]
+
+
+# --- Tables -----------------------------------------------------------------------------------------------------------
 
 
 def found(entry: str, sparsity: float) -> dict[str, Runs]:
@@ -260,7 +373,7 @@ def found(entry: str, sparsity: float) -> dict[str, Runs]:
         every = read(folder, dense_at=sparsity) if (folder / "table.csv").is_file() else []
         for one in every:
             newer = one.method not in newest or one.began > newest[one.method].began
-            if (one.entry, one.sparsity) == (entry, sparsity) and one.method in {*METHODS, *TESTED} and newer:
+            if (one.entry, one.sparsity) == (entry, sparsity) and one.method in {*METHODS, *NAMES} and newer:
                 newest[one.method] = one
     return newest
 
@@ -288,8 +401,8 @@ def paired(entry: str, sparsity: float) -> list[str]:
 def summary() -> list[str]:
     """One line for each network and sparsity that a soft threshold was tested on."""
     lines = []
-    for entry in {entry.label: entry for suite in SUITES.values() for entry in suite.entries}.values():
-        for sparsity in entry.sparsities:
+    for entry in ENTRIES.values():
+        for sparsity in sorted({*entry.sparsities, *LEVELS}):
             runs_of = found(entry.label, sparsity)
             mine = runs_of.get("soft_threshold")
             if mine is None:
@@ -322,24 +435,36 @@ def _interval(values: Sequence[float], *, signed: bool = False) -> str:
 
 def main() -> None:
     """Search, log, test or compare, as far as it has not been done."""
-    entries = {entry.label: entry for suite in SUITES.values() for entry in suite.entries}
     parser = make_parser(__doc__, out=None, seeds=10)
-    parser.add_argument("stage", choices=["search", "log", "test", "table", "summary"])
-    parser.add_argument("--entry", choices=entries, default="mnist1d-mlp")
-    parser.add_argument("--sparsity", type=float, default=0.9)
-    parser.add_argument("--methods", nargs="*", choices=dict.fromkeys([*FORMS, *EARLY, *TESTED]), help="default: all")
+    parser.add_argument("stage", choices=["suite", "search", "log", "test", "table", "summary"])
+    parser.add_argument("--entry", choices=ENTRIES, help="default: mnist1d-mlp; of the suite all")
+    parser.add_argument("--sparsity", type=float, help="default: 0.9; of the suite all")
+    parser.add_argument("--methods", nargs="*", choices=dict.fromkeys([*SETS["early"], *NAMES]), help="default: all")
     parser.add_argument("--set", choices=SETS, default="forms", help="which trials the search takes")
+    parser.add_argument("--plan", action="store_true", help="suite: print what is missing, and what it costs")
+    parser.add_argument("--only", choices=["untuned", "sharp", "search", "test"], help="suite: one kind of stage")
     parser.add_argument("--data-dir", type=Path)
     given = parser.parse_args()
-    search = Search(entries[given.entry], given.sparsity, given.data_dir, SETS[given.set])
+    if given.stage == "suite":
+        entries = WORTH if given.entry is None else (given.entry,)
+        every = stages(given.data_dir, entries, LEVELS if given.sparsity is None else (given.sparsity,))
+        chosen = [stage for stage in every if given.only in (None, stage.what)]
+        if given.plan:
+            print("\n".join(plan_table(chosen, costs(entries, given.data_dir))))
+        else:
+            for stage in chosen:
+                if not stage.run():
+                    return
+        return
+    search = Search(ENTRIES[given.entry or "mnist1d-mlp"], given.sparsity or 0.9, given.data_dir, SETS[given.set])
     if given.stage == "search":
-        search.run(given.methods or list(search.forms))
+        search.run(given.methods or search.methods)
     elif given.stage == "test":
         test(search, given.methods or TESTED, given.seeds)
     elif given.stage == "summary":
         print("\n".join(summary()))
     elif given.stage == "table":
-        print("\n".join(paired(given.entry, given.sparsity)))
+        print("\n".join(paired(search.entry.label, search.sparsity)))
     else:
         print("\n".join(search.lines()))
 
