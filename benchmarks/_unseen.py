@@ -148,7 +148,7 @@ UNSEEN = Suite(
                 "schedule": "cosine",
                 "warmup": 50,
                 "weight_decay": 0.1,
-                "steps": 1_000,
+                "steps": 600,
                 "every": 25,
                 "batch_size": 64,
                 "loss": "cross_entropy",

@@ -27,9 +27,10 @@ import json
 import statistics
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 
 from _harness import RESULTS, command, make_parser, single_thread, table
@@ -39,6 +40,7 @@ single_thread()
 from _soft_trials import DEFAULT, FORMS, SETS, Settings  # noqa: E402
 from _unseen import UNSEEN  # noqa: E402
 from sparsity_records import Runs, read  # noqa: E402
+from torch.optim.optimizer import register_optimizer_step_post_hook  # noqa: E402
 
 from surgecollapse.compare.comparison import Comparison, Outcome  # noqa: E402
 from surgecollapse.compare.methods import METHODS, Method  # noqa: E402
@@ -261,7 +263,7 @@ LEVELS = (0.9, 0.95, 0.98, 0.8)
 FEW = 5
 """Seeds of the untuned pass."""
 COSTS = FOLDER / "costs.json"
-_SHORT, _LONG = 20, 60
+_STEPS = 40
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -322,27 +324,35 @@ def stages(data_dir: Path | None, entries: Sequence[str], levels: Sequence[float
 def costs(entries: Sequence[str], data_dir: Path | None) -> dict[str, tuple[float, float]]:
     """Processor seconds of a step with the soft threshold, and of a run without its steps, by task.
 
-    Two runs of a few steps are timed once, and kept. A task whose data are missing has no cost.
+    A run of a few steps is timed once, and kept. A task whose data are missing has no cost.
     """
     known = json.loads(COSTS.read_text(encoding="utf-8")) if COSTS.is_file() else {}
     for label in entries:
         if label in known:
             continue
-        search, seconds = Search(ENTRIES[label], 0.9, data_dir), []
+        cell = make_cell(ENTRIES[label], METHODS["soft_threshold"], 0.9, 0, {"steps": _STEPS}, data_dir=data_dir)
         try:
-            for steps in (_SHORT, _SHORT, _LONG):  # the first one also imports, and caches
-                cell = make_cell(search.entry, METHODS["soft_threshold"], 0.9, 0, {"steps": steps}, data_dir=data_dir)
-                began = time.process_time()
-                with tempfile.TemporaryDirectory() as scratch:
-                    train_cell(cell.message, Path(scratch))
-                seconds.append(time.process_time() - began)
+            step, fixed = timed(cell)
         except FAILURES as error:
             print(f"{label} cannot be timed: {error}")
             continue
-        step = (seconds[2] - seconds[1]) / (_LONG - _SHORT)
-        known[label] = {"step": round(step, 5), "fixed": round(max(0.0, seconds[1] - _SHORT * step), 2)}
+        known[label] = {"step": round(step, 5), "fixed": round(fixed, 2)}
         COSTS.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
     return {label: (found["step"], found["fixed"]) for label, found in known.items()}
+
+
+def timed(cell: Cell) -> tuple[float, float]:
+    """Processor seconds of a median step and of all else in one run."""
+    ticks: list[float] = []
+    began = time.process_time()
+    hook = register_optimizer_step_post_hook(lambda *_: ticks.append(time.process_time()))
+    try:
+        with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings(action="ignore"):
+            train_cell(cell.message, Path(scratch))
+    finally:
+        hook.remove()
+    step = statistics.median(after - before for before, after in pairwise(ticks))
+    return step, max(0.0, time.process_time() - began - step * len(ticks))
 
 
 def plan_table(every: Sequence[Stage], cost: Mapping[str, tuple[float, float]]) -> list[str]:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from _harness import RESULTS, json_lines, make_parser
+from _unseen import UNSEEN
 from rich.console import Console
 
 from surgecollapse.compare.methods import ABLATIONS, METHODS
@@ -31,6 +32,7 @@ from surgecollapse.compare.plan import identity
 from surgecollapse.compare.results import LEAST_SEEDS
 from surgecollapse.compare.suites import SUITES
 
+ALL_SUITES = {**SUITES, UNSEEN.name: UNSEEN}
 FOLDERS = RESULTS / "compare"
 PAGE = Path(__file__).parents[1] / "docs" / "records-sparsity.md"
 FIRST = "gmp"
@@ -80,7 +82,8 @@ class Runs:
     @property
     def steps(self) -> int:
         """Of the task's dense training, whatever the number of this method's."""
-        settings = {entry.label: entry.settings for entry in SUITES[self.suite].entries} if self.suite in SUITES else {}
+        known = ALL_SUITES[self.suite].entries if self.suite in ALL_SUITES else ()
+        settings = {entry.label: entry.settings for entry in known}
         return int(settings.get(self.entry, {}).get("steps", self.mean("steps")))
 
     @property
@@ -92,8 +95,10 @@ class Runs:
     def title(self) -> str:
         """Of the method, as tables have it."""
         name = _OLD_NAMES.get(self.method, self.method)
-        known = METHODS.get(name) or ABLATIONS.get(name)
-        return self.method if known is None else known.title
+        plain = name.removesuffix("_untuned").removesuffix("_sam")
+        known = METHODS.get(plain) or ABLATIONS.get(plain)
+        how = {"_untuned": ", untuned", "_sam": ", sharpness-aware"}.get(name.removeprefix(plain), "")
+        return self.method if known is None else f"{known.title}{how}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,11 +230,28 @@ def ladders(every: Sequence[Runs]) -> dict[Task, list[Record]]:
 
 
 def _titles() -> dict[str, str]:
-    return {entry.label: entry.title for suite in SUITES.values() for entry in suite.entries}
+    return {entry.label: entry.title for suite in ALL_SUITES.values() for entry in suite.entries}
 
 
 def _place(entry: str) -> int:
     return list(_titles()).index(entry) if entry in _titles() else len(_titles())
+
+
+CONTROLS = {"equal FLOPs": ("gmp_equal_flops", "rigl_equal_flops"), "small dense": ("small_dense",)}
+"""Columns of a table, and the methods whose best stands there; an untuned one counts where no tuned one was run."""
+RUNNER = "python benchmarks/soft_forms.py suite --entry {entry} --sparsity {sparsity:g}"
+
+
+def controls(every: Sequence[Runs], task: Task) -> dict[str, Runs]:
+    """The best runs of the controls of a task, by column, as far as they were run."""
+    here = [runs for runs in every if (runs.entry, runs.steps, runs.sparsity) == task]
+    found = {}
+    for column, names in CONTROLS.items():
+        tuned = [runs for runs in here if runs.method in names]
+        those = tuned or [runs for runs in here if runs.method.removesuffix("_untuned") in names]
+        if those:
+            found[column] = max(those, key=lambda runs: runs.accuracy)
+    return found
 
 
 _HEAD = """\
@@ -241,6 +263,9 @@ The best mean test accuracy that this repository has for each task and sparsity,
 - **First record**: gradual pruning, where it was run. A later one is a method with a higher mean, in the order in which
   the comparisons were begun.
 - **p** is one-sided and paired over common seeds, against the record before.
+- **Minus equal FLOPs**, **minus small dense**: the paired mean difference over common seeds to the better of gradual
+  pruning and RigL, trained for as long as costs the FLOPs of the soft threshold, and to a dense network of as many
+  weights. Where a control was not run, the line under the table has the command.
 - **FLOPs** of training and **density** are relative to dense training, for an engine that skips zeros.
 - **Doubts**: fewer than {least} seeds, or p of {significant} or more. Test accuracy chose the records, which favors
   them.
@@ -249,27 +274,50 @@ The best mean test accuracy that this repository has for each task and sparsity,
 """
 
 
-def page(found: Mapping[Task, Sequence[Record]]) -> str:
-    """The page in Markdown."""
+def page(found: Mapping[Task, Sequence[Record]], every: Sequence[Runs]) -> str:
+    """The page in Markdown, from the records and all runs."""
     lines = [_HEAD.format(least=LEAST_SEEDS, significant=SIGNIFICANT)]
     for (entry, steps, sparsity), ladder in found.items():
         lines += [f"## {_titles().get(entry, entry)}, {steps:,} steps, {100 * sparsity:g}% sparse", ""]
         lines += [
-            "| method | accuracy, % | n | p | FLOPs | density | begun | version | id | doubts |",
-            "|" + "---|" * 10,
+            "| method | accuracy, % | n | p | "
+            + "".join(f"minus {column} | " for column in CONTROLS)
+            + "FLOPs | density | begun | version | id | doubts |",
+            "|" + "---|" * (10 + len(CONTROLS)),
         ]
-        lines += [_line(record) for record in ladder]
-        lines += ["", *_details(ladder)]
+        beside = controls(every, (entry, steps, sparsity))
+        lines += [_line(record, beside) for record in ladder]
+        lines += ["", *_missing(beside, entry, sparsity), *_details(ladder)]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _line(record: Record) -> str:
+def _missing(beside: Mapping[str, Runs], entry: str, sparsity: float) -> list[str]:
+    """What trains the controls that were not run."""
+    absent = [column for column in CONTROLS if column not in beside]
+    if not absent:
+        return []
+    return [f"Not run: {', '.join(absent)}. `{RUNNER.format(entry=entry, sparsity=sparsity)}` trains them.", ""]
+
+
+def _minus(runs: Runs, control: Runs | None) -> str:
+    """Mean paired difference to a control."""
+    if control is None:
+        return "–"
+    if control.method == runs.method:
+        return "itself"
+    theirs = control.accuracies
+    common = [value - theirs[seed] for seed, value in runs.accuracies.items() if seed in theirs]
+    return f"{statistics.fmean(common):+.2f}" if common else "–"
+
+
+def _line(record: Record, beside: Mapping[str, Runs]) -> str:
     runs, p = record.runs, record.p
     cells = [
         runs.title,
         f"{runs.accuracy:.2f}",
         str(len(runs.rows)),
         "–" if p is None else "< 0.0001" if p < 1e-4 else f"{p:.4f}",
+        *(_minus(runs, beside.get(column)) for column in CONTROLS),
         f"{runs.flops:.3f}",
         f"{runs.mean('mean_density'):.3f}",
         runs.began[:10],
@@ -339,7 +387,7 @@ def main() -> int:
     given = parser.parse_args()
     every = everything()
     if given.rerun is None:
-        given.page.write_text(page(ladders(every)), encoding="utf-8")
+        given.page.write_text(page(ladders(every), every), encoding="utf-8")
         return 0
     chosen = [runs for runs in every if runs.id == given.rerun]
     if not chosen:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,8 @@ def write(folder, accuracies, *, began="2026-01-01T00:00:00+00:00", suite="quick
 
 
 def test_the_page_is_what_the_rows_say(records):
-    assert records.PAGE.read_text(encoding="utf-8") == records.page(records.ladders(records.everything()))
+    every = records.everything()
+    assert records.PAGE.read_text(encoding="utf-8") == records.page(records.ladders(every), every)
 
 
 def test_a_record_is_better_than_the_one_before_it(records, tmp_path):
@@ -65,9 +67,25 @@ def test_a_record_is_better_than_the_one_before_it(records, tmp_path):
     expected = stats.ttest_rel(better[:9], [x + 0.01 for x in gmp[:9]], alternative="greater").pvalue
     assert third.p == pytest.approx(expected)
     assert third.doubts == []
-    text = records.page({task: ladder})
+    text = records.page({task: ladder}, [])
     assert text.count(f"--rerun {third.runs.id}\n") == 1
     assert '"policy": "feather"' in text
+
+
+def test_controls_stand_beside_every_record_and_a_tuned_one_counts(records, tmp_path):
+    write(tmp_path / "a", {"gmp": [0.70, 0.72], "st3": [0.75, 0.76], "small_dense": [0.65, 0.66, 0.9]})
+    every = records.everything(tmp_path)
+    untuned = replace(every[-1], method="small_dense_untuned", rows={0: {**every[-1].rows[0], "accuracy": 0.95}})
+    page = records.page(records.ladders(every), [*every, untuned])
+    lines = [line for line in page.splitlines() if line.startswith("| ")]
+    assert "| minus equal FLOPs | minus small dense |" in lines[0]
+    assert "| gradual pruning (GMP) | 71.00 | 2 | – | – | +5.50 |" in lines[1]
+    assert "| small dense | 73.67 | 3 | 0.9711 | – | itself |" in lines[2]
+    assert "| ST-3 | 75.50 | 2 | 0.1257 | – | +10.00 |" in lines[3]
+    command = "python benchmarks/soft_forms.py suite --entry mnist1d-mlp --sparsity 0.9"
+    assert f"Not run: equal FLOPs. `{command}` trains them." in page.splitlines()
+    only = records.page(records.ladders(every[:2]), [*every[:2], untuned])
+    assert "| gradual pruning (GMP) | 71.00 | 2 | – | – | -25.00 |" in only
 
 
 @pytest.mark.parametrize("differences", [[0.5, -0.2, 0.3], [1.0, 2.0], [-1.0, -3.0, -2.0, 0.1]])
