@@ -88,12 +88,12 @@ EARLY: dict[str, tuple[Settings, ...]] = {
     ),
     "cyclic_pruning": (
         _form(EVEN, 0.2),
-        _form(EVEN, 0.3),
         _form(EVEN, 0.2, dense_until=0.01),
-        _form(EVEN, 0.3, dense_until=0.01),
+        _form(EVEN, 0.2, dense_until=0.01, cycles=8),
+        {**_form(EVEN, 0.2, dense_until=0.01, cycles=8), "growth": "random"},
     ),
 }
-"""The trials of one question: is it *early* sparsity that puts SET ahead at 80% on the MLP of MNIST-1D?"""
+"""The trials of one question: is it *early* sparsity, or the exchange of weights, that puts SET ahead at 80%?"""
 SETS = {"forms": FORMS, "early": EARLY}
 
 DEFAULT: Settings = _form(GLOBAL)

@@ -156,11 +156,14 @@ class Search:
 
 def _words(settings: Settings) -> str:
     """A form in a few words."""
-    options = ", ".join(f"{name}={value:g}" for name, value in settings.get("policy_options", {}).items())
+    given = settings.get("policy_options", {}).items()
+    options = ", ".join(f"{name}={value if isinstance(value, str) else format(value, 'g')}" for name, value in given)
     how = {"layer": "even", "erk": "ERK", "global": "global"}.get(settings.get("allocation", ""), "")
     how = "LAMP" if settings.get("saliency") == "lamp" else how
     rate = f"lr {settings['lr']:g}" if "lr" in settings else ""
-    return ", ".join(part for part in (how, rate, f"dropout {settings['dropout']:g}", options) if part)
+    growth = f"growth {settings['growth']}" if "growth" in settings else ""
+    dropout = f"dropout {settings['dropout']:g}" if "dropout" in settings else ""
+    return ", ".join(part for part in (how, rate, dropout, options, growth) if part)
 
 
 # --- Test -------------------------------------------------------------------------------------------------------------
