@@ -30,6 +30,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import islice, pairwise
 from pathlib import Path
 
@@ -68,6 +69,12 @@ class NotSearchedError(SystemExit):
 # --- Search -----------------------------------------------------------------------------------------------------------
 
 
+@lru_cache
+def searched(folder: Path) -> Rows:
+    """The rows of all searches, read once."""
+    return Rows(folder)
+
+
 class Search:
     """The search on one net at one sparsity, as far as its rows go."""
 
@@ -75,7 +82,7 @@ class Search:
         self, entry: Entry, sparsity: float, data_dir: Path | None, forms: Mapping[str, tuple[Settings, ...]] = FORMS
     ) -> None:
         self.entry, self.sparsity, self.data_dir, self.forms = entry, sparsity, data_dir, forms
-        self.rows = Rows(FOLDER)
+        self.rows = searched(FOLDER)
 
     @property
     def methods(self) -> list[str]:
@@ -351,7 +358,8 @@ def timed(cell: Cell) -> tuple[float, float]:
     hook = register_optimizer_step_post_hook(lambda *_: ticks.append(time.process_time()))
     try:
         with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings(action="ignore"):
-            train_cell(cell.message, Path(scratch))
+            if train_cell(cell.message, Path(scratch)) is None:
+                raise SystemExit("stopped: the same command goes on")
     finally:
         hook.remove()
     step = statistics.median(after - before for before, after in pairwise(ticks))

@@ -96,6 +96,7 @@ def test_the_suite_goes_on_where_it_stopped(tiny, capsys):
     assert search.missing("gmp") == 0
     assert search.missing("soft_threshold") == 6
     capsys.readouterr()
+    forms.searched.cache_clear()
     forms.Search(entry, 0.9, None, few).run(["gmp"])
     assert not capsys.readouterr().out
     names = ["soft_threshold", "gmp_untuned", "gmp_equal_flops_untuned"]
