@@ -198,7 +198,7 @@ NAMES = tuple(dict.fromkeys([*TESTED, *SHARP, "soft_threshold_entropy"]))
 
 def fits(entry: Entry, name: str) -> bool:
     """Whether a method can be had on a net: one of one's own has no smaller form, and not every net has dropout."""
-    own = is_reference(entry.settings["model"])
+    own = is_reference(entry.settings.get("model"))
     if name.startswith("small_dense"):
         return not own
     return name != "dropout" or not (own or "dropout" in unfit({**entry.settings, "dropout": 0.1}))

@@ -263,9 +263,9 @@ The best mean test accuracy that this repository has for each task and sparsity,
 - **First record**: gradual pruning, where it was run. A later one is a method with a higher mean, in the order in which
   the comparisons were begun.
 - **p** is one-sided and paired over common seeds, against the record before.
-- **Minus equal FLOPs**, **minus small dense**: the paired mean difference over common seeds to the better of gradual
-  pruning and RigL, trained for as long as costs the FLOPs of the soft threshold, and to a dense network of as many
-  weights. Where a control was not run, the line under the table has the command.
+- **Minus equal FLOPs** and **minus small dense** are paired mean differences over common seeds. Equal FLOPs: the better
+  of gradual pruning and RigL, trained for as long as costs the FLOPs of the soft threshold. Small dense: a dense
+  network of as many weights. Where a control was not run, the line under the table has the command.
 - **FLOPs** of training and **density** are relative to dense training, for an engine that skips zeros.
 - **Doubts**: fewer than {least} seeds, or p of {significant} or more. Test accuracy chose the records, which favors
   them.

@@ -32,7 +32,7 @@ def forms(monkeypatch):
 def tiny(forms, monkeypatch, tmp_path):
     """The suite on digits, with rows in a folder of its own and two forms of two methods."""
     entry = SUITES["smoke"].entries[0]
-    entry = replace(entry, settings={**entry.settings, "steps": 20, "every": 2})
+    entry = replace(entry, settings={**entry.settings, "model": "mlp", "steps": 20, "every": 2})
     suite = replace(SUITES["smoke"], entries=(entry,))
     monkeypatch.setattr(forms, "ENTRIES", {entry.label: entry})
     monkeypatch.setattr(forms, "ALL_SUITES", (suite,))
