@@ -20,10 +20,11 @@ import torch
 from _harness import RESULTS, listed, make_parser, single_thread, versions
 from grokking_bank.members import problem
 from grokking_bank.plan import BLOCKS, FIRST_BANK, SECOND_BANK, block
-from grokking_bank.stack import BETAS, EPS, Stack
+from grokking_bank.stack import BETAS, EPS, NETS, Stack
 from grokking_bank.store import cut, facts_of, read_bank, write_stack
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+_NETS, _SECOND = tuple(NETS), "## The second bank"
 SLICED = ("add-23-02", "div-23-01", "s4-03")
 """Files of the slice."""
 
@@ -54,40 +55,50 @@ def generate(names: list[str], out: Path) -> None:
             done += block(name).steps * len(members)
 
 
-def table(out: Path) -> str:
-    """Counts of classes by task."""
+def table(out: Path, second: bool = False) -> str:
+    """Counts of classes by kind of net and task."""
     runs = read_bank(out)
     facts = [facts_of(path) for path in sorted(out.glob("*.npz"))]
     size = sum(path.stat().st_size for path in out.glob("*.npz"))
     spent = sum(float(str(f["seconds"])) for f in facts)
     lines = [
-        "# The bank of runs",
+        _SECOND if second else "# The bank of runs",
         "",
-        "`python benchmarks/bank.py`",
+        f"`python benchmarks/bank.py{' --second --out runs/bank-2' if second else ''}`",
         "",
         f"{len(runs)} runs, {spent:,.0f} s of one thread in all by the wall clock, {size / 1e6:.1f} MB; "
         f"{listed(versions())}.",
         "",
-        "| task | runs | grokked | at once | not, fitted | not, never fitted | median t_fit | median t_gen of grokked "
-        "| seconds |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| net | task | runs | grokked | at once | not, fitted | not, never fitted | median t_fit "
+        "| median t_gen of grokked | seconds |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for task in [*dict.fromkeys(run.task for run in runs), "all"]:
-        given = [run for run in runs if task in ("all", run.task)]
-        counts = Counter(run.outcome for run in given)
-        unfitted = sum(run.outcome == "not" and run.times.t_fit is None for run in given)
-        fits = [run.times.t_fit for run in given if run.times.t_fit is not None]
-        gens = [run.times.t_gen_sustained for run in given if run.outcome == "grokked"]
-        seconds = sum(float(str(f["seconds"])) for f in facts if task in ("all", f["task"]))
-        cells = [task, len(given), counts["grokked"], counts["at once"], counts["not"] - unfitted, unfitted]
-        cells += [f"{statistics.median(values):,.0f}" if values else "–" for values in (fits, gens)]
-        lines.append("| " + " | ".join(map(str, [*cells, f"{seconds:,.0f}"])) + " |")
-    lines += [
-        "",
-        "Grokked: validation accuracy ≥ 95% (MNIST: 85%) at three evaluations on end, at twice t_fit or later.",
-        "",
-    ]
-    return "\n".join(lines)
+    keys = sorted({(run.net, run.task) for run in runs}, key=lambda key: (_NETS.index(key[0]), key[1]))
+    for net in dict.fromkeys(net for net, _ in keys):
+        for task in [*(task for other, task in keys if other == net), "all"]:
+            given = [run for run in runs if run.net == net and task in ("all", run.task)]
+            counts = Counter(run.outcome for run in given)
+            unfitted = sum(run.outcome == "not" and run.times.t_fit is None for run in given)
+            fits = [run.times.t_fit for run in given if run.times.t_fit is not None]
+            gens = [run.times.t_gen_sustained for run in given if run.outcome == "grokked"]
+            seconds = sum(float(str(f["seconds"])) for f in facts if f["net"] == net and task in ("all", f["task"]))
+            cells = [net, task, len(given), counts["grokked"], counts["at once"], counts["not"] - unfitted, unfitted]
+            cells += [f"{statistics.median(values):,.0f}" if values else "–" for values in (fits, gens)]
+            lines.append("| " + " | ".join(map(str, [*cells, f"{seconds:,.0f}"])) + " |")
+    if not second:
+        lines += [
+            "",
+            "Grokked: validation accuracy ≥ 95% (MNIST: 85%) at three evaluations on end, at twice t_fit or later.",
+        ]
+    return "\n".join([*lines, ""])
+
+
+def joined(page: str, text: str, second: bool) -> str:
+    """A page of both banks with one of them anew."""
+    first, _, rest = page.partition(_SECOND)
+    if second:
+        return f"{first.rstrip()}\n\n{text}".lstrip()
+    return f"{text.rstrip()}\n\n{_SECOND}{rest}" if rest else text
 
 
 def write_slice(bank: Path, out: Path) -> None:
@@ -158,8 +169,9 @@ def main() -> None:
         write_slice(options.out, options.slice)
         return
     generate(options.blocks or list(SECOND_BANK if options.second else FIRST_BANK), options.out)
-    text = table(options.out)
-    options.table.write_text(text, encoding="utf-8")
+    text = table(options.out, options.second)
+    page = options.table.read_text(encoding="utf-8") if options.table.exists() else ""
+    options.table.write_text(joined(page, text, options.second), encoding="utf-8")
     print(text)
 
 

@@ -4,7 +4,7 @@
     python benchmarks/early_warning.py    # tables and plots
     python benchmarks/early_warning.py --write slope   # only the threshold that the library ships
     python benchmarks/early_warning.py --shipped       # only recall and false alarms of that threshold
-    python benchmarks/early_warning.py --bank runs/bank-2 --out benchmarks/results/early-warning-2.md --images /tmp
+    python benchmarks/early_warning.py --bank runs/bank runs/bank-2 --out benchmarks/results/early-warning-nets.md
 
 A run counts from the evaluation at which it fitted to the last one before it generalized. Weights and thresholds come
 from the calibration side alone; the threshold of every detector is the one that at most 5% of the calibration runs that
@@ -12,6 +12,9 @@ did not grok ever reach, with scores by weights that had not seen their task.
 
 Goal: AUROC ≥ .95 at four times t_fit, alarms 30% of t_gen ahead, at ≤ 5% false alarms by run, and ahead of every
 control: the settings alone, the slope of the validation loss, the weight norm, a fixed time after fitting.
+
+With runs of several kinds of nets, a task of every size and net is held out in turn, and then perceptrons with one
+hidden layer from the other nets and the reverse.
 """
 
 from __future__ import annotations
@@ -49,6 +52,7 @@ HORIZONS = (1, 2, 4, 8, 16)
 MAIN = 4
 RATE = 0.05
 NEW = {
+    "row norms, median": ("train", Feature("norm/row_median")),
     "row norms, spread": ("train", Feature("norm/row_spread")),
     "update over weight, by row": ("train", Feature("update/row_ratio")),
     "radial share of updates": ("train", Feature("update/radial_share", "value")),
@@ -59,12 +63,16 @@ NEW = {
 """Observables that the first bank has not; by themselves only, so that combinations stay what they were."""
 FEATURES = (*features_of("labeled"), *(feature for _, feature in NEW.values()))
 SLOPE = Feature("loss/validation", "slope")
-CONTROL, WHAT = "control: slope of the validation loss", ("auroc", "recall")
+CONTROL = "control: slope of the validation loss"
+WHAT = {"auroc": f"AUROC at {MAIN} t_fit", "recall": "recall", "recall at 5%": "recall at 5%"}
+CHOSEN = "without labels, chosen on the calibration side"
 SETTINGS = ("learning rate", "weight decay", "train fraction", "initial scale", "label noise")
 _AT = {feature.name: i for i, feature in enumerate(FEATURES)}
 _AT |= {name: len(FEATURES) + i for i, name in enumerate(SETTINGS)}
-FAMILY = {"s4": "groups", "s5": "groups", "parity-15": "parity", "mnist": "images"}
+FAMILY = {"s4": "groups", "s5": "groups", "parity-15": "parity", "mnist": "images", "latin": "text"}
 """Of a task; all others are modular arithmetic."""
+NETS_SAID = {"perceptron": "one hidden layer", "deep": "three hidden layers", "attention": "transformer"}
+_SIDES = {"deep": "other nets", "attention": "other nets"}
 _UNSEEN_ONLINE = ("curvature/sharpness", "gradient/slow_ratio", "entropy/spectral_validation")
 """Series that no run of the command line has by default: the detectors that are shipped do without."""
 
@@ -140,6 +148,15 @@ def courses_of(runs: Sequence[BankRun]) -> list[Course | None]:
     return found
 
 
+def kind_of(group: str) -> str:
+    """The task of a group, of every net and size: what is learned of x + y mod 23 does not surprise mod 29.
+
+    >>> [kind_of(group) for group in ("add-23", "deep, add-29", "attention, s5")]
+    ['add', 'add', 's5']
+    """
+    return group.rpartition(" ")[2].partition("-")[0]
+
+
 def fitted(entry: Entry, courses: Sequence[Course]) -> Callable[[Course], np.ndarray]:
     """Learn on some runs; returns what scores one."""
     columns = list(entry.columns)
@@ -155,9 +172,11 @@ def evaluate(entry: Entry, folds: Sequence[tuple[str, list[Course], list[tuple[i
     """One row for every held-out run: its scores at the horizons, its alarm, what it was."""
     rows = []
     for name, calibration, held in folds:
-        inner = held_out_scores(calibration, lambda rest: fitted(entry, rest))
+        by_kind = [replace(course, group=kind_of(course.group)) for course in calibration]
+        inner = held_out_scores(by_kind, lambda rest: fitted(entry, rest))
         highest = [s.max() for s, c in zip(inner, calibration, strict=True) if not c.grokked]
         threshold = alarm_threshold(highest, RATE)
+        found = float(np.mean([s.max() >= threshold for s, c in zip(inner, calibration, strict=True) if c.grokked]))
         scorer = fitted(entry, calibration)
         for number, course in held:
             scores = scorer(course)
@@ -168,12 +187,36 @@ def evaluate(entry: Entry, folds: Sequence[tuple[str, list[Course], list[tuple[i
                     "task": course.group,
                     "grokked": course.grokked,
                     "alarm": first_alarm(course, scores, threshold),
+                    "highest": float(scores.max()),
+                    "calibration": found,
                     "t_gen": course.t_gen,
                     "scores": {h: at_horizon(course, scores, h) for h in HORIZONS},
                     "course": (course.steps / course.t_fit, scores),
                 }
             )
     return rows
+
+
+def choose(rows: dict[str, list[dict[str, Any]]], wanted: Sequence[Entry]) -> list[dict[str, Any]]:
+    """The rows of each fold by the detector without labels that finds most runs on the calibration side of the fold."""
+    names = [entry.name for entry in wanted if entry.track in ("train", "unlabeled")]
+    found = []
+    for fold in dict.fromkeys(row["fold"] for row in rows[names[0]]):
+        sides = {name: [row for row in rows[name] if row["fold"] == fold] for name in names}
+        found += max(sides.values(), key=lambda side: side[0]["calibration"])
+    return found
+
+
+def found_at_rate(rows: Sequence[dict[str, Any]]) -> list[bool]:
+    """Whether each run is found at the threshold that at most 5% of its fold's held-out runs that did not grok exceed.
+
+    This looks at the held-out runs, so it says how well a detector separates, and not what an alarm would do.
+    """
+    thresholds = {}
+    for fold in {row["fold"] for row in rows}:
+        others = sorted((r["highest"] for r in rows if r["fold"] == fold and not r["grokked"]), reverse=True)
+        thresholds[fold] = others[int(RATE * len(others))] if others else np.inf
+    return [row["highest"] > thresholds[row["fold"]] for row in rows]
 
 
 def at_horizon(course: Course, scores: np.ndarray, multiple: int) -> float | None:
@@ -215,32 +258,43 @@ def auroc(rows: Sequence[dict[str, Any]], horizon: int, draws: int = 2000) -> tu
 def minus_slope(
     rows: Sequence[dict[str, Any]], slope: Sequence[dict[str, Any]], draws: int = 2000
 ) -> dict[str, tuple[float, float, float]]:
-    """AUROC and recall minus those of the slope on the same runs, with 95% intervals over resampled tasks."""
+    """AUROC and both recalls minus those of the slope on the same runs, with 95% intervals over resampled tasks."""
     names = sorted({row["task"] for row in rows})
     drawn = np.random.default_rng(0).integers(len(names), size=(draws, len(names)))
     found = {}
-    for what in ("auroc", "recall"):
+    for what in WHAT:
         shares, spreads = [], []
         for some in (rows, slope):
-            if what == "auroc":
-                parts = pairs(some, MAIN)
-                by_task = [parts.get(name, (0.0, 0)) for name in names]
-            else:
-                grokked = [row for row in some if row["grokked"]]
-                by_task = [
-                    (
-                        float(sum(row["alarm"] is not None for row in grokked if row["task"] == name)),
-                        sum(row["task"] == name for row in grokked),
-                    )
-                    for name in names
-                ]
-            good, count = np.array(by_task, dtype=float).T
+            parts = pairs(some, MAIN) if what == "auroc" else finds(some, what)
+            good, count = np.array([parts.get(name, (0.0, 0)) for name in names], dtype=float).T
             shares.append(good.sum() / count.sum() if count.sum() else np.nan)
             with np.errstate(invalid="ignore"):
                 spreads.append(good[drawn].sum(1) / count[drawn].sum(1))
         low, high = np.nanquantile(spreads[0] - spreads[1], (0.025, 0.975))
         found[what] = (float(shares[0] - shares[1]), float(low), float(high))
     return found
+
+
+def finds(rows: Sequence[dict[str, Any]], what: str) -> dict[str, tuple[float, int]]:
+    """By task: runs that grokked and were found, by their alarm or at 5% false alarms; and all that grokked."""
+    flags = found_at_rate(rows) if what == "recall at 5%" else [row["alarm"] is not None for row in rows]
+    found: dict[str, tuple[float, int]] = {}
+    for row, flag in zip(rows, flags, strict=True):
+        if row["grokked"]:
+            good, count = found.get(row["task"], (0.0, 0))
+            found[row["task"]] = good + flag, count + 1
+    return found
+
+
+def ahead_of_slope(behind: dict[str, dict[str, dict[str, tuple[float, float, float]]]]) -> list[str]:
+    """Detectors that are ahead of the slope by one measure on every split, with an interval above zero."""
+    names = next(iter(behind.values()))
+    return [
+        f"{name} ({title})"
+        for name in names
+        for what, title in WHAT.items()
+        if all(found[name][what][1] > 0 for found in behind.values())
+    ]
 
 
 def lead(row: dict[str, Any]) -> float:
@@ -257,6 +311,10 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "auroc": {h: auroc(rows, h) for h in HORIZONS},
         "false": share([row["alarm"] is not None for row in others], [row["task"] for row in others]),
         "recall": share([row["alarm"] is not None for row in grokked], [row["task"] for row in grokked]),
+        "recall at 5%": share(
+            [flag for flag, row in zip(found_at_rate(rows), rows, strict=True) if row["grokked"]],
+            [row["task"] for row in grokked],
+        ),
         "lead": np.quantile(ahead, (0.25, 0.5, 0.75)).tolist() if ahead else None,
         "lead of all": float(np.median([lead(row) for row in grokked])) if grokked else None,
     }
@@ -264,6 +322,8 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def share(flags: Sequence[bool], tasks: Sequence[str], draws: int = 2000) -> tuple[float, float, float]:
     """Share of true flags, and its 95% interval over resampled tasks."""
+    if not flags:
+        return float("nan"), float("nan"), float("nan")
     names = sorted(set(tasks))
     good = np.array([sum(f for f, t in zip(flags, tasks, strict=True) if t == n) for n in names], dtype=float)
     count = np.array([sum(t == n for t in tasks) for n in names], dtype=float)
@@ -365,13 +425,13 @@ def table(results: dict[str, dict[str, Any]]) -> Iterator[str]:
     yield (
         "| detector | AUROC at "
         + " | ".join(f"{h} t_fit" for h in HORIZONS)
-        + " | false alarms | recall | lead | all |"
+        + " | false alarms | recall | recall at 5% | lead | all |"
     )
-    yield "|" + "---|" * (len(HORIZONS) + 5)
+    yield "|" + "---|" * (len(HORIZONS) + 6)
     for name, found in results.items():
         cells = [name]
         cells += [interval(found["auroc"][h]) if h == MAIN else f"{found['auroc'][h][0]:.2f}"[-4:] for h in HORIZONS]
-        cells += ["{:.0%} ({:.0%}–{:.0%})".format(*found[key]) for key in ("false", "recall")]
+        cells += ["{:.0%} ({:.0%}–{:.0%})".format(*found[key]) for key in ("false", "recall", "recall at 5%")]
         cells.append("–" if found["lead"] is None else "{1:.0%} ({0:.0%}–{2:.0%})".format(*found["lead"]))
         cells.append("–" if found["lead of all"] is None else f"{found['lead of all']:.0%}")
         yield "| " + " | ".join(cells) + " |"
@@ -438,7 +498,7 @@ def rounded(values: Any) -> Any:
 def main() -> None:
     """Evaluate everything; write tables, plots and, if asked, the detectors."""
     parser = make_parser(__doc__, out=RESULTS / "early-warning.md")
-    parser.add_argument("--bank", type=Path, default=Path("runs/bank"), help="folder of the bank's files")
+    parser.add_argument("--bank", type=Path, nargs="+", default=[Path("runs/bank")], help="folders of the files")
     parser.add_argument("--images", type=Path, default=Path(__file__).parent / "reports" / "images")
     parser.add_argument(
         "--write", nargs="+", choices=SHIPPED, help="write these detectors that the library ships, and end"
@@ -446,7 +506,7 @@ def main() -> None:
     parser.add_argument("--shipped", action="store_true", help="measure the threshold that the library ships, and end")
     options = parser.parse_args()
     began = time.perf_counter()
-    runs = read_bank(options.bank)
+    runs = [run for folder in options.bank for run in read_bank(folder)]
     played = [(run, course) for run, course in zip(runs, courses_of(runs), strict=True) if course is not None]
     used = [(run, course) for run, course in played if run.outcome != "at once"]
     chosen, courses = [run for run, _ in used], [course for _, course in used]
@@ -456,25 +516,29 @@ def main() -> None:
             courses, options.write, Path(__file__).parents[1] / "src/surgecollapse/forecast/calibrated.json"
         )
         return
-    if options.shipped:
-        print(json.dumps(shipped_alarm(courses)))
-        return
-    tasks = [run.task for run in chosen]
-    splits = {
-        "A task held out": folds_by(tasks, courses),
-        "A family of tasks held out": folds_by([FAMILY.get(task, "modular") for task in tasks], courses),
-        "A value of a hyperparameter held out": by_setting(chosen, courses),
-    }
     nets = [run.net for run in chosen]
-    if len(set(nets)) > 1:
-        splits["An architecture held out"] = folds_by(nets, courses)
+    shipped = {
+        net: shipped_alarm([c for c, other in zip(courses, nets, strict=True) if other == net])
+        for net in dict.fromkeys(nets)
+    }
+    if options.shipped:
+        print(json.dumps(shipped))
+        return
+    tasks = [kind_of(course.group) for course in courses]
+    splits = {"A task held out": folds_by(tasks, courses)}
+    if len(shipped) > 1:
+        splits["An architecture held out"] = folds_by([_SIDES.get(net, net) for net in nets], courses)
+    else:
+        splits["A family of tasks held out"] = folds_by([FAMILY.get(run.task, "modular") for run in chosen], courses)
+        splits["A value of a hyperparameter held out"] = by_setting(chosen, courses)
     splits = {title: folds for title, folds in splits.items() if folds}
     wanted = entries()
     results: dict[str, dict[str, dict[str, Any]]] = {}
     behind: dict[str, dict[str, dict[str, tuple[float, float, float]]]] = {}
     kept: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for title, folds in splits.items():
-        kept[title] = {entry.name: evaluate(entry, folds) for entry in wanted}
+        rows = {entry.name: evaluate(entry, folds) for entry in wanted}
+        kept[title] = rows | {CHOSEN: choose(rows, wanted)}
         results[title] = {name: summary(rows) for name, rows in kept[title].items()}
         slope = kept[title][CONTROL]
         behind[title] = {name: minus_slope(rows, slope) for name, rows in kept[title].items() if name != CONTROL}
@@ -486,15 +550,26 @@ def main() -> None:
         name: auroc([row for row in rows if row["run"] not in partial], MAIN)
         for name, rows in kept["A task held out"].items()
     }
-    saving = {
-        name: give_up(courses, entry, tasks)
-        for name, entry in ((e.name, e) for e in wanted if e.name.startswith(("logistic", "control: settings")))
-    }
+    giving_up = () if len(shipped) > 1 else ("logistic", "control: settings")
+    saving = {e.name: give_up(courses, e, tasks) for e in wanted if e.name.startswith(giving_up)}
     text = page(
         runs, courses, results, behind, clear, len(partial), saving, until_saved(runs), time.perf_counter() - began
     )
+    text += "\n".join(shipped_table(shipped))
+    if len(shipped) > 1:
+        by_net = {
+            title: {
+                net: {name: summary([row for row in rows if nets[row["run"]] == net]) for name, rows in found.items()}
+                for net in shipped
+            }
+            for title, found in kept.items()
+        }
+        text += "\n".join(net_tables(by_net))
+        draw_nets(by_net["A task held out"], options.images / "early-warning-nets.png")
     options.out.write_text(text, encoding="utf-8")
     print(text)
+    if len(shipped) > 1:
+        return
     draw(results["A task held out"], kept["A task held out"], options.images)
 
 
@@ -528,16 +603,18 @@ def page(
         "AUROC: pairs of a run that grokked and one that did not, of the same task and fold, ranked by the score at a "
         f"multiple of t_fit, of runs that had not generalized by then; at {MAIN} t_fit with the 95% interval over "
         "tasks drawn with replacement. False alarms: held-out runs that did not grok and had an alarm, at a threshold "
-        "set for 5% on the calibration side. Recall: runs that grokked and had one before. Lead: share of t_gen left "
-        "at the alarm, median (quartiles) of those; all: median with 0 for a run without one.",
+        "set for 5% on the calibration side. Recall: runs that grokked and had one before. Recall at 5%: the same "
+        "with a threshold that 5% of the fold's held-out runs that did not grok exceed, which an alarm cannot know. "
+        "Lead: share of t_gen left at the alarm, median (quartiles) of those; all: median with 0 for one without.",
         "",
         "## Minus the slope of the validation loss",
         "",
-        f"On the same runs: AUROC at {MAIN} t_fit and recall, with 95% intervals over tasks drawn with replacement. A "
-        "detector is ahead where the interval lies above zero.",
+        f"On the same runs: AUROC at {MAIN} t_fit and recalls, with 95% intervals over tasks drawn with replacement. A "
+        "detector is ahead where the interval lies above zero. Ahead by one measure on every split: "
+        f"{', '.join(ahead_of_slope(behind)) or 'none'}.",
         "",
-        "| detector | " + " | ".join(f"{title}: AUROC | recall" for title in behind) + " |",
-        "|---" * (1 + 2 * len(behind)) + "|",
+        "| detector | " + " | ".join(f"{title}: AUROC | recall | recall at 5%" for title in behind) + " |",
+        "|---" * (1 + len(WHAT) * len(behind)) + "|",
         *[
             "| " + " | ".join([name, *(signed(found[name][what]) for found in behind.values() for what in WHAT)]) + " |"
             for name in next(iter(behind.values()))
@@ -552,17 +629,59 @@ def page(
         "|---|---|",
         *[f"| {name} | {interval(found)} |" for name, found in clear.items()],
         "",
-        "## Steps saved",
-        "",
-        f"Stopping once generalization is sustained saves {until:.0%} of all steps of the bank. Giving up, with "
-        "thresholds that at most 5% of the calibration runs that grok would have met, a task held out:",
-        "",
-        "| detector | of the steps saved | of the hopeless runs stopped | of the runs that grok lost |",
-        "|---|---|---|---|",
-        *[f"| {n} | {f['saved']:.0%} | {f['stopped']:.0%} | {f['lost']:.0%} |" for n, f in saving.items()],
-        "",
     ]
+    if saving:
+        lines += [
+            "## Steps saved",
+            "",
+            f"Stopping once generalization is sustained saves {until:.0%} of all steps of the bank. Giving up, with "
+            "thresholds that at most 5% of the calibration runs that grok would have met, a task held out:",
+            "",
+            "| detector | of the steps saved | of the hopeless runs stopped | of the runs that grok lost |",
+            "|---|---|---|---|",
+            *[f"| {n} | {f['saved']:.0%} | {f['stopped']:.0%} | {f['lost']:.0%} |" for n, f in saving.items()],
+            "",
+        ]
     return "\n".join(lines)
+
+
+def shipped_table(shipped: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """Recall and false alarms of the shipped threshold, by kind of net."""
+    yield "## The threshold that is shipped"
+    yield ""
+    yield f"`--forecast slope`, alarm at a slope of −{calibrated('slope').threshold:g} or steeper; intervals of Wilson."
+    yield ""
+    yield "| net | false alarms | recall | lead, median (quartiles) |"
+    yield "|---|---|---|---|"
+    for net, found in shipped.items():
+        cells = [net]
+        for key in ("false", "recall"):
+            good, count, low, high = found[key]
+            cells.append(f"{good} of {count}: {good / count:.0%} ({low:.0%}–{high:.0%})" if count else "–")
+        cells.append("–" if found["lead"] is None else "{1:.0%} ({0:.0%}–{2:.0%})".format(*found["lead"]))
+        yield "| " + " | ".join(cells) + " |"
+    yield ""
+
+
+def net_tables(by_net: dict[str, dict[str, dict[str, dict[str, Any]]]]) -> Iterator[str]:
+    """AUROC, false alarms and recall by kind of net, for each split."""
+    for title, nets in by_net.items():
+        yield f"## By architecture: {title[0].lower()}{title[1:]}"
+        yield ""
+        yield "Of each: AUROC at 4 t_fit (interval); false alarms; recall; recall at 5% of that architecture."
+        yield ""
+        yield "| detector | " + " | ".join(nets) + " |"
+        yield "|---" * (1 + len(nets)) + "|"
+        for name in next(iter(nets.values())):
+            cells = [
+                "; ".join(
+                    [interval(found[name]["auroc"][MAIN])]
+                    + [f"{found[name][what][0]:.0%}" for what in ("false", "recall", "recall at 5%")]
+                )
+                for found in nets.values()
+            ]
+            yield "| " + " | ".join([name, *cells]) + " |"
+        yield ""
 
 
 SHOWN = {
@@ -631,6 +750,35 @@ def draw(results: dict[str, Any], rows: dict[str, list[dict[str, Any]]], folder:
 
     for name, picture in (("ranking", ranking), ("leads", leads), ("scores", courses)):
         save_png(picture(), folder / f"early-warning-{name}.png")
+
+
+def draw_nets(by_net: dict[str, dict[str, dict[str, Any]]], path: Path) -> None:
+    """AUROC of every detector by kind of net."""
+    try:
+        from surgecollapse.report.style import RUNS, canvas, legend_above, save_png, styled
+    except ModuleNotFoundError:
+        return
+
+    @styled
+    def picture() -> Any:
+        names = [name for name in next(iter(by_net.values())) if name != CHOSEN]
+        names.sort(key=lambda name: np.nanmean([found[name]["auroc"][MAIN][0] for found in by_net.values()]))
+        figure = canvas(7.0, 0.24 * len(names) + 1.0)
+        ax = figure.add_subplot()
+        for i, (net, found) in enumerate(by_net.items()):
+            color, marker = RUNS[i]
+            values = np.array([found[name]["auroc"][MAIN] for name in names])
+            at = np.arange(len(names)) + 0.22 * (i - (len(by_net) - 1) / 2)
+            ax.hlines(at, values[:, 1], values[:, 2], color=color, linewidth=1)
+            ax.plot(values[:, 0], at, marker, color=color, markersize=4, label=NETS_SAID.get(net, net))
+        ax.axvline(0.5, color="0.6", linewidth=0.8, zorder=0)
+        ax.set_yticks(range(len(names)), names)
+        ax.set_ylim(-0.7, len(names) - 0.3)
+        ax.set_xlabel(f"AUROC at {MAIN} t_fit, a task held out; lines: 95% intervals over tasks")
+        legend_above(figure, [ax], columns=3)
+        return figure
+
+    save_png(picture(), path)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import permutations
+from itertools import chain, permutations
 from typing import NamedTuple
 
 import torch
@@ -63,9 +63,10 @@ def problem(task: str) -> Problem:
     """The samples of a task by name.
 
     ``add-23``, ``sub-23``, ``mul-23``, ``div-23``: modular arithmetic on two one-hots; ``s5``: the product of two
-    permutations of five things, on two one-hots of 120; ``s4`` likewise of four; ``parity-15``: parity of the first 3
-    of so many bits ±1, 1,000 different samples; ``mnist``: MNIST digits averaged to 14×14, which count as generalized
-    from 85% on, since so few samples do not allow more (Liu et al., arXiv 2210.01117).
+    permutations of five things, on two one-hots of 120; ``s4`` likewise of four; ``latin``: which ending a Latin verb
+    takes (see :func:`_verbs`), on a one-hot of the verb and one of person and tense; ``parity-15``: parity of the
+    first 3 of so many bits ±1, up to 1,000 different samples; ``mnist``: MNIST digits averaged to 14×14, which count as
+    generalized from 85% on, since so few samples do not allow more (Liu et al., arXiv 2210.01117).
 
     Raises:
         ValueError: for a task that is not known.
@@ -82,11 +83,13 @@ def problem(task: str) -> Problem:
         return Problem(x[order.argsort()], y[order.argsort()], data.num_classes, 0.95)
     if name in ("s4", "s5"):
         return _group(int(name[1]))
+    if name == "latin":
+        return _verbs()
     if name == "parity":
         return _parity(int(number))
     if name == "mnist":
         return _digits()
-    raise ValueError(f"unknown task {task!r}: expected add-P, sub-P, mul-P, div-P, s4, s5, parity-BITS or mnist")
+    raise ValueError(f"unknown task {task!r}: expected add-P, sub-P, mul-P, div-P, s4, s5, latin, parity-BITS or mnist")
 
 
 def _group(size: int) -> Problem:
@@ -98,6 +101,38 @@ def _group(size: int) -> Problem:
     left, right = torch.cartesian_prod(torch.arange(count), torch.arange(count)).unbind(1)
     x = torch.cat([F.one_hot(left, count), F.one_hot(right, count)], 1).float()
     return Problem(x, table.flatten(), count, 0.95)
+
+
+VERBS = (
+    "am laud port voc par nav pugn labor spect put serv habit",
+    "mon hab tac tim doc vid mov ten deb iac sed noc",
+    "reg duc mitt scrib leg dic pon viv cred lud trah cad",
+    "aud ven dorm sent fin pun oboed nutr len mun vest sal",
+)
+"""Stems of the four conjugations, in this order."""
+ENDINGS = (
+    "o as at amus atis ant, abam abas abat abamus abatis abant, abo abis abit abimus abitis abunt",
+    "eo es et emus etis ent, ebam ebas ebat ebamus ebatis ebant, ebo ebis ebit ebimus ebitis ebunt",
+    "o is it imus itis unt, ebam ebas ebat ebamus ebatis ebant, am es et emus etis ent",
+    "io is it imus itis iunt, iebam iebas iebat iebamus iebatis iebant, iam ies iet iemus ietis ient",
+)
+"""Of each conjugation, by person: present, imperfect, future."""
+
+
+def _verbs() -> Problem:
+    """All pairs of 48 verbs and 18 forms; the label is the ending, of which some stand in several conjugations.
+
+    A net may remember every pair, or find out which verbs are conjugated alike.
+    """
+    stems = [(stem, i) for i, some in enumerate(VERBS) for stem in some.split()]
+    endings = [some.replace(",", "").split() for some in ENDINGS]
+    index = {ending: i for i, ending in enumerate(dict.fromkeys(chain.from_iterable(endings)))}
+    table = torch.tensor([[index[ending] for ending in endings[i]] for _, i in stems])
+    count, forms = table.shape
+    verb, form = torch.cartesian_prod(torch.arange(count), torch.arange(forms)).unbind(1)
+    # As many places for the form as for the verb, as in the other tasks of pairs.
+    x = torch.cat([F.one_hot(verb, count), F.one_hot(form, count)], 1).float()
+    return Problem(x, table.flatten(), len(index), 0.95)
 
 
 def _parity(count: int) -> Problem:

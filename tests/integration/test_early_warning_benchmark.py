@@ -141,6 +141,7 @@ def score_rows(scores, alarms=None):
             "task": task,
             "grokked": i % 2 == 0,
             "alarm": None if alarms is None or not alarms[i] else 5,
+            "highest": score,
             "t_gen": 10,
             "scores": {4: score},
         }
@@ -150,11 +151,47 @@ def score_rows(scores, alarms=None):
 
 def test_differences_to_the_slope_are_paired_over_tasks(benchmark):
     right, half = score_rows([1, 0, 1, 0], [1, 0, 1, 0]), score_rows([1, 0, 0, 1], [1, 0, 0, 0])
-    assert benchmark.minus_slope(right, right) == {"auroc": (0.0, 0.0, 0.0), "recall": (0.0, 0.0, 0.0)}
+    assert benchmark.minus_slope(right, right) == dict.fromkeys(benchmark.WHAT, (0.0, 0.0, 0.0))
     found = benchmark.minus_slope(half, right)
     assert found["auroc"][0] == found["recall"][0] == -0.5
     # Drawn twice, task a says 0 and task b −1, each in a quarter of the draws.
     assert found["auroc"][1:] == found["recall"][1:] == (-1.0, 0.0)
+    assert found["recall at 5%"] == (-0.5, -1.0, 0.0)
+
+
+def test_at_five_percent_one_in_twenty_of_a_folds_own_runs_may_exceed_the_threshold(benchmark):
+    def run(fold, highest, grokked):
+        return {"fold": fold, "highest": highest, "grokked": grokked}
+
+    a = [run("a", i / 10, False) for i in range(40)] + [run("a", 3.75, True), run("a", 3.6, True)]
+    b = [run("b", 5.0, False), run("b", 5.0, True), run("b", 5.1, True)]
+    found = benchmark.found_at_rate(a + b)
+    assert [i for i, flag in enumerate(found) if flag] == [38, 39, 40, 44], "two of forty, none of one"
+
+
+def test_a_detector_is_ahead_if_one_measure_is_above_zero_on_every_split(benchmark):
+    none, good, bad = (0.1, -0.1, 0.2), (0.1, 0.01, 0.2), (-0.1, -0.2, -0.01)
+
+    def behind(*measures):
+        return dict(zip(benchmark.WHAT, measures, strict=True))
+
+    splits = {
+        "one": {"x": behind(good, good, bad), "y": behind(good, bad, none)},
+        "two": {"x": behind(none, good, good), "y": behind(bad, good, good)},
+    }
+    assert benchmark.ahead_of_slope(splits) == ["x (recall)"]
+
+
+def test_the_detector_without_labels_is_chosen_by_the_calibration_side_of_each_fold(benchmark):
+    wanted = [
+        benchmark.Entry(name, track, ()) for name, track in (("x", "train"), ("y", "unlabeled"), ("z", "labeled"))
+    ]
+    calibration = {"x": (0.2, 0.5), "y": (0.3, 0.4), "z": (1.0, 1.0)}
+    rows = {
+        name: [{"fold": f, "calibration": found, "of": name} for f, found in zip("ab", values, strict=True)]
+        for name, values in calibration.items()
+    }
+    assert [(row["fold"], row["of"]) for row in benchmark.choose(rows, wanted)] == [("a", "y"), ("b", "x")]
 
 
 def test_what_the_first_bank_did_not_record_says_nothing_there(benchmark, courses):
@@ -169,10 +206,14 @@ def test_the_whole_page_is_written_from_a_bank_of_two_kinds_of_nets(benchmark, m
     runs = read_bank(ROOT / "tests" / "data" / "bank")
     mixed = [replace(run, net="deep") if i % 2 else run for i, run in enumerate(runs)]
     monkeypatch.setattr(benchmark, "read_bank", lambda folder: mixed)
-    monkeypatch.setattr(benchmark, "draw", lambda *given: None)
-    monkeypatch.setattr(sys, "argv", ["early_warning.py", "--out", str(tmp_path / "page.md")])
+    given = ["early_warning.py", "--out", str(tmp_path / "page.md"), "--images", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", given)
     benchmark.main()
     text = (tmp_path / "page.md").read_text()
+    assert "| deep | 0 of 3: 0% (0%–56%) | 3 of 3: 100% (44%–100%) |" in text
+    assert "## By architecture: an architecture held out" in text
+    assert f"| {benchmark.CHOSEN} |" in text
+    assert (tmp_path / "early-warning-nets.png").stat().st_size > 10_000
     assert "## An architecture held out" in text
     assert "## Minus the slope of the validation loss" in text
     assert "| commutator defect | 0.50" in text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from grokking_bank.members import Member, problem, rows_of
+from grokking_bank.members import ENDINGS, VERBS, Member, problem, rows_of
 from grokking_bank.plan import BLOCKS, SECOND_BANK, Block, block
 from grokking_bank.readings import PROBE, QUANTILES, SERIES, WINDOW, Readings
 from grokking_bank.stack import BETAS, EPS, AttentionStack, DeepStack, Stack
@@ -256,6 +256,23 @@ def test_group_multiplication_is_associative_and_not_commutative():
     assert not torch.equal(table, table.T)
 
 
+def test_a_latin_verb_takes_the_ending_of_its_conjugation_in_each_form():
+    """*Laudat*, *monebimus*, *regent* and *audiebam*: present, future, future, imperfect."""
+    task = problem("latin")
+    stems = [stem for some in VERBS for stem in some.split()]
+    endings = list(dict.fromkeys(ending for some in ENDINGS for ending in some.replace(",", "").split()))
+    assert len(stems) == len(set(stems)) == 48
+    table = task.labels.view(48, 18)
+    for verb, form, ending in (("laud", 2, "at"), ("mon", 15, "ebimus"), ("reg", 17, "ent"), ("aud", 6, "iebam")):
+        assert endings[table[stems.index(verb), form]] == ending
+    at = 18 * stems.index("reg") + 17
+    assert task.inputs[at].nonzero().flatten().tolist() == [stems.index("reg"), 48 + 17]
+    assert len(task.labels) == 864
+    assert task.classes == len(endings) == 56
+    # *Monent* and *regent*: one ending of two conjugations, so that the form alone does not tell the verb's class.
+    assert table[stems.index("mon"), 5] == table[stems.index("reg"), 17]
+
+
 def test_random_labels_are_random_and_validation_labels_are_not():
     task = problem("mul-23")
     member = Member(seed=3, lr=0.1, weight_decay=0.0, train_fraction=0.7, label_noise=1.0)
@@ -307,7 +324,7 @@ def test_the_first_bank_is_trained_unless_the_second_is_asked_for(monkeypatch, t
 
     asked = []
     monkeypatch.setattr(bank, "generate", lambda names, out: asked.append(tuple(names)))
-    monkeypatch.setattr(bank, "table", lambda out: "")
+    monkeypatch.setattr(bank, "table", lambda out, second: "")
     monkeypatch.setattr(bank, "single_thread", lambda: None)
     monkeypatch.setattr(torch, "set_flush_denormal", lambda on: True)
     for more in ([], ["--second"], ["--blocks", "s4"]):
