@@ -60,7 +60,7 @@ NEW = {
     "dynamic modes, training rows": ("train", Feature("modes/residual", "value")),
     "dynamic modes, validation inputs": ("unlabeled", Feature("modes/residual_validation", "value")),
 }
-"""Observables that the first bank has not; by themselves only, so that combinations stay what they were."""
+"""Observables that came after the first bank: by themselves, and in combinations that say ``and new``."""
 FEATURES = (*features_of("labeled"), *(feature for _, feature in NEW.values()))
 SLOPE = Feature("loss/validation", "slope")
 CONTROL = "control: slope of the validation loss"
@@ -106,6 +106,9 @@ def entries() -> list[Entry]:
     for track in TRACKS:
         columns = tuple(range(len(features_of(track))))
         found.append(Entry(f"logistic, {track}", track, columns))
+        seen = TRACKS[: TRACKS.index(track) + 1]
+        more = tuple(_AT[feature.name] for other, feature in NEW.values() if other in seen)
+        found.append(Entry(f"logistic, {track} and new", track, (*columns, *more)))
     return [*found, *controls()]
 
 
@@ -415,8 +418,8 @@ def signed(found: tuple[float, float, float]) -> str:
 
 
 def interval(found: tuple[float, float, float], digits: int = 2) -> str:
-    """``.93 (.88–.97)``."""
-    value, low, high = (f"{v:.{digits}f}".replace("0.", ".", 1) if v < 1 else f"{v:.{digits}f}" for v in found)
+    """``0.93 (0.88–0.97)``."""
+    value, low, high = (f"{v:.{digits}f}" for v in found)
     return f"{value} ({low}–{high})"
 
 
@@ -430,7 +433,7 @@ def table(results: dict[str, dict[str, Any]]) -> Iterator[str]:
     yield "|" + "---|" * (len(HORIZONS) + 6)
     for name, found in results.items():
         cells = [name]
-        cells += [interval(found["auroc"][h]) if h == MAIN else f"{found['auroc'][h][0]:.2f}"[-4:] for h in HORIZONS]
+        cells += [interval(found["auroc"][h]) if h == MAIN else f"{found['auroc'][h][0]:.2f}" for h in HORIZONS]
         cells += ["{:.0%} ({:.0%}–{:.0%})".format(*found[key]) for key in ("false", "recall", "recall at 5%")]
         cells.append("–" if found["lead"] is None else "{1:.0%} ({0:.0%}–{2:.0%})".format(*found["lead"]))
         cells.append("–" if found["lead of all"] is None else f"{found['lead of all']:.0%}")
@@ -516,17 +519,21 @@ def main() -> None:
             courses, options.write, Path(__file__).parents[1] / "src/surgecollapse/forecast/calibrated.json"
         )
         return
-    nets = [run.net for run in chosen]
-    shipped = {
-        net: shipped_alarm([c for c, other in zip(courses, nets, strict=True) if other == net])
-        for net in dict.fromkeys(nets)
+    partial = {
+        i for i, run in enumerate(chosen) if run.outcome == "not" and run.series["accuracy/validation"][-1] >= 0.5
     }
+    nets = [run.net for run in chosen]
+    shipped = {}
+    for net in dict.fromkeys(nets):
+        own = [i for i, other in enumerate(nets) if other == net]
+        shipped[net] = shipped_alarm([courses[i] for i in own])
+        shipped[f"{net}, none half-way"] = shipped_alarm([courses[i] for i in own if i not in partial])
     if options.shipped:
         print(json.dumps(shipped))
         return
     tasks = [kind_of(course.group) for course in courses]
     splits = {"A task held out": folds_by(tasks, courses)}
-    if len(shipped) > 1:
+    if len(set(nets)) > 1:
         splits["An architecture held out"] = folds_by([_SIDES.get(net, net) for net in nets], courses)
     else:
         splits["A family of tasks held out"] = folds_by([FAMILY.get(run.task, "modular") for run in chosen], courses)
@@ -543,32 +550,29 @@ def main() -> None:
         slope = kept[title][CONTROL]
         behind[title] = {name: minus_slope(rows, slope) for name, rows in kept[title].items() if name != CONTROL}
         print(f"{title}: {time.perf_counter() - began:.0f} s", file=sys.stderr)
-    partial = {
-        i for i, run in enumerate(chosen) if run.outcome == "not" and run.series["accuracy/validation"][-1] >= 0.5
-    }
     clear = {
         name: auroc([row for row in rows if row["run"] not in partial], MAIN)
         for name, rows in kept["A task held out"].items()
     }
-    giving_up = () if len(shipped) > 1 else ("logistic", "control: settings")
+    giving_up = () if len(set(nets)) > 1 else ("logistic", "control: settings")
     saving = {e.name: give_up(courses, e, tasks) for e in wanted if e.name.startswith(giving_up)}
     text = page(
         runs, courses, results, behind, clear, len(partial), saving, until_saved(runs), time.perf_counter() - began
     )
-    text += "\n".join(shipped_table(shipped))
-    if len(shipped) > 1:
+    text += "\n" + "\n".join(shipped_table(shipped)) + "\n"
+    if len(set(nets)) > 1:
         by_net = {
             title: {
                 net: {name: summary([row for row in rows if nets[row["run"]] == net]) for name, rows in found.items()}
-                for net in shipped
+                for net in dict.fromkeys(nets)
             }
             for title, found in kept.items()
         }
-        text += "\n".join(net_tables(by_net))
+        text += "\n" + "\n".join(net_tables(by_net))
         draw_nets(by_net["A task held out"], options.images / "early-warning-nets.png")
     options.out.write_text(text, encoding="utf-8")
     print(text)
-    if len(shipped) > 1:
+    if len(set(nets)) > 1:
         return
     draw(results["A task held out"], kept["A task held out"], options.images)
 
@@ -646,7 +650,7 @@ def page(
 
 
 def shipped_table(shipped: dict[str, dict[str, Any]]) -> Iterator[str]:
-    """Recall and false alarms of the shipped threshold, by kind of net."""
+    """Recall and false alarms of the shipped threshold, by kind of net, and without runs that ended half-way."""
     yield "## The threshold that is shipped"
     yield ""
     yield f"`--forecast slope`, alarm at a slope of −{calibrated('slope').threshold:g} or steeper; intervals of Wilson."
@@ -774,7 +778,7 @@ def draw_nets(by_net: dict[str, dict[str, dict[str, Any]]], path: Path) -> None:
         ax.axvline(0.5, color="0.6", linewidth=0.8, zorder=0)
         ax.set_yticks(range(len(names)), names)
         ax.set_ylim(-0.7, len(names) - 0.3)
-        ax.set_xlabel(f"AUROC at {MAIN} t_fit, a task held out; lines: 95% intervals over tasks")
+        ax.set_xlabel(f"AUROC at {MAIN} t_fit, a task held out; 95% intervals over tasks", loc="right")
         legend_above(figure, [ax], columns=3)
         return figure
 

@@ -122,12 +122,12 @@ def _permutations_of_five() -> Block:
     return Block(task="s5", members=members, hidden=128, steps=6000, batch=512, together=8)
 
 
-WIDTHS = {"deep": 64, "attention": 32}
-"""Kinds of nets beside perceptrons with one hidden layer, and their widths."""
+WIDTHS = {"deep": 64, "attention": 32, "perceptron": 96}
+"""Of the nets of the second bank: three hidden layers, transformers; and one hidden layer on the text task."""
 
 
 def _other_net(name: str) -> Block:
-    """Deeper perceptrons and transformers: more weight decay, fewer steps. Seeds of each part are 100 apart."""
+    """The second bank: more weight decay and fewer steps. Seeds of each part are 100 apart."""
     first, (net, _, task) = _first(name), name.partition("-")
     setting = _SETTINGS[net]["algebra" if task[-2:].isdigit() and "parity" not in task else task.partition("-")[0]]
     scale = setting.scale
@@ -169,14 +169,18 @@ _SETTINGS = {
     "attention": {
         "algebra": _Setting((0.004, 0.007), (0.7, 1.0, 1.3), (0.7, 0.75, 0.8), 0.4, 1600),
         "latin": _Setting((0.002, 0.004), (0.1, 0.3, 1.0), (0.3, 0.35, 0.45), 0.2, 1200, scale=2.0),
+        "parity": _Setting((0.001, 0.002), (0.3, 1.0, 2.0), (0.1, 0.13, 0.16), 0.07, 1200, scale=5.0),
+    },
+    "perceptron": {
+        "latin": _Setting((0.002, 0.004), (0.1, 0.3, 1.0), (0.3, 0.35, 0.45), 0.2, 1500, scale=4.0),
     },
 }
-
 
 FIRST_BANK = ("add-23", "mul-23", "s4", "parity-15", "mnist", "sub-23", "div-23", "add-29", "s5", "mnist-large")
 SECOND_BANK = (
     *(f"deep-{task}" for task in ("add-23", "sub-23", "mul-23", "div-23", "latin", "parity-15", "s4", "s5")),
-    *(f"attention-{task}" for task in ("add-23", "sub-23", "mul-23", "div-23", "latin")),
+    *(f"attention-{task}" for task in ("add-23", "sub-23", "mul-23", "div-23", "latin", "parity-10")),
+    "perceptron-latin",
 )
 """The other nets."""
 BLOCKS = (*FIRST_BANK, *SECOND_BANK)
