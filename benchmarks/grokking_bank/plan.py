@@ -134,11 +134,12 @@ def _other_net(name: str) -> Block:
     usual = grid(setting.rates, setting.decays, setting.fractions, scale=scale, seed=first)
     few = grid(setting.rates, setting.decays[:2], (setting.few,), scale=scale, seed=first + 100)
     plain = grid(setting.rates, (0.0,), setting.fractions[:1], scale=scale, seed=first + 200)
-    random = grid(setting.rates, setting.decays[:2], setting.fractions[:1], scale=scale, noise=1.0, seed=first + 300)
+    share = setting.random or setting.fractions[0]
+    random = grid(setting.rates, setting.decays[:2], (share,), scale=scale, noise=1.0, seed=first + 300)
     return Block(
         task=task,
         members=(*usual, *few, *plain, *random),
-        hidden=WIDTHS[net],
+        hidden=setting.hidden or WIDTHS[net],
         steps=setting.steps,
         net=net,
         batch=setting.batch,
@@ -157,6 +158,10 @@ class _Setting:
     steps: int
     scale: float = 1.0
     batch: int | None = None
+    hidden: int | None = None
+    """Units, where they are not those of the kind of net."""
+    random: float | None = None
+    """Share of the samples for random labels, where the smallest share is more than a net can remember."""
 
 
 _SETTINGS = {
@@ -165,6 +170,7 @@ _SETTINGS = {
         "latin": _Setting((0.002, 0.004), (0.1, 0.3, 1.0), (0.35, 0.45, 0.6), 0.2, 1000, scale=5.0),
         "parity": _Setting((0.001, 0.003), (0.3, 1.0), (0.2, 0.3, 0.4), 0.1, 1600, scale=4.0),
         "s4": _Setting((0.005, 0.01), (1.0, 2.0), (0.85, 0.9), 0.5, 2000),
+        "s5": _Setting((0.004, 0.006), (0.25, 0.35), (0.55, 0.62), 0.2, 4500, batch=512, hidden=112, random=0.2),
     },
     "attention": {
         "algebra": _Setting((0.004, 0.007), (0.7, 1.0, 1.3), (0.7, 0.75, 0.8), 0.4, 1600),
@@ -181,6 +187,8 @@ SECOND_BANK = (
     *(f"deep-{task}" for task in ("add-23", "sub-23", "mul-23", "div-23", "latin", "parity-15", "s4", "s5")),
     *(f"attention-{task}" for task in ("add-23", "sub-23", "mul-23", "div-23", "latin", "parity-10")),
     "perceptron-latin",
+    "attention-add-19",
+    "attention-mul-19",
 )
 """The other nets."""
 BLOCKS = (*FIRST_BANK, *SECOND_BANK)
