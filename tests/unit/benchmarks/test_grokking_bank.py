@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from grokking_bank.members import ENDINGS, VERBS, Member, problem, rows_of
-from grokking_bank.plan import BLOCKS, SECOND_BANK, Block, block
+from grokking_bank.plan import BLOCKS, FIRST_BANK, SECOND_BANK, Block, block
 from grokking_bank.readings import PROBE, QUANTILES, SERIES, WINDOW, Readings
 from grokking_bank.stack import BETAS, EPS, AttentionStack, DeepStack, Stack
 from grokking_bank.store import evaluation_steps, read_bank, train_stack, write_stack
@@ -312,15 +314,21 @@ def test_a_changed_byte_of_a_file_of_the_bank_is_noticed(tmp_path):
             read_bank(tmp_path)
 
 
-def test_the_first_bank_is_trained_unless_the_second_is_asked_for(monkeypatch, tmp_path):
+@pytest.fixture
+def bank(monkeypatch):
+    """The script."""
+    import importlib
     import sys
     from pathlib import Path
 
-    from grokking_bank.plan import FIRST_BANK
-
     monkeypatch.syspath_prepend(str(Path(__file__).parents[3] / "benchmarks"))
     monkeypatch.delitem(sys.modules, "bank", raising=False)
-    import bank
+    yield importlib.import_module("bank")
+    monkeypatch.delitem(sys.modules, "bank")
+
+
+def test_the_first_bank_is_trained_unless_the_second_is_asked_for(bank, monkeypatch, tmp_path):
+    import sys
 
     asked = []
     monkeypatch.setattr(bank, "generate", lambda names, out: asked.append(tuple(names)))
@@ -332,7 +340,31 @@ def test_the_first_bank_is_trained_unless_the_second_is_asked_for(monkeypatch, t
         bank.main()
     assert asked == [FIRST_BANK, SECOND_BANK, ("s4",)]
     assert not set(FIRST_BANK) & set(SECOND_BANK)
-    monkeypatch.delitem(sys.modules, "bank")
+
+
+def test_each_bank_has_its_own_part_of_the_page_and_leaves_the_other(bank, tmp_path):
+    whole = Block(task="add-7", members=MEMBERS[:2], hidden=8, steps=30)
+    write_stack(tmp_path / "a.npz", whole.members, whole, lambda _: None)
+    write_stack(tmp_path / "b.npz", whole.members, replace(whole, net="deep"), lambda _: None)
+    first, second = bank.table(tmp_path), bank.table(tmp_path, second=True)
+    assert [line.split("|")[1:4] for line in second.splitlines() if "| 2 |" in line] == [
+        [" perceptron ", " add-7 ", " 2 "],
+        [" perceptron ", " all ", " 2 "],
+        [" deep ", " add-7 ", " 2 "],
+        [" deep ", " all ", " 2 "],
+    ]
+    page = bank.joined(bank.joined("", second, second=True), first, second=False)
+    assert page == bank.joined(first, second, second=True)
+    assert page.startswith("# The bank of runs\n")
+    assert page.count("## The second bank\n") == 1
+    assert bank.joined(page, first, second=False) == bank.joined(page, second, second=True) == page
+
+
+def test_the_second_bank_has_operations_groups_parity_and_text_for_other_nets():
+    kinds = {(block(name).net, block(name).task.partition("-")[0]) for name in SECOND_BANK}
+    for net in ("deep", "attention"):
+        assert {(net, task) for task in ("add", "sub", "mul", "div", "latin", "parity")} <= kinds
+    assert {("deep", "s4"), ("deep", "s5"), ("perceptron", "latin")} <= kinds
 
 
 @pytest.mark.parametrize("name", SECOND_BANK)
