@@ -23,6 +23,7 @@ import json
 import platform
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import log
@@ -64,7 +65,15 @@ NEW = {
 FEATURES = (*features_of("labeled"), *(feature for _, feature in NEW.values()))
 SLOPE = Feature("loss/validation", "slope")
 CONTROL = "control: slope of the validation loss"
-WHAT = {"auroc": f"AUROC at {MAIN} t_fit", "recall": "recall", "recall at 5%": "recall at 5%"}
+WHAT = {
+    "auroc": f"AUROC at {MAIN} t_fit",
+    "recall": "recall",
+    "recall at 5%": "recall at 5%",
+    "early at 5%": "early at 5%",
+}
+RECALLS = ("recall", "recall at 5%", "early at 5%")
+EARLY = 0.3
+"""Share of t_gen that is left at an alarm that comes in time."""
 CHOSEN = "without labels, chosen on the calibration side"
 SETTINGS = ("learning rate", "weight decay", "train fraction", "initial scale", "label noise")
 _AT = {feature.name: i for i, feature in enumerate(FEATURES)}
@@ -190,8 +199,8 @@ def evaluate(entry: Entry, folds: Sequence[tuple[str, list[Course], list[tuple[i
                     "task": course.group,
                     "grokked": course.grokked,
                     "alarm": first_alarm(course, scores, threshold),
-                    "highest": float(scores.max()),
                     "calibration": found,
+                    "t_fit": course.t_fit,
                     "t_gen": course.t_gen,
                     "scores": {h: at_horizon(course, scores, h) for h in HORIZONS},
                     "course": (course.steps / course.t_fit, scores),
@@ -210,16 +219,25 @@ def choose(rows: dict[str, list[dict[str, Any]]], wanted: Sequence[Entry]) -> li
     return found
 
 
-def found_at_rate(rows: Sequence[dict[str, Any]]) -> list[bool]:
-    """Whether each run is found at the threshold that at most 5% of its fold's held-out runs that did not grok exceed.
+def leads_at_rate(rows: Sequence[dict[str, Any]]) -> list[float | None]:
+    """The lead of each run at the threshold that at most 5% of its fold's held-out runs that did not grok exceed.
 
-    This looks at the held-out runs, so it says how well a detector separates, and not what an alarm would do.
+    This looks at the held-out runs, so it says how well a detector separates, and not what an alarm would do. ``None``
+    where the threshold is not exceeded, 0 for a run that did not grok and exceeds it.
     """
     thresholds = {}
     for fold in {row["fold"] for row in rows}:
-        others = sorted((r["highest"] for r in rows if r["fold"] == fold and not r["grokked"]), reverse=True)
+        others = sorted(
+            (float(row["course"][1].max()) for row in rows if row["fold"] == fold and not row["grokked"]), reverse=True
+        )
         thresholds[fold] = others[int(RATE * len(others))] if others else np.inf
-    return [row["highest"] > thresholds[row["fold"]] for row in rows]
+    found: list[float | None] = []
+    for row in rows:
+        at, scores = row["course"]
+        above = scores > thresholds[row["fold"]]
+        left = 1 - at[above.argmax()] * row["t_fit"] / row["t_gen"] if row["grokked"] else 0.0
+        found.append(float(left) if above.any() else None)
+    return found
 
 
 def at_horizon(course: Course, scores: np.ndarray, multiple: int) -> float | None:
@@ -278,9 +296,17 @@ def minus_slope(
     return found
 
 
+def flags_of(rows: Sequence[dict[str, Any]], what: str) -> list[bool]:
+    """Whether each run was found: by its alarm, at 5% false alarms, or at 5% and in time."""
+    if what == "recall":
+        return [row["alarm"] is not None for row in rows]
+    least = EARLY if what == "early at 5%" else 0.0
+    return [left is not None and left >= least for left in leads_at_rate(rows)]
+
+
 def finds(rows: Sequence[dict[str, Any]], what: str) -> dict[str, tuple[float, int]]:
-    """By task: runs that grokked and were found, by their alarm or at 5% false alarms; and all that grokked."""
-    flags = found_at_rate(rows) if what == "recall at 5%" else [row["alarm"] is not None for row in rows]
+    """By task: runs that grokked and were found, by a measure of :data:`WHAT`; and all that grokked."""
+    flags = flags_of(rows, what)
     found: dict[str, tuple[float, int]] = {}
     for row, flag in zip(rows, flags, strict=True):
         if row["grokked"]:
@@ -313,11 +339,13 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {
         "auroc": {h: auroc(rows, h) for h in HORIZONS},
         "false": share([row["alarm"] is not None for row in others], [row["task"] for row in others]),
-        "recall": share([row["alarm"] is not None for row in grokked], [row["task"] for row in grokked]),
-        "recall at 5%": share(
-            [flag for flag, row in zip(found_at_rate(rows), rows, strict=True) if row["grokked"]],
-            [row["task"] for row in grokked],
-        ),
+        **{
+            what: share(
+                [flag for flag, row in zip(flags_of(rows, what), rows, strict=True) if row["grokked"]],
+                [row["task"] for row in grokked],
+            )
+            for what in RECALLS
+        },
         "lead": np.quantile(ahead, (0.25, 0.5, 0.75)).tolist() if ahead else None,
         "lead of all": float(np.median([lead(row) for row in grokked])) if grokked else None,
     }
@@ -428,13 +456,13 @@ def table(results: dict[str, dict[str, Any]]) -> Iterator[str]:
     yield (
         "| detector | AUROC at "
         + " | ".join(f"{h} t_fit" for h in HORIZONS)
-        + " | false alarms | recall | recall at 5% | lead | all |"
+        + " | false alarms | recall | recall at 5% | early at 5% | lead | all |"
     )
-    yield "|" + "---|" * (len(HORIZONS) + 6)
+    yield "|" + "---|" * (len(HORIZONS) + 7)
     for name, found in results.items():
         cells = [name]
         cells += [interval(found["auroc"][h]) if h == MAIN else f"{found['auroc'][h][0]:.2f}" for h in HORIZONS]
-        cells += ["{:.0%} ({:.0%}–{:.0%})".format(*found[key]) for key in ("false", "recall", "recall at 5%")]
+        cells += ["{:.0%} ({:.0%}–{:.0%})".format(*found[key]) for key in ("false", *RECALLS)]
         cells.append("–" if found["lead"] is None else "{1:.0%} ({0:.0%}–{2:.0%})".format(*found["lead"]))
         cells.append("–" if found["lead of all"] is None else f"{found['lead of all']:.0%}")
         yield "| " + " | ".join(cells) + " |"
@@ -591,14 +619,22 @@ def page(
     """The results as Markdown."""
     grokked = sum(course.grokked for course in courses)
     at_once = sum(run.outcome == "at once" for run in runs)
+    by_net: dict[str, Counter[str]] = {}
+    for run in runs:
+        by_net.setdefault(run.net, Counter())[run.task] += 1
     lines = [
         "# Early warning of grokking",
         "",
-        "`python benchmarks/early_warning.py`",
+        f"`python benchmarks/early_warning.py{' --bank runs/bank runs/bank-2' if len(by_net) > 1 else ''}`",
         "",
         f"{len(runs)} runs of the bank: {grokked} that grokked and {len(courses) - grokked} that did not take part; "
         f"{at_once} generalized at once and {len(runs) - len(courses) - at_once} never fitted, and are left out. "
         f"{seconds:.0f} s; python {platform.python_version()}, numpy {np.__version__}.",
+        "",
+        *[
+            f"- {net}: {', '.join(f'{task} ({count})' for task, count in sorted(by_net[net].items()))}"
+            for net in by_net
+        ],
         "",
     ]
     for title, found in results.items():
@@ -608,7 +644,8 @@ def page(
         f"multiple of t_fit, of runs that had not generalized by then; at {MAIN} t_fit with the 95% interval over "
         "tasks drawn with replacement. False alarms: held-out runs that did not grok and had an alarm, at a threshold "
         "set for 5% on the calibration side. Recall: runs that grokked and had one before. Recall at 5%: the same "
-        "with a threshold that 5% of the fold's held-out runs that did not grok exceed, which an alarm cannot know. "
+        "with a threshold that 5% of the fold's held-out runs that did not grok exceed, which an alarm cannot know; "
+        f"early: with {EARLY:.0%} of t_gen left or more. "
         "Lead: share of t_gen left at the alarm, median (quartiles) of those; all: median with 0 for one without.",
         "",
         "## Minus the slope of the validation loss",
@@ -617,7 +654,9 @@ def page(
         "detector is ahead where the interval lies above zero. Ahead by one measure on every split: "
         f"{', '.join(ahead_of_slope(behind)) or 'none'}.",
         "",
-        "| detector | " + " | ".join(f"{title}: AUROC | recall | recall at 5%" for title in behind) + " |",
+        "| detector | "
+        + " | ".join(f"{title}: AUROC | recall | recall at 5% | early at 5%" for title in behind)
+        + " |",
         "|---" * (1 + len(WHAT) * len(behind)) + "|",
         *[
             "| " + " | ".join([name, *(signed(found[name][what]) for found in behind.values() for what in WHAT)]) + " |"
@@ -672,7 +711,7 @@ def net_tables(by_net: dict[str, dict[str, dict[str, dict[str, Any]]]]) -> Itera
     for title, nets in by_net.items():
         yield f"## By architecture: {title[0].lower()}{title[1:]}"
         yield ""
-        yield "Of each: AUROC at 4 t_fit (interval); false alarms; recall; recall at 5% of that architecture."
+        yield "AUROC at 4 t_fit (interval); false alarms; recall; recall at 5% of that architecture; the same, early."
         yield ""
         yield "| detector | " + " | ".join(nets) + " |"
         yield "|---" * (1 + len(nets)) + "|"
@@ -680,7 +719,7 @@ def net_tables(by_net: dict[str, dict[str, dict[str, dict[str, Any]]]]) -> Itera
             cells = [
                 "; ".join(
                     [interval(found[name]["auroc"][MAIN])]
-                    + [f"{found[name][what][0]:.0%}" for what in ("false", "recall", "recall at 5%")]
+                    + [f"{found[name][what][0]:.0%}" for what in ("false", *RECALLS)]
                 )
                 for found in nets.values()
             ]

@@ -6,6 +6,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from grokking_bank.calibration import alarm_threshold, held_out_scores
 from grokking_bank.members import Member
@@ -141,7 +142,8 @@ def score_rows(scores, alarms=None):
             "task": task,
             "grokked": i % 2 == 0,
             "alarm": None if alarms is None or not alarms[i] else 5,
-            "highest": score,
+            "course": (np.array([1.0, 4.0]), np.array([-1.0, score])),
+            "t_fit": 2,
             "t_gen": 10,
             "scores": {4: score},
         }
@@ -157,16 +159,23 @@ def test_differences_to_the_slope_are_paired_over_tasks(benchmark):
     # Drawn twice, task a says 0 and task b −1, each in a quarter of the draws.
     assert found["auroc"][1:] == found["recall"][1:] == (-1.0, 0.0)
     assert found["recall at 5%"] == (-0.5, -1.0, 0.0)
+    assert found["early at 5%"] == (0.0, 0.0, 0.0), "four times t_fit is 8 of 10 steps"
 
 
 def test_at_five_percent_one_in_twenty_of_a_folds_own_runs_may_exceed_the_threshold(benchmark):
     def run(fold, highest, grokked):
-        return {"fold": fold, "highest": highest, "grokked": grokked}
+        course = (np.array([1.0, 2.0, 3.0]), np.array([-1.0, highest, highest]))
+        return {"fold": fold, "course": course, "grokked": grokked, "t_fit": 50, "t_gen": 200}
 
     a = [run("a", i / 10, False) for i in range(40)] + [run("a", 3.75, True), run("a", 3.6, True)]
     b = [run("b", 5.0, False), run("b", 5.0, True), run("b", 5.1, True)]
-    found = benchmark.found_at_rate(a + b)
-    assert [i for i, flag in enumerate(found) if flag] == [38, 39, 40, 44], "two of forty, none of one"
+    found = benchmark.leads_at_rate(a + b)
+    assert {i: left for i, left in enumerate(found) if left is not None} == {38: 0.0, 39: 0.0, 40: 0.5, 44: 0.5}, (
+        "two of forty, none of one; twice t_fit is half of t_gen"
+    )
+    soon = [run("c", 0.0, False), {**run("c", 1.0, True), "t_gen": 120}]
+    assert benchmark.flags_of(soon, "recall at 5%") == [False, True]
+    assert benchmark.flags_of(soon, "early at 5%") == [False, False], "a sixth of t_gen is left"
 
 
 def test_a_detector_is_ahead_if_one_measure_is_above_zero_on_every_split(benchmark):
@@ -176,8 +185,8 @@ def test_a_detector_is_ahead_if_one_measure_is_above_zero_on_every_split(benchma
         return dict(zip(benchmark.WHAT, measures, strict=True))
 
     splits = {
-        "one": {"x": behind(good, good, bad), "y": behind(good, bad, none)},
-        "two": {"x": behind(none, good, good), "y": behind(bad, good, good)},
+        "one": {"x": behind(good, good, bad, none), "y": behind(good, bad, none, good)},
+        "two": {"x": behind(none, good, good, good), "y": behind(bad, good, good, none)},
     }
     assert benchmark.ahead_of_slope(splits) == ["x (recall)"]
 

@@ -370,6 +370,6 @@ def test_the_second_bank_has_operations_groups_parity_and_text_for_other_nets():
 @pytest.mark.parametrize("name", SECOND_BANK)
 def test_every_block_of_the_second_bank_has_runs_that_cannot_grok(name):
     members = block(name).members
-    assert sum(member.label_noise == 1.0 for member in members) >= 4
+    assert sum(member.label_noise == 1.0 for member in members) >= 2
     assert any(member.weight_decay == 0.0 for member in members)
     assert block(name).net in name
