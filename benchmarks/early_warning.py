@@ -26,6 +26,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from math import log
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ from grokking_bank.calibration import (
     scores_of,
 )
 from grokking_bank.learning import learn
+from grokking_bank.members import problem
 from grokking_bank.store import BankRun, read_bank
 from grokking_bank.tracks import TRACKS, features_of
 
@@ -62,7 +64,8 @@ NEW = {
     "dynamic modes, validation inputs": ("unlabeled", Feature("modes/residual_validation", "value")),
 }
 """Observables that came after the first bank: by themselves, and in combinations that say ``and new``."""
-FEATURES = (*features_of("labeled"), *(feature for _, feature in NEW.values()))
+LEVEL = Feature("loss/validation", "value")
+FEATURES = (*features_of("labeled"), *(feature for _, feature in NEW.values()), LEVEL)
 SLOPE = Feature("loss/validation", "slope")
 CONTROL = "control: slope of the validation loss"
 WHAT = {
@@ -74,13 +77,16 @@ WHAT = {
 RECALLS = ("recall", "recall at 5%", "early at 5%")
 EARLY = 0.3
 """Share of t_gen that is left at an alarm that comes in time."""
+GATED = "slope, below the loss of chance"
 CHOSEN = "without labels, chosen on the calibration side"
 SETTINGS = ("learning rate", "weight decay", "train fraction", "initial scale", "label noise")
 _AT = {feature.name: i for i, feature in enumerate(FEATURES)}
-_AT |= {name: len(FEATURES) + i for i, name in enumerate(SETTINGS)}
+_AT |= {name: len(FEATURES) + i for i, name in enumerate((*SETTINGS, "loss over chance"))}
 FAMILY = {"s4": "groups", "s5": "groups", "parity-15": "parity", "mnist": "images", "latin": "text"}
 """Of a task; all others are modular arithmetic."""
 NETS_SAID = {"perceptron": "one hidden layer", "deep": "three hidden layers", "attention": "transformer"}
+_CLOSED = -1e9
+"""The score while a gate is closed."""
 _SIDES = {"deep": "other nets", "attention": "other nets"}
 _UNSEEN_ONLINE = ("curvature/sharpness", "gradient/slow_ratio", "entropy/spectral_validation")
 """Series that no run of the command line has by default: the detectors that are shipped do without."""
@@ -95,6 +101,8 @@ class Entry:
     columns: tuple[int, ...]
     learned: bool = True
     """Weights by logistic regression; otherwise its one column is the score."""
+    gate: int | None = None
+    """A column that must be negative; no alarm otherwise."""
 
 
 def entries() -> list[Entry]:
@@ -118,7 +126,9 @@ def entries() -> list[Entry]:
         seen = TRACKS[: TRACKS.index(track) + 1]
         more = tuple(_AT[feature.name] for other, feature in NEW.values() if other in seen)
         found.append(Entry(f"logistic, {track} and new", track, (*columns, *more)))
-    return [*found, *controls()]
+    # Devised after the false alarms of transformers had been seen: their loss falls steeply from far above chance, too.
+    gated = Entry(GATED, "labeled", (_AT[SLOPE.name],), gate=_AT["loss over chance"])
+    return [*found, gated, *controls()]
 
 
 def controls() -> list[Entry]:
@@ -131,6 +141,12 @@ def controls() -> list[Entry]:
         Entry("control: weight norm", "train", (_AT["change of norm/weight"],)),
         Entry("control: time after fitting", "train", (_AT[TIME.name],), learned=False),
     ]
+
+
+@cache
+def classes_of(task: str) -> int:
+    """Classes of a task."""
+    return problem(task).classes
 
 
 def courses_of(runs: Sequence[BankRun]) -> list[Course | None]:
@@ -155,7 +171,8 @@ def courses_of(runs: Sequence[BankRun]) -> list[Course | None]:
             m = run.member
             settings = [log(m.lr), m.weight_decay, m.train_fraction, log(m.init_scale), m.label_noise]
             columns = np.tile(settings, (len(course.steps), 1))
-            course = replace(course, values=np.concatenate([course.values, columns], 1))
+            over = course.values[:, [_AT[LEVEL.name]]] - log(log(classes_of(run.task)))
+            course = replace(course, values=np.concatenate([course.values, columns, over], 1))
         found.append(course)
     return found
 
@@ -177,7 +194,12 @@ def fitted(entry: Entry, courses: Sequence[Course]) -> Callable[[Course], np.nda
     thin = [replace(c, steps=c.steps[::3], values=c.values[::3][:, columns]) for c in courses]
     names = [Feature(f"column {i}") for i in columns]
     score = learn(thin, names, strength=10.0 if len(columns) == 1 else 0.03)
-    return lambda course: scores_of(score, course.values[:, columns])
+
+    def scorer(course: Course) -> np.ndarray:
+        found = scores_of(score, course.values[:, columns])
+        return found if entry.gate is None else np.where(course.values[:, entry.gate] < 0, found, _CLOSED)
+
+    return scorer
 
 
 def evaluate(entry: Entry, folds: Sequence[tuple[str, list[Course], list[tuple[int, Course]]]]) -> list[dict[str, Any]]:
@@ -489,13 +511,20 @@ def write_calibrated(courses: Sequence[Course], names: Sequence[str], path: Path
     path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
-def shipped_alarm(courses: Sequence[Course]) -> dict[str, Any]:
-    """Recall, false alarms and lead of the slope at the threshold that the library ships; intervals of Wilson."""
+def shipped_alarm(courses: Sequence[Course], gated: bool = False) -> dict[str, Any]:
+    """Recall, false alarms and lead of the slope at the threshold that the library ships; intervals of Wilson.
+
+    Args:
+        courses: of the runs.
+        gated: take no alarm while the validation loss is above that of guessing, which the library does not do.
+    """
     shipped = calibrated("slope")
     assert shipped.score.features == (SLOPE,)
-    columns, found = [_AT[SLOPE.name]], []
+    columns, gate, found = [_AT[SLOPE.name]], _AT["loss over chance"], []
     for course in courses:
         scores = scores_of(shipped.score, course.values[:, columns])
+        if gated:
+            scores = np.where(course.values[:, gate] < 0, scores, _CLOSED)
         found.append((course, first_alarm(course, scores, shipped.threshold, after=shipped.after)))
     ahead = [1 - step / course.t_gen for course, step in found if course.grokked and step is not None]
     grokked = sum(course.grokked for course in courses)
@@ -556,6 +585,7 @@ def main() -> None:
         own = [i for i, other in enumerate(nets) if other == net]
         shipped[net] = shipped_alarm([courses[i] for i in own])
         shipped[f"{net}, none half-way"] = shipped_alarm([courses[i] for i in own if i not in partial])
+        shipped[f"{net}, below the loss of chance"] = shipped_alarm([courses[i] for i in own], gated=True)
     if options.shipped:
         print(json.dumps(shipped))
         return
