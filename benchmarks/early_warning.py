@@ -516,7 +516,7 @@ def shipped_alarm(courses: Sequence[Course], gated: bool = False) -> dict[str, A
 
     Args:
         courses: of the runs.
-        gated: take no alarm while the validation loss is above that of guessing, which the library does not do.
+        gated: take no alarm while the validation loss is above that of guessing, as in runs of the library.
     """
     shipped = calibrated("slope")
     assert shipped.score.features == (SLOPE,)

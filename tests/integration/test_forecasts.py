@@ -9,7 +9,7 @@ import signal
 import pytest
 
 from surgecollapse.forecast.combination import Combination, Score
-from surgecollapse.forecast.features import TIME
+from surgecollapse.forecast.features import TIME, Feature
 from surgecollapse.lab.config import ConfigError, make_config
 from surgecollapse.lab.training import forecasts
 from surgecollapse.lab.training.progress import Silent
@@ -32,7 +32,7 @@ def settings(**changes):
 def at_twice_fitting(monkeypatch):
     """Detectors whose alarms are known by hand: never that it groks; at 2·t_fit that it will not."""
 
-    def made(name):
+    def made(name, classes):
         if name == "slope":
             return Combination("never", CLOCK, math.inf)
         return Combination("late", CLOCK, -math.log(2), below=True)
@@ -133,6 +133,36 @@ def test_the_slope_alarms_where_the_loss_falls_as_a_steep_enough_power_of_the_st
     found = [alarm for alarm in alarms if alarm]
     assert [alarm.forecast for alarm in found] == ["generalizes"] * (exponent > detector.threshold)
     assert all(100 < alarm.step <= 160 for alarm in found), "the slope reaches back to two thirds of the step"
+
+
+@pytest.mark.parametrize("lowest", [10.0, 3.0, 2.9, 0.5])
+def test_the_slope_says_nothing_while_the_loss_is_above_that_of_guessing(lowest):
+    """ln 19 = 2.944: a fall by half within a third of the steps, to either side of it."""
+    from surgecollapse.events import Measurement
+    from surgecollapse.forecast.calibrated import calibrated
+
+    def alarms(detector):
+        found = []
+        for step in range(10, 400, 10):
+            loss = 4.0 * lowest if step <= 200 else max(lowest, 4.0 * lowest * (step / 200) ** -4)
+            found += [detector.update(Measurement(step=step, name="loss/validation", value=loss))]
+            found += [detector.update(Measurement(step=step, name="accuracy/train", value=1.0))]
+        return [alarm for alarm in found if alarm]
+
+    assert len(alarms(calibrated("slope"))) == 1
+    assert len(alarms(calibrated("slope", 19))) == (lowest < math.log(19))
+    assert len(alarms(calibrated("slope", 1))) == 1, "of one class there is nothing to guess"
+
+
+def test_a_runs_forecast_knows_its_classes_where_the_loss_is_a_cross_entropy():
+    from surgecollapse.lab.training.optim import guessed_classes
+    from surgecollapse.lab.training.trainer import Training
+
+    for loss, wanted in (("cross_entropy", 7), ("stablemax", 7), ("cross_entropy_float64", 7), ("mse", None)):
+        trainer = Training(settings(loss=loss), Silent())
+        assert guessed_classes(trainer.config, trainer.data) == wanted
+        bound = trainer.event_sink.forecast._detectors["slope"].at_most
+        assert bound == (None if wanted is None else (Feature("loss/validation", "value"), math.log(math.log(7))))
 
 
 def test_runs_of_version_1_open_whichever_detector_they_had():

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from importlib.resources import files
+from math import log
 from typing import Any
 
 from surgecollapse.errors import unknown
 from surgecollapse.forecast.combination import Combination, from_plain
 
+LOSS = "loss/validation"
 SHIPPED = ("slope", "give up")
 
 
-def calibrated(name: str) -> Combination:
+def calibrated(name: str, classes: int | None = None) -> Combination:
     """A detector with its threshold, which ``benchmarks/early_warning.py --write`` sets from a bank of runs.
 
     * ``slope``: the net is about to generalize, since d ln(validation loss)/d ln(step) over the last third of the steps
@@ -26,6 +28,8 @@ def calibrated(name: str) -> Combination:
 
     Args:
         name: which.
+        classes: of a task under cross-entropy. ``slope`` then says nothing while the validation loss is above ln of
+            their number, that of guessing: the loss of a net that only remembers may fall steeply from far above it.
 
     Returns:
         A new detector.
@@ -40,4 +44,6 @@ def calibrated(name: str) -> Combination:
         raise ValueError(unknown("detector", name, SHIPPED))
     text = files("surgecollapse.forecast").joinpath("calibrated.json").read_text(encoding="utf-8")
     found: dict[str, Any] = json.loads(text)
+    if name == "slope" and classes is not None and classes > 1:
+        found[name]["at_most"] = [LOSS, "value", log(log(classes))]
     return from_plain(found[name])

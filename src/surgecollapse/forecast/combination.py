@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from math import isfinite
 from typing import Any
 
@@ -63,6 +63,7 @@ class Combination:
         threshold: reached from below; with ``below``, from above.
         below: alarm where the score is at most the threshold: the net will *not* generalize.
         after: least multiple of t_fit at which it speaks.
+        at_most: a feature, and the number above which there is no alarm.
 
     >>> score = Score(features=(Feature("entropy/spectral"),), center=(0.0,), scale=(1.0,), weight=(1.0,))
     >>> detector = Combination("entropy rises", score, 0.2)
@@ -71,9 +72,19 @@ class Combination:
     [False, False, False, True]
     """
 
-    def __init__(self, name: str, score: Score, threshold: float, *, below: bool = False, after: float = 1.0) -> None:
+    def __init__(
+        self,
+        name: str,
+        score: Score,
+        threshold: float,
+        *,
+        below: bool = False,
+        after: float = 1.0,
+        at_most: tuple[Feature, float] | None = None,
+    ) -> None:
         self.name, self.score, self.threshold, self.below, self.after = name, score, threshold, below, after
-        self._features = Features(score.features)
+        self.at_most = at_most
+        self._features = Features(score.features if at_most is None else (*score.features, at_most[0]))
         self._raised = False
 
     def update(self, measurement: Measurement) -> Alarm | None:
@@ -84,6 +95,10 @@ class Combination:
         fitted = self._features.t_fit
         if fitted is None or measurement.step < self.after * fitted:
             return None
+        if self.at_most is not None:
+            *values, level = values
+            if not level <= self.at_most[1]:
+                return None
         score = self.score.of(values)
         if not (score <= self.threshold if self.below else score >= self.threshold):
             return None
@@ -108,6 +123,7 @@ class Combination:
 def to_plain(detector: Combination) -> dict[str, Any]:
     """A detector as JSON-ready values."""
     score = detector.score
+    bound = {} if detector.at_most is None else {"at_most": [*astuple(detector.at_most[0]), detector.at_most[1]]}
     return {
         "name": detector.name,
         "threshold": detector.threshold,
@@ -118,6 +134,7 @@ def to_plain(detector: Combination) -> dict[str, Any]:
             [feature.series, feature.form, *numbers]
             for feature, *numbers in zip(score.features, score.center, score.scale, score.weight, strict=True)
         ],
+        **bound,
     }
 
 
@@ -142,4 +159,12 @@ def from_plain(values: Mapping[str, Any]) -> Combination:
         weight=tuple(row[4] for row in rows),
         intercept=values["intercept"],
     )
-    return Combination(values["name"], score, values["threshold"], below=values["below"], after=values["after"])
+    bound = values.get("at_most")
+    return Combination(
+        values["name"],
+        score,
+        values["threshold"],
+        below=values["below"],
+        after=values["after"],
+        at_most=None if bound is None else (Feature(bound[0], bound[1]), bound[2]),
+    )

@@ -130,6 +130,21 @@ def test_a_written_detector_is_the_same_one():
         from_plain({"name": "x"})
 
 
+def test_there_is_no_alarm_while_a_feature_is_above_its_bound_or_not_known():
+    level, path = Feature("norm/weight", "value"), Feature("alignment/naive_loss", "value")
+    score = Score(features=(path,), center=(0.0,), scale=(1.0,), weight=(1.0,))
+    bounded = Combination("bounded", score, 0.5, at_most=(level, math.log(2)))
+    assert to_plain(from_plain(json.loads(json.dumps(to_plain(bounded))))) == to_plain(bounded)
+    for detector in (bounded, from_plain(to_plain(bounded))):
+        found = []
+        for step, norm in enumerate((math.nan, 2.1, 1.9, 1.0), start=1):
+            for name, value in (("norm/weight", norm), ("alignment/naive_loss", 0.7), ("accuracy/train", 1.0)):
+                found.append(detector.update(Measurement(step=step, name=name, value=value)))
+        assert [alarm.step for alarm in found if alarm] == [3]
+    assert "at_most" not in to_plain(detector_without := Combination("free", score, 0.5))
+    assert detector_without.at_most is None
+
+
 def test_scores_at_once_are_those_one_by_one():
     x = np.random.default_rng(0).normal(size=(50, 4)) * 10
     x[::7, 1] = np.nan

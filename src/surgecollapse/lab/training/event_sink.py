@@ -31,17 +31,21 @@ class EventSink:
         config: the run.
         progress: who is shown alarms.
         follow: does what a rule says.
+        classes: of the task, if its loss is a cross-entropy; for the forecast.
 
     Attributes:
         forecast: the detectors, if the run has any.
         rules: the rules of the run, and that by which it has diverged.
     """
 
-    def __init__(self, config: RunConfig, progress: Progress, follow: Callable[[Rule], None]) -> None:
+    def __init__(
+        self, config: RunConfig, progress: Progress, follow: Callable[[Rule], None], classes: int | None = None
+    ) -> None:
         self._every, self._progress = config.method.every, progress
         self._store: RunStore | None = None
         self.state = StatusReader(config.method.every)
-        self.forecast = None if config.run.forecast == "none" else GrokkingForecast(config.run.forecast, self._alarm)
+        forecast = config.run.forecast
+        self.forecast = None if forecast == "none" else GrokkingForecast(forecast, self._alarm, classes)
         diverged = [DIVERGED] if config.run.stop_when_diverged else []
         self.rules = RuleWatch([*diverged, *(part.rule() for part in config.run.rules)], self._follow)
         self._do = follow

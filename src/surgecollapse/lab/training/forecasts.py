@@ -28,15 +28,16 @@ class GrokkingForecast:
         name: ``slope``, both of :func:`surgecollapse.forecast.calibrated.calibrated`; or one detector that a package
             registered under the entry-point group ``surgecollapse.detectors``.
         tell: takes every alarm.
+        classes: of the task, if its loss is a cross-entropy.
 
     Raises:
         ValueError: for an unknown name.
         TypeError: if what a package registered is no detector.
     """
 
-    def __init__(self, name: str, tell: Callable[[Alarm], None]) -> None:
+    def __init__(self, name: str, tell: Callable[[Alarm], None], classes: int | None = None) -> None:
         self._tell = tell
-        self._detectors = _detectors(name)
+        self._detectors = _detectors(name, classes)
         self.predicts_failure = False
         """Whether an alarm said that the net will not generalize before any said that it will."""
         self._hopeful = False
@@ -64,9 +65,9 @@ class GrokkingForecast:
         self.predicts_failure, self._hopeful = state["predicts_failure"], state["hopeful"]
 
 
-def _detectors(name: str) -> dict[str, Detector]:
+def _detectors(name: str, classes: int | None) -> dict[str, Detector]:
     if name == "slope":
-        return {purpose: calibrated(purpose) for purpose in SHIPPED}
+        return {purpose: calibrated(purpose, classes) for purpose in SHIPPED}
     made = find("detectors", "forecast", name, {}, also=("slope",))()
     return {name: fitting("detectors", name, made, lambda part: isinstance(part, Detector))}
 

@@ -127,6 +127,12 @@ def loss_name(config: RunConfig, data: Data) -> str:
     return "mse" if data.y_train.is_floating_point() else "cross_entropy"
 
 
+def guessed_classes(config: RunConfig, data: Data) -> int | None:
+    """The number K of classes for which guessing has the loss ln K; ``None`` where the loss is no cross-entropy."""
+    entropies = ("cross_entropy", "cross_entropy_float64", "stablemax")
+    return (data.num_classes or None) if loss_name(config, data) in entropies else None
+
+
 def _own_loss(reference: str) -> Callable[[Tensor, Tensor], Tensor]:
     part = found_part(reference, "loss")
     if isinstance(part, type):

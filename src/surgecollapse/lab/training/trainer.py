@@ -26,7 +26,7 @@ from surgecollapse.lab.training.event_sink import DIVERGED, EventSink
 from surgecollapse.lab.training.feed import feed_of
 from surgecollapse.lab.training.labels import LiveLabels, with_own_labels
 from surgecollapse.lab.training.loading import load_data, without_test
-from surgecollapse.lab.training.optim import LiveLoss, make_optimizer, rate_factor
+from surgecollapse.lab.training.optim import LiveLoss, guessed_classes, make_optimizer, rate_factor
 from surgecollapse.lab.training.outputs import fitted
 from surgecollapse.lab.training.processes import for_rank, own_part
 from surgecollapse.lab.training.progress import Snapshot
@@ -104,7 +104,7 @@ class Training:
         self.total = config.run.total_steps(self.data.train_size)
         self.step = 0
         self.stopping = Stopping(config)
-        self.event_sink = EventSink(config, progress, self._follow)
+        self.event_sink = EventSink(config, progress, self._follow, guessed_classes(config, self.data))
         self.attached = attached_to(
             self.model,
             self.optimizer,
