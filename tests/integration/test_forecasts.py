@@ -154,12 +154,12 @@ def test_the_slope_says_nothing_while_the_loss_is_above_that_of_guessing(lowest)
     assert len(alarms(calibrated("slope", 1))) == 1, "of one class there is nothing to guess"
 
 
-def test_a_runs_forecast_knows_its_classes_where_the_loss_is_a_cross_entropy():
+def test_a_runs_forecast_knows_its_classes_where_the_loss_is_a_cross_entropy(tmp_path):
     from surgecollapse.lab.training.optim import guessed_classes
     from surgecollapse.lab.training.trainer import Training
 
     for loss, wanted in (("cross_entropy", 7), ("stablemax", 7), ("cross_entropy_float64", 7), ("mse", None)):
-        trainer = Training(settings(loss=loss), Silent())
+        trainer = Training(settings(loss=loss), tmp_path, Silent())
         assert guessed_classes(trainer.config, trainer.data) == wanted
         bound = trainer.event_sink.forecast._detectors["slope"].at_most
         assert bound == (None if wanted is None else (Feature("loss/validation", "value"), math.log(math.log(7))))
