@@ -727,7 +727,7 @@ def shipped_table(shipped: dict[str, dict[str, Any]]) -> Iterator[str]:
     """
     yield "## The threshold that is shipped"
     yield ""
-    yield f"`--forecast slope`: a slope of −{calibrated('slope').threshold:g} or steeper, at a loss below that of guessing."
+    yield f"`--forecast slope`: a slope of −{calibrated('slope').threshold:g} or steeper, below the loss of guessing."
     yield "Half-way: did not grok, and ended at 50% validation accuracy or more. Intervals are Wilson's."
     yield ""
     yield "| net | false alarms | recall | lead, median (quartiles) |"
