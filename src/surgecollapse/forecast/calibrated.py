@@ -18,13 +18,15 @@ def calibrated(name: str, classes: int | None = None) -> Combination:
     """A detector with its threshold, which ``benchmarks/early_warning.py --write`` sets from a bank of runs.
 
     * ``slope``: the net is about to generalize, since d ln(validation loss)/d ln(step) over the last third of the steps
-      is steep. On tasks that they have not seen, no detector with learned weights raises more alarms for runs that grok
-      at as few false ones. So none is shipped for this purpose. The threshold lies between the steepest slope of six
-      runs that did not grok and the gentlest of six that did. They are of the slice of the bank in ``tests/data/bank``.
+      is steep. No detector with learned weights was ahead of it both on tasks and on kinds of nets that it had not
+      seen. So none is shipped for this purpose. The threshold lies between the steepest slope of six runs that did not
+      grok and the gentlest of six that did. They are of the slice of the bank in ``tests/data/bank``.
     * ``give up``: the net will not generalize; learned weights over training and validation series,
       calibrated on the whole bank.
 
-    All come from perceptrons with one hidden layer on small tasks; elsewhere they have not been measured.
+    All come from perceptrons with one hidden layer on small tasks. There ``slope``, with ``classes``, raised false
+    alarms for 1% of the runs, and found 59% of those that grok. On small transformers it was 19 and 68%, with three
+    hidden layers 12 and 94%. Other nets have not been measured.
 
     Args:
         name: which.
