@@ -92,8 +92,8 @@ class Run(Section):
     forecast: str = Field(
         "none",
         description="Raise an alarm when the net is about to generalize, by the slope of the validation loss (slope), "
-        "or will not; calibrated on small perceptrons. There 1% of the runs that did not grok had a false alarm, on small "
-        "transformers 19%. Or a detector that a package offers.",
+        "or will not; calibrated on small perceptrons. There 1% of the runs that did not grok had a false alarm, on "
+        "small transformers 19%. Or a detector that a package offers.",
     )
     give_up: bool = Field(
         False, description="Stop when the forecast says that the net will not generalize; takes a forecast."
