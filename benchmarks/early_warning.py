@@ -102,7 +102,7 @@ class Entry:
     learned: bool = True
     """Weights by logistic regression; otherwise its one column is the score."""
     gate: int | None = None
-    """A column that must be negative; no alarm otherwise."""
+    """A column that must not be positive; no alarm otherwise."""
 
 
 def entries() -> list[Entry]:
@@ -197,7 +197,7 @@ def fitted(entry: Entry, courses: Sequence[Course]) -> Callable[[Course], np.nda
 
     def scorer(course: Course) -> np.ndarray:
         found = scores_of(score, course.values[:, columns])
-        return found if entry.gate is None else np.where(course.values[:, entry.gate] < 0, found, _CLOSED)
+        return found if entry.gate is None else np.where(course.values[:, entry.gate] <= 0, found, _CLOSED)
 
     return scorer
 
@@ -495,8 +495,7 @@ def write_calibrated(courses: Sequence[Course], names: Sequence[str], path: Path
     found = json.loads(path.read_text(encoding="utf-8"))
     if "slope" in names:
         rule = Score(features=(SLOPE,), center=(0.0,), scale=(1.0,), weight=(-1.0,))
-        columns = [_AT[SLOPE.name]]
-        highest = [scores_of(rule, c.values[:, columns]).max() for c in courses if not c.grokked]
+        highest = [bounded_scores(rule, c).max() for c in courses if not c.grokked]
         found["slope"] = rounded(
             to_plain(Combination("slope of the validation loss", rule, alarm_threshold(highest, RATE)))
         )
@@ -511,6 +510,12 @@ def write_calibrated(courses: Sequence[Course], names: Sequence[str], path: Path
     path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
+def bounded_scores(slope: Score, course: Course) -> np.ndarray:
+    """Scores of a rule about the slope, closed while the validation loss is above that of guessing."""
+    found = scores_of(slope, course.values[:, [_AT[SLOPE.name]]])
+    return np.where(course.values[:, _AT["loss over chance"]] <= 0, found, _CLOSED)
+
+
 def shipped_alarm(courses: Sequence[Course], bounded: bool = True) -> dict[str, Any]:
     """Recall, false alarms and lead of the slope at the threshold that the library ships; intervals of Wilson.
 
@@ -520,11 +525,11 @@ def shipped_alarm(courses: Sequence[Course], bounded: bool = True) -> dict[str, 
     """
     shipped = calibrated("slope")
     assert shipped.score.features == (SLOPE,)
-    columns, gate, found = [_AT[SLOPE.name]], _AT["loss over chance"], []
+    found = []
     for course in courses:
-        scores = scores_of(shipped.score, course.values[:, columns])
-        if bounded:
-            scores = np.where(course.values[:, gate] < 0, scores, _CLOSED)
+        scores = bounded_scores(shipped.score, course)
+        if not bounded:
+            scores = scores_of(shipped.score, course.values[:, [_AT[SLOPE.name]]])
         found.append((course, first_alarm(course, scores, shipped.threshold, after=shipped.after)))
     ahead = [1 - step / course.t_gen for course, step in found if course.grokked and step is not None]
     grokked = sum(course.grokked for course in courses)

@@ -121,6 +121,28 @@ def test_the_shipped_threshold_separates_the_slice_it_was_set_on(benchmark, cour
     assert 0 < found["lead"][0] <= found["lead"][1] <= found["lead"][2] < 1
 
 
+def test_the_bound_closes_the_alarm_while_the_loss_is_above_guessing(benchmark, courses):
+    """The course of a run that grokked, with its loss put above ln K throughout, and exactly there."""
+    from dataclasses import replace
+
+    (course,) = [c for c in courses if c.grokked][:1]
+    assert benchmark.shipped_alarm([course])["recall"][:2] == (1, 1)
+    for over, found in ((0.01, 0), (0.0, 1)):
+        values = course.values.copy()
+        values[:, benchmark._AT["loss over chance"]] = over
+        high = replace(course, values=values)
+        assert benchmark.shipped_alarm([high])["recall"][:2] == (found, 1)
+        assert benchmark.shipped_alarm([high], bounded=False)["recall"][:2] == (1, 1)
+
+
+def test_the_loss_over_chance_is_that_of_the_run_by_the_number_of_classes(benchmark, runs, courses):
+    for run, course in zip(runs, courses, strict=True):
+        at = run.steps.tolist().index(course.steps[0])
+        guessing = np.log({"add-23": 23, "div-23": 23, "s4": 24}[run.task])
+        wanted = np.log(run.series["loss/validation"][at] / guessing)
+        assert course.values[0, benchmark._AT["loss over chance"]] == pytest.approx(wanted, rel=1e-5)
+
+
 @pytest.mark.parametrize(("good", "count"), [(0, 6), (3, 10), (6, 6), (80, 100)])
 def test_the_ends_of_wilson_are_the_shares_at_which_the_count_is_just_significant(benchmark, good, count):
     """Each inner end p solves |good/count - p| = z sqrt(p (1 - p)/count)."""
