@@ -52,6 +52,8 @@ def test_the_suite_is_every_task_at_every_sparsity_and_new_tasks_come_first(form
     first = every[: len(forms.WORTH)]
     assert {(stage.what, stage.search.sparsity) for stage in first} == {("untuned", 0.9)}
     assert first[0].search.entry.label == "figures-resnet"
+    alone = [(stage.what, stage.search.sparsity) for stage in forms.stages(None, ("kjv-gpt",), (0.8,))]
+    assert alone == [("untuned", 0.8), ("search", 0.9), ("test", 0.8)]
 
 
 def test_all_methods_of_the_search_have_as_many_forms(forms):
@@ -103,6 +105,8 @@ def test_the_suite_goes_on_where_it_stopped(tiny, capsys):
     again = forms.Search(entry, 0.9, None, few)
     assert forms.test(again, names, 1).status == "complete"
     assert forms.comparison(again, names, 1).counts()["final_missing"] == 0
+    stage = forms.Stage(what="untuned", search=again)
+    assert stage.missing == stage.seeds * len(stage.names) - len(names)
     assert forms.comparison(again, names, 2).counts()["final_missing"] > 0
     rows = {row["method"]: row for row in forms.Rows(forms.folder_of(again))}
     costs = {name: row["flops_training"] * row["steps"] for name, row in rows.items()}
@@ -114,7 +118,7 @@ def test_a_plan_has_the_core_minutes_of_what_is_missing(tiny):
     forms, entry, few = tiny
     stage = forms.Stage(what="untuned", search=forms.Search(entry, 0.9, None, few))
     missing = stage.missing
-    assert missing == 5 * (len(forms.FIRST_PASS) - 1)  # how long the equal-FLOPs run trains is not known yet
+    assert missing == 5 * len(forms.FIRST_PASS)
     lines = forms.plan_table([stage], {entry.label: (0.6, 3.0)})
     assert f"| {missing} | 0.25 | {missing * (20 * 0.6 + 3) / 60:.0f} |" in lines[2]
     assert "--entry digits-mlp --sparsity 0.9 --only untuned" in lines[2]
