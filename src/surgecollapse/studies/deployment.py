@@ -553,8 +553,8 @@ def plot(rows: Rows) -> Figure:
 
 _SETTING = """
 Digits of scikit-learn (1,797 images), two networks with batch norm: *residual* (a stem and three blocks of 16, 32 and
-64 channels) and *plain* (three convolutions of 32, 64 and 64). A residual net of twice the width and a perceptron
-64-1024-1024-10 are planned. AdamW, learning rate 3e-3, cosine, 300 steps of 32.
+64 channels) and *plain* (three convolutions of 32, 64 and 64). A residual net of twice the width is run, too, and a
+perceptron 64-1024-1024-10 is planned. AdamW, learning rate 3e-3, cosine, 300 steps of 32.
 `pattern="unit"` with zeros spread evenly over layers (`allocation="layer"`) or by one threshold (`"global"`), by
 gradual pruning (`gmp`) and the default policy. *Norms held*: scale and shift of the batch norm behind a closed channel
 are kept at zero, so that the channel leaves no constant behind. The control is a dense network of smaller width. Seeds
@@ -562,15 +562,19 @@ are paired.
 """
 
 LIMITS: Sequence[str] = (
-    "Handwritten digits of 8 × 8 pixels, 300 steps, networks of up to 80,000 weights. Nothing larger was run.",
+    "Handwritten digits of 8 × 8 pixels, 300 steps, networks of up to 320,000 weights. Nothing larger was run.",
     "Sparse rows, and all forms on two threads, are planned and were not run: two threads need a quiet machine.",
     "Nothing was tuned for any method. Speed is that of one processor; quiet machines give less spread.",
     "Energy was not measured: the machine has no counter for it.",
 )
 
 _CONCLUSION = """
-**Not shown so far.** One seed of the residual network is run, so that nothing is claimed.
+**Yes, on a network of twice the width: 2.2 times as fast, and no accuracy lost.** Closing 70% of its channels changed
+accuracy by −0.1 ± 0.4 points over three seeds. **So does a dense network of half the width**, 2.1 times as fast at
++0.2 ± 1.4 points.
 
+- **Safe settings** are `allocation="layer"` and norms held as below. 70% is safe at 32 to 128 channels, and 50% at 16
+  to 64 channels (one seed), where 70% lost 1.7 points.
 - **Why `pattern="unit"` fell to chance at 90%.** One threshold ranks the channels of all layers by their mean |w|. Wide
   layers have small weights, so they are closed first: here down to one channel, already at 50%. `attach` now warns.
 - **Closing 90% of the channels is not removing 90% of the cost.** It leaves 3% of the multiplications and lost 17.8
@@ -578,13 +582,10 @@ _CONCLUSION = """
 - **A closed channel leaves a constant** where a batch norm follows and the next convolution pads with zeros. Holding
   scale and shift at zero leaves 0.39 of the multiplications at 50%, instead of 0.64, and lost 0.3 points, not 0.6.
 - **Twice as fast needs width.** At 16 to 64 channels, time hardly follows multiplications. At 64 to 256 channels,
-  closing 50% gives 1.5 to 1.7 times the speed, 70% gives 2.0 to 2.3 times. On the narrow network 70% lost 1.7 points.
-- **A narrower dense network is the better bargain so far**: half the width lost 0.8 points. It is 1.9 to 2.4 times as
-  fast at the larger widths.
+  closing 50% gives 1.5 to 1.7 times the speed, 70% gives 2.0 to 2.3 times.
 - **8 bits** halve the file once more at no loss of accuracy, and are not faster in onnxruntime at this size.
 
-Safe settings are `allocation="layer"`, up to 50% for less than a point, norms held as above. Single weights at 90% lose
-nothing here, and make convolutions no faster.
+Single weights at 90% lose nothing here, and make convolutions no faster.
 """
 
 study(

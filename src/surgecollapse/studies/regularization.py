@@ -231,7 +231,8 @@ def tables(rows: Rows) -> list[Table]:
     for (task, samples), of_size in _in_order(default):
         by = {method: group for (method,), group in grouped(of_size, "method").items()}
         found.append(_methods(_title(task, samples), by))
-        found.append(_together(f"Together: {_title(task, samples)}", by))
+        if set(by) & {f"surge+{one}" for one in _BESIDE}:
+            found.append(_together(f"Together: {_title(task, samples)}", by))
     for (task, samples), of_size in _in_order([row for row in rows if row["config"].get("tuned")]):
         by = {method: group for (method,), group in grouped(of_size, "method").items()}
         found.append(_tuned(f"Tuned: {_title(task, samples)}", by))

@@ -14,6 +14,7 @@ from torch import nn
 from surgecollapse.lab.reinforcement.acrobot import Acrobot, moving, swung
 from surgecollapse.lab.reinforcement.cartpole import CartPole, pushed
 from surgecollapse.lab.reinforcement.dqn import Replay, Schedule, greedy, learn, targets
+from surgecollapse.lab.reinforcement.environment import Environment
 from surgecollapse.lab.reinforcement.reliability import interquartile_mean, stratified_bootstrap
 from surgecollapse.lab.reinforcement.returns import returns
 
@@ -238,6 +239,39 @@ def test_learning_repeats_itself_and_leaves_the_mode():
         assert model.training
         found.append(copy.deepcopy(model.state_dict()))
     assert all(torch.equal(a, b) for a, b in zip(found[0].values(), found[1].values(), strict=True))
+
+
+class Lottery(Environment):
+    """Nothing to see and nothing to choose: 1 for each step, and one step in ten ends the episode."""
+
+    observed, actions, inside = 1, 2, 1
+
+    @property
+    def observations(self):
+        return torch.ones(len(self.states), 1, dtype=torch.float64)
+
+    def _first(self, uniform):
+        return uniform
+
+    def _moved(self, actions):
+        del actions
+        return torch.rand(self.states.shape, generator=self._draws, dtype=torch.float64)
+
+    def _judged(self):
+        return torch.ones(len(self.states)), self.states[:, 0] < 0.1
+
+
+def test_values_count_ends_that_are_rare():
+    # V = 1 + 0.99·(1 − p)·V, with p the share of ends in the memory: 9.17 at p = 0.1. Under the Huber loss, where
+    # 0.9·(1 − 0.01·V) = 0.1, values would be 89.
+    model = nn.Linear(1, 2, bias=False)
+    nn.init.zeros_(model.weight)
+    schedule = Schedule(updates=3000, copies=8, copy_every=20, anneal=True)
+    memory = learn(model, torch.optim.Adam(model.parameters(), lr=0.1), schedule, seed=0, kind=Lottery)
+    share = float(memory.ended[: len(memory)].double().mean())
+    assert share == pytest.approx(0.1, abs=5 * (0.09 / len(memory)) ** 0.5)
+    best = float(model.weight.detach().max())
+    assert best == pytest.approx(1 / (1 - 0.99 * (1 - share)), rel=0.1)
 
 
 @pytest.mark.slow
