@@ -33,7 +33,7 @@ def tiny(forms, monkeypatch, tmp_path):
     """The suite on digits, with rows in a folder of its own and two forms of two methods."""
     entry = SUITES["smoke"].entries[0]
     entry = replace(entry, settings={**entry.settings, "model": "mlp", "steps": 20, "every": 2})
-    suite = replace(SUITES["smoke"], entries=(entry,))
+    suite = replace(SUITES["smoke"], entries=(entry, forms.ENTRIES["reviews-minilm"]))
     monkeypatch.setattr(forms, "ENTRIES", {entry.label: entry})
     monkeypatch.setattr(forms, "ALL_SUITES", (suite,))
     monkeypatch.setattr(forms, "RESULTS", tmp_path)
@@ -101,7 +101,7 @@ def test_the_suite_goes_on_where_it_stopped(tiny, capsys):
     forms.searched.cache_clear()
     forms.Search(entry, 0.9, None, few).run(["gmp"])
     assert not capsys.readouterr().out
-    names = ["soft_threshold", "gmp_untuned", "gmp_equal_flops_untuned"]
+    names = ["soft_threshold", "gmp_untuned", "gmp_equal_flops_untuned", "small_dense_untuned"]
     again = forms.Search(entry, 0.9, None, few)
     assert forms.test(again, names, 1).status == "complete"
     assert forms.comparison(again, names, 1).counts()["final_missing"] == 0
