@@ -8,6 +8,7 @@ import pytest
 
 from surgecollapse.studies import registered
 from surgecollapse.studies.page import markdown
+from surgecollapse.studies.plasticity import chosen
 from surgecollapse.studies.session import StudyRun, remaining_seconds
 
 
@@ -46,3 +47,14 @@ def test_time_left_is_that_of_the_same_settings_before_that_of_the_same_names():
     left = [config(seed=1), config(size=3, seed=1), config(net="cnn", seed=1)]
     found = [remaining_seconds([StudyRun("x", one)], known, 1) for one in left]
     assert found == [1.0, 5.5, 10.0]  # the same but for the seed; the same names; the same method
+
+
+def test_seed_zero_chooses_a_setting_and_the_other_seeds_judge_it():
+    def row(seed, options, online):
+        return {"config": {"method": "plain", "seed": seed, "options": options}, "online": online}
+
+    slow = {"lr": 1e-3}
+    rows = [row(0, {}, 0.5), row(0, slow, 0.6), row(1, {}, 0.9), row(1, slow, 0.4), row(2, slow, 0.5)]
+    assert [found["online"] for found in chosen(rows)["plain"]] == [0.4, 0.5]
+    assert chosen(rows[1:]) == {}  # seed 0 has but one of the two settings
+    assert chosen(rows[:2]) == {}  # nothing is left to judge by
