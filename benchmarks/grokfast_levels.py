@@ -65,6 +65,7 @@ QM9 = {
     "both: the published data": Molecules(plain=True, split=True),
     "targets standardized": Molecules(standardized=True),
     "initial weights × 1": Molecules(scale=1.0),
+    "initial weights × 1, the published data": Molecules(plain=True, split=True, scale=1.0),
     "no filter, no weight decay": Molecules(filtered=False),
 }
 

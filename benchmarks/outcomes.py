@@ -4,11 +4,11 @@
     python benchmarks/outcomes.py --outcome dead        # one
     python benchmarks/outcomes.py --table               # only tables and plot, of the runs that are there
 
-Outcomes and margins were fixed before the runs. *Divergence*, read after 50 of 400 steps: the loss is not finite, ends
-above twice ln K, or has lost over half of its best gain on ln K. *Dead units*, read after 20 of 200 steps: at the end a
-quarter of the units or more is silent on 512 training samples. *Plasticity*, read at the end of the second of ten
-tasks: training accuracy at the end of the last two tasks is ten points below that of the first two, or the sequence
-broke off. Runs that had the outcome before the reading do not count, nor those that never learned.
+A reading comes after 50 of 400 steps, or at the end of the second of ten tasks. *Divergence*: the loss is not finite,
+ends above twice ln K, or has lost over half of its best gain on ln K. *Dead units*: units that are silent on 512
+training samples are, at the end, more than at the reading by a tenth or more of those that were alive. *Plasticity*:
+training accuracy at the end of the last two tasks is ten points below that of the first two, or the sequence broke off.
+Runs that had diverged before the reading do not count, nor those that never learned.
 
 Every score, sign, form and threshold comes from the other tasks; pairs are of one task, net, stream
 and optimizer. Intervals come from tasks drawn with replacement. A finished run is a row in ``runs/outcomes`` and is not
@@ -27,7 +27,7 @@ from _harness import RESULTS, append_row, described, make_parser, origin, publis
 
 IMAGE = Path(__file__).parents[1] / "docs" / "images" / "study-monitors.svg"
 TITLES = {"divergence": "Divergence", "dead": "Dead units", "plasticity": "Loss of plasticity"}
-SHOWN = 12
+SHOWN = 8
 """Single monitors that the plot shows."""
 
 
@@ -57,6 +57,7 @@ def cells(found: dict[str, Any], name: str) -> list[str]:
         f"{value:.2f}",
         f"{low:.2f}–{high:.2f}",
         f"{least:.2f} ({task})",
+        "{:.2f} ({:.2f}–{:.2f})".format(*found["auroc_near"]),
         f"{found['recall'][0]:.0%}",
         f"{found['false'][0]:.0%}",
         signed(found["auroc_minus_control"], 2),
@@ -77,22 +78,16 @@ def lines_of(outcome: str, found: dict[str, Any]) -> list[str]:
     entries = found["entries"]
     order = sorted(entries, key=lambda name: -entries[name]["auroc"][0])
     tasks = ", ".join(f"{task} {yes}/{no}" for task, (yes, no) in found["tasks"].items())
-    head = [
-        "reading",
-        "AUROC",
-        "interval",
-        "least (task)",
-        "recall",
-        "false alarms",
-        "AUROC − control",
-        "recall − control",
-    ]
+    head = ["reading", "AUROC", "interval", "least (task)", "at similar rates", "recall", "false alarms"]
+    head += ["AUROC − control", "recall − control"]
+    every, near = found["pairs"]
     return [
         f"## {TITLES[outcome]}",
         "",
         f"{found['positive']} runs with it, {found['negative']} without, in {found['groups']} groups; left out: "
-        f"{found['early']} that had it before the reading, {found['unused']} that never learned. With/without by task: "
-        f"{tasks}. {found['seconds']:,.0f} s of one core. Control of the last two columns: "
+        f"{found['early']} that had diverged before the reading, {found['unused']} that never learned or had no units "
+        f"left. With/without by task: {tasks}. {every:,} pairs, {near:,} of rates that differ by a factor of at "
+        f"most 1.5. {found['seconds']:,.0f} s of one core. Control of the last two columns: "
         f"{found['control'].removeprefix('control: ')}; recall in points.",
         "",
         *table(head, [cells(entries[name], name) for name in order]),
@@ -108,8 +103,8 @@ def draw(results: dict[str, dict[str, Any]], file: Path) -> None:
     import matplotlib.pyplot as plt
     from outcome_bank.ranking import ALL, BOTH, CHOSEN
 
-    mpl.rcParams["svg.hashsalt"] = "outcomes"
-    figure, axes = plt.subplots(1, len(results), figsize=(5.2 * len(results), 6.0), squeeze=False)
+    mpl.rcParams |= {"svg.hashsalt": "outcomes", "svg.fonttype": "none", "font.family": "sans-serif"}
+    figure, axes = plt.subplots(1, len(results), figsize=(6.0 * len(results), 5.5), squeeze=False)
     for axis, (outcome, found) in zip(axes[0], results.items(), strict=True):
         entries = found["entries"]
         special = (ALL, BOTH, CHOSEN)
@@ -121,12 +116,12 @@ def draw(results: dict[str, dict[str, Any]], file: Path) -> None:
             color = "C3" if name.startswith("control") else "C2" if name in special else "C0"
             axis.plot([low, high], [place, place], color=color, linewidth=2)
             axis.plot([value], [place], "o", color=color)
-        axis.set_yticks(range(len(names)), list(reversed(names)), fontsize=8)
+        axis.set_yticks(range(len(names)), list(reversed(names)))
         axis.axvline(0.5, color="gray", linewidth=0.8, linestyle=":")
         axis.axvline(entries[found["control"]]["auroc"][0], color="C3", linewidth=0.8, linestyle="--")
         axis.set_xlim(0.3, 1.0)
         axis.set_xlabel("AUROC, task held out")
-        axis.set_title(f"{TITLES[outcome]}: {found['positive']} with, {found['negative']} without")
+        axis.set_title(f"{TITLES[outcome]}: {found['positive']} of {found['positive'] + found['negative']} runs")
     figure.tight_layout()
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, metadata={"Date": None, "Creator": None})

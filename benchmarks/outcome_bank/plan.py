@@ -9,7 +9,7 @@ import torch
 from outcome_bank.problems import TASKS
 from outcome_bank.runs import Outcome, Setting
 
-RUNS: dict[str, int] = {"divergence": 20, "dead": 16, "plasticity": 12}
+RUNS: dict[str, int] = {"divergence": 20, "dead": 20, "plasticity": 12}
 """Of each group."""
 SEQUENCES = ("digits", "mnist", "mnist1d", "sensors", "prototypes")
 """Tasks whose inputs or labels are permuted."""

@@ -17,6 +17,8 @@ from surgecollapse.forecast.features import Feature
 
 Array = NDArray[np.float64]
 RATE = 0.05
+NEAR = math.log10(1.5)
+"""Most that the logarithms of two learning rates may differ by, to be called similar."""
 DRAWS = 2_000
 _LOGS = ("norm/", "noise/", "update/", "commutator/", "logits/scale", "rank/")
 """Series that span orders of magnitude: their logarithm is taken."""
@@ -34,7 +36,7 @@ ALL, BOTH, CHOSEN = (
     "best single monitor of the other tasks",
 )
 SETTINGS, PRESENT, NORM = "control: settings of the run", "control: present value", "control: weight norm"
-CONTROLS = "control: logistic, all three controls"
+RATE_ALONE, CONTROLS = "control: learning rate", "control: logistic, all controls"
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,11 @@ class Read:
     present: Mapping[str, float]
     settings: tuple[float, ...]
 
+    @property
+    def rate(self) -> float:
+        """Decimal logarithm of its learning rate."""
+        return self.settings[1] + self.settings[2]
+
 
 @dataclass(frozen=True)
 class Scored:
@@ -59,6 +66,8 @@ class Scored:
     positive: bool
     score: float
     alarm: bool
+    rate: float = 0.0
+    """Decimal logarithm of its learning rate."""
 
 
 def reads(rows: Sequence[Mapping[str, Any]]) -> list[Read]:
@@ -114,19 +123,25 @@ def _scaled(name: str, value: float) -> float:
     return math.log10(max(value, 1e-12)) if name.startswith(_LOGS) else value
 
 
-def concordance(runs: Sequence[Scored], tasks: Sequence[str]) -> tuple[Array, Array]:
-    """By task: concordant pairs of a positive and a negative run of one group, and all such pairs."""
+def concordance(runs: Sequence[Scored], tasks: Sequence[str], near: float = math.inf) -> tuple[Array, Array]:
+    """By task: concordant pairs of a positive and a negative run of one group, and all such pairs.
+
+    Args:
+        runs: of all tasks.
+        tasks: their names, in the order of what is returned.
+        near: only pairs whose logarithms of the rate differ by at most so much.
+    """
     good, count = np.zeros(len(tasks)), np.zeros(len(tasks))
     groups: dict[str, list[Scored]] = {}
     for run in runs:
         groups.setdefault(run.group, []).append(run)
     for members in groups.values():
-        high = np.array([run.score for run in members if run.positive])[:, None]
-        low = np.array([run.score for run in members if not run.positive])[None, :]
-        if high.size and low.size:
-            at = tasks.index(members[0].task)
-            good[at] += (high > low).sum() + 0.5 * (high == low).sum()
-            count[at] += high.size * low.size
+        high = np.array([[run.score, run.rate] for run in members if run.positive]).reshape(-1, 1, 2)
+        low = np.array([[run.score, run.rate] for run in members if not run.positive]).reshape(1, -1, 2)
+        pairs = np.abs(high[..., 1] - low[..., 1]) <= near
+        at = tasks.index(members[0].task)
+        good[at] += (pairs * ((high > low) + 0.5 * (high == low))[..., 0]).sum()
+        count[at] += pairs.sum()
     return good, count
 
 
@@ -138,8 +153,10 @@ def alarms(runs: Sequence[Scored], tasks: Sequence[str], *, of: bool) -> tuple[A
 
 
 def share(parts: tuple[Array, Array], draws: NDArray[np.int64]) -> tuple[float, float, float]:
-    """Sum over sum, with its 95% interval over tasks drawn with replacement."""
+    """Sum over sum, with its 95% interval over tasks drawn with replacement; NaN where there is nothing."""
     good, count = parts
+    if not count.sum():
+        return math.nan, math.nan, math.nan
     with np.errstate(invalid="ignore", divide="ignore"):
         low, high = np.nanquantile(good[draws].sum(1) / count[draws].sum(1), (0.025, 0.975))
     return float(good.sum() / count.sum()), float(low), float(high)
@@ -177,20 +194,15 @@ def held_out(runs: Sequence[Read], scorer: Scorer, *, inner: bool = False) -> li
         rest = [run for run in runs if run.task != task]
         score = scorer(rest)
         quiet = [run for run in rest if not run.positive]
-        if inner:
-            known = [
-                scorer([run for run in rest if run.task != other])(run)
-                for other in sorted({run.task for run in rest})
-                for run in quiet
-                if run.task == other
-            ]
-        else:
-            known = [score(run) for run in quiet]
+        known = []
+        for other in sorted({run.task for run in rest}):
+            alone = scorer([run for run in rest if run.task != other]) if inner else score
+            known += [alone(run) for run in quiet if run.task == other]
         threshold = alarm_threshold(known, RATE)
         for run in runs:
             if run.task == task:
                 value = score(run)
-                found.append(Scored(run.task, run.group, run.positive, value, value >= threshold))
+                found.append(Scored(run.task, run.group, run.positive, value, value >= threshold, run.rate))
     return found
 
 
@@ -284,6 +296,7 @@ def entries(runs: Sequence[Read]) -> dict[str, list[Scored]]:
 
     found = {
         SETTINGS: held_out(runs, logistic(lambda run: run.settings), inner=True),
+        RATE_ALONE: held_out(runs, single(lambda run: {"rate": run.rate})),
         PRESENT: held_out(runs, single(lambda run: run.present)),
         NORM: held_out(runs, single(of("norm/weight"))),
         CONTROLS: held_out(runs, logistic(known), inner=True),
@@ -308,6 +321,7 @@ def summary(runs: Sequence[Read]) -> dict[str, Any]:
         hit, false = alarms(scored, tasks, of=True), alarms(scored, tasks, of=False)
         table[name] = {
             "auroc": auroc[name],
+            "auroc_near": share(concordance(scored, tasks, NEAR), draws),
             "recall": share(hit, draws),
             "false": share(false, draws),
             "auroc_minus_control": difference(ranks[name], ranks[base], draws),
@@ -319,6 +333,7 @@ def summary(runs: Sequence[Read]) -> dict[str, Any]:
         "negative": sum(not run.positive for run in runs),
         "tasks": {t: [sum(r.positive is c for r in runs if r.task == t) for c in (True, False)] for t in tasks},
         "groups": len({run.group for run in runs}),
+        "pairs": [int(concordance(found[NORM], tasks, near)[1].sum()) for near in (math.inf, NEAR)],
         "control": base,
         "entries": table,
     }

@@ -43,8 +43,10 @@ WINDOW = 10
 """Steps that a training loss is averaged over."""
 LEARNED = 0.9
 """Share of ln K, the loss of a constant guess, below which a run counts as having learned."""
-DEAD = 0.25
-"""Share of dead units from which a run counts as positive."""
+DIES = 0.1
+"""Share of the units that were alive at the reading, which must be lost at the end."""
+GONE = 0.9
+"""Share of dead units at the reading, above which hardly any are left to die."""
 FALL = 0.1
 """Accuracy that later tasks must have lost."""
 
@@ -87,7 +89,7 @@ class Schedule:
 
 SCHEDULES: dict[str, Schedule] = {
     "divergence": Schedule(400, 50),
-    "dead": Schedule(200, 20),
+    "dead": Schedule(400, 50),
     "plasticity": Schedule(100, 2, tasks=10),
 }
 
@@ -351,9 +353,9 @@ def positive(row: Mapping[str, Any]) -> bool | None:
         return bool(row["diverged"]) if row["diverged"] or row["learned"] else None
     if row["outcome"] == "dead":
         end, start = row["dead_end"], row["now"]["dead share"]
-        if not math.isfinite(end) or not math.isfinite(start) or start >= DEAD:
+        if not math.isfinite(end) or not math.isfinite(start) or start > GONE:
             return None
-        return bool(end >= DEAD)
+        return bool(end - start >= DIES * (1 - start))
     accuracies = row["accuracies"]
     if min(accuracies[:2]) < 0.5:
         return None

@@ -34,7 +34,7 @@ from outcome_bank.ranking import (
     single,
     summary,
 )
-from outcome_bank.runs import DEAD, Schedule, Setting, dead_share, positive, train
+from outcome_bank.runs import DIES, Schedule, Setting, dead_share, positive, train
 from torch import nn
 
 GENERATED = [(task, net) for task in ("sensors", "prototypes", "add-23", "s4", "parity") for net in TASKS[task]]
@@ -42,7 +42,7 @@ SHORT = Setting(outcome="divergence", task="sensors", net="mlp", optimizer="adam
 
 
 def read(task, group, came, value, rate=0.0):
-    return Read(task, group, came, {"series": {"mean": value}}, {"now": -value}, (rate,))
+    return Read(task, group, came, {"series": {"mean": value}}, {"now": -value}, (1.0, rate, 0.0))
 
 
 @pytest.mark.parametrize(("task", "net"), GENERATED)
@@ -88,9 +88,11 @@ def test_a_channel_is_a_unit():
         ({"outcome": "divergence", "diverged": True, "learned": False}, True),
         ({"outcome": "divergence", "diverged": False, "learned": True}, False),
         ({"outcome": "divergence", "diverged": False, "learned": False}, None),
-        ({"outcome": "dead", "dead_end": DEAD, "now": {"dead share": 0.0}}, True),
-        ({"outcome": "dead", "dead_end": DEAD - 0.01, "now": {"dead share": 0.0}}, False),
-        ({"outcome": "dead", "dead_end": 0.9, "now": {"dead share": DEAD}}, None),
+        ({"outcome": "dead", "dead_end": DIES, "now": {"dead share": 0.0}}, True),
+        ({"outcome": "dead", "dead_end": DIES - 0.01, "now": {"dead share": 0.0}}, False),
+        ({"outcome": "dead", "dead_end": 0.56, "now": {"dead share": 0.5}}, True),
+        ({"outcome": "dead", "dead_end": 0.54, "now": {"dead share": 0.5}}, False),
+        ({"outcome": "dead", "dead_end": 0.99, "now": {"dead share": 0.95}}, None),
         ({"outcome": "dead", "dead_end": math.nan, "now": {"dead share": 0.0}}, None),
         ({"outcome": "plasticity", "accuracies": [0.9, 0.9, 0.6, 0.8, 0.79], "tasks": 5}, True),
         ({"outcome": "plasticity", "accuracies": [0.9, 0.9, 0.1, 0.81, 0.81], "tasks": 5}, False),
@@ -157,6 +159,9 @@ def test_pairs_are_of_one_group_and_counted_by_hand():
     good, count = concordance(runs, ["a", "b"])
     assert (good.tolist(), count.tolist()) == ([1.5, 0.0], [2.0, 1.0])
     assert share((good, count), drawn(2))[0] == 0.5
+    apart = [replace(run, rate=0.3 * (not run.positive)) for run in runs]
+    assert concordance(apart, ["a", "b"], near=0.2)[1].tolist() == [0.0, 0.0]
+    assert concordance(apart, ["a", "b"], near=0.4)[1].tolist() == [2.0, 1.0]
     hit, of = alarms(runs, ["a", "b"], of=True)
     assert (hit.tolist(), of.tolist()) == ([1.0, 0.0], [2.0, 1.0])
     false, quiet = alarms(runs, ["a", "b"], of=False)
