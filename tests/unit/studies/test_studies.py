@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
+import torch
 
-from surgecollapse.studies import registered
+from surgecollapse.studies import graphs, registered
+from surgecollapse.studies.graphs import with_fewer_bonds
 from surgecollapse.studies.page import markdown
 from surgecollapse.studies.plasticity import chosen
 from surgecollapse.studies.session import StudyRun, remaining_seconds
@@ -58,3 +61,38 @@ def test_seed_zero_chooses_a_setting_and_the_other_seeds_judge_it():
     assert [found["online"] for found in chosen(rows)["plain"]] == [0.4, 0.5]
     assert chosen(rows[1:]) == {}  # seed 0 has but one of the two settings
     assert chosen(rows[:2]) == {}  # nothing is left to judge by
+
+
+def test_bonds_are_removed_in_both_directions_and_atoms_stay():
+    atoms, count = 12, 40
+    adjacent = torch.triu(torch.rand(count, atoms, atoms, generator=torch.Generator().manual_seed(1)) < 0.5, 1)
+    adjacent = (adjacent | adjacent.transpose(1, 2)).float()
+    bonds = torch.zeros(count, atoms, 4, atoms)
+    bonds[:, :, 2] = adjacent
+    x = torch.cat([torch.ones(count, atoms, 11), bonds.flatten(2)], 2)
+    assert torch.equal(with_fewer_bonds(x, 1.0, 0), x)
+    none = with_fewer_bonds(x, 0.0, 0)
+    assert torch.equal(none[..., :11], x[..., :11])
+    assert not none[..., 11:].any()
+    some = with_fewer_bonds(x, 0.25, 0)[..., 11:].view(count, atoms, 4, atoms)
+    assert torch.equal(some[:, :, 2], some[:, :, 2].transpose(1, 2))
+    assert not (some > bonds).any()
+    pairs = int(adjacent.sum()) // 2
+    assert int(some.sum()) / 2 / pairs == pytest.approx(0.25, abs=5 * (0.25 * 0.75 / pairs) ** 0.5)
+
+
+@pytest.mark.parametrize("method", ["dense", "dropout", "small_dense", "gmp"])
+def test_molecules_are_learned_with_masks(method, monkeypatch):
+    def molecules(seed, *, data_dir, samples):
+        # The answer is the number of atoms, which the sum over atoms can count.
+        del data_dir, samples
+        draws = torch.Generator().manual_seed(seed)
+        sizes = torch.randint(2, 7, (160,), generator=draws)
+        x = torch.zeros(160, 6, 11 + 24)
+        x[..., 1] = (torch.arange(6) < sizes[:, None]).float()
+        return SimpleNamespace(x_train=x[:80], y_train=sizes[:80].float(), x_test=x[80:], y_test=sizes[80:].float())
+
+    monkeypatch.setattr(graphs, "qm9", molecules)
+    found = graphs.measure({"net": "gnn", "method": method, "edges": 1.0, "seed": 0, "steps": 200})
+    assert found["accuracy"] > 0.8
+    assert found["density"] <= 0.11 if method == "gmp" else found["density"] > 0.9
