@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import doctest
 import math
+import runpy
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import outcome_bank.plan
@@ -13,6 +15,7 @@ import outcome_bank.ranking
 import outcome_bank.runs
 import pytest
 import torch
+from _harness import read_rows
 from outcome_bank.plan import groups, settings
 from outcome_bank.problems import TASKS, build, feeding, problem
 from outcome_bank.ranking import (
@@ -232,3 +235,16 @@ def test_examples(name):
     found = doctest.testmod(module)
     assert found.attempted
     assert not found.failed
+
+
+def test_a_bank_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    script = runpy.run_path(str(Path(__file__).parents[3] / "benchmarks" / "outcomes.py"))
+    plan = [replace(SHORT, seed=seed) for seed in range(3)]
+    monkeypatch.setattr(outcome_bank.plan, "settings", lambda outcome, runs: plan[:runs])
+    monkeypatch.setitem(outcome_bank.runs.SCHEDULES, "divergence", Schedule(22, 20))
+    file = tmp_path / "bank" / "divergence.jsonl"
+    script["generate"]("divergence", file, 1)
+    first = file.read_text(encoding="utf-8")
+    script["generate"]("divergence", file, 3)
+    assert file.read_text(encoding="utf-8").startswith(first)
+    assert [row["seed"] for row in read_rows(file)] == [0, 1, 2]
