@@ -7,8 +7,9 @@
 A row of text is ``abc+def=`` and the four digits of the sum, the last one first, as Lee et al. (arXiv 2307.03381) have
 them reversed. 10,000 pairs are trained on, 2,000 others are the validation set; the loss is that of the answer alone. A
 sum is right if each of its digits is the likeliest one, given the right digits before it: what greedy decoding gives.
-``full`` is nanoGPT's size for this task: six layers, width 384, 10.6 million parameters; ``small`` has two layers of
-width 128. Optimizers are those of ``grokking_records.py``; ``adamw`` has nanoGPT's settings. A finished run is one row.
+``full`` is nanoGPT's size for this task: six layers, width 384, 10.6 million parameters. ``full-64`` is the same net
+with a batch that a CPU can bear; ``small`` has two layers of width 128. Optimizers are those of
+``grokking_records.py``; ``adamw`` has nanoGPT's settings. A finished run is one row.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from grokking_records import DIGITS_ROWS, METHODS, settings
 SIZES = {
     "small": {"layers": 2, "width": 128, "hidden": 512, "heads": 4, "batch": 128},
     "full": {"layers": 6, "width": 384, "hidden": 1536, "heads": 6, "batch": 256},
+    "full-64": {"layers": 6, "width": 384, "hidden": 1536, "heads": 6, "batch": 64},
 }
 _NANO = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.1, "beta2": 0.99, "warmup": 100}
 CHOICES = ("one-setting", "muon", "adamw")
