@@ -337,15 +337,13 @@ def page(rows: Sequence[dict[str, Any]]) -> str:
         ),
     }
     for task, (variants, shown) in columns.items():
-        body = []
-        for name in variants:
-            found = [row for row in rows if (row["task"], row["variant"]) == (task, name)]
-            if found:
-                body.append([name, str(len(found)), *(middle(found, key, form) for key, form in shown.values())])
-        if body:
-            steps = sorted({row["steps"] for row in rows if row["task"] == task})
-            lines += [f"{task}, steps: {', '.join(f'{n:,}' for n in steps)}", ""]
-            lines += [*table(["variant", "seeds", *shown], body), ""]
+        for steps in sorted({row["steps"] for row in rows if row["task"] == task}):
+            body = []
+            for name in variants:
+                found = [row for row in rows if (row["task"], row["steps"], row["variant"]) == (task, steps, name)]
+                if found:
+                    body.append([name, str(len(found)), *(middle(found, key, form) for key, form in shown.values())])
+            lines += [f"{task}, {steps:,} steps", "", *table(["variant", "seeds", *shown], body), ""]
     return "\n".join(lines)
 
 

@@ -95,3 +95,11 @@ def test_words_are_cut_as_the_published_code_cuts_them(levels):
     assert levels.published_words("It wasn't <b>bad</b>, 7/10 -- really") == ["it", "wasnt", "bbadb", "really"]
     assert "not" in levels.NLTK.split()
     assert "wasnt" not in levels.NLTK.split()
+
+
+def test_rows_of_unlike_length_are_in_tables_of_their_own(levels):
+    row = {"task": "qm9", "variant": "our reproduction", "least_mean": 4.0, "least_batch": 1.0}
+    text = levels.page([{**row, "steps": 200}, {**row, "steps": 200, "least_mean": 8.0}, {**row, "steps": 1_000}])
+    assert "qm9, 200 steps" in text
+    assert "| our reproduction | 2 | 6 (4–8) | 1 (1–1) |" in text
+    assert text.index("qm9, 1,000 steps") < text.index("| our reproduction | 1 | 4 | 1 |")
