@@ -264,6 +264,11 @@ def shown(value: float, limit: int) -> str:
     return f"> {limit:,}" if value == FAILED else f"{value:,.0f}"
 
 
+def _rank(series: Series) -> tuple[float, float, float, str]:
+    """The most steps first; among those that mostly failed, the one that came the least far."""
+    return -series.median, -series.failures / len(series.reached), series.failed_at or 0.0, series.method
+
+
 def table(track: str, all_series: Sequence[Series]) -> Iterator[str]:
     """The rows of one track, from the most steps to the fewest."""
     yield "| method | median steps | 95% interval | least–most | n | failures | p | seconds | id | doubts |"
@@ -274,9 +279,7 @@ def table(track: str, all_series: Sequence[Series]) -> Iterator[str]:
         )
         yield f"| *published: [{name}]({place})* | {steps:,} | – | – | {n} | – | – | – | – | not run here |"
     earlier: list[Series] = []
-    for series in sorted(
-        (s for s in all_series if s.track == track), key=lambda s: (-s.median, -s.failures / len(s.reached), s.method)
-    ):
+    for series in sorted((s for s in all_series if s.track == track), key=_rank):
         interval, p = median_interval(series.values), None
         told_apart = [row for row in reversed(earlier) if enough(series, row)]
         before = next((row for row in told_apart if comparable(series, row)), told_apart[0] if told_apart else None)

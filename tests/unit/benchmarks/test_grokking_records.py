@@ -97,6 +97,11 @@ def test_failures_say_how_far_they_came(page):
     reached = [{**row, "best": best} for row, best in zip(given, (0.61, 0.84, 0.99), strict=True)]
     (series,) = [s for s in page.collected(reached) if s.track == "quadratic"]
     assert page.doubts(series, None) == ["under 10 seeds", "2 of 3 failed, best 84%"]
+    far, near = (
+        page.Series("s5", name, {0: FAILED}, None, {}, "", 300, best) for name, best in (("a", 0.9), ("b", 0.2))
+    )
+    lines = list(page.table("s5", [far, near]))[-2:]
+    assert [line.split("|")[1].strip() for line in lines] == ["b", "a"]
 
 
 def test_an_even_number_of_seeds_of_which_half_failed_has_no_finite_median(page):
