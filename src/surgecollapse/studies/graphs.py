@@ -173,10 +173,13 @@ def _tables_of(net: str, rows: Rows) -> list[Table]:
             ]
             against.append([name, *differences])
     names = [_name(edges) for edges in levels]
-    note = "Accuracy on nodes without label, %. Without edges the network is a perceptron on the features."
+    value, note = (
+        "accuracy",
+        "Accuracy on nodes without label, %. Without edges the network is a perceptron on the features.",
+    )
     if net == _MOLECULES.upper():
-        net, note = "QM9", "R² of the polarizability of other molecules, %. Edges are bonds."
-    found = [Table(title=f"{net}: accuracy", headings=["method", *names, "seeds"], lines=accuracy, note=note)]
+        net, value, note = "QM9", "R²", "R² of the polarizability of other molecules, %. Edges are bonds."
+    found = [Table(title=f"{net}: {value}", headings=["method", *names, "seeds"], lines=accuracy, note=note)]
     note = "Paired differences from dense weights on the same graph, points."
     return [*found, Table(title=f"{net}: minus dense", headings=["method", *names], lines=against, note=note)]
 
@@ -223,6 +226,8 @@ _CONCLUSION = """
 - Without edges, sparse weights were 1.4 to 4.1 points below dense ones, also within the intervals.
 - Sparse weights neither made up for missing edges nor added to their loss beyond that.
 - A small dense network did as well, so that the larger one had weights to spare.
+- On QM9, one seed, 90% zeros changed R² by −4.3 to +7.4 points. Bonds matter little there: without any, R² was higher
+  than with all, as atoms alone tell most of the polarizability.
 """
 
 study(
