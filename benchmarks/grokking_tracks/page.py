@@ -69,6 +69,7 @@ OWN_TITLES = {
     ("mnist", "its weight decay, no filter"): "AdamW, weight decay 2",
     ("mnist", "filter, weight decay .01"): "Grokfast-EMA, weight decay 0.01",
     ("mnist", "record"): "Muon, weight decay 2",
+    **{(f"digits-{size}", "adamw"): "AdamW, nanoGPT's settings" for size in ("small", "full-64", "full")},
     ("mnist", "egd"): "AdamW with egalitarian descent (EGD), weight decay 2",
 }
 """Where a name stands for something else on a track."""
