@@ -122,7 +122,7 @@ class _WithDropout(GraphNet):
     def __init__(self, widths: Sequence[int], dropout: float) -> None:
         super().__init__(widths)
         if dropout:
-            self.hidden_activation: nn.Module = nn.Sequential(nn.ReLU(), nn.Dropout(dropout))
+            self.add_module("hidden_activation", nn.Sequential(nn.ReLU(), nn.Dropout(dropout)))
 
 
 @torch.no_grad()

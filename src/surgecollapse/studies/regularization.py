@@ -135,7 +135,8 @@ def _train(
     decay = strengths["weight_decay"] if "weight_decay" in parts else 0.0
     optimizer = torch.optim.AdamW(model.parameters(), lr=strengths["rate"], weight_decay=decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    stopping, best, kept, losses = "early_stopping" in parts, -1.0, None, []
+    stopping, best, kept = "early_stopping" in parts, -1.0, None
+    losses: list[float] = []
     radius = strengths["sam"] if "sam" in parts else 0.0
     smoothing = strengths["label_smoothing"] if "label_smoothing" in parts else 0.0
     target = strengths["surge"] if "surge" in parts else 0.0

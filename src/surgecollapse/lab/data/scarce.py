@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,7 +43,7 @@ class _Task:
 
 def _sensors(seed: int) -> Data:
     """Noisy series of sensors, all parts drawn anew for each seed."""
-    parts = {}
+    parts: dict[str, Any] = {}
     for number, (part, count) in enumerate((("train", 2000), ("validation", _KEPT), ("test", _JUDGED))):
         parts[f"x_{part}"], parts[f"y_{part}"] = sensor_series(count, seed=3 * seed + number, noise=_SENSOR_NOISE)
     return Data(
