@@ -377,7 +377,7 @@ With surge, early stopping chooses among networks that are as sparse as at the e
 """
 
 _CONCLUSION = """
-**Surge-collapse regularizes a little, and adds to dropout.** Augmentation does far more than anything else here.
+**On MNIST-1D surge-collapse regularizes a little, and adds to dropout.** Augmentation does far more than all else here.
 
 - Alone, it is worth 2.8 ± 0.5 points with 2,000 samples, and 0.6 ± 0.5 with 500. Dropout is worth over 3.
 - It adds to dropout: 1.6 ± 0.6 points with 500 samples, 0.4 ± 0.3 with 2,000.
@@ -385,6 +385,8 @@ _CONCLUSION = """
 - With 2,000 samples it takes 1.6 ± 0.5 points from augmentation, and nothing is gained with label smoothing.
 - Its predictions are better calibrated than those of plain training. Label smoothing does this best.
 - A small dense network of as many weights is worse than plain training.
+- **Other tasks, one seed each, no claim**: on the digits of both sets, surge is 0.6 points below plain training. On
+  noisy sensors it is 15.8 points below, where augmentation is 24.2 above.
 """
 
 study(
