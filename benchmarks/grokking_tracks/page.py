@@ -493,6 +493,7 @@ _TAIL = """## Not on this page
 - **The default policy** on the mixed track and on x² + xy + y²: not run.
 - **Addition of three digits by 10.6 million parameters** with batch 256: not run. On one thread of a CPU a step takes
   3.1 s with the one setting and 2.0 s with AdamW. The 5,000 steps of `benchmarks/digits.py` would be 4.3 and 2.8 hours.
+  With batch 64 (`--size full-64`) one run of the one setting was stopped after 12 minutes, before it was at 95%.
 
 ```console
 python benchmarks/grokking_records.py --track mixed \\
