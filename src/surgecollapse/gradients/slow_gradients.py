@@ -129,13 +129,20 @@ class SlowGradients(ABC):
     def _all_are_at_most(self, grads: list[Tensor], run: Run) -> bool:
         """Whether sums of squares say so; where not, each gradient has to be looked at."""
         small: dict[torch.dtype, list[Tensor]] = {}
+        squares: dict[torch.dtype, float] = {}
         for grad in grads:
             dtype = grad.dtype
             if run is not shared and grad.numel() > _LARGE and dtype in _REAL and (flat := flattened((grad,))):
-                if not _product_is_at_most(flat[0], self.largest(dtype)):
+                if dtype not in squares:  # asked once, since this runs while the threads of torch wait
+                    half = self.largest(dtype) / 2
+                    squares[dtype] = min(half * half, torch.finfo(dtype).max)
+                # Unlike a norm, a product is computed on all threads. If not finite, entries of 2e19 may be the reason.
+                if not torch.dot(flat[0], flat[0]).item() <= squares[dtype]:
                     return False
             else:
                 small.setdefault(dtype, []).append(grad)
+        if not small:
+            return True
         healthy: list[bool] = []
         for dtype, alike in small.items():
             largest = self.largest(dtype)
@@ -323,11 +330,6 @@ def _part_of_state(param: Tensor, value: Any) -> Any:
     """The part of it that belongs to the part of the parameter that is here."""
     fits = isinstance(value, Tensor) and value.shape[value.ndim - param.ndim :] == param.shape
     return part_of(param, value) if fits and value.ndim >= max(1, param.ndim) else value
-
-
-def _product_is_at_most(flat: Tensor, largest: float) -> bool:
-    # Unlike a norm, a product is computed on all threads. Where it is not finite, entries of 2e19 may be the reason.
-    return torch.dot(flat, flat).item() <= min((largest / 2) * (largest / 2), torch.finfo(flat.dtype).max)
 
 
 def _is_at_most(grad: Tensor, largest: float) -> bool:

@@ -99,6 +99,9 @@ def one_by_one(
     [0.0, 3.0]
     """
     size = BLOCK if torch.get_num_threads() == 1 else GROUP
+    if len(items) == 1 and items[0][0].numel() <= _length(size, streams):
+        work(tuple([tensor] for tensor in items[0]))
+        return
     for lists in blocks(items, _length(size, streams)):
         work(lists)
 
@@ -140,8 +143,9 @@ def faster(
     alone = threads == 1 or entries <= SERIAL or torch.compiler.is_compiling()
     groups: list[list[_Item]] = [[]]
     held, most = 0, _AT_ONCE if alone else GROUP
-    for item, own in zip(items, sizes, strict=True):
-        if held >= most:
+    # Small ones go together, so that their own operations are few.
+    for item, own in sorted(zip(items, sizes, strict=True), key=lambda pair: pair[1] > SERIAL):
+        if held and held + own > most:
             groups.append([])
             held = 0
         groups[-1].append(item)
