@@ -63,7 +63,7 @@ class Combination:
         threshold: reached from below; with ``below``, from above.
         below: alarm where the score is at most the threshold: the net will *not* generalize.
         after: least multiple of t_fit at which it speaks.
-        at_most: a feature, and the number above which there is no alarm.
+        at_most: a feature, and the largest value of it at which an alarm may come.
 
     >>> score = Score(features=(Feature("entropy/spectral"),), center=(0.0,), scale=(1.0,), weight=(1.0,))
     >>> detector = Combination("entropy rises", score, 0.2)

@@ -42,7 +42,7 @@ def _spikes(before: Sequence[float], loss: float, deviations: float) -> bool:
 
 
 def diverged(losses: Sequence[float], classes: int, last: int = 50) -> bool:
-    """Whether the mean of the last losses is no better than guessing: above ln ``classes``, or not finite.
+    """Whether the mean of the last losses is worse than guessing: above ln ``classes``, or not finite.
 
     Args:
         losses: cross-entropies in nats, of every step.

@@ -17,6 +17,7 @@ from surgecollapse.lab.data.qm9 import qm9
 from surgecollapse.lab.nets.gcn import GCN, propagation
 from surgecollapse.lab.nets.gin import GIN
 from surgecollapse.lab.nets.gnn import ATOM, BONDS, GraphNet
+from surgecollapse.lab.nets.layers import hidden_density
 from surgecollapse.studies.local_data import data_dir
 from surgecollapse.studies.page import grouped, interval, method_name, paired_difference
 from surgecollapse.studies.registry import Figure, Rows, Settings, Study, Table, study
@@ -79,13 +80,8 @@ def measure(config: Settings) -> Mapping[str, Any]:
     return {
         "accuracy": float(right[_LABELED:].mean()),
         "training": float(right[:_LABELED].mean()),
-        "density": _density(model),
+        "density": hidden_density(model),
     }
-
-
-def _density(model: nn.Module) -> float:
-    hidden = [p for name, p in model.named_parameters() if p.ndim > 1 and not name.startswith("head")]
-    return sum(int((w != 0).sum()) for w in hidden) / sum(w.numel() for w in hidden)
 
 
 def _measure_molecules(config: Settings) -> Mapping[str, Any]:
@@ -113,7 +109,7 @@ def _measure_molecules(config: Settings) -> Mapping[str, Any]:
         if controller is not None:
             controller.finalize()
     model.eval()
-    return {"accuracy": _r2(model, x_test, y_test), "training": _r2(model, x, y), "density": _density(model)}
+    return {"accuracy": _r2(model, x_test, y_test), "training": _r2(model, x, y), "density": hidden_density(model)}
 
 
 class _WithDropout(GraphNet):

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from surgecollapse.attaching.attach import attach
 from surgecollapse.lab.calibration import calibration_error
 from surgecollapse.lab.data.scarce import TASKS, Scarce, scarce, shifted
+from surgecollapse.lab.nets.layers import hidden_density
 from surgecollapse.lab.nets.mlp import MLP
 from surgecollapse.lab.stability import diverged, spike_score
 from surgecollapse.studies.page import grouped, interval, paired_difference, processor_seconds
@@ -152,7 +153,7 @@ def _train(
             losses.append(_step(model, optimizer, some, y[batch], smoothing, radius))
             schedule.step()
             # A sparse network is stopped where it is as sparse as at its end.
-            if stopping and step % _LOOK == _LOOK - 1 and _density(model) <= 1 - target + _NEAR:
+            if stopping and step % _LOOK == _LOOK - 1 and hidden_density(model) <= 1 - target + _NEAR:
                 reached = _accuracy(_logits(model, data.x_validation), data.y_validation)
                 if reached > best:
                     best, kept = reached, {name: value.clone() for name, value in model.state_dict().items()}
@@ -171,12 +172,6 @@ def small_width(inputs: int, width: int, classes: int, share: float = 0.1) -> in
     """
     most = share * width * (inputs + width + classes)
     return max(1, int((math.sqrt((inputs + classes) ** 2 + 4 * most) - (inputs + classes)) / 2))
-
-
-def _density(model: nn.Module) -> float:
-    """Share of the hidden weights that are not zero: output layers stay dense."""
-    hidden = [p for name, p in model.named_parameters() if p.ndim > 1 and not name.startswith("head")]
-    return sum(int((p != 0).sum()) for p in hidden) / sum(p.numel() for p in hidden)
 
 
 def _step(

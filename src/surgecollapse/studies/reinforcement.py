@@ -319,7 +319,7 @@ study(
         conclusion=_CONCLUSION,
         limits=(
             "Two small tasks, of which few runs are done. LunarLander and a width of 4 are planned with all methods.",
-            "MinAtar is under the GPL, so that it is no part of this library or of its extras.",
+            "MinAtar is under the GPL, so neither the library nor its extras contain it.",
             "Nothing was tuned for any sparse method. Rates were chosen by hand on dense networks.",
         ),
     )

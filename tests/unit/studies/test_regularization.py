@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from surgecollapse.lab.nets.layers import hidden_density
 from surgecollapse.lab.nets.mlp import MLP
 from surgecollapse.studies import regularization
 from surgecollapse.studies.regularization import small_width
@@ -63,4 +64,4 @@ def test_a_sparse_network_is_stopped_early_only_where_it_is_sparse():
     strengths = {part: values[0] for part, values in regularization._STRENGTHS.items()}
     model, _, losses = regularization._train("digits", 100, 200, ("surge", "early_stopping"), 0, strengths)
     assert len(losses) == 200
-    assert regularization._density(model) <= 0.105
+    assert hidden_density(model) <= 0.105

@@ -27,3 +27,15 @@ def check_heads(model: str, width: int, heads: int) -> None:
     """
     if width % heads:
         raise ConfigError(f"the width of the {model} must be a multiple of its {heads} heads, got {width}")
+
+
+def hidden_density(model: nn.Module) -> float:
+    """Share of the entries that are not zero in matrices outside of ``head``: output layers stay dense.
+
+    >>> model = nn.ModuleDict({"first": nn.Linear(2, 2), "head": nn.Linear(2, 2)})
+    >>> _ = nn.init.eye_(model["first"].weight)
+    >>> hidden_density(model)
+    0.5
+    """
+    hidden = [p for name, p in model.named_parameters() if p.ndim > 1 and not name.startswith("head")]
+    return sum(int((p != 0).sum()) for p in hidden) / sum(p.numel() for p in hidden)

@@ -37,8 +37,8 @@ class Acrobot(Environment):
         first, second, *speeds = self.states.unbind(1)
         return torch.stack([first.cos(), first.sin(), second.cos(), second.sin(), *speeds], 1)
 
-    def _first(self, uniform: Tensor) -> Tensor:
-        return uniform * 0.2 - 0.1
+    def _first(self, which: Tensor) -> Tensor:  # noqa: ARG002
+        return self._uniform() * 0.2 - 0.1
 
     def _moved(self, actions: Tensor) -> Tensor:
         return swung(self.states, actions - 1.0)

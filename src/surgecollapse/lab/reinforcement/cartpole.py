@@ -33,8 +33,8 @@ class CartPole(Environment):
         """The states."""
         return self.states
 
-    def _first(self, uniform: Tensor) -> Tensor:
-        return uniform * 0.1 - 0.05
+    def _first(self, which: Tensor) -> Tensor:  # noqa: ARG002
+        return self._uniform() * 0.1 - 0.05
 
     def _moved(self, actions: Tensor) -> Tensor:
         return pushed(self.states, actions)

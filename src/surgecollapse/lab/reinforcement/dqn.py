@@ -87,7 +87,7 @@ def learn(
 ) -> Replay:
     """Train a network of action values by the squared error to :func:`targets`.
 
-    The Huber loss of Mnih et al. is no choice for rewards that are not scaled. Values of 100 make nearly every error
+    The Huber loss of Mnih et al. does not suit rewards that are not scaled. Values of 100 make nearly every error
     larger than its bound of 1, so that a value follows the median of its targets. Ends of episodes are rarer than half,
     and do not move a median: values run away.
 

@@ -43,8 +43,12 @@ class Environment(ABC):
         """What the agent sees of the states: ``(count, observed)``, float64."""
 
     @abstractmethod
-    def _first(self, uniform: Tensor) -> Tensor:
-        """First states from values uniform on [0, 1)."""
+    def _first(self, which: Tensor) -> Tensor:
+        """States like :attr:`states`, in which the copies of a mask begin; those of the others are not looked at."""
+
+    def _uniform(self) -> Tensor:
+        """Fresh values on [0, 1) in the shape of the states."""
+        return torch.rand(self.states.shape, generator=self._draws, dtype=torch.float64)
 
     @abstractmethod
     def _moved(self, actions: Tensor) -> Tensor:
@@ -56,8 +60,7 @@ class Environment(ABC):
 
     def reset(self, which: Tensor) -> None:
         """Begin new episodes for the copies of a mask."""
-        fresh = self._first(torch.rand(self.states.shape, generator=self._draws, dtype=torch.float64))
-        self.states = torch.where(which[:, None], fresh, self.states)
+        self.states = torch.where(which[:, None], self._first(which), self.states)
         self.ages = torch.where(which, 0, self.ages)
 
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:

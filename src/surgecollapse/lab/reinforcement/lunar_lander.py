@@ -48,17 +48,12 @@ class LunarLander(Environment):
         """The states."""
         return self.states
 
-    def reset(self, which: Tensor) -> None:
-        """Begin new episodes for the copies of a mask, from seeds of the generator."""
+    def _first(self, which: Tensor) -> Tensor:
         states = self.states.clone()
         for at in which.nonzero().flatten().tolist():
             seed = int(torch.randint(2**31 - 1, (), generator=self._draws))
             states[at] = torch.as_tensor(self._worlds[at].reset(seed=seed)[0], dtype=torch.float64)
-        self.states = states
-        self.ages = torch.where(which, 0, self.ages)
-
-    def _first(self, uniform: Tensor) -> Tensor:
-        raise NotImplementedError("its first states are drawn by Gymnasium, see reset")
+        return states
 
     def _moved(self, actions: Tensor) -> Tensor:
         came = [world.step(action) for world, action in zip(self._worlds, actions.tolist(), strict=True)]

@@ -128,7 +128,7 @@ def loss_name(config: RunConfig, data: Data) -> str:
 
 
 def guessed_classes(config: RunConfig, data: Data) -> int | None:
-    """The number K of classes for which guessing has the loss ln K; ``None`` where the loss is no cross-entropy."""
+    """The number K of classes for which guessing has the loss ln K; ``None`` for another loss than cross-entropy."""
     entropies = ("cross_entropy", "cross_entropy_float64", "stablemax")
     return (data.num_classes or None) if loss_name(config, data) in entropies else None
 

@@ -92,8 +92,9 @@ class _Bandit(Environment):
     def observations(self):
         return torch.ones_like(self.states)
 
-    def _first(self, uniform):
-        return uniform
+    def _first(self, which):
+        del which
+        return self._uniform()
 
     def _moved(self, actions):
         return actions[:, None].double()

@@ -250,8 +250,9 @@ class Lottery(Environment):
     def observations(self):
         return torch.ones(len(self.states), 1, dtype=torch.float64)
 
-    def _first(self, uniform):
-        return uniform
+    def _first(self, which):
+        del which
+        return self._uniform()
 
     def _moved(self, actions):
         del actions
