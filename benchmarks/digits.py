@@ -7,8 +7,9 @@
 A row of text is ``abc+def=`` and the four digits of the sum, the last one first, as Lee et al. (arXiv 2307.03381) have
 them reversed. 10,000 pairs are trained on, 2,000 others are the validation set; the loss is that of the answer alone. A
 sum is right if each of its digits is the likeliest one, given the right digits before it: what greedy decoding gives.
-``full`` is nanoGPT's size for this task: six layers, width 384, 10.6 million parameters. ``full-64`` is the same net
-with a batch that a CPU can bear; ``small`` has two layers of width 128. Optimizers are those of
+``full`` is nanoGPT's size for this task: six layers, width 384, 10.6 million parameters, forward passes in bfloat16 as
+nanoGPT has them. ``full-64`` is the same net in float32 with a quarter of the batch; ``small`` has two layers of width
+128. Optimizers are those of
 ``grokking_records.py``; ``adamw`` has nanoGPT's settings. A finished run is one row.
 """
 
@@ -16,15 +17,16 @@ from __future__ import annotations
 
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from _harness import append_row, make_parser, read_rows, single_thread
 from grokking_records import DIGITS_ROWS, METHODS, settings
 
-SIZES = {
+SIZES: dict[str, dict[str, Any]] = {
     "small": {"layers": 2, "width": 128, "hidden": 512, "heads": 4, "batch": 128},
-    "full": {"layers": 6, "width": 384, "hidden": 1536, "heads": 6, "batch": 256},
+    "full": {"layers": 6, "width": 384, "hidden": 1536, "heads": 6, "batch": 256, "precision": "bfloat16"},
     "full-64": {"layers": 6, "width": 384, "hidden": 1536, "heads": 6, "batch": 64},
 }
 _NANO = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.1, "beta2": 0.99, "warmup": 100}
@@ -77,7 +79,8 @@ def train(size: str, method: str, seed: int, steps: int, device: str) -> dict[st
     from surgecollapse.lab.nets.gpt import GPT
     from surgecollapse.lab.training.optim import make_optimizer, make_transforms, rate_factor
 
-    shape = {key: value for key, value in SIZES[size].items() if key != "batch"}
+    shape = {key: value for key, value in SIZES[size].items() if key not in ("batch", "precision")}
+    autocast = partial(torch.autocast, device, torch.bfloat16, enabled=SIZES[size].get("precision") == "bfloat16")
     config = make_config(**keys(method), seed=seed)
     torch.manual_seed(seed)
     train_rows, validation = (rows.to(device) for rows in pairs(seed))
@@ -97,7 +100,7 @@ def train(size: str, method: str, seed: int, steps: int, device: str) -> dict[st
 
     def right(rows: Any) -> float:
         model.eval()
-        with torch.no_grad():
+        with torch.no_grad(), autocast():
             found = torch.cat([model(part[:, :-1])[:, answer].argmax(2) for part in rows.split(1_000)])
         model.train()
         return float((found == rows[:, 1:][:, answer]).all(1).double().mean())
@@ -110,8 +113,9 @@ def train(size: str, method: str, seed: int, steps: int, device: str) -> dict[st
             group["lr"] = rate * group.get("factor", 1.0)
         rows = train_rows[torch.randint(TRAIN, (SIZES[size]["batch"],), generator=draws).to(device)]
         optimizer.zero_grad()
-        logits = model(rows[:, :-1])[:, answer]
-        F.cross_entropy(logits.flatten(0, 1), rows[:, 1:][:, answer].flatten()).backward()
+        with autocast():
+            logits = model(rows[:, :-1])[:, answer]
+        F.cross_entropy(logits.float().flatten(0, 1), rows[:, 1:][:, answer].flatten()).backward()
         optimizer.step()
         if (step + 1) % 25:
             continue

@@ -38,7 +38,7 @@ NETS = {
     "mlp": "226-200-200-113 without biases, full batch, 40% of 12,769 pairs",
     "product": "226-200-200-113 without biases, full batch, 40% of 12,656 pairs",
     "mnist": "784-200-200-10, initial weights × 8, squared error, batch 200; 85% counts: so few digits allow no more",
-    "digits-full": f"A GPT of six layers and width 384, batch 256, {_SUMS}",
+    "digits-full": f"A GPT of six layers and width 384, batch 256, bfloat16 forward, {_SUMS}",
     "digits-full-64": f"A GPT of six layers and width 384, batch 64, {_SUMS}",
     "digits-small": f"A GPT of two layers and width 128, batch 128, {_SUMS}",
 }
@@ -193,18 +193,24 @@ def _series(key: tuple[str, str], rows: list[Mapping[str, Any]]) -> Series:
     config = config_of(rows)
     assert config is not None, f"no row of {key} has a configuration"
     first, (track, method) = min(reached), key
-    script = "grokking_records.py --track"
+    script, options = "grokking_records.py --track", ""
     if track.startswith("digits-"):
-        script, track = "digits.py --size", track.removeprefix("digits-")
+        script, track, options = "digits.py --size", track.removeprefix("digits-"), f" --steps {config['steps']}"
     return Series(
         *key,
         reached,
         statistics.median(row["seconds"] for row in rows),
         config,
-        f"python benchmarks/{script} {track} --method {method} --first-seed {first} --seeds {max(reached) - first + 1}",
+        f"python benchmarks/{script} {track} --method {method} --first-seed {first} --seeds {max(reached) - first + 1}"
+        f"{options or _folder(track)}",
         int(config["steps"]),
         max((row["best"] for row in rows if row["reached"] is None and "best" in row), default=None),
     )
+
+
+def _folder(track: str) -> str:
+    """The option that rows of MNIST need: the folder of its files."""
+    return " --data-dir MNIST" if track == "mnist" else ""
 
 
 def _earlier(track: str) -> Iterator[Series]:
@@ -225,7 +231,8 @@ def _earlier(track: str) -> Iterator[Series]:
             {row["seed"]: FAILED if row["t_gen_sustained"] is None else float(row["t_gen_sustained"]) for row in own},
             None,
             ARMS[track][name],
-            f'python benchmarks/grokking.py --arm {track} --methods "{name}" --seeds {1 + max(r["seed"] for r in own)}',
+            f'python benchmarks/grokking.py --arm {track} --methods "{name}" --seeds {1 + max(r["seed"] for r in own)}'
+            + _folder(track),
             max(row["steps"] for row in rows),
         )
 
@@ -309,7 +316,7 @@ def details(series: Series) -> Iterator[str]:
         "",
     )
     own_script = series.track.startswith("digits-")  # which trains its rows again itself
-    again = [] if own_script else [f"python benchmarks/grokking_records.py --rerun {series.id}"]
+    again = [] if own_script else [f"python benchmarks/grokking_records.py --rerun {series.id}{_folder(series.track)}"]
     yield from ("```console", *again, *command_lines(series.command), "```", "")
     steps = ", ".join(f"{seed}: {shown(value, series.limit)}" for seed, value in sorted(series.reached.items()))
     yield from (*textwrap.wrap(f"Steps by seed: {steps}.", 120), "")
