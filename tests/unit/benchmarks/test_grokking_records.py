@@ -364,7 +364,9 @@ def test_rows_of_digits_are_on_the_page_with_the_command_of_their_script(records
     (tmp_path / "digits.jsonl").write_text("".join(json.dumps(row) + "\n" for row in own))
     monkeypatch.setattr(records, "DIGITS_ROWS", tmp_path / "digits.jsonl")
     (series,) = [s for s in page.collected(records.rows_of_page(tmp_path / "none")) if s.track == "digits-small"]
-    assert series.command == "python benchmarks/digits.py --size small --method muon --first-seed 0 --seeds 2"
+    assert (
+        series.command == "python benchmarks/digits.py --size small --method muon --first-seed 0 --seeds 2 --steps 300"
+    )
     assert "## addition of three digits, 0.4 million parameters" in page.page([series])
     monkeypatch.setattr(sys, "argv", ["grokking_records.py", "--rerun", series.id, "--out", str(tmp_path / "none")])
     with pytest.raises(SystemExit):
