@@ -29,7 +29,7 @@ def page_of(name: str) -> str:
 def landed(name: str) -> tuple[list[dict[str, object]], int]:
     """The rows of a study that are landed, of any version, in the order of its runs; and the number of all its runs."""
     found = rows_of(ROWS / name)
-    runs = [StudyRun(name, config) for config in registered()[name].runs(False)]
+    runs = [StudyRun(name, config) for config in registered()[name].listed()]
     return [dict(row) for run in runs if (row := found.get(run.key) or found.earlier(run.key))], len(runs)
 
 

@@ -109,6 +109,7 @@ def test_all_studies_are_run_in_the_order_of_worth_until_the_time_is_up(tmp_path
     assert [name for name, _ in begun] == ["regularization"]
     assert main(["study", "graphs", "--all"]) == MISTAKE
     assert main(["study", "--all", "--budget-minutes", "0"]) == MISTAKE
+    assert main(["study", "--all", "--quick", "--full"]) == MISTAKE
     capsys.readouterr()
 
 

@@ -6,7 +6,7 @@ import os
 import shlex
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -30,6 +30,7 @@ def study(
     all_: Annotated[bool, Parameter(name="--all", negative="")] = False,
     plan: Annotated[bool, Parameter(negative="")] = False,
     budget_minutes: float | None = None,
+    full: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
     """Run a study and write its page. Without a name: list all studies.
 
@@ -47,6 +48,7 @@ def study(
         all_: Run all studies, one after the other, in the order of their worth.
         plan: Run nothing; say how many runs there are, how many are done, and the minutes of one core that are left.
         budget_minutes: Begin no further run after so many minutes; those under way are finished.
+        full: With more seeds, sizes and settings than the published page rests on.
     """
     from surgecollapse.errors import unknown
     from surgecollapse.studies import by_worth, registered
@@ -59,6 +61,8 @@ def study(
         return fail(f"--all is of all studies, and {name} is one: leave one of them out", MISTAKE)
     if jobs < 0:
         return fail(f"--jobs must be at least 0, got {jobs}", MISTAKE)
+    if quick and full:
+        return fail("--quick is the small form and --full the large one: leave one of them out", MISTAKE)
     if budget_minutes is not None and not budget_minutes > 0:
         return fail(f"--budget-minutes must be positive, got {budget_minutes:g}", MISTAKE)
     if data_dir is not None:
@@ -68,13 +72,13 @@ def study(
     chosen = by_worth() if name is None else [studies[name]]
     folders = {each.name: _folder(each.name, out, quick, single=name is not None) for each in chosen}
     if plan:
-        return _plan(chosen, folders, quick)
+        return _plan(chosen, folders, quick, full)
     if name is None and not all_:
         for each in studies.values():
             say(f"{each.name:<14} {each.question}")
         return 0
     until = None if budget_minutes is None else time.monotonic() + 60 * budget_minutes
-    return _run_all(chosen, folders, quick, jobs, until)
+    return _run_all(chosen, folders, {"quick": quick, "full": full, "jobs": jobs, "until": until})
 
 
 def _folder(name: str, out: Path | None, quick: bool, *, single: bool) -> Path:
@@ -83,12 +87,12 @@ def _folder(name: str, out: Path | None, quick: bool, *, single: bool) -> Path:
     return Path("runs") / f"study-{name}{'-quick' if quick else ''}"
 
 
-def _plan(chosen: Sequence[Study], folders: Mapping[str, Path], quick: bool) -> int:
+def _plan(chosen: Sequence[Study], folders: Mapping[str, Path], quick: bool, full: bool) -> int:
     from surgecollapse.studies.session import left_of
 
     lines, unknown, minutes = [], 0, 0.0
     for each in chosen:
-        left = left_of(each, folders[each.name], quick=quick)
+        left = left_of(each, folders[each.name], quick=quick, full=full)
         unknown += left.minutes is None
         minutes += left.minutes or 0.0
         estimate = "–" if left.minutes is None else f"{left.minutes:,.0f}"
@@ -100,10 +104,10 @@ def _plan(chosen: Sequence[Study], folders: Mapping[str, Path], quick: bool) -> 
     return 0
 
 
-def _run_all(chosen: Sequence[Study], folders: Mapping[str, Path], quick: bool, jobs: int, until: float | None) -> int:
-    worst = 0
+def _run_all(chosen: Sequence[Study], folders: Mapping[str, Path], options: Mapping[str, Any]) -> int:
+    worst, until = 0, options["until"]
     for each in chosen:
-        code = _run(each, folders[each.name], quick, jobs, until)
+        code = _run(each, folders[each.name], options)
         if code == INTERRUPTED:
             return code
         worst = max(worst, code)
@@ -112,12 +116,12 @@ def _run_all(chosen: Sequence[Study], folders: Mapping[str, Path], quick: bool, 
     return worst
 
 
-def _run(study: Study, folder: Path, quick: bool, jobs: int, until: float | None) -> int:
+def _run(study: Study, folder: Path, options: Mapping[str, Any]) -> int:
     from surgecollapse.compare.display import for_terminal
     from surgecollapse.studies.session import run_study
 
     command = shlex.join(["surgecollapse", *typed])
-    outcome = run_study(study, folder, quick=quick, jobs=jobs, command=command, display=for_terminal(), until=until)
+    outcome = run_study(study, folder, command=command, display=for_terminal(), **options)
     say(f"{outcome.done} of {outcome.total} runs done: {outcome.page}")
     if outcome.status == "interrupted":
         say("stopped, what is finished is kept; go on with the same command")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from json import dumps
 from typing import TYPE_CHECKING, Any
 
 from surgecollapse.plugins import Registry
@@ -40,7 +41,7 @@ class Study:
     setting: str
     """Data, networks, rivals, seeds and what was tuned, in Markdown."""
     runs: Callable[[bool], Sequence[Settings]]
-    """All runs, in the order of worth; of the quick form if the argument is true, which takes seconds in all."""
+    """What the page rests on, in the order of worth; the quick form if the argument is true, seconds in all."""
     measure: Callable[[Settings], Mapping[str, Any]]
     """Does one run on one thread. What it returns is JSON, and depends on the settings alone, times apart."""
     tables: Callable[[Rows], Sequence[Table]]
@@ -48,6 +49,18 @@ class Study:
     conclusion: str = ""
     """What the landed rows say, in Markdown."""
     limits: Sequence[str] = ()
+    further: Callable[[], Sequence[Settings]] | None = None
+    """More seeds, sizes or settings, which no conclusion rests on; may repeat some of ``runs``."""
+
+    def listed(self, *, quick: bool = False, full: bool = False) -> list[Settings]:
+        """The runs, each once.
+
+        Args:
+            quick: those of the quick form.
+            full: those that the page rests on, then the further ones.
+        """
+        both = [*self.runs(quick), *(self.further() if full and self.further is not None else ())]
+        return list({dumps(config, sort_keys=True): config for config in both}.values())
 
 
 _REGISTERED: Registry[Study] = Registry("studies", "study", "surgecollapse.studies")

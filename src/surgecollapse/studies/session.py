@@ -108,6 +108,7 @@ def run_study(
     command: str = "",
     display: Display | None = None,
     until: float | None = None,
+    full: bool = False,
 ) -> Outcome:
     """Run what is missing of a study, and write its page; interrupted, it keeps what is finished.
 
@@ -119,6 +120,7 @@ def run_study(
         command: the command line, for the page.
         display: shows progress.
         until: value of ``time.monotonic()`` from which on no run is begun; those under way are finished.
+        full: with the runs that no conclusion rests on.
 
     Raises:
         OSError: if the folder cannot be written.
@@ -126,7 +128,7 @@ def run_study(
     """
     display = display or Quiet()
     out.mkdir(parents=True, exist_ok=True)
-    runs = [StudyRun(study.name, config) for config in study.runs(quick)]
+    runs = [StudyRun(study.name, config) for config in study.listed(quick=quick, full=full)]
     failures: dict[str, str] = {}
     with only_writer(out):
         rows = rows_of(out)
@@ -213,18 +215,27 @@ def remaining_seconds(
     missing: Sequence[StudyRun],
     rows: Iterable[Row],
     jobs: int,
-    seconds_of: Callable[[Row], float] = lambda row: float(row["seconds"]),
+    *,
+    of_processor: bool = False,
 ) -> float | None:
-    """Estimate from the runs that are there: the median of the most alike (:func:`_likeness`), ``None`` without any."""
-    known: dict[object, list[float]] = {}
+    """Estimate from the runs that are there: the median of the most alike (:func:`_likeness`), ``None`` without any.
+
+    Of the processor, where any of those alike was measured so: a clock also counts what other programs used.
+    """
+    known: dict[object, list[Row]] = {}
     for row in rows:
         for kind in _likeness(row["config"]):
-            known.setdefault(kind, []).append(seconds_of(row))
+            known.setdefault(kind, []).append(row)
     if not known:
         return None
-    medians = {kind: statistics.median(seconds) for kind, seconds in known.items()}
+    medians = {kind: statistics.median(_seconds(found, of_processor)) for kind, found in known.items()}
     alike = (next(kind for kind in _likeness(run.config) if kind in medians) for run in missing)
     return sum(medians[kind] for kind in alike) / jobs
+
+
+def _seconds(rows: Sequence[Row], of_processor: bool) -> list[float]:
+    measured = [processor_seconds(row) for row in rows if of_processor and "processor_seconds" in row]
+    return measured or [float(row["seconds"]) for row in rows]
 
 
 def _likeness(config: Settings) -> list[object]:
@@ -244,11 +255,12 @@ class Left:
     """Of one core, for the runs that are left, from the seconds of those that are done; ``None`` without any."""
 
 
-def left_of(study: Study, folder: Path, *, quick: bool = False) -> Left:
+def left_of(study: Study, folder: Path, *, quick: bool = False, full: bool = False) -> Left:
     """How many runs of a study a folder has, and what the others take."""
-    rows, runs = rows_of(folder), [StudyRun(study.name, config) for config in study.runs(quick)]
+    runs = [StudyRun(study.name, config) for config in study.listed(quick=quick, full=full)]
+    rows = rows_of(folder)
     missing = [run for run in runs if run.key not in rows]
-    seconds = remaining_seconds(missing, rows, 1, processor_seconds) if missing else 0.0
+    seconds = remaining_seconds(missing, rows, 1, of_processor=True) if missing else 0.0
     return Left(total=len(runs), done=len(runs) - len(missing), minutes=None if seconds is None else seconds / 60)
 
 

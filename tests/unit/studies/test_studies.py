@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +13,7 @@ from surgecollapse.studies import graphs, registered
 from surgecollapse.studies.graphs import with_fewer_bonds
 from surgecollapse.studies.page import markdown
 from surgecollapse.studies.plasticity import chosen
-from surgecollapse.studies.session import StudyRun, remaining_seconds
+from surgecollapse.studies.session import StudyRun, left_of, remaining_seconds
 
 
 @pytest.mark.parametrize("name", list(registered()))
@@ -20,6 +21,10 @@ def test_settings_are_json_and_no_run_is_there_twice(name):
     for quick in (True, False):
         runs = [StudyRun(name, config) for config in registered()[name].runs(quick)]
         assert all(json.loads(json.dumps(run.config)) == run.config for run in runs)
+        if not quick:
+            further = registered()[name].listed(full=True)
+            assert all(json.loads(json.dumps(config)) == config for config in further)
+            assert further[: len(runs)] == [run.config for run in runs]
         assert len({run.key for run in runs}) == len(runs)
     # The first runs hold one of each method, so that an unfinished study compares something.
     methods = [config["method"] for config in registered()[name].runs(False)]
@@ -50,6 +55,30 @@ def test_time_left_is_that_of_the_same_settings_before_that_of_the_same_names():
     left = [config(seed=1), config(size=3, seed=1), config(net="cnn", seed=1)]
     found = [remaining_seconds([StudyRun("x", one)], known, 1) for one in left]
     assert found == [1.0, 5.5, 10.0]  # the same but for the seed; the same names; the same method
+
+
+def test_time_of_the_processor_is_that_of_the_rows_that_measured_it():
+    missing = [StudyRun("x", {"method": method, "seed": 9}) for method in "ab"]
+    known = [
+        {"config": {"method": "a", "seed": 0}, "seconds": 90.0},
+        {"config": {"method": "a", "seed": 1}, "seconds": 90.0, "processor_seconds": 3.0},
+        {"config": {"method": "b", "seed": 0}, "seconds": 50.0},
+    ]
+    assert remaining_seconds(missing, known, 1, of_processor=True) == 3.0 + 50.0
+    assert remaining_seconds(missing, known, 1) == 90.0 + 50.0
+
+
+def test_the_full_form_adds_to_what_the_page_rests_on(tmp_path):
+    def runs(quick):
+        return [{"method": "a", "seed": seed} for seed in range(1 if quick else 2)]
+
+    both = replace(registered()["graphs"], runs=runs, further=lambda: [{"seed": 1, "method": "a"}, {"method": "b"}])
+    assert both.listed() == runs(False)
+    assert both.listed(full=True) == [{"method": "a", "seed": 0}, {"method": "a", "seed": 1}, {"method": "b"}]
+    assert both.listed(quick=True) == runs(True)
+    assert replace(both, further=None).listed(full=True) == runs(False)
+    assert left_of(both, tmp_path, full=True).total == 3
+    assert left_of(both, tmp_path).total == 2
 
 
 def test_seed_zero_chooses_a_setting_and_the_other_seeds_judge_it():
