@@ -10,7 +10,7 @@ from pathlib import Path
 
 from surgecollapse.studies import registered
 from surgecollapse.studies.page import draw, markdown
-from surgecollapse.studies.session import StudyRun, rows_of
+from surgecollapse.studies.session import rows_of, runs_of
 
 ROOT = Path(__file__).parents[1]
 ROWS = ROOT / "benchmarks" / "results" / "studies"
@@ -29,7 +29,7 @@ def page_of(name: str) -> str:
 def landed(name: str) -> tuple[list[dict[str, object]], int]:
     """The rows of a study that are landed, of any version, in the order of its runs; and the number of all its runs."""
     found = rows_of(ROWS / name)
-    runs = [StudyRun(name, config) for config in registered()[name].listed()]
+    runs = runs_of(registered()[name], found)
     return [dict(row) for run in runs if (row := found.get(run.key) or found.earlier(run.key))], len(runs)
 
 

@@ -6,12 +6,12 @@ import time
 from dataclasses import replace
 
 import pytest
-from study_pages import PAGES, page_of
+from study_pages import PAGES, ROWS, page_of
 
 from surgecollapse.cli import MISTAKE, main, studying
 from surgecollapse.studies import registered
 from surgecollapse.studies.local_data import VARIABLE, data_dir
-from surgecollapse.studies.session import StudyRun, left_of, rows_of, run_study
+from surgecollapse.studies.session import StudyRun, left_of, rows_of, run_study, runs_of
 
 
 @pytest.mark.parametrize("name", list(registered()))
@@ -36,7 +36,7 @@ def test_a_failed_run_is_named_and_the_others_go_on(tmp_path):
     study = registered()["plasticity"]
     config = {**study.runs(True)[0], "batches": 0}
     sound = study.runs(True)[1]
-    partly = replace(study, runs=lambda _quick: [config, sound])
+    partly = replace(study, runs=lambda _quick: [config, sound], then=None)
     outcome = run_study(partly, tmp_path, jobs=0)
     assert (outcome.status, outcome.done, outcome.total) == ("failed", 1, 2)
     assert list(outcome.failures) == [StudyRun("plasticity", config).name]
@@ -44,10 +44,51 @@ def test_a_failed_run_is_named_and_the_others_go_on(tmp_path):
     assert '"error"' in (tmp_path / "rows.jsonl").read_text(encoding="utf-8")
 
 
+def test_runs_that_follow_from_others_begin_once_these_are_done(tmp_path, monkeypatch):
+    def config(**own):
+        return {"method": "small", "seed": 0, **own}
+
+    def follow(rows, full):
+        best = max(rows, key=lambda row: row["online"])["config"]["x"] if len(rows) == 3 else 0
+        return [config(x=best, seed=seed) for seed in ((1, 2, 3) if full else (1, 2))]
+
+    measured, broken = [], {2}
+
+    def measure(found):
+        measured.append((found["x"], found["seed"]))
+        if found["x"] in broken:
+            raise ValueError("broken")
+        return {"online": -((found["x"] - 1) ** 2)}
+
+    def runs(quick):
+        return [config(x=x) for x in (0, 1, 2)]
+
+    study = registered()["plasticity"]
+    study = replace(study, runs=runs, then=follow, measure=measure, tables=lambda rows: [], plot=None)
+    monkeypatch.setitem(registered(), "plasticity", study)
+    failed = run_study(study, tmp_path, jobs=0)
+    assert (failed.status, failed.done, failed.total) == ("failed", 2, 5)
+    assert measured == [(0, 0), (1, 0), (2, 0)]  # nothing is chosen while one is missing
+    left = left_of(study, tmp_path)
+    assert (left.total, left.done) == (5, 2)
+    broken.clear()
+    whole = run_study(study, tmp_path, jobs=0)
+    assert (whole.status, whole.done, whole.total) == ("complete", 5, 5)
+    assert measured[3:] == [(2, 0), (1, 1), (1, 2)]
+    assert run_study(study, tmp_path, jobs=0, full=True).total == 6
+    assert measured[6:] == [(1, 3)]
+    assert left_of(study, tmp_path, quick=True).total == 3
+
+
+def test_every_landed_row_of_plasticity_is_still_a_run_of_it():
+    rows = rows_of(ROWS / "plasticity")
+    assert len(rows) == sum(run.key in rows for run in runs_of(registered()["plasticity"], rows)) >= 15
+
+
 @pytest.mark.slow
 def test_processes_measure_what_this_one_does(tmp_path):
     study = registered()["plasticity"]
-    plain = replace(study, runs=lambda _quick: study.runs(True)[:1])
+    plain = replace(study, runs=lambda _quick: study.runs(True)[:1], then=None)
     rows = []
     for jobs in (0, 1):
         outcome = run_study(plain, tmp_path / str(jobs), jobs=jobs)
@@ -70,7 +111,7 @@ def test_the_plan_counts_runs_and_their_minutes_and_runs_nothing(tmp_path, capsy
     assert main(["study", "plasticity", "--plan", "--quick", "--out", str(tmp_path)]) == 0
     total = len(study.runs(True))
     assert f"plasticity  {total}  0  {total}  –" in " ".join(capsys.readouterr().out.split()).replace(" ", "  ")
-    few = replace(study, runs=lambda _quick: study.runs(True)[:2])
+    few = replace(study, runs=lambda _quick: study.runs(True)[:2], then=None)
     run_study(few, tmp_path, jobs=0)
     lines = (tmp_path / "rows.jsonl").read_text(encoding="utf-8")
     left = left_of(study, tmp_path, quick=True)

@@ -51,16 +51,23 @@ class Study:
     limits: Sequence[str] = ()
     further: Callable[[], Sequence[Settings]] | None = None
     """More seeds, sizes or settings, which no conclusion rests on; may repeat some of ``runs``."""
+    then: Callable[[Rows, bool], Sequence[Settings]] | None = None
+    """Runs whose settings follow from the finished rows of the others, as fresh seeds of what tuning chose; of the full
+    form if the argument is true. They begin once all others are done. Until then, any settings of their number and cost
+    stand in for them. The quick form has none."""
 
-    def listed(self, *, quick: bool = False, full: bool = False) -> list[Settings]:
+    def listed(self, *, quick: bool = False, full: bool = False, rows: Rows | None = None) -> list[Settings]:
         """The runs, each once.
 
         Args:
             quick: those of the quick form.
             full: those that the page rests on, then the further ones.
+            rows: finished runs; adds those that follow from them.
         """
-        both = [*self.runs(quick), *(self.further() if full and self.further is not None else ())]
-        return list({dumps(config, sort_keys=True): config for config in both}.values())
+        further = self.further() if full and self.further is not None else ()
+        following = self.then(rows, full) if rows is not None and self.then is not None and not quick else ()
+        each = [*self.runs(quick), *further, *following]
+        return list({dumps(config, sort_keys=True): config for config in each}.values())
 
 
 _REGISTERED: Registry[Study] = Registry("studies", "study", "surgecollapse.studies")

