@@ -15,7 +15,6 @@ from torch.nn import functional as F
 
 from surgecollapse.attaching.attach import attach
 from surgecollapse.controller.options import Readings
-from surgecollapse.functional import dormancy, effective_rank, singular_values
 from surgecollapse.lab.continual.bit_flipping import bit_flipping
 from surgecollapse.lab.continual.remedies import ContinualBackprop, L2Init, Remedy, ShrinkAndPerturb
 from surgecollapse.lab.continual.snr import SelfNormalizedResets
@@ -27,6 +26,7 @@ from surgecollapse.lab.continual.tasks import (
     permuted_labels,
 )
 from surgecollapse.lab.continual.upgd import UPGD
+from surgecollapse.lab.hidden_state import hidden_state
 from surgecollapse.policies import EndlessExchange, EntropyThresholds, Recycle
 from surgecollapse.studies.local_data import data_dir
 from surgecollapse.studies.page import grouped, interval, paired_difference
@@ -283,18 +283,6 @@ def _attach(
             readings=Readings(every=options["interval"]),
             seed=seed,
         )
-
-
-@torch.no_grad()
-def hidden_state(model: nn.Sequential, x: Tensor) -> dict[str, float]:
-    """Effective rank of the last hidden layer on a batch, and the share of dormant units (ReDo, τ = 0.025)."""
-    hidden, shares = x, []
-    for module in list(model)[:-1]:
-        hidden = module(hidden)
-        if isinstance(module, nn.ReLU):
-            shares.append(float((dormancy(hidden) <= 0.025).double().mean()))
-    rank = float(effective_rank(singular_values(hidden))) if bool(hidden.any()) else 0.0
-    return {"rank": round(rank, 3), "dormant": statistics.fmean(shares)}
 
 
 def _label(config: Mapping[str, Any]) -> str:
