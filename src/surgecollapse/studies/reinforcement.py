@@ -4,35 +4,47 @@ from __future__ import annotations
 
 import statistics
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from surgecollapse.attaching.attach import attach
+from surgecollapse.lab.hidden_state import hidden_state
 from surgecollapse.lab.reinforcement.acrobot import Acrobot
 from surgecollapse.lab.reinforcement.cartpole import CartPole
 from surgecollapse.lab.reinforcement.dqn import Schedule, greedy, learn
 from surgecollapse.lab.reinforcement.environment import Environment
+from surgecollapse.lab.reinforcement.harvest import SIDE, Harvest
 from surgecollapse.lab.reinforcement.lunar_lander import LunarLander
 from surgecollapse.lab.reinforcement.ppo import ActorCritic, Rounds, learn_policy
 from surgecollapse.lab.reinforcement.reliability import interquartile_mean, stratified_bootstrap
 from surgecollapse.lab.reinforcement.returns import returns
 from surgecollapse.studies.page import grouped, interval, method_name, paired_difference
-from surgecollapse.studies.plasticity import hidden_state, perceptron
+from surgecollapse.studies.plasticity import perceptron
 from surgecollapse.studies.registry import Figure, Rows, Settings, Study, Table, study
 
-_WIDTH, _SPARSITY, _POINTS, _NOISE, _CHECKED = 128, 0.9, 6, 0.05, 3
+_WIDTH, _SPARSITY, _POINTS, _CHECKED = 128, 0.9, 6, 3
 _SMALL = {1: 41, 4: 163}
-"""Width of the small dense network, which has as many weights as one of 128 or 512 units at 90%, on both tasks."""
+"""Width of the small dense perceptron, which has as many weights as one of 128 or 512 units at 90%."""
+_CHANNELS, _SMALL_CHANNELS = {1: (8, 64), 4: (32, 256)}, {1: (3, 18), 4: (10, 82)}
+"""Channels and hidden units of the convolutional network, and of the small dense one."""
 _METHODS = ("dense", "small_dense", "static", "set", "rigl", "gmp", "cyclic_pruning")
-_KINDS: dict[str, type[Environment]] = {"cartpole": CartPole, "acrobot": Acrobot, "lunarlander": LunarLander}
+_KINDS: dict[str, type[Environment]] = {
+    "cartpole": CartPole,
+    "acrobot": Acrobot,
+    "harvest": Harvest,
+    "lunarlander": LunarLander,
+}
 _STEPS = {
     ("dqn", "cartpole"): 100_000,
-    ("ppo", "cartpole"): 24_064,
+    ("ppo", "cartpole"): 49_920,
+    ("dqn", "acrobot"): 100_000,
     ("ppo", "acrobot"): 61_440,
+    ("dqn", "harvest"): 100_000,
+    ("ppo", "harvest"): 102_400,
     ("dqn", "lunarlander"): 100_000,
 }
 _LONG = {("dqn", "cartpole"): 250_000, ("ppo", "cartpole"): 99_840, ("ppo", "acrobot"): 102_400}
@@ -41,25 +53,57 @@ _PUBLISHED = {("dqn", "cartpole"): (475, 489), ("ppo", "cartpole"): (475, 489), 
 _RATE = {"dqn": 2.5e-4, "ppo": 1e-3}
 _PROBED = 512
 """Observations of random actions, on which rank and dormancy are followed."""
-_GROUPS = (
-    ("dqn", "cartpole", 1),
-    ("ppo", "cartpole", 1),
-    ("ppo", "acrobot", 1),
-    ("dqn", "cartpole", 4),
-    ("ppo", "cartpole", 4),
-    ("dqn", "lunarlander", 1),
-)
+_NOISE = {"harvest": 0.1}
+"""σ of the noise on what is observed after training; 0.05 for the others."""
+_NOISES, _NOISY_TASK = (0.05, 0.1, 0.2, 0.4), "cartpole"
+"""σ of the table of noise, and the task that it is of."""
+_GROUPS = {
+    ("dqn", "cartpole", 1): 10,
+    ("ppo", "cartpole", 1): 10,
+    ("dqn", "acrobot", 1): 10,
+    ("ppo", "acrobot", 1): 10,
+    ("dqn", "harvest", 1): 5,
+    ("ppo", "harvest", 1): 5,
+    ("dqn", "cartpole", 4): 5,
+}
+"""Agents, tasks and widths of the page, with the number of seeds."""
+_FURTHER = {
+    ("dqn", "harvest", 1): 10,
+    ("ppo", "harvest", 1): 10,
+    ("dqn", "cartpole", 4): 10,
+    ("ppo", "cartpole", 4): 10,
+    ("dqn", "harvest", 4): 10,
+    ("ppo", "harvest", 4): 10,
+    ("dqn", "lunarlander", 1): 10,
+}
+"""Those that the page leaves out, as they take too long."""
 
 
 def runs(quick: bool) -> list[Settings]:
-    """Seeds outermost; then dense networks that learn for longer, as a check of the agents."""
+    """Seeds outermost; dense networks that learn for longer, as a check of the agents, after the first seed."""
     if quick:
         return [
             {"agent": agent, "task": task, "width": 1, "method": method, "seed": 0, "steps": 1024, "check": False}
-            for agent, task in _LONG
+            for agent, task in (*_LONG, ("dqn", "harvest"), ("ppo", "harvest"))
             for method in ("dense", "small_dense", "gmp")
         ]
-    compared: list[Settings] = [
+    checks: list[Settings] = [
+        {"agent": agent, "task": task, "width": 1, "method": "dense", "seed": seed, "steps": steps, "check": True}
+        for seed in range(_CHECKED)
+        for (agent, task), steps in _LONG.items()
+    ]
+    compared = _compared(_GROUPS)
+    first = len(_GROUPS) * len(_METHODS)
+    return [*compared[:first], *checks, *compared[first:]]
+
+
+def further() -> list[Settings]:
+    """More seeds of what is costly, a width of 4 on the other tasks, and LunarLander."""
+    return _compared(_FURTHER)
+
+
+def _compared(groups: Mapping[tuple[str, str, int], int]) -> list[Settings]:
+    return [
         {
             "agent": agent,
             "task": task,
@@ -69,27 +113,22 @@ def runs(quick: bool) -> list[Settings]:
             "steps": _STEPS[agent, task],
             "check": False,
         }
-        for seed in range(10)
-        for agent, task, width in _GROUPS
+        for seed in range(max(groups.values()))
+        for (agent, task, width), seeds in groups.items()
+        if seed < seeds
         for method in _METHODS
     ]
-    checks: list[Settings] = [
-        {"agent": agent, "task": task, "width": 1, "method": "dense", "seed": seed, "steps": steps, "check": True}
-        for seed in range(_CHECKED)
-        for (agent, task), steps in _LONG.items()
-    ]
-    first = len(_METHODS)
-    return [*compared[:first], *checks, *compared[first:]]
 
 
 def measure(config: Settings) -> Mapping[str, Any]:
     """Learn once; returns of the final greedy rule, without and with noise on what it observes, and along the way."""
-    agent, method, seed, check = config["agent"], config["method"], config["seed"], config["check"]
-    kind, width = _KINDS[config["task"]], config["width"]
+    agent, task, method, seed = config["agent"], config["task"], config["method"], config["seed"]
+    kind = _KINDS[task]
     torch.manual_seed(seed)
-    hidden = _SMALL[width] if method == "small_dense" else _WIDTH * width
-    actor = perceptron(kind.observed, hidden, kind.actions)
-    model = actor if agent == "dqn" else ActorCritic(actor, perceptron(kind.observed, hidden, 1))
+    actor = network(task, config["width"], kind.actions, small=method == "small_dense")
+    model = actor
+    if agent == "ppo":
+        model = ActorCritic(actor, network(task, config["width"], 1, small=method == "small_dense"))
     optimizer = torch.optim.Adam(model.parameters(), lr=_RATE[agent])
     plan = _schedule(config) if agent == "dqn" else _rounds(config)
     curve: list[float] = []
@@ -120,10 +159,14 @@ def measure(config: Settings) -> Mapping[str, Any]:
         if controller is not None:
             controller.finalize()
     weights = [p for p in model.parameters() if p.ndim > 1]
-    episodes = 100 if check else 32
+
+    def judged(noise: float, episodes: int = 32) -> float:
+        return float(returns(choose, episodes=episodes, seed=900 + seed, noise=noise, kind=kind).mean())
+
     return {
-        "score": float(returns(choose, episodes=episodes, seed=900 + seed, kind=kind).mean()),
-        "noisy": float(returns(choose, episodes=32, seed=900 + seed, noise=_NOISE, kind=kind).mean()),
+        "score": judged(0.0, 100 if config["check"] else 32),
+        "noisy": judged(_NOISE.get(task, 0.05)),
+        **({"under_noise": [judged(noise) for noise in _NOISES]} if task == _NOISY_TASK else {}),
         "curve": curve,
         "area": statistics.fmean(curve),
         "rank_curve": [state["rank"] for state in states],
@@ -131,6 +174,29 @@ def measure(config: Settings) -> Mapping[str, Any]:
         "density": sum(int((p != 0).sum()) for p in weights) / sum(p.numel() for p in weights),
         **hidden_state(actor, seen),
     }
+
+
+def network(task: str, width: int, outputs: int, *, small: bool = False) -> nn.Sequential:
+    """A perceptron of two hidden layers; on pixels, a convolution of 3 × 3 and one hidden layer.
+
+    >>> def prunable_and_all(layers):
+    ...     counts = [layer.weight.numel() for layer in layers if hasattr(layer, "weight")]
+    ...     return sum(counts[:-1]), sum(counts)
+    >>> prunable_and_all(network("harvest", 1, 3)), prunable_and_all(network("harvest", 1, 3, small=True))
+    ((32984, 33176), (3537, 3591))
+    """
+    if task != "harvest":
+        return perceptron(_KINDS[task].observed, _SMALL[width] if small else _WIDTH * width, outputs)
+    channels, hidden = (_SMALL_CHANNELS if small else _CHANNELS)[width]
+    return nn.Sequential(
+        nn.Unflatten(1, (3, SIDE, SIDE)),
+        nn.Conv2d(3, channels, 3),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(channels * (SIDE - 2) ** 2, hidden),
+        nn.ReLU(),
+        nn.Linear(hidden, outputs),
+    )
 
 
 def observed(kind: type[Environment], count: int, seed: int) -> Tensor:
@@ -153,20 +219,22 @@ def _schedule(config: Settings) -> Schedule:
 def _rounds(config: Settings) -> Rounds:
     if config["task"] == "cartpole":
         return Rounds(rounds=config["steps"] // 256)
+    if config["task"] == "harvest":
+        return Rounds(rounds=config["steps"] // 1024, horizon=128, passes=4, discount=0.99, trace=0.95, entropy=0.01)
     return Rounds(rounds=config["steps"] // 1024, copies=16, horizon=64, passes=8, discount=0.99, trace=0.94)
 
 
-def _scores(group: Rows, value: str) -> Tensor:
-    return torch.tensor([float(row[value]) for row in group], dtype=torch.float64)
+def middle(scores: Sequence[float], digits: int = 0) -> str:
+    """The interquartile mean and its interval, as a cell; the value where there is one.
 
-
-def _middle(group: Rows, value: str) -> str:
-    """The interquartile mean and its interval, as a cell."""
-    scores = _scores(group, value)
-    if len(scores) == 1:
-        return f"{float(scores):.0f}"
-    low, high = stratified_bootstrap([scores])
-    return f"{float(interquartile_mean(scores)):.0f} ({low:.0f}–{high:.0f})"
+    >>> middle([1.0, 1.0, 1.0]), middle([-2.0], 1)
+    ('1 (1 to 1)', '-2.0')
+    """
+    values = torch.tensor(scores, dtype=torch.float64)
+    if len(values) == 1:
+        return f"{float(values):.{digits}f}"
+    low, high = stratified_bootstrap([values])
+    return f"{float(interquartile_mean(values)):.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
 def _title(agent: str, task: str, width: int) -> str:
@@ -179,43 +247,61 @@ def _title(agent: str, task: str, width: int) -> str:
 
 
 def tables(rows: Rows) -> list[Table]:
-    """One table for each agent, task and width; then the check of the agents."""
+    """One table for each agent, task and width; what noise does; the check of the agents."""
     compared = [row for row in rows if not row["config"]["check"]]
     found = [
-        Table(title=f"{_title(*key)}, 90% sparse", headings=_HEADINGS, lines=_lines(group))
+        Table(title=f"{_title(*key)}, 90% sparse", headings=_HEADINGS, lines=_lines(group, key[1]))
         for key, group in grouped(compared, "agent", "task", "width").items()
     ]
     if found:
         found[-1] = replace(found[-1], note=_NOTE)
+    noisy = [row for row in compared if "under_noise" in row]
     checks = grouped([row for row in rows if row["config"]["check"]], "agent", "task")
-    return [*found, *([_check(checks)] if checks else [])]
+    return [*found, *([_under_noise(noisy)] if noisy else []), *([_check(checks)] if checks else [])]
 
 
 _HEADINGS = ["method", "final", "with noise", "while learning", "final minus dense", "rank", "dormant, %", "seeds"]
 _NOTE = (
     "All of these tables have the interquartile mean over seeds with its 95% stratified bootstrap interval. Where "
-    "there is one seed, they have its value. Returns are at most 500 on CartPole, and between −500 and 0 on Acrobot. "
-    "The difference is paired, with Student's interval. Rank and dormant units are those of the hidden layers at the "
-    "end, of the policy for PPO."
+    "there is one seed, they have its value. Returns are at most 500 on CartPole, between −500 and 0 on Acrobot, and "
+    "at most 50 on Harvest, where random actions earn 1.0. The difference is paired, with Student's interval. Rank and "
+    "dormant units are those of the hidden layers at the end, of the policy for PPO."
 )
 
 
-def _lines(rows: Rows) -> list[list[str]]:
+def _lines(rows: Rows, task: str) -> list[list[str]]:
     groups = grouped(rows, "method")
     dense = groups.get(("dense",), [])
+    digits = 1 if task == "harvest" else 0
     return [
         [
             method_name(method),
-            _middle(group, "score"),
-            _middle(group, "noisy"),
-            _middle(group, "area"),
-            paired_difference(group, dense, "score", digits=0),
+            *(middle([row[value] for row in group], digits) for value in ("score", "noisy", "area")),
+            paired_difference(group, dense, "score", digits=digits),
             interval([row["rank"] for row in group], 1),
             f"{100 * statistics.fmean(row['dormant'] for row in group):.0f}",
             str(len(group)),
         ]
         for (method,), group in groups.items()
     ]
+
+
+def _under_noise(rows: Rows) -> Table:
+    lines = [
+        [
+            f"{agent.upper()}, × {width}",
+            method_name(method),
+            *(middle([row["under_noise"][place] for row in group]) for place in range(len(_NOISES))),
+            str(len(group)),
+        ]
+        for (agent, width, method), group in grouped(rows, "agent", "width", "method").items()
+    ]
+    return Table(
+        title=f"{_KINDS[_NOISY_TASK].__name__} with noise on what is observed",
+        headings=["agent and width", "method", *(f"σ = {noise:g}" for noise in _NOISES), "seeds"],
+        lines=lines,
+        note="Final return, as above. The noise is added after training only.",
+    )
 
 
 def _check(checks: Mapping[tuple[Any, ...], Rows]) -> Table:
@@ -278,21 +364,26 @@ def _line(axis: Any, group: Rows, value: str, place: int) -> None:
 
 
 _SETTING = """
-Two tasks of classic control, CartPole-v1 and Acrobot-v1, are written anew and checked against Gymnasium's. Networks
-have two hidden layers of 128 units, or of 512 (*width × 4*), trained by Adam. Sparse networks end at
+CartPole-v1 and Acrobot-v1 are written anew and checked against Gymnasium's. *Harvest* is a game of our own on 10 × 10
+pixels with three channels: a basket, falling fruit to catch, and falling stones, which end the episode. Random actions
+earn 1.0 there, a perfect rule 50. Networks have two hidden layers of 128 units, or of 512 (*width × 4*), trained by
+Adam. On Harvest they have a 3 × 3 convolution of 8 channels and 64 hidden units, or 32 and 256. Sparse networks end at
 90%, output layers are dense. The small dense network has as many weights. The final return is that of the greedy rule
-over 32 episodes. Noise of σ = 0.05 on all that is observed is added after training only.
+over 32 episodes. Noise on all that is observed is added after training only: σ = 0.05, on Harvest 0.1.
 
 - *DQN* is double deep Q-learning in the setting of CleanRL: squared errors, a learning rate of 2.5e-4, and batches of
   128. Between two updates, 10 copies of the task are stepped once: 10,000 updates are 100,000 steps. The memory holds
-  10,000, and the target network is copied every 50 updates. Exploration goes from 1 to 0.05 over half of the run.
-- *LunarLander* is Gymnasium's, with the extra `reinforcement`. DQN keeps 50,000 transitions there.
+  10,000 transitions, 50,000 on the other tasks. The target network is copied every 50 updates. Exploration goes from 1
+  to 0.05 over half of the run.
 - *PPO* has the clipped objective (ε = 0.2), one network for the policy and one for the values. Its learning rate falls
-  from 1e-3 to zero. CartPole takes 94 rounds of 8 × 32 steps with 20 passes, discount 0.98, λ = 0.8. Acrobot takes 60
-  rounds of 16 × 64 steps with 8 passes, discount 0.99, λ = 0.94.
+  from 1e-3 to zero. CartPole takes 195 rounds of 8 × 32 steps with 20 passes, discount 0.98, λ = 0.8. Acrobot takes 60
+  rounds of 16 × 64 steps with 8 passes, discount 0.99, λ = 0.94. Harvest takes 100 rounds of 8 × 128 steps with 4
+  passes, discount 0.99, λ = 0.95, and an entropy of weight 0.01.
 - *Check of the agents*: DQN takes 250,000 steps. PPO takes 390 rounds on CartPole and 100 on Acrobot. All else is as
   above.
 - *Rank and dormancy* are followed on 512 observations of random actions.
+- `--full` adds a width of 4 on the other tasks, ten seeds where there are five, and LunarLander of Gymnasium with DQN
+  (extra `reinforcement`).
 """
 
 _CONCLUSION = """
@@ -317,9 +408,10 @@ study(
         tables=tables,
         plot=plot,
         conclusion=_CONCLUSION,
+        further=further,
         limits=(
-            "Two small tasks, of which few runs are done. LunarLander and a width of 4 are planned with all methods.",
-            "MinAtar is under the GPL, so neither the library nor its extras contain it.",
+            "Small tasks, of which few runs are done. A width of 4 is compared on CartPole with DQN only.",
+            "Harvest stands in for MinAtar, which is under the GPL. No published returns are there to compare with.",
             "Nothing was tuned for any sparse method. Rates were chosen by hand on dense networks.",
         ),
     )

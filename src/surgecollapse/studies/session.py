@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -22,7 +22,7 @@ from surgecollapse.errors import one_line
 from surgecollapse.lab.training.interrupt import Interrupt
 from surgecollapse.record.machine import machine
 from surgecollapse.record.whole_files import write_whole
-from surgecollapse.studies.page import draw, markdown, processor_seconds
+from surgecollapse.studies.page import draw, markdown
 from surgecollapse.studies.registry import Settings, Study, registered
 
 
@@ -231,7 +231,8 @@ def remaining_seconds(
 ) -> float | None:
     """Estimate from the runs that are there: the median of the most alike (:func:`_likeness`), ``None`` without any.
 
-    Of the processor, where any of those alike was measured so: a clock also counts what other programs used.
+    Of the processor, where any of those alike was measured so: a clock also counts what other programs used. Where runs
+    have ``steps``, time goes with their number.
     """
     known: dict[object, list[Row]] = {}
     for row in rows:
@@ -239,21 +240,39 @@ def remaining_seconds(
             known.setdefault(kind, []).append(row)
     if not known:
         return None
-    medians = {kind: statistics.median(_seconds(found, of_processor)) for kind, found in known.items()}
-    alike = (next(kind for kind in _likeness(run.config) if kind in medians) for run in missing)
-    return sum(medians[kind] for kind in alike) / jobs
+    kinds = Counter(
+        (next(kind for kind in _likeness(run.config) if kind in known), run.config.get("steps")) for run in missing
+    )
+    return (
+        sum(
+            count * statistics.median(_seconds(known[kind], of_processor, steps))
+            for (kind, steps), count in kinds.items()
+        )
+        / jobs
+    )
 
 
-def _seconds(rows: Sequence[Row], of_processor: bool) -> list[float]:
-    measured = [processor_seconds(row) for row in rows if of_processor and "processor_seconds" in row]
-    return measured or [float(row["seconds"]) for row in rows]
+def _seconds(rows: Sequence[Row], of_processor: bool, steps: int | None) -> list[float]:
+    """What runs like these take, if they had so many steps."""
+    measured = [row for row in rows if of_processor and "processor_seconds" in row]
+    found = []
+    for row in measured or rows:
+        theirs = row["config"].get("steps")
+        scale = steps / theirs if steps and theirs else 1.0
+        found.append(scale * float(row["processor_seconds"] if measured else row["seconds"]))
+    return found
 
 
 def _likeness(config: Settings) -> list[object]:
-    """What runs can have in common, the most alike first: all but the seed, all names, the method, the study."""
+    """What runs can have in common, the most alike first.
+
+    All but the seed, all but seed and method, all names, the method, the study.
+    """
     shared = {name: value for name, value in config.items() if name != "seed"}
+    sized = {name: value for name, value in shared.items() if name != "method"}
     named = {name: value for name, value in shared.items() if isinstance(value, str)}
-    return [dumps(shared, sort_keys=True), dumps(named, sort_keys=True), ("method", config.get("method")), "study"]
+    same = [dumps([kind, found], sort_keys=True) for kind, found in enumerate((shared, sized, named))]
+    return [*same, ("method", config.get("method")), "study"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -72,6 +72,26 @@ def test_time_of_the_processor_is_that_of_the_rows_that_measured_it():
     assert remaining_seconds(missing, known, 1) == 90.0 + 50.0
 
 
+def test_time_goes_with_the_number_of_steps_and_sizes_weigh_more_than_methods():
+    def config(**own):
+        return {"method": "a", "net": "gpt", "size": 1, "steps": 100, "seed": 0, **own}
+
+    known = [
+        {"config": config(), "seconds": 4.0},
+        {"config": config(method="b", size=9), "seconds": 30.0},
+        {"config": config(net="lstm", steps=400), "seconds": 8.0},
+    ]
+
+    def left(**own):
+        return remaining_seconds([StudyRun("x", config(**own))], known, 1)
+
+    assert left(seed=3) == 4.0
+    assert left(steps=250) == 10.0
+    assert left(size=9) == 30.0  # of the other method, as its size is the same
+    assert left(net="lstm") == 2.0
+    assert remaining_seconds([StudyRun("x", config(seed=seed)) for seed in range(1, 4)], known, 2) == 6.0
+
+
 def test_the_full_form_adds_to_what_the_page_rests_on(tmp_path):
     def runs(quick):
         return [{"method": "a", "seed": seed} for seed in range(1 if quick else 2)]

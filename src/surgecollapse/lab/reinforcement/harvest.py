@@ -22,7 +22,7 @@ class Harvest(Environment):
     - steps 1, 5, 9, … of an episode put a fruit, steps 3, 7, 11, … a stone into the highest row;
     - a fruit is at most three columns from the fruit before. That distance is uniform on −3 to 3, reflected at the
       walls, which leaves each column equally probable. The column of a stone is uniform;
-    - a fruit that comes into the lowest row, in the column of the basket, earns 1. A fruit that is missed costs nothing;
+    - a fruit that comes into the lowest row, in the column of the basket, earns 1. Missed fruit costs nothing;
     - a stone there ends the episode.
 
     Three channels of ones and zeros are observed: the basket, fruit and stones. All of a state can be seen in them, as

@@ -159,9 +159,10 @@ def learn_policy(
                 gain = advantage[at]
                 gain = (gain - gain.mean()) / (gain.std(correction=0) + 1e-8)
                 chosen: Tensor = policy.log_prob(actions[at])  # type: ignore[no-untyped-call]
-                spread: Tensor = policy.entropy()  # type: ignore[no-untyped-call]
-                loss = clipped_loss(chosen, old[at], gain, rounds.clip)
-                loss = loss + F.mse_loss(values, wanted[at]) / 2 - rounds.entropy * spread.mean()
+                loss = clipped_loss(chosen, old[at], gain, rounds.clip) + F.mse_loss(values, wanted[at]) / 2
+                if rounds.entropy:
+                    spread: Tensor = policy.entropy()  # type: ignore[no-untyped-call]
+                    loss = loss - rounds.entropy * spread.mean()
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 nn.utils.clip_grad_norm_(model.parameters(), rounds.longest_gradient)
