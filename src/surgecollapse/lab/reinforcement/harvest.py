@@ -16,14 +16,14 @@ _LONGEST = 206
 class Harvest(Environment):
     """A basket in the lowest row of 10 × 10 pixels catches fruit and keeps clear of stones.
 
-    In every step the basket moves one column to the left (0), stays (1), or moves to the right (2), but never out of
-    the grid. All that falls comes down by one row. Then:
+    In every step the basket moves one column to the left (0), stays (1), or moves to the right (2). Walls stop it. All
+    that falls comes down by one row. Then:
 
-    - steps 1, 5, 9, … of an episode put a fruit, steps 3, 7, 11, … a stone into the highest row;
-    - a fruit is at most three columns from the fruit before. That distance is uniform on −3 to 3, reflected at the
-      walls, which leaves each column equally probable. The column of a stone is uniform;
-    - a fruit that comes into the lowest row, in the column of the basket, earns 1. Missed fruit costs nothing;
-    - a stone there ends the episode.
+    - Steps 1, 5, 9, … of an episode put a fruit into the highest row. Steps 3, 7, 11, … put a stone there.
+    - A fruit is at most three columns from the fruit before. That distance is uniform on −3 to 3, reflected at the
+      walls, which leaves each column equally probable. The column of a stone is uniform.
+    - A fruit that comes into the lowest row, in the column of the basket, earns 1. Missed fruit costs nothing.
+    - A stone there ends the episode.
 
     Three channels of ones and zeros are observed: the basket, fruit and stones. All of a state can be seen in them, as
     nothing falls but straight down. Basket and first fruit start in any column.
@@ -74,8 +74,9 @@ class Harvest(Environment):
 def dropped(states: Tensor, actions: Tensor, draws: Tensor) -> Tensor:
     """States one step later.
 
-    A state is the column of the basket, the steps of the episode, the column of the last fruit, and of each row, from
-    the highest, the column of what falls there, or −1. The step at which it came tells fruit from stones.
+    A state begins with the column of the basket, the steps of the episode, and the column of the last fruit. For each
+    row, from the highest, follows the column of what falls there, or −1. The step at which it came tells fruit from
+    stones.
 
     Args:
         states: ``(n, 13)``.
@@ -112,10 +113,10 @@ def _reflected(columns: Tensor) -> Tensor:
 
 
 def plan(observations: Tensor) -> Tensor:
-    """Actions of a perfect rule: of the ways through all that can be seen, one that misses no fruit and meets no stone.
+    """Actions of a perfect rule, which misses no fruit and meets no stone.
 
-    From the farthest row down, a column is safe if nothing forbids it and a safe one is within a step of it in the row
-    above. The basket goes to a safe column of the next row.
+    Rows are taken from the highest down. A column is safe if nothing forbids it, and if one within a step of it is safe
+    in the row above. The basket goes to a safe column of the row that comes next.
 
     Args:
         observations: of :class:`Harvest` ``(n, 300)``.
