@@ -8,7 +8,7 @@ import torch
 from surgecollapse.lab.data.interactions import drifting_choices
 from surgecollapse.lab.nets.recommender import MatrixFactorization, TwoTower
 from surgecollapse.studies import recommenders
-from surgecollapse.studies.recommenders import Net, measure, stored_bytes
+from surgecollapse.studies.recommenders import Net, measure, stored_bytes, tables
 
 GENERATED = {"data": "generated", "sparsity": 0.8, "seed": 0, "net": "factorization"}
 
@@ -76,3 +76,31 @@ def test_factorization_finds_tastes_that_popularity_does_not(monkeypatch):
     control = measure({"method": "popularity", "net": "control", "layout": "none", "data": "generated"})
     late = slice(24, 32)  # of forty parts: after learning, before the offers run out
     assert sum(net["parts"][late]) > 2 * sum(control["parts"][late])
+
+
+def test_the_rate_is_chosen_on_the_fifth_before_the_last_and_judged_on_the_last():
+    def row(method, seed, fourth, last, rate=None):
+        config = {"method": method, "net": "two_tower", "layout": "none", "seed": seed}
+        config |= {} if rate is None else {"rate": rate}
+        parts = [0.9] * 24 + [fourth] * 8 + [last] * 8
+        facts = dict.fromkeys(("ndcg", "recall", "ndcg_last", "recall_last"), last)
+        return {"config": config, **facts, "parts": parts, "kilobytes": 1.0}
+
+    rows = [row("dense", seed, 0.2, 0.3) for seed in range(2)] + [row("dense", s, 0.1, 0.9, 1e-2) for s in range(2)]
+    rows += [row("gmp", seed, 0.2, 0.2) for seed in range(2)] + [row("gmp", s, 0.3, 0.25, 1e-2) for s in range(2)]
+    controls, plain, tuned = tables(rows)
+    assert not controls.lines
+    assert [line[0] for line in plain.lines] == ["dense", "GMP"]
+    assert plain.lines[1][5] == "-10.00 ± 0.00"
+    assert [[line[0], line[1], line[4]] for line in tuned.lines] == [
+        ["dense", "0.005", "+0.00 ± 0.00"],
+        ["GMP", "0.01", "-5.00 ± 0.00"],
+    ]
+    assert len(tables(rows[:2] + rows[4:6])) == 2  # nothing was tuned
+
+
+def test_a_rate_is_the_one_that_learns():
+    config = {**GENERATED, "method": "dense", "layout": "none"}
+    default, same, slow = (measure({**config, **rate}) for rate in ({}, {"rate": 5e-3}, {"rate": 1e-12}))
+    assert default == same
+    assert slow["ndcg_last"] < default["ndcg_last"]
