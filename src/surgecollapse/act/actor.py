@@ -226,6 +226,7 @@ class Actor:
             signals=self._signals,
             saliency=action.saliency,
             remember=before > self.target,
+            idle=action.idle,
             **self._choice(action),
         )
         self.log("exchange", ledger, before, fraction=action.fraction, energy_fraction=ledger.energy_fraction)

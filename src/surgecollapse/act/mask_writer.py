@@ -18,6 +18,7 @@ from surgecollapse.act.randomness import Generators
 from surgecollapse.act.regrowth_ramp import RegrowthRamp
 from surgecollapse.act.scores import score
 from surgecollapse.act.surge import choose_reopened, fill_reopened, growth_scores
+from surgecollapse.act.weight_counters import WeightCounters
 from surgecollapse.errors import one_of
 from surgecollapse.events.switches import GROWTH, OPTIMIZER_STATE, REGROW_INIT
 from surgecollapse.functional import exchange_tiles
@@ -36,6 +37,8 @@ class MaskWriter:
         regrow_init: ``zero | noise | last``.
         noise_energy_budget: bound on injected over live energy.
         optimizer_state: ``reset | keep | warmup | ramp``.
+        counting: what is counted of each weight, see :class:`~surgecollapse.act.weight_counters.WeightCounters`;
+            ``None`` for nothing.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class MaskWriter:
         regrow_init: str,
         noise_energy_budget: float,
         optimizer_state: str,
+        counting: Mapping[str, float] | None = None,
     ) -> None:
         if isinstance(growth, str):
             one_of("growth", growth, GROWTH)
@@ -58,6 +62,7 @@ class MaskWriter:
         self.noise_energy_budget = noise_energy_budget
         self.optimizer_state = one_of("optimizer_state", optimizer_state, OPTIMIZER_STATE)
         self.ramp = RegrowthRamp(planner.weights, owner) if optimizer_state == "ramp" else None
+        self.counters = None if counting is None else WeightCounters(planner.weights, **counting)
         self._last: dict[str, Tensor] = {}
 
     @property
@@ -149,13 +154,19 @@ class MaskWriter:
         regrow_init: str | None = None,
         noise_energy_budget: float | None = None,
         remember: bool = False,
+        idle: int | None = None,
     ) -> Ledger:
         """Exchange ``share`` of the open weights of each parameter for as many others; its density stays exact.
 
         As in RigL's published code, a weight may be reopened by the very exchange that would have closed it. It then
         simply stays, value and moments included. Under a pattern tiles are exchanged, see
         :func:`~surgecollapse.functional.exchange_tiles`.
+
+        With ``idle``, only weights that have been idle for so many steps are closed, at most ``share`` of the open
+        ones. Those that are reopened at once are renewed instead of kept.
         """
+        if idle is not None:
+            return self._exchange_idle(share, idle, signals, growth, regrow_init, noise_energy_budget)
         params, criterion = self.weights.params, self.planner.criterion(saliency)
         ledger = Ledger(before=self.weights.energies())
         masks: dict[str, Tensor] = {}
@@ -182,6 +193,37 @@ class MaskWriter:
         ledger.pruned = self._count(flipped) - ledger.grown
         ledger.injected = self._fill(opened, sum(ledger.before.values()), regrow_init, noise_energy_budget)
         ledger.after = self.weights.energies()
+        return ledger
+
+    def _exchange_idle(
+        self,
+        share: float,
+        idle: int,
+        signals: Mapping[str, Tensor],
+        growth: str | Criterion | None,
+        regrow_init: str | None,
+        noise_energy_budget: float | None,
+    ) -> Ledger:
+        if self.counters is None or self.planner.pattern is not None:
+            raise ValueError("an exchange of idle weights needs a policy with counting, and no pattern of tiles")
+        weights, ledger = self.weights, Ledger(before=self.weights.energies())
+        useless = {name: self.counters.idle_for(name, idle) for name in weights.params}
+        counts = weights.ranking.counts(useless)
+        masks, changed, opened = {}, {}, {}
+        for name in weights.params:
+            mask, count = weights.mask(name), min(counts[name], int(share * weights.live_in(name) + 0.5))
+            (dropped,) = weights.ranking.lowest({name: self.counters.utility(name)}, count, {name: useless[name]})
+            found = self._choose({name: dropped | weights.closed(name)}, count, growth, signals)[name]
+            masks[name] = (mask & ~dropped) | found
+            opened[name], changed[name] = found, dropped | found
+        ledger.grown = ledger.pruned = self._count(opened)
+        self._flip(masks, changed)
+        for name, chosen in opened.items():
+            weights.value(name).masked_fill_(chosen, 0)
+        budget = self.noise_energy_budget if noise_energy_budget is None else noise_energy_budget
+        budget *= ledger.grown / max(1, weights.live)
+        ledger.injected = self._fill(opened, sum(ledger.before.values()), regrow_init, budget)
+        ledger.after = weights.energies()
         return ledger
 
     def _growth(self, growth: str | Criterion | None) -> str | Criterion:
@@ -231,6 +273,8 @@ class MaskWriter:
             self._forget(name, flipped[name], masks[name])
             if self.ramp is not None:
                 self.ramp.flip(name, flipped[name] & masks[name], masks[name])
+            if self.counters is not None:
+                self.counters.restart(name, flipped[name])
         self.weights.set(masks, self.weights.ranking.counts(masks))
 
     def _forget(self, name: str, flipped: Tensor, live: Tensor) -> None:
@@ -254,7 +298,8 @@ class MaskWriter:
         params = self.weights.params
         last = {name: whole(params[name], value).clone() for name, value in self._last.items()}
         ramp = {} if self.ramp is None else {"ramp": self.ramp.state_dict()}
-        return {"last": last, "starved": list(self.planner.starved), **ramp}
+        counters = {} if self.counters is None else {"counters": self.counters.state_dict()}
+        return {"last": last, "starved": list(self.planner.starved), **ramp, **counters}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore them."""
@@ -266,3 +311,5 @@ class MaskWriter:
         }
         if self.ramp is not None and "ramp" in state:
             self.ramp.load_state_dict(state["ramp"])
+        if self.counters is not None and "counters" in state:
+            self.counters.load_state_dict(state["counters"])

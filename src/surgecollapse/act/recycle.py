@@ -13,6 +13,7 @@ from surgecollapse.act.ledger import Ledger, energies
 from surgecollapse.act.masked_weights import MaskedWeights
 from surgecollapse.act.optimizer_state import forget
 from surgecollapse.act.randomness import Generators
+from surgecollapse.act.weight_counters import WeightCounters
 from surgecollapse.protocols import UnitConnection
 
 
@@ -33,6 +34,7 @@ class Recycler:
         owner: gives the optimizer that steps a parameter, ``None`` if none does.
         generators: for the new weights.
         optimizer_state: ``reset | keep | warmup | ramp``, of which the last is ``reset`` here.
+        counters: of each weight, which begin anew with it; ``None`` without any.
     """
 
     def __init__(
@@ -41,9 +43,11 @@ class Recycler:
         owner: Callable[[Tensor], Optimizer | None],
         generators: Generators,
         optimizer_state: str,
+        *,
+        counters: WeightCounters | None = None,
     ) -> None:
         self._weights, self._owner, self._generators = weights, owner, generators
-        self._optimizer_state = optimizer_state
+        self._optimizer_state, self._counters = optimizer_state, counters
         self.scales: dict[str, float] = {}
         """Root mean square of each weight at first."""
         self.measure_scales()
@@ -112,6 +116,7 @@ class Recycler:
         values = (noise * self.scales[connection.incoming]).to(weight.dtype) * mask[rows]
         weight[rows] = values
         self._forget(weight, _along(units, weight, 0), mask)
+        self._count_anew(connection.incoming, _along(units, weight, 0))
         if connection.bias is not None:
             params[connection.bias][rows] = 0
             self._forget(params[connection.bias], units, torch.ones_like(units))
@@ -125,6 +130,11 @@ class Recycler:
             self._weights.mask(connection.outgoing) if connection.outgoing in self._weights.params else ~chosen | chosen
         )
         self._forget(weight, chosen, live)
+        self._count_anew(connection.outgoing, chosen)
+
+    def _count_anew(self, name: str, chosen: Tensor) -> None:
+        if self._counters is not None:
+            self._counters.restart(name, chosen)
 
     def _forget(self, param: nn.Parameter, chosen: Tensor, live: Tensor) -> None:
         owner = self._owner(param)

@@ -56,7 +56,8 @@ class Advice:
     def of_plan(self, plan: Plan, policy: Policy, *, from_dense: bool) -> None:
         """Warn of a target of zero under a policy that prunes, and of a run that is too short to prune a dense net."""
         name = type(policy).__name__
-        if _never_prunes(policy):
+        renews = plan.sparsity == 0.0 and getattr(policy, "counting", None) is not None
+        if _never_prunes(policy) or renews:
             return
         if plan.sparsity == 0.0:
             self.give(

@@ -46,6 +46,7 @@ class Components:
         options: what :func:`surgecollapse.attach` was told.
         dataflow: what a forward pass showed of the model; ``None`` before one is known.
         growth: name of the growth criterion whose signal is tracked.
+        counting: what is counted of each weight; ``None`` for nothing.
         probe: the probe batch.
         noise: the input noise.
         random: generators by role: ``rows`` and ``growth``.
@@ -62,6 +63,7 @@ class Components:
         *,
         dataflow: Dataflow | None,
         growth: str,
+        counting: Mapping[str, float] | None = None,
         probe: Probe,
         noise: InputNoise,
         random: Mapping[str, Generators],
@@ -83,17 +85,20 @@ class Components:
         self._saliency = updates.saliency
         self.signal = DenseGradient(self._signal_decay())
         self.observer = self._new_observer()
-        self._recycler = Recycler(self.weights, self._stepped_by, random["growth"], updates.optimizer_state)
-        self.actor = Actor(
-            model,
-            self._new_writer(updates, random["growth"]),
-            self._recycler,
-            noise,
-            self.observer,
-            {name: getattr(updates, name) for name in ("growth", "regrow_init", "noise_energy_budget")},
+        writer = self._new_writer(updates, random["growth"], counting)
+        self._recycler = Recycler(
+            self.weights, self._stepped_by, random["growth"], updates.optimizer_state, counters=writer.counters
         )
+        overrides = {name: getattr(updates, name) for name in ("growth", "regrow_init", "noise_energy_budget")}
+        self.actor = Actor(model, writer, self._recycler, noise, self.observer, overrides)
 
-    def _new_writer(self, updates: Updates, generators: Generators) -> MaskWriter:
+    def _new_writer(self, updates: Updates, generators: Generators, counting: Mapping[str, float] | None) -> MaskWriter:
+        if counting is not None and (self._target.tiles is not None or self._shards.sharded):
+            what = "weights that lie on several processes" if self._shards.sharded else "a pattern of tiles"
+            raise ValueError(
+                f"counters of each weight do not go with {what}: choose another policy than idle_exchange, such as "
+                "endless_exchange"
+            )
         planner = MaskPlanner(
             self.weights,
             generators,
@@ -112,6 +117,7 @@ class Components:
             regrow_init=updates.regrow_init or "zero",
             noise_energy_budget=0.1 if budget is None else budget,
             optimizer_state=updates.optimizer_state,
+            counting=counting,
         )
 
     def _layouts(self) -> Layouts:
@@ -273,6 +279,8 @@ class Components:
         self.actor.shadow.drop(lost)
         if self.actor.writer.ramp is not None:
             self.actor.writer.ramp.drop(lost)
+        if self.actor.writer.counters is not None:
+            self.actor.writer.counters.drop(lost)
         self.weights.apply(kept)
         return kept, lost
 

@@ -191,6 +191,7 @@ class Controller:
             self._options,
             dataflow=dataflow,
             growth=growth if isinstance(growth, str) else "ema_gradient",
+            counting=getattr(self.policy, "counting", None),
             probe=self._probe,
             noise=self._noise,
             random=self._random,
@@ -511,6 +512,9 @@ class Controller:
         """Go on with another policy or plan, in the same state."""
         self._loop.plan, self._loop.policy = plan, policy
         self._components.actor.target = plan.sparsity
+        counters, counting = self._components.actor.writer.counters, getattr(policy, "counting", None)
+        if counters is not None and counting is not None:
+            counters.decay, counters.tau = counting["decay"], counting["tau"]
         self._loop.schedule.restart(self.step)
         self._arm_again()
 

@@ -184,7 +184,7 @@ class DecisionLoop:
         return replace(reading, prediction_confidence=found if math.isfinite(found) else None)
 
     def _within_target(self, decision: Decision) -> Decision:
-        """The decision; under a target of zero without what prunes, so that nothing is done to the net."""
+        """The decision; under a target of zero without what prunes. Recycling and renewal stay."""
         if self.plan.sparsity > 0.0:
             return decision
         kept = [action for action in decision.actions if not _masks(action)]
@@ -317,4 +317,6 @@ def _masks(action: Action) -> bool:
             return action.keep_mask
         case Regrow():
             return action.source != "zeros"
-    return isinstance(action, Exchange | Threshold)
+        case Exchange():
+            return action.idle is None  # else it renews weights, also of a dense net
+    return isinstance(action, Threshold)

@@ -79,7 +79,8 @@ class OptimizerSteps:
         shadow = components.actor.shadow
         if shadow.active:
             shadow.put(components.groups[index], check=due)
-        if len(self._transforms) or tracked or due:
+        counters = None if components.actor.frozen else components.actor.writer.counters
+        if len(self._transforms) or tracked or due or counters is not None:
             unscale(optimizer)
             if index == 0:
                 self.effects.clear()
@@ -87,6 +88,8 @@ class OptimizerSteps:
             if due:
                 components.observer.see_gradients([p.grad for p in parameters_of(optimizer) if p.grad is not None])
             components.signal.update(tracked)
+            if counters is not None:
+                counters.before_step(components.groups[index])
         if shadow.active:
             shadow.scale_gradients(components.groups[index])
             return

@@ -74,10 +74,16 @@ class Exchange:
     """First value of a regrown weight: ``zero | noise | last``; ``None`` takes the controller's."""
     noise_energy_budget: float | None = None
     """Bound on injected over live energy; ``None`` takes the controller's."""
+    idle: int | None = None
+    """Exchange only weights that have been useless for so many steps, at most ``fraction`` of the open ones, the least
+    useful first; the policy's ``counting`` says what useless is. What is opened again starts afresh, too. Noise then
+    has the budget's share of the mean energy of an open weight. ``None``: ``saliency`` alone chooses."""
 
     def __post_init__(self) -> None:
-        """Check the fraction."""
+        """Check the fraction, and the number of steps."""
         _check_fraction("Exchange", "fraction of the open weights", self.fraction)
+        if self.idle is not None and self.idle < 1:
+            raise ValueError(f"Exchange takes idle = None or at least 1 step, got {self.idle}")
 
 
 @dataclass(frozen=True, slots=True)

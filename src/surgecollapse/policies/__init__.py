@@ -13,6 +13,7 @@ from surgecollapse.policies.feather import Feather
 from surgecollapse.policies.fixed_interval import FixedInterval
 from surgecollapse.policies.gradual_pruning import GradualPruning
 from surgecollapse.policies.granet import GraNet
+from surgecollapse.policies.idle_exchange import IdleExchange
 from surgecollapse.policies.no_op import NoOp
 from surgecollapse.policies.one_shot import OneShot
 from surgecollapse.policies.recycling import Recycle
@@ -38,6 +39,7 @@ __all__ = [
     "FixedInterval",
     "GraNet",
     "GradualPruning",
+    "IdleExchange",
     "NoOp",
     "OneShot",
     "Recycle",

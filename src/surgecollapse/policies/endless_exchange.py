@@ -98,6 +98,10 @@ class EndlessExchange(BasePolicy):
         if step // self.interval <= state.last // self.interval:
             return Decision(phase="sparse", reason=f"no exchange at step {step}: every {self.interval} steps")
         state.last = step
-        reason = f"{self.drop_fraction:.3g} of each layer's open weights exchanged at step {step}"
+        exchange, what = self._exchange()
+        return Decision(phase="sparse", reason=f"{what} exchanged at step {step}", actions=(exchange,))
+
+    def _exchange(self) -> tuple[Exchange, str]:
+        """What is done at an interval, and what is exchanged, in words."""
         exchange = Exchange(self.drop_fraction, saliency="magnitude", growth=self.regrow, regrow_init=self.regrow_init)
-        return Decision(phase="sparse", reason=reason, actions=(exchange,))
+        return exchange, f"{self.drop_fraction:.3g} of each layer's open weights"

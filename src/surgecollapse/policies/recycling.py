@@ -85,6 +85,11 @@ class Recycle(BasePolicy):
         return getattr(self._over, "growth", "ema_gradient")
 
     @property
+    def counting(self) -> Any:
+        """What the other policy has counted of each weight; ``None`` for nothing."""
+        return getattr(self._over, "counting", None)
+
+    @property
     def from_start(self) -> bool:  # type: ignore[override]
         """Whether the other policy decides before the first step."""
         return bool(getattr(self._over, "from_start", False))

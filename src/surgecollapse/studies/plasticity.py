@@ -27,7 +27,7 @@ from surgecollapse.lab.continual.tasks import (
 )
 from surgecollapse.lab.continual.upgd import UPGD
 from surgecollapse.lab.hidden_state import hidden_state
-from surgecollapse.policies import EndlessExchange, EntropyThresholds, Recycle
+from surgecollapse.policies import EndlessExchange, EntropyThresholds, IdleExchange, Recycle
 from surgecollapse.studies.local_data import data_dir
 from surgecollapse.studies.page import grouped, interval, paired_difference
 from surgecollapse.studies.registry import Figure, Rows, Settings, Study, Table, study
@@ -269,10 +269,11 @@ def _attach(
     elif method == "entropy_thresholds":
         policy = EntropyThresholds()
     else:
-        tau = options.pop("tau", None)
-        policy = EndlessExchange(**options)
-        if tau is not None:
-            policy = Recycle(tau=tau, interval=options["interval"], over=policy)
+        idle = method.startswith("idle_exchange")
+        dormancy = options.pop("dormancy" if idle else "tau", None)
+        policy = (IdleExchange if idle else EndlessExchange)(**options)
+        if dormancy is not None:
+            policy = Recycle(tau=dormancy, interval=options["interval"], over=policy)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # sparsity 0 with ReDo is meant
         attach(
