@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from surgecollapse.attaching.attach import attach
+from surgecollapse.compare.paired_statistics import mean_interval
 from surgecollapse.controller.options import Readings, Target
 from surgecollapse.studies.page import grouped, interval, paired_difference
 from surgecollapse.studies.registry import Figure, Rows, Settings, Study, Table, study
@@ -82,15 +83,10 @@ def runs(quick: bool) -> list[Settings]:
         for width, side in ((1, 8), (4, 8), (4, 16))
         for sparsity in (0.3, 0.5, 0.7)
     ]
-    trained: list[Settings] = [
-        {"net": net, "steps": 300, "seed": seed, "forms": "compact", **method}
-        for net, seeds in (("residual", 5), ("plain", 5))
-        for seed in range(seeds)
-        for method in _methods(seed if net == "residual" else None)
-    ]
+    trained = [config for net, seeds in (("residual", 5), ("plain", 3)) for config in _trained(net, seeds)]
     wide: list[Settings] = [
         {"net": "residual", "scale": 2, "steps": 300, "seed": seed, "forms": "compact", **method}
-        for seed in range(5)
+        for seed in range(10)
         for method in (
             {"method": "dense"},
             *(_unit("layer", sparsity, "held") for sparsity in (0.5, 0.6, 0.7)),
@@ -112,6 +108,19 @@ def runs(quick: bool) -> list[Settings]:
         for sparsity in (0.9, 0.95)
     ]
     return [*trained[:12], *speeds, *wide[:5], *rows[:2], *wide[5:], *rows[2:10], *trained[12:], *rows[10:]]
+
+
+def further() -> list[Settings]:
+    """Two more seeds of the plain net."""
+    return list(_trained("plain", 5))
+
+
+def _trained(net: str, seeds: int) -> list[Settings]:
+    return [
+        {"net": net, "steps": 300, "seed": seed, "forms": "compact", **method}
+        for seed in range(seeds)
+        for method in _methods(seed if net == "residual" else None)
+    ]
 
 
 _SINGLE = {"method": "single", "allocation": "global", "sparsity": 0.9, "norms": "free", "policy": "gmp"}
@@ -512,7 +521,7 @@ def _integer_table(rows: Rows) -> list[Table]:
 
 
 def plot(rows: Rows) -> Figure:
-    """Accuracy over the share of multiplications."""
+    """Accuracy over the share of multiplications, with 95% intervals where there are several seeds."""
     import matplotlib.pyplot as plt
 
     cut = [row for row in rows if row["config"]["method"] != "speed" and "devices" not in row]
@@ -527,15 +536,13 @@ def plot(rows: Rows) -> Figure:
         "single": "^",
     }
     for axis, (key, of_net) in zip(axes[0], nets, strict=True):
-        seen: dict[str, list[tuple[float, float]]] = {}
+        seen: dict[str, list[tuple[float, float, float]]] = {}
         for group in grouped(of_net, "method", "allocation", "norms", "policy", "sparsity", "width").values():
             config = group[0]["config"]
             kind = f"{config['allocation']}, {config['norms']}" if config["method"] == "unit" else config["method"]
-            point = (
-                statistics.fmean(row["multiplications"] for row in group),
-                100 * statistics.fmean(row["accuracy"] for row in group),
-            )
-            seen.setdefault(kind, []).append(point)
+            accuracy = mean_interval([100 * row["accuracy"] for row in group])
+            share = statistics.fmean(row["multiplications"] for row in group)
+            seen.setdefault(kind, []).append((share, accuracy.mean, accuracy.half or 0.0))
         names = {
             "layer, held": "channels, even, norms held",
             "layer, free": "channels, even",
@@ -543,7 +550,9 @@ def plot(rows: Rows) -> Figure:
             "single": "single weights",
         }
         for kind, points in seen.items():
-            axis.plot(*zip(*points, strict=True), marks[kind], label=names.get(kind, kind.replace("_", " ")), alpha=0.8)
+            name = names.get(kind, kind.replace("_", " "))
+            shares, means, halves = zip(*points, strict=True)
+            axis.errorbar(shares, means, halves, fmt=marks[kind], label=name, alpha=0.8, elinewidth=0.8, capsize=2)
         axis.set(title=f"digits, {_name(*key)}", xlabel="multiplications, share of dense", ylabel="test accuracy, %")
         axis.legend(fontsize=6.5)
         axis.grid(alpha=0.2)
@@ -595,6 +604,7 @@ study(
         question="Can pruning whole channels make convolutions twice as fast for at most one point of accuracy?",
         setting=_SETTING,
         runs=runs,
+        further=further,
         measure=measure,
         tables=tables,
         plot=plot,

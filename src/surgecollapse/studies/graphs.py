@@ -283,7 +283,7 @@ def plot(rows: Rows) -> Figure:
             means = [100 * statistics.fmean(row["accuracy"] for row in found) for _, found in levels]
             at = [100 * edges for (edges,), _ in levels]
             axis.plot(at, means, "o-", markersize=3, linewidth=1, label=method_name(method))
-        axis.set(title=_title(net, data), xlabel="edges kept, %")
+        axis.set(title=_title(net, data), xlabel="edges kept, %", xlim=(-5, 105))
         axis.legend(fontsize=6)
         axis.grid(alpha=0.2)
     axes[0, 0].set(ylabel="accuracy, or R², %")

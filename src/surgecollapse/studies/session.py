@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from json import dumps
@@ -231,8 +231,8 @@ def remaining_seconds(
 ) -> float | None:
     """Estimate from the runs that are there: the median of the most alike (:func:`_likeness`), ``None`` without any.
 
-    Of the processor, where any of those alike was measured so: a clock also counts what other programs used. Where runs
-    have ``steps``, time goes with their number.
+    Of the processor, where any run that is alike, or of the method, was measured so: a clock also counts what other
+    programs used. Where runs have ``steps``, time goes with their number.
     """
     known: dict[object, list[Row]] = {}
     for row in rows:
@@ -240,9 +240,12 @@ def remaining_seconds(
             known.setdefault(kind, []).append(row)
     if not known:
         return None
-    kinds = Counter(
-        (next(kind for kind in _likeness(run.config) if kind in known), run.config.get("steps")) for run in missing
-    )
+    measured = {
+        kind
+        for kind, found in known.items()
+        if of_processor and kind != "study" and any("processor_seconds" in row for row in found)
+    }
+    kinds = Counter((_nearest(run.config, measured, known), run.config.get("steps")) for run in missing)
     return (
         sum(
             count * statistics.median(_seconds(known[kind], of_processor, steps))
@@ -250,6 +253,11 @@ def remaining_seconds(
         )
         / jobs
     )
+
+
+def _nearest(config: Settings, *known: Container[object]) -> object:
+    """The most alike that is known, of the first that has any."""
+    return next(kind for these in known for kind in _likeness(config) if kind in these)
 
 
 def _seconds(rows: Sequence[Row], of_processor: bool, steps: int | None) -> list[float]:

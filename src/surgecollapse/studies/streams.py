@@ -39,6 +39,7 @@ _NETS: dict[str, dict[str, Any]] = {
     "fixed_interval": {"sparsity": 0.5},
 }
 _CONTROLS = ("repeat_last_label", "last_hundred")
+_GRAYS = dict(zip(_CONTROLS, ("0.3", "0.7"), strict=True))
 _REAL, _ELEC2 = "as recorded", 45_312
 _RATE, _RATES = 3e-3, (1e-3, 1e-2)
 """Learning rate of the default forms, and the others of the tuned ones."""
@@ -260,7 +261,8 @@ def plot(rows: Rows) -> Figure:
         for (method,), group in grouped(of_drift, "method").items():
             parts = [100 * statistics.fmean(values) for values in zip(*(row["parts"] for row in group), strict=True)]
             at = [100 * (place + 0.5) / len(parts) for place in range(len(parts))]
-            axis.plot(at, parts, linewidth=1, label=method.replace("_", " "))
+            style = {"color": _GRAYS[method], "linewidth": 0.8} if method in _CONTROLS else {"linewidth": 1.0}
+            axis.plot(at, parts, label=method.replace("_", " "), **style)
         name = "Elec2" if drift == "elec2" else drift
         axis.set(title=f"{stream}, {name}" if stream else name, xlabel="% of the stream")
         axis.grid(alpha=0.2)

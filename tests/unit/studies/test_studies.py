@@ -62,13 +62,20 @@ def test_time_left_is_that_of_the_same_settings_before_that_of_the_same_names():
 
 
 def test_time_of_the_processor_is_that_of_the_rows_that_measured_it():
-    missing = [StudyRun("x", {"method": method, "seed": 9}) for method in "ab"]
+    def config(method, net, seed):
+        return {"method": method, "net": net, "seed": seed}
+
+    missing = [StudyRun("x", config("a", "p", 9)), StudyRun("x", config("b", "q", 9))]
     known = [
-        {"config": {"method": "a", "seed": 0}, "seconds": 90.0},
-        {"config": {"method": "a", "seed": 1}, "seconds": 90.0, "processor_seconds": 3.0},
-        {"config": {"method": "b", "seed": 0}, "seconds": 50.0},
+        {"config": config("a", "p", 0), "seconds": 90.0},
+        {"config": config("a", "p", 1), "seconds": 90.0, "processor_seconds": 3.0},
+        {"config": config("b", "q", 0), "seconds": 50.0},
     ]
     assert remaining_seconds(missing, known, 1, of_processor=True) == 3.0 + 50.0
+    assert remaining_seconds(missing, known, 1) == 90.0 + 50.0
+    # The method on another net that was measured comes before the same settings by the clock.
+    known.append({"config": config("b", "r", 0), "seconds": 60.0, "processor_seconds": 7.0})
+    assert remaining_seconds(missing, known, 1, of_processor=True) == 3.0 + 7.0
     assert remaining_seconds(missing, known, 1) == 90.0 + 50.0
 
 
