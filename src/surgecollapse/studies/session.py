@@ -232,7 +232,7 @@ def remaining_seconds(
     """Estimate from the runs that are there: the median of the most alike (:func:`_likeness`), ``None`` without any.
 
     Of the processor, where any run that is alike, or of the method, was measured so: a clock also counts what other
-    programs used. Where runs have ``steps``, time goes with their number.
+    programs used. Where runs have steps, time goes with their number.
     """
     known: dict[object, list[Row]] = {}
     for row in rows:
@@ -245,7 +245,7 @@ def remaining_seconds(
         for kind, found in known.items()
         if of_processor and kind != "study" and any("processor_seconds" in row for row in found)
     }
-    kinds = Counter((_nearest(run.config, measured, known), run.config.get("steps")) for run in missing)
+    kinds = Counter((_nearest(run.config, measured, known), _steps(run.config)) for run in missing)
     return (
         sum(
             count * statistics.median(_seconds(known[kind], of_processor, steps))
@@ -265,10 +265,16 @@ def _seconds(rows: Sequence[Row], of_processor: bool, steps: int | None) -> list
     measured = [row for row in rows if of_processor and "processor_seconds" in row]
     found = []
     for row in measured or rows:
-        theirs = row["config"].get("steps")
+        theirs = _steps(row["config"])
         scale = steps / theirs if steps and theirs else 1.0
         found.append(scale * float(row["processor_seconds"] if measured else row["seconds"]))
     return found
+
+
+def _steps(config: Settings) -> int | None:
+    """Steps of a run, or batches of all its tasks; ``None`` where its settings do not tell."""
+    steps: int | None = config.get("steps") or config.get("tasks", 0) * config.get("batches", 0) or None
+    return steps
 
 
 def _likeness(config: Settings) -> list[object]:

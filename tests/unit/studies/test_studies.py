@@ -99,6 +99,12 @@ def test_time_goes_with_the_number_of_steps_and_sizes_weigh_more_than_methods():
     assert remaining_seconds([StudyRun("x", config(seed=seed)) for seed in range(1, 4)], known, 2) == 6.0
 
 
+def test_time_goes_with_the_batches_of_all_tasks():
+    known = [{"config": {"method": "a", "seed": 0, "tasks": 50, "batches": 40}, "seconds": 2.0}]
+    longer = [StudyRun("x", {"method": "a", "seed": 0, "tasks": 100, "batches": 200})]
+    assert remaining_seconds(longer, known, 1) == 20.0
+
+
 def test_the_full_form_adds_to_what_the_page_rests_on(tmp_path):
     def runs(quick):
         return [{"method": "a", "seed": seed} for seed in range(1 if quick else 2)]
