@@ -81,15 +81,16 @@ def runs(quick: bool) -> list[Settings]:
         ways = [{"method": method, "net": net, **short} for net in _NETS for method in ("dense", "cyclic_pruning")]
         listed = [{**way, **size} for way in [{"method": _COUNTED, "net": _COUNTED}, *ways]]
         return [*listed, {**listed[-1], "strength": 0.5}]
-    found = _planned(_PLAN)
-    short = [config for config in found if config["characters"] == _PLAN[0][2]]
-    return found + [
+    found: list[Settings] = list(_planned(_PLAN))
+    little = [config for config in found if config["characters"] == _PLAN[0][2]]
+    tuned = [
         {**config, "strength": strength}
         for kind in _TUNED
-        for config in short
+        for config in little
         if (config["net"], config.get("steps")) == kind
         for strength in _STRENGTHS[config["method"]]
     ]
+    return [*found, *tuned]
 
 
 def further() -> list[Settings]:

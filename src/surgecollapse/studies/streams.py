@@ -274,12 +274,13 @@ def plot(rows: Rows) -> Figure:
 
 _SETTING = """
 Generated streams of 10,000 samples: ten features, the label is the side of a hyperplane, 5% of labels flipped. An
-orthogonal plane replaces the first one: never, abruptly, gradually, or in four periods. Labels are independent, or
-repeat the one before with probability 0.9, as on real streams. Perceptron 10-64-64-2, Adam with a learning rate of
-3e-3, batches of ten that are predicted before they are learned. Every table has the classifier that repeats the last
-label, and the majority of the last hundred. Sparse networks are at 80% (`fixed_interval` collapses half and refills).
-The small dense network has as many weights. Seeds are paired. Tuned forms have the best of three learning rates.
-Elec2 has 45,312 half-hours of electricity prices, and concepts that no one knows.
+orthogonal plane replaces the first one: never, abruptly, gradually, or in four periods. A second stream has two
+features and curved concepts, SINE1, then SINE2. Labels are independent, or repeat the one before with probability
+0.9, as on real streams. Perceptron 10-64-64-2, Adam with a learning rate of 3e-3, batches of ten that are predicted
+before they are learned. Every table has the classifier that repeats the last label, and the majority of the last
+hundred. Sparse networks are at 80% (`fixed_interval` collapses half and refills). The small dense network has as many
+weights. Seeds are paired. Tuned forms have the best of three learning rates. Elec2 has 45,312 half-hours of
+electricity prices, and concepts that no one knows.
 """
 
 _CONCLUSION = """
@@ -289,6 +290,8 @@ claim is made.
 - Networks of constant density follow the drift worse: `static` by 2.4 points, `endless_exchange` by 4.2, a small dense
   network by 3.5. On recurring concepts all three are below repeating the last label.
 - `entropy_thresholds` (adaptive) and `fixed_interval` are within 0.2 points of the dense network, and of each other.
+- **Both are hardly sparse**: on the curved stream they kept 76% and 90% of the weights, mean over the stream. There
+  they ended 1.5 and 0.5 points below dense training, `static` 2.9, a small dense network 3.3 (one seed).
 - Repeating the last label is right on 82% of these labels. A table without it would flatter every method.
 - **On Elec2 every network is 15 points and more below repeating the last label**, which is right on 85.3%. Networks see
   prices and demands, not the label before, so that they learn less than it knows.
@@ -310,12 +313,12 @@ study(
         plot=plot,
         conclusion=_CONCLUSION,
         limits=(
-            "One kind of generated stream, with linear concepts, and one real stream, whose order all seeds share. The "
-            "study has a second one with curved concepts (SINE1, then SINE2), which is not run yet.",
+            "Two kinds of generated streams, and one real stream, whose order all seeds share. The one with curved "
+            "concepts has one seed of an abrupt drift.",
             "Elec2 is not part of this package. The study reads the copy in the source archive of scikit-multiflow "
             "0.4.1, which has six of the eight features, or another file in --data-dir.",
             "What was run was not tuned for any method; tuned forms on generated streams are planned.",
-            "The density that the adaptive policies reached was not recorded.",
+            "The density that the adaptive policies reached was not recorded on hyperplanes and Elec2.",
         ),
     )
 )
