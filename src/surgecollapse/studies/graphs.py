@@ -319,6 +319,8 @@ _CONCLUSION = """
 - A small dense network did as well, so that the larger one had weights to spare.
 - On GIN, one seed, sparse weights cost 2.8 to 4.1 points with all edges, and 3.4 to 5.0 without any. With a quarter of
   the edges they changed accuracy by −2.2 to +2.2.
+- On the citation graph Cora, one seed, 90% zeros cost 0.8 to 1.2 points. The small dense network lost 19.5: seven units
+  are too few there.
 - On QM9, one seed, 90% zeros changed R² by −4.3 to +7.4 points. Bonds matter little there: without any, R² was higher
   than with all, as atoms alone tell most of the polarizability.
 """
