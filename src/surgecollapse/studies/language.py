@@ -396,7 +396,7 @@ def plot(rows: Rows) -> Figure:
     for row in axes:
         row[0].set_ylabel("validation loss, nats a character")
     lines = {line.get_label(): line for axis in axes.flat for line in axis.lines}
-    figure.legend(lines.values(), lines.keys(), fontsize=6, loc="outside center right")
+    figure.legend(lines.values(), lines.keys(), fontsize=6, loc="outside right center")
     return figure
 
 
