@@ -30,7 +30,8 @@ SIZES: dict[str, dict[str, Any]] = {
     "full-64": {"layers": 6, "width": 384, "hidden": 1536, "heads": 6, "batch": 64},
 }
 _NANO = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.1, "beta2": 0.99, "warmup": 100}
-CHOICES = ("one-setting", "muon", "adamw")
+CHOICES = ("one-setting", "muon", "adamw", "ema", "clip-to-grok", "egd", "orthograd")
+"""All of ``grokking_records.py`` but those on the sphere, whose residual stream is another network."""
 TRAIN, VALIDATION = 10_000, 2_000
 DIGITS, PLUS, EQUALS = 3, 10, 11
 
@@ -73,11 +74,11 @@ def train(size: str, method: str, seed: int, steps: int, device: str) -> dict[st
     import torch
     from torch.nn import functional as F
 
-    from surgecollapse import average_weights, transform_gradients
+    from surgecollapse import average_weights, clip_rows, transform_gradients
     from surgecollapse.forecast.times import GENERALIZE, IN_A_ROW, first_at
     from surgecollapse.lab.config import make_config
     from surgecollapse.lab.nets.gpt import GPT
-    from surgecollapse.lab.training.optim import make_optimizer, make_transforms, rate_factor
+    from surgecollapse.lab.training.optim import bounded_rows, make_optimizer, make_transforms, rate_factor
 
     shape = {key: value for key, value in SIZES[size].items() if key not in ("batch", "precision")}
     autocast = partial(torch.autocast, device, torch.bfloat16, enabled=SIZES[size].get("precision") == "bfloat16")
@@ -85,7 +86,11 @@ def train(size: str, method: str, seed: int, steps: int, device: str) -> dict[st
     torch.manual_seed(seed)
     train_rows, validation = (rows.to(device) for rows in pairs(seed))
     model = GPT(12, train_rows.shape[1] - 1, **shape)
+    row_norm = getattr(config.model, "init_row_norm", None)
     with torch.no_grad():  # as the lab has it
+        for parameter in model.parameters() if row_norm is not None else ():
+            norms = parameter.norm(dim=-1, keepdim=True)
+            parameter.mul_(torch.where(norms > 0, row_norm / norms, norms))
         model.tokens.weight.mul_(getattr(config.model, "embedding_scale", 1.0))
         model.positions.weight.mul_(
             getattr(config.model, "embedding_scale", 1.0) * getattr(config.model, "position_scale", 1.0)
@@ -94,6 +99,8 @@ def train(size: str, method: str, seed: int, steps: int, device: str) -> dict[st
     optimizer, transforms = make_optimizer(config, model), make_transforms(config, model)
     if transforms:
         transform_gradients(optimizer, transforms)
+    if config.transforms.max_row_norm is not None:
+        clip_rows(optimizer, config.transforms.max_row_norm, parameters=bounded_rows(model))
     decay = config.transforms.ema_decay
     averaged = average_weights(model, optimizer, decay=decay) if decay else None
     answer = slice(2 * DIGITS + 1, None)
@@ -164,7 +171,7 @@ def main() -> int:
     return 0
 
 
-_OPTIMIZER = {*METHODS["one-setting"], "warmup"}
+_OPTIMIZER = {*METHODS["one-setting"], "warmup", "max_row_norm", "init_row_norm", "equalize_spectrum", "orthograd"}
 
 
 if __name__ == "__main__":

@@ -87,8 +87,21 @@ METHODS: dict[str, dict[str, Any]] = {
 """Settings by method; all have ten steps of warm-up. Those of the baselines are tuned, or the authors'."""
 
 
+_TUNED = {"optimizer": "adamw", "lr": 0.03, "weight_decay": 3.0, "eps": 1e-8, "steps": 1_000}
 _ON_SUMS = {
-    "adamw": {"optimizer": "adamw", "lr": 0.03, "weight_decay": 3.0, "eps": 1e-8, "steps": 1_000},
+    "adamw": _TUNED,
+    "ema": {**_TUNED, "grokfast": "ema", "grokfast_alpha": 0.8, "grokfast_lamb": 1.0},
+    "egd": {**_TUNED, "equalize_spectrum": True},
+    "muon": {"optimizer": "muon", "lr": 0.03, "weight_decay": 3.0, "steps": 1_000},
+    "clip-to-grok": {
+        "optimizer": "lion",
+        "lr": 0.01,
+        "weight_decay": 0.0,
+        "beta2": 0.97,
+        "max_row_norm": 2.0,
+        "init_row_norm": 2.0,
+        "steps": 1_000,
+    },
 }
 PERCEPTRONS: dict[str, dict[str, Any]] = {
     "mlp": {"task": "prieto-modular", "evaluate_every": 5},

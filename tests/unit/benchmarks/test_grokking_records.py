@@ -228,7 +228,7 @@ def test_sums_are_right_in_all_digits_the_last_one_first_and_no_pair_is_in_both_
     assert not seen & {tuple(row) for row in validation[:, :7].tolist()}
 
 
-@pytest.mark.parametrize("method", ["one-setting", "adamw"])
+@pytest.mark.parametrize("method", ["one-setting", "adamw", "clip-to-grok", "egd"])
 def test_a_small_net_learns_digits_and_the_answer_alone_is_in_the_loss(records, monkeypatch, method):
     monkeypatch.delitem(sys.modules, "digits", raising=False)
     import digits
