@@ -69,15 +69,23 @@ def keys(method: str) -> dict[str, Any]:
     return {**found, **_NANO} if method == "adamw" else found
 
 
-def train(size: str, method: str, seed: int, steps: int, device: str) -> dict[str, Any]:
-    """One run, until three evaluations on end are at 95% or the last step."""
+def train(
+    size: str, method: str, seed: int, steps: int, device: str, *, policy: str = "", sparsity: float = 0.0
+) -> dict[str, Any]:
+    """One run, until three evaluations on end are at 95% or the last step; with a policy also until its mask is final.
+
+    Readings of the policy are at every 40th part of the steps.
+    """
     import torch
+    from grokking_tracks.runs import Run
     from torch.nn import functional as F
 
-    from surgecollapse import average_weights, clip_rows, transform_gradients
-    from surgecollapse.forecast.times import GENERALIZE, IN_A_ROW, first_at
+    from surgecollapse import attach, average_weights, clip_rows, transform_gradients
+    from surgecollapse.controller.options import Readings
+    from surgecollapse.forecast.times import GENERALIZE, IN_A_ROW
     from surgecollapse.lab.config import make_config
     from surgecollapse.lab.nets.gpt import GPT
+    from surgecollapse.lab.training.building import scale_first_weights
     from surgecollapse.lab.training.optim import bounded_rows, make_optimizer, make_transforms, rate_factor
 
     shape = {key: value for key, value in SIZES[size].items() if key not in ("batch", "precision")}
@@ -86,23 +94,21 @@ def train(size: str, method: str, seed: int, steps: int, device: str) -> dict[st
     torch.manual_seed(seed)
     train_rows, validation = (rows.to(device) for rows in pairs(seed))
     model = GPT(12, train_rows.shape[1] - 1, **shape)
-    row_norm = getattr(config.model, "init_row_norm", None)
-    with torch.no_grad():  # as the lab has it
-        for parameter in model.parameters() if row_norm is not None else ():
-            norms = parameter.norm(dim=-1, keepdim=True)
-            parameter.mul_(torch.where(norms > 0, row_norm / norms, norms))
-        model.tokens.weight.mul_(getattr(config.model, "embedding_scale", 1.0))
-        model.positions.weight.mul_(
-            getattr(config.model, "embedding_scale", 1.0) * getattr(config.model, "position_scale", 1.0)
-        )
+    scale_first_weights(model, config.model)
     model.to(device)
     optimizer, transforms = make_optimizer(config, model), make_transforms(config, model)
-    if transforms:
+    controller = None
+    if policy:
+        readings = Readings(every=max(1, steps // 40))
+        controller = attach(
+            model, optimizer, sparsity, steps, policy=policy, readings=readings, transforms=transforms, seed=seed
+        )
+    elif transforms:
         transform_gradients(optimizer, transforms)
     if config.transforms.max_row_norm is not None:
         clip_rows(optimizer, config.transforms.max_row_norm, parameters=bounded_rows(model))
     decay = config.transforms.ema_decay
-    averaged = average_weights(model, optimizer, decay=decay) if decay else None
+    averaged = average_weights(model, optimizer, decay=decay, controller=controller) if decay else None
     answer = slice(2 * DIGITS + 1, None)
 
     def right(rows: Any) -> float:
@@ -113,7 +119,7 @@ def train(size: str, method: str, seed: int, steps: int, device: str) -> dict[st
         return float((found == rows[:, 1:][:, answer]).all(1).double().mean())
 
     draws = torch.Generator().manual_seed(seed + 1)
-    began, at, seen = time.process_time(), [], []
+    began, at, seen, zeros = time.process_time(), [], [], []
     for step in range(steps):
         rate = config.optimizer.lr * rate_factor(step, steps, schedule="constant", warmup=config.optimizer.warmup)
         for group in optimizer.param_groups:
@@ -132,16 +138,20 @@ def train(size: str, method: str, seed: int, steps: int, device: str) -> dict[st
         else:
             with averaged.applied():
                 seen.append(right(validation))
+        if controller is not None:
+            zeros.append(controller.sparsity)
+            if not controller.frozen:
+                continue
         if len(seen) >= IN_A_ROW and min(seen[-IN_A_ROW:]) >= GENERALIZE:
             break
-    return {
-        "reached": first_at(at, seen, GENERALIZE, in_a_row=IN_A_ROW),
-        "steps": at[-1],
-        "best": round(max(seen), 4),
-        "last": round(seen[-1], 4),
-        "seconds": round(time.process_time() - began, 2),
-        "parameters": sum(p.numel() for p in model.parameters()),
-    }
+    found = Run(at, seen, time.process_time() - began, zeros if policy else None)
+    return {**found.row, "parameters": sum(p.numel() for p in model.parameters())}
+
+
+def listed(size: str, method: str, steps: int, device: str) -> dict[str, Any]:
+    """The configuration of a run, for its row."""
+    chosen = {key: value for key, value in keys(method).items() if key in _OPTIMIZER}
+    return {**SIZES[size], **chosen, "steps": steps, "device": device}
 
 
 def main() -> int:
@@ -164,8 +174,7 @@ def main() -> int:
                 continue
             row = {"track": track, "method": method, "seed": seed}
             row |= train(given.size, method, seed, given.steps, given.device)
-            chosen = {key: value for key, value in keys(method).items() if key in _OPTIMIZER}
-            row["config"] = {**SIZES[given.size], **chosen, "steps": given.steps, "device": given.device}
+            row["config"] = listed(given.size, method, given.steps, given.device)
             append_row(given.out, row)
             print(f"{track}, {method}, seed {seed}: {row['reached'] or '–'} steps, {row['seconds']:.0f} s", flush=True)
     return 0

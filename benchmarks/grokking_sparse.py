@@ -15,18 +15,23 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+import digits
 from _harness import make_parser, provenance, read_rows, single_thread
 from grokking_records import SPARSE_ROWS, settings
 from grokking_tracks.rows import add_row
 
 STEPS = {"adamw": 1_000, "preset": 2_000}
 """Of a whole run, by method; with the one setting as many as ``grokking_records.py`` allows."""
+DIGITS = {"digits-small": 1_000}
+"""Tracks of ``digits.py``, and the steps of a whole run."""
 _BOTH = ("one-setting", "adamw")
 TRACKS = {
     "parity": ("preset",),
     "multiplication": _BOTH,
     "addition": _BOTH,
-    **dict.fromkeys(("subtraction", "division", "mixed", "s5"), ("one-setting",)),
+    **dict.fromkeys(("subtraction", "division", "mixed", "quadratic", "s5"), ("one-setting",)),
+    **dict.fromkeys(("mlp", "product"), ("adamw",)),
+    **dict.fromkeys(DIGITS, ("one-setting",)),
 }
 """Methods by track; ``preset`` is ``surgecollapse run parity`` with an evaluation every ten steps."""
 SPARSITIES = (0.5, 0.8, 0.9)
@@ -59,15 +64,27 @@ def run(tracks: list[str], methods: list[str], seeds: range, out: Any) -> None:
                 for asked in (0.0, *SPARSITIES) if track == "parity" else SPARSITIES:
                     if (track, method, asked, seed) in done:
                         continue
-                    config = make_config(**sparse_settings(track, method, asked), seed=seed)
                     row = {"track": track, "method": method, "asked": asked, "seed": seed}
-                    row |= {**train(config).row, **provenance(config)}
+                    if track in DIGITS:
+                        row |= _on_digits(track, method, seed, asked)
+                    else:
+                        config = make_config(**sparse_settings(track, method, asked), seed=seed)
+                        row |= {**train(config).row, **provenance(config)}
                     add_row(out, row, ("track", "method", "asked"))
                     print(
                         f"{track}, {method}, {asked:.0%}, seed {seed}: {row['reached'] or '–'} steps, "
                         f"{row['last']:.1%} at the end, {row['seconds']:.0f} s",
                         flush=True,
                     )
+
+
+def _on_digits(track: str, method: str, seed: int, sparsity: float) -> dict[str, Any]:
+    import surgecollapse
+
+    size, steps = track.removeprefix("digits-"), DIGITS[track]
+    found = digits.train(size, method, seed, steps, "cpu", policy=POLICY, sparsity=sparsity)
+    config = {**digits.listed(size, method, steps, "cpu"), "policy": POLICY, "sparsity": sparsity, "seed": seed}
+    return {**found, "version": surgecollapse.__version__, "config": config}
 
 
 def main() -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -35,24 +35,39 @@ def build_model(config: RunConfig, data: Data) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.run.seed)  # of the CPU: it leaves those of GPUs alone
         model = section.build(data)
-    scale = getattr(config.model, "init_scale", 1.0)
-    embeddings = getattr(config.model, "embedding_scale", 1.0)
-    positions = getattr(config.model, "position_scale", 1.0)
-    row_norm = getattr(config.model, "init_row_norm", None)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if row_norm is not None:
-                norms = parameter.norm(dim=-1, keepdim=True)
-                parameter.mul_(torch.where(norms > 0, row_norm / norms, norms))
-            if scale != 1.0:  # the first weights of a user's model stay as they are, whatever their type
-                parameter.mul_(scale)
-        for module in model.modules():
-            if isinstance(module, nn.Embedding):
-                if embeddings != 1.0:
-                    module.weight.mul_(embeddings)
-                if module is getattr(model, "positions", None):
-                    module.weight.mul_(positions)
+    scale_first_weights(model, config.model)
     return model.to(getattr(torch, config.run.precision))
+
+
+@torch.no_grad()
+def scale_first_weights(model: nn.Module, section: Any) -> None:
+    """Scale a new model as its section says, in place: every row to a norm, all weights, embeddings and positions.
+
+    Args:
+        model: new; ``positions`` is its embedding of positions, if it has one.
+        section: may have ``init_row_norm``, ``init_scale``, ``embedding_scale`` and ``position_scale``.
+
+    >>> from types import SimpleNamespace
+    >>> model = nn.Linear(2, 1, bias=False)
+    >>> _ = model.weight.data.copy_(torch.tensor([[3.0, 4.0]]))
+    >>> scale_first_weights(model, SimpleNamespace(init_row_norm=10.0, init_scale=0.5))
+    >>> model.weight.tolist()
+    [[3.0, 4.0]]
+    """
+    scale, row_norm = getattr(section, "init_scale", 1.0), getattr(section, "init_row_norm", None)
+    embeddings, positions = getattr(section, "embedding_scale", 1.0), getattr(section, "position_scale", 1.0)
+    for parameter in model.parameters():
+        if row_norm is not None:
+            norms = parameter.norm(dim=-1, keepdim=True)
+            parameter.mul_(torch.where(norms > 0, row_norm / norms, norms))
+        if scale != 1.0:  # the first weights of a user's model stay as they are, whatever their type
+            parameter.mul_(scale)
+    for module in model.modules():
+        if isinstance(module, nn.Embedding):
+            if embeddings != 1.0:
+                module.weight.mul_(embeddings)
+            if module is getattr(model, "positions", None):
+                module.weight.mul_(positions)
 
 
 def check_readable(config: RunConfig, data: Data) -> None:
