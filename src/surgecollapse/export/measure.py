@@ -17,18 +17,30 @@ _SAMPLE = 3e-4
 def interleaved_ratios(first: Callable[[], object], second: Callable[[], object], repeats: int) -> list[float]:
     """Seconds of ``first`` over seconds of ``second``, timed in turn, so that what disturbs one disturbs both.
 
+    Timed as by [`interleaved_seconds`][surgecollapse.export.measure.interleaved_seconds].
+    """
+    return [one / other for one, other in interleaved_seconds(first, second, repeats)]
+
+
+def interleaved_seconds(
+    first: Callable[[], object], second: Callable[[], object], repeats: int
+) -> list[tuple[float, float]]:
+    """Seconds of a call of ``first`` and of ``second``, timed in turn, ``repeats`` times.
+
     Each timing repeats a short call until it takes 0.3 ms. With one thread it is of processor time, which other
     programs on the machine disturb little; with more threads of wall time.
     """
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     times = [_seconds(clock, function, 1) for _ in range(3) for function in (first, second)]
     number = ceil(_SAMPLE / max(min(times), 1e-7))
-    ratios = []
+    taken = []
     for turn in range(repeats):
-        pair = (first, second) if turn % 2 else (second, first)
-        taken = {function: _seconds(clock, function, number) for function in pair}
-        ratios.append(taken[first] / taken[second])
-    return ratios
+        if turn % 2:
+            one, other = (_seconds(clock, function, number) for function in (first, second))
+        else:
+            other, one = (_seconds(clock, function, number) for function in (second, first))
+        taken.append((one, other))
+    return taken
 
 
 def _seconds(clock: Callable[[], float], function: Callable[[], object], number: int) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -20,7 +20,7 @@ from surgecollapse.lab.data.roads import roads
 from surgecollapse.lab.data.sensors import CLASSES, FAILING, FAILURES, failed, sensor_series
 from surgecollapse.lab.nets.mlp import MLP
 from surgecollapse.policies import EntropyCycles
-from surgecollapse.studies.page import grouped, interval, method_name, paired_difference
+from surgecollapse.studies.page import chosen, grouped, interval, method_name, paired_difference
 from surgecollapse.studies.registry import Figure, Rows, Settings, Study, Table, study
 
 _BATCH, _JUDGED, _NOISE = 64, 400, 0.2
@@ -35,12 +35,14 @@ _SHARP = ("s2sam_dense", "s2sam_rigl", "s2sam_cyclic_pruning")
 _RHO = 0.05
 _HEARD_NOISE = 2.0
 """σ of the series of sensors: at 0.5 a dense network makes no mistake."""
+_RATE, _RATES, _TUNED_SEEDS = 1e-3, (3e-4, 3e-3), 10
+"""Learning rate of the default forms, the others of the tuned ones, and seeds of those."""
 _SENSOR = ("gaussian_noise", "shot_noise", "impulse_noise", "motion_blur", "brightness", "fog", "spatter")
 """Kinds that leave the steering what it was."""
 
 
 def runs(quick: bool) -> list[Settings]:
-    """Seeds outermost; failing sensors, then 90% of all methods first."""
+    """Seeds outermost; failing sensors, then 90% of all methods first; tuned forms last."""
     steps = 40 if quick else 800
     found: list[Settings] = []
     for seed in range(1 if quick else 10):
@@ -69,7 +71,17 @@ def runs(quick: bool) -> list[Settings]:
             }
             for data, method, sparsity, wrong in kinds
         ]
-    return found
+    if quick:
+        return [*found, {**found[0], "rate": _RATES[0]}]
+    tuned = [run for run in found if run["seed"] < _TUNED_SEEDS and _is_tuned(run)]
+    return [*found, *({**run, "rate": rate} for run in tuned for rate in _RATES)]
+
+
+def _is_tuned(config: Settings) -> bool:
+    """Dense and 90% sparse forms on sensors, and on digits with no or 20% wrong labels."""
+    method, data = config["method"], config["data"]
+    usual = method in (*_DENSE, *_SPARSE) and config["sparsity"] == _sparsity(method)
+    return usual and (data == "sensors" or (data == "digits" and config["wrong"] in (0.0, 0.2)))
 
 
 def _sparsity(method: str) -> float:
@@ -164,7 +176,7 @@ def _train(config: Settings, x: Tensor, y: Tensor, steps: int) -> tuple[nn.Modul
     width = _SMALL if method == "small_dense" else _WIDTH
     classes = {"digits": 10, "sensors": CLASSES, "roads": 1}[data]
     model = MLP(x[0].numel(), (width, width), classes, dropout=0.2 if method == "dropout" else 0.0)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-2)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.get("rate", _RATE), weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     x = (x - x.mean()) / x.std()
     pumped = 0
@@ -217,20 +229,34 @@ def _lines(rows: Rows, reference: Rows) -> list[list[str]]:
     ]
 
 
-def _of(rows: Rows, data: str, wrong: float = 0.0, sparsity: Sequence[float] | None = None) -> list[Mapping[str, Any]]:
-    return [
+def _of(rows: Rows, data: str, wrong: float = 0.0) -> list[Mapping[str, Any]]:
+    return [row for row in rows if (row["config"]["data"], row["config"]["wrong"]) == (data, wrong)]
+
+
+def _tuned(title: str, rows: Rows) -> list[Table]:
+    """Every method at its best learning rate of three, chosen by clean accuracy on the other seeds."""
+    found = [
         row
-        for row in rows
-        if (row["config"]["data"], row["config"]["wrong"]) == (data, wrong)
-        and (sparsity is None or row["config"]["sparsity"] in sparsity)
+        for group in grouped(rows, "method").values()
+        for row in chosen(group, "rate", lambda row: float(row["clean"]), others=True)
     ]
+    dense = [row for row in found if row["config"]["method"] == "dense"]
+    if not dense:
+        return []
+    values = ", ".join(f"{rate:g}" for rate in sorted({_RATE, *_RATES}))
+    note = (
+        f"Sparse networks are at 90%. Learning rates are {values}. For each seed, the one with the highest clean "
+        "accuracy on the other seeds is taken."
+    )
+    return [Table(title=f"{title}: tuned", headings=_HEADINGS, lines=_lines(found, dense), note=note)]
 
 
 _HEADINGS = ["method", "clean", "corrupted", "relative", "clean minus dense", "corrupted minus dense", "seeds"]
 
 
 def tables(rows: Rows) -> list[Table]:
-    """Digits by sparsity, the pump, wrong labels, roads."""
+    """Digits by sparsity, the pump, wrong labels, sensors, roads; tuned forms."""
+    everything, rows = rows, [row for row in rows if "rate" not in row["config"]]
     note = "Accuracy, %, over sixteen kinds in five severities; relative: corrupted over clean."
     found = []
     clean = _of(rows, "digits")
@@ -279,7 +305,14 @@ def tables(rows: Rows) -> list[Table]:
         found.append(
             Table(title="Steering by drawn roads", headings=_HEADINGS, lines=_lines(steered, dense), note=note)
         )
+    for title, data, wrong in _TUNED_TABLES:
+        of_both = [row for row in _of(everything, data, wrong) if _is_tuned(row["config"])]
+        if any("rate" in row["config"] for row in of_both):
+            found += _tuned(title, of_both)
     return found
+
+
+_TUNED_TABLES = (("Digits", "digits", 0.0), ("20% wrong labels", "digits", 0.2), ("Failing sensors", "sensors", 0.0))
 
 
 def plot(rows: Rows) -> Figure:
@@ -287,7 +320,7 @@ def plot(rows: Rows) -> Figure:
     import matplotlib.pyplot as plt
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(7.6, 3.4))
-    clean = _of(rows, "digits")
+    clean = [row for row in _of(rows, "digits") if "rate" not in row["config"]]
     aside = (*_PUMPS, *_SHARP)
     for (method,), group in grouped([row for row in clean if row["config"]["method"] not in aside], "method").items():
         name = method_name(method)
@@ -320,30 +353,34 @@ drawn pictures of 16×32 with the steering that each needs, perceptron 512-64-64
 generated series of eight channels and 32 times, noise of σ = 2, six classes, perceptron 256-64-64-6. One to five
 channels are silent, stuck, or miss half of their values. Wrong labels replace
 20 or 40% of the training labels by another class. Dropout is 0.2. The small dense networks have about a tenth of the
-weights. Every sparse method runs in its default form. The entropy pump is noise of σ = 0.2 on standardized inputs while
+weights. Every sparse method runs in its default form; tuned forms have the best of three learning rates, chosen by
+clean accuracy on the other seeds. The entropy pump is noise of σ = 0.2 on standardized inputs while
 on/off entropy is under a floor of 0.7 bits. Under the default floor of 0.4 it never ran here. Seeds are paired.
 """
 
 _CONCLUSION = """
-**No sparse form was clearly more robust than its dense network on right labels.** Five seeds are run, so that no claim
-is made.
+**On right labels sparse networks were at best a little more robust than the dense one.** In default forms, over ten
+seeds, `soft_threshold` was ahead on corrupted digits. The lead was 0.7 ± 0.3 points at 80% sparsity and 0.6 ± 0.5 at
+90%. With the learning rate tuned for each, the lead at 90% was within its interval. One lead among so many
+comparisons may be chance.
 
-- At 30% sparsity every method was within 0.5 points of dense training on corrupted digits.
-- From 50 to 90% sparsity, `soft_threshold` and `cyclic_pruning` were 0.2 to 0.6 points above dense training on
-  corrupted digits, GMP level with it. At 95% all three were below, by 0.4 to 0.9 points.
-- From 50% on, SET and RigL lost 0.8 to 5.4 points on corrupted digits, more the sparser. The published effect, known at
-  10 to 50%, did not show.
-- On noisy sensors, one seed, 90% sparsity lost 23 to 49 points also where no sensor failed. `soft_threshold` lost
-  least.
-- S²-SAM changed corrupted digits by −0.1 ± 0.7 points on the dense network, by +1.4 ± 1.4 with 20% wrong labels and by
-  +1.3 ± 2.1 with 40%. With `cyclic_pruning` or RigL the mean moved by 0.5 points or less.
+- `cyclic_pruning` was ahead by 0.4 ± 0.4 to 0.6 ± 0.5 points from 50 to 90%, GMP level with dense training. At 95% no
+  form was ahead.
+- From 50% on, SET and RigL lost 0.5 to 5.3 points on corrupted digits, more the sparser. The published effect, known
+  at 10 to 50%, did not show.
 - The share of the clean accuracy that is kept hardly moved: 75 to 77%, dense and sparse alike, but for the small
   network.
-- With wrong labels sparsity did help on corrupted digits: `cyclic_pruning` by 3.3 ± 2.3 points at 20% wrong and by
-  5.2 ± 2.3 at 40%. Dropout alone gave 2.4 ± 2.3 and 3.6 ± 1.1. `soft_threshold` gave 1.1 and 1.8.
-- The entropy pump changed nothing: +0.0 ± 0.1 points. Under its default floor it did not run at all.
-- Steering suffered. Only `soft_threshold` kept the dense network's R² on clean roads. The other sparse forms lost 2.7
-  to 3.4 points there, and 4.7 to 10.3 on disturbed ones. A small dense network was the worst everywhere.
+- **With wrong labels sparsity did help** on corrupted digits. At 20% wrong, GMP gave 3.1 ± 0.7 points,
+  `cyclic_pruning` 2.9 ± 0.9, dropout 2.4 ± 1.1, `soft_threshold` 1.4 ± 0.7. At 40% wrong, `cyclic_pruning` gave 4.8 ±
+  1.0, dropout 3.6 ± 0.7. With a tuned rate, GMP kept its gain; that of `cyclic_pruning` was within its interval.
+- **S²-SAM helps a dense network with wrong labels**: by 1.5 ± 0.6 points at 20% and 1.4 ± 0.9 at 40%. On right
+  labels, and on top of RigL or `cyclic_pruning`, it moved the mean by 0.4 points or less.
+- **Noisy sensors need the weights.** At 90% every sparse form lost 29 to 50 points, also where no sensor failed.
+  `soft_threshold` lost least; with a tuned rate it still lost 17.3 ± 1.2.
+- The entropy pump gained +0.1 ± 0.1 points. Under its default floor it did not run at all.
+- Steering suffered. Only `soft_threshold` kept the dense network's R², on clean roads and on disturbed ones. The
+  other sparse forms lost 2.9 to 3.4 points on clean roads, and 4.1 to 9.5 on disturbed ones. A small dense network
+  was the worst everywhere.
 """
 
 study(
@@ -359,8 +396,7 @@ study(
         conclusion=_CONCLUSION,
         limits=(
             "Perceptrons on 3,000 digits and on drawn roads. The published effect is of convolutions on larger images.",
-            "Nothing was tuned for any method.",
-            "Failing sensors have one seed.",
+            "Only the learning rate was tuned, on digits at 90%, with 20% wrong labels, and on sensors.",
             "Strengths of the corruptions are our own, so that figures do not compare with those of MNIST-C.",
         ),
     )
