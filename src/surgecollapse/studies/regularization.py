@@ -372,16 +372,26 @@ With surge, early stopping chooses among networks that are as sparse as at the e
 """
 
 _CONCLUSION = """
-**On MNIST-1D surge-collapse regularizes a little, and adds to dropout.** Augmentation does far more than all else here.
+**A mild regularizer on MNIST-1D, none on digits, and a loss on noisy sensors.** It adds to dropout and to
+augmentation where samples are few. It replaces neither. All of it is over ten seeds.
 
-- Alone, it is worth 2.8 ± 0.5 points with 2,000 samples, and 0.6 ± 0.5 with 500. Dropout is worth over 3.
-- It adds to dropout: 1.6 ± 0.6 points with 500 samples, 0.4 ± 0.3 with 2,000.
-  With 500 it adds 2.3 ± 0.4 to augmentation.
-- With 2,000 samples it takes 1.6 ± 0.5 points from augmentation, and nothing is gained with label smoothing.
-- Its predictions are better calibrated than those of plain training. Label smoothing does this best.
-- A small dense network of as many weights is worse than plain training.
-- **Other tasks, one seed each, no claim**: on the digits of both sets, surge is 0.6 points below plain training. On
-  noisy sensors it is 15.8 points below, where augmentation is 24.2 above.
+- Alone, it is worth 2.8 ± 0.5 points on MNIST-1D with 2,000 samples, and 0.6 ± 0.5 with 500. Dropout is worth 3.8 ±
+  0.4 and 3.4 ± 0.3. On the digits of both sets it is level with plain training. On sensors it loses 16.8 ± 1.6.
+- **Augmentation does most**: 4.9 to 24.8 points, but for digits of 8 × 8 pixels, where it costs 2.5 ± 0.9.
+- **Complementary**: dropout on MNIST-1D, to which it adds 1.6 ± 0.6 points with 500 samples and 0.4 ± 0.3 with 2,000.
+  To augmentation it adds 2.3 ± 0.4 on MNIST-1D with 500 samples and 0.9 ± 0.5 on MNIST.
+- **Redundant**: label smoothing and early stopping, each on every task but sensors. Weight decay, with 500 samples of
+  MNIST-1D, does more alone than with it.
+- **In the way**: it takes 1.6 ± 0.5 points from augmentation on MNIST-1D with 2,000 samples, and 4.4 ± 0.7 on
+  sensors.
+- On MNIST-1D its predictions are better calibrated than those of plain training. They are as good on digits and worse
+  on sensors. With augmentation they are better calibrated than with augmentation alone, again but for sensors.
+- Label smoothing calibrates best on MNIST-1D, and worse than plain training on all other tasks.
+- **Tuned** (five seeds), it is 1.2 ± 0.3 points above plain training on MNIST-1D with 500 samples. On the other tasks
+  it chooses 50% sparsity, the least of the three. There it is level with plain training, or 4.8 ± 4.2 below.
+- A small dense network of as many weights is worse than plain training, but for sensors.
+- **Not more stable.** No run diverged. At a learning rate of 0.1 it is at chance, where weight decay still learns.
+  Its loss has more spikes than that of plain training.
 """
 
 study(
@@ -396,9 +406,9 @@ study(
         plot=plot,
         conclusion=_CONCLUSION,
         limits=(
-            "One kind of network, a perceptron. The conclusion is about MNIST-1D in default forms, where all is run.",
+            "One kind of network, a perceptron of two hidden layers.",
             "Early stopping uses more validation samples than it trains on, but for MNIST-1D with 2,000.",
-            "Tables that are not there yet, or have few seeds, are planned: other tasks, tuned forms, stability.",
+            "Strengths of tuned forms were chosen on one seed, and tested on five.",
         ),
     )
 )
