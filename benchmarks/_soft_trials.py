@@ -98,3 +98,16 @@ SETS = {"forms": FORMS, "early": EARLY}
 
 DEFAULT: Settings = _form(GLOBAL)
 """The untuned default, one setting for all nets. It was frozen before any test figure of a soft threshold was seen."""
+
+BY_KIND: dict[str, Settings] = {"convolutional": _form(LAMP, 0.2), "other": _form(EVEN, 0.2, end_at=0.1)}
+"""The second untuned form, by kind of network. It was frozen before the seeds from 10 on were run."""
+
+
+def kind(settings: Settings) -> str:
+    """The kind of an entry's network.
+
+    >>> kind({"model": "cnn"}), kind({"model": "mlp"})
+    ('convolutional', 'other')
+    """
+    model = str(settings.get("model", "mlp"))
+    return "convolutional" if any(name in model for name in ("cnn", "resnet")) else "other"

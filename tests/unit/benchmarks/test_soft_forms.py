@@ -13,7 +13,7 @@ from surgecollapse.compare import SUITES
 from surgecollapse.lab.config import flat_values
 
 ROOT = Path(__file__).parents[3]
-OWN = ("soft_forms", "_soft_trials", "_unseen", "sparsity_records")
+OWN = ("soft_forms", "soft_by_kind", "_soft_trials", "_unseen", "sparsity_records")
 
 
 @pytest.fixture
@@ -138,3 +138,31 @@ def test_figures_are_the_same_for_every_run_and_no_class_is_empty(forms):
     assert all(part.bincount(minlength=10).min() > 50 for part in (data.y_train, data.y_validation, data.y_test))
     config = forms.make_cell(forms.ENTRIES["figures-resnet"], forms.METHODS["gmp"], 0.9, 0, {}).config
     assert flat_values(forms.as_mapping(config))["task"] == "_unseen:figures"
+
+
+@pytest.mark.filterwarnings("ignore:training")  # twenty steps are too few to learn
+def test_a_form_by_kind_of_network_runs_beside_its_rivals_on_fresh_seeds(forms, tiny, monkeypatch, tmp_path):
+    import soft_by_kind
+
+    (label,) = forms.ENTRIES
+    monkeypatch.setattr(soft_by_kind, "ENTRIES", forms.ENTRIES)
+    monkeypatch.setattr(soft_by_kind, "rivals", lambda *_: [])
+    out = tmp_path / "by_kind.jsonl"
+    for _ in range(2):  # the second time there is nothing left to train
+        soft_by_kind.run([label], 0.8, range(10, 12), None, out)
+    rows = soft_by_kind.read_rows(out)
+    assert [(row["method"], row["seed"]) for row in rows] == [("soft_threshold", 10), ("soft_threshold", 11)]
+    assert rows[0]["config"]["policy_options"]["end_at"] == 0.1
+    assert rows[0]["version"] == soft_by_kind.__version__
+    rows.append({**rows[0], "method": "gmp", "accuracy": rows[0]["accuracy"] - 0.01})
+    gmp = next(line for line in soft_by_kind.lines(rows) if "gradual" in line)
+    assert "| +1.00 | 1 |" in gmp  # one common seed has no interval
+
+
+def test_rivals_are_the_best_sparse_methods_of_the_tables_and_dense_with_dropout(forms):
+    import soft_by_kind
+
+    names = [runs.method for runs in soft_by_kind.rivals("mnist1d-mlp", 0.9)]
+    assert len(names) == soft_by_kind.RIVALS + 1
+    assert names[-1] == "dropout"
+    assert "soft_threshold" not in names
