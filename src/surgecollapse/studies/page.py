@@ -11,6 +11,11 @@ from typing import Any
 from surgecollapse.compare.paired_statistics import mean_interval
 from surgecollapse.studies.registry import Rows, Study, Table
 
+_INTERVALS = (
+    "± is half of Student's 95% interval over seeds, or over the paired differences. Intervals are not corrected for "
+    "the number of comparisons."
+)
+
 
 def markdown(study: Study, rows: Rows, total: int, *, image: str = "", command: str = "") -> str:
     """The page as Markdown.
@@ -27,7 +32,7 @@ def markdown(study: Study, rows: Rows, total: int, *, image: str = "", command: 
         parts += ["## Conclusion", study.conclusion]
     parts += ["## Setting", study.setting]
     if rows:
-        parts += ["## Results", *(part for table in study.tables(rows) for part in _table(table))]
+        parts += ["## Results", _filled(_INTERVALS), *(part for table in study.tables(rows) for part in _table(table))]
     else:
         parts += ["No run is finished yet."]
     if image:

