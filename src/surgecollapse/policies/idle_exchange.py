@@ -51,8 +51,8 @@ class IdleExchange(EndlessExchange):
     [[], [('Exchange', 500)], [], [('Exchange', 500)]]
 
     When to use:
-        Tasks change and no end is known. Over 200 new tasks, one seed, it was best together with ``redo``, and behind
-        SNR and UPGD. Where the same tasks came back, ``redo`` did harm (``surgecollapse study plasticity``).
+        Tasks change and no end is known. Over 200 new tasks, tuned on two seeds, it came next to SNR and UPGD together
+        with ``redo``. Where the same tasks came back, ``redo`` did harm (``surgecollapse study plasticity``).
 
     Cost:
         Eight bytes and about six passes over each weight in every step. No pruning by itself: density is that of the

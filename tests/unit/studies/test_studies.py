@@ -159,11 +159,16 @@ def test_tuning_and_what_it_chose_stand_in_two_tables():
         for seed in (0, 1)
         for number, options in enumerate(METHODS["plain"])
     ]
-    (before,) = registered()["plasticity"].tables(rows)
+    (before,) = registered()["plasticity"].tables(rows[:-1])
     assert len(before.lines) == 4  # every setting
+    assert before.lines[-1][2] == "+0.0 ± 0.0"  # the first setting of plain training is what others are compared with
+    tuned, _ = registered()["plasticity"].tables(rows)
+    assert [line[:2] for line in tuned.lines] == [["plain (lr 0.01)", "70.0 ± 0.0"]]
+    assert "The seeds are those that chose" in tuned.note
     judges = [online(seed, METHODS["plain"][3], 0.8, tasks=200) | facts for seed in (2, 3)]
     results, tuning = registered()["plasticity"].tables([*rows, *judges])
     assert [line[:3] for line in results.lines] == [["plain (lr 0.01)", "80.0 ± 0.0", "+0.0 ± 0.0"]]
+    assert "The seeds are those that chose" not in results.note
     assert tuning.lines == [["plain", "40.0", "50.0, lr 0.001", "60.0, lr 0.0003", "**70.0**, lr 0.01"]]
 
 
