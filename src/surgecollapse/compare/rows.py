@@ -56,7 +56,8 @@ class Rows:
     of another major or minor version stay in the file and are not used for a comparison.
 
     A configuration is written once for all rows that differ in seed and sparsity alone. It is a line ``{"base": ID,
-    "config": {…}}``, to which the ``config`` of a row refers.
+    "config": {…}}``, to which the ``config`` of a row refers. So is a ``machine``: a line ``{"machine": ID, "facts":
+    {…}}``.
 
     Args:
         folder: where ``rows.jsonl`` is, or will be.
@@ -72,9 +73,12 @@ class Rows:
         self._rows: dict[str, Row] = {}
         self._earlier: dict[str, Row] = {}
         self._bases: dict[str, Mapping[str, Any]] = {}
+        self._machines: dict[str, Mapping[str, Any]] = {}
         for line in self._read():
             if "base" in line:
                 self._bases[line["base"]] = line.get("config", {})
+            elif "facts" in line:
+                self._machines[line["machine"]] = line["facts"]
             else:
                 self._keep(self._whole(line))
 
@@ -84,7 +88,9 @@ class Rows:
             (self._rows if row.get("version") == version() else self._earlier)[key] = row
 
     def _whole(self, row: Row) -> Row:
-        """The row with its full configuration; without one, it is used for nothing."""
+        """The row with its machine and its full configuration; without one, it is used for nothing."""
+        if isinstance(row.get("machine"), str):
+            row = {**row, "machine": self._machines.get(row["machine"], {})}
         row = {**row, "method": current_name(str(row["method"]))} if "method" in row else row
         config = row.get("config")
         if not isinstance(config, dict) or "base" not in config:
@@ -138,11 +144,17 @@ class Rows:
         lines = [row]
         if "seed" in own:
             shared = {name: value for name, value in row["config"].items() if name not in _OWN}
-            base = sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:12]
+            base = _id(shared)
             lines = [{**row, "config": {"base": base, **own}}]
             if base not in self._bases:
                 lines.insert(0, {"base": base, "config": shared})
                 self._bases[base] = shared
+        if isinstance(facts := row.get("machine"), dict):
+            place = _id(facts)
+            lines[-1] = {**lines[-1], "machine": place}
+            if place not in self._machines:
+                lines.insert(0, {"machine": place, "facts": facts})
+                self._machines[place] = facts
         text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("ab+") as file:
@@ -151,6 +163,10 @@ class Rows:
             file.flush()
             os.fsync(file.fileno())
         self._keep(row)
+
+
+def _id(facts: Mapping[str, Any]) -> str:
+    return sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _key(row: Row) -> str | None:

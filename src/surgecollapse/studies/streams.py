@@ -120,9 +120,10 @@ def measure(config: Settings) -> Mapping[str, Any]:
         "balanced": balanced_accuracy(predicted, y),
         "lowest": float(rolling_accuracy(predicted, y, window)[window - 1 :].min()),
         "kappa_temporal": kappa_temporal(predicted, y),
-        "parts": [round(float(part.mean()), 4) for part in right.chunk(_PARTS)],
         "density": density,
     }
+    if "rate" not in config and config["stay"] is not None:  # for the plot
+        found["parts"] = [round(float(part.mean()), 4) for part in right.chunk(_PARTS)]
     if config["drift"] == "abrupt":
         found["recovery"] = recovery(predicted, y, middle, window)
     return found

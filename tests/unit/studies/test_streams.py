@@ -35,9 +35,9 @@ def test_a_seed_takes_the_rate_that_is_best_on_the_others():
 
 
 def test_a_rate_is_the_one_that_learns():
-    config = {"method": "dense", "drift": "none", "stay": None, "seed": 0, "length": 400}
+    config = {"method": "dense", "drift": "none", "stay": 0.9, "seed": 0, "length": 400}
     found = [measure({**config, **rate}) for rate in ({}, {"rate": 3e-3}, {"rate": 1e-12})]
-    assert found[0] == found[1]
+    assert found[1] == {key: value for key, value in found[0].items() if key != "parts"}
     assert found[2]["accuracy"] < found[0]["accuracy"]
 
 

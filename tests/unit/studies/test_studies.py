@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from surgecollapse.compare.rows import Rows
 from surgecollapse.lab.nets.gcn import propagation, sparse_propagation
 from surgecollapse.studies import graphs, registered
 from surgecollapse.studies.graphs import with_fewer_bonds
@@ -268,3 +269,16 @@ def test_sparse_propagation_is_that_of_the_whole_matrix():
     torch.testing.assert_close(
         sparse_propagation(graph.nonzero(), 30).to_dense(), propagation(whole), rtol=1e-6, atol=0
     )
+
+
+def test_a_machine_is_written_once_and_read_back_with_every_row(tmp_path):
+    facts = {"processor": "one", "cores": 2}
+    rows = Rows(tmp_path, lambda row: str(row["seed"]))
+    for seed, machine in ((0, facts), (1, facts), (2, {**facts, "cores": 4})):
+        rows.append({"seed": seed, "version": "x", "machine": machine})
+    lines = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert [line["facts"]["cores"] for line in lines if "facts" in line] == [2, 4]
+    assert all(isinstance(line["machine"], str) for line in lines)
+    again = Rows(tmp_path, lambda row: str(row["seed"]))
+    assert [again.earlier(str(seed))["machine"]["cores"] for seed in range(3)] == [2, 2, 4]
+    assert again.earlier("0") == rows.earlier("0")
