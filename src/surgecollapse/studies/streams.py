@@ -113,7 +113,7 @@ def measure(config: Settings) -> Mapping[str, Any]:
     right = (predicted == y).double()
     tenth, middle = config["length"] // 10, config["length"] // 2
     window = min(_WINDOW, tenth)
-    found = {
+    found: dict[str, Any] = {
         "accuracy": float(right.mean()),
         "after_drift": float(right[middle:][:tenth].mean()),
         "kappa": cohen_kappa(predicted, y),
