@@ -24,12 +24,11 @@ from _harness import RESULTS, append_row, make_parser, read_rows, single_thread,
 single_thread()
 
 from _soft_trials import BY_KIND, kind  # noqa: E402
-from soft_forms import ENTRIES, found  # noqa: E402
+from soft_forms import ENTRIES, found, in_words  # noqa: E402
 from sparsity_records import Runs, configuration  # noqa: E402
 
 from surgecollapse import __version__  # noqa: E402
 from surgecollapse.compare.methods import METHODS  # noqa: E402
-from surgecollapse.compare.paired_statistics import mean_interval  # noqa: E402
 from surgecollapse.compare.plan import identity, make_cell  # noqa: E402
 from surgecollapse.compare.worker import train_cell  # noqa: E402
 from surgecollapse.lab.config import as_mapping, make_config  # noqa: E402
@@ -99,17 +98,10 @@ def lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         own = methods.get(OWN, {})
         for method, values in sorted(methods.items(), key=lambda item: -statistics.fmean(item[1].values())):
             common = [own[seed] - value for seed, value in values.items() if seed in own]
-            minus = "" if method == OWN else _interval(common, "+.2f")
-            mean = _interval(list(values.values()), ".2f")
+            minus = "" if method == OWN else in_words(common, signed=True)
+            mean = in_words(list(values.values()))
             told.append([ENTRIES[entry].title, f"{sparsity:.0%}", METHODS[method].title, mean, minus, str(len(values))])
     return table(["task", "sparsity", "method", "test accuracy, %", "soft threshold minus it", "n"], told)
-
-
-def _interval(values: Sequence[float], how: str) -> str:
-    if not values:
-        return "–"
-    found = mean_interval(values)
-    return f"{found.mean:{how}}" + ("" if found.half is None else f" ± {found.half:.2f}")
 
 
 def main() -> int:

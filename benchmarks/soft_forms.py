@@ -415,7 +415,7 @@ def found(entry: str, sparsity: float) -> dict[str, Runs]:
 def _minus(mine: Runs, theirs: Runs) -> str:
     """Mean paired difference over common seeds."""
     common = [mine.accuracies[seed] - value for seed, value in theirs.accuracies.items() if seed in mine.accuracies]
-    return _interval(common, signed=True)
+    return in_words(common, signed=True)
 
 
 def paired(entry: str, sparsity: float) -> list[str]:
@@ -425,7 +425,7 @@ def paired(entry: str, sparsity: float) -> list[str]:
     lines = []
     for name, runs in sorted(runs_of.items(), key=lambda item: -item[1].accuracy):
         minus = ["" if name == own else _minus(runs_of[own], runs) for own in ours]
-        mean = _interval(list(runs.accuracies.values()))
+        mean = in_words(list(runs.accuracies.values()))
         cost = [f"{runs.mean('mean_density'):.3f}", f"{runs.flops:.3f}"]
         lines.append([TITLES.get(name, runs.title), mean, *minus, *cost, str(len(runs.accuracies)), runs.version])
     minus = [f"{TITLES[name].removeprefix('soft threshold, ')} minus it" for name in ours]
@@ -448,7 +448,7 @@ def summary() -> list[str]:
                 [
                     entry.title,
                     f"{sparsity:.0%}",
-                    _interval(list(mine.accuracies.values())),
+                    in_words(list(mine.accuracies.values())),
                     rival.title,
                     _minus(mine, rival),
                     _minus(mine, dense) if dense else "–",
@@ -460,7 +460,8 @@ def summary() -> list[str]:
     return table([*heads, "untuned minus dense + dropout", "tuned minus the rival", "n"], lines)
 
 
-def _interval(values: Sequence[float], *, signed: bool = False) -> str:
+def in_words(values: Sequence[float], *, signed: bool = False) -> str:
+    """Mean and half of the 95% interval, as tables have them."""
     if not values:
         return "–"
     found = mean_interval(values)

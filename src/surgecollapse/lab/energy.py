@@ -26,12 +26,8 @@ class EnergyCounters:
     def __init__(self, zones: Path = _ZONES) -> None:
         packages = [zone for zone in sorted(zones.glob("intel-rapl:*")) if zone.name.count(":") == 1]
         self._ranges = {zone / "energy_uj": _number(zone / "max_energy_range_uj") for zone in packages}
-        self._readable = bool(packages) and all(_number(counter) is not None for counter in self._ranges)
-
-    @property
-    def available(self) -> bool:
+        self.available = bool(packages) and all(_number(counter) is not None for counter in self._ranges)
         """Whether there are counters, and all can be read."""
-        return self._readable
 
     def joules(self, function: Callable[[], object], seconds: float = 0.2) -> float | None:
         """Joules of a call: energy of all packages while ``function`` is called again and again, over the calls.

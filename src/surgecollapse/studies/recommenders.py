@@ -303,7 +303,7 @@ set, tuned forms five. Figures are NDCG@10 in the last fifth, in %.
 - With 80% zeros among the entries, vectors take 78 kB instead of 336. GMP lost 0.31 ± 0.15 and the default policy
   0.29 ± 0.13. **Short dense vectors of 63 kB lost 0.25 ± 0.09**: sparse entries showed no gain over them. At tuned
   learning rates GMP by entries is 0.16 ± 0.09 below short vectors, the default policy 0.18 ± 0.20.
-- SET, which is sparse from the start, lost 1.64 ± 0.19. That is no more than *follow last* knows.
+- SET, which is sparse from the start, lost 1.64 ± 0.19. That is level with *follow last*.
 - With 80% of the rows closed, most users and films have no vector. What is left does about what popularity does: 3.54
   to 3.64 against 3.49, which is 2.0 and more below dense.
 - Matrix factorization was not ahead of counting: dense 0.42 ± 0.04 below *follow last*. Its sparse forms lost another
